@@ -1,0 +1,67 @@
+# shellcheck shell=bash
+# Sourced by the scripts beside it. `use_venv` goes to the checkout and makes .venv there fit setup.cfg:
+# it installs only when setup.cfg or pyproject.toml changed, one script at a time. Then it sets
+# `python`. Set PYTHON to choose the interpreter that .venv is made with (3.11 or newer).
+
+say() { printf '%s: %s\n' "$(basename "$0")" "$*" >&2; }
+
+is_usable() { # a Python 3.11+ that can make virtual environments
+  "$1" -c 'import sys; assert sys.version_info >= (3, 11); import ensurepip, venv' >/dev/null 2>&1
+}
+
+find_python() {
+  local candidate
+  if [ -n "${PYTHON:-}" ]; then
+    is_usable "$PYTHON" && { command -v "$PYTHON"; return; }
+    say "PYTHON=$PYTHON is not a Python 3.11 or newer with the venv and ensurepip modules."
+    return 1
+  fi
+  for candidate in python3.12 python3.11 python3.13 python3 python; do # tested ones first
+    is_usable "$candidate" && { command -v "$candidate"; return; }
+  done
+  say "no Python 3.11 or newer with the venv module was found. Install one (Debian, Ubuntu:"
+  say "apt-get install python3.11 python3.11-venv), or name it: PYTHON=/path/to/python3.11 bash $0"
+  return 1
+}
+
+python_version() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null; }
+
+# What .venv was installed for: the requirements, and this folder (the install is an editable one).
+wanted_stamp() { { cat setup.cfg pyproject.toml; pwd; } | cksum; }
+
+is_current() {
+  [ "$(cat .venv/installed-for 2>/dev/null)" = "$(wanted_stamp)" ] && is_usable .venv/bin/python &&
+    { [ -z "${PYTHON:-}" ] || [ "$(python_version .venv/bin/python)" = "$(python_version "$PYTHON")" ]; }
+}
+
+install() {
+  local base stamp
+  stamp=$(wanted_stamp)
+  base=$(find_python)
+  rm -f .venv/installed-for
+  if ! is_usable .venv/bin/python ||
+    { [ -n "${PYTHON:-}" ] && [ "$(python_version .venv/bin/python)" != "$(python_version "$base")" ]; }; then
+    say "making .venv with $base ($(python_version "$base"))"
+    "$base" -m venv --clear .venv
+  fi
+  say "installing thermo_jax with its dependencies into .venv (some minutes the first time)"
+  .venv/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+  printf '%s\n' "$stamp" >.venv/installed-for
+}
+
+use_venv() {
+  case ${PYTHON:-} in [!/]*/*) PYTHON=$PWD/$PYTHON ;; esac
+  cd "$(dirname "${BASH_SOURCE[0]}")/.." || return
+  # Shared while a script runs, exclusive while it installs: nobody's packages change under them.
+  exec 9>.venv.lock
+  lock --shared
+  if ! is_current; then
+    lock --exclusive --nonblock || { say "waiting for another script that uses .venv"; lock --exclusive; }
+    is_current || install # another script may have installed while this one waited
+    lock --shared
+  fi
+  # shellcheck disable=SC2034  # for the script that sources this one
+  python=$PWD/.venv/bin/python
+}
+
+lock() { ! command -v flock >/dev/null || flock "$@" 9; } # macOS has no flock: there, no lock

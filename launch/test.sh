@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# Runs the tests in .venv, which it makes first where needed.
+#   bash launch/test.sh [--all] [pytest arguments]
+# Without --all: the quick suite, that is everything not marked slow.
+set -euo pipefail
+# shellcheck source-path=SCRIPTDIR source=_venv.sh
+source "$(dirname "${BASH_SOURCE[0]}")/_venv.sh"
+
+if [ "${1:-}" = --all ]; then
+  shift
+else
+  set -- -m "not slow" "$@"
+fi
+
+use_venv
+say "running python -m pytest $*"
+exec "$python" -m pytest "$@"

@@ -1,0 +1,72 @@
+"""Where tests run (the CPU, eight fake devices), what they read, and shape checks at run time."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+FAKE_DEVICES = "--xla_force_host_platform_device_count"
+
+# All of this must be in the environment before the first import of JAX or TensorFlow, and is
+# inherited by the programs that tests start. JAX_PLATFORMS=cuda etc. runs the tests elsewhere.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+if FAKE_DEVICES not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FAKE_DEVICES}=8".strip()
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("MPLBACKEND", "agg")
+
+from jaxtyping import install_import_hook  # noqa: E402
+
+# Shapes and types in the signatures of these packages are checked at every call in the tests.
+install_import_hook(["thermo_jax.models", "thermo_jax.training"], "beartype.beartype")
+
+
+def find_golden_dir() -> Path:
+    """Return the folder of reference vectors.
+
+    THERMO_GOLDEN_DIR (an error where that is no folder), else ../shared/golden, else the copies in
+    tests/golden.
+    """
+    if named := os.environ.get("THERMO_GOLDEN_DIR"):
+        if not Path(named).is_dir():
+            raise FileNotFoundError(f"THERMO_GOLDEN_DIR={named} is not a folder")
+        return Path(named)
+    shared = ROOT.parent / "shared" / "golden"
+    return shared if shared.is_dir() else ROOT / "tests" / "golden"
+
+
+def golden_file(name: str) -> Path:
+    """Return the path of one file of reference vectors; where it is absent, skip the test.
+
+    Raises FileNotFoundError where THERMO_GOLDEN_DIR is set and the file is not in that folder.
+    """
+    path = find_golden_dir() / name
+    if not path.is_file():
+        if "THERMO_GOLDEN_DIR" in os.environ:
+            raise FileNotFoundError(f"{path} is missing, and THERMO_GOLDEN_DIR allows no skipping")
+        pytest.skip(f"{path} is absent: set THERMO_GOLDEN_DIR to the folder of reference vectors")
+    return path
+
+
+def find_sample_dir() -> Path:
+    """Return the sample of real thermograms: THERMO_SAMPLE_DIR, else ../shared/dmr-ir-sample."""
+    default = ROOT.parent / "shared" / "dmr-ir-sample"
+    return Path(os.environ.get("THERMO_SAMPLE_DIR") or default)
+
+
+@pytest.fixture(scope="session")
+def golden_dir() -> Path:
+    """The folder of reference vectors (see `find_golden_dir`)."""
+    return find_golden_dir()
+
+
+@pytest.fixture(scope="session")
+def sample_dir() -> Path:
+    """The sample of real thermograms; the test is skipped where it is absent."""
+    folder = find_sample_dir()
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is absent: set THERMO_SAMPLE_DIR to a sample of DMR-IR")
+    return folder

@@ -1,0 +1,130 @@
+"""The package as a whole: light to import, laid out as agreed, complete in setup.cfg, tidy."""
+
+import ast
+import configparser
+import importlib.metadata
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+CODE = ("thermo_jax", "configs", "launch", "tests")
+SOURCES = sorted(path for folder in CODE for path in (ROOT / folder).rglob("*.py"))
+SHIPPED = [path for path in SOURCES if path.relative_to(ROOT).parts[0] != "tests"]
+# Import names of modules that can run code while reading a file.
+UNSAFE_READERS = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve"}
+
+
+def canonical(distribution: str) -> str:
+    """Return a distribution's name as PEP 503 compares it."""
+    return re.sub(r"[-_.]+", "-", distribution).lower()
+
+
+def setup_cfg() -> configparser.ConfigParser:
+    parser = configparser.ConfigParser()
+    parser.read(ROOT / "setup.cfg", encoding="utf-8")
+    return parser
+
+
+def declared_distributions() -> set[str]:
+    """Return what setup.cfg installs: requirements, and the extras of users (not `dev`)."""
+    parser = setup_cfg()
+    lines = parser["options"]["install_requires"].splitlines()
+    for extra, requirements in parser["options.extras_require"].items():
+        if extra != "dev":
+            lines += requirements.splitlines()
+    names = (re.match(r"[A-Za-z0-9._-]+", line.strip()) for line in lines)
+    return {canonical(name.group()) for name in names if name}
+
+
+def imported_modules(path: Path) -> Iterator[str]:
+    """Yield the full name of each module that a file imports, at its top or inside a function."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), filename=str(path))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            yield node.module
+
+
+def run_python(code: str) -> str:
+    """Return what a fresh interpreter, started in the checkout, prints for `code`."""
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+
+
+def test_import_is_instant():
+    """Only the package itself is loaded; anything else would make every start slower."""
+    code = (
+        "import sys; before = set(sys.modules); import thermo_jax, json;"
+        "print(json.dumps(sorted(set(sys.modules) - before)))"
+    )
+    loaded = {name.split(".")[0] for name in json.loads(run_python(code))}
+    assert "thermo_jax" in loaded
+    assert loaded <= {"thermo_jax"} | sys.stdlib_module_names
+
+
+def test_version_is_stated_once():
+    """setup.cfg reads it from the package, so that the two cannot differ."""
+    assert setup_cfg()["metadata"]["version"] == "attr: thermo_jax.__version__"
+    code = "import thermo_jax; print(thermo_jax.__version__)"
+    assert re.fullmatch(r"\d+\.\d+\.\d+", run_python(code).strip())
+
+
+def test_top_level_holds_only_what_was_agreed():
+    agreed = {"README.md", "setup.cfg", "thermo_jax", "configs", "launch", "tests"}
+    agreed |= {"LICENSE", "pyproject.toml"}
+    made_by_tools = {"build", "dist", "__pycache__"}
+    found = {path.name for path in ROOT.iterdir() if not path.name.startswith(".")}
+    found = {name for name in found - made_by_tools if not name.endswith(".egg-info")}
+    assert found == agreed
+
+
+def test_every_package_folder_is_installed():
+    folders = {path.parent for path in (ROOT / "thermo_jax").rglob("*.py")}
+    names = {".".join(folder.relative_to(ROOT).parts) for folder in folders}
+    listed = set(setup_cfg()["options"]["packages"].split())
+    assert listed == names | {"thermo_jax.configs"}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_file_is_short_enough_to_be_read_at_once(path):
+    assert len(path.read_text(encoding="utf-8").splitlines()) < 400
+
+
+@pytest.mark.parametrize("command", [["check"], ["format", "--check"]], ids=" ".join)
+def test_ruff_has_nothing_to_say(command):
+    arguments = [sys.executable, "-m", "ruff", *command, *CODE]
+    outcome = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True)
+    assert outcome.returncode == 0, outcome.stdout + outcome.stderr
+
+
+def test_nothing_reads_pickles():
+    """A data set or checkpoint from elsewhere must not be able to run code."""
+    importers = [
+        f"{path.relative_to(ROOT)}: {module}"
+        for path in SOURCES
+        for module in imported_modules(path)
+        if module.split(".")[0] in UNSAFE_READERS
+    ]
+    assert not importers
+    allowing = [path for path in SHIPPED if "allow_pickle=True" in path.read_text(encoding="utf-8")]
+    assert not allowing
+
+
+def test_setup_cfg_names_every_imported_distribution():
+    own = {"thermo_jax", "configs"}
+    provided_by = importlib.metadata.packages_distributions()
+    declared = declared_distributions()
+    missing = {
+        f"{path.relative_to(ROOT)} imports {module}"
+        for path in SHIPPED
+        for module in imported_modules(path)
+        if (top := module.split(".")[0]) not in own | sys.stdlib_module_names
+        and not declared & {canonical(name) for name in provided_by.get(top, [top])}
+    }
+    assert not missing

@@ -1,0 +1,216 @@
+"""COCO polygons -> label maps, soft labels and the label maps that scores use.
+
+Polygons are filled in file order, later over earlier, vertices truncated to integers, with OpenCV's
+`fillPoly` (Pillow's rule differs by hundreds of pixels an image); all else is background (SPEC
+section 2). OpenCV is imported here and nowhere else.
+"""
+
+import json
+import math
+import os
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float32, UInt8
+
+from thermo_jax.data.data_report import DataReport
+from thermo_jax.data.radiometry import read_bytes
+from thermo_jax.data.thermogram import (
+    BACKGROUND,
+    CLASS_NAMES,
+    GRAY_SHAPE,
+    DataError,
+    Region,
+    split_name,
+)
+
+_CLASS_OF_CATEGORY = {name: index for index, name in enumerate(CLASS_NAMES)} | {"roi": BACKGROUND}
+_MAX_COORDINATE = 10_000  # pixels; a polygon that leaves the image is clipped, nonsense refused
+
+Regions = tuple[Region, ...]
+
+
+def read_coco(path: str | os.PathLike, report: DataReport) -> dict[str, Regions]:
+    """Reads a COCO instance file: image file stem -> its regions in file order (none: empty).
+
+    Only the last part of a COCO `file_name` is used. Ids may be any numbers. What cannot be used
+    goes to `report`, under the annotation file's or the image's name.
+    """
+    path = pathlib.Path(path)
+    try:
+        document = json.loads(read_bytes(path).decode("utf-8-sig"))
+        images, categories, annotations = _sections(document)
+    except (DataError, ValueError, RecursionError) as error:
+        detail = error.detail if isinstance(error, DataError) else f"not COCO JSON: {error}"
+        report.add("unreadable-annotations", path.name, detail)
+        return {}
+    stems = _image_stems(images, path.name, report)
+    classes = _category_classes(categories, path.name, report)
+    found: dict[str, list[Region]] = {stem: [] for stem in stems.values() if stem is not None}
+    broken: set[str] = set()
+    for annotation in annotations:
+        _add_region(annotation, stems, classes, found, broken, path.name, report)
+    return {stem: () if stem in broken else tuple(found[stem]) for stem in found}
+
+
+def _sections(document: object) -> tuple[list[dict], list[dict], list[dict]]:
+    if not isinstance(document, dict):
+        raise ValueError("the file holds no object")
+    sections = []
+    for name in ("images", "categories", "annotations"):
+        section = document.get(name)
+        if not isinstance(section, list) or not all(isinstance(item, dict) for item in section):
+            raise ValueError(f"no list of objects called {name!r}")
+        sections.append(section)
+    return sections[0], sections[1], sections[2]
+
+
+def _image_stems(images: list[dict], source: str, report: DataReport) -> dict[object, str | None]:
+    """Returns image id -> stem, None for an image whose annotations are not to be used."""
+    stems: dict[object, str | None] = {}
+    seen: set[str] = set()
+    for image in images:
+        identity, file_name = _key(image.get("id")), image.get("file_name")
+        if identity is None or not isinstance(file_name, str):
+            report.add("unreadable-annotations", source, f"image without id or file_name: {image}")
+            continue
+        base_name = file_name.replace("\\", "/").rsplit("/", 1)[-1]
+        stem = split_name(base_name)[0]
+        stems[identity] = None
+        size = (image.get("height", GRAY_SHAPE[0]), image.get("width", GRAY_SHAPE[1]))
+        if size != GRAY_SHAPE:
+            detail = f"{source} gives {size[1]}x{size[0]} pixels; expected 640x480"
+            report.add("annotation-size", base_name, detail)
+        elif stem in seen:
+            report.add("repeated-image", base_name, f"listed again in {source}, id {identity}")
+        else:
+            stems[identity] = stem
+            seen.add(stem)
+    return stems
+
+
+def _category_classes(categories: list[dict], source: str, report: DataReport) -> dict:
+    """Returns category id -> class index, None for an unknown category."""
+    classes: dict[object, int | None] = {}
+    for category in categories:
+        name = str(category.get("name", "")).strip()
+        index = _CLASS_OF_CATEGORY.get(name.lower())
+        classes[_key(category.get("id"))] = index
+        if index is None:
+            detail = f"category {name!r}; known: {', '.join(CLASS_NAMES)}, ROI"
+            report.add("unknown-category", source, detail)
+    return classes
+
+
+def _add_region(annotation, stems, classes, found, broken, source, report) -> None:
+    name = f"annotation {annotation.get('id')} in {source}"
+    image_id, category_id = _key(annotation.get("image_id")), _key(annotation.get("category_id"))
+    if image_id not in stems:
+        report.add("unknown-image-id", source, f"{name}: image_id {image_id} is not listed")
+        return
+    stem = stems[image_id]
+    if stem is None:
+        return  # reported with the image
+    if classes.get(category_id) is None:
+        report.add("unknown-category", stem, f"{name}: category_id {category_id}")
+        return
+    try:
+        rings = _rings(annotation.get("segmentation"))
+    except ValueError as error:
+        report.add("unusable-polygon", stem, f"{name}: {error}")
+        broken.add(stem)
+        return
+    if len(rings) > 1:
+        report.add("several-rings", stem, f"{name}: {len(rings)} polygons")
+    found[stem].append(Region(class_index=classes[category_id], rings=rings))
+
+
+def _rings(segmentation: object) -> tuple[tuple[tuple[float, float], ...], ...]:
+    if not isinstance(segmentation, list) or not segmentation:
+        raise ValueError("no list of polygons (run-length masks are not read)")
+    rings = []
+    for ring in segmentation:
+        if not isinstance(ring, list) or len(ring) < 6 or len(ring) % 2:
+            raise ValueError("a polygon needs x, y of at least three points")
+        for value in ring:
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if not number or not math.isfinite(value) or abs(value) > _MAX_COORDINATE:
+                raise ValueError(f"{value!r} is no pixel coordinate")
+        rings.append(tuple(zip(map(float, ring[::2]), map(float, ring[1::2]), strict=True)))
+    return tuple(rings)
+
+
+def _key(identity: object) -> int | str | None:
+    return identity if isinstance(identity, int | str) else None
+
+
+def label_map(regions: Sequence[Region]) -> UInt8[np.ndarray, "480 640"]:
+    """Fills regions in order, later over earlier; background where nothing was drawn.
+
+    The rings of one region are filled one by one, so they add up. "ROI" is never drawn.
+    """
+    import cv2
+
+    labels = np.full(GRAY_SHAPE, BACKGROUND, dtype=np.uint8)
+    for region in regions:
+        if region.class_index == BACKGROUND:
+            continue
+        for ring in region.rings:
+            vertices = np.trunc(np.asarray(ring, dtype=np.float64)).astype(np.int32)
+            cv2.fillPoly(labels, [vertices], int(region.class_index))
+    return labels
+
+
+def soft_labels(
+    label_map: UInt8[np.ndarray, "480 640"], *, factor: int
+) -> Float32[np.ndarray, "h w 8"]:
+    """Returns the factor x factor mean of the one-hot map: the training target at that scale.
+
+    Raises:
+      ValueError: the factor does not divide the map's height and width.
+    """
+    return _class_counts(label_map, factor=factor).astype(np.float32) / np.float32(factor**2)
+
+
+def draw_order(regions: Sequence[Region]) -> tuple[int, ...]:
+    """Returns for each class its rank by last drawing: 0 never drawn, larger is later.
+
+    Background is 0 always, so that it loses every tie.
+    """
+    drawn = [r.class_index for r in regions if r.class_index != BACKGROUND]
+    last = sorted(set(drawn), key=lambda index: len(drawn) - drawn[::-1].index(index))
+    return tuple(last.index(c) + 1 if c in last else 0 for c in range(len(CLASS_NAMES)))
+
+
+def scored_label_map(
+    label_map: UInt8[np.ndarray, "480 640"],
+    regions_or_draw_order: Sequence[Region] | Sequence[int],
+    *,
+    factor: int,
+) -> UInt8[np.ndarray, "h w"]:
+    """Returns the class with the largest share of each factor x factor cell (SPEC section 5).
+
+    Ties go to the later-drawn class, background last. The order is that of `draw_order`, or the
+    regions themselves.
+
+    Raises:
+      ValueError: the factor does not divide the map, or the order is not one rank per class.
+    """
+    order = tuple(regions_or_draw_order)
+    if not order or isinstance(order[0], Region):
+        order = draw_order(order)
+    if len(order) != len(CLASS_NAMES):
+        raise ValueError(f"draw order {order} has {len(order)} ranks; expected {len(CLASS_NAMES)}")
+    counts = _class_counts(label_map, factor=factor)
+    ranks = np.asarray(order, dtype=np.int64)
+    return (counts * (ranks.max() + 1) + ranks).argmax(axis=-1).astype(np.uint8)
+
+
+def _class_counts(labels: np.ndarray, *, factor: int) -> np.ndarray:
+    height, width = labels.shape
+    if factor < 1 or height % factor or width % factor:
+        raise ValueError(f"factor {factor} does not divide a label map of {height}x{width}")
+    one_hot = labels[..., np.newaxis] == np.arange(len(CLASS_NAMES))
+    cells = one_hot.reshape(height // factor, factor, width // factor, factor, len(CLASS_NAMES))
+    return cells.sum(axis=(1, 3), dtype=np.int64)

@@ -1,0 +1,250 @@
+"""The data report: what a data set holds, and every oddity of it by file name.
+
+Readers `add` what they meet; nothing is dropped without an entry here. An oddity is of one of two
+sorts. A *bad file* holds something that cannot be trusted and is left out; `strict` stops at the
+first one. A *note* is worth knowing, and everything usable stays in use; it never stops a run.
+"""
+
+import collections
+import csv
+import dataclasses
+import io
+import pathlib
+from collections.abc import Iterable, Sequence
+
+from thermo_jax.data.thermogram import (
+    LABEL_NAMES,
+    PROTOCOL_NAMES,
+    VIEW_NAMES,
+    DataError,
+    Thermogram,
+)
+
+# Slug: (heading, what was done about it).
+BAD_FILES = {
+    "unreadable-image": ("image cannot be read", "file left out"),
+    "wrong-size": ("image of the wrong size", "file left out"),
+    "coloured-gray": ("gray image holds colour", "file left out"),
+    "unreadable-matrix": ("temperatures cannot be read", "file left out"),
+    "wrong-shape": ("temperature matrix of the wrong shape", "file left out"),
+    "not-a-number": ("temperatures with NaN or infinity", "file left out"),
+    "kelvin": ("temperatures look like Kelvin", "file left out"),
+    "out-of-range": ("temperatures outside 10..45 degrees C", "file left out"),
+    "too-large": ("file implausibly large", "file left out"),
+    "duplicate": ("second file for the same thermogram", "first by name kept, this one left out"),
+    "conflicting-diagnosis": ("patient with conflicting diagnoses", "whole patient left out"),
+    "unreadable-diagnosis": ("diagnosis file cannot be read", "treated as unlabelled"),
+    "unreadable-annotations": ("annotation file cannot be read", "its annotations left out"),
+    "unusable-polygon": ("polygon that cannot be drawn", "image treated as not annotated"),
+    "annotation-size": ("annotated at another size than 640x480", "annotation left out"),
+}
+NOTES = {
+    "missing-snap": ("no heatmap (snap)", "rendered from temperatures, else gray only"),
+    "missing-gray": ("no gray image", "rendered from temperatures, else heatmap only"),
+    "missing-diagnosis": ("no diagnosis file or row", "treated as unlabelled"),
+    "unknown-diagnosis": ("diagnosis is neither Healthy nor Sick", "treated as unlabelled"),
+    "bad-row": ("row of the diagnosis table is not usable", "row left out"),
+    "duplicate-row": ("patient listed twice with one diagnosis", "used once"),
+    "missing-file": ("diagnosis without a thermogram", "ignored"),
+    "unknown-patient": ("patient cannot be told", "grouped by folder, pretraining only"),
+    "patient-mismatch": (
+        "file name and folder name different patients",
+        "grouped by folder, pretraining only",
+    ),
+    "unknown-name": ("file name of no known form", "view, visit and date unknown"),
+    "odd-name": ("impossible view or date in the file name", "that part treated as unknown"),
+    "blank-image": ("every pixel has the same value", "kept"),
+    "ignored-file": ("not a thermogram", "ignored"),
+    "absent-image": ("annotation file names an image that is not here", "ignored"),
+    "unknown-image-id": ("annotation of an image that the file does not list", "ignored"),
+    "unknown-category": ("annotation of an unknown category", "that region left out"),
+    "several-rings": ("region of several polygons", "filled together as one region"),
+    "repeated-image": ("annotation file lists the image twice", "first kept"),
+    "ambiguous-annotation": ("several images fit the annotation", "annotation left out"),
+}
+KINDS = {**BAD_FILES, **NOTES}
+
+
+@dataclasses.dataclass(frozen=True)
+class Oddity:
+    """One finding: its kind (a key of `KINDS`), the file relative to the root, and a sentence."""
+
+    kind: str
+    file: str
+    detail: str
+
+
+class DataReport:
+    """Collects oddities. `strict` raises `DataError` at the first bad file (not at notes)."""
+
+    def __init__(self, root: str | pathlib.Path = "", *, strict: bool = False):
+        self.root, self.strict = str(root), strict
+        self.layout = ""
+        self.oddities: list[Oddity] = []
+        self.sizes: collections.Counter[str] = collections.Counter()  # "gray 480x640" -> files
+
+    def add(self, kind: str, file: str, detail: str) -> None:
+        """Records an oddity; raises `DataError` for a bad file under `strict`."""
+        if kind not in KINDS:
+            raise ValueError(f"unknown kind of oddity {kind!r}; known: {', '.join(KINDS)}")
+        self.oddities.append(Oddity(kind, str(file), detail))
+        if self.strict and kind in BAD_FILES:
+            raise DataError(kind, file, f"{detail} (data.strict=False would skip it and go on)")
+
+    def count(self, kind: str) -> int:
+        """Returns how many oddities of this kind were found."""
+        return sum(oddity.kind == kind for oddity in self.oddities)
+
+    @property
+    def skipped(self) -> list[str]:
+        """The bad files, sorted, each once."""
+        return sorted({oddity.file for oddity in self.oddities if oddity.kind in BAD_FILES})
+
+    def summary(self) -> str:
+        """Returns one line: how many of each kind."""
+        counts = collections.Counter(oddity.kind for oddity in self.oddities)
+        return ", ".join(f"{n} {kind}" for kind, n in counts.most_common()) or "no oddities"
+
+    def text(self, records: Sequence[Thermogram]) -> str:
+        """Returns the report for reading: counts, then the oddities grouped by kind."""
+        source = f"{self.root} ({self.layout} layout)" if self.layout else self.root
+        lines = [f"Data report: {source}".rstrip(), ""]
+        lines += _table("", [("total", records)])
+        for title, key in _COUNTS:
+            lines += _table(title, _grouped(records, key))
+        lines += ["pixels", *_aligned(_pixel_counts(records)), ""]
+        lines += ["sizes of the files read", *_aligned(sorted(self.sizes.items())), ""]
+        lines += self._oddity_lines()
+        lines.append(f"skipped {len(self.skipped)} files, {len(self.oddities)} oddities in all")
+        return "\n".join(lines) + "\n"
+
+    def _oddity_lines(self) -> list[str]:
+        lines = []
+        for kind, (title, action) in KINDS.items():
+            found = [oddity for oddity in self.oddities if oddity.kind == kind]
+            if not found:
+                continue
+            sort = "BAD" if kind in BAD_FILES else "note"
+            lines.append(f"{sort}: {title} [{kind}], {len(found)}: {action}")
+            width = min(max(len(oddity.file) for oddity in found), 60)
+            lines += [f"  {_plain(o.file):<{width}}  {_plain(o.detail)}" for o in found]
+            lines.append("")
+        return lines
+
+    def csv(self, records: Sequence[Thermogram]) -> str:
+        """Returns the records as CSV, one row each, under a header."""
+        rows = [_record_row(record) for record in records]
+        return _csv(list(_record_row(_EMPTY)), [list(row.values()) for row in rows])
+
+    def oddities_csv(self) -> str:
+        """Returns the oddities as CSV, one row each, under a header."""
+        rows = [
+            ["bad file" if o.kind in BAD_FILES else "note", o.kind, o.file, o.detail]
+            + [KINDS[o.kind][1]]
+            for o in self.oddities
+        ]
+        return _csv(["sort", "kind", "file", "detail", "action"], rows)
+
+    def write(
+        self, directory: str | pathlib.Path, records: Sequence[Thermogram]
+    ) -> list[pathlib.Path]:
+        """Writes data_report.txt, records.csv and oddities.csv; returns their paths."""
+        directory = pathlib.Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        contents = {
+            "data_report.txt": self.text(records),
+            "records.csv": self.csv(records),
+            "oddities.csv": self.oddities_csv(),
+        }
+        for name, content in contents.items():
+            # File names may hold bytes that are not UTF-8 (surrogates): show them escaped.
+            data = content.encode("utf-8", errors="backslashreplace")
+            (directory / name).write_bytes(data)
+        return [directory / name for name in contents]
+
+
+_EMPTY = Thermogram(name="", patient="", patient_known=False)
+_COUNTS = (
+    ("label", lambda r: LABEL_NAMES[r.label]),
+    ("view", lambda r: VIEW_NAMES[r.view]),
+    ("protocol", lambda r: PROTOCOL_NAMES[r.protocol]),
+    ("year", lambda r: r.date[:4] or "unknown"),
+    ("annotated", lambda r: "yes" if r.regions else "no"),
+    ("mirrored", lambda r: "yes" if r.mirrored else "no"),
+    ("images per patient", lambda r: r.patient),
+)
+
+
+def _grouped(records, key) -> list[tuple[str, list[Thermogram]]]:
+    groups: dict[str, list[Thermogram]] = {}
+    for record in records:
+        groups.setdefault(key(record), []).append(record)
+    return sorted(groups.items())
+
+
+def _table(title: str, groups: Iterable[tuple[str, Sequence[Thermogram]]]) -> list[str]:
+    if title == "images per patient":  # hundreds of patients: one line for each count
+        totals = collections.Counter(len(records) for _, records in groups)
+        rows = [(str(images), str(patients)) for images, patients in sorted(totals.items())]
+        header = (title, "patients")
+    else:
+        rows = [
+            (name, f"{len(records):>7} {len({r.patient for r in records}):>9}")
+            for name, records in groups
+        ]
+        header = (title, f"{'images':>7} {'patients':>9}")
+    width = max([len(name) for name, _ in [header, *rows]])
+    tail = max(len(cells) for _, cells in [header, *rows])
+    return [f"{name:<{width}}  {cells:>{tail}}" for name, cells in [header, *rows]] + [""]
+
+
+def _pixel_counts(records: Sequence[Thermogram]) -> list[tuple[str, int]]:
+    kinds = {"gray": "gray_path", "heatmap": "heat_path", "temperatures": "temperature_path"}
+    return [
+        (name, sum(getattr(record, field) is not None for record in records))
+        for name, field in kinds.items()
+    ]
+
+
+def _aligned(rows: Iterable[tuple[str, int]]) -> list[str]:
+    rows = list(rows)
+    width = max((len(name) for name, _ in rows), default=0)
+    return [f"  {name:<{width}}  {count:>7}" for name, count in rows]
+
+
+def _plain(text: str) -> str:
+    """Keeps a file name or a quoted diagnosis from breaking the line or the terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _record_row(record: Thermogram) -> dict[str, object]:
+    return {
+        "name": record.name,
+        "patient": record.patient,
+        "patient_known": record.patient_known,
+        "visit": record.visit or "",
+        "view": VIEW_NAMES[record.view],
+        "protocol": PROTOCOL_NAMES[record.protocol],
+        "date": record.date,
+        "frame": record.frame if record.frame >= 0 else "",
+        "mirrored": record.mirrored,
+        "label": LABEL_NAMES[record.label],
+        "gray": record.gray_path is not None,
+        "heat": record.heat_path is not None,
+        "temperatures": record.temperature_path is not None,
+        "annotated": bool(record.regions),
+    }
+
+
+def _csv(header: list[str], rows: Iterable[list[object]]) -> str:
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows([[_cell(value) for value in row] for row in rows])
+    return stream.getvalue()
+
+
+def _cell(value: object) -> str:
+    """Spreadsheets run a cell that starts with one of these as a formula."""
+    text = _plain(str(value))
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text

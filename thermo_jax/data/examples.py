@@ -1,0 +1,325 @@
+"""Which thermograms a run uses, and their pixels as columns in host memory.
+
+`select` applies the configured selection (SPEC section 4, "Which images a run uses") and
+`load_examples` reads what is left. Columns are plain NumPy arrays with one leading axis of examples:
+the whole database is 0.4 GB of heatmaps or 2 GB of gray images. Nothing here needs TensorFlow.
+"""
+
+import collections
+import concurrent.futures
+import dataclasses
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import tqdm
+from absl import logging
+
+from thermo_jax.data import annotations, radiometry
+from thermo_jax.data.thermogram import (
+    GRAY_SHAPE,
+    HEAT_SHAPE,
+    PROTOCOL_NAMES,
+    UNLABELLED,
+    VIEW_NAMES,
+    Thermogram,
+)
+
+TASKS = ("pretrain", "classify", "segment")
+IMAGE_SHAPES = {"gray": (*GRAY_SHAPE, 1), "heat": (*HEAT_SHAPE, 3)}  # data type -> [H, W, C]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Selection:
+    """Which thermograms a run uses.
+
+    Attributes:
+      views: keys of `VIEW_NAMES`; 1 is frontal. An unknown view passes in pretraining only.
+      protocols: "S" static, "D" dynamic. An unknown protocol passes in pretraining, and where both
+        are asked for, so that there is nothing to choose.
+      frames: "first" keeps the first frame of each patient, visit, view and protocol (the 20 frames
+        of a dynamic visit are near-copies), and images of no known frame; "all" keeps every frame.
+      mirrored: whether to keep mirrored copies.
+    """
+
+    views: tuple[int, ...] = (1,)
+    protocols: tuple[str, ...] = ("S", "D")
+    frames: str = "first"
+    mirrored: bool = False
+
+    def __post_init__(self):
+        object.__setattr__(self, "views", tuple(self.views))
+        object.__setattr__(self, "protocols", tuple(self.protocols))
+        _check_choice("frames", self.frames, ("first", "all"))
+        for name, chosen, known in (
+            ("views", self.views, VIEW_NAMES),
+            ("protocols", self.protocols, PROTOCOL_NAMES),
+        ):
+            unknown = [value for value in chosen if value not in known]
+            if unknown or not chosen:
+                raise ValueError(f"{name}={chosen!r}: choose one or more of {list(known)}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Examples:
+    """A table of examples in host memory; row i of everything is the same thermogram.
+
+    Columns:
+      images             uint8 [N, H, W, C], 0..255, of one data type
+      labels             int32 [N], 0 healthy, 1 sick, -1 unlabelled
+      label_maps         uint8 [N, 480, 640], class index (task "segment" only)
+      scored_label_maps  uint8 [N, H, W], what scores are computed against (task "segment" only)
+    """
+
+    data_type: str
+    names: list[str]
+    patients: list[str]
+    views: np.ndarray  # int32 [N], keys of VIEW_NAMES
+    protocols: list[str]  # keys of PROTOCOL_NAMES
+    dates: list[str]  # ISO, "" = unknown
+    columns: dict[str, np.ndarray]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def years(self) -> np.ndarray:
+        """int32 [N]; 0 = unknown."""
+        return np.array([int(date[:4] or 0) for date in self.dates], np.int32)
+
+    def take(self, indices: Sequence[int] | np.ndarray) -> "Examples":
+        """The rows of these indices, in this order."""
+        rows = np.asarray(indices, np.int64).reshape(-1)
+        return dataclasses.replace(
+            self,
+            names=[self.names[row] for row in rows],
+            patients=[self.patients[row] for row in rows],
+            views=self.views[rows],
+            protocols=[self.protocols[row] for row in rows],
+            dates=[self.dates[row] for row in rows],
+            columns={name: column[rows] for name, column in self.columns.items()},
+        )
+
+    def where(self, mask: Sequence[bool] | np.ndarray) -> "Examples":
+        """The rows whose entry of `mask` (one Boolean a row) is true."""
+        mask = np.asarray(mask)
+        if mask.dtype != bool or mask.shape != (len(self),):
+            raise ValueError(f"expected {len(self)} Booleans, got {mask.dtype}{list(mask.shape)}")
+        return self.take(np.flatnonzero(mask))
+
+
+def select(
+    records: Sequence[Thermogram],
+    selection: Selection,
+    *,
+    task: str,
+    data_type: str | None = None,
+) -> list[Thermogram]:
+    """The thermograms that a task uses, in the order given.
+
+    Classification needs a diagnosis and a known patient, segmentation an annotation and a known
+    patient; pretraining takes unknown patients and views, too. The first frame is chosen last, so
+    that a visit whose first frame cannot be used gives its next one. What each filter removed is
+    logged.
+
+    Args:
+      records: what `layouts.scan` found.
+      selection: the configured choice.
+      task: "pretrain", "classify" or "segment".
+      data_type: "gray" or "heat" leaves out thermograms that cannot give this type.
+    Raises:
+      ValueError: if nothing is left; it says which filter removed how many.
+    """
+    _check_choice("task", task, TASKS)
+    kept, removed = list(records), {}
+    for reason, keep in _filters(selection, task, data_type):
+        count = len(kept)
+        kept = [record for record in kept if keep(record)]
+        removed[reason] = count - len(kept)
+    if selection.frames == "first":
+        count = len(kept)
+        kept = _first_frames(kept)
+        removed["not the first frame"] = count - len(kept)
+    reasons = ", ".join(f"{count} {reason}" for reason, count in removed.items() if count)
+    logging.info("task %s: %d of %d thermograms (%s)", task, len(kept), len(records), reasons)
+    if not kept:
+        raise ValueError(
+            f"no thermogram is left for task {task!r} of {len(records)} found: removed "
+            f"{reasons or 'none'}. Widen the selection (config.data) or choose other data"
+        )
+    return kept
+
+
+def load_examples(
+    records: Sequence[Thermogram],
+    *,
+    data_type: str,
+    task: str,
+    downscale: int = 1,
+    colormap: str = "jet",
+) -> Examples:
+    """Reads the pixels of selected thermograms.
+
+    Args:
+      records: what `select` returned; those that cannot give `data_type` are left out and counted.
+      data_type: "gray" (480x640x1) or "heat" (120x160x3).
+      task: "segment" adds label maps.
+      downscale: images become smaller by this factor: block mean, rounded to 8 bit.
+      colormap: renders heatmaps where only temperatures exist.
+    Raises:
+      ValueError: for no records, records that are not annotated (task "segment"), or a `downscale`
+        that does not divide the image.
+    """
+    records = with_data_type(records, data_type)
+
+    def read(record: Thermogram) -> tuple[np.ndarray, np.ndarray | None]:
+        pixels = radiometry.load_pixels(record, colormap=colormap, wanted=(data_type,))
+        label_map = annotations.label_map(record.regions) if task == "segment" else None
+        return getattr(pixels, data_type), label_map
+
+    pixels = ordered_map(read, records, description=f"reading {data_type}")
+    return assemble(records, pixels, data_type=data_type, task=task, downscale=downscale)
+
+
+def with_data_type(records: Sequence[Thermogram], data_type: str) -> list[Thermogram]:
+    """The thermograms that have pixels of this type, or temperatures to render it from."""
+    _check_choice("data_type", data_type, tuple(IMAGE_SHAPES))
+    kept = [record for record in records if _has(record, data_type)]
+    if len(kept) < len(records):
+        logging.warning("%d thermograms have no %s pixels", len(records) - len(kept), data_type)
+    if not kept:
+        raise ValueError(f"none of {len(records)} thermograms has {data_type} pixels")
+    return kept
+
+
+def assemble(
+    records: Sequence[Thermogram],
+    pixels: Iterable[tuple[np.ndarray, np.ndarray | None]],
+    *,
+    data_type: str,
+    task: str,
+    downscale: int,
+) -> Examples:
+    """Fills the table: `pixels` gives (image, full-resolution label map or None) of each record."""
+    _check_choice("task", task, TASKS)
+    height, width, channels = IMAGE_SHAPES[data_type]
+    size = _downscaled_size(height, width, downscale)
+    columns = {
+        "images": np.empty((len(records), *size, channels), np.uint8),
+        "labels": np.array([record.label for record in records], np.int32),
+    }
+    if task == "segment":
+        columns["label_maps"] = np.empty((len(records), *GRAY_SHAPE), np.uint8)
+        columns["scored_label_maps"] = np.empty((len(records), *size), np.uint8)
+    factor = GRAY_SHAPE[0] // size[0]
+    for row, (record, (image, label_map)) in enumerate(zip(records, pixels, strict=True)):
+        columns["images"][row] = block_mean(image, factor=downscale)
+        if task == "segment":
+            if not record.regions:
+                raise ValueError(f"{record.name} is not annotated: select() with task='segment'")
+            columns["label_maps"][row] = label_map
+            columns["scored_label_maps"][row] = annotations.scored_label_map(
+                label_map, record.regions, factor=factor
+            )
+    return Examples(
+        data_type=data_type,
+        names=[record.name for record in records],
+        patients=[record.patient for record in records],
+        views=np.array([record.view for record in records], np.int32),
+        protocols=[record.protocol for record in records],
+        dates=[record.date for record in records],
+        columns=columns,
+    )
+
+
+def block_mean(image: np.ndarray, *, factor: int) -> np.ndarray:
+    """uint8 [H, W, C] -> uint8 [H/factor, W/factor, C]: mean of each block, rounded half to even."""
+    if factor == 1:
+        return image
+    height, width, channels = image.shape
+    height, width = _downscaled_size(height, width, factor)
+    blocks = image.reshape(height, factor, width, factor, channels)
+    return np.rint(blocks.mean(axis=(1, 3), dtype=np.float64)).astype(np.uint8)
+
+
+def ordered_map(
+    function: Callable[[Any], Any], items: Sequence[Any], *, description: str
+) -> Iterator[Any]:
+    """`map` in threads, a few items ahead of use, with progress on a terminal."""
+    workers = min(8, os.cpu_count() or 1)
+    ahead: collections.deque[concurrent.futures.Future] = collections.deque()
+    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+        try:
+            # disable=None: quiet where standard error is not a terminal.
+            for item in tqdm.tqdm(items, desc=description, unit="image", disable=None):
+                ahead.append(pool.submit(function, item))
+                if len(ahead) > 2 * workers:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+        finally:
+            for future in ahead:
+                future.cancel()
+
+
+def _filters(
+    selection: Selection, task: str, data_type: str | None
+) -> Iterator[tuple[str, Callable[[Thermogram], bool]]]:
+    """(why a thermogram is removed, test that keeps it), in the order they are applied."""
+    if data_type is not None:
+        _check_choice("data_type", data_type, tuple(IMAGE_SHAPES))
+        yield f"without {data_type} pixels", lambda record: _has(record, data_type)
+    if task == "classify":
+        yield "without a diagnosis", lambda record: record.label != UNLABELLED
+    if task == "segment":
+        yield "not annotated", lambda record: bool(record.regions)
+    if task != "pretrain":
+        yield "of an unknown patient", lambda record: record.patient_known
+    views, protocols = set(selection.views), set(selection.protocols)
+    if task == "pretrain":
+        views.add(0)
+    if task == "pretrain" or protocols >= {"S", "D"}:
+        protocols.add("")
+    yield f"of a view not in {selection.views}", lambda record: record.view in views
+    yield f"of a protocol not in {selection.protocols}", lambda record: record.protocol in protocols
+    if not selection.mirrored:
+        yield "mirrored", lambda record: not record.mirrored
+
+
+def _first_frames(records: list[Thermogram]) -> list[Thermogram]:
+    first: dict[tuple, Thermogram] = {}
+    for record in records:
+        key = _series(record)
+        if key not in first or record.frame < first[key].frame:
+            first[key] = record
+    return [record for record in records if record.frame < 0 or first[_series(record)] is record]
+
+
+def _series(record: Thermogram) -> tuple:
+    """What the frames of one recording have in common. Old names tell a visit by its date only."""
+    visit = record.visit or record.date
+    known = record.frame >= 0
+    return record.patient, visit, record.view, record.protocol, record.mirrored, known
+
+
+def _has(record: Thermogram, data_type: str) -> bool:
+    path = record.gray_path if data_type == "gray" else record.heat_path
+    return path is not None or record.temperature_path is not None
+
+
+def _downscaled_size(height: int, width: int, factor: int) -> tuple[int, int]:
+    if factor < 1 or height % factor or width % factor:
+        largest = math.gcd(height, width)
+        fitting = [str(value) for value in range(1, largest + 1) if largest % value == 0]
+        raise ValueError(
+            f"downscale={factor} does not divide an image of {height}x{width} pixels: "
+            f"choose one of {', '.join(fitting)}"
+        )
+    return height // factor, width // factor
+
+
+def _check_choice(name: str, value: object, choices: Sequence[object]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name}={value!r}: choose one of {', '.join(map(repr, choices))}")

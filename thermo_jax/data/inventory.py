@@ -1,0 +1,130 @@
+"""Finds the source files of a data set and brings together those of one thermogram.
+
+Knows file names only; `layouts` says who is in them and opens them. Order never depends on the
+directory's: everything is sorted by relative path.
+"""
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Iterable
+
+from thermo_jax.data.data_report import DataReport
+from thermo_jax.data.thermogram import split_name
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg"})
+MATRIX_SUFFIX = ".txt"
+DIAGNOSIS_PAGES = frozenset({"description.html", "description.htm"})
+DIAGNOSIS_TABLE = "id_diagnosis.csv"
+
+
+@dataclasses.dataclass
+class Draft:
+    """The files of one thermogram, before they were opened."""
+
+    folder: pathlib.PurePosixPath  # relative to the root
+    stem: str
+    paths: dict[str, pathlib.Path] = dataclasses.field(default_factory=dict)  # slot -> file
+
+    @property
+    def name(self) -> str:
+        """Path relative to the root, without suffix."""
+        return (self.folder / self.stem).as_posix()
+
+
+@dataclasses.dataclass
+class Inventory:
+    """Absolute paths, sorted by relative path."""
+
+    root: pathlib.Path
+    pixels: list[pathlib.Path] = dataclasses.field(default_factory=list)  # images and matrices
+    pages: list[pathlib.Path] = dataclasses.field(default_factory=list)  # description.html
+    tables: list[pathlib.Path] = dataclasses.field(default_factory=list)  # id_diagnosis.csv
+    annotations: list[pathlib.Path] = dataclasses.field(default_factory=list)  # COCO
+    others: list[pathlib.Path] = dataclasses.field(default_factory=list)
+
+    def relative(self, path: pathlib.Path) -> str:
+        """Returns the name under which the report knows a file."""
+        return path.relative_to(self.root).as_posix()
+
+    def sources(self) -> list[pathlib.Path]:
+        """Every file that a scan reads."""
+        return [*self.pixels, *self.pages, *self.tables, *self.annotations]
+
+
+def take_inventory(root: str | os.PathLike) -> Inventory:
+    """Lists a data set's files; hidden files and folders are passed over.
+
+    Raises:
+      FileNotFoundError: the root does not exist.
+      ValueError: the root is a file, or empty.
+    """
+    root = pathlib.Path(root).expanduser().absolute()
+    if not root.exists():
+        raise FileNotFoundError(
+            f"data root {root} does not exist; set config.data.root to the folder of the data set"
+        )
+    if not root.is_dir():
+        raise ValueError(f"data root {root} is a file; set config.data.root to its folder")
+    inventory = Inventory(root)
+    for path in _walk(root):
+        name, suffix = path.name.lower(), path.suffix.lower()
+        if name in DIAGNOSIS_PAGES:
+            inventory.pages.append(path)
+        elif name == DIAGNOSIS_TABLE:
+            inventory.tables.append(path)
+        elif suffix == ".json" and "instances" in name and path.parent == root:
+            inventory.annotations.append(path)
+        elif suffix in IMAGE_SUFFIXES or (
+            suffix == MATRIX_SUFFIX and not name.startswith("readme")
+        ):
+            inventory.pixels.append(path)
+        else:
+            inventory.others.append(path)
+    if not inventory.sources() and not inventory.others:
+        raise ValueError(f"data root {root} is empty; copy the data set there or point elsewhere")
+    return inventory
+
+
+def _walk(root: pathlib.Path) -> list[pathlib.Path]:
+    seen: set[str] = set()
+    found: list[pathlib.Path] = []
+    for folder, subfolders, names in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:  # a link to a folder already read, or a loop
+            subfolders.clear()
+            continue
+        seen.add(real)
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        found += [pathlib.Path(folder, name) for name in names if not name.startswith(".")]
+    return sorted(found, key=lambda path: path.relative_to(root).parts)
+
+
+def group(inventory: Inventory, report: DataReport) -> list[Draft]:
+    """Brings gray image, snap and matrix of one name in one folder together, sorted by name."""
+    drafts: dict[tuple[pathlib.PurePosixPath, str], Draft] = {}
+    for path in inventory.pixels:
+        relative = pathlib.PurePosixPath(inventory.relative(path))
+        stem, snap = split_name(path.name)
+        slot = "heat" if snap else "gray"
+        if path.suffix.lower() == MATRIX_SUFFIX:
+            slot = "temperatures"
+        draft = drafts.setdefault((relative.parent, stem.lower()), Draft(relative.parent, stem))
+        if slot in draft.paths:
+            detail = f"same name as {draft.paths[slot].name}, which was taken"
+            report.add("duplicate", relative.as_posix(), detail)
+        else:
+            draft.paths[slot] = path
+    return sorted(drafts.values(), key=lambda draft: (draft.folder.parts, draft.stem))
+
+
+def note_others(
+    inventory: Inventory, report: DataReport, unread: Iterable[pathlib.Path] = ()
+) -> None:
+    """Reports the files that no reader takes, and `unread`, which this layout does not use."""
+    for path in inventory.others:
+        detail = f"neither .jpg nor a temperature .txt ({path.suffix or 'no suffix'})"
+        report.add("ignored-file", inventory.relative(path), detail)
+    for path in unread:
+        detail = f"not used by the {report.layout} layout"
+        report.add("ignored-file", inventory.relative(path), detail)

@@ -1,0 +1,326 @@
+"""The three layouts of DMR-IR on disk -> thermograms and a data report (SPEC section 4).
+
+site           <root>/0001/T0001.1.1.D.2012-10-08.00{,_snap}.jpg, .txt, description.html, COCO
+matrices       <root>/txt_files/T0001.txt, <root>/id_diagnosis.csv
+class folders  <root>/{healthy,sick}/<patient>/T....{txt,jpg}, and synonyms
+
+Every file is opened here, once, so that loading cannot fail later; what cannot be used is reported
+by name and left out.
+"""
+
+import concurrent.futures
+import dataclasses
+import hashlib
+import os
+import pathlib
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import tqdm
+
+from thermo_jax.data import diagnoses, radiometry
+from thermo_jax.data.annotations import Regions, read_coco
+from thermo_jax.data.data_report import DataReport
+from thermo_jax.data.inventory import (
+    DIAGNOSIS_TABLE,
+    MATRIX_SUFFIX,
+    Draft,
+    Inventory,
+    group,
+    note_others,
+    take_inventory,
+)
+from thermo_jax.data.thermogram import (
+    LABEL_NAMES,
+    UNLABELLED,
+    DataError,
+    ParsedName,
+    Thermogram,
+    parse_name,
+    patient_of_folder,
+    split_name,
+)
+
+LAYOUTS = ("auto", "site", "matrices", "class_folders")
+_READERS: dict[str, Callable[[pathlib.Path], np.ndarray]] = {
+    "gray": radiometry.read_gray,
+    "heat": radiometry.read_heat,
+    "temperatures": radiometry.read_temperatures,
+}
+
+
+def scan(
+    root: str | os.PathLike, *, layout: str = "auto", strict: bool = False
+) -> tuple[list[Thermogram], DataReport]:
+    """Finds and checks every thermogram under `root`, sorted by name.
+
+    `strict` stops at the first bad file (`data_report.BAD_FILES`); otherwise it is left out and
+    reported. Notes (`data_report.NOTES`), such as a missing snap, never stop a scan.
+
+    Raises:
+      FileNotFoundError: the root does not exist.
+      ValueError: an unknown layout, or nothing usable under the root.
+      DataError: a bad file, under `strict`.
+    """
+    if layout not in LAYOUTS:
+        raise ValueError(f"unknown layout {layout!r}; choose from {', '.join(LAYOUTS)}")
+    inventory = take_inventory(root)
+    if not inventory.pixels:
+        raise ValueError(
+            f"no thermograms (.jpg or .txt) under {inventory.root}; expected one of the layouts "
+            "site, matrices or class_folders (see the README)"
+        )
+    report = DataReport(inventory.root, strict=strict)
+    report.layout = detect(inventory) if layout == "auto" else layout
+    unread = {"site": inventory.tables, "matrices": inventory.pages}
+    note_others(inventory, report, unread.get(report.layout, inventory.tables + inventory.pages))
+    drafts = group(inventory, report)
+    records = [_identify(draft, report) for draft in drafts]
+    records = _with_labels(records, inventory, report)
+    records = _check_pixels(records, inventory, report)
+    records = _drop_duplicates(records, report)
+    records = _with_regions(records, inventory, report)
+    if not records:
+        raise ValueError(
+            f"no usable thermogram among the {len(inventory.pixels)} files under {inventory.root}: "
+            f"{report.summary()}; first: {report.oddities[0].file}: {report.oddities[0].detail}"
+        )
+    return records, report
+
+
+def detect(inventory: Inventory) -> str:
+    """Returns the layout of a data set: matrices, class_folders or site."""
+    top = {path.relative_to(inventory.root).parts[0].lower() for path in inventory.sources()}
+    if DIAGNOSIS_TABLE in top or "txt_files" in top:
+        return "matrices"
+    folders = {pathlib.PurePosixPath(inventory.relative(p)).parent for p in inventory.pixels}
+    if any(diagnoses.label_of_folder(folder) is not None for folder in folders):
+        return "class_folders"
+    flat = folders == {pathlib.PurePosixPath(".")}
+    if flat and all(path.suffix.lower() == MATRIX_SUFFIX for path in inventory.pixels):
+        return "matrices"
+    return "site"
+
+
+def fingerprint(records: Sequence[Thermogram], root: str | os.PathLike) -> str:
+    """Returns a hash of what a prepared data set depends on.
+
+    That is the relative path, size and modification time of every source file under the root
+    (also of those left out, which may be mended), and each record as it was read.
+    """
+    inventory = take_inventory(root)
+    digest = hashlib.sha256()
+    for path in inventory.sources():
+        status = path.stat()
+        line = f"{inventory.relative(path)}\0{status.st_size}\0{status.st_mtime_ns}\n"
+        digest.update(line.encode(errors="surrogateescape"))
+    for record in records:
+        line = f"{record.name}\0{record.patient}\0{record.view}\0{record.label}\0{record.regions}\n"
+        digest.update(line.encode(errors="surrogateescape"))
+    return digest.hexdigest()
+
+
+def _identify(draft: Draft, report: DataReport) -> Thermogram:
+    """Tells who and what a file is from its name, and the patient from its folders if need be."""
+    parsed = parse_name(draft.stem)
+    if parsed is None:
+        report.add("unknown-name", draft.name, "no form of DMR-IR file name")
+        parsed = ParsedName()
+    elif parsed.protocol and not parsed.complete:
+        report.add("odd-name", draft.name, "expected view 1..5, visit from 1, and a real date")
+    folders = [p for part in reversed(draft.folder.parts) if (p := patient_of_folder(part))]
+    patient = parsed.patient or (folders[0] if folders else None)
+    if patient is not None and folders and patient not in folders:
+        detail = f"name says patient {patient}, folder says {folders[0]}"
+        report.add("patient-mismatch", draft.name, detail)
+        patient = None
+    elif patient is None:
+        report.add("unknown-patient", draft.name, "neither name nor folder tells the patient")
+    # Bare names (T0001.txt) are those of the database's frontal matrices.
+    bare = parsed.patient is not None and parsed == ParsedName(
+        patient=parsed.patient, mirrored=parsed.mirrored
+    )
+    return Thermogram(
+        name=draft.name,
+        patient=patient or f"folder:{draft.folder.as_posix()}",
+        patient_known=patient is not None,
+        visit=parsed.visit,
+        view=1 if bare else parsed.view,
+        protocol=parsed.protocol,
+        date=parsed.date,
+        frame=parsed.frame,
+        mirrored=parsed.mirrored,
+        gray_path=draft.paths.get("gray"),
+        heat_path=draft.paths.get("heat"),
+        temperature_path=draft.paths.get("temperatures"),
+    )
+
+
+def _with_labels(
+    records: list[Thermogram], inventory: Inventory, report: DataReport
+) -> list[Thermogram]:
+    """Gives each record its label; leaves out patients whose diagnoses contradict each other."""
+    found = _LABELLERS[report.layout](records, inventory, report)
+    of_patient: dict[str, set[int]] = {}
+    for record, labels in zip(records, found, strict=True):
+        of_patient.setdefault(record.patient, set()).update(labels)
+    kept = []
+    for record, labels in zip(records, found, strict=True):
+        if len(of_patient[record.patient]) > 1:
+            names = " and ".join(LABEL_NAMES[label] for label in sorted(of_patient[record.patient]))
+            detail = f"patient {record.patient} is called {names}"
+            report.add("conflicting-diagnosis", record.name, detail)
+        else:
+            label = next(iter(labels), UNLABELLED)
+            kept.append(dataclasses.replace(record, label=label))
+    return kept
+
+
+def _folder(record: Thermogram) -> pathlib.PurePosixPath:
+    return pathlib.PurePosixPath(record.name).parent
+
+
+def _labels_of_site(records, inventory, report) -> list[set[int]]:
+    pages = diagnoses.read_pages(inventory, report)
+    diagnoses.note_missing_pages(map(_folder, records), pages, report)
+    places = [diagnoses.nearest(_folder(record), pages) for record in records]
+    return [pages[place] if place is not None else set() for place in places]
+
+
+def _labels_of_matrices(records, inventory, report) -> list[set[int]]:
+    table = diagnoses.read_table(inventory, (r.patient for r in records), report)
+    if not inventory.tables:
+        report.add("missing-diagnosis", DIAGNOSIS_TABLE, "no such file; every patient unlabelled")
+    for record in records:
+        if inventory.tables and record.patient not in table:
+            detail = f"no row for patient {record.patient} in {DIAGNOSIS_TABLE}"
+            report.add("missing-diagnosis", record.name, detail)
+    return [table.get(record.patient, set()) for record in records]
+
+
+def _labels_of_class_folders(records, inventory, report) -> list[set[int]]:
+    found = [diagnoses.label_of_folder(_folder(record)) for record in records]
+    for record, label in zip(records, found, strict=True):
+        if label is None:
+            detail = f"in no class folder ({', '.join(diagnoses.CLASS_FOLDERS)})"
+            report.add("missing-diagnosis", record.name, detail)
+    return [set() if label is None else {label} for label in found]
+
+
+_LABELLERS = {
+    "site": _labels_of_site,
+    "matrices": _labels_of_matrices,
+    "class_folders": _labels_of_class_folders,
+}
+
+
+def _check_pixels(
+    records: list[Thermogram], inventory: Inventory, report: DataReport
+) -> list[Thermogram]:
+    """Opens every file; takes the bad ones out of their records, and records without pixels out."""
+    tasks = [
+        (index, slot, path)
+        for index, record in enumerate(records)
+        for slot in _READERS
+        if (path := getattr(record, _FIELDS[slot])) is not None
+    ]
+    bad: dict[int, set[str]] = {}
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        results = pool.map(_check_file, [task[1] for task in tasks], [task[2] for task in tasks])
+        # Quiet when not a terminal (disable=None) and on small sets (delay).
+        progress = tqdm.tqdm(results, "checking", len(tasks), unit="file", disable=None, delay=2)
+        try:
+            for (index, slot, path), (error, size, blank) in zip(tasks, progress, strict=True):
+                name = inventory.relative(path)
+                if size:
+                    report.sizes[f"{slot} {size}"] += 1
+                if error is not None:
+                    bad.setdefault(index, set()).add(slot)
+                    report.add(error.kind, name, error.detail)
+                elif blank:
+                    report.add("blank-image", name, "check the recording")
+        except DataError:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    kept = [_usable(r, bad.get(index, set()), report) for index, r in enumerate(records)]
+    return [record for record in kept if record is not None]
+
+
+_FIELDS = {"gray": "gray_path", "heat": "heat_path", "temperatures": "temperature_path"}
+
+
+def _check_file(slot: str, path: pathlib.Path) -> tuple[DataError | None, str, bool]:
+    """Returns what is wrong, the size as read, and whether all pixels are alike."""
+    try:
+        pixels = _READERS[slot](path)
+    except DataError as error:
+        return error, error.size, False
+    except FileNotFoundError:  # a broken link
+        kind = "unreadable-matrix" if slot == "temperatures" else "unreadable-image"
+        return DataError(kind, path, "link to a file that does not exist"), "", False
+    size = f"{pixels.shape[0]}x{pixels.shape[1]}"
+    return None, size, bool((pixels == pixels.flat[0]).all()) if slot != "heat" else False
+
+
+def _usable(record: Thermogram, bad: set[str], report: DataReport) -> Thermogram | None:
+    """Returns the record without its bad files, or None if nothing is left."""
+    left = dataclasses.replace(record, **{_FIELDS[slot]: None for slot in bad})
+    rendered = left.temperature_path is not None
+    if record.gray_path and not record.heat_path:
+        detail = "heatmap rendered from temperatures" if rendered else "usable as gray only"
+        report.add("missing-snap", record.name, detail)
+    if record.heat_path and not record.gray_path:
+        detail = "gray rendered from temperatures" if rendered else "usable as heatmap only"
+        report.add("missing-gray", record.name, detail)
+    return left if any(getattr(left, field) for field in _FIELDS.values()) else None
+
+
+def _drop_duplicates(records: list[Thermogram], report: DataReport) -> list[Thermogram]:
+    """Keeps the first record by name of each (patient, visit, view, protocol, frame, mirrored)."""
+    kept: dict[tuple, Thermogram] = {}
+    for record in records:
+        first = kept.setdefault(_identity(record), record)
+        if first is not record:
+            detail = f"same patient, visit, view, protocol and frame as {first.name}"
+            report.add("duplicate", record.name, detail)
+    return list(kept.values())
+
+
+def _identity(record: Thermogram) -> tuple:
+    stem = pathlib.PurePosixPath(record.name).name
+    parsed = parse_name(stem)
+    if not record.patient_known or parsed is None:
+        return (record.name,)
+    if parsed.complete:
+        what = (record.visit, record.view, record.protocol, record.frame)
+    else:
+        what = (stem.lower(),)
+    return (record.patient, record.mirrored, *what)
+
+
+def _with_regions(
+    records: list[Thermogram], inventory: Inventory, report: DataReport
+) -> list[Thermogram]:
+    """Attaches the COCO regions to the records of the same file stem."""
+    regions: dict[str, Regions] = {}
+    for path in inventory.annotations:
+        for stem, found in read_coco(path, report).items():
+            if stem in regions:
+                report.add("repeated-image", stem, f"also annotated in {path.name}")
+            regions.setdefault(stem, found)
+    at_stem: dict[str, list[int]] = {}
+    for index, record in enumerate(records):
+        at_stem.setdefault(pathlib.PurePosixPath(record.name).name, []).append(index)
+    present = {split_name(path.name)[0] for path in inventory.pixels}
+    records = list(records)
+    for stem, found in regions.items():
+        indexes = at_stem.get(stem, [])
+        if len(indexes) == 1:
+            records[indexes[0]] = dataclasses.replace(records[indexes[0]], regions=found)
+        elif indexes:
+            names = ", ".join(records[index].name for index in indexes)
+            report.add("ambiguous-annotation", stem, f"fits {names}")
+        else:
+            detail = "its files were left out, see above" if stem in present else "no such file"
+            report.add("absent-image", stem, detail)
+    return records

@@ -1,0 +1,248 @@
+"""Reads temperature matrices and JPEGs; renders gray thermograms and heatmaps from temperatures.
+
+Rendering (SPEC section 4): gray is the per-image min-max to 8 bit; the heatmap is the 4x4 mean of
+the same min-max values under a matplotlib colour map. matplotlib is imported only for that.
+"""
+
+import io
+import os
+import pathlib
+import re
+from collections.abc import Collection
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float32, UInt8
+from PIL import Image, UnidentifiedImageError
+
+from thermo_jax.data.thermogram import GRAY_SHAPE, HEAT_SHAPE, DataError, Thermogram
+
+MIN_CELSIUS, MAX_CELSIUS = 10.0, 45.0
+ZERO_CELSIUS_IN_KELVIN = 273.15
+MAX_COLOUR_SPREAD = 8  # levels between channels that a gray file may show
+MAX_FILE_BYTES = 64 * 2**20  # a matrix is 2-3 MB of text, an image far less
+
+_DECIMAL_COMMA = re.compile(r"(?<=\d),(?=\d)")
+_IMAGE_ERRORS = (
+    OSError,
+    ValueError,
+    SyntaxError,  # Pillow raises it for some broken headers
+    EOFError,
+    Image.DecompressionBombError,
+    Image.DecompressionBombWarning,
+)
+
+
+class Pixels(NamedTuple):
+    """The pixels of one thermogram; None for what it neither has nor can be rendered."""
+
+    gray: UInt8[np.ndarray, "480 640 1"] | None
+    heat: UInt8[np.ndarray, "120 160 3"] | None
+    temperatures: Float32[np.ndarray, "480 640"] | None  # degrees C
+
+
+def read_temperatures(path: str | os.PathLike) -> Float32[np.ndarray, "480 640"]:
+    """Reads a text matrix of 480 lines x 640 temperatures in degrees C.
+
+    Separators are space, tab or `;`; a decimal comma is read where the numbers have no point.
+    Line ends \\n, \\r\\n and \\r\\r\\n, blank lines, trailing separators and a byte order mark are
+    all met in the database.
+
+    Raises:
+      DataError: the file cannot be read, or its values cannot be temperatures in degrees C.
+      FileNotFoundError: there is no such file.
+    """
+    lines = _matrix_lines(path)
+    shape = (len(lines), len(lines[0].split()) if lines else 0)
+    try:
+        # Double first: a value that float32 cannot hold should be out of range, not a warning.
+        values = np.loadtxt(lines, dtype=np.float64, ndmin=2, comments=None)
+    except ValueError as error:
+        if "number of columns" in str(error):
+            detail = f"lines of unequal length ({str(error).split(';')[0]}); "
+            raise DataError("wrong-shape", path, f"{detail}expected 480 lines of 640") from error
+        raise DataError("unreadable-matrix", path, f"not a number: {error}") from error
+    if values.shape != GRAY_SHAPE:
+        detail = f"{shape[0]} lines of {shape[1]} values; expected 480 lines of 640"
+        raise DataError("wrong-shape", path, detail, size=f"{shape[0]}x{shape[1]}")
+    _check_celsius(path, values)
+    return values.astype(np.float32)
+
+
+def _matrix_lines(path: str | os.PathLike) -> list[str]:
+    """Returns the non-blank lines, with points for decimals and white space between numbers."""
+    text = _decode(path, read_bytes(path))
+    if "," in text:
+        if "." in text or re.search(r",\s|,;|,$", text) or not re.search(r"[;\t ]", text):
+            detail = "numbers separated by commas; expected space, tab or ';' between them"
+            raise DataError("unreadable-matrix", path, detail)
+        text = _DECIMAL_COMMA.sub(".", text)
+    lines = [line for line in text.replace(";", " ").splitlines() if line.strip()]
+    if not lines:
+        raise DataError("unreadable-matrix", path, "the file holds no numbers; copy it anew")
+    return lines
+
+
+def _decode(path: str | os.PathLike, data: bytes) -> str:
+    encoding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    try:
+        return data.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise DataError("unreadable-matrix", path, "not a text file") from error
+
+
+def _check_celsius(path: str | os.PathLike, values: np.ndarray) -> None:
+    finite = np.isfinite(values)
+    if not finite.all():
+        detail = f"{int((~finite).sum())} of {values.size} values are NaN or infinite"
+        raise DataError("not-a-number", path, detail)
+    low, high, middle = values.min(), values.max(), np.median(values)
+    if MIN_CELSIUS <= middle - ZERO_CELSIUS_IN_KELVIN <= MAX_CELSIUS:
+        detail = f"looks like Kelvin (median {middle:.2f}); subtract 273.15"
+        raise DataError("kelvin", path, detail)
+    outside = int(((values < MIN_CELSIUS) | (values > MAX_CELSIUS)).sum())
+    if outside:
+        detail = (
+            f"{outside} of {values.size} values outside {MIN_CELSIUS:g}..{MAX_CELSIUS:g} degrees C "
+            f"(from {low:.6g} to {high:.6g})"
+        )
+        raise DataError("out-of-range", path, detail)
+
+
+def read_bytes(path: str | os.PathLike) -> bytes:
+    """Returns the file's content.
+
+    Raises:
+      DataError: the file is empty, larger than 64 MB, or not a readable plain file.
+      FileNotFoundError: there is no such file.
+    """
+    path = pathlib.Path(path)
+    if path.exists() and not path.is_file():
+        raise DataError("unreadable-image", path, "not a plain file")  # a pipe would block
+    kind = "unreadable-matrix" if path.suffix.lower() == ".txt" else "unreadable-image"
+    try:
+        size = path.stat().st_size
+        if size > MAX_FILE_BYTES:
+            detail = f"{size / 2**20:.0f} MB; expected at most {MAX_FILE_BYTES // 2**20} MB"
+            raise DataError("too-large", path, detail)
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise DataError(kind, path, f"cannot be read ({error.strerror})") from error
+    if not data:
+        raise DataError(kind, path, "the file is empty; copy it anew")
+    return data
+
+
+def read_gray(path: str | os.PathLike) -> UInt8[np.ndarray, "480 640 1"]:
+    """Reads a 480x640 gray JPEG, stored as one channel or as three alike.
+
+    Raises:
+      DataError: unreadable, truncated, of another size, or coloured.
+    """
+    image = _read_image(path, expected=GRAY_SHAPE)
+    if image.mode == "L":
+        return np.array(image)[..., np.newaxis]
+    rgb_image = image.convert("RGB")
+    rgb = np.asarray(rgb_image)
+    spread = int((rgb.max(axis=-1) - rgb.min(axis=-1)).max())
+    if spread > MAX_COLOUR_SPREAD:
+        detail = (
+            f"channels up to {spread} levels apart, so not a gray thermogram "
+            f"(at most {MAX_COLOUR_SPREAD}); is it a heatmap?"
+        )
+        raise DataError("coloured-gray", path, detail)
+    return np.array(rgb_image.convert("L"))[..., np.newaxis]
+
+
+def read_heat(path: str | os.PathLike) -> UInt8[np.ndarray, "120 160 3"]:
+    """Reads a 120x160 heatmap ("snap") as RGB.
+
+    Raises:
+      DataError: unreadable, truncated, or of another size.
+    """
+    return np.array(_read_image(path, expected=HEAT_SHAPE).convert("RGB"))
+
+
+def _read_image(path: str | os.PathLike, *, expected: tuple[int, int]) -> Image.Image:
+    data = read_bytes(path)
+    try:
+        image = Image.open(io.BytesIO(data), formats=("JPEG", "PNG"))
+        size = image.size[::-1]  # known from the header: a huge image is never decoded
+        if size == expected:
+            image.load()
+    except _IMAGE_ERRORS as error:
+        cause = "no JPEG" if isinstance(error, UnidentifiedImageError) else error
+        detail = f"not a whole image ({cause}); copy it anew"
+        raise DataError("unreadable-image", path, detail) from error
+    if size != expected:
+        found = f"{size[0]}x{size[1]}"
+        detail = f"{found} pixels (rows x columns); expected {expected[0]}x{expected[1]}"
+        raise DataError("wrong-size", path, detail, size=found)
+    return image
+
+
+def render_gray(temperatures: Float32[np.ndarray, "480 640"]) -> UInt8[np.ndarray, "480 640 1"]:
+    """Renders temperatures as gray: the image's own minimum is 0, its maximum 255."""
+    levels = np.round(_min_max(temperatures) * 255.0)
+    return levels.astype(np.uint8)[..., np.newaxis]
+
+
+def render_heat(
+    temperatures: Float32[np.ndarray, "480 640"], *, colormap: str = "jet"
+) -> UInt8[np.ndarray, "120 160 3"]:
+    """Renders temperatures as a heatmap: min-max, 4x4 mean, then a matplotlib colour map.
+
+    Raises:
+      ValueError: matplotlib knows no such colour map.
+    """
+    import matplotlib
+
+    if colormap not in matplotlib.colormaps:
+        raise ValueError(
+            f"unknown colour map {colormap!r}; use a matplotlib name such as 'jet' or 'inferno'"
+        )
+    rows, columns = HEAT_SHAPE
+    blocks = _min_max(temperatures).reshape(rows, 4, columns, 4)
+    # A colour map cannot be shared by threads before its table is built: it is copied on look-up.
+    return matplotlib.colormaps[colormap](blocks.mean(axis=(1, 3)), bytes=True)[..., :3].copy()
+
+
+def _min_max(temperatures: np.ndarray) -> np.ndarray:
+    values = np.asarray(temperatures, dtype=np.float64)
+    low, high = values.min(), values.max()
+    return (values - low) / (high - low) if high > low else np.zeros_like(values)
+
+
+def load_pixels(
+    record: Thermogram,
+    *,
+    colormap: str = "jet",
+    wanted: Collection[str] = ("gray", "heat", "temperatures"),
+) -> Pixels:
+    """Reads a thermogram's pixels, rendering gray and heat from temperatures where they are missing.
+
+    `wanted` names the kinds that are needed; the others are None and cost nothing.
+
+    Raises:
+      DataError: a file that the record points to cannot be used.
+      ValueError: an unknown name in `wanted`, or an unknown colour map.
+    """
+    if unknown := set(wanted) - set(Pixels._fields):
+        raise ValueError(f"unknown pixels {sorted(unknown)}; choose from {Pixels._fields}")
+    temperatures = gray = heat = None
+    render = {"gray": record.gray_path is None, "heat": record.heat_path is None}
+    if record.temperature_path is not None and (
+        "temperatures" in wanted or any(render[kind] for kind in render if kind in wanted)
+    ):
+        temperatures = read_temperatures(record.temperature_path)
+    if "gray" in wanted and record.gray_path is not None:
+        gray = read_gray(record.gray_path)
+    elif "gray" in wanted and temperatures is not None:
+        gray = render_gray(temperatures)
+    if "heat" in wanted and record.heat_path is not None:
+        heat = read_heat(record.heat_path)
+    elif "heat" in wanted and temperatures is not None:
+        heat = render_heat(temperatures, colormap=colormap)
+    return Pixels(gray, heat, temperatures if "temperatures" in wanted else None)

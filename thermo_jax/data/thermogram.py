@@ -1,0 +1,165 @@
+"""One thermogram: who, when, which view, its diagnosis, and where its pixels are.
+
+A `Thermogram` is metadata only; `radiometry.load_pixels` reads what it points to. The file-name
+grammar is that of DMR-IR (Silva et al. 2014, doi 10.1166/jmihi.2014.1226).
+"""
+
+import dataclasses
+import datetime
+import pathlib
+import re
+
+HEALTHY, SICK, UNLABELLED = 0, 1, -1
+LABEL_NAMES = {HEALTHY: "healthy", SICK: "sick", UNLABELLED: "unlabelled"}
+
+VIEW_NAMES = {0: "unknown", 1: "frontal", 2: "right 45", 3: "right 90", 4: "left 45", 5: "left 90"}
+PROTOCOL_NAMES = {"S": "static", "D": "dynamic", "": "unknown"}
+
+GRAY_SHAPE = (480, 640)  # pixels, rows x columns, of a gray thermogram and of a temperature matrix
+HEAT_SHAPE = (120, 160)  # pixels of a heatmap ("snap")
+
+# Left and right are sides of the *image*: on an unmirrored frontal view, image left is the
+# patient's right. The order is the annotation file's; "background" is called "ROI" there.
+CLASS_NAMES = (
+    "left_breast",
+    "right_breast",
+    "left_nipple",
+    "right_nipple",
+    "left_armpit",
+    "right_armpit",
+    "background",
+    "neck",
+)
+BACKGROUND = CLASS_NAMES.index("background")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Region:
+    """One annotated region: its class index and its rings of (x, y) vertices in pixels of 640x480."""
+
+    class_index: int
+    rings: tuple[tuple[tuple[float, float], ...], ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Thermogram:
+    """Metadata of one thermogram. Paths are absolute; None where that kind of pixel is missing."""
+
+    name: str  # unique in its data set: path relative to the root, without suffix, "/" separated
+    patient: str  # "0001", or "folder:<relative folder>" where the patient cannot be told
+    patient_known: bool  # False: used for pretraining only
+    visit: int = 0  # 0 = unknown
+    view: int = 0  # key of VIEW_NAMES
+    protocol: str = ""  # key of PROTOCOL_NAMES
+    date: str = ""  # ISO date, "" = unknown
+    frame: int = -1  # 00..19 for dynamic, -1 = unknown
+    mirrored: bool = False  # a mirrored copy ("R" before a known name): same patient
+    label: int = UNLABELLED
+    gray_path: pathlib.Path | None = None
+    heat_path: pathlib.Path | None = None
+    temperature_path: pathlib.Path | None = None
+    regions: tuple[Region, ...] = ()  # in drawing order; empty = not annotated
+
+
+class DataError(ValueError):
+    """A source file that cannot be used.
+
+    `kind` is its slug in the data report, `size` its "rows x columns" where they could be read.
+    """
+
+    def __init__(self, kind: str, file: object, detail: str, *, size: str = ""):
+        super().__init__(f"{file}: {detail}")
+        self.kind, self.file, self.detail, self.size = kind, str(file), detail, size
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ParsedName:
+    """What a file name alone tells. Zero, "", -1 and None mean that it does not say."""
+
+    patient: str | None = None  # four digits
+    visit: int = 0
+    view: int = 0
+    protocol: str = ""
+    date: str = ""  # ISO
+    frame: int = -1
+    mirrored: bool = False
+    snap: bool = False
+
+    @property
+    def complete(self) -> bool:
+        """True where the name has every part of today's DMR-IR grammar, in range."""
+        return bool(self.visit and self.view and self.protocol and self.date and self.frame >= 0)
+
+
+_SUFFIX = re.compile(r"(\.(jpe?g|txt))+$", re.IGNORECASE)
+_SNAP = re.compile(r"_snap$", re.IGNORECASE)
+_NAMES = tuple(
+    re.compile(pattern, re.IGNORECASE)
+    for pattern in (
+        r"T(?P<patient>\d{1,4})\.(?P<visit>\d{1,2})\.(?P<view>\d{1,2})\.(?P<protocol>[SD])"
+        r"\.(?P<year>\d{4})-(?P<month>\d{1,2})-(?P<day>\d{1,2})\.(?P<frame>\d{1,2})",
+        # Older exports; V is the volunteer, that is, the patient.
+        r"T(?P<frontal>FRON)_V(?P<patient>\d{1,4})"
+        r"_(?P<day>\d{1,2})-(?P<month>\d{1,2})-(?P<year>\d{4})_(?P<frame>\d{1,2})",
+        # The camera's own names: a date and a running number, no patient.
+        r"IR_(?P<year>\d{4})-(?P<month>\d{1,2})-(?P<day>\d{1,2})_\d+",
+        # Mirrors of the database: patient-frame, and the bare matrices T0001.txt.
+        r"(?P<patient>\d{1,4})-(?P<frame>\d{1,2})",
+        r"T(?P<patient>\d{1,4})",
+    )
+)
+_PATIENT_FOLDER = re.compile(r"(?:T|P|V|ID|PAT|PATIENT|PACIENTE)?[ _#-]*(\d{1,4})", re.IGNORECASE)
+
+
+def split_name(file_name: str) -> tuple[str, bool]:
+    """Returns the stem without .jpg, .jpeg, .txt and `_snap`, and whether it was a snap.
+
+    Only these suffixes are cut, since the names themselves hold dots.
+    """
+    stem = _SUFFIX.sub("", file_name)
+    bare = _SNAP.sub("", stem)
+    return bare, bare != stem
+
+
+def parse_name(file_name: str) -> ParsedName | None:
+    """Reads a DMR-IR file name, in today's grammar or an older one; None where it is neither.
+
+    A view outside 1..5 and a date that does not exist are returned as unknown (0 and "").
+    """
+    stem, snap = split_name(file_name)
+    for mirrored in (False, True):
+        if mirrored and stem[:1] not in ("R", "r"):
+            return None
+        for pattern in _NAMES:
+            if match := pattern.fullmatch(stem[1:] if mirrored else stem):
+                return _parsed(match.groupdict(), mirrored=mirrored, snap=snap)
+    return None
+
+
+def _parsed(parts: dict[str, str | None], *, mirrored: bool, snap: bool) -> ParsedName:
+    view = int(parts.get("view") or ("1" if parts.get("frontal") else "0"))
+    return ParsedName(
+        patient=f"{int(parts['patient']):04d}" if parts.get("patient") else None,
+        visit=int(parts.get("visit") or 0),
+        view=view if view in VIEW_NAMES else 0,
+        protocol=(parts.get("protocol") or "").upper(),
+        date=_iso_date(parts.get("year"), parts.get("month"), parts.get("day")),
+        frame=int(parts.get("frame") or -1),
+        mirrored=mirrored,
+        snap=snap,
+    )
+
+
+def _iso_date(year: str | None, month: str | None, day: str | None) -> str:
+    if year is None or month is None or day is None:
+        return ""
+    try:
+        return datetime.date(int(year), int(month), int(day)).isoformat()
+    except ValueError:
+        return ""
+
+
+def patient_of_folder(folder_name: str) -> str | None:
+    """Returns the patient a folder is named for (`0001`, `1`, `T0001`, `patient 1`), or None."""
+    match = _PATIENT_FOLDER.fullmatch(folder_name.strip())
+    return f"{int(match[1]):04d}" if match else None

@@ -1,0 +1,155 @@
+"""The page that a figure's pictures stand on: a grid of one size, small text below, PNG on disk.
+
+matplotlib is imported inside the functions (so that importing this module costs nothing) and used
+without pyplot: no global state, no display, safe in any thread.
+"""
+
+import math
+import pathlib
+
+import numpy as np
+
+from thermo_jax.evaluation.wording import DISCLAIMER
+
+DPI = 120
+PANEL_INCHES = 2.4  # width of one picture
+TEXT_INCHES = 0.24  # height of one line of small text
+SMALL, NORMAL = 7.5, 9.0  # points
+
+
+def grid(rows, columns, shape, *, title, footer_lines, headings=()):
+    """A figure and its axes [rows, columns] for pictures of `shape`, a line of text below each.
+
+    Args:
+        shape: of a picture, (height, width) in pixels; only the ratio matters.
+        headings: one per column, over the first row.
+        footer_lines: height in lines of text to leave below the pictures.
+    """
+    from matplotlib.figure import Figure
+
+    panel_height = PANEL_INCHES * shape[0] / shape[1]
+    line, margin = TEXT_INCHES, 0.12
+    header = line * ((1.2 if headings else 0.3) + (1.4 if title else 0))
+    footer = line * footer_lines + margin
+    width = columns * (PANEL_INCHES + margin) + margin
+    height = header + rows * (panel_height + 1.25 * line) + footer
+    figure = Figure(figsize=(width, height), dpi=DPI)
+    if title:
+        figure.text(0.5, 1 - 0.3 * line / height, title, ha="center", va="top", fontsize=NORMAL + 2)
+    axes = np.empty((rows, columns), dtype=object)
+    for row, column in np.ndindex(rows, columns):
+        left = margin + column * (PANEL_INCHES + margin)
+        bottom = height - header - row * (panel_height + 1.25 * line) - panel_height
+        box = (left / width, bottom / height, PANEL_INCHES / width, panel_height / height)
+        axes[row, column] = figure.add_axes(box)
+        _bare(axes[row, column])
+    for axis, heading in zip(axes[0], headings, strict=False):
+        axis.set_title(heading, fontsize=NORMAL)
+    return figure, axes
+
+
+def pairs(count, shape, *, title, footer_lines):
+    """A figure with `count` pairs of axes, two pairs a row where there are several."""
+    per_row = min(2, count)
+    rows = math.ceil(count / per_row)
+    figure, axes = grid(rows, 2 * per_row, shape, title=title, footer_lines=footer_lines)
+    axes = axes.reshape(rows * per_row, 2)
+    for axis in axes[count:].ravel():
+        axis.set_visible(False)
+    return figure, axes[:count]
+
+
+def _bare(axis):
+    axis.set_xticks([])
+    axis.set_yticks([])
+    axis.xaxis.labelpad = 3
+    for spine in axis.spines.values():
+        spine.set(color="#999999", linewidth=0.5)
+
+
+def show(axis, image):
+    """A uint8 image [h, w], [h, w, 1] or [h, w, 3], gray levels 0..255 as they are."""
+    gray = image.ndim == 2 or image.shape[-1] == 1
+    pixels = image.reshape(image.shape[:2]) if gray else image
+    height, width = pixels.shape[:2]
+    axis.imshow(
+        pixels, cmap="gray" if gray else None, vmin=0, vmax=255, extent=(0, width, height, 0)
+    )
+
+
+def overlay(axis, color, alpha, *, extent):
+    """Paints `color` (one, or one per pixel) with opacity alpha [h, w] over what is there."""
+    from matplotlib.colors import to_rgb
+
+    layer = np.empty((*alpha.shape, 4))
+    layer[..., :3] = to_rgb(color) if isinstance(color, str) else color[..., :3]
+    layer[..., 3] = alpha
+    axis.imshow(layer, extent=extent, interpolation="nearest")
+
+
+def legend(figure, handles, *, columns):
+    """The legend, below the pictures and above the note that `save` writes."""
+    figure.legend(
+        handles=handles,
+        loc="lower center",
+        bbox_to_anchor=(0.5, 1.9 * TEXT_INCHES / figure.get_size_inches()[1]),
+        ncols=columns,
+        fontsize=SMALL,
+        frameon=False,
+        borderaxespad=0,
+        handlelength=1.2,
+        columnspacing=1.5,
+    )
+
+
+def save(figure, path, *, note=""):
+    """Writes the figure with one line of note and the disclaimer at its foot."""
+    height = figure.get_size_inches()[1]
+    lines = [note, DISCLAIMER] if note else [DISCLAIMER]
+    figure.text(
+        0.5,
+        0.3 * TEXT_INCHES / height,
+        "\n".join(lines),
+        ha="center",
+        va="bottom",
+        fontsize=SMALL,
+        color="#444444",
+    )
+    return write(figure, path)
+
+
+def write(figure, path):
+    """Writes the figure as PNG, making the folder where needed; returns the path."""
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, facecolor="white", format="png")
+    return path
+
+
+def lightness(image):
+    """An image as gray uint8 [h, w], to paint over: warm is light in heatmaps too.
+
+    A colour map such as jet has no lightness worth the name; its colours' first principal axis,
+    from blue to red, mostly follows the temperature.
+    """
+    levels = image.astype(np.float64)
+    if image.shape[-1] == 1 or np.ptp(levels, axis=-1).max() <= 8:
+        return levels.mean(axis=-1).astype(np.uint8)
+    centred = levels - levels.mean(axis=(0, 1))
+    axis = np.linalg.eigh(np.einsum("hwc,hwd->cd", centred, centred))[1][:, -1]
+    warmth = centred @ (axis if axis[0] >= axis[2] else -axis)
+    low, high = np.percentile(warmth, (1, 99))
+    return np.clip(255 * (warmth - low) / max(high - low, 1.0), 0, 255).astype(np.uint8)
+
+
+def extent(images):
+    """Coordinates that lay arrays of any resolution over images [n, h, w, c]."""
+    return (0, images.shape[2], images.shape[1], 0)
+
+
+def short_name(name, limit=34):
+    """The file's own name, its middle left out where it would run into its neighbour."""
+    name = name.rsplit("/", 1)[-1]
+    half = (limit - 1) // 2
+    name = name if len(name) <= limit else f"{name[:half]}…{name[-half:]}"
+    return name.replace("$", r"\$")  # matplotlib reads what stands between dollars as a formula

@@ -1,0 +1,284 @@
+"""Pictures worth looking at: segmentations, evidence, latents and loss curves, as PNG.
+
+Everything takes NumPy arrays. Importing this module does not import matplotlib (see canvas.py).
+"""
+
+import math
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Integer, Num, UInt8
+from scipy import ndimage
+
+from thermo_jax.data.thermogram import CLASS_NAMES, LABEL_NAMES
+from thermo_jax.evaluation import canvas
+from thermo_jax.evaluation.wording import SIDES_NOTE, class_title
+
+# Okabe and Ito's colours, which people with any colour vision tell apart. Image left is cool, image
+# right warm, and a nipple contrasts in lightness with its breast. In the order of CLASS_NAMES.
+CLASS_COLORS = (
+    "#0072B2",  # left breast: blue
+    "#E69F00",  # right breast: orange
+    "#F0E442",  # left nipple: yellow
+    "#000000",  # right nipple: black
+    "#56B4E9",  # left armpit: sky
+    "#D55E00",  # right armpit: vermilion
+    "#E4E4E4",  # background: light gray
+    "#009E73",  # neck: green
+)
+WRONG_COLOR = "#B0005F"  # dark pink: no class has it, and it is darker than the pale thermogram
+SERIES = {"train": ("training", "#0072B2", "-", "o"), "val": ("validation", "#D55E00", "--", "s")}
+
+
+def segmentation_figure(
+    path: str | os.PathLike,
+    images: UInt8[np.ndarray, "n h w c"],
+    truth: Integer[np.ndarray, "n th tw"],
+    predicted: Integer[np.ndarray, "n th tw"],
+    names: Sequence[str],
+    *,
+    class_names: Sequence[str] = CLASS_NAMES,
+    title: str = "",
+) -> pathlib.Path:
+    """Rows of thermogram, truth, prediction and error, like Figure 1 of the paper (2404.06589).
+
+    Label maps hold class indexes at any one resolution. The error panel paints wrong pixels over
+    the thermogram; their share stands below it.
+    """
+    _check_rows(images, truth=truth, predicted=predicted, names=names)
+    if np.shape(truth) != np.shape(predicted):
+        raise ValueError(f"truth has shape {np.shape(truth)}, prediction {np.shape(predicted)}")
+    from matplotlib.colors import ListedColormap
+    from matplotlib.patches import Patch
+
+    figure, axes = canvas.grid(
+        len(images),
+        4,
+        images.shape[1:3],
+        title=title,
+        headings=("thermogram", "truth", "prediction", "error"),
+        footer_lines=3.6,
+    )
+    labels = {
+        "cmap": ListedColormap(CLASS_COLORS[: len(class_names)]),
+        "vmin": -0.5,
+        "vmax": len(class_names) - 0.5,
+        "interpolation": "nearest",
+        "extent": canvas.extent(images),
+    }
+    for row, image, true_map, predicted_map, name in zip(
+        axes, images, truth, predicted, names, strict=True
+    ):
+        wrong = np.asarray(true_map) != np.asarray(predicted_map)
+        canvas.show(row[0], image)
+        row[1].imshow(true_map, **labels)
+        row[2].imshow(predicted_map, **labels)
+        canvas.show(row[3], canvas.lightness(image) // 2 + 100)  # pale: errors stand out
+        canvas.overlay(row[3], WRONG_COLOR, wrong.astype(np.float64), extent=canvas.extent(images))
+        row[0].set_xlabel(canvas.short_name(name), fontsize=canvas.SMALL)
+        row[3].set_xlabel(f"{wrong.mean():.1%} of pixels wrong", fontsize=canvas.SMALL)
+    handles = [
+        Patch(facecolor=color, edgecolor="#666666", linewidth=0.5, label=class_title(name))
+        for color, name in zip(CLASS_COLORS, class_names, strict=False)
+    ]
+    handles.append(Patch(facecolor=WRONG_COLOR, label="wrong"))
+    canvas.legend(figure, handles, columns=5)
+    return canvas.save(figure, path, note=SIDES_NOTE)
+
+
+def evidence_figure(
+    path: str | os.PathLike,
+    images: UInt8[np.ndarray, "n h w c"],
+    evidence: Float[np.ndarray, "n eh ew"],
+    probabilities: Num[np.ndarray, "n"],
+    labels: Num[np.ndarray, "n"],
+    names: Sequence[str],
+    *,
+    smoothing: float = 0.025,
+    title: str = "",
+) -> pathlib.Path:
+    """Pairs of thermogram and the same with the classifier's evidence over it, on one scale.
+
+    Args:
+        evidence: u*w, each pixel's exact part of the logit; positive speaks for sick.
+        probabilities: of sick.
+        labels: keys of LABEL_NAMES.
+        smoothing: standard deviation of the Gaussian blur applied for display, as a share of the
+            image's height (it keeps the sum); 0 shows single pixels.
+    """
+    _check_rows(images, evidence=evidence, probabilities=probabilities, labels=labels, names=names)
+    evidence = np.asarray(evidence, dtype=np.float64)
+    sigma = smoothing * evidence.shape[1]
+    evidence = np.stack([ndimage.gaussian_filter(one, sigma, mode="reflect") for one in evidence])
+    limit = float(np.percentile(np.abs(evidence), 99.5)) or 1.0
+    figure, pairs = canvas.pairs(len(images), images.shape[1:3], title=title, footer_lines=4)
+    for pair, image, map_, probability, label, name in zip(
+        pairs, images, evidence, probabilities, labels, names, strict=True
+    ):
+        canvas.show(pair[0], image)
+        canvas.show(pair[1], canvas.lightness(image))
+        strength = np.clip(map_ / limit, -1, 1)
+        alpha = 0.85 * np.abs(strength)
+        colors = _diverging()(0.5 + strength / 2)
+        canvas.overlay(pair[1], colors, alpha, extent=canvas.extent(images))
+        pair[0].set_xlabel(canvas.short_name(name), fontsize=canvas.SMALL)
+        truth = LABEL_NAMES.get(int(label), str(label))
+        pair[1].set_xlabel(f"p(sick) {probability:.2f}, labelled {truth}", fontsize=canvas.SMALL)
+    _evidence_scale(figure, limit)
+    blurred = f", blurred for display (sd {sigma:.1f} px)" if sigma else ""
+    return canvas.save(figure, path, note=f"Evidence: each pixel's part of the logit{blurred}.")
+
+
+def latents_figure(
+    path: str | os.PathLike,
+    images: UInt8[np.ndarray, "n h w c"],
+    latents: Num[np.ndarray, "n lh lw l"],
+    *,
+    names: Sequence[str] | None = None,
+    title: str = "",
+) -> pathlib.Path:
+    """Pairs of thermogram and its latents, their first three principal components as colours.
+
+    The components and the colour scale are common to all images: equal colours, equal latents.
+    """
+    names = [""] * len(images) if names is None else names
+    _check_rows(images, latents=latents, names=names)
+    colors = pca_colors(latents)
+    figure, pairs = canvas.pairs(len(images), images.shape[1:3], title=title, footer_lines=1)
+    for pair, image, color, name in zip(pairs, images, colors, names, strict=True):
+        canvas.show(pair[0], image)
+        pair[1].imshow(color, extent=canvas.extent(images), interpolation="nearest")
+        pair[0].set_xlabel(canvas.short_name(name), fontsize=canvas.SMALL)
+        pair[1].set_xlabel("latents, 3 principal components as RGB", fontsize=canvas.SMALL)
+    return canvas.save(figure, path)
+
+
+def pca_colors(latents: Num[np.ndarray, "n h w l"]) -> Float[np.ndarray, "n h w 3"]:
+    """The latents' first three principal components, 1st to 99th percentile mapped to [0, 1].
+
+    Components are fitted on at most 20,000 evenly spaced pixels of all images. Those that do not
+    exist (L < 3, constant latents) are 0.5. Signs are fixed by each component's largest loading.
+    """
+    count = latents.shape[-1]
+    pixels = np.reshape(latents, (-1, count))
+    sample = pixels[:: max(1, len(pixels) // 20_000)].astype(np.float64)
+    mean = sample.mean(axis=0)
+    variances, axes = np.linalg.eigh((sample - mean).T @ (sample - mean) / len(sample))
+    keep = [k for k in range(count - 1, max(count - 4, -1), -1) if variances[k] > 1e-12]
+    axes = axes[:, keep]
+    if keep:
+        axes = axes * np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(len(keep))])
+    low, high = np.percentile((sample - mean) @ axes, (1, 99), axis=0)
+    colors = np.full((*latents.shape[:-1], 3), 0.5, dtype=np.float32)
+    for color, one in zip(colors, latents, strict=True):  # one at a time: latents can be large
+        projected = (np.asarray(one, dtype=np.float32) - mean) @ axes
+        color[..., : len(keep)] = np.clip((projected - low) / (high - low + 1e-12), 0, 1)
+    return colors
+
+
+def curves_figure(
+    path: str | os.PathLike,
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    best_epoch: float | None = None,
+    title: str = "",
+) -> pathlib.Path:
+    """Training and validation curves by epoch, one panel per measure, the losses first.
+
+    Args:
+        rows: one mapping per epoch: "epoch" and any numbers named "train_<measure>" or
+            "val_<measure>" ("/" does as well as "_"); other keys are ignored, gaps are left open.
+        best_epoch: marked; by default the epoch of the lowest "val_loss".
+
+    Raises:
+        ValueError: no row has an epoch and such a measure.
+    """
+    curves = _curves(rows)
+    if best_epoch is None and curves.get("loss", {}).get("val"):
+        best_epoch = min(curves["loss"]["val"], key=lambda point: (math.isnan(point[1]), point[1]))[
+            0
+        ]
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    columns = min(3, len(curves))
+    lines = math.ceil(len(curves) / columns)
+    size = (0.4 + 3.9 * columns, 0.4 + 2.9 * lines)
+    figure = Figure(figsize=size, dpi=canvas.DPI, layout="constrained")
+    if title:
+        figure.suptitle(title, fontsize=canvas.NORMAL + 2)
+    axes = figure.subplots(lines, columns, squeeze=False).ravel()
+    for axis, (measure, series) in zip(axes, curves.items(), strict=False):
+        for split, points in series.items():
+            label, color, dashes, marker = SERIES[split]
+            epochs, values = zip(*points, strict=True)
+            marker = marker if len(epochs) <= 30 else None
+            axis.plot(
+                epochs, values, dashes, color=color, marker=marker, markersize=3.5, label=label
+            )
+        if best_epoch is not None:
+            axis.axvline(
+                best_epoch, color="#666666", linewidth=1, linestyle=":", label="best epoch"
+            )
+        axis.set_title(measure.replace("_", " "), fontsize=canvas.NORMAL)
+        axis.set_xlabel("epoch", fontsize=canvas.SMALL)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        axis.tick_params(labelsize=canvas.SMALL)
+        axis.grid(alpha=0.25, linewidth=0.6)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.legend(fontsize=canvas.SMALL, frameon=False)
+    for axis in axes[len(curves) :]:
+        axis.set_visible(False)
+    return canvas.write(figure, path)
+
+
+def _curves(rows):
+    """{measure: {"train" | "val": [(epoch, value)]}}, losses first, the total before its parts."""
+    curves: dict[str, dict[str, list]] = {}
+    for row in rows:
+        for key, value in row.items():
+            split, _, measure = str(key).replace("/", "_", 1).partition("_")
+            number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+            if "epoch" in row and split in SERIES and measure and number:
+                points = curves.setdefault(measure, {}).setdefault(split, [])
+                points.append((float(row["epoch"]), float(value)))
+    if not curves:
+        raise ValueError(
+            "no curve to draw: expected rows with 'epoch' and numbers 'train_...' or 'val_...'"
+        )
+    order = sorted(curves, key=lambda name: (name != "loss", not name.endswith("loss")))
+    return {name: dict(sorted(curves[name].items())) for name in order}
+
+
+def _diverging():
+    from matplotlib import colormaps
+
+    return colormaps["PuOr_r"]
+
+
+def _evidence_scale(figure, limit):
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+
+    width, height = figure.get_size_inches()
+    length = min(3.2, 0.7 * width)
+    bottom = 3.2 * canvas.TEXT_INCHES
+    box = ((width - length) / 2 / width, bottom / height, length / width, 0.1 / height)
+    axis = figure.add_axes(box)
+    scale = ScalarMappable(Normalize(-limit, limit), _diverging())
+    bar = figure.colorbar(scale, cax=axis, orientation="horizontal", ticks=[-limit, 0, limit])
+    bar.ax.set_xticklabels(
+        [f"{-limit:.2g}\nfor healthy", "0", f"{limit:.2g}\nfor sick"], fontsize=canvas.SMALL
+    )
+    bar.outline.set_linewidth(0.5)
+
+
+def _check_rows(images, **columns):
+    if images.ndim != 4 or images.shape[-1] not in (1, 3) or not len(images):
+        raise ValueError(f"images have shape {images.shape}, expected [n, height, width, 1 or 3]")
+    for name, values in columns.items():
+        if len(values) != len(images):
+            raise ValueError(f"{len(images)} images but {len(values)} {name}: give one per image")

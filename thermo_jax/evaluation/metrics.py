@@ -1,0 +1,284 @@
+"""Measures of segmentation and classification, in NumPy, with the undefined cases written down.
+
+Segmentation measures are read off one confusion matrix summed over *all* images, as in Table 1 of
+Shor et al. 2024 (arXiv 2404.06589) but not from the last batch only. Rules for absent classes:
+
+- macro means run over the classes present in truth or prediction; a class that is only predicted
+  counts 0, a class absent from both is left out (its own IoU and Dice are NaN);
+- macro F1 is the mean of the classes' F1 (which equals their Dice), not the F1 of macro means;
+- HD95 of a region is NaN where truth or prediction lacks it.
+
+Classification takes the probability of Sick (label 1); `score > threshold` is called sick.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int, Integer, Num, Shaped
+from scipy import ndimage
+from sklearn import metrics as sklearn_metrics
+
+
+class PatientScores(NamedTuple):
+    """One entry per patient, sorted by patient."""
+
+    patients: list[str]
+    scores: Float[np.ndarray, "p"]
+    labels: Int[np.ndarray, "p"]
+
+
+# --------------------------------------------------------------------------------------------------
+# Segmentation
+# --------------------------------------------------------------------------------------------------
+
+
+def confusion_matrix(
+    true: Integer[np.ndarray, "..."], predicted: Integer[np.ndarray, "..."], *, num_classes: int
+) -> Int[np.ndarray, "k k"]:
+    """Pixels (int64) by true class (row) and predicted class (column).
+
+    Matrices of several images add up: sum them, then call `segmentation_measures` once.
+
+    Raises:
+        ValueError: the shapes differ, or a class is outside 0..num_classes-1.
+    """
+    true, predicted = np.asarray(true), np.asarray(predicted)
+    if true.shape != predicted.shape:
+        raise ValueError(
+            f"true labels have shape {true.shape} but predicted ones {predicted.shape}: "
+            "score both at one resolution"
+        )
+    for name, labels in (("true", true), ("predicted", predicted)):
+        if labels.size and not (labels.min() >= 0 and labels.max() < num_classes):
+            raise ValueError(
+                f"{name} labels run from {labels.min()} to {labels.max()}, expected class "
+                f"indexes 0..{num_classes - 1}"
+            )
+    pairs = true.astype(np.int64).ravel() * num_classes + predicted.astype(np.int64).ravel()
+    counts = np.bincount(pairs, minlength=num_classes * num_classes)
+    return counts.reshape(num_classes, num_classes).astype(np.int64)
+
+
+def segmentation_measures(confusion: Int[np.ndarray, "k k"]) -> dict[str, Any]:
+    """Pixel accuracy, macro precision/recall/F1, mIoU and each class's IoU and Dice.
+
+    Args:
+        confusion: pixels by true class (row) and predicted class (column), over all images.
+
+    Returns:
+        "accuracy", "precision", "recall", "f1", "miou" (floats) and "iou", "dice" (float64 [k],
+        NaN for a class absent from truth and prediction).
+
+    Raises:
+        ValueError: the matrix is not square or holds no pixel.
+    """
+    confusion = np.asarray(confusion, dtype=np.float64)
+    if confusion.ndim != 2 or confusion.shape[0] != confusion.shape[1] or not confusion.sum() > 0:
+        raise ValueError(
+            f"expected a square confusion matrix with at least one pixel, got shape "
+            f"{confusion.shape} holding {confusion.sum():.0f} pixels: was any image scored?"
+        )
+    hits = np.diag(confusion)
+    in_truth, in_prediction = confusion.sum(axis=1), confusion.sum(axis=0)
+    present = in_truth + in_prediction > 0
+    precision = _ratio(hits, in_prediction, otherwise=0.0)
+    recall = _ratio(hits, in_truth, otherwise=0.0)
+    dice = _ratio(2 * hits, in_truth + in_prediction, otherwise=np.nan)
+    iou = _ratio(hits, in_truth + in_prediction - hits, otherwise=np.nan)
+    return {
+        "accuracy": float(hits.sum() / confusion.sum()),
+        "precision": float(precision[present].mean()),
+        "recall": float(recall[present].mean()),
+        "f1": float(dice[present].mean()),
+        "miou": float(iou[present].mean()),
+        "iou": iou,
+        "dice": dice,
+    }
+
+
+def hd95(true_mask: Shaped[np.ndarray, "h w"], predicted_mask: Shaped[np.ndarray, "h w"]) -> float:
+    """95th-percentile symmetrical Hausdorff distance of two regions' surfaces, in pixels.
+
+    The surface of a region is its pixels with a 4-neighbour outside it (beyond the image counts
+    as outside). The larger of the two directed 95th percentiles is returned, as in MONAI and
+    *Metrics Reloaded* (Maier-Hein et al. 2024). NaN where either region is absent: a missing
+    region has no distance, and shows in IoU and recall instead.
+    """
+    true_mask, predicted_mask = np.asarray(true_mask, bool), np.asarray(predicted_mask, bool)
+    if true_mask.shape != predicted_mask.shape:
+        raise ValueError(
+            f"masks have shapes {true_mask.shape} and {predicted_mask.shape}: compare them at one "
+            "resolution"
+        )
+    if not true_mask.any() or not predicted_mask.any():
+        return float("nan")
+    box = _bounding_box(true_mask | predicted_mask)  # exact, and saves most of the transform
+    true_surface, predicted_surface = _surface(true_mask[box]), _surface(predicted_mask[box])
+    to_true = ndimage.distance_transform_edt(~true_surface)[predicted_surface]
+    to_predicted = ndimage.distance_transform_edt(~predicted_surface)[true_surface]
+    return float(max(np.percentile(to_true, 95), np.percentile(to_predicted, 95)))
+
+
+def hd95_by_class(
+    true: Integer[np.ndarray, "h w"], predicted: Integer[np.ndarray, "h w"], *, num_classes: int
+) -> Float[np.ndarray, "k"]:
+    """`hd95` of every class of one image's label maps, pixels; average over images by nanmean."""
+    true, predicted = np.asarray(true), np.asarray(predicted)
+    return np.array([hd95(true == k, predicted == k) for k in range(num_classes)])
+
+
+def _surface(mask):
+    return mask & ~ndimage.binary_erosion(mask)
+
+
+def _bounding_box(mask):
+    return tuple(
+        slice(int(hit[0]), int(hit[-1]) + 1)
+        for hit in (np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0)))
+    )
+
+
+def _ratio(numerator, denominator, *, otherwise):
+    """Elementwise quotient, `otherwise` where the denominator is 0."""
+    return np.divide(
+        numerator, denominator, out=np.full(numerator.shape, otherwise), where=denominator > 0
+    )
+
+
+# --------------------------------------------------------------------------------------------------
+# Classification
+# --------------------------------------------------------------------------------------------------
+
+
+def classification_measures(
+    scores: Num[np.ndarray, "n"], labels: Num[np.ndarray, "n"], *, threshold: float = 0.5
+) -> dict[str, Any]:
+    """Measures of probabilities of Sick against labels (1 sick, 0 healthy).
+
+    Undefined cases: precision is 0 where nothing is called sick; recall, F1, AUROC and AUPRC are
+    NaN without a sick example; specificity, AUROC and AUPRC are NaN without a healthy one.
+    Recall is sensitivity. AUPRC is average precision (no interpolation). ECE is the gap between
+    mean probability and share of sick, over 10 bins of equal width, weighted by their counts.
+
+    Returns:
+        "accuracy", "precision", "recall", "specificity", "f1", "auroc", "auprc", "brier", "ece",
+        "threshold" (floats), and "counts": {"n", "sick", "healthy", "tp", "fp", "tn", "fn"}.
+
+    Raises:
+        ValueError: no example, a label besides 0 and 1, or a score that is no probability.
+    """
+    scores, labels = _checked(scores, labels)
+    called = scores > threshold
+    sick = labels == 1
+    tp, fp = int(np.sum(called & sick)), int(np.sum(called & ~sick))
+    fn, tn = int(np.sum(~called & sick)), int(np.sum(~called & ~sick))
+    both = tp + fn > 0 and tn + fp > 0
+    nan = float("nan")
+    return {
+        "accuracy": (tp + tn) / len(scores),
+        "precision": tp / (tp + fp) if tp + fp else 0.0,
+        "recall": tp / (tp + fn) if tp + fn else nan,
+        "specificity": tn / (tn + fp) if tn + fp else nan,
+        "f1": 2 * tp / (2 * tp + fp + fn) if tp + fn else nan,
+        "auroc": float(sklearn_metrics.roc_auc_score(labels, scores)) if both else nan,
+        "auprc": float(sklearn_metrics.average_precision_score(labels, scores)) if both else nan,
+        "brier": float(np.mean((scores - labels) ** 2)),
+        "ece": expected_calibration_error(scores, labels),
+        "threshold": float(threshold),
+        "counts": {
+            "n": len(scores),
+            "sick": tp + fn,
+            "healthy": tn + fp,
+            "tp": tp,
+            "fp": fp,
+            "tn": tn,
+            "fn": fn,
+        },
+    }
+
+
+def expected_calibration_error(
+    scores: Num[np.ndarray, "n"], labels: Num[np.ndarray, "n"], *, bins: int = 10
+) -> float:
+    """Count-weighted mean of |mean probability - share of sick| over bins of equal width in [0,1].
+
+    A score on an edge belongs to the bin above it, 1.0 to the last bin.
+    """
+    scores, labels = _checked(scores, labels)
+    index = np.minimum((scores * bins).astype(np.int64), bins - 1)
+    gaps = np.bincount(index, weights=scores - labels, minlength=bins)
+    return float(np.abs(gaps).sum() / len(scores))
+
+
+def patient_scores(
+    scores: Num[np.ndarray, "n"], patients: Sequence[str], labels: Num[np.ndarray, "n"]
+) -> PatientScores:
+    """The mean probability over each patient's images, with her label, sorted by patient.
+
+    Raises:
+        ValueError: the lengths differ, or a patient's images carry both labels.
+    """
+    scores, labels = _checked(scores, labels)
+    if len(patients) != len(scores):
+        raise ValueError(f"{len(scores)} scores but {len(patients)} patients: give one per image")
+    names, rows = np.unique(np.asarray(patients, dtype=str), return_inverse=True)
+    counts = np.bincount(rows)
+    share_sick = np.bincount(rows, weights=labels) / counts
+    conflicting = names[(share_sick > 0) & (share_sick < 1)]
+    if conflicting.size:
+        raise ValueError(
+            f"patient {conflicting[0]} has images labelled healthy and sick: leave her out or "
+            "correct the diagnosis"
+        )
+    means = np.bincount(rows, weights=scores) / counts
+    return PatientScores(names.tolist(), np.clip(means, 0.0, 1.0), share_sick.astype(np.int64))
+
+
+def best_threshold(scores: Num[np.ndarray, "n"], labels: Num[np.ndarray, "n"]) -> float:
+    """The threshold with the best balanced accuracy (equivalently Youden's J), for validation data.
+
+    Candidates are 0.5 and the midpoints between neighbouring distinct scores; calling everyone or
+    no one sick is not among them unless 0.5 does. Of equally good ones the nearest to 0.5 is
+    taken (the lower of two equally near), so that a small validation set moves the threshold only
+    where it has evidence. 0.5 where the labels hold one class only.
+    """
+    scores, labels = _checked(scores, labels)
+    sick = labels == 1
+    if sick.all() or not sick.any():
+        return 0.5
+    distinct = np.unique(scores)
+    lower, upper = distinct[:-1], distinct[1:]
+    midpoints = (lower + upper) / 2
+    midpoints = np.where(midpoints < upper, midpoints, lower)  # neighbours in float64
+    candidates = np.unique(np.append(midpoints, 0.5))
+    sick_at_most = np.searchsorted(np.sort(scores[sick]), candidates, side="right")
+    healthy_at_most = np.searchsorted(np.sort(scores[~sick]), candidates, side="right")
+    # Integers (balanced accuracy times constants), so that ties are exact.
+    merit = (sick.sum() - sick_at_most) * (~sick).sum() + healthy_at_most * sick.sum()
+    best = candidates[merit == merit.max()]
+    return float(best[np.argmin(np.abs(best - 0.5))])
+
+
+def _checked(scores, labels):
+    """Both as 1-D arrays (float64, int64), or a ValueError that says what is wrong."""
+    scores, labels = np.asarray(scores, dtype=np.float64), np.asarray(labels)
+    if scores.ndim != 1 or scores.shape != labels.shape:
+        raise ValueError(
+            f"scores have shape {scores.shape} and labels {labels.shape}: expected one of each "
+            "per example"
+        )
+    if not scores.size:
+        raise ValueError("no example to score: is the test split empty?")
+    if not np.isin(labels, (0, 1)).all():
+        odd = labels[~np.isin(labels, (0, 1))][0]
+        raise ValueError(
+            f"label {odd}: expected 0 (healthy) or 1 (sick); leave unlabelled ones out"
+        )
+    outside = ~((scores >= 0) & (scores <= 1))  # true for NaN
+    if outside.any():
+        raise ValueError(
+            f"score {scores[outside][0]} is no probability in [0, 1]: give sigmoid(logit), and "
+            "check the training for divergence if it is NaN"
+        )
+    return scores, labels.astype(np.int64)

@@ -1,0 +1,142 @@
+"""The CUTS encoder (Liu et al. 2022, arXiv 2209.11359) and its patch reconstruction.
+
+Four 5x5 convolutions at full resolution turn a thermogram into a latent vector per pixel; one
+linear layer turns a latent back into the 5x5 patch around its pixel (SPEC section 2).
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, UInt8
+
+from thermo_jax.models.initializers import bias_init, kernel_init
+from thermo_jax.models.normalization import BatchNorm
+from thermo_jax.models.patches import extract_patches, gather_latents
+
+KERNEL_SIZE = 5
+NUM_BLOCKS = 4
+LEAKY_SLOPE = 0.01
+
+
+def scale_images(images: UInt8[Array, "b h w c"], *, dtype=jnp.float32) -> Float[Array, "b h w c"]:
+    """8-bit images to the encoder's input range: x/127.5 - 1, in [-1, 1]."""
+    return images.astype(dtype) / 127.5 - 1
+
+
+class CutsEncoder(nn.Module):
+    """Images in [-1, 1] `[B,H,W,C]` -> latents `[B,H,W,8*num_kernels]`, resolution kept.
+
+    Attributes:
+      num_kernels: width of the first block; it doubles in each of the four (16 -> 128 latents).
+      axis_name: mapped axis over which batch statistics are shared.
+      dtype: compute type; parameters stay float32.
+      conv_general_dilated: the convolution used, None for `jax.lax`'s own.
+    """
+
+    num_kernels: int = 16
+    axis_name: str | None = None
+    dtype: jnp.dtype | None = None
+    conv_general_dilated: Callable | None = None
+
+    @nn.compact
+    def __call__(self, images: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h w l"]:
+        x = images
+        margin = KERNEL_SIZE // 2
+        for block in range(NUM_BLOCKS):
+            fan_in = KERNEL_SIZE**2 * x.shape[-1]
+            x = jnp.pad(x, ((0, 0), (margin, margin), (margin, margin), (0, 0)), mode="edge")
+            x = nn.Conv(
+                self.num_kernels * 2**block,
+                (KERNEL_SIZE, KERNEL_SIZE),
+                padding="VALID",
+                dtype=self.dtype,
+                kernel_init=kernel_init,
+                bias_init=bias_init(fan_in=fan_in),
+                conv_general_dilated=self.conv_general_dilated,
+                name=f"conv{block + 1}",
+            )(x)
+            x = BatchNorm(axis_name=self.axis_name, name=f"batch_norm{block + 1}")(x, train=train)
+            x = nn.leaky_relu(x, LEAKY_SLOPE)
+        return x
+
+
+class PatchReconstruction(nn.Module):
+    """One linear layer: latents `[...,L]` -> patches `[...,P,P,C]`.
+
+    Attributes:
+      patch_size: P, pixels.
+      channels: C of the images.
+    """
+
+    channels: int
+    patch_size: int = KERNEL_SIZE
+
+    @nn.compact
+    def __call__(self, latents: Float[Array, "*batch l"]) -> Float[Array, "*batch p p c"]:
+        flat = nn.Dense(
+            self.patch_size**2 * self.channels,
+            kernel_init=kernel_init,
+            bias_init=bias_init(fan_in=latents.shape[-1]),
+            name="linear",
+        )(latents)
+        # Rows of the published weights are ordered (channel, row, column).
+        shape = (*latents.shape[:-1], self.channels, self.patch_size, self.patch_size)
+        return jnp.moveaxis(flat.reshape(shape), -3, -1)
+
+
+class CutsOutputs(NamedTuple):
+    """What the pretraining losses need; one row per sampled patch."""
+
+    latents: Float[Array, "b h w l"]
+    anchors: Float[Array, "b s l"]
+    positives: Float[Array, "b s l"]
+    patches: Float[Array, "b s p p c"]
+    reconstructed: Float[Array, "b s p p c"]
+
+
+class Cuts(nn.Module):
+    """Encoder and patch reconstruction together: the model that is pretrained.
+
+    Attributes:
+      channels: C of the images, 1 (gray) or 3 (heatmap).
+      patch_size: P, pixels.
+      num_kernels, axis_name, dtype, conv_general_dilated: as in `CutsEncoder`.
+    """
+
+    channels: int
+    patch_size: int = KERNEL_SIZE
+    num_kernels: int = 16
+    axis_name: str | None = None
+    dtype: jnp.dtype | None = None
+    conv_general_dilated: Callable | None = None
+
+    def setup(self):
+        self.encoder = CutsEncoder(
+            num_kernels=self.num_kernels,
+            axis_name=self.axis_name,
+            dtype=self.dtype,
+            conv_general_dilated=self.conv_general_dilated,
+        )
+        self.reconstruction = PatchReconstruction(self.channels, patch_size=self.patch_size)
+
+    def __call__(
+        self,
+        images: Float[Array, "b h w c"],
+        anchors_hw: Int[Array, "b s 2"],
+        positives_hw: Int[Array, "b s 2"],
+        *,
+        train: bool,
+    ) -> CutsOutputs:
+        latents = self.encoder(images, train=train)
+        # The losses are computed in float32, whatever the encoder's compute type.
+        wide = jnp.promote_types(latents.dtype, jnp.float32)
+        anchors = gather_latents(latents, anchors_hw).astype(wide)
+        return CutsOutputs(
+            latents=latents,
+            anchors=anchors,
+            positives=gather_latents(latents, positives_hw).astype(wide),
+            patches=extract_patches(images, anchors_hw, patch_size=self.patch_size),
+            reconstructed=self.reconstruction(anchors),
+        )

@@ -1,0 +1,119 @@
+"""The two decoders on frozen latents, and the bridges between data types (SPEC section 2).
+
+A decoder sees `views`: the latents of one image, or of the three colour channels of a heatmap that
+a gray encoder read as three gray images. Their logits are averaged.
+"""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float, UInt8
+
+from thermo_jax.models.initializers import bias_init, kernel_init
+from thermo_jax.models.unet import UNet
+
+CHANNELS = {"gray": 1, "heat": 3}
+
+
+def bridge(
+    images: UInt8[Array, "b h w c"], *, encoder_channels: int
+) -> UInt8[Array, "b v h w e"]:
+    """Images of the decoder's data type as the views that the encoder can read.
+
+    Gray encoder on heatmaps: three gray views. Heatmap encoder on gray: the channel repeated.
+
+    Raises:
+      ValueError: neither the same number of channels, nor 1 against 3.
+    """
+    channels = images.shape[-1]
+    if channels == encoder_channels:
+        return images[:, None]
+    if (channels, encoder_channels) == (3, 1):
+        return jnp.moveaxis(images, -1, 1)[..., None]
+    if (channels, encoder_channels) == (1, 3):
+        return jnp.repeat(images, 3, axis=-1)[:, None]
+    raise ValueError(
+        f"An encoder of {encoder_channels} channel(s) cannot read images of {channels} channels."
+    )
+
+
+def soft_labels(
+    label_maps: UInt8[Array, "b h0 w0"], *, height: int, num_classes: int, dtype=jnp.float32
+) -> Float[Array, "b h w k"]:
+    """Block means of the one-hot map: the training target at the images' resolution."""
+    batch, full_height, full_width = label_maps.shape
+    factor = full_height // height
+    shape = (batch, height, factor, full_width // factor, factor)
+    one_hot = nn.one_hot(label_maps.reshape(shape), num_classes, dtype=dtype)
+    return one_hot.mean((2, 4))
+
+
+class Segmenter(nn.Module):
+    """Latents of V views `[B,V,H,W,L]` -> logits `[B,H,W,K]`."""
+
+    num_classes: int = 8
+    width: int = 64
+    axis_name: str | None = None
+    dtype: jnp.dtype | None = None
+    conv_general_dilated: Callable | None = None
+
+    @nn.compact
+    def __call__(
+        self, latents: Float[Array, "b v h w l"], *, train: bool
+    ) -> Float[Array, "b h w k"]:
+        batch, views = latents.shape[:2]
+        logits = UNet(
+            self.num_classes,
+            width=self.width,
+            axis_name=self.axis_name,
+            dtype=self.dtype,
+            conv_general_dilated=self.conv_general_dilated,
+            name="unet",
+        )(latents.reshape(-1, *latents.shape[2:]), train=train)
+        return logits.reshape(batch, views, *logits.shape[1:]).mean(1)
+
+
+class Classifier(nn.Module):
+    """Latents of V views `[B,V,H,W,L]` -> (logits `[B]`, evidence `[B,H,W]`).
+
+    The head is linear over the U-Net's one channel u, so `evidence = u*w` adds up exactly to the
+    logit less its bias. `head="pooled"` averages u over pixels instead, for images of any size.
+    """
+
+    head: str = "linear"
+    width: int = 64
+    axis_name: str | None = None
+    dtype: jnp.dtype | None = None
+    conv_general_dilated: Callable | None = None
+
+    @nn.compact
+    def __call__(
+        self, latents: Float[Array, "b v h w l"], *, train: bool
+    ) -> tuple[Float[Array, " b"], Float[Array, "b h w"]]:
+        batch, views, height, width = latents.shape[:4]
+        channel = UNet(
+            1,
+            width=self.width,
+            axis_name=self.axis_name,
+            dtype=self.dtype,
+            conv_general_dilated=self.conv_general_dilated,
+            name="unet",
+        )(latents.reshape(-1, *latents.shape[2:]), train=train)
+        channel = channel.reshape(batch, views, height, width)
+        channel = channel.astype(jnp.promote_types(channel.dtype, jnp.float32))
+        weights, bias = self._head_parameters(height, width, dtype=channel.dtype)
+        evidence = (channel * weights).mean(1)
+        return evidence.sum((1, 2)) + bias, evidence
+
+    def _head_parameters(self, height: int, width: int, *, dtype):
+        pixels = height * width
+        if self.head == "pooled":
+            weight = self.param("head_weight", nn.initializers.ones, (), dtype)
+            bias = self.param("head_bias", nn.initializers.zeros, (), dtype)
+            return weight / pixels, bias
+        if self.head != "linear":
+            raise ValueError(f"Unknown classifier head {self.head!r}: choose 'linear' or 'pooled'.")
+        kernel = self.param("head_weight", kernel_init, (pixels, 1), dtype)
+        bias = self.param("head_bias", bias_init(fan_in=pixels), (), dtype)
+        return kernel.reshape(height, width), bias

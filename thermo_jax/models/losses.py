@@ -1,0 +1,77 @@
+"""The losses of the encoder and of both decoders (SPEC section 2).
+
+Each returns one value per example, so that evaluation can weight examples equally with a mask;
+training takes their mean.
+"""
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float
+
+EPSILON = 1e-7
+SEGMENTATION_CLASS_WEIGHTS = (1.0, 1.0, 2.0, 2.0, 1.0, 1.0, 1.0, 1.0)  # nipples count twice
+
+
+def _similarities(anchors: Array, positives: Array, *, temperature: float) -> Array:
+    def normalize(x):
+        norm = jnp.sqrt(jnp.maximum(jnp.square(x).sum(-1, keepdims=True), 1e-24))
+        return x / norm
+
+    return jnp.einsum(
+        "bil,bjl->bij",
+        normalize(anchors),
+        normalize(positives),
+        precision=jax.lax.Precision.HIGHEST,
+    ) / temperature
+
+
+def patch_contrastive_loss(
+    anchors: Float[Array, "b s l"], positives: Float[Array, "b s l"], *, temperature: float = 0.5
+) -> Float[Array, " b"]:
+    """The paper's form, one value per image; negatives come from the same image only.
+
+    `-log(sum_i exp(sim_ii) / (sum_{i!=j} exp(sim_ij) + 1e-7) + 1e-7)`.
+    """
+    similarity = jnp.exp(_similarities(anchors, positives, temperature=temperature))
+    same = jnp.eye(similarity.shape[-1], dtype=bool)
+    positive = jnp.where(same, similarity, 0).sum((1, 2))
+    negative = jnp.where(same, 0, similarity).sum((1, 2))
+    return -jnp.log(positive / (negative + EPSILON) + EPSILON)
+
+
+def nt_xent_loss(
+    anchors: Float[Array, "b s l"], positives: Float[Array, "b s l"], *, temperature: float = 0.5
+) -> Float[Array, " b"]:
+    """The textbook NT-Xent (Chen et al. 2020): one log per anchor, mean over an image's anchors."""
+    log_probabilities = jax.nn.log_softmax(
+        _similarities(anchors, positives, temperature=temperature), axis=-1
+    )
+    return -jnp.diagonal(log_probabilities, axis1=1, axis2=2).mean(-1)
+
+
+CONTRASTIVE_LOSSES = {"paper": patch_contrastive_loss, "nt_xent": nt_xent_loss}
+
+
+def reconstruction_loss(
+    patches: Float[Array, "b s p p c"], reconstructed: Float[Array, "b s p p c"]
+) -> Float[Array, " b"]:
+    """Mean squared error of an image's patches."""
+    return jnp.square(patches - reconstructed).mean((1, 2, 3, 4))
+
+
+def classification_loss(logits: Float[Array, " b"], labels: Float[Array, " b"]) -> Float[Array, " b"]:
+    """Binary cross-entropy per image; Sick = 1."""
+    return optax.sigmoid_binary_cross_entropy(logits, labels)
+
+
+def segmentation_loss(
+    logits: Float[Array, "b h w k"],
+    soft_labels: Float[Array, "b h w k"],
+    *,
+    class_weights: tuple[float, ...] = SEGMENTATION_CLASS_WEIGHTS,
+) -> Float[Array, " b"]:
+    """Class-weighted cross-entropy with soft targets, averaged over pixels (not over weights)."""
+    weights = jnp.asarray(class_weights, logits.dtype)
+    per_pixel = -(weights * soft_labels * jax.nn.log_softmax(logits)).sum(-1)
+    return per_pixel.mean((1, 2))

@@ -1,0 +1,112 @@
+"""Patch sampling for the contrastive loss: anchors, and a structurally similar positive for each.
+
+Vectorised and meant to run inside the jitted step (SPEC section 2, "Patch sampling"). Positions are
+(row, column) of a patch's centre.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
+
+WINDOW = 5  # candidates lie within +-5 pixels of their anchor
+NUM_CANDIDATES = 10
+SSIM_THRESHOLD = 0.5
+SSIM_K1, SSIM_K2 = 0.01, 0.03
+DATA_RANGE = 2.0  # images lie in [-1, 1]
+
+
+def extract_patches(
+    images: Float[Array, "b h w c"], centers_hw: Int[Array, "b s 2"], *, patch_size: int = 5
+) -> Float[Array, "b s p p c"]:
+    """The patches around `centers_hw`, which must lie inside the image as a whole."""
+    offsets = jnp.arange(patch_size) - patch_size // 2
+    rows = centers_hw[..., 0, None, None] + offsets[:, None]
+    columns = centers_hw[..., 1, None, None] + offsets[None, :]
+    return jax.vmap(lambda image, row, column: image[row, column])(images, rows, columns)
+
+
+def gather_latents(
+    latents: Float[Array, "b h w l"], centers_hw: Int[Array, "b s 2"]
+) -> Float[Array, "b s l"]:
+    """The latent vectors at `centers_hw`."""
+    return jax.vmap(lambda z, hw: z[hw[:, 0], hw[:, 1]])(latents, centers_hw)
+
+
+def patch_ssim(
+    first: Float[Array, "*batch p p c"], second: Float[Array, "*batch p p c"]
+) -> Float[Array, "*batch"]:
+    """SSIM of two patches as one uniform window, sample covariance, mean over channels.
+
+    Source: Wang et al. 2004; K1 .01, K2 .03, data range 2 (SPEC section 2).
+    """
+    axes = (-3, -2)
+    count = first.shape[-3] * first.shape[-2]
+    mean_a, mean_b = first.mean(axes, keepdims=True), second.mean(axes, keepdims=True)
+    centered_a, centered_b = first - mean_a, second - mean_b
+    var_a = jnp.square(centered_a).sum(axes) / (count - 1)
+    var_b = jnp.square(centered_b).sum(axes) / (count - 1)
+    covariance = (centered_a * centered_b).sum(axes) / (count - 1)
+    mean_a, mean_b = mean_a.squeeze(axes), mean_b.squeeze(axes)
+    c1, c2 = (SSIM_K1 * DATA_RANGE) ** 2, (SSIM_K2 * DATA_RANGE) ** 2
+    luminance = (2 * mean_a * mean_b + c1) / (mean_a**2 + mean_b**2 + c1)
+    structure = (2 * covariance + c2) / (var_a + var_b + c2)
+    return (luminance * structure).mean(-1)
+
+
+def sample_positions(
+    keys: Key[Array, " b"],
+    images: Float[Array, "b h w c"],
+    *,
+    num_patches: int = 16,
+    patch_size: int = 5,
+) -> tuple[Int[Array, "b s 2"], Int[Array, "b s 2"]]:
+    """Anchors and positives, one random key per image.
+
+    Anchors are uniform over the positions whose patch lies inside the image. The positive is the
+    most similar of 10 candidates around the anchor (ties to the first; a candidate equal to its
+    anchor does not count) if its SSIM is above 0.5, else the diagonal neighbour one step toward
+    the image centre.
+
+    Raises:
+      ValueError: an image smaller than a patch with its diagonal neighbour.
+    """
+    height, width = images.shape[1:3]
+    if min(height, width) <= patch_size:
+        raise ValueError(
+            f"Images of {height}x{width} pixels are too small to sample {patch_size}x{patch_size} "
+            f"patches: at least {patch_size + 1} rows and columns are needed."
+        )
+    sample = partial(_sample_one, num_patches=num_patches, patch_size=patch_size)
+    return jax.vmap(sample)(keys, images)
+
+
+def _sample_one(key, image, *, num_patches: int, patch_size: int):
+    margin = patch_size // 2
+    size = jnp.array(image.shape[:2], jnp.int32)
+    low, high = jnp.full(2, margin, jnp.int32), size - margin  # interior is [low, high)
+    anchor_key, candidate_key = jax.random.split(key)
+    anchors = jax.random.randint(anchor_key, (num_patches, 2), low, high, jnp.int32)
+
+    candidates = jax.random.randint(
+        candidate_key,
+        (num_patches, NUM_CANDIDATES, 2),
+        jnp.maximum(anchors - WINDOW, low)[:, None],
+        jnp.minimum(anchors + WINDOW + 1, high)[:, None],
+        jnp.int32,
+    )
+    extract = partial(extract_patches, image[None], patch_size=patch_size)
+    anchor_patches = extract(anchors[None])[0][:, None]
+    candidate_patches = extract(candidates.reshape(1, -1, 2))[0]
+    candidate_patches = candidate_patches.reshape(
+        num_patches, NUM_CANDIDATES, *candidate_patches.shape[1:]
+    )
+    similarity = patch_ssim(anchor_patches, candidate_patches)
+    is_anchor = (candidates == anchors[:, None]).all(-1)
+    similarity = jnp.where(is_anchor, -jnp.inf, similarity)
+    best = jnp.argmax(similarity, axis=1)
+    positives = jnp.take_along_axis(candidates, best[:, None, None], axis=1)[:, 0]
+    toward_center = anchors + jnp.where(2 * anchors < size - 1, 1, -1).astype(jnp.int32)
+    similar_enough = similarity.max(axis=1, keepdims=True) > SSIM_THRESHOLD
+    return anchors, jnp.where(similar_enough, positives, toward_center)
