@@ -10,11 +10,14 @@ import csv
 import dataclasses
 import io
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from thermo_jax.data.thermogram import (
+    HEALTHY,
     LABEL_NAMES,
     PROTOCOL_NAMES,
+    SICK,
+    UNLABELLED,
     VIEW_NAMES,
     DataError,
     Thermogram,
@@ -30,6 +33,7 @@ BAD_FILES = {
     "not-a-number": ("temperatures with NaN or infinity", "file left out"),
     "kelvin": ("temperatures look like Kelvin", "file left out"),
     "out-of-range": ("temperatures outside 10..45 degrees C", "file left out"),
+    "unreadable-folder": ("folder cannot be read", "left out"),
     "too-large": ("file implausibly large", "file left out"),
     "duplicate": ("second file for the same thermogram", "first by name kept, this one left out"),
     "conflicting-diagnosis": ("patient with conflicting diagnoses", "whole patient left out"),
@@ -89,7 +93,9 @@ class DataReport:
             raise ValueError(f"unknown kind of oddity {kind!r}; known: {', '.join(KINDS)}")
         self.oddities.append(Oddity(kind, str(file), detail))
         if self.strict and kind in BAD_FILES:
-            raise DataError(kind, file, f"{detail} (data.strict=False would skip it and go on)")
+            raise DataError(
+                kind, file, f"{detail} (config.data.strict=False would skip it and go on)"
+            )
 
     def count(self, kind: str) -> int:
         """Returns how many oddities of this kind were found."""
@@ -109,11 +115,14 @@ class DataReport:
         """Returns the report for reading: counts, then the oddities grouped by kind."""
         source = f"{self.root} ({self.layout} layout)" if self.layout else self.root
         lines = [f"Data report: {source}".rstrip(), ""]
-        lines += _table("", [("total", records)])
-        for title, key in _COUNTS:
-            lines += _table(title, _grouped(records, key))
-        lines += ["pixels", *_aligned(_pixel_counts(records)), ""]
-        lines += ["sizes of the files read", *_aligned(sorted(self.sizes.items())), ""]
+        tables = [("", {"total": list(records)})]
+        tables += [(title, _grouped(records, key)) for title, key in _COUNTS]
+        tables += [("images per patient", _by_images_per_patient(records))]
+        width = max(len(name) for title, groups in tables for name in (title, *groups))
+        for title, groups in tables:
+            lines += _table(title, groups, width=width)
+        lines += ["thermograms with", *_aligned(_pixel_counts(records)), ""]
+        lines += ["files by size (rows x columns)", *_aligned(sorted(self.sizes.items())), ""]
         lines += self._oddity_lines()
         lines.append(f"skipped {len(self.skipped)} files, {len(self.oddities)} oddities in all")
         return "\n".join(lines) + "\n"
@@ -171,31 +180,34 @@ _COUNTS = (
     ("year", lambda r: r.date[:4] or "unknown"),
     ("annotated", lambda r: "yes" if r.regions else "no"),
     ("mirrored", lambda r: "yes" if r.mirrored else "no"),
-    ("images per patient", lambda r: r.patient),
 )
 
 
-def _grouped(records, key) -> list[tuple[str, list[Thermogram]]]:
+def _grouped(
+    records: Iterable[Thermogram], key: Callable[[Thermogram], str]
+) -> dict[str, list[Thermogram]]:
     groups: dict[str, list[Thermogram]] = {}
     for record in records:
         groups.setdefault(key(record), []).append(record)
-    return sorted(groups.items())
+    return dict(sorted(groups.items()))
 
 
-def _table(title: str, groups: Iterable[tuple[str, Sequence[Thermogram]]]) -> list[str]:
-    if title == "images per patient":  # hundreds of patients: one line for each count
-        totals = collections.Counter(len(records) for _, records in groups)
-        rows = [(str(images), str(patients)) for images, patients in sorted(totals.items())]
-        header = (title, "patients")
-    else:
-        rows = [
-            (name, f"{len(records):>7} {len({r.patient for r in records}):>9}")
-            for name, records in groups
-        ]
-        header = (title, f"{'images':>7} {'patients':>9}")
-    width = max([len(name) for name, _ in [header, *rows]])
-    tail = max(len(cells) for _, cells in [header, *rows])
-    return [f"{name:<{width}}  {cells:>{tail}}" for name, cells in [header, *rows]] + [""]
+def _by_images_per_patient(records: Iterable[Thermogram]) -> dict[str, list[Thermogram]]:
+    """Hundreds of patients: one group for each number of images; records.csv has the names."""
+    groups: dict[int, list[Thermogram]] = {}
+    for images in _grouped(records, lambda record: record.patient).values():
+        groups.setdefault(len(images), []).extend(images)
+    return {str(count): groups[count] for count in sorted(groups)}
+
+
+def _table(title: str, groups: dict[str, list[Thermogram]], *, width: int) -> list[str]:
+    names = [LABEL_NAMES[label] for label in (HEALTHY, SICK, UNLABELLED)]
+    rows = [(title, ["images", "patients", *names])]
+    for name, records in groups.items():
+        labels = collections.Counter(LABEL_NAMES[record.label] for record in records)
+        patients = len({record.patient for record in records})
+        rows.append((name, [len(records), patients, *(labels[label] for label in names)]))
+    return [f"{name:<{width}}" + "".join(f"{c:>11}" for c in cells) for name, cells in rows] + [""]
 
 
 def _pixel_counts(records: Sequence[Thermogram]) -> list[tuple[str, int]]:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Iterator
 
 from thermo_jax.data.data_report import DataReport
-from thermo_jax.data.inventory import DIAGNOSIS_PAGES, Inventory
+from thermo_jax.data.inventory import Inventory
 from thermo_jax.data.radiometry import read_bytes
 from thermo_jax.data.thermogram import HEALTHY, SICK, UNLABELLED, DataError, patient_of_folder
 
@@ -23,6 +23,7 @@ CLASS_FOLDERS = _LABELS | {
     "malignant": SICK,
 }
 _DIAGNOSIS = re.compile(r"Diagnosis\*?\s*:\s*<span[^>]*>(.*?)<(?:br|/span)\b", re.I | re.S)
+_MAX_PAGE = 2**20  # characters
 _TAG = re.compile(r"<[^>]*>")
 
 
@@ -33,10 +34,17 @@ def label_of_text(text: str) -> int:
 
 def label_of_folder(folder: pathlib.PurePosixPath) -> int | None:
     """Returns the label that the innermost class folder of a path gives, or None."""
-    for part in reversed(folder.parts):
-        if part.lower() in CLASS_FOLDERS:
-            return CLASS_FOLDERS[part.lower()]
-    return None
+    below = below_class_folder(folder)
+    above = folder.parts[: len(folder.parts) - len(below)]
+    return CLASS_FOLDERS[above[-1].lower()] if above else None
+
+
+def below_class_folder(folder: pathlib.PurePosixPath) -> tuple[str, ...]:
+    """Returns the parts of a path below its innermost class folder; all without one."""
+    for depth in range(len(folder.parts), 0, -1):
+        if folder.parts[depth - 1].lower() in CLASS_FOLDERS:
+            return folder.parts[depth:]
+    return folder.parts
 
 
 def diagnosis_texts(page: str) -> list[str]:
@@ -52,7 +60,7 @@ def read_pages(inventory: Inventory, report: DataReport) -> dict[pathlib.PurePos
         name = pathlib.PurePosixPath(inventory.relative(page))
         texts: list[str] = []
         try:
-            texts = diagnosis_texts(_text(read_bytes(page)))
+            texts = diagnosis_texts(_text(read_bytes(page))[:_MAX_PAGE])
             if not texts:
                 report.add("unknown-diagnosis", str(name), "no line 'Diagnosis*: <span>...<br>'")
         except DataError as error:
@@ -71,7 +79,7 @@ def note_missing_pages(
     """Reports folders that neither hold a description.html nor lie below one."""
     for folder in sorted(set(folders)):
         if nearest(folder, labels) is None:
-            name = (folder / min(DIAGNOSIS_PAGES, key=len)).with_suffix(".html").as_posix()
+            name = (folder / "description.html").as_posix()
             report.add("missing-diagnosis", name, "no such file")
 
 

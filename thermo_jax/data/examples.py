@@ -1,8 +1,9 @@
 """Which thermograms a run uses, and their pixels as columns in host memory.
 
 `select` applies the configured selection (SPEC section 4, "Which images a run uses") and
-`load_examples` reads what is left. Columns are plain NumPy arrays with one leading axis of examples:
-the whole database is 0.4 GB of heatmaps or 2 GB of gray images. Nothing here needs TensorFlow.
+`load_examples` reads what is left. Columns are plain NumPy arrays with one leading axis of
+examples: the whole database is 0.4 GB of heatmaps or 2 GB of gray images. Nothing here needs
+TensorFlow.
 """
 
 import collections
@@ -235,7 +236,7 @@ def assemble(
 
 
 def block_mean(image: np.ndarray, *, factor: int) -> np.ndarray:
-    """uint8 [H, W, C] -> uint8 [H/factor, W/factor, C]: mean of each block, rounded half to even."""
+    """uint8 [H, W, C] -> uint8 [H/factor, W/factor, C]: block mean, rounded half to even."""
     if factor == 1:
         return image
     height, width, channels = image.shape

@@ -42,6 +42,7 @@ class Inventory:
     tables: list[pathlib.Path] = dataclasses.field(default_factory=list)  # id_diagnosis.csv
     annotations: list[pathlib.Path] = dataclasses.field(default_factory=list)  # COCO
     others: list[pathlib.Path] = dataclasses.field(default_factory=list)
+    closed: list[pathlib.Path] = dataclasses.field(default_factory=list)  # unreadable folders
 
     def relative(self, path: pathlib.Path) -> str:
         """Returns the name under which the report knows a file."""
@@ -67,7 +68,7 @@ def take_inventory(root: str | os.PathLike) -> Inventory:
     if not root.is_dir():
         raise ValueError(f"data root {root} is a file; set config.data.root to its folder")
     inventory = Inventory(root)
-    for path in _walk(root):
+    for path in _walk(root, inventory.closed):
         name, suffix = path.name.lower(), path.suffix.lower()
         if name in DIAGNOSIS_PAGES:
             inventory.pages.append(path)
@@ -81,15 +82,19 @@ def take_inventory(root: str | os.PathLike) -> Inventory:
             inventory.pixels.append(path)
         else:
             inventory.others.append(path)
-    if not inventory.sources() and not inventory.others:
+    if not (inventory.sources() or inventory.others or inventory.closed):
         raise ValueError(f"data root {root} is empty; copy the data set there or point elsewhere")
     return inventory
 
 
-def _walk(root: pathlib.Path) -> list[pathlib.Path]:
+def _walk(root: pathlib.Path, closed: list[pathlib.Path]) -> list[pathlib.Path]:
     seen: set[str] = set()
     found: list[pathlib.Path] = []
-    for folder, subfolders, names in os.walk(root, followlinks=True):
+
+    def note_closed(error: OSError) -> None:
+        closed.append(pathlib.Path(error.filename))
+
+    for folder, subfolders, names in os.walk(root, followlinks=True, onerror=note_closed):
         real = os.path.realpath(folder)
         if real in seen:  # a link to a folder already read, or a loop
             subfolders.clear()
@@ -122,6 +127,8 @@ def note_others(
     inventory: Inventory, report: DataReport, unread: Iterable[pathlib.Path] = ()
 ) -> None:
     """Reports the files that no reader takes, and `unread`, which this layout does not use."""
+    for path in inventory.closed:
+        report.add("unreadable-folder", inventory.relative(path), "check its permissions")
     for path in inventory.others:
         detail = f"neither .jpg nor a temperature .txt ({path.suffix or 'no suffix'})"
         report.add("ignored-file", inventory.relative(path), detail)

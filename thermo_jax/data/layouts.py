@@ -128,7 +128,8 @@ def _identify(draft: Draft, report: DataReport) -> Thermogram:
         parsed = ParsedName()
     elif parsed.protocol and not parsed.complete:
         report.add("odd-name", draft.name, "expected view 1..5, visit from 1, and a real date")
-    folders = [p for part in reversed(draft.folder.parts) if (p := patient_of_folder(part))]
+    parts = diagnoses.below_class_folder(draft.folder)  # folds of a split may be above: 1/sick/
+    folders = [p for part in reversed(parts) if (p := patient_of_folder(part))]
     patient = parsed.patient or (folders[0] if folders else None)
     if patient is not None and folders and patient not in folders:
         detail = f"name says patient {patient}, folder says {folders[0]}"

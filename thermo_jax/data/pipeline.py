@@ -1,8 +1,8 @@
 """Batches on their way to the device: tf.data, or plain NumPy where TensorFlow is not installed.
 
 Both loaders give bit-identical batches in the same order, because both ask `batching.py` which
-rows make a batch. The examples are held once, in host memory, as NumPy columns: tf.data only gathers
-them, in parallel and ahead of use; no second copy or graph constant (limited to 2 GB) is made.
+rows make a batch. The examples are held once, in host memory, as NumPy columns. tf.data gathers
+from them in parallel, ahead of use; no second copy or graph constant (limited to 2 GB) is made.
 
 TensorFlow is imported here and in `dmr_ir.py` only, inside functions, with the accelerators hidden.
 """

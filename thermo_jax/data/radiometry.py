@@ -22,6 +22,9 @@ ZERO_CELSIUS_IN_KELVIN = 273.15
 MAX_COLOUR_SPREAD = 8  # levels between channels that a gray file may show
 MAX_FILE_BYTES = 64 * 2**20  # a matrix is 2-3 MB of text, an image far less
 
+_MAX_LINE = 100 * GRAY_SHAPE[1]  # characters: keeps the memory for a nonsense file bounded
+_EXPECTED = "expected 480 lines of 640 (rows x columns)"
+
 _DECIMAL_COMMA = re.compile(r"(?<=\d),(?=\d)")
 _IMAGE_ERRORS = (
     OSError,
@@ -53,18 +56,16 @@ def read_temperatures(path: str | os.PathLike) -> Float32[np.ndarray, "480 640"]
       FileNotFoundError: there is no such file.
     """
     lines = _matrix_lines(path)
-    shape = (len(lines), len(lines[0].split()) if lines else 0)
     try:
         # Double first: a value that float32 cannot hold should be out of range, not a warning.
         values = np.loadtxt(lines, dtype=np.float64, ndmin=2, comments=None)
     except ValueError as error:
         if "number of columns" in str(error):
-            detail = f"lines of unequal length ({str(error).split(';')[0]}); "
-            raise DataError("wrong-shape", path, f"{detail}expected 480 lines of 640") from error
+            detail = f"lines of unequal length ({str(error).split(';')[0]}); {_EXPECTED}"
+            raise DataError("wrong-shape", path, detail) from error
         raise DataError("unreadable-matrix", path, f"not a number: {error}") from error
     if values.shape != GRAY_SHAPE:
-        detail = f"{shape[0]} lines of {shape[1]} values; expected 480 lines of 640"
-        raise DataError("wrong-shape", path, detail, size=f"{shape[0]}x{shape[1]}")
+        raise _wrong_shape(path, *values.shape)
     _check_celsius(path, values)
     return values.astype(np.float32)
 
@@ -80,7 +81,21 @@ def _matrix_lines(path: str | os.PathLike) -> list[str]:
     lines = [line for line in text.replace(";", " ").splitlines() if line.strip()]
     if not lines:
         raise DataError("unreadable-matrix", path, "the file holds no numbers; copy it anew")
+    first = lines[0].split(maxsplit=1)[0]
+    try:
+        float(first)
+    except ValueError as error:
+        raise DataError("unreadable-matrix", path, f"line 1 starts with {first[:40]!r}") from error
+    if len(lines) != GRAY_SHAPE[0]:
+        raise _wrong_shape(path, len(lines), len(lines[0][:_MAX_LINE].split()))
+    if max(map(len, lines)) > _MAX_LINE:
+        raise DataError("wrong-shape", path, f"a line of over {_MAX_LINE} characters; {_EXPECTED}")
     return lines
+
+
+def _wrong_shape(path: str | os.PathLike, rows: int, columns: int) -> DataError:
+    detail = f"{rows} lines of {columns} values; {_EXPECTED}"
+    return DataError("wrong-shape", path, detail, size=f"{rows}x{columns}")
 
 
 def _decode(path: str | os.PathLike, data: bytes) -> str:
@@ -221,7 +236,7 @@ def load_pixels(
     colormap: str = "jet",
     wanted: Collection[str] = ("gray", "heat", "temperatures"),
 ) -> Pixels:
-    """Reads a thermogram's pixels, rendering gray and heat from temperatures where they are missing.
+    """Reads a thermogram's pixels; gray and heat that have no file are rendered from temperatures.
 
     `wanted` names the kinds that are needed; the others are None and cost nothing.
 

@@ -35,7 +35,7 @@ BACKGROUND = CLASS_NAMES.index("background")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Region:
-    """One annotated region: its class index and its rings of (x, y) vertices in pixels of 640x480."""
+    """One annotated region: its class index and its rings of (x, y) vertices, pixels of 640x480."""
 
     class_index: int
     rings: tuple[tuple[tuple[float, float], ...], ...]
@@ -160,6 +160,11 @@ def _iso_date(year: str | None, month: str | None, day: str | None) -> str:
 
 
 def patient_of_folder(folder_name: str) -> str | None:
-    """Returns the patient a folder is named for (`0001`, `1`, `T0001`, `patient 1`), or None."""
+    """Returns the patient a folder is named for (`0001`, `1`, `T0001`, `patient 1`), or None.
+
+    1900 to 2099 are years, not patients.
+    """
     match = _PATIENT_FOLDER.fullmatch(folder_name.strip())
-    return f"{int(match[1]):04d}" if match else None
+    if match is None or 1900 <= int(match[1]) <= 2099:
+        return None
+    return f"{int(match[1]):04d}"

@@ -129,17 +129,15 @@ def write(figure, path):
 def lightness(image):
     """An image as gray uint8 [h, w], to paint over: warm is light in heatmaps too.
 
-    A colour map such as jet has no lightness worth the name; its colours' first principal axis,
-    from blue to red, mostly follows the temperature.
+    Jet and its like have no lightness worth the name, but from blue over cyan, yellow to red
+    (R - B) * (2 - G) rises steadily. A backdrop only: other colour maps may fold.
     """
-    levels = image.astype(np.float64)
-    if image.shape[-1] == 1 or np.ptp(levels, axis=-1).max() <= 8:
-        return levels.mean(axis=-1).astype(np.uint8)
-    centred = levels - levels.mean(axis=(0, 1))
-    axis = np.linalg.eigh(np.einsum("hwc,hwd->cd", centred, centred))[1][:, -1]
-    warmth = centred @ (axis if axis[0] >= axis[2] else -axis)
-    low, high = np.percentile(warmth, (1, 99))
-    return np.clip(255 * (warmth - low) / max(high - low, 1.0), 0, 255).astype(np.uint8)
+    levels = image.astype(np.float64) / 255
+    if image.shape[-1] == 1 or np.ptp(levels, axis=-1).max() < 0.04:
+        return (255 * levels.mean(axis=-1)).astype(np.uint8)
+    levels /= np.maximum(levels.max(axis=-1, keepdims=True), 0.5)  # dark blue and dark red ends
+    red, green, blue = np.moveaxis(levels, -1, 0)
+    return (255 * (0.5 + (red - blue) * (2 - green) / 4)).astype(np.uint8)
 
 
 def extent(images):

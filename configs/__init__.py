@@ -1,0 +1,1 @@
+"""Configurations of `python -m thermo_jax.main --config=...`, installed as `thermo_jax.configs`."""

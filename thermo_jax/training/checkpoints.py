@@ -1,0 +1,181 @@
+"""Orbax checkpoints: exact resume, the best model, and the hand-over of a frozen encoder.
+
+A checkpoint has three items:
+
+    state    step, parameters, batch statistics, optimiser, random key
+    encoder  the encoder's variables: the trained one's, or the frozen one that a decoder reads
+    meta     JSON: position in the run, early stopping, what the encoder is, the data's fingerprint
+
+The latest and the best are kept. Batches are a function of the step, so the step is also the data's
+position.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from absl import logging
+
+from thermo_jax.training.state import TrainState
+
+FOLDER = "checkpoints"
+BEST_OF = "validation_loss"
+
+
+class Checkpoints:
+    """The checkpoints of one workdir. Use as a context manager: leaving waits for the last save."""
+
+    def __init__(self, workdir: str | Path, *, read_only: bool = False):
+        self.directory = Path(workdir).absolute() / FOLDER
+        if read_only and not self.directory.is_dir():
+            raise FileNotFoundError(
+                f"{self.directory} does not exist: {workdir} is not the workdir of a training run"
+            )
+        logging.get_absl_logger().addFilter(_drop_orbax_info)
+        managers = ocp.checkpoint_managers
+        options = ocp.CheckpointManagerOptions(
+            read_only=read_only,
+            create=not read_only,
+            preservation_policy=managers.AnyPreservationPolicy(
+                [
+                    managers.LatestN(1),
+                    # Descending: the last one has the lowest loss, the first of its equals.
+                    managers.BestN(
+                        get_metric_fn=lambda metrics: (metrics[BEST_OF], metrics["step"]),
+                        reverse=True,
+                        n=1,
+                    ),
+                ]
+            ),
+        )
+        self._manager = ocp.CheckpointManager(
+            self.directory, options=options, item_names=("state", "encoder", "meta")
+        )
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *exc_info) -> None:
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+    def latest_step(self) -> int | None:
+        """Step of the newest checkpoint, None if there is none."""
+        return self._manager.latest_step()
+
+    def save(self, state: TrainState, *, encoder: dict, meta: dict, validation_loss: float) -> None:
+        """Saves in the background; `meta` must be JSON."""
+        step = int(state.step)
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                # The frozen encoder is the item "encoder", not a second copy in the state.
+                state=ocp.args.StandardSave(_without_frozen(state)),
+                encoder=ocp.args.StandardSave(encoder),
+                meta=ocp.args.JsonSave(meta),
+            ),
+            metrics={BEST_OF: float(validation_loss), "step": step},
+        )
+
+    def meta(self, step: int | None = None) -> dict:
+        """The meta of `step` (default: the latest)."""
+        step = self._require(step)
+        return self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())).meta
+
+    def restore(self, like: TrainState, *, step: int | None = None) -> TrainState:
+        """The state of `step` (default: the latest), shaped and placed like `like`.
+
+        Raises:
+          ValueError: the checkpoint holds other shapes or types.
+        """
+        step = self._require(step)
+        items = {"state": _without_frozen(like)}
+        if like.frozen:
+            items["encoder"] = like.frozen
+        restored = self._restore_items(step, items)
+        state = TrainState(**restored["state"], frozen=restored.get("encoder", {}))
+        return jax.tree.map(lambda new, old: jax.device_put(new, old.sharding), state, like)
+
+    def encoder(self, like: dict, *, step: int | None = None) -> dict:
+        """The encoder's variables of the best step, as NumPy arrays; `like` gives the shapes."""
+        step = self._require(step if step is not None else self.meta()["best_step"])
+        restored = self._restore_items(step, {"encoder": like})["encoder"]
+        return jax.tree.map(np.asarray, restored)
+
+    def _require(self, step: int | None) -> int:
+        step = self.latest_step() if step is None else step
+        if step is None:
+            raise FileNotFoundError(
+                f"{self.directory} holds no complete checkpoint: train first, or choose the "
+                "workdir of a run that finished its first epoch"
+            )
+        return step
+
+    def _restore_items(self, step: int, items: dict[str, Any]) -> dict[str, Any]:
+        saved = self._manager.item_metadata(step)
+        for name, like in items.items():
+            _compare(saved[name], like, where=f"{self.directory}/{step}/{name}")
+        args = {name: ocp.args.StandardRestore(_abstract(like)) for name, like in items.items()}
+        return dict(self._manager.restore(step, args=ocp.args.Composite(**args)).items())
+
+
+def _without_frozen(state: TrainState) -> dict:
+    fields = (field.name for field in dataclasses.fields(state))
+    return {name: getattr(state, name) for name in fields if name != "frozen"}
+
+
+def _abstract(tree: Any) -> Any:
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, "sharding", None)),
+        tree,
+    )
+
+
+def _compare(saved: Any, like: Any, *, where: str) -> None:
+    """Orbax casts types silently and reports shapes at length: compare first, say it in one line."""
+
+    def leaves(tree):
+        tree = ocp.utils.serialize_tree(getattr(tree, "tree", tree), keep_empty_nodes=False)
+        paths = jax.tree_util.tree_leaves_with_path(tree)
+        return {
+            ocp.utils.tuple_path_from_keypath(path): (tuple(leaf.shape), np.dtype(leaf.dtype))
+            for path, leaf in paths
+        }
+
+    have, want = leaves(saved), leaves(like)
+    for path in sorted(have.keys() | want.keys()):
+        if have.get(path) != want.get(path):
+            raise ValueError(
+                f"{where} does not fit this configuration: {'/'.join(path)} is "
+                f"{_describe(have.get(path))} in the checkpoint, {_describe(want.get(path))} here. "
+                "Use the configuration that made it, or another --workdir."
+            )
+
+
+def _describe(leaf: tuple | None) -> str:
+    return f"{leaf[1]}{list(leaf[0])}" if leaf else "absent"
+
+
+def _drop_orbax_info(record) -> bool:
+    return "orbax" not in record.pathname or record.levelno >= 30
+
+
+def load_encoder(
+    workdir: str | Path, *, like: Callable[[dict], dict]
+) -> tuple[dict, dict]:
+    """The encoder handed over by a workdir: (variables as NumPy arrays, meta).
+
+    Args:
+      workdir: of an encoder run, or of a decoder run (which carries its frozen encoder).
+      like: meta -> variables of the right shapes.
+    Raises:
+      FileNotFoundError: no checkpoint there.
+      ValueError: it holds other shapes than its own meta says.
+    """
+    with Checkpoints(workdir, read_only=True) as checkpoints:
+        meta = checkpoints.meta()
+        return checkpoints.encoder(like(meta)), meta

@@ -1,0 +1,178 @@
+"""Training of a decoder on a frozen encoder: the per-device steps (SPEC section 2).
+
+    images -> bridge -> frozen encoder (inference mode, no gradient) -> latents -> decoder -> Adam
+
+A batch that already holds "latents" skips the encoder: a frozen encoder's latents can be computed
+once. Classification and segmentation differ in their loss and in what they predict, nothing else.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import optax
+
+from thermo_jax.data.thermogram import CLASS_NAMES
+from thermo_jax.models import losses
+from thermo_jax.models.cuts import CutsEncoder, scale_images
+from thermo_jax.models.decoders import CHANNELS, Classifier, Segmenter, bridge, soft_labels
+from thermo_jax.training import parallel
+from thermo_jax.training.state import TrainState
+
+
+def make_encoder(
+    *, num_kernels: int, dtype: str = "float32", conv: Callable | None = None
+) -> CutsEncoder:
+    """The frozen encoder; it never runs in training mode, so it needs no data axis."""
+    return CutsEncoder(
+        num_kernels=num_kernels, dtype=jnp.dtype(dtype), conv_general_dilated=conv
+    )
+
+
+def make_decoder(
+    config: ml_collections.ConfigDict, *, conv: Callable | None = None
+) -> Classifier | Segmenter:
+    """The decoder of `config.task`."""
+    common = {
+        "width": config.model.unet_width,
+        "axis_name": parallel.AXIS,
+        "dtype": jnp.dtype(config.model.dtype),
+        "conv_general_dilated": conv,
+    }
+    if config.task == "classify":
+        return Classifier(head=config.model.head, **common)
+    return Segmenter(num_classes=len(CLASS_NAMES), **common)
+
+
+def make_optimizer(config: ml_collections.ConfigDict) -> optax.GradientTransformation:
+    """Adam."""
+    return optax.adam(config.train.learning_rate)
+
+
+def encode(
+    images: jax.Array, *, encoder: CutsEncoder, variables: dict, channels: int
+) -> jax.Array:
+    """uint8 images of the decoder's data type `[b,H,W,C]` -> frozen latents `[b,V,H,W,L]`."""
+    views = bridge(images, encoder_channels=channels)
+    flat = views.reshape(-1, *views.shape[2:])
+    dtype = jax.tree.leaves(variables["params"])[0].dtype
+    latents = encoder.apply(variables, scale_images(flat, dtype=dtype), train=False)
+    return jax.lax.stop_gradient(latents.reshape(*views.shape[:2], *latents.shape[1:]))
+
+
+def create_state(
+    decoder: Classifier | Segmenter,
+    *,
+    tx: optax.GradientTransformation,
+    rng: jax.Array,
+    latents_shape: tuple[int, ...],
+    frozen: dict,
+) -> TrainState:
+    """Initial state for latents of shape (V, H, W, L); `frozen` are the encoder's variables."""
+    init_key, step_key = jax.random.split(rng)
+    variables = jax.jit(decoder.init, static_argnames="train")(
+        init_key, jnp.zeros((1, *latents_shape)), train=False
+    )
+    return TrainState.create(variables, tx=tx, rng=step_key, frozen=frozen)
+
+
+def _latents(state: TrainState, batch: dict, *, encoder: CutsEncoder, encoder_type: str):
+    if "latents" in batch:
+        return batch["latents"]
+    channels = CHANNELS[encoder_type]
+    return encode(batch["images"], encoder=encoder, variables=state.frozen, channels=channels)
+
+
+def _losses(outputs, batch: dict) -> dict[str, jax.Array]:
+    """Per-example losses from a decoder's outputs."""
+    if isinstance(outputs, tuple):
+        logits, _ = outputs
+        labels = batch["labels"].astype(logits.dtype)
+        correct = (logits > 0) == (labels > 0.5)
+        values = {"loss": losses.classification_loss(logits, labels), "accuracy": correct}
+    else:
+        logits = outputs.astype(jnp.promote_types(outputs.dtype, jnp.float32))
+        targets = soft_labels(
+            batch["label_maps"],
+            height=logits.shape[1],
+            num_classes=logits.shape[-1],
+            dtype=logits.dtype,
+        )
+        correct = (logits.argmax(-1) == targets.argmax(-1)).mean((1, 2), dtype=logits.dtype)
+        values = {"loss": losses.segmentation_loss(logits, targets), "accuracy": correct}
+    return {name: value.astype(logits.dtype) for name, value in values.items()}
+
+
+def train_step(
+    state: TrainState,
+    batch: dict[str, jax.Array],
+    *,
+    encoder: CutsEncoder,
+    encoder_type: str,
+    decoder: Classifier | Segmenter,
+    tx: optax.GradientTransformation,
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """One update, on one device's part of the batch.
+
+    Args:
+      batch: "images" uint8 [b,H,W,C] or "latents" [b,V,H,W,L]; "labels" int32 [b] to classify,
+        "label_maps" uint8 [b,480,640] to segment.
+      encoder_type: "gray" or "heat".
+    """
+    latents = _latents(state, batch, encoder=encoder, encoder_type=encoder_type)
+
+    def loss_fn(params):
+        variables = {"params": params, "batch_stats": state.batch_stats}
+        outputs, updates = decoder.apply(variables, latents, train=True, mutable=["batch_stats"])
+        means = {name: value.mean() for name, value in _losses(outputs, batch).items()}
+        return means["loss"], (means, updates["batch_stats"])
+
+    grads, (metrics, batch_stats) = jax.grad(loss_fn, has_aux=True)(state.params)
+    grads, metrics = parallel.pmean((grads, metrics))
+    return state.apply_gradients(grads, tx=tx, batch_stats=batch_stats), metrics
+
+
+def eval_step(
+    state: TrainState,
+    batch: dict[str, jax.Array],
+    *,
+    encoder: CutsEncoder,
+    encoder_type: str,
+    decoder: Classifier | Segmenter,
+) -> dict[str, jax.Array]:
+    """Sums of the losses over the batch's examples, in inference mode."""
+    latents = _latents(state, batch, encoder=encoder, encoder_type=encoder_type)
+    outputs = decoder.apply(state.variables, latents, train=False)
+    return parallel.masked_sums(_losses(outputs, batch), batch["mask"])
+
+
+def predict_step(
+    state: TrainState,
+    batch: dict[str, jax.Array],
+    *,
+    encoder: CutsEncoder,
+    encoder_type: str,
+    decoder: Classifier | Segmenter,
+    full_shape: tuple[int, int],
+) -> dict[str, jax.Array]:
+    """Predictions for every example of the batch, padding included.
+
+    Returns:
+      To classify: "probabilities" [B] and "evidence" [B,H,W] (which sums up to the logit, less its
+      bias). To segment: "label_maps" uint8 [B,H,W], and "full_label_maps" uint8 [B,*full_shape]
+      from bilinearly up-sampled logits.
+    """
+    latents = _latents(state, batch, encoder=encoder, encoder_type=encoder_type)
+    outputs = decoder.apply(state.variables, latents, train=False)
+    if isinstance(outputs, tuple):
+        logits, evidence = outputs
+        return parallel.gather({"probabilities": jax.nn.sigmoid(logits), "evidence": evidence})
+    shape = (outputs.shape[0], *full_shape, outputs.shape[-1])
+    full = jax.image.resize(outputs.astype(jnp.float32), shape, "bilinear")
+    return parallel.gather(
+        {
+            "label_maps": outputs.argmax(-1).astype(jnp.uint8),
+            "full_label_maps": full.argmax(-1).astype(jnp.uint8),
+        }
+    )

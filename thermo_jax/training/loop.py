@@ -1,0 +1,258 @@
+"""The training loop of every trainer: epochs, validation, early stopping, checkpoints, resume.
+
+    batches -> step, step, ... -> validation -> metrics -> checkpoint -> next epoch
+
+It knows steps and batches, not models: `pretrain.py` and `finetune.py` give it both.
+"""
+
+import dataclasses
+import math
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import jax
+import numpy as np
+from absl import logging
+from tqdm import tqdm
+
+from thermo_jax.data import batching, pipeline
+from thermo_jax.training.checkpoints import Checkpoints
+from thermo_jax.training.metrics_log import MetricsLog
+from thermo_jax.training.parallel import DataParallel
+from thermo_jax.training.state import TrainState
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How long to train and how to read data.
+
+    Attributes:
+      batch_size: images in the global batch.
+      epochs: at most this many.
+      patience: stop after so many epochs without a better validation loss, 0 = never.
+      seed: of the order of examples.
+      loader: "tf.data" or "numpy".
+      checkpoint_every: epochs between checkpoints; the best and the last are always saved.
+    """
+
+    batch_size: int
+    epochs: int
+    patience: int
+    seed: int
+    loader: str = "tf.data"
+    checkpoint_every: int = 1
+
+
+@dataclasses.dataclass(kw_only=True)
+class EarlyStopping:
+    """The lowest validation loss so far, and for how long there has been no better one."""
+
+    patience: int
+    best_value: float = math.inf
+    best_step: int = 0
+    best_epoch: int = 0
+    epochs_without: int = 0
+
+    def update(self, value: float, *, step: int, epoch: int) -> bool:
+        """Takes an epoch's loss; True if it is the best."""
+        if value < self.best_value:
+            self.best_value, self.best_step, self.best_epoch = value, step, epoch
+            self.epochs_without = 0
+            return True
+        self.epochs_without += 1
+        return False
+
+    @property
+    def should_stop(self) -> bool:
+        """Whether patience has run out."""
+        return 0 < self.patience <= self.epochs_without
+
+
+def fit(
+    state: TrainState,
+    *,
+    train_step: Callable,
+    eval_step: Callable,
+    train: Mapping[str, np.ndarray],
+    validation: Mapping[str, np.ndarray],
+    plan: Plan,
+    parallel: DataParallel,
+    workdir: Path,
+    encoder_of: Callable[[TrainState], dict],
+    meta: dict,
+    on_epoch: Callable[[int], None] = lambda epoch: None,
+) -> TrainState:
+    """Trains, or continues from the workdir's latest checkpoint; returns the best state.
+
+    Args:
+      state: the initial state, replicated.
+      train_step, eval_step: wrapped by `parallel`.
+      train, validation: columns with one leading axis of examples.
+      encoder_of: the variables to hand over as the encoder.
+      meta: JSON kept with every checkpoint.
+      on_epoch: called with each finished epoch's number after its checkpoint is under way.
+    Raises:
+      FloatingPointError: the loss is no longer finite.
+    """
+    parallel.check_batch_size(plan.batch_size)
+    stopping = EarlyStopping(patience=plan.patience)
+    steps = batching.steps_per_epoch(_num_rows(train), plan.batch_size)
+    with Checkpoints(workdir) as checkpoints:
+        epoch = 0
+        if checkpoints.latest_step() is not None:
+            state = checkpoints.restore(state)
+            saved = checkpoints.meta()
+            stopping = EarlyStopping(**saved["early_stopping"])
+            epoch = saved["epoch"]
+            logging.info("Continuing after epoch %d (step %d).", epoch, int(state.step))
+        log = MetricsLog(workdir, resume_step=epoch * steps)
+        batches = pipeline.prefetch(
+            pipeline.train_batches(
+                train,
+                batch_size=plan.batch_size,
+                seed=plan.seed,
+                start_step=epoch * steps,
+                num_steps=max(plan.epochs - epoch, 0) * steps,
+                loader=plan.loader,
+                process_index=jax.process_index(),
+                process_count=jax.process_count(),
+            ),
+            parallel.put_batch,
+        )
+        with _progress(total=plan.epochs * steps, initial=epoch * steps) as bar:
+            while epoch < plan.epochs and not stopping.should_stop:
+                epoch += 1
+                started = time.perf_counter()
+                state, metrics = _train_epoch(state, batches, train_step, steps=steps, bar=bar)
+                seconds = time.perf_counter() - started
+                result = evaluate(state, eval_step, validation, plan=plan, parallel=parallel)
+                metrics |= {f"validation/{name}": value for name, value in result.items()}
+                step = epoch * steps
+                _check_finite(metrics, step=step, workdir=workdir)
+                improved = stopping.update(metrics["validation/loss"], step=step, epoch=epoch)
+                rate = steps * plan.batch_size / seconds
+                log.write(
+                    step=step,
+                    epoch=epoch,
+                    metrics=metrics,
+                    timing={"images_per_s": rate, "seconds": seconds},
+                )
+                _describe_epoch(epoch, metrics, rate=rate, improved=improved)
+                last = stopping.should_stop or epoch == plan.epochs
+                if improved or last or epoch % plan.checkpoint_every == 0:
+                    checkpoints.save(
+                        state,
+                        encoder=encoder_of(state),
+                        meta=meta
+                        | {
+                            "epoch": epoch,
+                            "best_step": stopping.best_step,
+                            "early_stopping": dataclasses.asdict(stopping),
+                        },
+                        validation_loss=metrics["validation/loss"],
+                    )
+                on_epoch(epoch)
+        log.close()
+        return checkpoints.restore(state, step=stopping.best_step)
+
+
+def evaluate(
+    state: TrainState,
+    eval_step: Callable,
+    columns: Mapping[str, np.ndarray],
+    *,
+    plan: Plan,
+    parallel: DataParallel,
+) -> dict[str, float]:
+    """Means over all examples, each weighted equally."""
+    sums = [
+        eval_step(state, batch)
+        for batch in pipeline.prefetch(
+            _eval_batches(columns, plan=plan, parallel=parallel), parallel.put_batch
+        )
+    ]
+    total = {k: float(np.sum([s[k] for s in jax.device_get(sums)], dtype=np.float64)) for k in sums[0]}
+    count = total.pop("count")
+    return {name: value / count for name, value in total.items()}
+
+
+def predict(
+    state: TrainState,
+    predict_step: Callable,
+    columns: Mapping[str, np.ndarray],
+    *,
+    plan: Plan,
+    parallel: DataParallel,
+) -> dict[str, np.ndarray]:
+    """Per-example results for every row of `columns`, in order, padding removed."""
+    rows = [
+        jax.device_get(predict_step(state, batch))
+        for batch in pipeline.prefetch(
+            _eval_batches(columns, plan=plan, parallel=parallel), parallel.put_batch
+        )
+    ]
+    count = _num_rows(columns)
+    return {k: np.concatenate([row[k] for row in rows])[:count] for k in rows[0]}
+
+
+def _num_rows(columns: Mapping[str, np.ndarray]) -> int:
+    return len(next(iter(columns.values())))
+
+
+def _eval_batches(columns, *, plan: Plan, parallel: DataParallel):
+    # A small table needs no full batch: the smallest one that the devices divide.
+    devices = len(parallel.devices)
+    needed = -(-_num_rows(columns) // devices) * devices
+    return pipeline.eval_batches(
+        columns,
+        batch_size=min(plan.batch_size, needed),
+        loader=plan.loader,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+
+
+def _train_epoch(state, batches, train_step, *, steps: int, bar):
+    history = []
+    for _ in range(steps):
+        state, metrics = train_step(state, next(batches))
+        history.append(metrics)
+        if not bar.disable and len(history) > 1:
+            # The previous step's loss: reading it does not wait for the step just dispatched.
+            bar.set_postfix(loss=f"{float(history[-2]['loss']):.4f}", refresh=False)
+        bar.update()
+    history = jax.device_get(history)
+    return state, {f"train/{k}": float(np.mean([m[k] for m in history])) for k in history[0]}
+
+
+def _check_finite(metrics: dict[str, float], *, step: int, workdir: Path) -> None:
+    bad = [name for name, value in metrics.items() if not math.isfinite(value)]
+    if bad:
+        raise FloatingPointError(
+            f"{', '.join(bad)} is not finite at step {step}: training stopped, the last good "
+            f"checkpoint is kept in {workdir}. Try a lower config.train.learning_rate."
+        )
+
+
+def _describe_epoch(epoch: int, metrics: dict[str, float], *, rate: float, improved: bool) -> None:
+    logging.info(
+        "epoch %3d  train loss %.4f  validation loss %.4f  %.3g images/s%s",
+        epoch,
+        metrics["train/loss"],
+        metrics["validation/loss"],
+        rate,
+        "  (best)" if improved else "",
+    )
+
+
+def _progress(*, total: int, initial: int) -> tqdm:
+    return tqdm(
+        total=total,
+        initial=initial,
+        unit="step",
+        desc="train",
+        disable=not sys.stderr.isatty(),
+        dynamic_ncols=True,
+    )

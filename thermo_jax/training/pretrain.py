@@ -1,0 +1,121 @@
+"""Pretraining of the CUTS encoder: the per-device steps (SPEC section 2).
+
+    images -> anchors and positives (sampled here, on the device) -> latents and patches
+           -> lambda * contrastive + (1 - lambda) * reconstruction -> AdamW
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import optax
+
+from thermo_jax.models import losses
+from thermo_jax.models.cuts import Cuts, scale_images
+from thermo_jax.models.decoders import CHANNELS
+from thermo_jax.models.patches import sample_positions
+from thermo_jax.training import parallel
+from thermo_jax.training.state import TrainState, example_keys
+
+# Stands in for the step number in validation: the same patches at every epoch.
+VALIDATION = 2**31 - 1
+
+
+def make_model(
+    config: ml_collections.ConfigDict, *, conv: Callable | None = None
+) -> Cuts:
+    """The model of `config`; statistics are shared over the data axis."""
+    return Cuts(
+        channels=CHANNELS[config.data.type],
+        patch_size=config.model.patch_size,
+        num_kernels=config.model.num_kernels,
+        axis_name=parallel.AXIS,
+        dtype=jnp.dtype(config.model.dtype),
+        conv_general_dilated=conv,
+    )
+
+
+def make_optimizer(config: ml_collections.ConfigDict) -> optax.GradientTransformation:
+    """AdamW with decoupled weight decay on all parameters."""
+    return optax.adamw(config.train.learning_rate, weight_decay=config.train.weight_decay)
+
+
+def create_state(
+    model: Cuts, *, tx: optax.GradientTransformation, rng: jax.Array, image_shape: tuple[int, ...]
+) -> TrainState:
+    """Initial state for images of `image_shape` = (H, W, C)."""
+    init_key, step_key = jax.random.split(rng)
+    positions = jnp.zeros((1, 1, 2), jnp.int32) + model.patch_size // 2
+    variables = jax.jit(model.init, static_argnames="train")(
+        init_key, jnp.zeros((1, *image_shape)), positions, positions, train=False
+    )
+    return TrainState.create(variables, tx=tx, rng=step_key)
+
+
+def train_step(
+    state: TrainState,
+    batch: dict[str, jax.Array],
+    *,
+    model: Cuts,
+    tx: optax.GradientTransformation,
+    loss: ml_collections.FrozenConfigDict,
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """One update, on one device's part of the batch.
+
+    Args:
+      batch: "images" uint8 [b,H,W,C] and "slot" int32 [b], the global number in the batch.
+      loss: `config.loss`.
+    """
+    keys = example_keys(state.rng, state.step, examples=batch["slot"])
+
+    def loss_fn(params):
+        values, batch_stats = _losses(
+            {"params": params, "batch_stats": state.batch_stats},
+            batch["images"],
+            keys,
+            model=model,
+            loss=loss,
+            train=True,
+        )
+        means = {name: value.mean() for name, value in values.items()}
+        return means["loss"], (means, batch_stats)
+
+    grads, (metrics, batch_stats) = jax.grad(loss_fn, has_aux=True)(state.params)
+    grads, metrics = parallel.pmean((grads, metrics))
+    return state.apply_gradients(grads, tx=tx, batch_stats=batch_stats), metrics
+
+
+def eval_step(
+    state: TrainState,
+    batch: dict[str, jax.Array],
+    *,
+    model: Cuts,
+    loss: ml_collections.FrozenConfigDict,
+) -> dict[str, jax.Array]:
+    """Sums of the losses over the batch's examples, in inference mode, always the same patches."""
+    keys = example_keys(state.rng, VALIDATION, examples=batch["index"])
+    values, _ = _losses(state.variables, batch["images"], keys, model=model, loss=loss, train=False)
+    return parallel.masked_sums(values, batch["mask"])
+
+
+def _losses(variables, images, keys, *, model, loss, train):
+    # Patches are sampled and compared in the parameters' type, also where convolutions use bf16.
+    images = scale_images(images, dtype=jax.tree.leaves(variables["params"])[0].dtype)
+    anchors_hw, positives_hw = sample_positions(
+        keys, images, num_patches=loss.num_patches, patch_size=model.patch_size
+    )
+    outputs, updates = model.apply(
+        variables, images, anchors_hw, positives_hw, train=train, mutable=["batch_stats"]
+    )
+    contrastive = losses.CONTRASTIVE_LOSSES[loss.form](
+        outputs.anchors, outputs.positives, temperature=loss.temperature
+    )
+    reconstruction = losses.reconstruction_loss(outputs.patches, outputs.reconstructed)
+    weight = loss.contrastive_weight
+    values = {
+        "loss": weight * contrastive + (1 - weight) * reconstruction,
+        "contrastive": contrastive,
+        "reconstruction": reconstruction,
+    }
+    return values, updates.get("batch_stats", variables["batch_stats"])

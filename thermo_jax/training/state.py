@@ -1,0 +1,80 @@
+"""The training state: a plain tree, replicated over devices, that a step maps to the next one."""
+
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Int, Key, UInt32
+
+
+class TrainState(flax.struct.PyTreeNode):
+    """Everything that a step reads and writes.
+
+    Attributes:
+      step: updates made so far.
+      params, batch_stats: the trained model's variables.
+      opt_state: the optimiser's.
+      rng: key data; never advanced, every use folds in the step and the example's number.
+      frozen: variables that are read but not trained (a decoder's encoder), {} if none.
+    """
+
+    step: Int[Array, ""]
+    params: Any
+    batch_stats: Any
+    opt_state: Any
+    rng: UInt32[Array, "..."]
+    frozen: Any = flax.struct.field(default_factory=dict)
+
+    @classmethod
+    def create(
+        cls,
+        variables: dict,
+        *,
+        tx: optax.GradientTransformation,
+        rng: Key[Array, ""],
+        frozen: dict | None = None,
+    ) -> "TrainState":
+        """State before the first step."""
+        return cls(
+            step=jnp.zeros((), jnp.int32),
+            params=variables["params"],
+            batch_stats=variables["batch_stats"],
+            opt_state=tx.init(variables["params"]),
+            rng=jax.random.key_data(rng),
+            frozen=frozen or {},
+        )
+
+    @property
+    def variables(self) -> dict:
+        """The trained model's variables as Flax takes them."""
+        return {"params": self.params, "batch_stats": self.batch_stats}
+
+    @property
+    def dtype(self) -> jnp.dtype:
+        """Type of the parameters: float32, or float64 where a test asks for it."""
+        return jax.tree.leaves(self.params)[0].dtype
+
+    def apply_gradients(
+        self, grads: Any, *, tx: optax.GradientTransformation, batch_stats: Any
+    ) -> "TrainState":
+        """The state after one optimiser update."""
+        updates, opt_state = tx.update(grads, self.opt_state, self.params)
+        return self.replace(
+            step=self.step + 1,
+            params=optax.apply_updates(self.params, updates),
+            batch_stats=batch_stats,
+            opt_state=opt_state,
+        )
+
+
+def example_keys(rng: UInt32[Array, "..."], *numbers: Array, examples: Int[Array, " b"]) -> Array:
+    """One random key per example: `numbers` (a step, say), then its *global* number, folded in.
+
+    Global numbers make the draw independent of how many devices share the batch.
+    """
+    key = jax.random.wrap_key_data(rng)
+    for number in numbers:
+        key = jax.random.fold_in(key, number)
+    return jax.vmap(lambda example: jax.random.fold_in(key, example))(examples)
