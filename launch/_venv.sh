@@ -49,6 +49,11 @@ install() {
   printf '%s\n' "$stamp" >.venv/installed-for
 }
 
+lock() { # macOS has no flock: there, no lock
+  command -v flock >/dev/null || return 0
+  flock --nonblock "$@" 9 || { say "waiting for another script that uses .venv"; flock "$@" 9; }
+}
+
 use_venv() {
   case ${PYTHON:-} in [!/]*/*) PYTHON=$PWD/$PYTHON ;; esac
   cd "$(dirname "${BASH_SOURCE[0]}")/.." || return
@@ -56,12 +61,10 @@ use_venv() {
   exec 9>.venv.lock
   lock --shared
   if ! is_current; then
-    lock --exclusive --nonblock || { say "waiting for another script that uses .venv"; lock --exclusive; }
+    lock --exclusive
     is_current || install # another script may have installed while this one waited
     lock --shared
   fi
   # shellcheck disable=SC2034  # for the script that sources this one
   python=$PWD/.venv/bin/python
 }
-
-lock() { ! command -v flock >/dev/null || flock "$@" 9; } # macOS has no flock: there, no lock

@@ -28,18 +28,14 @@ def test_every_separator_and_line_end_reads_the_same(tmp_path, separator, end):
 @pytest.mark.parametrize("separator", [" ", "\t", ";"])
 def test_decimal_comma_is_read_where_another_separator_parts_the_numbers(tmp_path, separator):
     path = write_matrix(tmp_path / "T0001.txt", separator=separator, comma=True)
-    np.testing.assert_array_equal(
-        radiometry.read_temperatures(path), matrix().astype(np.float32)
-    )
+    np.testing.assert_array_equal(radiometry.read_temperatures(path), matrix().astype(np.float32))
 
 
 def test_trailing_separators_blank_lines_and_byte_order_mark_are_harmless(tmp_path):
     path = tmp_path / "T0001.txt"
     text = matrix_text(matrix(), separator=";", end=";\n\n")
     path.write_bytes(b"\xef\xbb\xbf" + text.encode() + b"\n \n")
-    np.testing.assert_array_equal(
-        radiometry.read_temperatures(path), matrix().astype(np.float32)
-    )
+    np.testing.assert_array_equal(radiometry.read_temperatures(path), matrix().astype(np.float32))
 
 
 @pytest.mark.parametrize("separator", [",", ", "])

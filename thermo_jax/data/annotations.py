@@ -45,13 +45,16 @@ def read_coco(path: str | os.PathLike, report: DataReport) -> dict[str, Regions]
         detail = error.detail if isinstance(error, DataError) else f"not COCO JSON: {error}"
         report.add("unreadable-annotations", path.name, detail)
         return {}
-    stems = _image_stems(images, path.name, report)
+    names = _image_names(images, path.name, report)
     classes = _category_classes(categories, path.name, report)
-    found: dict[str, list[Region]] = {stem: [] for stem in stems.values() if stem is not None}
+    found: dict[str, list[Region]] = {name: [] for name in names.values() if name is not None}
     broken: set[str] = set()
     for annotation in annotations:
-        _add_region(annotation, stems, classes, found, broken, path.name, report)
-    return {stem: () if stem in broken else tuple(found[stem]) for stem in found}
+        _add_region(annotation, names, classes, found, broken, path.name, report)
+    return {
+        split_name(name)[0]: () if name in broken else tuple(regions)
+        for name, regions in found.items()
+    }
 
 
 def _sections(document: object) -> tuple[list[dict], list[dict], list[dict]]:
@@ -66,9 +69,9 @@ def _sections(document: object) -> tuple[list[dict], list[dict], list[dict]]:
     return sections[0], sections[1], sections[2]
 
 
-def _image_stems(images: list[dict], source: str, report: DataReport) -> dict[object, str | None]:
-    """Returns image id -> stem, None for an image whose annotations are not to be used."""
-    stems: dict[object, str | None] = {}
+def _image_names(images: list[dict], source: str, report: DataReport) -> dict[object, str | None]:
+    """Returns image id -> file name, None for an image whose annotations are not to be used."""
+    names: dict[object, str | None] = {}
     seen: set[str] = set()
     for image in images:
         identity, file_name = _key(image.get("id")), image.get("file_name")
@@ -77,7 +80,7 @@ def _image_stems(images: list[dict], source: str, report: DataReport) -> dict[ob
             continue
         base_name = file_name.replace("\\", "/").rsplit("/", 1)[-1]
         stem = split_name(base_name)[0]
-        stems[identity] = None
+        names[identity] = None
         size = (image.get("height", GRAY_SHAPE[0]), image.get("width", GRAY_SHAPE[1]))
         if size != GRAY_SHAPE:
             detail = f"{source} gives {size[1]}x{size[0]} pixels; expected 640x480"
@@ -85,9 +88,9 @@ def _image_stems(images: list[dict], source: str, report: DataReport) -> dict[ob
         elif stem in seen:
             report.add("repeated-image", base_name, f"listed again in {source}, id {identity}")
         else:
-            stems[identity] = stem
+            names[identity] = base_name
             seen.add(stem)
-    return stems
+    return names
 
 
 def _category_classes(categories: list[dict], source: str, report: DataReport) -> dict:
@@ -103,27 +106,27 @@ def _category_classes(categories: list[dict], source: str, report: DataReport) -
     return classes
 
 
-def _add_region(annotation, stems, classes, found, broken, source, report) -> None:
-    name = f"annotation {annotation.get('id')} in {source}"
+def _add_region(annotation, names, classes, found, broken, source, report) -> None:
+    what = f"annotation {annotation.get('id')} in {source}"
     image_id, category_id = _key(annotation.get("image_id")), _key(annotation.get("category_id"))
-    if image_id not in stems:
-        report.add("unknown-image-id", source, f"{name}: image_id {image_id} is not listed")
+    if image_id not in names:
+        report.add("unknown-image-id", source, f"{what}: image_id {image_id} is not listed")
         return
-    stem = stems[image_id]
-    if stem is None:
+    name = names[image_id]
+    if name is None:
         return  # reported with the image
     if classes.get(category_id) is None:
-        report.add("unknown-category", stem, f"{name}: category_id {category_id}")
+        report.add("unknown-category", name, f"{what}: category_id {category_id}")
         return
     try:
         rings = _rings(annotation.get("segmentation"))
     except ValueError as error:
-        report.add("unusable-polygon", stem, f"{name}: {error}")
-        broken.add(stem)
+        report.add("unusable-polygon", name, f"{what}: {error}")
+        broken.add(name)
         return
     if len(rings) > 1:
-        report.add("several-rings", stem, f"{name}: {len(rings)} polygons")
-    found[stem].append(Region(class_index=classes[category_id], rings=rings))
+        report.add("several-rings", name, f"{what}: {len(rings)} polygons")
+    found[name].append(Region(class_index=classes[category_id], rings=rings))
 
 
 def _rings(segmentation: object) -> tuple[tuple[tuple[float, float], ...], ...]:

@@ -35,7 +35,7 @@ BAD_FILES = {
     "out-of-range": ("temperatures outside 10..45 degrees C", "file left out"),
     "unreadable-folder": ("folder cannot be read", "left out"),
     "too-large": ("file implausibly large", "file left out"),
-    "duplicate": ("second file for the same thermogram", "first by name kept, this one left out"),
+    "duplicate": ("second file for the same thermogram", "the first by name kept, this left out"),
     "conflicting-diagnosis": ("patient with conflicting diagnoses", "whole patient left out"),
     "unreadable-diagnosis": ("diagnosis file cannot be read", "treated as unlabelled"),
     "unreadable-annotations": ("annotation file cannot be read", "its annotations left out"),
@@ -66,6 +66,7 @@ NOTES = {
     "repeated-image": ("annotation file lists the image twice", "first kept"),
     "ambiguous-annotation": ("several images fit the annotation", "annotation left out"),
 }
+_BAD_ANNOTATIONS = frozenset({"unusable-polygon", "annotation-size"})
 KINDS = {**BAD_FILES, **NOTES}
 
 
@@ -103,8 +104,9 @@ class DataReport:
 
     @property
     def skipped(self) -> list[str]:
-        """The bad files, sorted, each once."""
-        return sorted({oddity.file for oddity in self.oddities if oddity.kind in BAD_FILES})
+        """The bad files, sorted, each once. A bad annotation does not skip its image's file."""
+        kinds = BAD_FILES.keys() - _BAD_ANNOTATIONS
+        return sorted({oddity.file for oddity in self.oddities if oddity.kind in kinds})
 
     def summary(self) -> str:
         """Returns one line: how many of each kind."""
@@ -124,7 +126,11 @@ class DataReport:
         lines += ["thermograms with", *_aligned(_pixel_counts(records)), ""]
         lines += ["files by size (rows x columns)", *_aligned(sorted(self.sizes.items())), ""]
         lines += self._oddity_lines()
-        lines.append(f"skipped {len(self.skipped)} files, {len(self.oddities)} oddities in all")
+        annotations = sum(self.count(kind) for kind in _BAD_ANNOTATIONS)
+        lines.append(
+            f"skipped files: {len(self.skipped)}; annotations left out: {annotations}; "
+            f"oddities in all: {len(self.oddities)}"
+        )
         return "\n".join(lines) + "\n"
 
     def _oddity_lines(self) -> list[str]:

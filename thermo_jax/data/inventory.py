@@ -31,6 +31,11 @@ class Draft:
         """Path relative to the root, without suffix."""
         return (self.folder / self.stem).as_posix()
 
+    @property
+    def file(self) -> str:
+        """Path of its first file, relative to the root."""
+        return (self.folder / min(path.name for path in self.paths.values())).as_posix()
+
 
 @dataclasses.dataclass
 class Inventory:

@@ -20,7 +20,7 @@ import tqdm
 
 from thermo_jax.data import diagnoses, radiometry
 from thermo_jax.data.annotations import Regions, read_coco
-from thermo_jax.data.data_report import DataReport
+from thermo_jax.data.data_report import BAD_FILES, DataReport
 from thermo_jax.data.inventory import (
     DIAGNOSIS_TABLE,
     MATRIX_SUFFIX,
@@ -42,6 +42,7 @@ from thermo_jax.data.thermogram import (
 )
 
 LAYOUTS = ("auto", "site", "matrices", "class_folders")
+_FIELDS = {"gray": "gray_path", "heat": "heat_path", "temperatures": "temperature_path"}
 _READERS: dict[str, Callable[[pathlib.Path], np.ndarray]] = {
     "gray": radiometry.read_gray,
     "heat": radiometry.read_heat,
@@ -78,12 +79,13 @@ def scan(
     records = [_identify(draft, report) for draft in drafts]
     records = _with_labels(records, inventory, report)
     records = _check_pixels(records, inventory, report)
-    records = _drop_duplicates(records, report)
+    records = _drop_duplicates(records, inventory, report)
     records = _with_regions(records, inventory, report)
     if not records:
+        first = next(oddity for oddity in report.oddities if oddity.kind in BAD_FILES)
         raise ValueError(
             f"no usable thermogram among the {len(inventory.pixels)} files under {inventory.root}: "
-            f"{report.summary()}; first: {report.oddities[0].file}: {report.oddities[0].detail}"
+            f"{report.summary()}; first: {first.file}: {first.detail}"
         )
     return records, report
 
@@ -124,19 +126,19 @@ def _identify(draft: Draft, report: DataReport) -> Thermogram:
     """Tells who and what a file is from its name, and the patient from its folders if need be."""
     parsed = parse_name(draft.stem)
     if parsed is None:
-        report.add("unknown-name", draft.name, "no form of DMR-IR file name")
+        report.add("unknown-name", draft.file, "no form of DMR-IR file name")
         parsed = ParsedName()
     elif parsed.protocol and not parsed.complete:
-        report.add("odd-name", draft.name, "expected view 1..5, visit from 1, and a real date")
+        report.add("odd-name", draft.file, "expected view 1..5, visit from 1, and a real date")
     parts = diagnoses.below_class_folder(draft.folder)  # folds of a split may be above: 1/sick/
     folders = [p for part in reversed(parts) if (p := patient_of_folder(part))]
     patient = parsed.patient or (folders[0] if folders else None)
     if patient is not None and folders and patient not in folders:
         detail = f"name says patient {patient}, folder says {folders[0]}"
-        report.add("patient-mismatch", draft.name, detail)
+        report.add("patient-mismatch", draft.file, detail)
         patient = None
     elif patient is None:
-        report.add("unknown-patient", draft.name, "neither name nor folder tells the patient")
+        report.add("unknown-patient", draft.file, "neither name nor folder tells the patient")
     # Bare names (T0001.txt) are those of the database's frontal matrices.
     bare = parsed.patient is not None and parsed == ParsedName(
         patient=parsed.patient, mirrored=parsed.mirrored
@@ -170,11 +172,18 @@ def _with_labels(
         if len(of_patient[record.patient]) > 1:
             names = " and ".join(LABEL_NAMES[label] for label in sorted(of_patient[record.patient]))
             detail = f"patient {record.patient} is called {names}"
-            report.add("conflicting-diagnosis", record.name, detail)
+            for file in _files(record, inventory):
+                report.add("conflicting-diagnosis", file, detail)
         else:
             label = next(iter(labels), UNLABELLED)
             kept.append(dataclasses.replace(record, label=label))
     return kept
+
+
+def _files(record: Thermogram, inventory: Inventory) -> list[str]:
+    """Returns the names of a thermogram's files, relative to the root."""
+    paths = [getattr(record, field) for field in _FIELDS.values()]
+    return [inventory.relative(path) for path in paths if path is not None]
 
 
 def _folder(record: Thermogram) -> pathlib.PurePosixPath:
@@ -195,7 +204,7 @@ def _labels_of_matrices(records, inventory, report) -> list[set[int]]:
     for record in records:
         if inventory.tables and record.patient not in table:
             detail = f"no row for patient {record.patient} in {DIAGNOSIS_TABLE}"
-            report.add("missing-diagnosis", record.name, detail)
+            report.add("missing-diagnosis", _files(record, inventory)[0], detail)
     return [table.get(record.patient, set()) for record in records]
 
 
@@ -204,7 +213,7 @@ def _labels_of_class_folders(records, inventory, report) -> list[set[int]]:
     for record, label in zip(records, found, strict=True):
         if label is None:
             detail = f"in no class folder ({', '.join(diagnoses.CLASS_FOLDERS)})"
-            report.add("missing-diagnosis", record.name, detail)
+            report.add("missing-diagnosis", _files(record, inventory)[0], detail)
     return [set() if label is None else {label} for label in found]
 
 
@@ -243,11 +252,9 @@ def _check_pixels(
         except DataError:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    kept = [_usable(r, bad.get(index, set()), report) for index, r in enumerate(records)]
+    _note_missing(records, bad, inventory, report)
+    kept = [_without(record, bad.get(index, set())) for index, record in enumerate(records)]
     return [record for record in kept if record is not None]
-
-
-_FIELDS = {"gray": "gray_path", "heat": "heat_path", "temperatures": "temperature_path"}
 
 
 def _check_file(slot: str, path: pathlib.Path) -> tuple[DataError | None, str, bool]:
@@ -263,27 +270,36 @@ def _check_file(slot: str, path: pathlib.Path) -> tuple[DataError | None, str, b
     return None, size, bool((pixels == pixels.flat[0]).all()) if slot != "heat" else False
 
 
-def _usable(record: Thermogram, bad: set[str], report: DataReport) -> Thermogram | None:
+def _note_missing(records, bad: dict[int, set[str]], inventory, report) -> None:
+    for index, record in enumerate(records):
+        slots = {slot for slot, field in _FIELDS.items() if getattr(record, field) is not None}
+        rendered = "temperatures" in slots - bad.get(index, set())
+        file = _files(record, inventory)[0]
+        if "gray" in slots and "heat" not in slots:
+            detail = "heatmap rendered from temperatures" if rendered else "usable as gray only"
+            report.add("missing-snap", file, detail)
+        if "heat" in slots and "gray" not in slots:
+            detail = "gray rendered from temperatures" if rendered else "usable as heatmap only"
+            report.add("missing-gray", file, detail)
+
+
+def _without(record: Thermogram, bad: set[str]) -> Thermogram | None:
     """Returns the record without its bad files, or None if nothing is left."""
     left = dataclasses.replace(record, **{_FIELDS[slot]: None for slot in bad})
-    rendered = left.temperature_path is not None
-    if record.gray_path and not record.heat_path:
-        detail = "heatmap rendered from temperatures" if rendered else "usable as gray only"
-        report.add("missing-snap", record.name, detail)
-    if record.heat_path and not record.gray_path:
-        detail = "gray rendered from temperatures" if rendered else "usable as heatmap only"
-        report.add("missing-gray", record.name, detail)
     return left if any(getattr(left, field) for field in _FIELDS.values()) else None
 
 
-def _drop_duplicates(records: list[Thermogram], report: DataReport) -> list[Thermogram]:
+def _drop_duplicates(
+    records: list[Thermogram], inventory: Inventory, report: DataReport
+) -> list[Thermogram]:
     """Keeps the first record by name of each (patient, visit, view, protocol, frame, mirrored)."""
     kept: dict[tuple, Thermogram] = {}
     for record in records:
         first = kept.setdefault(_identity(record), record)
         if first is not record:
             detail = f"same patient, visit, view, protocol and frame as {first.name}"
-            report.add("duplicate", record.name, detail)
+            for file in _files(record, inventory):
+                report.add("duplicate", file, detail)
     return list(kept.values())
 
 

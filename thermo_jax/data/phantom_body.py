@@ -232,9 +232,18 @@ def _vessels(rng: np.random.Generator, body: Body):
     return 1.3 * np.tanh((4.2 * fine + 6.5 * glow) / 1.3)
 
 
-def _add_breast(skin, body: Body, index: int, u, v, *, rng, lesion: np.random.Generator | None):
-    """`skin` [480, 640] with one breast on it; a `lesion` generator makes it the sick one."""
-    breast, nipple = body.breasts[index], body.nipples[index]
+def _lesion(rng: np.random.Generator, breast: Egg, u, v):
+    """Warming [480, 640] in degrees C of a sick breast: a spot, and a little everywhere."""
+    angle, reach = rng.uniform(0, 2 * math.pi), rng.uniform(0.2, 0.5)
+    centre = breast.point(reach * math.cos(angle), reach * math.sin(angle)).tolist()
+    away = np.hypot(u - centre[0], (v - centre[1]) * rng.uniform(0.85, 1.15))
+    away = away * (1 + 0.12 * _smooth_noise(rng, 24))
+    spot = np.exp(-np.square(away / rng.uniform(42, 52)))
+    return rng.uniform(2.7, 3.3) * spot + rng.uniform(0.6, 0.9)
+
+
+def _add_breast(skin, breast: Egg, nipple: Egg, u, v, *, rng, coolness: float, lesion):
+    """`skin` [480, 640] with one breast on it; a `lesion` generator, or None, makes it sick."""
     p, q = breast.local(u, v)
     rho = np.hypot(p, q)
     low = np.clip(p, 0, 1)
@@ -242,20 +251,13 @@ def _add_breast(skin, body: Body, index: int, u, v, *, rng, lesion: np.random.Ge
     skin = skin + rng.uniform(0.9, 1.5) * low * np.exp(-np.square((rho - 1) * breast.width / 18))
     cover = _sigmoid((1 - rho) * breast.width / (3 + 16 * np.clip(0.35 - p, 0, 1)))
     dome = np.sqrt(np.clip(1 - rho * rho, 0, None))
-    warmth = rng.uniform(-0.75, -0.5) - rng.uniform(0.7, 1.2) * dome * (0.75 + 0.4 * p)
+    warmth = -coolness * (rng.uniform(0.6, 0.7) + rng.uniform(0.9, 1.1) * dome * (0.75 + 0.4 * p))
     areola = np.hypot(*nipple.local(u, v))
     warmth = warmth - rng.uniform(0.45, 0.75) * _sigmoid((0.95 - areola) * 6)
     warmth = warmth - rng.uniform(0.3, 0.7) * np.exp(-np.square(areola / 0.28))
     warmth = warmth - 0.5 * low * np.exp(-np.square((1 - rho) * breast.width / 8))
     if lesion is not None:
-        angle, reach = lesion.uniform(0, 2 * math.pi), lesion.uniform(0.3, 0.55)
-        centre = breast.point(reach * math.cos(angle), reach * math.sin(angle)).tolist()
-        away = np.hypot(u - centre[0], (v - centre[1]) * lesion.uniform(0.85, 1.15))
-        away = away * (1 + 0.12 * _smooth_noise(lesion, 24))
-        warmth = warmth + lesion.uniform(2.6, 3.2) * np.exp(
-            -np.square(away / lesion.uniform(34, 46))
-        )
-        warmth = warmth + lesion.uniform(0.6, 0.9)
+        warmth = warmth + _lesion(lesion, breast, u, v)
     return skin + cover * warmth
 
 
@@ -289,12 +291,12 @@ def temperature_fields(body: Body, *, seed: tuple[int, int], sick: bool):
     ridge = np.exp(-np.square(_smooth_noise(rng, 26) / 0.22))  # contour lines look like a web
     skin += 0.4 * ridge * _sigmoid(2 * _smooth_noise(rng, 60)) * _sigmoid((v - 70) / 15)
 
-    sick_side = int(lesion.integers(2))
-    for index in (0, 1):
+    sick_side, coolness = int(lesion.integers(2)), rng.uniform(0.75, 1.2)  # healthy breasts match
+    for index, (breast, nipple) in enumerate(zip(body.breasts, body.nipples, strict=True)):
         trouble = lesion if sick and index == sick_side else None
-        skin = _add_breast(skin, body, index, u, v, rng=rng, lesion=trouble)
+        skin = _add_breast(skin, breast, nipple, u, v, rng=rng, coolness=coolness, lesion=trouble)
     vessels = _vessels(rng, body)
-    skin += rng.uniform(0.5, 1.0) * vessels
+    skin += rng.uniform(0.45, 0.85) * vessels
     skin -= 1.6 * np.exp(-np.clip(inside, 0, None) / 7)  # skin seen at a grazing angle
 
     wall, marker_cover, marker = _room(rng, u, v, inside)

@@ -9,6 +9,7 @@ import math
 import os
 import pathlib
 import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -38,11 +39,12 @@ SEGMENTATION_COLUMNS = {
 CLASS_COLUMNS = {"iou": "IoU", "dice": "Dice", "hd95": "HD95 px"}
 
 UNDEFINED = "-"
+WIDTH = 98  # characters of the widest line: the classification table
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
 
 
 def results_table(results: Mapping[str, Any], *, class_names: Sequence[str] = CLASS_NAMES) -> str:
-    """A fixed-width text of a run's results, at most 100 columns wide.
+    """A fixed-width text of a run's results, WIDTH columns wide unless a row name is long.
 
     Args:
         results: any of these keys; others are ignored here and kept in results.json:
@@ -62,11 +64,13 @@ def results_table(results: Mapping[str, Any], *, class_names: Sequence[str] = CL
         sections.append(_classification(unit, rows))
     if results.get("segmentation"):
         sections.extend(_segmentation(results["segmentation"], class_names))
-    notes = [f"{UNDEFINED} = undefined (nothing to measure: a class or a diagnosis is absent)"]
+    notes = []
+    if any(re.search(rf"\s{UNDEFINED}(\s|$)", section) for section in sections):
+        notes.append(
+            f"{UNDEFINED} = undefined (nothing to measure: a class or diagnosis is absent)"
+        )
     if results.get("segmentation"):
-        notes.append(SIDES_NOTE)
-    if not any(re.search(rf"\s{UNDEFINED}(\s|$)", section) for section in sections):
-        notes.pop(0)
+        notes.append(textwrap.fill(SIDES_NOTE, WIDTH))
     return "\n\n".join([*sections, *notes, DISCLAIMER]) + "\n"
 
 

@@ -128,10 +128,10 @@ def fit(
                 state, metrics = _train_epoch(state, batches, train_step, steps=steps, bar=bar)
                 seconds = time.perf_counter() - started
                 result = evaluate(state, eval_step, validation, plan=plan, parallel=parallel)
-                metrics |= {f"validation/{name}": value for name, value in result.items()}
+                metrics |= {f"val/{name}": value for name, value in result.items()}
                 step = epoch * steps
                 _check_finite(metrics, step=step, workdir=workdir)
-                improved = stopping.update(metrics["validation/loss"], step=step, epoch=epoch)
+                improved = stopping.update(metrics["val/loss"], step=step, epoch=epoch)
                 rate = steps * plan.batch_size / seconds
                 log.write(
                     step=step,
@@ -151,7 +151,7 @@ def fit(
                             "best_step": stopping.best_step,
                             "early_stopping": dataclasses.asdict(stopping),
                         },
-                        validation_loss=metrics["validation/loss"],
+                        validation_loss=metrics["val/loss"],
                     )
                 on_epoch(epoch)
         log.close()
@@ -241,7 +241,7 @@ def _describe_epoch(epoch: int, metrics: dict[str, float], *, rate: float, impro
         "epoch %3d  train loss %.4f  validation loss %.4f  %.3g images/s%s",
         epoch,
         metrics["train/loss"],
-        metrics["validation/loss"],
+        metrics["val/loss"],
         rate,
         "  (best)" if improved else "",
     )

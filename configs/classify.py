@@ -1,0 +1,33 @@
+"""Trains a healthy/sick classifier on a frozen encoder.
+
+    python -m thermo_jax.main --config=configs/classify.py:H/H --workdir=runs/classify_HH \
+        --config.data.root=/data/dmr-ir --config.encoder.workdir=runs/encoder_heat
+
+Presets: a row of Table 1 as encoder/decoder, `G/G`, `G/H`, `H/G` or `H/H` (default), then
+optionally `phantom`, joined by commas. Keep config.split as in the encoder's run: the test
+patients are then unseen by the encoder, too.
+"""
+
+from ml_collections import ConfigDict
+
+from thermo_jax.configs import common
+
+
+def get_config(argument: str = "") -> ConfigDict:
+    """The configuration of a preset such as "G/H"."""
+    return common.parse_preset(
+        argument,
+        choices=common.ROWS,
+        default="H/H",
+        options={"phantom": common.phantom},
+        build=_build,
+        file="classify.py",
+    )
+
+
+def _build(row: str) -> ConfigDict:
+    config = common.decoder("classify", preset=row)
+    # "linear" over all pixels (published), or "pooled" (mean over pixels, any image size).
+    config.model.head = "linear"
+    config.train = common.train(batch_size=16, epochs=70, patience=0, learning_rate=5e-3)
+    return config

@@ -1,0 +1,161 @@
+"""What all configurations share: the fields, one comment above each, and the strict presets."""
+
+import difflib
+from collections.abc import Callable, Mapping
+
+from ml_collections import ConfigDict
+
+
+def base(task: str, *, data_type: str) -> ConfigDict:
+    """Fields that every training run has."""
+    config = ConfigDict()
+    # What to run: "encoder", "classify", "segment", "demo" or "data_report".
+    config.task = task
+    # Seed of initial weights, patch positions and the order of images.
+    config.seed = 0
+    config.data = data(data_type)
+    config.split = split()
+    config.parallel = parallel()
+    return config
+
+
+def data(data_type: str) -> ConfigDict:
+    """Where thermograms come from, and which of them a run uses."""
+    config = ConfigDict()
+    # Folder of DMR-IR (site, matrices or class folders), or "phantom" for synthetic data.
+    config.root = ""
+    # "auto", or force one of "site", "matrices", "class_folders".
+    config.layout = "auto"
+    # True: the first unusable file stops the run; False: it is skipped, counted and reported.
+    config.strict = False
+    # Data type of this run's images: "gray" (480x640x1) or "heat" (120x160x3).
+    config.type = data_type
+    # Views to use: 1 frontal, 2 right 45, 3 right 90, 4 left 45, 5 left 90.
+    config.views = (1,)
+    # Acquisition protocols to use: "S" static, "D" dynamic.
+    config.protocols = ("S", "D")
+    # "first": the first frame of each visit and protocol; "all": every frame (near-copies).
+    config.frames = "first"
+    # Whether to use mirrored copies (file names with a leading R).
+    config.mirrored = False
+    # Makes images smaller by this factor (block mean); results are then not the paper's.
+    config.downscale = 1
+    # matplotlib colour map that renders heatmaps where only temperatures exist.
+    config.colormap = "jet"
+    # "tf.data", or "numpy" where TensorFlow is not installed; both give the same batches.
+    config.loader = "tf.data"
+    # Where prepared (TFDS) data is kept; "" = $THERMO_JAX_PREPARED_DIR or ~/.cache/thermo_jax.
+    config.prepared_dir = ""
+    # root="phantom" only: number of synthetic patients, half of them sick.
+    config.phantom_patients = 40
+    return config
+
+
+def split() -> ConfigDict:
+    """Which patients train, validate and test. Runs with equal fields share their test patients."""
+    config = ConfigDict()
+    # Patients are dealt to this many folds, stratified by diagnosis and annotation.
+    config.folds = 5
+    # The fold that is the test set.
+    config.fold = 0
+    # Share of the other patients that validate (choose the epoch and the threshold).
+    config.val_fraction = 0.2
+    # Seed of the split.
+    config.seed = 0
+    return config
+
+
+def parallel() -> ConfigDict:
+    """How a step is spread over devices."""
+    config = ConfigDict()
+    # "pmap" or "shard_map": the same result through another wrapper.
+    config.mode = "pmap"
+    # Number of devices to use, 0 = all.
+    config.devices = 0
+    return config
+
+
+def train(
+    *, batch_size: int, epochs: int, patience: int, learning_rate: float
+) -> ConfigDict:
+    """How long and how fast to train."""
+    config = ConfigDict()
+    # Images in a batch, over all devices.
+    config.batch_size = batch_size
+    # At most this many epochs; one is max(ceil(images / batch_size), 5) full batches.
+    config.epochs = epochs
+    # Stop after so many epochs without a better validation loss, 0 = never.
+    config.patience = patience
+    # Step size of the optimiser.
+    config.learning_rate = learning_rate
+    # Epochs between checkpoints; the best and the last epoch are always saved.
+    config.checkpoint_every = 1
+    return config
+
+
+def decoder(task: str, *, preset: str) -> ConfigDict:
+    """Fields of a decoder run; `preset` is one of Table 1's rows, such as "G/H"."""
+    encoder_type, data_type = (ROW_TYPES[letter] for letter in preset.split("/"))
+    config = base(task, data_type=data_type)
+    config.encoder = ConfigDict()
+    # Workdir of the pretrained encoder (a run of configs/encoder.py).
+    config.encoder.workdir = ""
+    # Data type the encoder was trained on: "gray" or "heat".
+    config.encoder.type = encoder_type
+    config.model = ConfigDict()
+    # Channels of the U-Net's first stage; 64 is the published size.
+    config.model.unet_width = 64
+    # Compute type of convolutions: "float32" or "bfloat16".
+    config.model.dtype = "float32"
+    # Convolution: "auto" (by platform), "native" or "patches".
+    config.model.conv = "auto"
+    # Latents of a frozen encoder are computed once if they take at most this many GB of host
+    # memory, else in every step; 0 = always in the step.
+    config.latent_cache_gb = 8.0
+    return config
+
+
+ROW_TYPES = {"G": "gray", "H": "heat"}
+ROWS = ("G/G", "G/H", "H/G", "H/H")  # encoder / decoder, the order of Table 1
+
+
+def phantom(config: ConfigDict) -> None:
+    """Preset `phantom`: synthetic data instead of a folder."""
+    config.data.root = "phantom"
+
+
+def parse_preset(
+    argument: str | None,
+    *,
+    choices: tuple[str, ...],
+    default: str,
+    options: Mapping[str, Callable[[ConfigDict], None]],
+    build: Callable[[str], ConfigDict],
+    file: str,
+) -> ConfigDict:
+    """A configuration from what follows the colon in `--config=FILE:CHOICE,OPTION,...`.
+
+    Args:
+      argument: the text after the colon; "" or None takes the default choice.
+      choices: mutually exclusive words, given to `build`.
+      options: words that change the built configuration.
+    Raises:
+      ValueError: an unknown word, or two choices.
+    """
+    words = [word.strip() for word in (argument or "").split(",") if word.strip()]
+    known = [*choices, *options]
+    for word in words:
+        if word not in known:
+            near = difflib.get_close_matches(word, known, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise ValueError(
+                f"{file} has no preset {word!r}.{hint} Presets: {', '.join(known)}."
+            )
+    chosen = [word for word in words if word in choices]
+    if len(chosen) > 1:
+        raise ValueError(f"{file}: choose one of {', '.join(choices)}, not {', '.join(chosen)}.")
+    config = build(chosen[0] if chosen else default)
+    for word in words:
+        if word in options:
+            options[word](config)
+    return config

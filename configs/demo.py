@@ -1,0 +1,38 @@
+"""The whole path, small, on synthetic data: encoder, classifier and segmenter in minutes on a CPU.
+
+    python -m thermo_jax.main --config=configs/demo.py --workdir=runs/demo
+
+Heatmaps are reduced to 60x80 pixels and the U-Net to a quarter of its width; everything else is the
+real thing.
+"""
+
+from ml_collections import ConfigDict
+
+from thermo_jax.configs import classify, common, encoder, segment
+
+
+def get_config(argument: str = "") -> ConfigDict:
+    """The configuration; there are no presets."""
+    return common.parse_preset(
+        argument, choices=(), default="", options={}, build=_build, file="demo.py"
+    )
+
+
+def _build(_: str) -> ConfigDict:
+    config = ConfigDict()
+    # What to run: the three stages below, one after the other, in subfolders of the workdir.
+    config.task = "demo"
+    config.stages = ConfigDict()
+    # Each stage is a complete configuration of its own.
+    config.stages.encoder = encoder.get_config("heat,phantom")
+    config.stages.classify = classify.get_config("H/H,phantom")
+    config.stages.segment = segment.get_config("H/H,phantom")
+    for stage in config.stages.values():
+        stage.data.downscale = 2
+        stage.train.checkpoint_every = 10
+    config.stages.encoder.train.epochs = 6
+    for stage in (config.stages.classify, config.stages.segment):
+        stage.model.unet_width = 16
+        stage.train.batch_size = 8
+        stage.train.epochs = 20
+    return config

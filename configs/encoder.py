@@ -1,0 +1,66 @@
+"""Pretrains a CUTS encoder without labels.
+
+    python -m thermo_jax.main --config=configs/encoder.py:heat --workdir=runs/encoder_heat \
+        --config.data.root=/data/dmr-ir
+
+Presets: `gray` or `heat` (default), then any of `no_recon`, `no_contrastive` (the paper's
+ablations) and `phantom` (synthetic data), joined by commas.
+"""
+
+from ml_collections import ConfigDict
+
+from thermo_jax.configs import common
+
+
+def get_config(argument: str = "") -> ConfigDict:
+    """The configuration of a preset such as "gray,no_recon"."""
+    return common.parse_preset(
+        argument,
+        choices=("gray", "heat"),
+        default="heat",
+        options={
+            "no_recon": _no_recon,
+            "no_contrastive": _no_contrastive,
+            "phantom": common.phantom,
+        },
+        build=_build,
+        file="encoder.py",
+    )
+
+
+def _build(data_type: str) -> ConfigDict:
+    config = common.base("encoder", data_type=data_type)
+    config.split.val_fraction = 0.3  # the paper's 70:30
+
+    config.model = ConfigDict()
+    # Channels of the first block, doubled three times: 16 gives 128 latents.
+    config.model.num_kernels = 16
+    # Side of the reconstructed patches, pixels, odd.
+    config.model.patch_size = 5
+    # Compute type of convolutions: "float32" or "bfloat16".
+    config.model.dtype = "float32"
+    # Convolution: "auto" (by platform), "native" or "patches".
+    config.model.conv = "auto"
+
+    config.loss = ConfigDict()
+    # Weight of the contrastive loss; reconstruction weighs 1 less it.
+    config.loss.contrastive_weight = 0.01
+    # "paper" (one log per image) or "nt_xent" (the textbook's, one log per anchor).
+    config.loss.form = "paper"
+    # Temperature of the similarities.
+    config.loss.temperature = 0.5
+    # Patches sampled per image and step.
+    config.loss.num_patches = 16
+
+    config.train = common.train(batch_size=16, epochs=200, patience=10, learning_rate=1e-3)
+    # Decoupled weight decay, on all parameters.
+    config.train.weight_decay = 1e-4
+    return config
+
+
+def _no_recon(config: ConfigDict) -> None:
+    config.loss.contrastive_weight = 1.0
+
+
+def _no_contrastive(config: ConfigDict) -> None:
+    config.loss.contrastive_weight = 0.0

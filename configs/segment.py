@@ -1,0 +1,31 @@
+"""Trains a segmenter (7 regions and background) on a frozen encoder.
+
+    python -m thermo_jax.main --config=configs/segment.py:H/H --workdir=runs/segment_HH \
+        --config.data.root=/data/dmr-ir --config.encoder.workdir=runs/encoder_heat
+
+Presets: a row of Table 1 as encoder/decoder, `G/G`, `G/H`, `H/G` or `H/H` (default), then
+optionally `phantom`, joined by commas. Keep config.split as in the encoder's run: the test
+patients are then unseen by the encoder, too.
+"""
+
+from ml_collections import ConfigDict
+
+from thermo_jax.configs import common
+
+
+def get_config(argument: str = "") -> ConfigDict:
+    """The configuration of a preset such as "G/H"."""
+    return common.parse_preset(
+        argument,
+        choices=common.ROWS,
+        default="H/H",
+        options={"phantom": common.phantom},
+        build=_build,
+        file="segment.py",
+    )
+
+
+def _build(row: str) -> ConfigDict:
+    config = common.decoder("segment", preset=row)
+    config.train = common.train(batch_size=16, epochs=200, patience=30, learning_rate=5e-3)
+    return config

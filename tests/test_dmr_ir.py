@@ -1,0 +1,203 @@
+"""The prepared (TFDS) set gives what the source gives, and follows it when it changes."""
+
+import dataclasses
+import importlib.util
+import os
+import sys
+import time
+
+import numpy as np
+import pytest
+from absl import logging
+
+from thermo_jax.data import annotations, examples, layouts, phantom, radiometry
+from thermo_jax.data.thermogram import DataError
+
+pytest.importorskip("tensorflow")
+tfds = pytest.importorskip("tensorflow_datasets")
+dmr_ir = pytest.importorskip("thermo_jax.data.dmr_ir")
+
+ALL = examples.Selection(frames="all")
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """Four phantom patients of two frames; one frame lacks its snap, one its gray image."""
+    root = tmp_path_factory.mktemp("source") / "phantom"
+    phantom.write_phantom(root, patients=4, frames=2, annotated_fraction=0.5, temperatures=False)
+    snaps = sorted(root.glob("*/*_snap.jpg"))
+    snaps[0].unlink()
+    snaps[-1].with_name(snaps[-1].name.replace("_snap", "")).unlink()
+    return root
+
+
+@pytest.fixture(scope="module")
+def prepared(source, tmp_path_factory):
+    return dmr_ir.prepare(source, prepared_dir=tmp_path_factory.mktemp("prepared"))
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    """One patient, one image, with temperatures, and where to prepare her."""
+    root = phantom.write_phantom(tmp_path / "tiny", patients=1, temperatures=True)
+    return root, tmp_path / "prepared"
+
+
+@pytest.mark.parametrize(
+    ("data_type", "task", "downscale"),
+    [("gray", "pretrain", 1), ("heat", "classify", 1), ("heat", "segment", 2)],
+)
+def test_examples_are_bit_equal_to_those_read_from_the_source(
+    source, prepared, data_type, task, downscale
+):
+    options = {"data_type": data_type, "task": task, "downscale": downscale}
+    stored = dmr_ir.load_examples(prepared, selection=ALL, **options)
+    records, _ = layouts.scan(source)
+    chosen = examples.select(records, ALL, task=task, data_type=data_type)
+    expected = examples.load_examples(chosen, **options)
+    for field in ("data_type", "names", "patients", "protocols", "dates"):
+        assert getattr(stored, field) == getattr(expected, field)
+    np.testing.assert_array_equal(stored.views, expected.views)
+    assert stored.columns.keys() == expected.columns.keys()
+    for name, column in expected.columns.items():
+        assert stored.columns[name].dtype == column.dtype
+        np.testing.assert_array_equal(stored.columns[name], column, err_msg=name)
+
+
+def test_metadata_survives_and_missing_pixels_stay_missing(source, prepared):
+    records, _ = layouts.scan(source)
+    stored = dmr_ir.load_records(prepared)
+    assert prepared.num_records == len(records) == len(stored) == 8
+
+    def shape(record):
+        paths = (record.gray_path, record.heat_path, record.temperature_path)
+        return (*(path is not None for path in paths), bool(record.regions))
+
+    assert [shape(record) for record in stored] == [shape(record) for record in records]
+    assert len({shape(record) for record in records}) > 2  # or this proves little
+    blank = {"gray_path": None, "heat_path": None, "temperature_path": None, "regions": ()}
+    for one, other in zip(stored, records, strict=True):
+        assert dataclasses.replace(one, **blank) == dataclasses.replace(other, **blank)
+
+
+def test_an_unchanged_source_is_neither_opened_nor_prepared_again(source, prepared, monkeypatch):
+    monkeypatch.setattr(layouts, "scan", None)
+    assert dmr_ir.prepare(source, prepared_dir=prepared.directory.parent) == prepared
+
+
+def test_the_data_report_is_kept_and_its_oddities_are_recalled_in_one_line(
+    source, prepared, monkeypatch
+):
+    lines = []
+    monkeypatch.setattr(logging, "warning", lambda text, *args: lines.append(text % args))
+    dmr_ir.prepare(source, prepared_dir=prepared.directory.parent)
+    assert "[missing-snap]" in prepared.report_path.read_text()
+    expected = f"oddities in the data, 0 files skipped; see {prepared.report_path}"
+    assert len(lines) == 1
+    assert lines[0].endswith(expected)
+
+
+def test_temperatures_are_stored_as_they_were_read(tiny):
+    root, prepared_dir = tiny
+    prepared = dmr_ir.prepare(root, prepared_dir=prepared_dir)
+    builder = tfds.builder_from_directory(prepared.dataset_dir)
+    (row,) = builder.as_dataset(split="train").as_numpy_iterator()
+    ((record,), _) = layouts.scan(root)
+    expected = radiometry.load_pixels(record).temperatures
+    np.testing.assert_array_equal(row["temperatures"], expected)
+    assert row["temperatures"].dtype == np.float32
+    assert row["has_temperatures"]
+    assert tuple(row["draw_order"]) == annotations.draw_order(record.regions)
+
+
+def test_a_changed_source_is_prepared_again_with_a_message(tiny, monkeypatch):
+    root, prepared_dir = tiny
+    lines = []
+    monkeypatch.setattr(logging, "warning", lambda text, *args: lines.append(text % args))
+    before = dmr_ir.prepare(root, prepared_dir=prepared_dir)
+    (page,) = root.glob("*/description.html")
+    page.write_text(page.read_text() + "\n")
+    after = dmr_ir.prepare(root, prepared_dir=prepared_dir)
+    assert after.fingerprint != before.fingerprint
+    assert after.directory == before.directory
+    assert any("changed since" in line and "preparing again" in line for line in lines)
+
+
+def test_a_half_written_preparation_is_found_and_done_again(tiny):
+    root, prepared_dir = tiny
+    whole = dmr_ir.prepare(root, prepared_dir=prepared_dir)
+    (whole.directory / "prepared.json").unlink()
+    leftover = whole.directory.with_name(whole.directory.name + ".incomplete")
+    leftover.mkdir()
+    again = dmr_ir.prepare(root, prepared_dir=prepared_dir)
+    assert again == whole
+    assert len(dmr_ir.load_records(again)) == 1
+    assert not leftover.exists()
+
+
+def test_a_failed_preparation_leaves_nothing_behind(tiny, monkeypatch):
+    root, prepared_dir = tiny
+
+    def fail(record, **_):
+        raise OSError(f"disk gone at {record.name}")
+
+    monkeypatch.setattr(radiometry, "load_pixels", fail)
+    with pytest.raises(OSError, match="disk gone"):
+        dmr_ir.prepare(root, prepared_dir=prepared_dir)
+    assert [path.suffix for path in prepared_dir.iterdir()] == [".lock"]
+
+
+def test_strict_stops_at_a_bad_file_even_if_the_set_was_prepared_without_it(tiny):
+    root, prepared_dir = tiny
+    snap = next(root.glob("*/*_snap.jpg"))
+    (root / "0002").mkdir()
+    bad = root / "0002" / snap.name.replace("T0001", "T0002")
+    bad.write_bytes(snap.read_bytes()[:300])
+    assert dmr_ir.prepare(root, prepared_dir=prepared_dir).num_skipped == 1
+    with pytest.raises(DataError, match=bad.name):
+        dmr_ir.prepare(root, prepared_dir=prepared_dir, strict=True)
+
+
+def test_settings_and_modification_times_are_part_of_the_fingerprint(tiny):
+    root, _ = tiny
+    first = dmr_ir.source_fingerprint(root, colormap="jet")
+    assert dmr_ir.source_fingerprint(root, colormap="jet") == first
+    assert dmr_ir.source_fingerprint(root, colormap="hot") != first
+    os.utime(next(root.glob("*/*.jpg")), ns=(time.time_ns(), time.time_ns() + 1))
+    assert dmr_ir.source_fingerprint(root, colormap="jet") != first
+
+
+def test_the_place_for_prepared_sets_comes_from_the_environment(source, prepared, monkeypatch):
+    monkeypatch.setenv("THERMO_JAX_PREPARED_DIR", str(prepared.directory.parent))
+    assert dmr_ir.prepare(source) == prepared
+
+
+def test_preparing_inside_the_source_is_refused(source):
+    with pytest.raises(ValueError, match="lies inside the data root"):
+        dmr_ir.prepare(source, prepared_dir=source / "prepared")
+
+
+def test_a_missing_source_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        dmr_ir.prepare(tmp_path / "nowhere", prepared_dir=tmp_path / "prepared")
+
+
+def test_the_module_can_be_imported_again():
+    spec = importlib.util.spec_from_file_location("second_import", dmr_ir.__file__)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["second_import"] = module  # dataclasses look their module up
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        del sys.modules["second_import"]
+    assert module.DmrIr.name == dmr_ir.DmrIr.name == "dmr_ir"
+
+
+def test_the_builder_alone_reads_a_source_given_as_manual_dir(tiny, tmp_path):
+    root, _ = tiny
+    builder = dmr_ir.DmrIr(data_dir=tmp_path / "tfds")
+    config = tfds.download.DownloadConfig(manual_dir=root)
+    builder.download_and_prepare(download_dir=tmp_path / "downloads", download_config=config)
+    (row,) = builder.as_dataset(split="train").as_numpy_iterator()
+    assert row["gray"].shape == (480, 640, 1)
+    assert row["annotated"]

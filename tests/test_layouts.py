@@ -1,0 +1,552 @@
+import os
+import pathlib
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+from thermogram_files import (
+    NAME,
+    coco,
+    matrix,
+    matrix_text,
+    write_coco,
+    write_gray,
+    write_matrix,
+    write_page,
+    write_patient,
+    write_snap,
+)
+
+from thermo_jax.data import layouts, radiometry
+from thermo_jax.data.thermogram import HEALTHY, SICK, UNLABELLED, DataError, split_name
+
+STEM = NAME.format(patient=1)
+
+
+def found(report, kind):
+    """The files that the report names for one kind of oddity."""
+    return [oddity.file for oddity in report.oddities if oddity.kind == kind]
+
+
+def only(root, **options):
+    """Scans a root that holds one usable thermogram."""
+    records, report = layouts.scan(root, **options)
+    assert len(records) == 1
+    return records[0], report
+
+
+# ---------------------------------------------------------------- the three layouts
+
+
+def test_site_layout(tmp_path):
+    write_patient(tmp_path, 1, "Healthy")
+    write_patient(tmp_path, 2, "Sick")
+    write_coco(tmp_path, coco({1: f"{STEM}.jpg"}, [{"image_id": 1, "category_id": 8}]))
+    records, report = layouts.scan(tmp_path)
+    assert report.layout == "site" and not report.oddities
+    assert [record.label for record in records] == [HEALTHY, SICK]
+    first = records[0]
+    assert (first.name, first.patient, first.patient_known) == (f"0001/{STEM}", "0001", True)
+    assert (first.visit, first.view, first.protocol, first.frame) == (1, 1, "S", 0)
+    assert first.date == "2012-10-08" and len(first.regions) == 1 and not records[1].regions
+    pixels = radiometry.load_pixels(first)
+    assert pixels.gray.shape == (480, 640, 1) and pixels.heat.shape == (120, 160, 3)
+
+
+def test_matrices_layout(tmp_path):
+    for patient in (1, 138, 7):
+        write_matrix(tmp_path / "txt_files" / f"T{patient:04d}.txt")
+    (tmp_path / "id_diagnosis.csv").write_text("ID,Diagnosis\n1,Healthy\n0138,sick\n7,Cyst\n")
+    records, report = layouts.scan(tmp_path)
+    assert report.layout == "matrices"
+    assert {r.patient: r.label for r in records} == {"0001": 0, "0138": 1, "0007": UNLABELLED}
+    assert {(r.view, r.visit, r.protocol, r.date) for r in records} == {(1, 0, "", "")}
+    assert found(report, "unknown-diagnosis") == ["id_diagnosis.csv"]
+    assert "'Cyst'" in report.oddities[0].detail
+
+
+@pytest.mark.parametrize(
+    ("healthy", "sick"),
+    [("healthy", "Sick"), ("Normal", "abnormal"), ("saudavel", "doente"), ("benign", "MALIGNANT")],
+)
+def test_class_folders_layout_and_its_synonyms(tmp_path, healthy, sick):
+    write_gray(tmp_path / healthy / "0001" / f"{STEM}.jpg")
+    write_matrix(tmp_path / sick / "2" / "T0002.txt")
+    records, report = layouts.scan(tmp_path)
+    assert report.layout == "class_folders"
+    assert {r.patient: r.label for r in records} == {"0001": HEALTHY, "0002": SICK}
+
+
+def test_class_folders_of_mirrored_data_sets_with_split_folders(tmp_path):
+    write_gray(tmp_path / "1" / "normal" / "198-1.txt.jpg")
+    write_gray(tmp_path / "1" / "normal" / "R198-1.txt.jpg", 1)
+    records, _ = layouts.scan(tmp_path)
+    assert [(r.patient, r.mirrored, r.label) for r in records] == [
+        ("0198", False, HEALTHY),
+        ("0198", True, HEALTHY),
+    ]
+
+
+def test_layout_can_be_forced(tmp_path):
+    write_gray(tmp_path / "sick" / "0001" / f"{STEM}.jpg")
+    assert only(tmp_path)[0].label == SICK
+    assert only(tmp_path, layout="site")[0].label == UNLABELLED
+    with pytest.raises(ValueError, match="class_folders"):
+        layouts.scan(tmp_path, layout="folders")
+
+
+def test_the_real_sample_is_read_whole(sample_dir):
+    records, report = layouts.scan(sample_dir / "site", strict=True)
+    pages = {page.parent.name: page.read_text() for page in sample_dir.glob("site/*/*.html")}
+    assert not report.oddities
+    assert {r.patient: r.label for r in records} == {p: int("Sick" in pages[p]) for p in pages}
+    expected = {path.stem for path in (sample_dir / "label_maps").glob("*.png")}
+    assert {f"T{record.patient}" for record in records if record.regions} == expected
+    matrices, report = layouts.scan(sample_dir / "matrices", strict=True)
+    assert not report.oddities
+    assert len(matrices) == len(list(sample_dir.glob("matrices/txt_files/*.txt")))
+
+
+def test_what_is_rendered_from_the_sample_resembles_its_own_renderings(sample_dir):
+    ours = layouts.scan(sample_dir / "matrices")[0][0]
+    folder = sample_dir / "site" / ours.patient
+    theirs = {split_name(path.name)[1]: path for path in folder.glob("*.jpg")}
+    rendered = radiometry.load_pixels(ours)
+    gray, heat = radiometry.read_gray(theirs[False]), radiometry.read_heat(theirs[True])
+    assert np.abs(rendered.gray.astype(int) - gray).mean() < 1
+    assert np.abs(rendered.heat.astype(int) - heat).mean() < 2
+
+
+# ---------------------------------------------------------------- roots without thermograms
+
+
+def test_a_root_that_does_not_exist_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere.*config.data.root"):
+        layouts.scan(tmp_path / "nowhere")
+
+
+def test_an_empty_root_is_named(tmp_path):
+    with pytest.raises(ValueError, match="is empty"):
+        layouts.scan(tmp_path)
+
+
+def test_a_root_that_is_a_file_is_named(tmp_path):
+    with pytest.raises(ValueError, match="is a file"):
+        layouts.scan(write_gray(tmp_path / "a.jpg"))
+
+
+def test_a_root_without_thermograms_says_what_it_expected(tmp_path):
+    (tmp_path / "notes.doc").write_text("x")
+    with pytest.raises(ValueError, match="no thermograms.*site, matrices or class_folders"):
+        layouts.scan(tmp_path)
+
+
+def test_a_root_with_bad_files_only_says_what_is_wrong_with_them(tmp_path):
+    (tmp_path / "T0001.txt").write_bytes(b"")
+    with pytest.raises(ValueError, match="no usable thermogram.*T0001.txt: the file is empty"):
+        layouts.scan(tmp_path)
+
+
+# ---------------------------------------------------------------- missing parts
+
+
+def test_without_a_snap_the_thermogram_stays_usable_as_gray(tmp_path):
+    write_patient(tmp_path, 1)
+    (tmp_path / "0001" / f"{STEM}_snap.jpg").unlink()
+    record, report = only(tmp_path)
+    assert record.heat_path is None and record.gray_path is not None
+    assert found(report, "missing-snap") == [f"0001/{STEM}.jpg"]
+    assert radiometry.load_pixels(record).heat is None
+
+
+def test_temperatures_beside_the_picture_belong_to_it_and_render_what_is_missing(tmp_path):
+    write_patient(tmp_path, 1)
+    write_matrix(tmp_path / "0001" / f"{STEM}.txt")
+    (tmp_path / "0001" / f"{STEM}_snap.jpg").unlink()
+    record, report = only(tmp_path)
+    assert record.temperature_path is not None
+    assert "rendered" in report.oddities[0].detail
+    assert radiometry.load_pixels(record).heat.shape == (120, 160, 3)
+
+
+def test_temperatures_alone_are_no_oddity(tmp_path):
+    write_page(tmp_path / "0001", "Sick")
+    write_matrix(tmp_path / "0001" / f"{STEM}.txt")
+    record, report = only(tmp_path)
+    assert record.label == SICK and not report.oddities
+
+
+def test_a_snap_alone_is_noted(tmp_path):
+    write_patient(tmp_path, 1).unlink()
+    record, report = only(tmp_path)
+    assert record.heat_path is not None
+    assert found(report, "missing-gray") == [f"0001/{STEM}_snap.jpg"]
+
+
+def test_without_a_page_the_patient_is_unlabelled(tmp_path):
+    write_patient(tmp_path, 1)
+    (tmp_path / "0001" / "description.html").unlink()
+    record, report = only(tmp_path)
+    assert record.label == UNLABELLED
+    assert found(report, "missing-diagnosis") == ["0001/description.html"]
+
+
+@pytest.mark.parametrize("diagnosis", ["Unknown", "", "Healthy?", "<b>Cyst</b>"])
+def test_another_diagnosis_is_unlabelled_and_quoted(tmp_path, diagnosis):
+    write_patient(tmp_path, 1, diagnosis)
+    record, report = only(tmp_path)
+    assert record.label == UNLABELLED
+    assert found(report, "unknown-diagnosis") == ["0001/description.html"]
+
+
+@pytest.mark.parametrize("diagnosis", ["Sick", " SICK ", "sick\n", "<b>Sick</b>"])
+def test_a_diagnosis_is_read_in_any_case(tmp_path, diagnosis):
+    write_patient(tmp_path, 1, diagnosis)
+    assert only(tmp_path)[0].label == SICK
+
+
+def test_a_page_without_a_diagnosis_line_is_reported(tmp_path):
+    write_patient(tmp_path, 1)
+    (tmp_path / "0001" / "description.html").write_text("<html>Diagnosis pending, healthy?</html>")
+    record, report = only(tmp_path)
+    assert record.label == UNLABELLED and report.count("unknown-diagnosis") == 1
+
+
+def test_a_page_above_serves_the_folders_below(tmp_path):
+    write_page(tmp_path / "0001", "Sick")
+    write_gray(tmp_path / "0001" / "static" / f"{STEM}.jpg")
+    assert only(tmp_path)[0].label == SICK
+
+
+def test_without_a_table_every_matrix_is_unlabelled(tmp_path):
+    write_matrix(tmp_path / "T0001.txt")
+    record, report = only(tmp_path)
+    assert report.layout == "matrices" and record.label == UNLABELLED
+    assert found(report, "missing-diagnosis") == ["id_diagnosis.csv"]
+
+
+# ---------------------------------------------------------------- tables
+
+
+def table(tmp_path, content, patients=(1,)):
+    for patient in patients:
+        write_matrix(tmp_path / "txt_files" / f"T{patient:04d}.txt")
+    (tmp_path / "id_diagnosis.csv").write_bytes(content)
+    return layouts.scan(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\xef\xbb\xbfID,Diagnosis\r\n\r\n0001,Sick\r\n\r\n",
+        b"id;diagnosis\n1;sick\n",
+        b"Diagnosis, ID, Age\n Sick , 1 , 50\n",
+    ],
+)
+def test_tables_are_read_in_the_forms_spreadsheets_write(tmp_path, content):
+    records, report = table(tmp_path, content)
+    assert records[0].label == SICK and not report.oddities
+
+
+def test_a_patient_without_a_row_and_a_row_without_a_patient_are_reported(tmp_path):
+    records, report = table(tmp_path, b"ID,Diagnosis\n2,Healthy\n")
+    assert records[0].label == UNLABELLED
+    assert found(report, "missing-diagnosis") == ["txt_files/T0001.txt"]
+    assert [o.detail for o in report.oddities if o.kind == "missing-file"] == ["patient 0002"]
+
+
+def test_a_repeated_row_is_reported_and_a_conflicting_one_leaves_the_patient_out(tmp_path):
+    content = b"ID,Diagnosis\n1,Healthy\n01,Healthy\n2,Healthy\n0002,Sick\n"
+    records, report = table(tmp_path, content, patients=(1, 2))
+    assert [r.patient for r in records] == ["0001"]
+    assert report.count("duplicate-row") == 1
+    assert found(report, "conflicting-diagnosis") == ["txt_files/T0002.txt"]
+
+
+def test_rows_that_are_not_usable_are_quoted(tmp_path):
+    records, report = table(tmp_path, b"ID,Diagnosis\n1,Sick\nx,Sick\n5\n")
+    assert records[0].label == SICK
+    assert [o.detail for o in report.oddities] == ["line 3: 'x,Sick'", "line 4: '5'"]
+
+
+@pytest.mark.parametrize("content", [b"", b"1,Healthy\n", b"a,b\n1,2\n"])
+def test_a_table_without_its_header_is_reported(tmp_path, content):
+    records, report = table(tmp_path, content)
+    assert records[0].label == UNLABELLED
+    assert found(report, "unreadable-diagnosis") == ["id_diagnosis.csv"]
+
+
+# ---------------------------------------------------------------- identity
+
+
+def test_a_file_of_an_untold_patient_is_grouped_by_its_folder(tmp_path):
+    write_gray(tmp_path / "misc" / "IR_2015-04-17_0007.jpg")
+    record, report = only(tmp_path)
+    assert (record.patient, record.patient_known) == ("folder:misc", False)
+    assert record.date == "2015-04-17" and record.view == 0
+    assert found(report, "unknown-patient") == ["misc/IR_2015-04-17_0007.jpg"]
+
+
+def test_the_folder_tells_the_patient_where_the_name_does_not(tmp_path):
+    write_gray(tmp_path / "0278" / "IR_2015-04-17_0007.jpg")
+    write_gray(tmp_path / "0278" / "photo.jpg")
+    records, report = layouts.scan(tmp_path)
+    assert {(r.patient, r.patient_known) for r in records} == {("0278", True)}
+    assert found(report, "unknown-name") == ["0278/photo.jpg"]
+
+
+def test_a_name_and_a_folder_that_disagree_leave_the_patient_untold(tmp_path):
+    write_gray(tmp_path / "0156" / "TFRON_V159_18-2-2013_00.jpg")
+    record, report = only(tmp_path)
+    assert (record.patient, record.patient_known) == ("folder:0156", False)
+    assert found(report, "patient-mismatch") == ["0156/TFRON_V159_18-2-2013_00.jpg"]
+
+
+def test_impossible_parts_of_a_name_are_noted(tmp_path):
+    write_gray(tmp_path / "0001" / "T0001.1.8.S.2012-02-31.00.jpg")
+    record, report = only(tmp_path)
+    assert (record.view, record.date, record.patient) == (0, "", "0001")
+    assert report.count("odd-name") == 1
+
+
+def test_a_mirrored_copy_is_another_thermogram_of_the_patient_without_the_annotation(tmp_path):
+    gray = write_patient(tmp_path, 1)
+    shutil.copy(gray, gray.with_name("R" + gray.name))
+    write_coco(tmp_path, coco({1: gray.name}, [{"image_id": 1, "category_id": 8}]))
+    records, report = layouts.scan(tmp_path)
+    assert [(r.patient, r.mirrored, bool(r.regions)) for r in records] == [
+        ("0001", True, False),
+        ("0001", False, True),
+    ]
+    assert report.count("duplicate") == 0
+
+
+def test_a_visit_filed_twice_is_kept_once(tmp_path):
+    write_patient(tmp_path, 1)
+    write_gray(tmp_path / "0001" / "T0001.1.1.S.2013-01-01.00.jpg")
+    write_gray(tmp_path / "0001" / "copy" / f"{STEM}.jpg")
+    record, report = only(tmp_path)
+    assert record.name == f"0001/{STEM}"
+    assert sorted(found(report, "duplicate")) == [
+        "0001/T0001.1.1.S.2013-01-01.00.jpg",
+        f"0001/copy/{STEM}.jpg",
+    ]
+
+
+def test_a_duplicate_takes_the_place_of_a_bad_first_file(tmp_path):
+    (tmp_path / "0001").mkdir()
+    (tmp_path / "0001" / f"{STEM}.jpg").write_bytes(b"")
+    write_gray(tmp_path / "0001" / "copy" / f"{STEM}.jpg")
+    assert only(tmp_path)[0].name == f"0001/copy/{STEM}"
+
+
+def test_frames_views_and_protocols_are_no_duplicates(tmp_path):
+    for name in ("1.1.S.2012-10-08.00", "1.2.S.2012-10-08.00", "1.1.D.2012-10-08.00"):
+        write_gray(tmp_path / "0001" / f"T0001.{name}.jpg")
+    for name in ("1.1.D.2012-10-08.01", "2.1.D.2013-10-08.00"):
+        write_gray(tmp_path / "0001" / f"T0001.{name}.jpg")
+    records, report = layouts.scan(tmp_path)
+    assert len(records) == 5 and report.count("duplicate") == 0
+
+
+def test_two_suffixes_of_one_name_are_a_duplicate(tmp_path):
+    write_gray(tmp_path / "0001" / f"{STEM}.jpg")
+    write_gray(tmp_path / "0001" / f"{STEM}.jpeg")
+    record, report = only(tmp_path)
+    assert record.gray_path.suffix == ".jpeg"  # first by name
+    assert found(report, "duplicate") == [f"0001/{STEM}.jpg"]
+
+
+def test_a_patient_in_both_class_folders_is_left_out_entirely(tmp_path):
+    write_gray(tmp_path / "healthy" / "0001" / f"{STEM}.jpg")
+    write_gray(tmp_path / "sick" / "0001" / "T0001.2.1.S.2013-10-08.00.jpg")
+    write_gray(tmp_path / "sick" / "0002" / "T0002.1.1.S.2013-10-08.00.jpg")
+    record, report = only(tmp_path)
+    assert record.patient == "0002"
+    assert report.count("conflicting-diagnosis") == 2
+
+
+# ---------------------------------------------------------------- bad files
+
+
+def test_a_bad_gray_leaves_the_heatmap_in_use(tmp_path):
+    gray = write_patient(tmp_path, 1)
+    write_snap(gray, (640, 480))  # colours under the gray file's name
+    record, report = only(tmp_path)
+    assert record.gray_path is None and record.heat_path is not None
+    assert found(report, "coloured-gray") == [f"0001/{STEM}.jpg"]
+
+
+def test_bad_temperatures_leave_the_pictures_in_use(tmp_path):
+    write_patient(tmp_path, 1)
+    write_matrix(tmp_path / "0001" / f"{STEM}.txt", matrix() + 273.15)
+    record, report = only(tmp_path)
+    assert record.temperature_path is None and record.gray_path is not None
+    assert found(report, "kelvin") == [f"0001/{STEM}.txt"]
+
+
+def test_a_bad_picture_is_rendered_where_there_are_temperatures(tmp_path):
+    write_patient(tmp_path, 1).write_bytes(b"\xff\xd8")
+    write_matrix(tmp_path / "0001" / f"{STEM}.txt")
+    record, report = only(tmp_path)
+    assert radiometry.load_pixels(record).gray.shape == (480, 640, 1)
+    assert report.skipped == [f"0001/{STEM}.jpg"]
+
+
+def test_one_value_everywhere_is_noted(tmp_path):
+    write_matrix(tmp_path / "T0001.txt", np.full((480, 640), 30.0))
+    assert found(only(tmp_path)[1], "blank-image") == ["T0001.txt"]
+
+
+def test_a_broken_link_is_reported(tmp_path):
+    write_patient(tmp_path, 1)
+    (tmp_path / "0001" / f"{STEM}.txt").symlink_to(tmp_path / "gone.txt")
+    assert found(only(tmp_path)[1], "unreadable-matrix") == [f"0001/{STEM}.txt"]
+
+
+def test_a_folder_that_links_to_itself_is_read_once(tmp_path):
+    write_patient(tmp_path, 1)
+    (tmp_path / "0001" / "again").symlink_to(tmp_path, target_is_directory=True)
+    assert only(tmp_path)[1].count("duplicate") == 0
+
+
+def test_other_files_are_noted_and_hidden_ones_passed_over(tmp_path):
+    write_patient(tmp_path, 1)
+    (tmp_path / "0001" / f"._{STEM}.jpg").write_bytes(b"resource fork")
+    (tmp_path / "README.txt").write_text("hello")
+    (tmp_path / "0001" / "scan.png").write_bytes(b"x")
+    assert found(only(tmp_path)[1], "ignored-file") == ["0001/scan.png", "README.txt"]
+
+
+def damage(root):
+    """Writes thirteen patients, eleven of them damaged in one way each: kind -> files to report."""
+    for patient in range(1, 14):
+        write_patient(root, patient)
+    gray = {p: root / f"{p:04d}" / f"{NAME.format(patient=p)}.jpg" for p in range(1, 14)}
+    damaged = {}
+
+    def broken(kind, path):
+        damaged[kind] = [path.relative_to(root).as_posix()]
+        return path
+
+    data = gray[2].read_bytes()
+    broken("unreadable-image", gray[2]).write_bytes(data[: len(data) // 2])
+    write_snap(broken("wrong-size", gray[3]), (800, 600))
+    write_snap(broken("coloured-gray", gray[4]), (640, 480))
+    write_matrix(broken("kelvin", gray[5].with_suffix(".txt")), matrix() + 273.15)
+    text = matrix_text(matrix())
+    broken("not-a-number", gray[6].with_suffix(".txt")).write_text(text.replace("28.05", "NaN", 1))
+    write_matrix(broken("out-of-range", gray[7].with_suffix(".txt")), matrix() + 30)
+    write_matrix(broken("wrong-shape", gray[8].with_suffix(".txt")), matrix()[:100])
+    broken("unreadable-matrix", gray[9].with_suffix(".txt")).write_bytes(b"")
+    write_gray(broken("duplicate", gray[10].with_name("T0010.1.1.S.2019-01-01.00.jpg")))
+    page = gray[11].parent / "description.html"
+    page.write_text(page.read_text() + page.read_text().replace("Healthy", "Sick"))
+    stem = f"0011/{gray[11].stem}"
+    damaged["conflicting-diagnosis"] = [f"{stem}.jpg", f"{stem}_snap.jpg"]
+    entry = {"image_id": 1, "category_id": 8, "segmentation": {}}
+    write_coco(root, coco({1: gray[12].name}, [entry]))
+    damaged["unusable-polygon"] = [gray[12].name]
+    return damaged
+
+
+def test_a_copy_with_eleven_kinds_of_damage_is_used_as_far_as_it_is_sound(tmp_path):
+    damaged = damage(tmp_path)
+    records, report = layouts.scan(tmp_path)
+    for kind, files in damaged.items():
+        assert found(report, kind) == files
+    assert report.summary().count(",") + 1 == 12  # the eleven, and the duplicate's missing snap
+    assert {r.patient for r in records} == {f"{p:04d}" for p in range(1, 14)} - {"0011"}
+    for record in records:
+        radiometry.load_pixels(record)  # nothing is left that fails later
+    text = report.text(records)
+    assert all(file in text for files in damaged.values() for file in files)
+    assert "skipped files: 11; annotations left out: 1; oddities in all: 13" in text
+
+
+def test_strict_stops_at_a_bad_file_by_name(tmp_path):
+    write_patient(tmp_path, 1).write_bytes(b"")
+    write_patient(tmp_path, 2)
+    assert len(layouts.scan(tmp_path)[0]) == 2
+    with pytest.raises(DataError, match=f"0001/{STEM}.jpg: the file is empty"):
+        layouts.scan(tmp_path, strict=True)
+
+
+def test_strict_lets_notes_pass(tmp_path):
+    write_gray(tmp_path / "0001" / f"{STEM}.jpg")
+    assert only(tmp_path, strict=True)[1].oddities
+
+
+# ---------------------------------------------------------------- annotations
+
+
+def test_an_annotation_of_an_absent_image_is_noted(tmp_path):
+    write_patient(tmp_path, 1)
+    write_coco(tmp_path, coco({1: "T0099.1.1.S.2012-10-08.00.jpg"}, []))
+    assert found(only(tmp_path)[1], "absent-image") == ["T0099.1.1.S.2012-10-08.00"]
+
+
+def test_an_annotation_that_fits_two_files_is_left_out(tmp_path):
+    for folder in ("a", "b"):
+        write_gray(tmp_path / folder / "IR_2015-04-17_0007.jpg")
+    document = coco({1: "IR_2015-04-17_0007.jpg"}, [{"image_id": 1, "category_id": 8}])
+    write_coco(tmp_path, document)
+    records, report = layouts.scan(tmp_path)
+    assert not any(r.regions for r in records) and report.count("ambiguous-annotation") == 1
+
+
+# ---------------------------------------------------------------- order and fingerprint
+
+
+def test_the_order_of_the_directory_does_not_matter(tmp_path, monkeypatch):
+    damage(tmp_path)
+    records, report = layouts.scan(tmp_path)
+    walk = os.walk
+
+    def backwards(top, **options):
+        for folder, subfolders, names in walk(top, **options):
+            names.reverse()
+            subfolders.reverse()
+            yield folder, subfolders, names
+
+    monkeypatch.setattr(os, "walk", backwards)
+    again, report_again = layouts.scan(tmp_path)
+    assert again == records and report_again.oddities == report.oddities
+    assert [r.patient for r in records] == sorted(r.patient for r in records)
+
+
+def test_fingerprint_changes_with_any_source_and_only_then(tmp_path):
+    gray = write_patient(tmp_path, 1)
+    write_coco(tmp_path, coco({}, []))
+    records, _ = layouts.scan(tmp_path)
+    first = layouts.fingerprint(records, tmp_path)
+    assert first == layouts.fingerprint(layouts.scan(tmp_path)[0], str(tmp_path))
+    (tmp_path / "run.log").write_text("not a source")
+    assert first == layouts.fingerprint(records, tmp_path)
+    page = tmp_path / "0001" / "description.html"
+    for source in (gray, page, tmp_path / "52_instances_default.json"):
+        before = os.stat(source).st_mtime_ns
+        os.utime(source, ns=(before, before + 1_000_000_000))
+        assert layouts.fingerprint(records, tmp_path) != first, source
+        os.utime(source, ns=(before, before))
+    assert layouts.fingerprint(records, tmp_path) == first
+    page.write_text(page.read_text().replace("Healthy", "Sick"))
+    assert layouts.fingerprint(records, tmp_path) != first
+
+
+def test_a_moved_copy_keeps_its_fingerprint(tmp_path):
+    write_patient(tmp_path / "here", 1)
+    shutil.copytree(tmp_path / "here", tmp_path / "there")
+    prints = [
+        layouts.fingerprint(layouts.scan(root)[0], root)
+        for root in (tmp_path / "here", tmp_path / "there")
+    ]
+    assert prints[0] == prints[1]
+
+
+def test_a_relative_root_gives_absolute_paths(tmp_path, monkeypatch):
+    write_patient(tmp_path, 1)
+    monkeypatch.chdir(tmp_path)
+    record, _ = only(pathlib.Path("."))
+    assert record.gray_path.is_absolute() and Image.open(record.gray_path).size == (640, 480)

@@ -1,0 +1,279 @@
+"""The measures against scikit-learn, scipy, the published vectors and hand-made cases."""
+
+import warnings
+
+import numpy as np
+import pytest
+from conftest import golden_file
+from scipy.spatial import distance
+from sklearn import metrics as sk
+
+from thermo_jax.evaluation import metrics
+
+
+@pytest.fixture
+def golden():
+    with np.load(golden_file("metrics.npz")) as arrays:
+        return dict(arrays)
+
+
+def _label_maps(seed=0, classes=5, shape=(3, 20, 30)):
+    rng = np.random.default_rng(seed)
+    true = rng.integers(0, classes, shape)
+    predicted = np.where(rng.random(shape) < 0.7, true, rng.integers(0, classes, shape))
+    return true, predicted
+
+
+def _scores(seed=0, count=200):
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 2, count)
+    return np.clip(0.3 * labels + 0.7 * rng.random(count), 0, 1).round(2), labels
+
+
+def test_confusion_matrix_equals_scikit_learns():
+    true, predicted = _label_maps()
+    confusion = metrics.confusion_matrix(true, predicted, num_classes=6)
+    assert confusion.dtype == np.int64
+    expected = sk.confusion_matrix(true.ravel(), predicted.ravel(), labels=range(6))
+    np.testing.assert_array_equal(confusion, expected)
+
+
+def test_confusion_matrices_of_images_add_up_to_that_of_all_pixels():
+    true, predicted = _label_maps()
+    parts = [
+        metrics.confusion_matrix(a, b, num_classes=5) for a, b in zip(true, predicted, strict=True)
+    ]
+    whole = metrics.confusion_matrix(true, predicted, num_classes=5)
+    np.testing.assert_array_equal(sum(parts), whole)
+
+
+def test_confusion_matrix_takes_uint8_label_maps_without_overflow():
+    labels = np.full((4, 4), 200, np.uint8)
+    assert metrics.confusion_matrix(labels, labels, num_classes=201)[200, 200] == 16
+
+
+@pytest.mark.parametrize("bad", [-1, 3, 255])
+def test_confusion_matrix_refuses_a_class_out_of_range(bad):
+    with pytest.raises(ValueError, match="expected class indexes 0..2"):
+        metrics.confusion_matrix(np.array([0, bad]), np.array([0, 1]), num_classes=3)
+
+
+def test_confusion_matrix_refuses_label_maps_of_two_resolutions():
+    with pytest.raises(ValueError, match="one resolution"):
+        metrics.confusion_matrix(np.zeros((4, 4), int), np.zeros((2, 2), int), num_classes=2)
+
+
+@pytest.mark.parametrize("num_classes", [5, 8])
+def test_segmentation_measures_equal_scikit_learns_macro_means(num_classes):
+    true, predicted = (part.ravel() for part in _label_maps())
+    measures = metrics.segmentation_measures(
+        metrics.confusion_matrix(true, predicted, num_classes=num_classes)
+    )
+    options = {"average": "macro", "zero_division": 0}
+    assert measures["accuracy"] == pytest.approx(sk.accuracy_score(true, predicted))
+    assert measures["precision"] == pytest.approx(sk.precision_score(true, predicted, **options))
+    assert measures["recall"] == pytest.approx(sk.recall_score(true, predicted, **options))
+    assert measures["f1"] == pytest.approx(sk.f1_score(true, predicted, **options))
+    assert measures["miou"] == pytest.approx(sk.jaccard_score(true, predicted, **options))
+    per_class = sk.f1_score(true, predicted, average=None)
+    np.testing.assert_allclose(measures["dice"][:5], per_class)
+
+
+def test_a_class_only_predicted_counts_zero_and_one_absent_from_both_is_left_out():
+    confusion = np.array([[6, 0, 2], [0, 0, 0], [0, 0, 0]])
+    measures = metrics.segmentation_measures(confusion)
+    assert measures["miou"] == pytest.approx((6 / 8 + 0) / 2)
+    assert measures["precision"] == pytest.approx((1 + 0) / 2)
+    assert measures["recall"] == pytest.approx((6 / 8 + 0) / 2)
+    np.testing.assert_array_equal(measures["iou"], [6 / 8, np.nan, 0])
+    assert np.isnan(measures["dice"][1])
+
+
+def test_macro_f1_is_the_mean_of_class_f1_not_the_f1_of_macro_means():
+    measures = metrics.segmentation_measures(np.array([[8, 2], [0, 1]]))
+    of_means = 2 / (1 / measures["precision"] + 1 / measures["recall"])
+    assert measures["f1"] == pytest.approx(np.mean([16 / 18, 2 / 4]))
+    assert measures["f1"] != pytest.approx(of_means)
+
+
+def test_segmentation_measures_refuse_an_empty_matrix():
+    with pytest.raises(ValueError, match="was any image scored"):
+        metrics.segmentation_measures(np.zeros((8, 8), np.int64))
+
+
+def test_segmentation_measures_match_the_published_vectors(golden):
+    cases = sorted({key.split("/")[0] for key in golden if key.startswith("seg")})
+    assert cases
+    for case in cases:
+        true, predicted = golden[f"{case}/true"], golden[f"{case}/pred"]
+        confusion = metrics.confusion_matrix(true, predicted, num_classes=8)
+        measures = metrics.segmentation_measures(confusion)
+        for name in ("accuracy", "precision", "recall", "f1", "miou"):
+            assert measures[name] == pytest.approx(float(golden[f"{case}/{name}"]), abs=1e-6)
+
+
+def test_classification_measures_match_the_published_vectors(golden):
+    cases = sorted({key.split("/")[0] for key in golden if key.startswith("cls")})
+    assert cases
+    for case in cases:
+        measures = metrics.classification_measures(golden[f"{case}/score"], golden[f"{case}/true"])
+        for name in ("accuracy", "precision", "recall", "f1", "auroc"):
+            assert measures[name] == pytest.approx(float(golden[f"{case}/{name}"]), abs=1e-9)
+
+
+@pytest.mark.parametrize("threshold", [0.3, 0.5])
+def test_classification_measures_equal_scikit_learns(threshold):
+    scores, labels = _scores()
+    measures = metrics.classification_measures(scores, labels, threshold=threshold)
+    called = scores > threshold
+    assert measures["accuracy"] == pytest.approx(sk.accuracy_score(labels, called))
+    assert measures["precision"] == pytest.approx(sk.precision_score(labels, called))
+    assert measures["recall"] == pytest.approx(sk.recall_score(labels, called))
+    assert measures["specificity"] == pytest.approx(sk.recall_score(labels, called, pos_label=0))
+    assert measures["f1"] == pytest.approx(sk.f1_score(labels, called))
+    assert measures["auroc"] == pytest.approx(sk.roc_auc_score(labels, scores))
+    assert measures["auprc"] == pytest.approx(sk.average_precision_score(labels, scores))
+    assert measures["brier"] == pytest.approx(sk.brier_score_loss(labels, scores))
+    tn, fp, fn, tp = sk.confusion_matrix(labels, called).ravel()
+    expected = {"n": 200, "sick": tp + fn, "healthy": tn + fp, "tp": tp, "fp": fp, "tn": tn}
+    assert measures["counts"] == {**expected, "fn": fn}
+
+
+def test_a_score_equal_to_the_threshold_is_not_sick():
+    counts = metrics.classification_measures([0.5, 0.5], [0, 1])["counts"]
+    assert (counts["tn"], counts["fn"]) == (1, 1)
+
+
+def test_float32_scores_are_compared_with_the_threshold_in_float64():
+    score = np.float32(0.7)  # a little below the float64 0.7
+    counts = metrics.classification_measures(np.array([score]), [1], threshold=0.7)["counts"]
+    assert counts["tp"] == int(float(score) > 0.7)
+
+
+@pytest.mark.parametrize(
+    ("label", "undefined"),
+    [
+        (0, {"recall", "f1", "auroc", "auprc"}),
+        (1, {"specificity", "auroc", "auprc"}),
+    ],
+)
+def test_measures_without_one_of_the_classes_are_nan_where_undefined(label, undefined):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        measures = metrics.classification_measures([0.2, 0.9], [label, label])
+    numbers = {name: value for name, value in measures.items() if name != "counts"}
+    assert {name for name, value in numbers.items() if np.isnan(value)} == undefined
+
+
+def test_precision_is_zero_where_nothing_is_called_sick():
+    measures = metrics.classification_measures([0.1, 0.2], [0, 1])
+    assert (measures["precision"], measures["recall"], measures["f1"]) == (0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("scores", "labels", "message"),
+    [
+        ([], [], "no example"),
+        ([0.1, np.nan], [0, 1], "score nan is no probability"),
+        ([0.1, 1.5], [0, 1], "score 1.5 is no probability"),
+        ([0.1, 0.2], [0, -1], "label -1"),
+        ([0.1, 0.2], [0], "one of each"),
+    ],
+)
+def test_classification_measures_say_what_is_wrong_with_their_input(scores, labels, message):
+    with pytest.raises(ValueError, match=message):
+        metrics.classification_measures(np.array(scores), np.array(labels))
+
+
+def test_calibration_error_is_the_weighted_gap_of_ten_bins():
+    scores = np.array([0.05, 0.05, 0.05, 0.05, 0.95, 0.95, 1.0])
+    labels = np.array([0, 0, 0, 1, 1, 1, 0])
+    expected = 4 / 7 * abs(0.05 - 1 / 4) + 3 / 7 * abs(2.9 / 3 - 2 / 3)
+    assert metrics.expected_calibration_error(scores, labels) == pytest.approx(expected)
+
+
+def test_patient_scores_are_means_over_images_sorted_by_patient():
+    patients, scores, labels = metrics.patient_scores(
+        np.array([0.9, 0.2, 0.5]), ["0007", "0003", "0007"], np.array([1, 0, 1])
+    )
+    assert patients == ["0003", "0007"]
+    np.testing.assert_allclose(scores, [0.2, 0.7])
+    np.testing.assert_array_equal(labels, [0, 1])
+
+
+def test_patient_scores_name_a_patient_with_both_diagnoses():
+    with pytest.raises(ValueError, match="patient 0007"):
+        metrics.patient_scores([0.9, 0.2], ["0007", "0007"], [1, 0])
+
+
+def test_best_threshold_has_the_best_balanced_accuracy_of_all_cuts():
+    for seed in range(5):
+        scores, labels = _scores(seed, count=40)
+        cuts = np.unique(np.concatenate([scores, scores - 1e-6]))
+        best = max(sk.balanced_accuracy_score(labels, scores > cut) for cut in cuts)
+        threshold = metrics.best_threshold(scores, labels)
+        assert sk.balanced_accuracy_score(labels, scores > threshold) == pytest.approx(best)
+
+
+def test_best_threshold_is_a_midpoint_between_scores():
+    assert metrics.best_threshold([0.1, 0.2, 0.4, 0.45], [0, 0, 1, 1]) == pytest.approx(0.3)
+
+
+def test_best_threshold_stays_at_one_half_where_that_is_as_good():
+    assert metrics.best_threshold([0.1, 0.2, 0.6, 0.7], [0, 0, 1, 1]) == 0.5
+
+
+def test_best_threshold_of_equally_good_cuts_is_the_nearest_to_one_half():
+    scores, labels = [0.1, 0.2, 0.3, 0.4], [0, 1, 0, 1]  # cuts at .15 and .35 are equally good
+    assert metrics.best_threshold(scores, labels) == pytest.approx(0.35)
+
+
+def test_best_threshold_separates_neighbouring_floats():
+    low = 0.25
+    high = np.nextafter(low, 1)
+    threshold = metrics.best_threshold([low, high], [0, 1])
+    assert low <= threshold < high
+
+
+@pytest.mark.parametrize("labels", [[0, 0], [1, 1]])
+def test_best_threshold_is_one_half_where_validation_has_one_class(labels):
+    assert metrics.best_threshold([0.8, 0.9], labels) == 0.5
+
+
+def _disk(center, radius, shape=(40, 50)):
+    y, x = np.mgrid[: shape[0], : shape[1]]
+    return (y - center[0]) ** 2 + (x - center[1]) ** 2 <= radius**2
+
+
+def _surface_points(mask):
+    padded = np.pad(mask, 1)
+    inside = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+    return np.argwhere(mask & ~inside)
+
+
+def test_hd95_equals_the_brute_force_over_all_pairs_of_surface_pixels():
+    true, predicted = _disk((15, 20), 9), _disk((18, 26), 7) | _disk((0, 0), 3)
+    pairs = distance.cdist(_surface_points(true), _surface_points(predicted))
+    directed = np.percentile(pairs.min(axis=0), 95), np.percentile(pairs.min(axis=1), 95)
+    assert metrics.hd95(true, predicted) == pytest.approx(max(directed))
+
+
+def test_hd95_is_symmetrical_zero_for_equal_and_the_shift_of_a_shifted_region():
+    mask, shifted = _disk((20, 20), 8), _disk((20, 23), 8)
+    assert metrics.hd95(mask, mask) == 0
+    assert metrics.hd95(mask, shifted) == metrics.hd95(shifted, mask)
+    assert metrics.hd95(np.eye(1, 9, 2), np.eye(1, 9, 5)) == 3
+
+
+def test_hd95_is_nan_where_either_region_is_absent():
+    mask, nothing = _disk((20, 20), 8), np.zeros((40, 50), bool)
+    for true, predicted in ((mask, nothing), (nothing, mask), (nothing, nothing)):
+        assert np.isnan(metrics.hd95(true, predicted))
+
+
+def test_hd95_by_class_measures_each_region_of_a_label_map():
+    true = np.where(_disk((20, 20), 8), 1, 0)
+    predicted = np.where(_disk((20, 23), 8), 1, 0)
+    by_class = metrics.hd95_by_class(true, predicted, num_classes=3)
+    assert by_class[1] == metrics.hd95(true == 1, predicted == 1) > 0
+    assert np.isnan(by_class[2])

@@ -1,0 +1,382 @@
+"""DMR-IR as a TensorFlow Datasets (TFDS) data set: read and checked once, then streamed.
+
+`prepare` turns a source folder of any layout into TFRecord files, keyed by a fingerprint of the
+source and of how it is read, and does it again when either changed. `load_examples` reads them back
+through tf.data; the result is bit-equal to `examples.load_examples` on the source itself.
+
+Silva et al. 2014, doi 10.1166/jmihi.2014.1226. Nothing is downloaded: the database is obtained from
+its owners. TensorFlow is imported inside functions only (see `pipeline.import_tensorflow`).
+"""
+
+import contextlib
+import dataclasses
+import datetime
+import fcntl
+import hashlib
+import io
+import json
+import os
+import pathlib
+import shutil
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+from absl import logging
+
+from thermo_jax.data import annotations, examples, layouts, pipeline, radiometry
+from thermo_jax.data.inventory import take_inventory
+from thermo_jax.data.thermogram import BACKGROUND, CLASS_NAMES, Region, Thermogram
+
+FORMAT_VERSION = (
+    1  # of the prepared files: raise it when what is stored, or how it is read, changes
+)
+PREPARED_DIR_VARIABLE = "THERMO_JAX_PREPARED_DIR"
+
+# A missing image is stored as one of no rows, with a flag beside it: TFDS cannot store None. With
+# one unknown dimension only, the shape need not be stored.
+_ARRAYS = {
+    "gray": ((None, 640, 1), np.uint8),
+    "heat": ((None, 160, 3), np.uint8),
+    "temperatures": ((None, 640), np.float32),  # degrees C
+    "label_map": ((None, 640), np.uint8),
+}
+_METADATA = {
+    "name": np.str_,
+    "patient": np.str_,
+    "patient_known": np.bool_,
+    "visit": np.int32,
+    "view": np.int32,
+    "protocol": np.str_,
+    "date": np.str_,
+    "frame": np.int32,
+    "mirrored": np.bool_,
+    "label": np.int32,
+}
+_FLAGS = ("has_gray", "has_heat", "has_temperatures", "annotated")
+_REGISTERED = getattr(tfds.core.registered, "_DATASET_REGISTRY", {})
+
+
+# Registered by name once: importing this module again (notebooks, reload) must not fail.
+class DmrIr(tfds.core.GeneratorBasedBuilder, skip_registration="dmr_ir" in _REGISTERED):
+    """TFDS builder `dmr_ir`: one record per thermogram, in the order of `layouts.scan`.
+
+    Features: the metadata of `Thermogram`; `gray` uint8 [480, 640, 1], `heat` uint8 [120, 160, 3],
+    `temperatures` float32 [480, 640] in degrees C and `label_map` uint8 [480, 640], each with no
+    rows where it is missing (`has_gray`, `has_heat`, `has_temperatures`, `annotated`); `draw_order`
+    int8 [8], each class's rank by last drawing, 0 = never.
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+    RELEASE_NOTES = {"1.0.0": "First version."}
+    # There are no checksums beside the code; looking for them imports importlib_resources, which
+    # TFDS 4.9.10 forgets to install: https://github.com/tensorflow/datasets/issues/11212
+    code_path = None
+    MANUAL_DOWNLOAD_INSTRUCTIONS = (
+        "Get DMR-IR from its owners (http://visual.ic.uff.br/dmi) and pass its folder as manual_dir"
+    )
+
+    def __init__(
+        self, *, records: Sequence[Thermogram] | None = None, colormap: str = "jet", **kwargs: Any
+    ):
+        """Takes what to write (default: scan manual_dir) and how to render heatmaps."""
+        self._records, self._colormap = records, colormap
+        super().__init__(**kwargs)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        features = {
+            name: tfds.features.Text() if dtype is np.str_ else tfds.features.Scalar(dtype=dtype)
+            for name, dtype in _METADATA.items()
+        }
+        features |= {name: tfds.features.Scalar(dtype=np.bool_) for name in _FLAGS}
+        features |= {
+            name: tfds.features.Tensor(shape=shape, dtype=dtype, encoding="zlib")
+            for name, (shape, dtype) in _ARRAYS.items()
+        }
+        features["draw_order"] = tfds.features.Tensor(shape=(len(CLASS_NAMES),), dtype=np.int8)
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description="Breast thermograms of the Database for Mastology Research (DMR-IR).",
+            homepage="http://visual.ic.uff.br/dmi",
+            citation="Silva et al. 2014, doi 10.1166/jmihi.2014.1226",
+            features=tfds.features.FeaturesDict(features),
+            disable_shuffling=True,
+        )
+
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
+        records = self._records
+        if records is None:
+            records, _ = layouts.scan(dl_manager.manual_dir)
+        return {"train": self._generate_examples(records)}
+
+    def _generate_examples(self, records: Sequence[Thermogram]) -> Iterator[tuple[int, dict]]:
+        def encode(record: Thermogram) -> dict[str, Any]:
+            return _encode(record, colormap=self._colormap)
+
+        encoded = examples.ordered_map(encode, records, description="preparing")
+        yield from enumerate(encoded)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A prepared data set on disk.
+
+    Attributes:
+      directory: its folder; removing it costs nothing but the time to prepare it again.
+      fingerprint: of the source and of how it was read; what a checkpoint should remember.
+      num_records: thermograms in it.
+      num_oddities: entries of the data report.
+      num_skipped: source files left out.
+    """
+
+    directory: pathlib.Path
+    fingerprint: str
+    num_records: int
+    num_oddities: int
+    num_skipped: int
+
+    @property
+    def report_path(self) -> pathlib.Path:
+        """The data report written at preparation (records.csv and oddities.csv lie beside it)."""
+        return self.directory / "data_report.txt"
+
+    @property
+    def dataset_dir(self) -> pathlib.Path:
+        """What `tfds.builder_from_directory` takes."""
+        return self.directory / DmrIr.name / str(DmrIr.VERSION)
+
+
+def prepare(
+    root: str | os.PathLike,
+    *,
+    layout: str = "auto",
+    strict: bool = False,
+    prepared_dir: str | os.PathLike | None = None,
+    colormap: str = "jet",
+) -> Prepared:
+    """Prepares a source folder, or finds it prepared.
+
+    Args:
+      root: the data set, in one of the layouts of `layouts.scan`.
+      layout: "auto" or the name of a layout.
+      strict: stop at the first bad file instead of leaving it out.
+      prepared_dir: where prepared sets are kept; default `$THERMO_JAX_PREPARED_DIR`, else
+        `~/.cache/thermo_jax/prepared`.
+      colormap: matplotlib colour map for heatmaps rendered from temperatures.
+    Raises:
+      FileNotFoundError: there is no such root.
+      ValueError: no usable thermogram, an unknown layout, or `prepared_dir` inside the root.
+      DataError: a bad file, under `strict`.
+    """
+    root = pathlib.Path(root).expanduser().resolve()
+    settings = {"root": str(root), "layout": layout, "colormap": colormap}
+    fingerprint = source_fingerprint(root, layout=layout, colormap=colormap)
+    directory = _prepared_dir(prepared_dir, root) / f"{root.name}-{_digest(settings)[:12]}"
+    prepared = _find(directory)
+    if prepared is None or prepared.fingerprint != fingerprint:
+        with _lock(directory):
+            prepared = _find(directory)  # another process may have just done it
+            if prepared is None or prepared.fingerprint != fingerprint:
+                _log_reason(directory, prepared, root)
+                prepared = _write(directory, fingerprint, settings, strict=strict)
+    if strict and prepared.num_skipped:
+        layouts.scan(root, layout=layout, strict=True)  # names the file
+    if prepared.num_oddities:
+        logging.warning(
+            "%d oddities in the data, %d files skipped; see %s",
+            prepared.num_oddities,
+            prepared.num_skipped,
+            prepared.report_path,
+        )
+    return prepared
+
+
+def source_fingerprint(root: str | os.PathLike, **settings: str) -> str:
+    """Hash of relative path, size and mtime of every source file, the settings and the format.
+
+    No file is opened, so an unchanged source is recognised in a fraction of a second.
+    """
+    inventory = take_inventory(root)
+    files = []
+    for path in inventory.sources():
+        status = path.stat()
+        files.append([inventory.relative(path), status.st_size, status.st_mtime_ns])
+    return _digest({"format": FORMAT_VERSION, "settings": settings, "files": files})
+
+
+def load_records(prepared: Prepared) -> list[Thermogram]:
+    """The metadata of every prepared thermogram, in the order of `layouts.scan`.
+
+    Paths are the prepared folder where that kind of pixels is stored in it. Regions tell which
+    classes were drawn in which order, without outlines: those are in the stored label map.
+    """
+    names = [*_METADATA, *_FLAGS, "draw_order"]
+    rows = _read(prepared, names).as_numpy_iterator()
+    return [_decode_record(row, prepared.dataset_dir) for row in rows]
+
+
+def load_examples(
+    prepared: Prepared,
+    *,
+    data_type: str,
+    task: str,
+    selection: examples.Selection,
+    downscale: int = 1,
+) -> examples.Examples:
+    """`examples.select` and `examples.load_examples` in one, from the prepared set (bit-equal)."""
+    records = load_records(prepared)
+    chosen = examples.select(records, selection, task=task, data_type=data_type)
+    chosen_names = {record.name for record in chosen}
+    keep = np.array([record.name in chosen_names for record in records])
+    pixels = _read_pixels(prepared, keep, data_type=data_type, task=task)
+    return examples.assemble(chosen, pixels, data_type=data_type, task=task, downscale=downscale)
+
+
+def _read_pixels(
+    prepared: Prepared, keep: np.ndarray, *, data_type: str, task: str
+) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+    """Images and label maps of the records to keep; only those are decompressed."""
+    tf = pipeline.import_tensorflow()
+    names = [data_type, "label_map"] if task == "segment" else [data_type]
+    features = _builder(prepared).info.features
+    keep = tf.constant(keep)
+    dataset = _read(prepared, names, compressed=True).enumerate()
+    dataset = dataset.filter(lambda row, _: tf.gather(keep, row))
+    dataset = dataset.map(
+        lambda _, record: tuple(features[name].decode_example(record[name]) for name in names),
+        num_parallel_calls=tf.data.AUTOTUNE,
+        deterministic=True,
+    )
+    for values in dataset.prefetch(2).as_numpy_iterator():
+        yield values[0], values[1] if task == "segment" else None
+
+
+def _read(prepared: Prepared, names: Sequence[str], *, compressed: bool = False) -> Any:
+    """tf.data of some features of every record, in order."""
+    pipeline.import_tensorflow()
+    skip = {name: tfds.decode.SkipDecoding() for name in names} if compressed else None
+    return _builder(prepared).as_dataset(
+        split="train",
+        shuffle_files=False,
+        decoders=tfds.decode.PartialDecoding(dict.fromkeys(names, True), decoders=skip),
+        read_config=tfds.ReadConfig(try_autocache=False),
+    )
+
+
+def _builder(prepared: Prepared) -> tfds.core.DatasetBuilder:
+    return tfds.builder_from_directory(prepared.dataset_dir)
+
+
+def _encode(record: Thermogram, *, colormap: str) -> dict[str, Any]:
+    arrays = radiometry.load_pixels(record, colormap=colormap)._asdict()
+    arrays["label_map"] = annotations.label_map(record.regions) if record.regions else None
+    encoded = {name: getattr(record, name) for name in _METADATA}
+    for name in (name for name, dtype in _METADATA.items() if dtype is np.str_):
+        encoded[name] = encoded[name].encode("utf-8", "surrogateescape")  # any file name will do
+    for name, (shape, dtype) in _ARRAYS.items():
+        flag = "annotated" if name == "label_map" else f"has_{name}"
+        encoded[flag] = arrays[name] is not None
+        missing = np.zeros((0, *shape[1:]), dtype)
+        encoded[name] = missing if arrays[name] is None else arrays[name]
+    encoded["draw_order"] = np.array(annotations.draw_order(record.regions), np.int8)
+    return encoded
+
+
+def _decode_record(row: dict[str, Any], stored: pathlib.Path) -> Thermogram:
+    values = {}
+    for name, dtype in _METADATA.items():
+        text = dtype is np.str_
+        values[name] = row[name].decode("utf-8", "surrogateescape") if text else row[name].item()
+    ranks = row["draw_order"]
+    drawn = sorted(np.flatnonzero(ranks).tolist(), key=lambda index: ranks[index])
+    # Background is never drawn; it marks an annotation that has nothing else.
+    classes = [BACKGROUND, *drawn] if row["annotated"] else []
+    return Thermogram(
+        **values,
+        gray_path=stored if row["has_gray"] else None,
+        heat_path=stored if row["has_heat"] else None,
+        temperature_path=stored if row["has_temperatures"] else None,
+        regions=tuple(Region(class_index=index, rings=()) for index in classes),
+    )
+
+
+def _write(
+    directory: pathlib.Path, fingerprint: str, settings: dict[str, str], *, strict: bool
+) -> Prepared:
+    """Prepares beside `directory`, then puts the whole in its place: it is there, or it is not."""
+    records, report = layouts.scan(settings["root"], layout=settings["layout"], strict=strict)
+    staging = directory.with_name(f"{directory.name}.incomplete")
+    shutil.rmtree(staging, ignore_errors=True)  # left by a run that was killed
+    try:
+        _write_records(staging, records, colormap=settings["colormap"])
+        report.write(staging, records)
+        facts = {
+            "fingerprint": fingerprint,
+            "num_records": len(records),
+            "num_oddities": len(report.oddities),
+            "num_skipped": len(report.skipped),
+        }
+        when = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+        text = json.dumps({**facts, **settings, "prepared_at": when}, indent=2)
+        (staging / "prepared.json").write_text(text + "\n")
+        shutil.rmtree(directory, ignore_errors=True)
+        staging.rename(directory)
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+    logging.info("prepared %d thermograms in %s", len(records), directory)
+    return Prepared(directory=directory, **facts)
+
+
+def _write_records(data_dir: pathlib.Path, records: Sequence[Thermogram], *, colormap: str) -> None:
+    pipeline.import_tensorflow()
+    tfds.disable_progress_bar()  # ours is enough
+    builder = DmrIr(records=records, colormap=colormap, data_dir=data_dir)
+    with contextlib.redirect_stdout(io.StringIO()):  # it speaks of downloads, and there are none
+        builder.download_and_prepare(file_format="tfrecord")
+
+
+def _find(directory: pathlib.Path) -> Prepared | None:
+    """The prepared set in this folder, if there is a whole one."""
+    try:
+        facts = json.loads((directory / "prepared.json").read_text())
+        names = {field.name for field in dataclasses.fields(Prepared)} - {"directory"}
+        prepared = Prepared(directory=directory, **{name: facts[name] for name in names})
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return prepared if (prepared.dataset_dir / "dataset_info.json").is_file() else None
+
+
+def _log_reason(directory: pathlib.Path, prepared: Prepared | None, root: pathlib.Path) -> None:
+    if prepared is not None:
+        since = json.loads((directory / "prepared.json").read_text()).get("prepared_at", "then")
+        logging.warning("source %s changed since %s: preparing again", root, since)
+    elif directory.exists():
+        logging.warning("%s is not a whole prepared set: preparing %s again", directory, root)
+    else:
+        logging.info("preparing %s in %s", root, directory)
+
+
+def _prepared_dir(prepared_dir: str | os.PathLike | None, root: pathlib.Path) -> pathlib.Path:
+    chosen = prepared_dir or os.environ.get(PREPARED_DIR_VARIABLE)
+    path = pathlib.Path(chosen or "~/.cache/thermo_jax/prepared").expanduser().resolve()
+    if path.is_relative_to(root):
+        raise ValueError(
+            f"prepared_dir {path} lies inside the data root {root}, which would change with every "
+            f"preparation: choose another folder (prepared_dir or ${PREPARED_DIR_VARIABLE})"
+        )
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+@contextlib.contextmanager
+def _lock(directory: pathlib.Path) -> Iterator[None]:
+    """One process prepares, others wait; the lock of a process that dies is freed."""
+    with open(directory.with_name(f"{directory.name}.lock"), "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,119 @@
+"""Program "encoder": thermograms -> a pretrained CUTS encoder in a workdir."""
+
+from functools import partial
+from pathlib import Path
+
+import jax
+import numpy as np
+from absl import logging
+from ml_collections import ConfigDict, FrozenConfigDict
+
+from thermo_jax.evaluation import figures, results
+from thermo_jax.models.convolution import choose_convolution
+from thermo_jax.models.decoders import CHANNELS
+from thermo_jax.programs import runs, sources
+from thermo_jax.programs.workdir import PICTURES, open_workdir, to_json
+from thermo_jax.training import finetune, loop, pretrain
+from thermo_jax.training.metrics_log import METRICS, read_jsonl
+
+PICTURED = 4  # thermograms in the latents' picture
+
+
+def run(config: ConfigDict, workdir: str | Path) -> dict:
+    """Trains, or continues; returns the results that it also writes to the workdir."""
+    parallel = runs.data_parallel(config)
+    parallel.check_batch_size(config.train.batch_size)
+    workdir = open_workdir(workdir, config)
+    source = sources.open_source(config.data, workdir=workdir)
+    examples = source.load("pretrain")
+    split = sources.split_of(config.split, source)
+    # Images whose patient cannot be told belong to no set of patients; they only help training.
+    validation = examples.where(np.array([p in split.val for p in examples.patients]))
+    train = examples.where(np.array([p not in split.val | split.test for p in examples.patients]))
+    logging.info(
+        "%d images train, %d validate; %d patients are kept for testing decoders.",
+        len(train),
+        len(validation),
+        len(split.test),
+    )
+
+    conv = choose_convolution(config.model.conv, platform=parallel.devices[0].platform)
+    model = pretrain.make_model(config, conv=conv)
+    tx = pretrain.make_optimizer(config)
+    state = pretrain.create_state(
+        model, tx=tx, rng=jax.random.key(config.seed), image_shape=runs.image_shape(examples)
+    )
+    loss = FrozenConfigDict(config.loss)
+    eval_step = parallel.wrap(partial(pretrain.eval_step, model=model, loss=loss))
+    plan = runs.plan(config)
+    state = loop.fit(
+        parallel.replicate(state),
+        train_step=parallel.wrap(
+            partial(pretrain.train_step, model=model, tx=tx, loss=loss), donate_state=True
+        ),
+        eval_step=eval_step,
+        train=runs.columns(train, "images"),
+        validation=runs.columns(validation, "images"),
+        plan=plan,
+        parallel=parallel,
+        workdir=workdir,
+        encoder_of=lambda state: encoder_variables(state.variables),
+        meta={
+            "config": to_json(config),
+            "encoder": describe(config, source=source, patients=sorted(set(train.patients))),
+        },
+    )
+    losses = loop.evaluate(
+        state, eval_step, runs.columns(validation, "images"), plan=plan, parallel=parallel
+    )
+    return _finish(config, workdir, state, validation, losses=losses, conv=conv, train=len(train))
+
+
+def encoder_variables(variables: dict) -> dict:
+    """The encoder's part of the pretrained model's variables."""
+    return {collection: tree["encoder"] for collection, tree in variables.items()}
+
+
+def describe(config: ConfigDict, *, source: sources.Source, patients: list[str]) -> dict:
+    """What a decoder must know of its encoder (JSON)."""
+    return {
+        "data_type": config.data.type,
+        "channels": CHANNELS[config.data.type],
+        "num_kernels": config.model.num_kernels,
+        "downscale": config.data.downscale,
+        "loss": config.loss.to_dict(),
+        "data_fingerprint": source.fingerprint,
+        "train_patients": patients,
+    }
+
+
+def _finish(config, workdir: Path, state, validation, *, losses, conv, train: int) -> dict:
+    epochs = read_jsonl(workdir / METRICS)
+    steps = epochs[-1]["step"] // epochs[-1]["epoch"]
+    outcome = {
+        "run": {
+            "task": f"pretrain a CUTS encoder on {config.data.type} images",
+            "data": config.data.root,
+            "images": f"{train} train, {len(validation)} validation",
+            "epochs": f"{epochs[-1]['epoch']}, the best is {int(state.step) // steps}",
+        },
+        "encoder": {f"validation {name}": value for name, value in losses.items()},
+    }
+    pictures = workdir / PICTURES
+    shown = validation.take(range(min(PICTURED, len(validation))))
+    encoder = finetune.make_encoder(num_kernels=config.model.num_kernels, conv=conv)
+    latents = jax.jit(
+        partial(finetune.encode, encoder=encoder, channels=CHANNELS[config.data.type])
+    )(shown.columns["images"], variables=jax.device_get(encoder_variables(state.variables)))
+    outcome_files = [
+        *results.write_results(workdir, outcome),
+        figures.curves_figure(pictures / "curves.png", epochs, title="Encoder pretraining"),
+        figures.latents_figure(
+            pictures / "latents.png",
+            shown.columns["images"],
+            np.asarray(latents[:, 0]),
+            names=shown.names,
+        ),
+    ]
+    runs.report(outcome, files=outcome_files, workdir=workdir)
+    return outcome

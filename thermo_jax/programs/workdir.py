@@ -1,0 +1,85 @@
+"""A run's folder: one configuration, and whatever the run writes.
+
+    config.json      the resolved configuration and the versions that ran it
+    metrics.jsonl, timing.jsonl, tensorboard/, checkpoints/, pictures/
+    results.txt, results.json, predictions.csv
+"""
+
+import json
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+CONFIG, PICTURES = "config.json", "pictures"
+VERSIONED = ("thermo_jax", "jax", "flax", "optax", "orbax-checkpoint", "numpy")
+# These change neither what is computed nor the order of images: a run may continue with others.
+FREE_FIELDS = ("data.loader", "data.prepared_dir", "train.checkpoint_every")
+
+
+def open_workdir(path: str | Path, config: ConfigDict) -> Path:
+    """Makes the folder, or checks that it belongs to the same configuration.
+
+    Raises:
+      ValueError: no path, or it holds a run of another configuration.
+    """
+    if not str(path):
+        raise ValueError("--workdir is missing: name a folder for the results, such as runs/first")
+    workdir = Path(path).absolute()
+    file = workdir / CONFIG
+    resolved = to_json(config)
+    if file.is_file():
+        saved = json.loads(file.read_text(encoding="utf-8"))["config"]
+        different = _differences(saved, resolved)
+        if different:
+            raise ValueError(
+                f"{workdir} holds a run of another configuration ({'; '.join(different)}): choose "
+                "another --workdir to start anew, or give the same configuration to continue"
+            )
+    elif workdir.exists() and not workdir.is_dir():
+        raise ValueError(f"--workdir={path} is a file: name a folder")
+    (workdir / PICTURES).mkdir(parents=True, exist_ok=True)
+    text = json.dumps({"config": resolved, "versions": versions()}, indent=2)
+    _write_whole(file, text + "\n")
+    return workdir
+
+
+def to_json(config: ConfigDict) -> dict[str, Any]:
+    """The configuration as plain JSON values."""
+    return json.loads(config.to_json_best_effort())
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages that decide the numbers."""
+    found = {}
+    for name in VERSIONED:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def _differences(saved: dict, new: dict) -> list[str]:
+    have, want = dict(_flatten(saved)), dict(_flatten(new))
+    return [
+        f"config.{name} was {have.get(name)!r}, is {want.get(name)!r}"
+        for name in sorted(have.keys() | want.keys())
+        if have.get(name) != want.get(name) and name not in FREE_FIELDS
+    ]
+
+
+def _flatten(tree: dict, prefix: str = ""):
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """The file is complete or absent, whenever the process dies."""
+    partial = path.with_suffix(".partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
