@@ -75,9 +75,7 @@ def parallel() -> ConfigDict:
     return config
 
 
-def train(
-    *, batch_size: int, epochs: int, patience: int, learning_rate: float
-) -> ConfigDict:
+def train(*, batch_size: int, epochs: int, patience: int, learning_rate: float) -> ConfigDict:
     """How long and how fast to train."""
     config = ConfigDict()
     # Images in a batch, over all devices.
@@ -148,9 +146,7 @@ def parse_preset(
         if word not in known:
             near = difflib.get_close_matches(word, known, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise ValueError(
-                f"{file} has no preset {word!r}.{hint} Presets: {', '.join(known)}."
-            )
+            raise ValueError(f"{file} has no preset {word!r}.{hint} Presets: {', '.join(known)}.")
     chosen = [word for word in words if word in choices]
     if len(chosen) > 1:
         raise ValueError(f"{file}: choose one of {', '.join(choices)}, not {', '.join(chosen)}.")

@@ -142,6 +142,12 @@ class Prepared:
         return self.directory / "data_report.txt"
 
     @property
+    def report_files(self) -> list[pathlib.Path]:
+        """The data report's three files."""
+        names = ("data_report.txt", "records.csv", "oddities.csv")
+        return [self.directory / name for name in names]
+
+    @property
     def dataset_dir(self) -> pathlib.Path:
         """What `tfds.builder_from_directory` takes."""
         return self.directory / DmrIr.name / str(DmrIr.VERSION)
@@ -239,15 +245,16 @@ def _read_pixels(
     """Images and label maps of the records to keep; only those are decompressed."""
     tf = pipeline.import_tensorflow()
     names = [data_type, "label_map"] if task == "segment" else [data_type]
-    features = _builder(prepared).info.features
     keep = tf.constant(keep)
-    dataset = _read(prepared, names, compressed=True).enumerate()
-    dataset = dataset.filter(lambda row, _: tf.gather(keep, row))
-    dataset = dataset.map(
-        lambda _, record: tuple(features[name].decode_example(record[name]) for name in names),
-        num_parallel_calls=tf.data.AUTOTUNE,
-        deterministic=True,
-    )
+    with _quiet():
+        features = tfds.builder_from_directory(prepared.dataset_dir).info.features
+        dataset = _read(prepared, names, compressed=True).enumerate()
+        dataset = dataset.filter(lambda row, _: tf.gather(keep, row))
+        dataset = dataset.map(
+            lambda _, record: tuple(features[name].decode_example(record[name]) for name in names),
+            num_parallel_calls=tf.data.AUTOTUNE,
+            deterministic=True,
+        )
     for values in dataset.prefetch(2).as_numpy_iterator():
         yield values[0], values[1] if task == "segment" else None
 
@@ -256,16 +263,25 @@ def _read(prepared: Prepared, names: Sequence[str], *, compressed: bool = False)
     """tf.data of some features of every record, in order."""
     pipeline.import_tensorflow()
     skip = {name: tfds.decode.SkipDecoding() for name in names} if compressed else None
-    return _builder(prepared).as_dataset(
-        split="train",
-        shuffle_files=False,
-        decoders=tfds.decode.PartialDecoding(dict.fromkeys(names, True), decoders=skip),
-        read_config=tfds.ReadConfig(try_autocache=False),
-    )
+    with _quiet():
+        return tfds.builder_from_directory(prepared.dataset_dir).as_dataset(
+            split="train",
+            shuffle_files=False,
+            decoders=tfds.decode.PartialDecoding(dict.fromkeys(names, True), decoders=skip),
+            read_config=tfds.ReadConfig(try_autocache=False),
+        )
 
 
-def _builder(prepared: Prepared) -> tfds.core.DatasetBuilder:
-    return tfds.builder_from_directory(prepared.dataset_dir)
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """TFDS tells of downloads (there are none), of every step, and of its own deprecations."""
+    level = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logging.set_verbosity(level)
 
 
 def _encode(record: Thermogram, *, colormap: str) -> dict[str, Any]:
@@ -333,8 +349,9 @@ def _write_records(data_dir: pathlib.Path, records: Sequence[Thermogram], *, col
     pipeline.import_tensorflow()
     tfds.disable_progress_bar()  # ours is enough
     builder = DmrIr(records=records, colormap=colormap, data_dir=data_dir)
-    with contextlib.redirect_stdout(io.StringIO()):  # it speaks of downloads, and there are none
-        builder.download_and_prepare(file_format="tfrecord")
+    with _quiet():
+        builder.download_and_prepare(file_format="tfrecord", download_dir=data_dir / "downloads")
+    shutil.rmtree(data_dir / "downloads", ignore_errors=True)  # made, though nothing is downloaded
 
 
 def _find(directory: pathlib.Path) -> Prepared | None:

@@ -103,6 +103,10 @@ class Examples:
             columns={name: column[rows] for name, column in self.columns.items()},
         )
 
+    def with_columns(self, columns: dict[str, np.ndarray]) -> "Examples":
+        """The same rows with more columns."""
+        return dataclasses.replace(self, columns={**self.columns, **columns})
+
     def where(self, mask: Sequence[bool] | np.ndarray) -> "Examples":
         """The rows whose entry of `mask` (one Boolean a row) is true."""
         mask = np.asarray(mask)
@@ -143,12 +147,14 @@ def select(
         count = len(kept)
         kept = _first_frames(kept)
         removed["not the first frame"] = count - len(kept)
-    reasons = ", ".join(f"{count} {reason}" for reason, count in removed.items() if count)
-    logging.info("task %s: %d of %d thermograms (%s)", task, len(kept), len(records), reasons)
+    reasons = ", ".join(f"{count} {reason}" for reason, count in removed.items() if count) or "none"
+    logging.info(
+        "task %s: %d of %d thermograms; removed: %s", task, len(kept), len(records), reasons
+    )
     if not kept:
         raise ValueError(
             f"no thermogram is left for task {task!r} of {len(records)} found: removed "
-            f"{reasons or 'none'}. Widen the selection (config.data) or choose other data"
+            f"{reasons}. Widen the selection (config.data) or choose other data"
         )
     return kept
 

@@ -16,9 +16,7 @@ from thermo_jax.models.unet import UNet
 CHANNELS = {"gray": 1, "heat": 3}
 
 
-def bridge(
-    images: UInt8[Array, "b h w c"], *, encoder_channels: int
-) -> UInt8[Array, "b v h w e"]:
+def bridge(images: UInt8[Array, "b h w c"], *, encoder_channels: int) -> UInt8[Array, "b v h w e"]:
     """Images of the decoder's data type as the views that the encoder can read.
 
     Gray encoder on heatmaps: three gray views. Heatmap encoder on gray: the channel repeated.

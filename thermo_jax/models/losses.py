@@ -18,12 +18,15 @@ def _similarities(anchors: Array, positives: Array, *, temperature: float) -> Ar
         norm = jnp.sqrt(jnp.maximum(jnp.square(x).sum(-1, keepdims=True), 1e-24))
         return x / norm
 
-    return jnp.einsum(
-        "bil,bjl->bij",
-        normalize(anchors),
-        normalize(positives),
-        precision=jax.lax.Precision.HIGHEST,
-    ) / temperature
+    return (
+        jnp.einsum(
+            "bil,bjl->bij",
+            normalize(anchors),
+            normalize(positives),
+            precision=jax.lax.Precision.HIGHEST,
+        )
+        / temperature
+    )
 
 
 def patch_contrastive_loss(
@@ -60,7 +63,9 @@ def reconstruction_loss(
     return jnp.square(patches - reconstructed).mean((1, 2, 3, 4))
 
 
-def classification_loss(logits: Float[Array, " b"], labels: Float[Array, " b"]) -> Float[Array, " b"]:
+def classification_loss(
+    logits: Float[Array, " b"], labels: Float[Array, " b"]
+) -> Float[Array, " b"]:
     """Binary cross-entropy per image; Sick = 1."""
     return optax.sigmoid_binary_cross_entropy(logits, labels)
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -49,3 +50,78 @@ def root_of(data: ConfigDict) -> Path:
         return Path(data.root).expanduser()
     count = data.phantom_patients
     return phantom.write_phantom(cache_dir() / PHANTOM / f"patients{count}", patients=count)
+
+
+def open_source(data: ConfigDict, *, workdir: Path) -> Source:
+    """Scans or prepares `config.data.root`, and leaves the data report in the workdir.
+
+    With loader "tf.data" the folder is prepared once by TFDS; with "numpy" it is read directly, and
+    TensorFlow is not needed. Both give the same examples.
+    """
+    root = root_of(data)
+    if data.loader == "numpy":
+        records, report = layouts.scan(root, layout=data.layout, strict=data.strict)
+        report.write(workdir, records)
+        logging.info("%s: %s", root, report.summary())
+        return Source(
+            records=records,
+            fingerprint=layouts.fingerprint(records, root),
+            load=lambda task: examples.load_examples(
+                examples.select(records, _selection(data), task=task, data_type=data.type),
+                data_type=data.type,
+                task=task,
+                downscale=data.downscale,
+                colormap=data.colormap,
+            ),
+        )
+    from thermo_jax.data import dmr_ir  # imports tensorflow_datasets
+
+    prepared = dmr_ir.prepare(
+        root,
+        layout=data.layout,
+        strict=data.strict,
+        prepared_dir=data.prepared_dir or None,
+        colormap=data.colormap,
+    )
+    for path in prepared.report_files:
+        shutil.copy(path, workdir)
+    return Source(
+        records=dmr_ir.load_records(prepared),
+        fingerprint=prepared.fingerprint,
+        load=lambda task: dmr_ir.load_examples(
+            prepared,
+            data_type=data.type,
+            task=task,
+            selection=_selection(data),
+            downscale=data.downscale,
+        ),
+    )
+
+
+def split_of(split: ConfigDict, source: Source) -> splits.Split:
+    """The run's patients. It depends on the data set and `config.split` alone, not on the task, so
+    that an encoder and its decoders agree on the test patients."""
+    known = [record for record in source.records if record.patient_known]
+    if not known:
+        raise ValueError(
+            "no thermogram has a known patient, so that no patients can be kept for validation: "
+            "name files as T<patient>.<visit>.<view>... (see the README)"
+        )
+    return splits.three_way_split(
+        [record.patient for record in known],
+        labels=[record.label for record in known],
+        annotated=[bool(record.regions) for record in known],
+        folds=split.folds,
+        fold=split.fold,
+        val_fraction=split.val_fraction,
+        seed=split.seed,
+    )
+
+
+def _selection(data: ConfigDict) -> examples.Selection:
+    return examples.Selection(
+        views=data.views,
+        protocols=data.protocols,
+        frames=data.frames,
+        mirrored=data.mirrored,
+    )

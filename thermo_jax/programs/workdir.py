@@ -1,8 +1,8 @@
 """A run's folder: one configuration, and whatever the run writes.
 
-    config.json      the resolved configuration and the versions that ran it
-    metrics.jsonl, timing.jsonl, tensorboard/, checkpoints/, pictures/
-    results.txt, results.json, predictions.csv
+config.json      the resolved configuration and the versions that ran it
+metrics.jsonl, timing.jsonl, tensorboard/, checkpoints/, pictures/
+results.txt, results.json, predictions.csv
 """
 
 import json

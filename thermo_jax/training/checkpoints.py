@@ -84,7 +84,9 @@ class Checkpoints:
     def meta(self, step: int | None = None) -> dict:
         """The meta of `step` (default: the latest)."""
         step = self._require(step)
-        return self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())).meta
+        return self._manager.restore(
+            step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())
+        ).meta
 
     def restore(self, like: TrainState, *, step: int | None = None) -> TrainState:
         """The state of `step` (default: the latest), shaped and placed like `like`.
@@ -164,9 +166,7 @@ def _drop_orbax_info(record) -> bool:
     return "orbax" not in record.pathname or record.levelno >= 30
 
 
-def load_encoder(
-    workdir: str | Path, *, like: Callable[[dict], dict]
-) -> tuple[dict, dict]:
+def load_encoder(workdir: str | Path, *, like: Callable[[dict], dict]) -> tuple[dict, dict]:
     """The encoder handed over by a workdir: (variables as NumPy arrays, meta).
 
     Args:

@@ -25,9 +25,7 @@ def make_encoder(
     *, num_kernels: int, dtype: str = "float32", conv: Callable | None = None
 ) -> CutsEncoder:
     """The frozen encoder; it never runs in training mode, so it needs no data axis."""
-    return CutsEncoder(
-        num_kernels=num_kernels, dtype=jnp.dtype(dtype), conv_general_dilated=conv
-    )
+    return CutsEncoder(num_kernels=num_kernels, dtype=jnp.dtype(dtype), conv_general_dilated=conv)
 
 
 def make_decoder(
@@ -50,9 +48,7 @@ def make_optimizer(config: ml_collections.ConfigDict) -> optax.GradientTransform
     return optax.adam(config.train.learning_rate)
 
 
-def encode(
-    images: jax.Array, *, encoder: CutsEncoder, variables: dict, channels: int
-) -> jax.Array:
+def encode(images: jax.Array, *, encoder: CutsEncoder, variables: dict, channels: int) -> jax.Array:
     """uint8 images of the decoder's data type `[b,H,W,C]` -> frozen latents `[b,V,H,W,L]`."""
     views = bridge(images, encoder_channels=channels)
     flat = views.reshape(-1, *views.shape[2:])

@@ -173,7 +173,9 @@ def evaluate(
             _eval_batches(columns, plan=plan, parallel=parallel), parallel.put_batch
         )
     ]
-    total = {k: float(np.sum([s[k] for s in jax.device_get(sums)], dtype=np.float64)) for k in sums[0]}
+    total = {
+        k: float(np.sum([s[k] for s in jax.device_get(sums)], dtype=np.float64)) for k in sums[0]
+    }
     count = total.pop("count")
     return {name: value / count for name, value in total.items()}
 

@@ -51,5 +51,7 @@ def read_jsonl(path: Path) -> list[dict]:
 
 
 def _to_line(row: dict) -> str:
-    clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
+    clean = {
+        k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()
+    }
     return json.dumps(clean) + "\n"

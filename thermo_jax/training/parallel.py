@@ -88,9 +88,7 @@ class DataParallel:
         if self.mode == "pmap":
             count = sum(d.process_index == jax.process_index() for d in self.devices)
             batch = {k: x.reshape(count, -1, *x.shape[1:]) for k, x in batch.items()}
-        return {
-            k: jax.make_array_from_process_local_data(sharding, x) for k, x in batch.items()
-        }
+        return {k: jax.make_array_from_process_local_data(sharding, x) for k, x in batch.items()}
 
 
 def pmean(tree: Any) -> Any:

@@ -1,7 +1,7 @@
 """Pretraining of the CUTS encoder: the per-device steps (SPEC section 2).
 
-    images -> anchors and positives (sampled here, on the device) -> latents and patches
-           -> lambda * contrastive + (1 - lambda) * reconstruction -> AdamW
+images -> anchors and positives (sampled here, on the device) -> latents and patches
+       -> lambda * contrastive + (1 - lambda) * reconstruction -> AdamW
 """
 
 from collections.abc import Callable
@@ -22,9 +22,7 @@ from thermo_jax.training.state import TrainState, example_keys
 VALIDATION = 2**31 - 1
 
 
-def make_model(
-    config: ml_collections.ConfigDict, *, conv: Callable | None = None
-) -> Cuts:
+def make_model(config: ml_collections.ConfigDict, *, conv: Callable | None = None) -> Cuts:
     """The model of `config`; statistics are shared over the data axis."""
     return Cuts(
         channels=CHANNELS[config.data.type],

@@ -1,0 +1,86 @@
+"""The program: `python -m thermo_jax.main --config=configs/demo.py --workdir=runs/demo`.
+
+It parses flags and dispatches on `config.task`; everything it calls can be called from a notebook.
+"""
+
+import importlib
+import sys
+from pathlib import Path
+
+from absl import app, flags, logging
+from ml_collections import ConfigDict, config_flags
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config",
+    None,
+    "Configuration file, with its preset after a colon (configs/encoder.py:gray); a bare name such "
+    "as encoder:gray is looked up in the installed package. Override fields by "
+    "--config.train.epochs=5.",
+)
+_WORKDIR = flags.DEFINE_string("workdir", "", "Folder for everything that the run writes.")
+
+TASKS = {  # config.task -> module of thermo_jax.programs
+    "encoder": "encoder",
+    "classify": "decoder",
+    "segment": "decoder",
+    "demo": "demo",
+    "data_report": "data_report",
+}
+USER_ERRORS = (ValueError, FileNotFoundError, FloatingPointError)
+EXIT_USER_ERROR = 2
+
+
+def run(config: ConfigDict, workdir: str | Path) -> dict:
+    """Runs the program that `config.task` names; returns its results."""
+    if config.task not in TASKS:
+        raise ValueError(f"config.task={config.task!r} is unknown: choose one of {sorted(TASKS)}")
+    program = importlib.import_module(f"thermo_jax.programs.{TASKS[config.task]}")
+    return program.run(config, workdir)
+
+
+def find_config(value: str) -> str:
+    """A path stays; a bare name becomes the path of the installed configuration.
+
+    Raises:
+      FileNotFoundError: neither exists.
+    """
+    name, colon, preset = value.partition(":")
+    if Path(name).is_file():
+        return value
+    folder = Path(importlib.import_module("thermo_jax.configs").__path__[0])
+    installed = folder / f"{Path(name).stem}.py"
+    if Path(name).name in (installed.name, installed.stem) and installed.is_file():
+        return f"{installed}{colon}{preset}"
+    known = ", ".join(
+        sorted(p.stem for p in folder.glob("*.py") if p.stem not in ("__init__", "common"))
+    )
+    raise FileNotFoundError(f"there is no configuration {name!r}; installed ones: {known}")
+
+
+def _main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise ValueError(f"unexpected argument {argv[1]!r}: fields are set by --config.name=value")
+    if _CONFIG.value is None:
+        raise ValueError("--config is missing: give one, such as --config=configs/demo.py")
+    logging.set_verbosity(logging.INFO)
+    logging.get_absl_handler().setFormatter(None)
+    run(_CONFIG.value, _WORKDIR.value)
+
+
+def main() -> None:
+    """Entry point: a user's mistake ends with one clear line and exit code 2."""
+    try:
+        argv = [
+            f"--config={find_config(a.removeprefix('--config='))}"
+            if a.startswith("--config=")
+            else a
+            for a in sys.argv
+        ]
+        app.run(_main, argv=argv)
+    except USER_ERRORS as error:
+        print(f"thermo_jax: {error}", file=sys.stderr)
+        sys.exit(EXIT_USER_ERROR)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,21 @@
+"""Program "data_report": what is in a folder of thermograms, and everything odd about it."""
+
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from thermo_jax.data import layouts
+from thermo_jax.programs import sources
+from thermo_jax.programs.workdir import open_workdir
+
+
+def run(config: ConfigDict, workdir: str | Path) -> dict:
+    """Scans, prints the report and writes it as text and CSV; returns the counts."""
+    workdir = open_workdir(workdir, config)
+    root = sources.root_of(config.data)
+    records, report = layouts.scan(root, layout=config.data.layout, strict=config.data.strict)
+    print(report.text(records))
+    print(f"Written to {workdir}:")
+    for path in report.write(workdir, records):
+        print(f"  {Path(path).name}")
+    return {"thermograms": len(records), "oddities": len(report.oddities)}

@@ -1,0 +1,209 @@
+"""Programs "classify" and "segment": a frozen encoder -> a trained decoder and its measures.
+
+encoder's workdir -> checks -> latents, once -> training -> best epoch by validation loss
+-> test patients, once -> results, predictions, pictures
+"""
+
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+from ml_collections import ConfigDict
+
+from thermo_jax.data.examples import Examples
+from thermo_jax.data.thermogram import GRAY_SHAPE
+from thermo_jax.models.convolution import choose_convolution
+from thermo_jax.models.decoders import CHANNELS
+from thermo_jax.programs import runs, scores, sources
+from thermo_jax.programs.workdir import open_workdir, to_json
+from thermo_jax.training import finetune, loop
+from thermo_jax.training.checkpoints import load_encoder
+from thermo_jax.training.parallel import DataParallel, gather
+
+TARGETS = {"classify": "labels", "segment": "label_maps"}
+
+
+class Sets(NamedTuple):
+    """The run's examples by role."""
+
+    train: Examples
+    validation: Examples
+    test: Examples
+
+
+def run(config: ConfigDict, workdir: str | Path) -> dict:
+    """Trains, or continues; returns the results that it also writes to the workdir."""
+    parallel = runs.data_parallel(config)
+    parallel.check_batch_size(config.train.batch_size)
+    conv = choose_convolution(config.model.conv, platform=parallel.devices[0].platform)
+    encoder, variables, encoder_meta = open_encoder(config, conv=conv)
+    workdir = open_workdir(workdir, config)
+    source = sources.open_source(config.data, workdir=workdir)
+    sets = _split(source.load(config.task), sources.split_of(config.split, source))
+    seen = _check_encoder_data(encoder_meta, source=source, sets=sets)
+    sets = cache_latents(sets, config, encoder=encoder, variables=variables, parallel=parallel)
+
+    decoder = finetune.make_decoder(config, conv=conv)
+    tx = finetune.make_optimizer(config)
+    state = finetune.create_state(
+        decoder,
+        tx=tx,
+        rng=jax.random.key(config.seed),
+        latents_shape=_latents_shape(sets.train, encoder=encoder, config=config),
+        frozen=variables,
+    )
+    models = {"encoder": encoder, "encoder_type": config.encoder.type, "decoder": decoder}
+    inputs = "latents" if "latents" in sets.train.columns else "images"
+    names = (inputs, TARGETS[config.task])
+    plan = runs.plan(config)
+    state = loop.fit(
+        parallel.replicate(state),
+        train_step=parallel.wrap(partial(finetune.train_step, tx=tx, **models), donate_state=True),
+        eval_step=parallel.wrap(partial(finetune.eval_step, **models)),
+        train=runs.columns(sets.train, *names),
+        validation=runs.columns(sets.validation, *names),
+        plan=plan,
+        parallel=parallel,
+        workdir=workdir,
+        encoder_of=lambda state: state.frozen,
+        meta={"config": to_json(config), "encoder": encoder_meta},
+    )
+    predict_step = parallel.wrap(partial(finetune.predict_step, full_shape=GRAY_SHAPE, **models))
+    predictions = {
+        role: loop.predict(
+            state, predict_step, runs.columns(examples, inputs), plan=plan, parallel=parallel
+        )
+        for role, examples in sets._asdict().items()
+        if role != "train" and len(examples)
+    }
+    return scores.finish(
+        config,
+        workdir=workdir,
+        sets=sets._asdict(),
+        predictions=predictions,
+        best_step=int(state.step),
+        encoder_saw_test=seen,
+    )
+
+
+def open_encoder(config: ConfigDict, *, conv) -> tuple[Any, dict, dict]:
+    """The frozen encoder: (model, variables, what its run said of it).
+
+    Raises:
+      ValueError: no encoder is configured, or it is of another kind than `config.encoder.type`.
+      FileNotFoundError: there is no checkpoint.
+    """
+    row = f"{config.encoder.type} encoder"
+    if not config.encoder.workdir:
+        raise ValueError(
+            "config.encoder.workdir is empty: pretrain an encoder with "
+            f"--config=configs/encoder.py:{config.encoder.type} and give its --workdir here"
+        )
+
+    def make(meta: dict):
+        return finetune.make_encoder(
+            num_kernels=meta["num_kernels"], dtype=config.model.dtype, conv=conv
+        )
+
+    def like(meta: dict) -> dict:
+        images = jnp.zeros((1, 8, 8, meta["encoder"]["channels"]))
+        init = partial(make(meta["encoder"]).init, train=False)
+        return jax.eval_shape(init, jax.random.key(0), images)
+
+    variables, meta = load_encoder(config.encoder.workdir, like=like)
+    found = meta["encoder"]
+    if found["data_type"] != config.encoder.type:
+        raise ValueError(
+            f"{config.encoder.workdir} holds a {found['data_type']} encoder, but this run asks for "
+            f"a {row}: choose a preset with that encoder (such as "
+            f"{_row(found['data_type'], config.data.type)}), or another encoder's workdir"
+        )
+    if found["downscale"] != config.data.downscale:
+        logging.warning(
+            "The encoder saw images reduced by %d, this run reduces them by %d.",
+            found["downscale"],
+            config.data.downscale,
+        )
+    return make(found), variables, found
+
+
+def _row(encoder_type: str, data_type: str) -> str:
+    return f"{encoder_type[0]}/{data_type[0]}".upper()
+
+
+def _split(examples: Examples, split) -> Sets:
+    roles = [
+        examples.where(np.array([patient in patients for patient in examples.patients]))
+        for patients in (split.train, split.val, split.test)
+    ]
+    for name, part in zip(("training", "validation", "test"), roles, strict=True):
+        if not len(part):
+            raise ValueError(
+                f"none of {len(examples)} usable images is of a {name} patient: choose other "
+                "config.split.folds, fold or val_fraction, or add data"
+            )
+    return Sets(*roles)
+
+
+def _check_encoder_data(meta: dict, *, source: sources.Source, sets: Sets) -> list[str]:
+    """Test patients that the encoder was pretrained on; none in an honest run."""
+    seen = sorted(set(meta["train_patients"]) & set(sets.test.patients))
+    if meta["data_fingerprint"] != source.fingerprint:
+        logging.warning(
+            "The encoder was pretrained on other data (or the same files were changed since)."
+        )
+    if seen:
+        logging.warning(
+            "The encoder was pretrained on %d of this run's test patients (without labels): the "
+            "results are transductive. Give both runs the same config.split to avoid it.",
+            len(seen),
+        )
+    return seen
+
+
+def cache_latents(
+    sets: Sets, config: ConfigDict, *, encoder, variables: dict, parallel: DataParallel
+) -> Sets:
+    """Adds the column "latents" float32 [N,V,H,W,L] to every set, if all of it fits."""
+    shape = _latents_shape(sets.train, encoder=encoder, config=config)
+    size_gb = 4 * sum(len(part) for part in sets) * np.prod(shape) / 1e9
+    if size_gb > config.latent_cache_gb:
+        logging.info(
+            "Latents would take %.1f GB, more than config.latent_cache_gb=%g: the encoder runs in "
+            "every step.",
+            size_gb,
+            config.latent_cache_gb,
+        )
+        return sets
+    logging.info("Encoding %d images once (%.2f GB).", sum(map(len, sets)), size_gb)
+
+    def encode_step(variables, batch):
+        latents = finetune.encode(
+            batch["images"],
+            encoder=encoder,
+            variables=variables,
+            channels=CHANNELS[config.encoder.type],
+        )
+        return gather({"latents": latents.astype(jnp.float32)})
+
+    step = parallel.wrap(encode_step)
+    replicated = parallel.replicate(variables)
+    plan = runs.plan(config)
+
+    def with_latents(part: Examples) -> Examples:
+        images = runs.columns(part, "images")
+        latents = loop.predict(replicated, step, images, plan=plan, parallel=parallel)
+        return part.with_columns(latents)
+
+    return Sets(*(with_latents(part) for part in sets))
+
+
+def _latents_shape(examples: Examples, *, encoder, config: ConfigDict) -> tuple[int, ...]:
+    """(V, H, W, L)"""
+    height, width, channels = runs.image_shape(examples)
+    views = 3 if (config.encoder.type, channels) == ("gray", 3) else 1
+    return views, height, width, 8 * encoder.num_kernels
