@@ -110,6 +110,17 @@ def test_temperatures_are_stored_as_they_were_read(tiny):
     assert tuple(row["draw_order"]) == annotations.draw_order(record.regions)
 
 
+def test_images_rendered_from_temperatures_are_stored_rendered(tiny):
+    root, prepared_dir = tiny
+    for image in root.glob("*/*.jpg"):
+        image.unlink()
+    prepared = dmr_ir.prepare(root, prepared_dir=prepared_dir, colormap="hot")
+    stored = dmr_ir.load_examples(prepared, data_type="heat", task="pretrain", selection=ALL)
+    (matrix,) = root.glob("*/*.txt")
+    expected = radiometry.render_heat(radiometry.read_temperatures(matrix), colormap="hot")
+    np.testing.assert_array_equal(stored.columns["images"], expected[np.newaxis])
+
+
 def test_a_changed_source_is_prepared_again_with_a_message(tiny, monkeypatch):
     root, prepared_dir = tiny
     lines = []

@@ -4,6 +4,7 @@ It parses flags and dispatches on `config.task`; everything it calls can be call
 """
 
 import importlib
+import logging as python_logging
 import sys
 from pathlib import Path
 
@@ -51,10 +52,10 @@ def find_config(value: str) -> str:
     installed = folder / f"{Path(name).stem}.py"
     if Path(name).name in (installed.name, installed.stem) and installed.is_file():
         return f"{installed}{colon}{preset}"
-    known = ", ".join(
-        sorted(p.stem for p in folder.glob("*.py") if p.stem not in ("__init__", "common"))
+    known = sorted({p.stem for p in folder.glob("*.py")} - {"__init__", "common"})
+    raise FileNotFoundError(
+        f"there is no configuration {name!r}; installed ones: {', '.join(known)}"
     )
-    raise FileNotFoundError(f"there is no configuration {name!r}; installed ones: {known}")
 
 
 def _main(argv: list[str]) -> None:
@@ -64,22 +65,22 @@ def _main(argv: list[str]) -> None:
         raise ValueError("--config is missing: give one, such as --config=configs/demo.py")
     logging.set_verbosity(logging.INFO)
     logging.get_absl_handler().setFormatter(None)
+    python_logging.getLogger("jax").setLevel(python_logging.WARNING)  # probing for TPUs, etc.
     run(_CONFIG.value, _WORKDIR.value)
 
 
 def main() -> None:
     """Entry point: a user's mistake ends with one clear line and exit code 2."""
     try:
-        argv = [
-            f"--config={find_config(a.removeprefix('--config='))}"
-            if a.startswith("--config=")
-            else a
-            for a in sys.argv
-        ]
-        app.run(_main, argv=argv)
+        app.run(_main, argv=[_with_found_config(argument) for argument in sys.argv])
     except USER_ERRORS as error:
         print(f"thermo_jax: {error}", file=sys.stderr)
         sys.exit(EXIT_USER_ERROR)
+
+
+def _with_found_config(argument: str) -> str:
+    flag, equals, value = argument.partition("=")
+    return f"{flag}={find_config(value)}" if flag == "--config" and equals else argument
 
 
 if __name__ == "__main__":

@@ -9,10 +9,7 @@ its owners. TensorFlow is imported inside functions only (see `pipeline.import_t
 """
 
 import contextlib
-import dataclasses
 import datetime
-import fcntl
-import hashlib
 import io
 import json
 import os
@@ -26,13 +23,17 @@ import tensorflow_datasets as tfds
 from absl import logging
 
 from thermo_jax.data import annotations, examples, layouts, pipeline, radiometry
-from thermo_jax.data.inventory import take_inventory
-from thermo_jax.data.thermogram import BACKGROUND, CLASS_NAMES, Region, Thermogram
-
-FORMAT_VERSION = (
-    1  # of the prepared files: raise it when what is stored, or how it is read, changes
+from thermo_jax.data.prepared import (
+    DATASET_NAME,
+    DATASET_VERSION,
+    Prepared,
+    choose_prepared_dir,
+    digest,
+    find,
+    lock,
+    source_fingerprint,
 )
-PREPARED_DIR_VARIABLE = "THERMO_JAX_PREPARED_DIR"
+from thermo_jax.data.thermogram import BACKGROUND, CLASS_NAMES, Region, Thermogram
 
 # A missing image is stored as one of no rows, with a flag beside it: TFDS cannot store None. With
 # one unknown dimension only, the shape need not be stored.
@@ -59,7 +60,7 @@ _REGISTERED = getattr(tfds.core.registered, "_DATASET_REGISTRY", {})
 
 
 # Registered by name once: importing this module again (notebooks, reload) must not fail.
-class DmrIr(tfds.core.GeneratorBasedBuilder, skip_registration="dmr_ir" in _REGISTERED):
+class DmrIr(tfds.core.GeneratorBasedBuilder, skip_registration=DATASET_NAME in _REGISTERED):
     """TFDS builder `dmr_ir`: one record per thermogram, in the order of `layouts.scan`.
 
     Features: the metadata of `Thermogram`; `gray` uint8 [480, 640, 1], `heat` uint8 [120, 160, 3],
@@ -68,8 +69,8 @@ class DmrIr(tfds.core.GeneratorBasedBuilder, skip_registration="dmr_ir" in _REGI
     int8 [8], each class's rank by last drawing, 0 = never.
     """
 
-    VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES = {"1.0.0": "First version."}
+    VERSION = tfds.core.Version(DATASET_VERSION)
+    RELEASE_NOTES = {DATASET_VERSION: "First version."}
     # There are no checksums beside the code; looking for them imports importlib_resources, which
     # TFDS 4.9.10 forgets to install: https://github.com/tensorflow/datasets/issues/11212
     code_path = None
@@ -118,41 +119,6 @@ class DmrIr(tfds.core.GeneratorBasedBuilder, skip_registration="dmr_ir" in _REGI
         yield from enumerate(encoded)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Prepared:
-    """A prepared data set on disk.
-
-    Attributes:
-      directory: its folder; removing it costs nothing but the time to prepare it again.
-      fingerprint: of the source and of how it was read; what a checkpoint should remember.
-      num_records: thermograms in it.
-      num_oddities: entries of the data report.
-      num_skipped: source files left out.
-    """
-
-    directory: pathlib.Path
-    fingerprint: str
-    num_records: int
-    num_oddities: int
-    num_skipped: int
-
-    @property
-    def report_path(self) -> pathlib.Path:
-        """The data report written at preparation (records.csv and oddities.csv lie beside it)."""
-        return self.directory / "data_report.txt"
-
-    @property
-    def report_files(self) -> list[pathlib.Path]:
-        """The data report's three files."""
-        names = ("data_report.txt", "records.csv", "oddities.csv")
-        return [self.directory / name for name in names]
-
-    @property
-    def dataset_dir(self) -> pathlib.Path:
-        """What `tfds.builder_from_directory` takes."""
-        return self.directory / DmrIr.name / str(DmrIr.VERSION)
-
-
 def prepare(
     root: str | os.PathLike,
     *,
@@ -178,11 +144,13 @@ def prepare(
     root = pathlib.Path(root).expanduser().resolve()
     settings = {"root": str(root), "layout": layout, "colormap": colormap}
     fingerprint = source_fingerprint(root, layout=layout, colormap=colormap)
-    directory = _prepared_dir(prepared_dir, root) / f"{root.name}-{_digest(settings)[:12]}"
-    prepared = _find(directory)
+    directory = (
+        choose_prepared_dir(prepared_dir, root=root) / f"{root.name}-{digest(settings)[:12]}"
+    )
+    prepared = find(directory)
     if prepared is None or prepared.fingerprint != fingerprint:
-        with _lock(directory):
-            prepared = _find(directory)  # another process may have just done it
+        with lock(directory):
+            prepared = find(directory)  # another process may have just done it
             if prepared is None or prepared.fingerprint != fingerprint:
                 _log_reason(directory, prepared, root)
                 prepared = _write(directory, fingerprint, settings, strict=strict)
@@ -196,19 +164,6 @@ def prepare(
             prepared.report_path,
         )
     return prepared
-
-
-def source_fingerprint(root: str | os.PathLike, **settings: str) -> str:
-    """Hash of relative path, size and mtime of every source file, the settings and the format.
-
-    No file is opened, so an unchanged source is recognised in a fraction of a second.
-    """
-    inventory = take_inventory(root)
-    files = []
-    for path in inventory.sources():
-        status = path.stat()
-        files.append([inventory.relative(path), status.st_size, status.st_mtime_ns])
-    return _digest({"format": FORMAT_VERSION, "settings": settings, "files": files})
 
 
 def load_records(prepared: Prepared) -> list[Thermogram]:
@@ -354,17 +309,6 @@ def _write_records(data_dir: pathlib.Path, records: Sequence[Thermogram], *, col
     shutil.rmtree(data_dir / "downloads", ignore_errors=True)  # made, though nothing is downloaded
 
 
-def _find(directory: pathlib.Path) -> Prepared | None:
-    """The prepared set in this folder, if there is a whole one."""
-    try:
-        facts = json.loads((directory / "prepared.json").read_text())
-        names = {field.name for field in dataclasses.fields(Prepared)} - {"directory"}
-        prepared = Prepared(directory=directory, **{name: facts[name] for name in names})
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return prepared if (prepared.dataset_dir / "dataset_info.json").is_file() else None
-
-
 def _log_reason(directory: pathlib.Path, prepared: Prepared | None, root: pathlib.Path) -> None:
     if prepared is not None:
         since = json.loads((directory / "prepared.json").read_text()).get("prepared_at", "then")
@@ -373,27 +317,3 @@ def _log_reason(directory: pathlib.Path, prepared: Prepared | None, root: pathli
         logging.warning("%s is not a whole prepared set: preparing %s again", directory, root)
     else:
         logging.info("preparing %s in %s", root, directory)
-
-
-def _prepared_dir(prepared_dir: str | os.PathLike | None, root: pathlib.Path) -> pathlib.Path:
-    chosen = prepared_dir or os.environ.get(PREPARED_DIR_VARIABLE)
-    path = pathlib.Path(chosen or "~/.cache/thermo_jax/prepared").expanduser().resolve()
-    if path.is_relative_to(root):
-        raise ValueError(
-            f"prepared_dir {path} lies inside the data root {root}, which would change with every "
-            f"preparation: choose another folder (prepared_dir or ${PREPARED_DIR_VARIABLE})"
-        )
-    path.mkdir(parents=True, exist_ok=True)
-    return path
-
-
-@contextlib.contextmanager
-def _lock(directory: pathlib.Path) -> Iterator[None]:
-    """One process prepares, others wait; the lock of a process that dies is freed."""
-    with open(directory.with_name(f"{directory.name}.lock"), "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

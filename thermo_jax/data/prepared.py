@@ -16,10 +16,9 @@ from typing import Any
 
 from thermo_jax.data.inventory import take_inventory
 
-NAME, VERSION = "dmr_ir", "1.0.0"  # of the TFDS data set in a prepared folder
-FORMAT_VERSION = (
-    1  # of the prepared files: raise it when what is stored, or how it is read, changes
-)
+DATASET_NAME, DATASET_VERSION = "dmr_ir", "1.0.0"  # of TFDS, in a prepared folder
+# Raise it when what is stored, or how a source is read, changes: all sets are then prepared again.
+FORMAT_VERSION = 1
 PREPARED_DIR_VARIABLE = "THERMO_JAX_PREPARED_DIR"
 
 
@@ -55,7 +54,7 @@ class Prepared:
     @property
     def dataset_dir(self) -> pathlib.Path:
         """What `tfds.builder_from_directory` takes."""
-        return self.directory / NAME / VERSION
+        return self.directory / DATASET_NAME / DATASET_VERSION
 
 
 def source_fingerprint(root: str | os.PathLike, **settings: str) -> str:

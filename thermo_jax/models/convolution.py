@@ -2,8 +2,6 @@
 
 from collections.abc import Callable
 
-import jax
-
 
 def choose_convolution(name: str, *, platform: str) -> Callable | None:
     return None

@@ -119,7 +119,7 @@ def _aligned_weights(size: int) -> np.ndarray:
 def concatenate_skip(
     skip: Float[Array, "b h w c"], up: Float[Array, "b h2 w2 d"]
 ) -> Float[Array, "b h w e"]:
-    """[skip, up] on the channel axis, `up` zero-padded to the skip's size (floor half left, top)."""
+    """[skip, up] on the channel axis; `up` zero-padded to the skip's size, floor half left, top."""
     rows, columns = skip.shape[1] - up.shape[1], skip.shape[2] - up.shape[2]
     padding = (
         (0, 0),

@@ -1,4 +1,4 @@
-"""What the programs have in common: from a configuration to devices, plans, columns, a last word."""
+"""What programs have in common: devices, plans and columns of a configuration, the last word."""
 
 from collections.abc import Sequence
 from pathlib import Path

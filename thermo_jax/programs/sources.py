@@ -1,4 +1,4 @@
-"""Where a run's thermograms come from: a folder, prepared by TFDS or read directly, or a phantom."""
+"""Where thermograms come from: a folder, prepared by TFDS or read directly, or a phantom."""
 
 import dataclasses
 import os

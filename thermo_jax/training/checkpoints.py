@@ -11,6 +11,7 @@ position.
 """
 
 import dataclasses
+import logging as python_logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ class Checkpoints:
             raise FileNotFoundError(
                 f"{self.directory} does not exist: {workdir} is not the workdir of a training run"
             )
-        logging.get_absl_logger().addFilter(_drop_orbax_info)
+        logging.get_absl_logger().addFilter(_only_orbax_errors)
         managers = ocp.checkpoint_managers
         options = ocp.CheckpointManagerOptions(
             read_only=read_only,
@@ -53,7 +54,13 @@ class Checkpoints:
             ),
         )
         self._manager = ocp.CheckpointManager(
-            self.directory, options=options, item_names=("state", "encoder", "meta")
+            self.directory,
+            options=options,
+            item_handlers={
+                "state": ocp.StandardCheckpointHandler(),
+                "encoder": ocp.StandardCheckpointHandler(),
+                "meta": ocp.JsonCheckpointHandler(),
+            },
         )
 
     def __enter__(self) -> "Checkpoints":
@@ -109,6 +116,7 @@ class Checkpoints:
         return jax.tree.map(np.asarray, restored)
 
     def _require(self, step: int | None) -> int:
+        self._manager.wait_until_finished()
         step = self.latest_step() if step is None else step
         if step is None:
             raise FileNotFoundError(
@@ -138,7 +146,7 @@ def _abstract(tree: Any) -> Any:
 
 
 def _compare(saved: Any, like: Any, *, where: str) -> None:
-    """Orbax casts types silently and reports shapes at length: compare first, say it in one line."""
+    """Orbax casts types silently and is long-winded about shapes: compare first, in one line."""
 
     def leaves(tree):
         tree = ocp.utils.serialize_tree(getattr(tree, "tree", tree), keep_empty_nodes=False)
@@ -162,8 +170,8 @@ def _describe(leaf: tuple | None) -> str:
     return f"{leaf[1]}{list(leaf[0])}" if leaf else "absent"
 
 
-def _drop_orbax_info(record) -> bool:
-    return "orbax" not in record.pathname or record.levelno >= 30
+def _only_orbax_errors(record: python_logging.LogRecord) -> bool:
+    return "orbax" not in record.pathname or record.levelno >= python_logging.ERROR
 
 
 def load_encoder(workdir: str | Path, *, like: Callable[[dict], dict]) -> tuple[dict, dict]:

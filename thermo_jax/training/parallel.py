@@ -82,7 +82,7 @@ class DataParallel:
     def put_batch(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
         """This process's part of a batch `[B, ...]` -> device arrays as `wrap`ped steps take them.
 
-        "shard_map": global arrays `[B, ...]`; "pmap": `[D, B/D, ...]` with D this process's devices.
+        "shard_map": global arrays `[B, ...]`; "pmap": `[D, B/D, ...]`, D this process's devices.
         """
         sharding = NamedSharding(self.mesh, PartitionSpec(AXIS))
         if self.mode == "pmap":
