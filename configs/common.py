@@ -154,4 +154,4 @@ def parse_preset(
     for word in words:
         if word in options:
             options[word](config)
-    return config
+    return config.lock()

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 import os
+import shutil
 import sys
 import time
 
@@ -167,6 +168,20 @@ def test_strict_stops_at_a_bad_file_even_if_the_set_was_prepared_without_it(tiny
     assert dmr_ir.prepare(root, prepared_dir=prepared_dir).num_skipped == 1
     with pytest.raises(DataError, match=bad.name):
         dmr_ir.prepare(root, prepared_dir=prepared_dir, strict=True)
+
+
+def test_a_moved_copy_keeps_its_fingerprint(tiny, tmp_path):
+    root, _ = tiny
+    shutil.copytree(root, tmp_path / "there")
+    there = dmr_ir.source_fingerprint(tmp_path / "there")
+    assert there == dmr_ir.source_fingerprint(root)
+
+
+def test_a_file_that_is_no_source_leaves_the_fingerprint(tiny):
+    root, _ = tiny
+    before = dmr_ir.source_fingerprint(root)
+    (root / "run.log").write_text("not a source")
+    assert dmr_ir.source_fingerprint(root) == before
 
 
 def test_settings_and_modification_times_are_part_of_the_fingerprint(tiny):

@@ -1,25 +1,19 @@
-import os
-import pathlib
 import shutil
 
 import numpy as np
 import pytest
-from PIL import Image
 from thermogram_files import (
     NAME,
     coco,
-    matrix,
-    matrix_text,
     write_coco,
     write_gray,
     write_matrix,
     write_page,
     write_patient,
-    write_snap,
 )
 
 from thermo_jax.data import layouts, radiometry
-from thermo_jax.data.thermogram import HEALTHY, SICK, UNLABELLED, DataError, split_name
+from thermo_jax.data.thermogram import HEALTHY, SICK, UNLABELLED, split_name
 
 STEM = NAME.format(patient=1)
 
@@ -365,188 +359,3 @@ def test_a_patient_in_both_class_folders_is_left_out_entirely(tmp_path):
     record, report = only(tmp_path)
     assert record.patient == "0002"
     assert report.count("conflicting-diagnosis") == 2
-
-
-# ---------------------------------------------------------------- bad files
-
-
-def test_a_bad_gray_leaves_the_heatmap_in_use(tmp_path):
-    gray = write_patient(tmp_path, 1)
-    write_snap(gray, (640, 480))  # colours under the gray file's name
-    record, report = only(tmp_path)
-    assert record.gray_path is None and record.heat_path is not None
-    assert found(report, "coloured-gray") == [f"0001/{STEM}.jpg"]
-
-
-def test_bad_temperatures_leave_the_pictures_in_use(tmp_path):
-    write_patient(tmp_path, 1)
-    write_matrix(tmp_path / "0001" / f"{STEM}.txt", matrix() + 273.15)
-    record, report = only(tmp_path)
-    assert record.temperature_path is None and record.gray_path is not None
-    assert found(report, "kelvin") == [f"0001/{STEM}.txt"]
-
-
-def test_a_bad_picture_is_rendered_where_there_are_temperatures(tmp_path):
-    write_patient(tmp_path, 1).write_bytes(b"\xff\xd8")
-    write_matrix(tmp_path / "0001" / f"{STEM}.txt")
-    record, report = only(tmp_path)
-    assert radiometry.load_pixels(record).gray.shape == (480, 640, 1)
-    assert report.skipped == [f"0001/{STEM}.jpg"]
-
-
-def test_one_value_everywhere_is_noted(tmp_path):
-    write_matrix(tmp_path / "T0001.txt", np.full((480, 640), 30.0))
-    assert found(only(tmp_path)[1], "blank-image") == ["T0001.txt"]
-
-
-def test_a_broken_link_is_reported(tmp_path):
-    write_patient(tmp_path, 1)
-    (tmp_path / "0001" / f"{STEM}.txt").symlink_to(tmp_path / "gone.txt")
-    assert found(only(tmp_path)[1], "unreadable-matrix") == [f"0001/{STEM}.txt"]
-
-
-def test_a_folder_that_links_to_itself_is_read_once(tmp_path):
-    write_patient(tmp_path, 1)
-    (tmp_path / "0001" / "again").symlink_to(tmp_path, target_is_directory=True)
-    assert only(tmp_path)[1].count("duplicate") == 0
-
-
-def test_other_files_are_noted_and_hidden_ones_passed_over(tmp_path):
-    write_patient(tmp_path, 1)
-    (tmp_path / "0001" / f"._{STEM}.jpg").write_bytes(b"resource fork")
-    (tmp_path / "README.txt").write_text("hello")
-    (tmp_path / "0001" / "scan.png").write_bytes(b"x")
-    assert found(only(tmp_path)[1], "ignored-file") == ["0001/scan.png", "README.txt"]
-
-
-def damage(root):
-    """Writes thirteen patients, eleven of them damaged in one way each: kind -> files to report."""
-    for patient in range(1, 14):
-        write_patient(root, patient)
-    gray = {p: root / f"{p:04d}" / f"{NAME.format(patient=p)}.jpg" for p in range(1, 14)}
-    damaged = {}
-
-    def broken(kind, path):
-        damaged[kind] = [path.relative_to(root).as_posix()]
-        return path
-
-    data = gray[2].read_bytes()
-    broken("unreadable-image", gray[2]).write_bytes(data[: len(data) // 2])
-    write_snap(broken("wrong-size", gray[3]), (800, 600))
-    write_snap(broken("coloured-gray", gray[4]), (640, 480))
-    write_matrix(broken("kelvin", gray[5].with_suffix(".txt")), matrix() + 273.15)
-    text = matrix_text(matrix())
-    broken("not-a-number", gray[6].with_suffix(".txt")).write_text(text.replace("28.05", "NaN", 1))
-    write_matrix(broken("out-of-range", gray[7].with_suffix(".txt")), matrix() + 30)
-    write_matrix(broken("wrong-shape", gray[8].with_suffix(".txt")), matrix()[:100])
-    broken("unreadable-matrix", gray[9].with_suffix(".txt")).write_bytes(b"")
-    write_gray(broken("duplicate", gray[10].with_name("T0010.1.1.S.2019-01-01.00.jpg")))
-    page = gray[11].parent / "description.html"
-    page.write_text(page.read_text() + page.read_text().replace("Healthy", "Sick"))
-    stem = f"0011/{gray[11].stem}"
-    damaged["conflicting-diagnosis"] = [f"{stem}.jpg", f"{stem}_snap.jpg"]
-    entry = {"image_id": 1, "category_id": 8, "segmentation": {}}
-    write_coco(root, coco({1: gray[12].name}, [entry]))
-    damaged["unusable-polygon"] = [gray[12].name]
-    return damaged
-
-
-def test_a_copy_with_eleven_kinds_of_damage_is_used_as_far_as_it_is_sound(tmp_path):
-    damaged = damage(tmp_path)
-    records, report = layouts.scan(tmp_path)
-    for kind, files in damaged.items():
-        assert found(report, kind) == files
-    assert report.summary().count(",") + 1 == 12  # the eleven, and the duplicate's missing snap
-    assert {r.patient for r in records} == {f"{p:04d}" for p in range(1, 14)} - {"0011"}
-    for record in records:
-        radiometry.load_pixels(record)  # nothing is left that fails later
-    text = report.text(records)
-    assert all(file in text for files in damaged.values() for file in files)
-    assert "skipped files: 11; annotations left out: 1; oddities in all: 13" in text
-
-
-def test_strict_stops_at_a_bad_file_by_name(tmp_path):
-    write_patient(tmp_path, 1).write_bytes(b"")
-    write_patient(tmp_path, 2)
-    assert len(layouts.scan(tmp_path)[0]) == 2
-    with pytest.raises(DataError, match=f"0001/{STEM}.jpg: the file is empty"):
-        layouts.scan(tmp_path, strict=True)
-
-
-def test_strict_lets_notes_pass(tmp_path):
-    write_gray(tmp_path / "0001" / f"{STEM}.jpg")
-    assert only(tmp_path, strict=True)[1].oddities
-
-
-# ---------------------------------------------------------------- annotations
-
-
-def test_an_annotation_of_an_absent_image_is_noted(tmp_path):
-    write_patient(tmp_path, 1)
-    write_coco(tmp_path, coco({1: "T0099.1.1.S.2012-10-08.00.jpg"}, []))
-    assert found(only(tmp_path)[1], "absent-image") == ["T0099.1.1.S.2012-10-08.00"]
-
-
-def test_an_annotation_that_fits_two_files_is_left_out(tmp_path):
-    for folder in ("a", "b"):
-        write_gray(tmp_path / folder / "IR_2015-04-17_0007.jpg")
-    document = coco({1: "IR_2015-04-17_0007.jpg"}, [{"image_id": 1, "category_id": 8}])
-    write_coco(tmp_path, document)
-    records, report = layouts.scan(tmp_path)
-    assert not any(r.regions for r in records) and report.count("ambiguous-annotation") == 1
-
-
-# ---------------------------------------------------------------- order and fingerprint
-
-
-def test_the_order_of_the_directory_does_not_matter(tmp_path, monkeypatch):
-    damage(tmp_path)
-    records, report = layouts.scan(tmp_path)
-    walk = os.walk
-
-    def backwards(top, **options):
-        for folder, subfolders, names in walk(top, **options):
-            names.reverse()
-            subfolders.reverse()
-            yield folder, subfolders, names
-
-    monkeypatch.setattr(os, "walk", backwards)
-    again, report_again = layouts.scan(tmp_path)
-    assert again == records and report_again.oddities == report.oddities
-    assert [r.patient for r in records] == sorted(r.patient for r in records)
-
-
-def test_fingerprint_changes_with_any_source_and_only_then(tmp_path):
-    gray = write_patient(tmp_path, 1)
-    write_coco(tmp_path, coco({}, []))
-    records, _ = layouts.scan(tmp_path)
-    first = layouts.fingerprint(records, tmp_path)
-    assert first == layouts.fingerprint(layouts.scan(tmp_path)[0], str(tmp_path))
-    (tmp_path / "run.log").write_text("not a source")
-    assert first == layouts.fingerprint(records, tmp_path)
-    page = tmp_path / "0001" / "description.html"
-    for source in (gray, page, tmp_path / "52_instances_default.json"):
-        before = os.stat(source).st_mtime_ns
-        os.utime(source, ns=(before, before + 1_000_000_000))
-        assert layouts.fingerprint(records, tmp_path) != first, source
-        os.utime(source, ns=(before, before))
-    assert layouts.fingerprint(records, tmp_path) == first
-    page.write_text(page.read_text().replace("Healthy", "Sick"))
-    assert layouts.fingerprint(records, tmp_path) != first
-
-
-def test_a_moved_copy_keeps_its_fingerprint(tmp_path):
-    write_patient(tmp_path / "here", 1)
-    shutil.copytree(tmp_path / "here", tmp_path / "there")
-    prints = [
-        layouts.fingerprint(layouts.scan(root)[0], root)
-        for root in (tmp_path / "here", tmp_path / "there")
-    ]
-    assert prints[0] == prints[1]
-
-
-def test_a_relative_root_gives_absolute_paths(tmp_path, monkeypatch):
-    write_patient(tmp_path, 1)
-    monkeypatch.chdir(tmp_path)
-    record, _ = only(pathlib.Path("."))
-    assert record.gray_path.is_absolute() and Image.open(record.gray_path).size == (640, 480)

@@ -8,8 +8,11 @@ import logging as python_logging
 import sys
 from pathlib import Path
 
+import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
+
+from thermo_jax.programs.workdir import cache_dir
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config",
@@ -18,6 +21,7 @@ _CONFIG = config_flags.DEFINE_config_file(
     "as encoder:gray is looked up in the installed package. Override fields by "
     "--config.train.epochs=5.",
 )
+_TRACEBACK = flags.DEFINE_bool("traceback", False, "Show where in the code an error was raised.")
 _WORKDIR = flags.DEFINE_string("workdir", "", "Folder for everything that the run writes.")
 
 TASKS = {  # config.task -> module of thermo_jax.programs
@@ -35,8 +39,15 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
     """Runs the program that `config.task` names; returns its results."""
     if config.task not in TASKS:
         raise ValueError(f"config.task={config.task!r} is unknown: choose one of {sorted(TASKS)}")
+    _keep_compiled_programs()
     program = importlib.import_module(f"thermo_jax.programs.{TASKS[config.task]}")
     return program.run(config, workdir)
+
+
+def _keep_compiled_programs() -> None:
+    """A second start of the same run takes its programs from the user's cache."""
+    if jax.config.jax_compilation_cache_dir is None:
+        jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "xla"))
 
 
 def find_config(value: str) -> str:
@@ -65,15 +76,18 @@ def _main(argv: list[str]) -> None:
         raise ValueError("--config is missing: give one, such as --config=configs/demo.py")
     logging.set_verbosity(logging.INFO)
     logging.get_absl_handler().setFormatter(None)
-    python_logging.getLogger("jax").setLevel(python_logging.WARNING)  # probing for TPUs, etc.
+    python_logging.getLogger("jax").setLevel(python_logging.WARNING)  # it probes for TPUs aloud
     run(_CONFIG.value, _WORKDIR.value)
 
 
 def main() -> None:
     """Entry point: a user's mistake ends with one clear line and exit code 2."""
     try:
-        app.run(_main, argv=[_with_found_config(argument) for argument in sys.argv])
+        argv = [_with_found_config(argument) for argument in sys.argv]
+        app.run(_main, argv=argv, flags_parser=_parse_flags)
     except USER_ERRORS as error:
+        if "--traceback" in sys.argv:
+            raise
         print(f"thermo_jax: {error}", file=sys.stderr)
         sys.exit(EXIT_USER_ERROR)
 
@@ -81,6 +95,20 @@ def main() -> None:
 def _with_found_config(argument: str) -> str:
     flag, equals, value = argument.partition("=")
     return f"{flag}={find_config(value)}" if flag == "--config" and equals else argument
+
+
+def _parse_flags(argv: list[str]) -> list[str]:
+    """absl's parser, its errors in one line."""
+    try:
+        return flags.FLAGS(argv)
+    except AttributeError as error:  # a ConfigDict's, around a KeyError: an unknown field
+        reason = getattr(error.args[0], "args", error.args)[0]
+        raise ValueError(f"config has no field {'. '.join(str(reason).splitlines())}") from error
+    except flags.Error as error:
+        # A configuration's own error comes wrapped in its traceback.
+        lines = str(error).splitlines()
+        own = [line.partition("ValueError: ")[2] for line in lines if "ValueError: " in line]
+        raise ValueError(own[-1] if own else lines[0]) from error
 
 
 if __name__ == "__main__":

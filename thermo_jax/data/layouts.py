@@ -10,10 +10,9 @@ by name and left out.
 
 import concurrent.futures
 import dataclasses
-import hashlib
 import os
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 import tqdm
@@ -102,24 +101,6 @@ def detect(inventory: Inventory) -> str:
     if flat and all(path.suffix.lower() == MATRIX_SUFFIX for path in inventory.pixels):
         return "matrices"
     return "site"
-
-
-def fingerprint(records: Sequence[Thermogram], root: str | os.PathLike) -> str:
-    """Returns a hash of what a prepared data set depends on.
-
-    That is the relative path, size and modification time of every source file under the root
-    (also of those left out, which may be mended), and each record as it was read.
-    """
-    inventory = take_inventory(root)
-    digest = hashlib.sha256()
-    for path in inventory.sources():
-        status = path.stat()
-        line = f"{inventory.relative(path)}\0{status.st_size}\0{status.st_mtime_ns}\n"
-        digest.update(line.encode(errors="surrogateescape"))
-    for record in records:
-        line = f"{record.name}\0{record.patient}\0{record.view}\0{record.label}\0{record.regions}\n"
-        digest.update(line.encode(errors="surrogateescape"))
-    return digest.hexdigest()
 
 
 def _identify(draft: Draft, report: DataReport) -> Thermogram:

@@ -5,6 +5,7 @@ Label, date, patient number, pose and marker are independent of each other, unli
 """
 
 import concurrent.futures
+import datetime
 import json
 import os
 import pathlib
@@ -32,7 +33,8 @@ def _write_patient(root: pathlib.Path, number: int, *, sick: bool, annotated: bo
     """Write one patient's folder; return (image name, polygons), or None if not annotated."""
     seed = (args["seed"], number)
     rng = np.random.default_rng((*seed, 0))
-    body, date = phantom_body.draw_body(rng), np.datetime64("2012-10-01") + int(rng.integers(2600))
+    body = phantom_body.draw_body(rng)
+    date = datetime.date(2012, 10, 1) + datetime.timedelta(days=int(rng.integers(2600)))
     rested, response = phantom_body.temperature_fields(body, seed=seed, sick=sick)
     folder = root / f"{number:04d}"
     folder.mkdir()

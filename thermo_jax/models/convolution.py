@@ -66,9 +66,7 @@ def convolve_on_cpu(
 @jax.custom_vjp
 def _convolve(x: Array, kernel: Array) -> Array:
     if math.prod(kernel.shape[2:]) < _PATCHES_FROM_CHANNELS:
-        return lax.conv_general_dilated(
-            x, kernel, (1, 1), "VALID", dimension_numbers=_DIMENSIONS
-        )
+        return lax.conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=_DIMENSIONS)
     matrix = kernel.reshape(-1, kernel.shape[-1])
     size = kernel.shape[:2]
     if _patches_bytes(x, size) <= _MAX_PATCHES_BYTES:

@@ -76,7 +76,7 @@ def score_classification(
 ) -> tuple[dict[str, dict], list[dict]]:
     """Measures per image and per patient, the no-anatomy baselines beside them; prediction rows.
 
-    The threshold beside 0.5 is chosen on the validation patients.
+    The row "tuned" uses the threshold that was best on the validation patients, the others 0.5.
     """
     probabilities = {role: predicted["probabilities"] for role, predicted in predictions.items()}
     threshold = {
@@ -105,7 +105,7 @@ def score_classification(
             rows[name] = metrics.classification_measures(*values)
             if name == row:
                 chosen = metrics.classification_measures(*values, threshold=threshold[unit])
-                rows[f"{row} (validation's threshold)"] = chosen
+                rows[f"{row} tuned"] = chosen
     rows = [
         {
             "name": name,

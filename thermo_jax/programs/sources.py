@@ -1,7 +1,6 @@
 """Where thermograms come from: a folder, prepared by TFDS or read directly, or a phantom."""
 
 import dataclasses
-import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,7 +9,9 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from thermo_jax.data import examples, layouts, phantom, splits
+from thermo_jax.data.prepared import source_fingerprint
 from thermo_jax.data.thermogram import Thermogram
+from thermo_jax.programs.workdir import cache_dir
 
 PHANTOM = "phantom"
 
@@ -28,11 +29,6 @@ class Source:
     records: Sequence[Thermogram]
     fingerprint: str
     load: Callable[[str], examples.Examples]
-
-
-def cache_dir() -> Path:
-    """Where data that can be made again is kept."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "thermo_jax"
 
 
 def root_of(data: ConfigDict) -> Path:
@@ -65,7 +61,9 @@ def open_source(data: ConfigDict, *, workdir: Path) -> Source:
         logging.info("%s: %s", root, report.summary())
         return Source(
             records=records,
-            fingerprint=layouts.fingerprint(records, root),
+            fingerprint=source_fingerprint(
+                root.resolve(), layout=data.layout, colormap=data.colormap
+            ),
             load=lambda task: examples.load_examples(
                 examples.select(records, _selection(data), task=task, data_type=data.type),
                 data_type=data.type,

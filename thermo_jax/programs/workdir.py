@@ -6,11 +6,14 @@ results.txt, results.json, predictions.csv
 """
 
 import json
+import os
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
+
+from thermo_jax.training.metrics_log import METRICS
 
 CONFIG, PICTURES = "config.json", "pictures"
 VERSIONED = ("thermo_jax", "jax", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -32,7 +35,8 @@ def open_workdir(path: str | Path, config: ConfigDict) -> Path:
     if file.is_file():
         saved = json.loads(file.read_text(encoding="utf-8"))["config"]
         different = _differences(saved, resolved)
-        if different:
+        # A run that failed before its first epoch left nothing that another could spoil.
+        if different and any(workdir.rglob(METRICS)):
             raise ValueError(
                 f"{workdir} holds a run of another configuration ({'; '.join(different)}): choose "
                 "another --workdir to start anew, or give the same configuration to continue"
@@ -43,6 +47,11 @@ def open_workdir(path: str | Path, config: ConfigDict) -> Path:
     text = json.dumps({"config": resolved, "versions": versions()}, indent=2)
     _write_whole(file, text + "\n")
     return workdir
+
+
+def cache_dir() -> Path:
+    """Where data that can be made again is kept."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "thermo_jax"
 
 
 def to_json(config: ConfigDict) -> dict[str, Any]:

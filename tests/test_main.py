@@ -1,0 +1,70 @@
+"""The program as a user starts it: one clear line and exit code 2 for a mistake."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from thermo_jax import main
+from thermo_jax.configs import encoder
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def start(*arguments, **environment):
+    """Runs the program in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "thermo_jax.main", *map(str, arguments)],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config=configs/encodr.py"], "no configuration 'configs/encodr.py'; installed ones"),
+        (["--config=configs/encoder.py:grey"], "no preset 'grey'. Did you mean 'gray'?"),
+        (
+            ["--config=configs/encoder.py", "--config.data.rot=x"],
+            "config has no field 'rot'. Did you mean \"root\"",
+        ),
+        (["--config=configs/encoder.py", "--workdri=x"], "Did you mean: workdir"),
+        (["--config=configs/encoder.py", "--config.train.epochs=many"], "'many'"),
+    ],
+)
+def test_a_mistake_in_the_flags_is_one_line_and_exit_code_2(arguments, message):
+    done = start(*arguments)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_an_unknown_task_is_refused(tmp_path):
+    config = encoder.get_config()
+    config.task = "encode"
+    with pytest.raises(ValueError, match="config.task='encode' is unknown"):
+        main.run(config, tmp_path)
+
+
+def test_without_a_data_root_the_message_offers_the_phantom(tmp_path):
+    with pytest.raises(ValueError, match="config.data.root is empty.*phantom"):
+        main.run(encoder.get_config(), tmp_path)
+
+
+def test_more_devices_than_there_are_is_refused(tmp_path):
+    config = encoder.get_config("heat,phantom")
+    config.parallel.devices = 1000
+    with pytest.raises(ValueError, match="this machine has"):
+        main.run(config, tmp_path)
+
+
+def test_the_traceback_is_shown_when_asked_for():
+    done = start("--config=configs/encoder.py", "--traceback")
+    assert done.returncode != 0
+    assert "Traceback" in done.stderr and "--workdir is missing" in done.stderr

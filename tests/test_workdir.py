@@ -1,0 +1,60 @@
+"""A workdir belongs to one configuration, and nothing in it is overwritten by another."""
+
+import json
+
+import pytest
+
+from thermo_jax.configs import encoder
+from thermo_jax.programs.workdir import open_workdir
+from thermo_jax.training.metrics_log import METRICS
+
+
+@pytest.fixture
+def trained(tmp_path):
+    """A workdir with a finished epoch."""
+    workdir = open_workdir(tmp_path / "run", encoder.get_config())
+    (workdir / METRICS).write_text('{"step": 5, "epoch": 1}\n')
+    return workdir
+
+
+def test_the_resolved_configuration_and_versions_are_written(tmp_path):
+    workdir = open_workdir(tmp_path / "run", encoder.get_config("gray"))
+    saved = json.loads((workdir / "config.json").read_text())
+    assert saved["config"]["data"]["type"] == "gray"
+    assert saved["versions"]["jax"] and saved["versions"]["thermo_jax"]
+
+
+def test_the_same_configuration_may_continue(trained):
+    assert open_workdir(trained, encoder.get_config()) == trained
+
+
+def test_another_configuration_is_refused_with_every_difference(trained):
+    config = encoder.get_config()
+    config.train.epochs = 3
+    config.seed = 7
+    message = r"config.seed was 0, is 7; config.train.epochs was 200, is 3.*another --workdir"
+    with pytest.raises(ValueError, match=message):
+        open_workdir(trained, config)
+    assert json.loads((trained / "config.json").read_text())["config"]["seed"] == 0
+
+
+def test_fields_that_change_no_result_may_differ(trained):
+    config = encoder.get_config()
+    config.data.loader = "numpy"
+    config.train.checkpoint_every = 5
+    open_workdir(trained, config)
+
+
+def test_a_run_that_failed_before_its_first_epoch_does_not_occupy_its_workdir(tmp_path):
+    open_workdir(tmp_path, encoder.get_config())
+    config = encoder.get_config("gray")
+    open_workdir(tmp_path, config)
+    assert json.loads((tmp_path / "config.json").read_text())["config"]["data"]["type"] == "gray"
+
+
+def test_a_missing_workdir_and_a_file_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="--workdir is missing"):
+        open_workdir("", encoder.get_config())
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="is a file"):
+        open_workdir(tmp_path / "file", encoder.get_config())
