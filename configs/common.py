@@ -44,7 +44,7 @@ def data(data_type: str) -> ConfigDict:
     config.colormap = "jet"
     # "tf.data", or "numpy" where TensorFlow is not installed; both give the same batches.
     config.loader = "tf.data"
-    # Where prepared (TFDS) data is kept; "" = $THERMO_JAX_PREPARED_DIR or ~/.cache/thermo_jax.
+    # Folder of prepared (TFDS) data; "" = ~/.cache/thermo_jax, or $THERMO_JAX_CACHE_DIR.
     config.prepared_dir = ""
     # root="phantom" only: number of synthetic patients, half of them sick.
     config.phantom_patients = 40

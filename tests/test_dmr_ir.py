@@ -194,7 +194,7 @@ def test_settings_and_modification_times_are_part_of_the_fingerprint(tiny):
 
 
 def test_the_place_for_prepared_sets_comes_from_the_environment(source, prepared, monkeypatch):
-    monkeypatch.setenv("THERMO_JAX_PREPARED_DIR", str(prepared.directory.parent))
+    monkeypatch.setenv("THERMO_JAX_CACHE_DIR", str(prepared.directory.parent.parent))
     assert dmr_ir.prepare(source) == prepared
 
 

@@ -29,7 +29,11 @@ from thermo_jax.training.parallel import DataParallel
 from thermo_jax.training.state import TrainState
 
 TOLERANCE = 1e-5  # float32, one pass
-TOLERANCE_AFTER_STEPS = 1e-4  # Adam amplifies rounding
+# The U-Net in training mode: PyTorch and JAX each come within 6e-6 of float64, so that another
+# seed or processor may pass 1e-5. Losses after an update: optax computes Adam's 1 - 0.999**t in
+# float32, which makes updates 6e-6 too long.
+TOLERANCE_TRAINING = 3e-5
+TOLERANCE_WEIGHTS = 1e-4  # Adam amplifies the rounding of small gradients
 # A batch norm over this few samples divides by differences of nearly equal numbers.
 FEW_SAMPLES, TOLERANCE_FEW_SAMPLES = 4, 1e-3
 
@@ -172,14 +176,9 @@ def _train(arrays, variables):
 
 def test_the_encoder_has_the_published_parameters(encoder):
     published = from_published(with_prefix(encoder.arrays, "init/"))
-    position = jnp.zeros((1, 1, 2), jnp.int32)
-    initial = jax.eval_shape(
-        partial(Cuts(**_sizes(encoder.arrays)).init, train=True),
-        jax.random.key(0),
-        encoder.arrays["images"],
-        position,
-        position,
-    )
+    inputs = [encoder.arrays[name] for name in ("images", "anchors_hw", "positives_hw")]
+    model = Cuts(**_sizes(encoder.arrays))
+    initial = jax.eval_shape(partial(model.init, train=True), jax.random.key(0), *inputs)
     assert jax.tree.map(np.shape, initial) == jax.tree.map(np.shape, published)
 
 
@@ -199,7 +198,9 @@ def test_the_encoder_gives_the_published_outputs(encoder):
 
 def test_pretraining_steps_give_the_published_losses(encoder):
     expected = encoder.arrays["train/losses_total_contrastive_recon"]
-    np.testing.assert_allclose(encoder.losses, expected, rtol=TOLERANCE)
+    close = partial(np.testing.assert_allclose, atol=1e-6)
+    close(encoder.losses[0], expected[0], rtol=TOLERANCE)
+    close(encoder.losses, expected, rtol=TOLERANCE_TRAINING)
 
 
 def test_the_first_pretraining_step_gives_the_published_gradients(encoder):
@@ -217,7 +218,7 @@ def test_pretraining_steps_give_the_published_weights(encoder):
         published = with_prefix(encoder.arrays, f"after{number}/")
         checked = {name: array for name, array in published.items() if not noise.fullmatch(name)}
         variables = encoder.states[int(number)].variables
-        assert_same_weights(variables, checked, tolerance=TOLERANCE_AFTER_STEPS)
+        assert_same_weights(variables, checked, tolerance=TOLERANCE_WEIGHTS)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -347,7 +348,7 @@ def test_the_unet_gives_the_published_logits(unet):
         evaluated, trained = run(unet.variables, latents)
         batch, height, width = latents.shape[:3]
         few = batch * (height // 16) * (width // 16) <= FEW_SAMPLES
-        tolerance = TOLERANCE_FEW_SAMPLES if few else TOLERANCE
+        tolerance = TOLERANCE_FEW_SAMPLES if few else TOLERANCE_TRAINING
         assert_close(evaluated, unet.arrays[f"{size}/eval_logits"], name=f"{size} eval")
         assert_close(
             trained, unet.arrays[f"{size}/train_logits"], name=f"{size} train", tolerance=tolerance

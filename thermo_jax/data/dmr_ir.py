@@ -133,8 +133,7 @@ def prepare(
       root: the data set, in one of the layouts of `layouts.scan`.
       layout: "auto" or the name of a layout.
       strict: stop at the first bad file instead of leaving it out.
-      prepared_dir: where prepared sets are kept; default `$THERMO_JAX_PREPARED_DIR`, else
-        `~/.cache/thermo_jax/prepared`.
+      prepared_dir: where prepared sets are kept; default `prepared` in `prepared.cache_dir()`.
       colormap: matplotlib colour map for heatmaps rendered from temperatures.
     Raises:
       FileNotFoundError: there is no such root.

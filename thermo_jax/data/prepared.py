@@ -19,7 +19,7 @@ from thermo_jax.data.inventory import take_inventory
 DATASET_NAME, DATASET_VERSION = "dmr_ir", "1.0.0"  # of TFDS, in a prepared folder
 # Raise it when what is stored, or how a source is read, changes: all sets are then prepared again.
 FORMAT_VERSION = 1
-PREPARED_DIR_VARIABLE = "THERMO_JAX_PREPARED_DIR"
+CACHE_DIR_VARIABLE = "THERMO_JAX_CACHE_DIR"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -81,16 +81,23 @@ def find(directory: pathlib.Path) -> Prepared | None:
     return prepared if (prepared.dataset_dir / "dataset_info.json").is_file() else None
 
 
+def cache_dir() -> pathlib.Path:
+    """Where all that can be made again is kept: prepared and phantom data, compiled programs.
+
+    `$THERMO_JAX_CACHE_DIR`, else `~/.cache/thermo_jax`.
+    """
+    return pathlib.Path(os.environ.get(CACHE_DIR_VARIABLE) or "~/.cache/thermo_jax").expanduser()
+
+
 def choose_prepared_dir(
     prepared_dir: str | os.PathLike | None, *, root: pathlib.Path
 ) -> pathlib.Path:
     """The folder for prepared sets (see `dmr_ir.prepare`), made if need be; not inside `root`."""
-    chosen = prepared_dir or os.environ.get(PREPARED_DIR_VARIABLE)
-    path = pathlib.Path(chosen or "~/.cache/thermo_jax/prepared").expanduser().resolve()
+    path = pathlib.Path(prepared_dir or cache_dir() / "prepared").expanduser().resolve()
     if path.is_relative_to(root):
         raise ValueError(
             f"prepared_dir {path} lies inside the data root {root}, which would change with every "
-            f"preparation: choose another folder (prepared_dir or ${PREPARED_DIR_VARIABLE})"
+            f"preparation: choose another (config.data.prepared_dir or ${CACHE_DIR_VARIABLE})"
         )
     path.mkdir(parents=True, exist_ok=True)
     return path

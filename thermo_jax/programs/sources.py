@@ -9,9 +9,8 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from thermo_jax.data import examples, layouts, phantom, splits
-from thermo_jax.data.prepared import source_fingerprint
+from thermo_jax.data.prepared import cache_dir, source_fingerprint
 from thermo_jax.data.thermogram import Thermogram
-from thermo_jax.programs.workdir import cache_dir
 
 PHANTOM = "phantom"
 

@@ -6,7 +6,6 @@ results.txt, results.json, predictions.csv
 """
 
 import json
-import os
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -47,11 +46,6 @@ def open_workdir(path: str | Path, config: ConfigDict) -> Path:
     text = json.dumps({"config": resolved, "versions": versions()}, indent=2)
     _write_whole(file, text + "\n")
     return workdir
-
-
-def cache_dir() -> Path:
-    """Where data that can be made again is kept."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "thermo_jax"
 
 
 def to_json(config: ConfigDict) -> dict[str, Any]:

@@ -121,18 +121,21 @@ def fit(
             ),
             parallel.put_batch,
         )
-        with _progress(total=plan.epochs * steps, initial=epoch * steps) as bar:
+        images = plan.batch_size * steps  # of an epoch
+        with _progress(total=plan.epochs * images, initial=epoch * images) as bar:
             while epoch < plan.epochs and not stopping.should_stop:
                 epoch += 1
                 started = time.perf_counter()
-                state, metrics = _train_epoch(state, batches, train_step, steps=steps, bar=bar)
+                state, metrics = _train_epoch(
+                    state, batches, train_step, steps=steps, plan=plan, bar=bar
+                )
                 seconds = time.perf_counter() - started
                 result = evaluate(state, eval_step, validation, plan=plan, parallel=parallel)
                 metrics |= {f"val/{name}": value for name, value in result.items()}
                 step = epoch * steps
                 _check_finite(metrics, step=step, workdir=workdir)
                 improved = stopping.update(metrics["val/loss"], step=step, epoch=epoch)
-                rate = steps * plan.batch_size / seconds
+                rate = images / seconds
                 log.write(
                     step=step,
                     epoch=epoch,
@@ -216,15 +219,16 @@ def _eval_batches(columns, *, plan: Plan, parallel: DataParallel):
     )
 
 
-def _train_epoch(state, batches, train_step, *, steps: int, bar):
+def _train_epoch(state, batches, train_step, *, steps: int, plan: Plan, bar: tqdm):
     history = []
     for _ in range(steps):
         state, metrics = train_step(state, next(batches))
         history.append(metrics)
         if not bar.disable and len(history) > 1:
             # The previous step's loss: reading it does not wait for the step just dispatched.
-            bar.set_postfix(loss=f"{float(history[-2]['loss']):.4f}", refresh=False)
-        bar.update()
+            loss, step = float(history[-2]["loss"]), bar.n // plan.batch_size
+            bar.set_postfix(step=step, loss=f"{loss:.4f}", refresh=False)
+        bar.update(plan.batch_size)
     history = jax.device_get(history)
     return state, {f"train/{k}": float(np.mean([m[k] for m in history])) for k in history[0]}
 
@@ -253,7 +257,7 @@ def _progress(*, total: int, initial: int) -> tqdm:
     return tqdm(
         total=total,
         initial=initial,
-        unit="step",
+        unit="image",
         desc="train",
         disable=not sys.stderr.isatty(),
         dynamic_ncols=True,

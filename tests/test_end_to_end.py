@@ -1,0 +1,157 @@
+"""Files on disk -> frozen encoder -> decoders -> measures, through the program itself."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from thermo_jax import main
+from thermo_jax.configs import classify, data_report, demo, encoder, segment
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    """A cache of the tests' own: no data prepared by the user is touched."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("THERMO_JAX_CACHE_DIR", str(folder))
+        yield folder
+
+
+def tiny(config, **encoder_fields):
+    """Shrinks a shipped configuration: 30x40 heatmaps of 12 phantom patients, 1 epoch, 1 device."""
+    config.data.phantom_patients = 12
+    config.data.downscale = 4
+    config.data.loader = "numpy"
+    config.parallel.devices = 1
+    config.split.folds = 3
+    config.train.batch_size = 4
+    config.train.epochs = 1
+    if config.task == "encoder":
+        config.model.num_kernels = 2
+    else:
+        config.model.unet_width = 2
+        config.encoder.update(encoder_fields)
+    return config
+
+
+@pytest.fixture(scope="module")
+def encoder_run(cache, tmp_path_factory):
+    """The workdir of a tiny pretrained heatmap encoder."""
+    workdir = tmp_path_factory.mktemp("encoder")
+    main.run(tiny(encoder.get_config("heat,phantom")), workdir)
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def segment_run(encoder_run, tmp_path_factory):
+    """The workdir and the results of a tiny segmenter on that encoder."""
+    workdir = tmp_path_factory.mktemp("segment")
+    config = tiny(segment.get_config("H/H,phantom"), workdir=str(encoder_run))
+    return workdir, main.run(config, workdir)
+
+
+def test_the_demo_learns_what_was_planted(cache, tmp_path):
+    config = demo.get_config()
+    for stage in config.stages.values():
+        stage.parallel.devices = 1
+    outcome = main.run(config, tmp_path)
+    scores = outcome["segment"]["segmentation"]["60x80"]
+    assert scores["miou"] > 0.5
+    assert outcome["classify"]["classification"]["patient"]["H/H"]["auroc"] > 0.9
+    for stage, picture in (
+        ("encoder", "latents"),
+        ("classify", "evidence"),
+        ("segment", "segmentation"),
+    ):
+        for name in (picture, "curves"):
+            assert (tmp_path / stage / "pictures" / f"{name}.png").stat().st_size > 10_000
+        assert (tmp_path / stage / "results.txt").read_text().strip()
+
+
+def test_a_decoder_leaves_table_predictions_pictures_and_records(segment_run, capsys):
+    workdir, outcome = segment_run
+    saved = json.loads((workdir / "results.json").read_text())
+    assert saved["segmentation"]["30x40"]["miou"] == outcome["segmentation"]["30x40"]["miou"]
+    assert set(saved["segmentation"]) == {"30x40", "480x640"}
+    assert len((workdir / "predictions.csv").read_text().splitlines()) == 1 + 4
+    for name in ("config.json", "metrics.jsonl", "timing.jsonl", "data_report.txt", "oddities.csv"):
+        assert (workdir / name).stat().st_size
+    assert list((workdir / "tensorboard").iterdir())
+
+
+def test_a_saved_decoder_reproduces_its_reported_score(segment_run, encoder_run, capsys):
+    workdir, outcome = segment_run
+    before = (workdir / "metrics.jsonl").read_bytes()
+    config = tiny(segment.get_config("H/H,phantom"), workdir=str(encoder_run))
+    again = main.run(config, workdir)
+    np.testing.assert_equal(again["segmentation"], outcome["segmentation"])
+    assert (workdir / "metrics.jsonl").read_bytes() == before
+    assert "Segmentation" in capsys.readouterr().out
+
+
+def test_a_decoder_refuses_an_encoder_of_another_kind(encoder_run, tmp_path):
+    config = tiny(classify.get_config("G/H,phantom"), workdir=str(encoder_run))
+    with pytest.raises(ValueError, match="holds a heat encoder.*asks for a gray.*H/H"):
+        main.run(config, tmp_path)
+
+
+def test_a_decoder_says_what_to_do_without_an_encoder(cache, tmp_path):
+    with pytest.raises(ValueError, match="pretrain an encoder with.*encoder.py:heat"):
+        main.run(tiny(classify.get_config("H/H,phantom")), tmp_path)
+    config = tiny(classify.get_config("H/H,phantom"), workdir=str(tmp_path / "nowhere"))
+    with pytest.raises(FileNotFoundError, match="nowhere.*not the workdir of a training run"):
+        main.run(config, tmp_path)
+
+
+def test_a_workdir_keeps_its_configuration(segment_run, encoder_run):
+    workdir, _ = segment_run
+    config = tiny(segment.get_config("H/H,phantom"), workdir=str(encoder_run))
+    config.train.learning_rate = 1.0
+    with pytest.raises(ValueError, match="learning_rate was 0.005, is 1.0"):
+        main.run(config, workdir)
+
+
+def test_a_batch_that_devices_do_not_divide_is_refused(cache, tmp_path):
+    config = tiny(encoder.get_config("heat,phantom"))
+    config.parallel.devices = 3
+    with pytest.raises(ValueError, match="train.batch_size=4 cannot be shared by 3 devices"):
+        main.run(config, tmp_path)
+
+
+def test_an_encoder_that_saw_test_patients_is_called_transductive(encoder_run, tmp_path):
+    config = tiny(classify.get_config("H/H,phantom"), workdir=str(encoder_run))
+    config.split.fold = 1
+    config.model.head = "pooled"
+    outcome = main.run(config, tmp_path)
+    assert "transductive" in outcome["run"]["encoder"]
+    rows = outcome["classification"]["patient"]
+    assert {"H/H", "H/H tuned", "acquisition year", "patient number"} <= set(rows)
+
+
+def test_the_data_report_is_printed_and_written(cache, tmp_path, capsys):
+    config = data_report.get_config("phantom")
+    config.data.phantom_patients = 12
+    counts = main.run(config, tmp_path)
+    assert counts == {"thermograms": 12, "oddities": 0}
+    assert "12" in capsys.readouterr().out
+    assert (tmp_path / "records.csv").read_text().count("\n") == 13
+
+
+def test_training_runs_where_tensorflow_is_not_installed(cache, tmp_path):
+    program = f"""
+import sys
+for name in ("tensorflow", "tensorflow_datasets"):
+    sys.modules[name] = None  # an import now fails
+sys.path.insert(0, {os.path.dirname(__file__)!r})
+from test_end_to_end import encoder, main, tiny
+main.run(tiny(encoder.get_config("heat,phantom")), {str(tmp_path)!r})
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "results.txt").is_file()
