@@ -35,8 +35,8 @@ def gather_latents(
 
 
 def patch_ssim(
-    first: Float[Array, "*batch p p c"], second: Float[Array, "*batch p p c"]
-) -> Float[Array, "*batch"]:
+    first: Float[Array, "*#batch p p c"], second: Float[Array, "*#batch p p c"]
+) -> Float[Array, "*#batch"]:
     """SSIM of two patches as one uniform window, sample covariance, mean over channels.
 
     Source: Wang et al. 2004; K1 .01, K2 .03, data range 2 (SPEC section 2).

@@ -16,7 +16,7 @@ _LEAF = {
     "running_var": ("batch_stats", "var"),
 }
 _UNET_STAGE = re.compile(
-    r"(?:unet\.)?(inc|down\d|up\d)\.(?:maxpool_conv\.1\.|conv\.)?double_conv\.(\d)\.(\w+)"
+    r"(?:unet\.)?(inc|down\d|up\d)\.(?:maxpool_conv\.1\.|conv\.)?double_conv\.([0134])"
 )
 _UNET_LAYERS = {"0": "conv1", "1": "batch_norm1", "3": "conv2", "4": "batch_norm2"}
 
@@ -42,20 +42,25 @@ def from_published(weights: Mapping[str, np.ndarray]) -> dict[str, dict]:
 
 
 def _location(name: str, ndim: int) -> tuple[str, tuple[str, ...]]:
-    leaf = name.rsplit(".", 1)[-1]
-    collection, leaf_name = _LEAF.get(leaf, ("", ""))
-    if ndim >= 2:
-        leaf_name = "kernel"
-    if match := re.fullmatch(r"((?:conv|batch_norm)\d)\.\w+", name):
-        return collection, ("encoder", match[1], leaf_name)
-    if re.fullmatch(r"recon\.recon\.\w+", name):
-        return collection, ("reconstruction", "linear", leaf_name)
-    if match := _UNET_STAGE.fullmatch(name):
+    module, _, leaf = name.rpartition(".")
+    path = _module_path(module)
+    if path is None or leaf not in _LEAF:
+        raise ValueError(f"{name!r} is no weight of the published encoder or U-Net.")
+    collection, leaf_name = _LEAF[leaf]
+    return collection, (*path, "kernel" if ndim >= 2 else leaf_name)
+
+
+def _module_path(module: str) -> tuple[str, ...] | None:
+    if re.fullmatch(r"(?:conv|batch_norm)[1-4]", module):
+        return ("encoder", module)
+    if module == "recon.recon":
+        return ("reconstruction", "linear")
+    if match := _UNET_STAGE.fullmatch(module):
         stage = "in" if match[1] == "inc" else match[1]
-        return collection, (stage, _UNET_LAYERS[match[2]], leaf_name)
-    if re.fullmatch(r"(?:unet\.)?outc\.conv\.\w+", name):
-        return collection, ("out", leaf_name)
-    raise ValueError(f"{name!r} is no weight of the published encoder or U-Net.")
+        return (stage, _UNET_LAYERS[match[2]])
+    if re.fullmatch(r"(?:unet\.)?outc\.conv", module):
+        return ("out",)
+    return None
 
 
 def _to_flax_layout(array: np.ndarray) -> np.ndarray:

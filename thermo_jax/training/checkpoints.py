@@ -38,20 +38,15 @@ class Checkpoints:
             )
         logging.get_absl_logger().addFilter(_only_orbax_errors)
         managers = ocp.checkpoint_managers
+        # Descending: the last one has the lowest loss, the first of its equals.
+        best = managers.BestN(get_metric_fn=_rank, reverse=True, n=1)
         options = ocp.CheckpointManagerOptions(
             read_only=read_only,
             create=not read_only,
-            preservation_policy=managers.AnyPreservationPolicy(
-                [
-                    managers.LatestN(1),
-                    # Descending: the last one has the lowest loss, the first of its equals.
-                    managers.BestN(
-                        get_metric_fn=lambda metrics: (metrics[BEST_OF], metrics["step"]),
-                        reverse=True,
-                        n=1,
-                    ),
-                ]
-            ),
+            # Only with `best_fn` does Orbax write the metrics to disk; without them a resumed run
+            # would keep the checkpoints it found forever.
+            best_fn=_rank,
+            preservation_policy=managers.AnyPreservationPolicy([managers.LatestN(1), best]),
         )
         self._manager = ocp.CheckpointManager(
             self.directory,
@@ -131,6 +126,10 @@ class Checkpoints:
             _compare(saved[name], like, where=f"{self.directory}/{step}/{name}")
         args = {name: ocp.args.StandardRestore(_abstract(like)) for name, like in items.items()}
         return dict(self._manager.restore(step, args=ocp.args.Composite(**args)).items())
+
+
+def _rank(metrics: dict) -> tuple[float, int]:
+    return metrics[BEST_OF], metrics["step"]
 
 
 def _without_frozen(state: TrainState) -> dict:

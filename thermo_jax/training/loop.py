@@ -5,12 +5,14 @@
 It knows steps and batches, not models: `pretrain.py` and `finetune.py` give it both.
 """
 
+import contextlib
 import dataclasses
 import math
 import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -122,7 +124,8 @@ def fit(
             parallel.put_batch,
         )
         images = plan.batch_size * steps  # of an epoch
-        with _progress(total=plan.epochs * images, initial=epoch * images) as bar:
+        bar = _progress(total=plan.epochs * images, initial=epoch * images)
+        with contextlib.closing(log), bar:
             while epoch < plan.epochs and not stopping.should_stop:
                 epoch += 1
                 started = time.perf_counter()
@@ -157,7 +160,6 @@ def fit(
                         validation_loss=metrics["val/loss"],
                     )
                 on_epoch(epoch)
-        log.close()
         return checkpoints.restore(state, step=stopping.best_step)
 
 
@@ -184,14 +186,18 @@ def evaluate(
 
 
 def predict(
-    state: TrainState,
+    state: Any,
     predict_step: Callable,
     columns: Mapping[str, np.ndarray],
     *,
     plan: Plan,
     parallel: DataParallel,
 ) -> dict[str, np.ndarray]:
-    """Per-example results for every row of `columns`, in order, padding removed."""
+    """Per-example results for every row of `columns`, in order, padding removed.
+
+    Args:
+      state: what `predict_step` reads, replicated: a `TrainState`, or an encoder's variables.
+    """
     rows = [
         jax.device_get(predict_step(state, batch))
         for batch in pipeline.prefetch(

@@ -12,19 +12,21 @@ from jaxtyping import Array, Int, Key, UInt32
 class TrainState(flax.struct.PyTreeNode):
     """Everything that a step reads and writes.
 
+    JAX rebuilds the node with NumPy arrays, shapes and types too: its leaves are not only arrays.
+
     Attributes:
-      step: updates made so far.
+      step: int32 [], updates made so far.
       params, batch_stats: the trained model's variables.
       opt_state: the optimiser's.
-      rng: key data; never advanced, every use folds in the step and the example's number.
+      rng: uint32 key data; never advanced, every use folds in the step and the example's number.
       frozen: variables that are read but not trained (a decoder's encoder), {} if none.
     """
 
-    step: Int[Array, ""]
+    step: Any
     params: Any
     batch_stats: Any
     opt_state: Any
-    rng: UInt32[Array, "..."]
+    rng: Any
     frozen: Any = flax.struct.field(default_factory=dict)
 
     @classmethod
@@ -69,7 +71,9 @@ class TrainState(flax.struct.PyTreeNode):
         )
 
 
-def example_keys(rng: UInt32[Array, "..."], *numbers: Array, examples: Int[Array, " b"]) -> Array:
+def example_keys(
+    rng: UInt32[Array, "..."], *numbers: Array | int, examples: Int[Array, " b"]
+) -> Array:
     """One random key per example: `numbers` (a step, say), then its *global* number, folded in.
 
     Global numbers make the draw independent of how many devices share the batch.

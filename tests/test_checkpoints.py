@@ -1,0 +1,209 @@
+"""Checkpoints: which are kept, what is refused on the way back, and the encoder's hand-over."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny_training as tiny
+
+from thermo_jax.training.checkpoints import FOLDER, Checkpoints, load_encoder
+
+
+def kept_steps(workdir) -> list[int]:
+    return sorted(int(path.name) for path in (workdir / FOLDER).iterdir() if path.name.isdigit())
+
+
+@pytest.mark.parametrize(
+    ("losses", "kept"),
+    [
+        ([3.0, 1.0, 2.0, 2.5], [10, 20]),  # best and latest
+        ([4.0, 3.0, 2.0, 1.0], [20]),  # the best is the latest
+        ([2.0, 1.0, 1.0, 1.0], [10, 20]),  # of equals the earlier
+        ([1.0, 2.0, 3.0, 4.0], [5, 20]),
+    ],
+)
+def test_the_best_and_the_latest_checkpoint_are_kept_and_no_other(tmp_path, losses, kept):
+    tiny.toy_run(losses).fit(tmp_path, tiny.plan(epochs=4))
+    assert kept_steps(tmp_path) == kept
+
+
+@pytest.mark.parametrize(
+    ("losses", "kept"), [([3.0, 1.0, 2.0, 2.5], [10, 20]), ([4.0, 3.0, 2.0, 1.0], [20])]
+)
+@pytest.mark.parametrize("interrupted_after", [1, 2, 3])
+def test_an_interrupted_run_keeps_the_same_checkpoints(tmp_path, losses, kept, interrupted_after):
+    def stop(epoch):
+        if epoch == interrupted_after:
+            raise KeyboardInterrupt
+
+    run = tiny.toy_run(losses)
+    with pytest.raises(KeyboardInterrupt):
+        run.fit(tmp_path, tiny.plan(epochs=4), on_epoch=stop)
+    run.fit(tmp_path, tiny.plan(epochs=4))
+    assert kept_steps(tmp_path) == kept
+
+
+def test_fewer_checkpoints_still_hold_the_best_and_the_last(tmp_path):
+    during = []
+    tiny.toy_run([3.0, 4.0, 1.0, 5.0, 6.0]).fit(
+        tmp_path,
+        tiny.plan(epochs=5, checkpoint_every=100),
+        on_epoch=lambda epoch: during.append(epoch),
+    )
+    assert kept_steps(tmp_path) == [15, 25] and during == [1, 2, 3, 4, 5]
+
+
+def test_a_run_with_fewer_checkpoints_resumes_from_the_last_one_saved(tmp_path):
+    def stop(epoch):
+        if epoch == 3:
+            raise KeyboardInterrupt
+
+    run, plan = tiny.toy_run([3.0, 4.0, 5.0, 6.0]), tiny.plan(epochs=4, checkpoint_every=2)
+    with pytest.raises(KeyboardInterrupt):
+        run.fit(tmp_path, plan, on_epoch=stop)
+    with Checkpoints(tmp_path, read_only=True) as checkpoints:
+        assert checkpoints.latest_step() == 10
+    returned = run.fit(tmp_path, plan)
+    tiny.assert_same_tree(returned, run.fit(tmp_path / "straight", plan))
+
+
+def test_a_checkpoint_holds_the_whole_state_and_the_position_in_the_run(tmp_path):
+    run = tiny.toy_run([1.0, 2.0, 3.0])
+    run.fit(tmp_path, tiny.plan(epochs=3, patience=5))
+    with Checkpoints(tmp_path, read_only=True) as checkpoints:
+        last, meta = checkpoints.restore(run.state()), checkpoints.meta()
+    assert int(last.step) == 15 and float(last.batch_stats["seen"]) == 15.0
+    np.testing.assert_array_equal(last.rng, run.trainer.state.rng)
+    assert meta == {
+        "encoder": {"data_type": "heat"},
+        "epoch": 3,
+        "best_step": 5,
+        "early_stopping": {
+            "patience": 5,
+            "best_value": 1.0,
+            "best_step": 5,
+            "best_epoch": 1,
+            "epochs_without": 2,
+        },
+    }
+
+
+def test_a_restored_state_lies_on_the_devices_it_is_asked_for(tmp_path):
+    tiny.toy_run([1.0]).fit(tmp_path, tiny.plan(epochs=1))
+    like = tiny.toy_run([1.0], device_count=4).state()
+    with Checkpoints(tmp_path, read_only=True) as checkpoints:
+        restored = checkpoints.restore(like)
+    assert all(len(leaf.sharding.device_set) == 4 for leaf in jax.tree.leaves(restored))
+
+
+@pytest.mark.parametrize(
+    ("parameter", "message"),
+    [
+        (jnp.ones((2, 4)), r"params/kernel is float32\[2, 3\] .*, float32\[2, 4\] here"),
+        (jnp.ones((2, 3), jnp.int32), r"params/kernel is float32\[2, 3\] .*, int32\[2, 3\] here"),
+        (jnp.ones((2, 3), jnp.bfloat16), r"params/kernel is float32\[2, 3\] .*, bfloat16\[2, 3\]"),
+    ],
+)
+def test_a_checkpoint_of_another_shape_or_type_is_refused(tmp_path, parameter, message):
+    tiny.toy_run([1.0], kernel=jnp.ones((2, 3))).fit(tmp_path, tiny.plan(epochs=1))
+    other = tiny.toy_run([1.0, 1.0], kernel=parameter)
+    with pytest.raises(ValueError, match=message) as caught:
+        other.fit(tmp_path, tiny.plan(epochs=2))
+    text = str(caught.value)
+    assert str(tmp_path) in text and "--workdir" in text and "\n" not in text
+
+
+def test_a_checkpoint_with_other_parameters_is_refused(tmp_path):
+    tiny.toy_run([1.0]).fit(tmp_path, tiny.plan(epochs=1))
+    other = tiny.toy_run([1.0], extra=jnp.ones(3))
+    with pytest.raises(ValueError, match=r"params/extra is absent .*, float32\[3\] here"):
+        other.fit(tmp_path, tiny.plan(epochs=1))
+
+
+def test_a_folder_that_is_no_workdir_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"is not the workdir of a training run") as caught:
+        load_encoder(tmp_path / "nowhere", like=lambda meta: {})
+    assert str(tmp_path / "nowhere") in str(caught.value)
+
+
+def test_a_workdir_without_a_complete_checkpoint_says_what_to_do(tmp_path):
+    (tmp_path / FOLDER).mkdir()
+    with pytest.raises(FileNotFoundError, match=r"no complete checkpoint: train first"):
+        load_encoder(tmp_path, like=lambda meta: {})
+
+
+def test_opening_a_workdir_to_read_writes_nothing(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        Checkpoints(tmp_path, read_only=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def toy_encoder(meta: dict) -> dict:
+    return {"params": {"w": jax.ShapeDtypeStruct((), jnp.float32)}}
+
+
+def test_the_encoder_handed_over_is_that_of_the_best_step(tmp_path):
+    best = tiny.toy_run([3.0, 1.0, 2.0]).fit(tmp_path, tiny.plan(epochs=3))
+    variables, meta = load_encoder(tmp_path, like=toy_encoder)
+    assert type(variables["params"]["w"]) is np.ndarray
+    assert variables["params"]["w"] == float(best.params["w"])
+    assert meta["best_step"] == 10 and meta["encoder"]["data_type"] == "heat"
+
+
+def test_the_shapes_may_depend_on_the_meta(tmp_path):
+    tiny.toy_run([1.0]).fit(tmp_path, tiny.plan(epochs=1))
+    seen = []
+    load_encoder(tmp_path, like=lambda meta: seen.append(meta) or toy_encoder(meta))
+    assert seen[0]["encoder"] == {"data_type": "heat"}
+
+
+def test_an_encoder_of_another_shape_is_refused(tmp_path):
+    tiny.toy_run([1.0]).fit(tmp_path, tiny.plan(epochs=1))
+    like = {"params": {"w": jax.ShapeDtypeStruct((5,), jnp.float32)}}
+    with pytest.raises(ValueError, match=r"encoder does not fit .*params/w is float32\[\] .*\[5\]"):
+        load_encoder(tmp_path, like=lambda meta: like)
+
+
+@pytest.fixture(scope="module")
+def handed_over(tmp_path_factory):
+    """Workdirs of an encoder and of a decoder that has it."""
+    workdirs = [tmp_path_factory.mktemp(name) for name in ("encoder", "decoder")]
+    encoder = {
+        "params": {"conv1": {"kernel": np.random.default_rng(0).random((25, 4), np.float32)}},
+        "batch_stats": {"batch_norm1": {"mean": np.arange(4, dtype=np.float32)}},
+    }
+    for workdir, frozen in zip(workdirs, ({}, encoder), strict=True):
+        run = tiny.toy_run([2.0, 1.0, 3.0])
+        state = run.trainer.state.replace(frozen=frozen)
+        run = run._replace(trainer=run.trainer._replace(state=state))
+        run.fit(workdir, tiny.plan(epochs=3), encoder_of=lambda state: state.frozen or encoder)
+    return workdirs, encoder
+
+
+@pytest.mark.parametrize("index", [0, 1], ids=["encoder", "decoder"])
+def test_both_workdirs_carry_the_encoders_parameters_and_statistics(handed_over, index):
+    workdirs, expected = handed_over
+    variables, meta = load_encoder(workdirs[index], like=lambda meta: expected)
+    assert sorted(variables) == ["batch_stats", "params"]
+    assert all(type(leaf) is np.ndarray for leaf in jax.tree.leaves(variables))
+    tiny.assert_same_tree(variables, expected)
+    assert meta["encoder"] == {"data_type": "heat"}
+
+
+def test_a_decoders_state_is_restored_with_its_frozen_encoder(handed_over):
+    (_, workdir), expected = handed_over
+    run = tiny.toy_run([1.0])
+    like = run.parallel.replicate(
+        run.trainer.state.replace(frozen=jax.tree.map(np.zeros_like, expected))
+    )
+    with Checkpoints(workdir, read_only=True) as checkpoints:
+        tiny.assert_same_tree(jax.device_get(checkpoints.restore(like).frozen), expected)
+
+
+def test_the_frozen_encoder_is_saved_once_not_twice(handed_over):
+    (encoder, decoder), _ = handed_over
+    sizes = [
+        sum(f.stat().st_size for f in (w / FOLDER / "15" / "state").rglob("*") if f.is_file())
+        for w in (encoder, decoder)
+    ]
+    assert abs(sizes[0] - sizes[1]) < 1000

@@ -1,0 +1,181 @@
+"""The encoder and its patch reconstruction: sizes, edges, statistics, initial values, types."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from thermo_jax.models.cuts import Cuts, CutsEncoder, PatchReconstruction, scale_images
+
+POSITIONS = jnp.full((1, 1, 2), 2, jnp.int32)
+KEY = jax.random.key(0, impl="rbg")  # compiles faster than the default
+NARROW = CutsEncoder(num_kernels=2)
+
+
+@partial(jax.jit, static_argnames="train")
+def apply_narrow(variables, images, train=False):
+    return NARROW.apply(variables, images, train=train, mutable=["batch_stats"])
+
+
+@pytest.fixture(scope="module")
+def narrow():
+    """Variables of an encoder with 2 kernels, its statistics away from 0 and 1."""
+    variables = jax.jit(partial(NARROW.init, train=False))(KEY, jnp.zeros((1, 24, 27, 1)))
+    statistics = {
+        "mean": lambda x: x + 0.01,
+        "var": lambda x: x * 0.05,
+    }
+    batch_stats = jax.tree.map_with_path(
+        lambda path, x: statistics[path[-1].key](x), variables["batch_stats"]
+    )
+    return {"params": variables["params"], "batch_stats": batch_stats}
+
+
+@pytest.fixture(scope="module", params=[1, 3])
+def initial(request):
+    """Initial variables of the model that is pretrained, for gray images and for heatmaps."""
+    init = jax.jit(partial(Cuts(channels=request.param).init, train=False))
+    return init(KEY, jnp.zeros((1, 6, 6, request.param)), POSITIONS, POSITIONS)
+
+
+def test_8_bit_images_are_scaled_to_plus_minus_one():
+    scaled = scale_images(jnp.array([0, 51, 255], jnp.uint8).reshape(1, 1, 3, 1))
+    assert scaled.dtype == jnp.float32
+    np.testing.assert_allclose(np.ravel(scaled), [-1, -0.6, 1], atol=1e-7)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (7, 12), (33, 6)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_resolution_is_kept_and_latents_are_128(size, channels):
+    latents, _ = jax.eval_shape(
+        partial(CutsEncoder().init_with_output, train=True),
+        KEY,
+        jnp.zeros((2, *size, channels)),
+    )
+    assert latents.shape == (2, *size, 128)
+
+
+def encode_in_numpy(variables, image):
+    """SPEC section 2 for one image [H,W,C], in inference mode."""
+    x = np.asarray(image, np.float64)
+    layers, statistics = variables["params"], variables["batch_stats"]
+    for block in range(1, 5):
+        conv, norm = layers[f"conv{block}"], layers[f"batch_norm{block}"]
+        running = statistics[f"batch_norm{block}"]
+        padded = np.pad(x, ((2, 2), (2, 2), (0, 0)), mode="edge")
+        windows = np.lib.stride_tricks.sliding_window_view(padded, (5, 5), axis=(0, 1))
+        x = np.einsum("hwcij,ijcd->hwd", windows, conv["kernel"]) + conv["bias"]
+        x = (x - running["mean"]) / np.sqrt(running["var"] + 1e-5) * norm["scale"] + norm["bias"]
+        x = np.where(x > 0, x, 0.01 * x)
+    return x
+
+
+def test_the_encoder_is_four_edge_padded_blocks(narrow):
+    images = np.random.default_rng(0).uniform(-1, 1, (1, 24, 27, 1)).astype(np.float32)
+    latents, _ = apply_narrow(narrow, jnp.asarray(images))
+    np.testing.assert_allclose(latents[0], encode_in_numpy(narrow, images[0]), rtol=1e-3, atol=1e-5)
+
+
+def test_edges_are_replicated_so_a_constant_image_has_one_latent_everywhere(narrow):
+    latents, _ = apply_narrow(narrow, jnp.full((1, 24, 27, 1), 0.7))
+    np.testing.assert_allclose(
+        latents, np.broadcast_to(latents[:, 9:10, 9:10], latents.shape), rtol=1e-5
+    )
+    assert np.ptp(np.asarray(latents[0, 9, 9])) > 0.01
+
+
+def test_a_pixel_reaches_latents_up_to_eight_pixels_away(narrow):
+    images = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (1, 24, 27, 1)), jnp.float32)
+    before, _ = apply_narrow(narrow, images)
+    after, _ = apply_narrow(narrow, images.at[0, 10, 13].add(5.0))
+    rows, columns = np.nonzero(np.any(before[0] != after[0], axis=-1))
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (2, 18, 5, 21)
+
+
+def test_inference_leaves_the_statistics_alone_and_training_moves_them_all(narrow):
+    images = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (1, 24, 27, 1)), jnp.float32)
+    for train in (False, True):
+        _, updates = apply_narrow(narrow, images, train=train)
+        same = jax.tree.map(
+            lambda a, b: bool((a == b).all()), updates["batch_stats"], narrow["batch_stats"]
+        )
+        assert set(jax.tree.leaves(same)) == {not train}
+
+
+def test_the_numbers_of_parameters_are_the_published_ones(initial):
+    def count(tree):
+        return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+    params = initial["params"]
+    encoder, reconstruction = {
+        1: (269_920, 3_225),
+        3: (270_720, 9_675),
+    }[params["encoder"]["conv1"]["kernel"].shape[2]]
+    assert count(params["encoder"]) == encoder
+    assert count(params["reconstruction"]) == reconstruction
+
+
+def test_initial_weights_and_biases_fill_plus_minus_one_over_root_fan_in(initial):
+    params = initial["params"]
+    layers = {name: layer for name, layer in params["encoder"].items() if "conv" in name}
+    layers |= params["reconstruction"]
+    assert len(layers) == 5
+    for layer in layers.values():
+        bound = 1 / np.sqrt(np.prod(layer["kernel"].shape[:-1]))
+        for values in layer.values():
+            assert 0.5 * bound < np.abs(values).max() <= bound * (1 + 1e-6)
+            assert values.min() < 0 < values.max()
+        kernel = np.asarray(layer["kernel"])
+        np.testing.assert_allclose(kernel.std(), bound / np.sqrt(3), rtol=0.1)  # uniform
+        np.testing.assert_allclose(kernel.mean(), 0, atol=0.15 * bound)
+
+
+def test_batch_norm_starts_at_scale_one_and_bias_zero(initial):
+    for number in range(1, 5):
+        layer = initial["params"]["encoder"][f"batch_norm{number}"]
+        np.testing.assert_array_equal(layer["scale"], 1)
+        np.testing.assert_array_equal(layer["bias"], 0)
+        statistics = initial["batch_stats"]["encoder"][f"batch_norm{number}"]
+        np.testing.assert_array_equal(statistics["mean"], 0)
+        np.testing.assert_array_equal(statistics["var"], 1)
+
+
+def test_reconstruction_rows_are_ordered_channel_row_column():
+    model = PatchReconstruction(channels=3)
+    linear = {"kernel": jnp.zeros((4, 75)), "bias": jnp.arange(75.0)}
+    patch = model.apply({"params": {"linear": linear}}, jnp.zeros((2, 4)))
+    assert patch.shape == (2, 5, 5, 3)
+    expected = [[[25 * c + 5 * row + column for c in range(3)] for column in range(5)]
+                for row in range(5)]  # fmt: skip
+    np.testing.assert_array_equal(patch[1], expected)
+
+
+def test_the_model_returns_what_lies_at_the_sampled_positions():
+    model = Cuts(channels=1, num_kernels=2)
+    images = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (1, 9, 8, 1)), jnp.float32)
+    anchors, positives = jnp.array([[[2, 5], [6, 3]]]), jnp.array([[[3, 4], [5, 2]]])
+    outputs, variables = jax.jit(partial(model.init_with_output, train=False))(
+        KEY, images, anchors, positives
+    )
+    np.testing.assert_array_equal(outputs.anchors[0, 0], outputs.latents[0, 2, 5])
+    np.testing.assert_array_equal(outputs.positives[0, 1], outputs.latents[0, 5, 2])
+    np.testing.assert_array_equal(outputs.patches[0, 1], images[0, 4:9, 1:6])
+    linear = variables["params"]["reconstruction"]["linear"]
+    rows = outputs.anchors[0] @ linear["kernel"] + linear["bias"]
+    np.testing.assert_allclose(outputs.reconstructed[0], rows.reshape(2, 5, 5, 1), atol=1e-6)
+
+
+def test_bfloat16_is_a_compute_type_parameters_and_losses_inputs_stay_float32():
+    model = Cuts(channels=1, num_kernels=2, dtype=jnp.dtype("bfloat16"))
+    outputs, variables = jax.eval_shape(
+        partial(model.init_with_output, train=True),
+        KEY,
+        jnp.zeros((1, 9, 8, 1)),
+        POSITIONS,
+        POSITIONS,
+    )
+    assert outputs.latents.dtype == jnp.bfloat16
+    assert {x.dtype for x in outputs[1:]} == {jnp.dtype("float32")}
+    assert {x.dtype for x in jax.tree.leaves(variables)} == {jnp.dtype("float32")}

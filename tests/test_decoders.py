@@ -1,0 +1,141 @@
+"""The decoders: bridges between data types, averaged views, evidence, heads, soft labels."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from thermo_jax.data import annotations
+from thermo_jax.models.decoders import Classifier, Segmenter, bridge, soft_labels
+
+KEY = jax.random.key(0, impl="rbg")  # compiles faster than the default
+LATENTS = np.random.default_rng(0).standard_normal((2, 3, 16, 17, 6)).astype(np.float32)
+
+
+@pytest.fixture(scope="module", params=["segmenter", "linear", "pooled"])
+def decoder(request):
+    """(head, variables, what a narrow decoder gives for three views, and for each of them)."""
+    head = request.param
+    model = Segmenter(width=2) if head == "segmenter" else Classifier(head=head, width=2)
+    init = jax.jit(partial(model.init, train=False))
+    variables = init(KEY, jnp.asarray(LATENTS))
+    apply = jax.jit(partial(model.apply, train=False))
+    together = apply(variables, LATENTS)
+    one_by_one = apply(variables, LATENTS.reshape(6, 1, *LATENTS.shape[2:]))
+    return head, variables, together, one_by_one
+
+
+def uint8_images(*shape):
+    return jnp.asarray(np.random.default_rng(0).integers(0, 256, shape), jnp.uint8)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_images_of_the_encoders_own_type_are_one_view(channels):
+    images = uint8_images(2, 4, 5, channels)
+    np.testing.assert_array_equal(bridge(images, encoder_channels=channels), images[:, None])
+
+
+def test_a_gray_encoder_sees_a_heatmap_as_three_gray_views():
+    images = uint8_images(2, 4, 5, 3)
+    views = bridge(images, encoder_channels=1)
+    assert views.shape == (2, 3, 4, 5, 1)
+    for channel in range(3):
+        np.testing.assert_array_equal(views[:, channel, :, :, 0], images[..., channel])
+
+
+def test_a_heatmap_encoder_sees_a_gray_image_as_three_equal_channels():
+    images = uint8_images(2, 4, 5, 1)
+    views = bridge(images, encoder_channels=3)
+    assert views.shape == (2, 1, 4, 5, 3)
+    for channel in range(3):
+        np.testing.assert_array_equal(views[:, 0, :, :, channel], images[..., 0])
+
+
+@pytest.mark.parametrize(("channels", "encoder_channels"), [(2, 1), (4, 3), (3, 2)])
+def test_channels_that_no_bridge_joins_are_refused(channels, encoder_channels):
+    message = f"encoder of {encoder_channels} channel.* images of {channels} channels"
+    with pytest.raises(ValueError, match=message):
+        bridge(uint8_images(1, 4, 5, channels), encoder_channels=encoder_channels)
+
+
+def test_the_logits_of_the_views_are_averaged(decoder):
+    head, _, together, one_by_one = decoder
+    if head != "segmenter":
+        together, one_by_one = together[0], one_by_one[0]
+    expected = one_by_one.reshape(2, 3, *one_by_one.shape[1:]).mean(1)
+    np.testing.assert_allclose(together, expected, atol=1e-6)
+    assert np.ptp(np.asarray(one_by_one)) > 1e-4
+
+
+def test_segmentation_gives_logits_per_pixel_and_classification_one_with_its_evidence(decoder):
+    head, _, together, _ = decoder
+    if head == "segmenter":
+        assert together.shape == (2, 16, 17, 8)
+    else:
+        assert [x.shape for x in together] == [(2,), (2, 16, 17)]
+
+
+@pytest.mark.parametrize("decoder", ["linear", "pooled"], indirect=True)
+def test_evidence_adds_up_to_the_logit_less_its_bias(decoder):
+    _, variables, (logits, evidence), _ = decoder
+    bias = variables["params"]["head_bias"]
+    sums = np.asarray(evidence, np.float64).sum((1, 2))
+    np.testing.assert_allclose(sums, logits - bias, rtol=1e-5, atol=1e-7)
+    assert np.ptp(np.asarray(evidence[0])) > 0
+
+
+def test_the_linear_head_weighs_each_pixel_row_by_row():
+    model = Classifier(width=2)
+    latents = jnp.asarray(LATENTS[:, :1])
+    variables = jax.jit(partial(model.init, train=False))(KEY, latents)
+    params = dict(variables["params"])
+    apply = jax.jit(partial(model.apply, train=False))
+
+    def logits(weight, bias):
+        params.update(head_weight=jnp.asarray(weight), head_bias=jnp.asarray(bias))
+        return apply({**variables, "params": params}, latents)
+
+    _, channel = logits(np.ones((272, 1), np.float32), np.float32(0))  # u * 1
+    one = np.zeros((272, 1), np.float32)
+    one[3 * 17 + 5] = 2
+    values, _ = logits(one, np.float32(0.25))
+    np.testing.assert_allclose(values, 2 * channel[:, 3, 5] + 0.25, rtol=1e-5)
+
+
+def sizes_of_head(model, *size):
+    latents = jnp.zeros((1, 1, *size, 128))
+    variables = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), latents)
+    return variables["params"]["head_weight"].shape, sum(
+        leaf.size for leaf in jax.tree.leaves(variables["params"])
+    )
+
+
+def test_the_linear_head_is_the_published_one_with_a_weight_per_pixel():
+    assert sizes_of_head(Classifier(), 120, 160) == ((19200, 1), 17_334_977 + 19200 + 1)
+
+
+def test_the_pooled_head_has_the_same_parameters_at_every_size():
+    expected = ((), 17_334_977 + 2)
+    assert sizes_of_head(Classifier(head="pooled"), 120, 160) == expected
+    assert sizes_of_head(Classifier(head="pooled"), 31, 50) == expected
+
+
+def test_an_unknown_head_is_refused_with_the_known_ones():
+    with pytest.raises(ValueError, match="'mean'.*'linear' or 'pooled'"):
+        sizes_of_head(Classifier(head="mean"), 16, 16)
+
+
+def test_soft_labels_equal_the_annotations_block_means():
+    label_map = np.random.default_rng(0).integers(0, 8, (480, 640)).astype(np.uint8)
+    expected = annotations.soft_labels(label_map, factor=4)
+    actual = soft_labels(jnp.asarray(label_map)[None], height=120, num_classes=8)
+    assert actual.dtype == jnp.float32
+    np.testing.assert_array_equal(actual[0], expected)
+
+
+def test_soft_labels_at_full_size_are_the_one_hot_map():
+    label_map = np.random.default_rng(0).integers(0, 8, (2, 6, 8)).astype(np.uint8)
+    actual = soft_labels(jnp.asarray(label_map), height=6, num_classes=8)
+    np.testing.assert_array_equal(actual, np.eye(8)[label_map])

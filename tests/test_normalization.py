@@ -1,0 +1,84 @@
+"""Batch normalisation: which statistics are used, which are kept, and over which batch."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from thermo_jax.models.normalization import BatchNorm
+
+X = np.random.default_rng(0).normal(3, 2, (4, 3, 2, 5)).astype(np.float32)
+VARIABLES = {
+    "params": {"scale": np.linspace(0.5, 2, 5), "bias": np.linspace(-1, 1, 5)},
+    "batch_stats": {"mean": np.linspace(0, 3, 5), "var": np.linspace(1, 4, 5)},
+}
+VARIABLES = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), VARIABLES)
+
+
+def normalize(x, *, train, axis_name=None):
+    return BatchNorm(axis_name=axis_name).apply(VARIABLES, x, train=train, mutable=["batch_stats"])
+
+
+def affine(x, mean, var):
+    params = VARIABLES["params"]
+    return (x - mean) / np.sqrt(var + 1e-5) * params["scale"] + params["bias"]
+
+
+def test_training_normalises_by_the_biased_variance_of_the_batch():
+    y, _ = normalize(jnp.asarray(X), train=True)
+    expected = affine(X, X.mean((0, 1, 2)), X.var((0, 1, 2)))
+    np.testing.assert_allclose(y, expected, atol=2e-6)
+
+
+def test_running_statistics_keep_nine_tenths_and_take_the_unbiased_variance():
+    _, updates = normalize(jnp.asarray(X), train=True)
+    old, new = VARIABLES["batch_stats"], updates["batch_stats"]
+    mean, unbiased = X.mean((0, 1, 2)), X.var((0, 1, 2), ddof=1)
+    np.testing.assert_allclose(new["mean"], 0.9 * old["mean"] + 0.1 * mean, rtol=1e-6)
+    np.testing.assert_allclose(new["var"], 0.9 * old["var"] + 0.1 * unbiased, rtol=1e-6)
+
+
+def test_a_batch_of_one_sample_keeps_finite_statistics():
+    _, updates = normalize(jnp.ones((1, 1, 1, 5)), train=True)
+    np.testing.assert_allclose(updates["batch_stats"]["var"], VARIABLES["batch_stats"]["var"] * 0.9)
+
+
+def test_inference_uses_the_running_statistics_and_keeps_them():
+    y, updates = normalize(jnp.asarray(X), train=False)
+    statistics = VARIABLES["batch_stats"]
+    np.testing.assert_allclose(y, affine(X, statistics["mean"], statistics["var"]), atol=2e-6)
+    for name, value in updates["batch_stats"].items():
+        np.testing.assert_array_equal(value, statistics[name])
+
+
+def test_devices_share_the_statistics_of_the_global_batch():
+    if jax.device_count() < 2:
+        pytest.skip("one device only")
+    y, updates = normalize(jnp.asarray(X), train=True)
+    over_devices = jax.pmap(
+        lambda x: normalize(x, train=True, axis_name="data"),
+        axis_name="data",
+        devices=jax.devices()[:2],
+    )
+    y2, updates2 = over_devices(X.reshape(2, 2, *X.shape[1:]))
+    np.testing.assert_allclose(np.reshape(y2, X.shape), y, atol=2e-6)
+    for name, value in updates["batch_stats"].items():
+        for device in range(2):
+            np.testing.assert_allclose(updates2["batch_stats"][name][device], value, rtol=1e-6)
+
+
+def test_initialising_runs_outside_the_data_axis_and_leaves_mean_0_and_variance_1():
+    model = BatchNorm(axis_name="data")
+    variables = model.init(jax.random.key(0), jnp.asarray(X), train=True)
+    np.testing.assert_array_equal(variables["batch_stats"]["mean"], 0)
+    np.testing.assert_array_equal(variables["batch_stats"]["var"], 1)
+
+
+def test_bfloat16_is_normalised_with_float32_statistics():
+    half = jnp.asarray(X + 100, jnp.bfloat16)
+    y, updates = normalize(half, train=True)
+    assert y.dtype == jnp.bfloat16
+    assert {x.dtype for x in jax.tree.leaves(updates)} == {jnp.dtype("float32")}
+    exact = np.asarray(half, np.float32).mean((0, 1, 2))
+    expected = 0.9 * VARIABLES["batch_stats"]["mean"] + 0.1 * exact
+    np.testing.assert_allclose(updates["batch_stats"]["mean"], expected, rtol=1e-5)

@@ -1,0 +1,153 @@
+"""An interrupted run continues exactly: bit for bit what an uninterrupted one gives (CPU)."""
+
+import functools
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import pytest
+import tiny_training as tiny
+
+from thermo_jax.training.checkpoints import Checkpoints
+from thermo_jax.training.metrics_log import METRICS, TIMING, read_jsonl
+from thermo_jax.training.state import TrainState
+
+quick_compilation = pytest.fixture(scope="module", autouse=True)(tiny.quick_compilation)
+
+EPOCHS = 3
+
+
+class Interrupted(Exception):
+    """Stands for whatever stops a run."""
+
+
+class Finished(NamedTuple):
+    """A run, and what it gave without an interruption."""
+
+    run: tiny.Run
+    workdir: Path
+    returned: TrainState
+
+
+@pytest.fixture(scope="module")
+def finish(tmp_path_factory):
+    """Name of a trainer -> its finished run, computed once."""
+
+    @functools.cache
+    def get(name: str) -> Finished:
+        workdir = tmp_path_factory.mktemp(name)
+        if name == "encoder":
+            run = tiny.make_run(tiny.encoder_trainer())
+        else:
+            run = tiny.make_run(tiny.decoder_trainer(name), device_count=2)
+        return Finished(run, workdir, run.fit(workdir, tiny.plan(epochs=EPOCHS)))
+
+    with tiny.shallow_decoders():
+        yield get
+
+
+@pytest.fixture(params=["encoder", "classify"])
+def finished(finish, request):
+    return finish(request.param)
+
+
+def assert_same(finished: Finished, workdir: Path, returned: TrainState):
+    """The returned state, the last state, metrics, and what the checkpoints say are the same."""
+    tiny.assert_same_tree(returned, finished.returned)
+    assert (workdir / METRICS).read_bytes() == (finished.workdir / METRICS).read_bytes()
+    saved = []
+    for folder in (workdir, finished.workdir):
+        with Checkpoints(folder, read_only=True) as checkpoints:
+            saved.append((checkpoints.restore(finished.run.state()), checkpoints.meta()))
+    (last, meta), (expected_last, expected_meta) = saved
+    assert int(last.step) == 5 * EPOCHS
+    tiny.assert_same_tree(last, expected_last)
+    assert meta == expected_meta
+
+
+def interrupt_after_epoch(number: int):
+    def on_epoch(epoch):
+        if epoch == number:
+            raise Interrupted
+
+    return {"on_epoch": on_epoch}
+
+
+def interrupt_in_step(run: tiny.Run, number: int):
+    count = 0
+
+    def train_step(state, batch):
+        nonlocal count
+        count += 1
+        if count == number:
+            raise Interrupted
+        return run.train_step(state, batch)
+
+    return {"train_step": train_step}
+
+
+@pytest.mark.parametrize("loader", ["numpy", "tf.data"])
+def test_a_run_interrupted_after_every_epoch_continues_exactly(finished, tmp_path, loader):
+    # The uninterrupted run read through NumPy: both loaders give the same.
+    if loader == "tf.data":
+        pytest.importorskip("tensorflow")
+    plan = tiny.plan(epochs=EPOCHS, loader=loader)
+    for epoch in range(1, EPOCHS):
+        with pytest.raises(Interrupted):
+            finished.run.fit(tmp_path, plan, **interrupt_after_epoch(epoch))
+    assert_same(finished, tmp_path, finished.run.fit(tmp_path, plan))
+
+
+def test_a_run_interrupted_within_an_epoch_continues_exactly(finished, tmp_path):
+    run, plan = finished.run, tiny.plan(epochs=EPOCHS)
+    with pytest.raises(Interrupted):
+        run.fit(tmp_path, plan, **interrupt_in_step(run, 8))
+    assert_same(finished, tmp_path, run.fit(tmp_path, plan))
+
+
+def test_a_run_interrupted_between_metrics_and_checkpoint_continues_exactly(
+    finished, tmp_path, monkeypatch
+):
+    save, saves = Checkpoints.save, []
+
+    def save_once(self, *args, **kwargs):
+        saves.append(1)
+        if len(saves) == 2:
+            raise Interrupted
+        save(self, *args, **kwargs)
+
+    run, plan = finished.run, tiny.plan(epochs=EPOCHS)
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        patch.setattr(Checkpoints, "save", save_once)
+        run.fit(tmp_path, plan)
+    assert [row["epoch"] for row in read_jsonl(tmp_path / METRICS)] == [1, 2]
+    assert_same(finished, tmp_path, run.fit(tmp_path, plan))
+
+
+def test_a_run_that_was_killed_while_it_saved_continues_exactly(finish, tmp_path):
+    finished, workdir = finish("encoder"), tmp_path / "killed"
+    program = subprocess.run([sys.executable, tiny.__file__, str(workdir)], capture_output=True)
+    assert program.returncode == -signal.SIGKILL, program.stderr.decode()[-2000:]
+    assert read_jsonl(workdir / METRICS)[-1]["epoch"] == 2
+    assert_same(finished, workdir, finished.run.fit(workdir, tiny.plan(epochs=EPOCHS)))
+
+
+def test_a_finished_run_makes_no_further_step(finished, tmp_path):
+    copy = shutil.copytree(finished.workdir, tmp_path / "copy")
+    timing = (copy / TIMING).read_bytes()
+    run = finished.run
+    returned = run.fit(copy, tiny.plan(epochs=EPOCHS), **interrupt_in_step(run, 1))
+    assert_same(finished, copy, returned)
+    assert (copy / TIMING).read_bytes() == timing
+
+
+def test_training_learned_something_to_compare(finished):
+    losses = [row["train/loss"] for row in read_jsonl(finished.workdir / METRICS)]
+    assert losses[-1] < losses[0]
+    start = jax.tree.leaves(finished.run.trainer.state.params)
+    best = jax.tree.leaves(jax.device_get(finished.returned.params))
+    assert all((a != b).any() for a, b in zip(start, best, strict=True))

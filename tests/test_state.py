@@ -1,0 +1,73 @@
+"""The training state, and random keys that know the example but not the device."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from thermo_jax.training.state import TrainState, example_keys
+
+TX = optax.sgd(0.5, momentum=0.9)
+
+
+def make_state(**options) -> TrainState:
+    variables = {"params": {"w": jnp.array([1.0, 2.0])}, "batch_stats": {"mean": jnp.zeros(2)}}
+    return TrainState.create(variables, tx=TX, rng=jax.random.key(3), **options)
+
+
+def draws(rng, *numbers, examples) -> np.ndarray:
+    keys = example_keys(rng, *numbers, examples=jnp.asarray(examples, jnp.int32))
+    return np.asarray(jax.vmap(jax.random.bits)(keys))
+
+
+def test_a_new_state_is_at_step_0_with_nothing_frozen():
+    state = make_state()
+    assert int(state.step) == 0 and state.frozen == {}
+    assert state.variables == {"params": state.params, "batch_stats": state.batch_stats}
+    np.testing.assert_array_equal(state.opt_state[0].trace["w"], [0, 0])
+
+
+def test_an_update_moves_parameters_against_the_gradient_and_keeps_the_rest():
+    frozen = {"params": {"kernel": jnp.ones(3)}}
+    state = make_state(frozen=frozen)
+    stats = {"mean": jnp.ones(2)}
+    new = state.apply_gradients({"w": jnp.array([2.0, -2.0])}, tx=TX, batch_stats=stats)
+    np.testing.assert_array_equal(new.params["w"], [0.0, 3.0])
+    assert int(new.step) == 1 and new.batch_stats is stats
+    assert new.frozen is state.frozen and new.rng is state.rng
+    np.testing.assert_array_equal(new.opt_state[0].trace["w"], [2.0, -2.0])
+
+
+def test_the_optimizer_has_no_entries_for_what_is_frozen():
+    frozen = {"params": {"kernel": jnp.ones((7, 7))}}
+    shapes = [leaf.shape for leaf in jax.tree.leaves(make_state(frozen=frozen).opt_state)]
+    assert (7, 7) not in shapes
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_type_is_that_of_the_parameters(dtype):
+    state = make_state()
+    state = state.replace(params=jax.tree.map(lambda x: x.astype(dtype), state.params))
+    assert state.dtype == dtype
+
+
+def test_keys_depend_on_the_examples_number_not_on_its_place_in_the_batch():
+    rng = make_state().rng
+    whole = draws(rng, 5, examples=range(8))
+    parts = [draws(rng, 5, examples=part) for part in (range(4), range(4, 8))]
+    np.testing.assert_array_equal(np.concatenate(parts), whole)
+    np.testing.assert_array_equal(draws(rng, 5, examples=[6, 1]), whole[[6, 1]])
+
+
+def test_keys_differ_between_examples_steps_and_seeds():
+    rng = make_state().rng
+    other = jax.random.key_data(jax.random.key(4))
+    all_draws = [draws(r, step, examples=range(8)) for r in (rng, other) for step in (0, 1)]
+    assert len(np.unique(np.concatenate(all_draws))) == 32
+
+
+def test_keys_are_the_same_for_a_step_number_on_the_device():
+    rng = make_state().rng
+    on_device = draws(rng, jnp.int32(7), examples=range(4))
+    np.testing.assert_array_equal(on_device, draws(rng, 7, examples=range(4)))

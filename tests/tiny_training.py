@@ -1,0 +1,307 @@
+"""Tiny trainings for the tests: 16x24 images, narrow models, and a toy without a model.
+
+Compilation is what these tests wait for, so that programs are few, small and barely optimised.
+"""
+
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from ml_collections import ConfigDict, FrozenConfigDict
+
+from thermo_jax.configs import classify, segment
+from thermo_jax.configs import encoder as encoder_config
+from thermo_jax.models import decoders
+from thermo_jax.models.cuts import scale_images
+from thermo_jax.models.unet import DoubleConv
+from thermo_jax.training import finetune, loop, pretrain
+from thermo_jax.training.parallel import DataParallel
+from thermo_jax.training.state import TrainState
+
+HEIGHT, WIDTH = 16, 24
+BATCH_SIZE = 8
+CHANNELS = decoders.CHANNELS
+TARGETS = {"classify": "labels", "segment": "label_maps"}
+
+
+def quick_compilation():
+    """A module's fixture: XLA compiles in half the time, the programs are slower."""
+    name = "jax_disable_most_optimizations"
+    jax.config.update(name, True)
+    yield
+    jax.config.update(name, False)
+
+
+def columns(count: int, *, data_type: str = "heat", seed: int = 0) -> dict[str, np.ndarray]:
+    """A table of smooth pictures with noise, so that patches are similar to some neighbours."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[0:HEIGHT, 0:WIDTH] / 8
+    phase = rng.uniform(0, 6, (count, 3, 1, 1, CHANNELS[data_type]))
+    y, x = y[..., None], x[..., None]
+    waves = np.sin(y + phase[:, 0]) + np.sin(x + phase[:, 1]) + np.sin(x - y + phase[:, 2])
+    noise = rng.uniform(-12, 12, waves.shape)
+    return {
+        "images": np.clip(127.5 + 38 * waves + noise, 0, 255).astype(np.uint8),
+        "labels": (np.arange(count) % 2).astype(np.int32),
+        "label_maps": rng.integers(0, 8, (count, 2 * HEIGHT, 2 * WIDTH), dtype=np.uint8),
+    }
+
+
+def batch_of(table: dict[str, np.ndarray], *, start: int = 0) -> dict[str, np.ndarray]:
+    """Eight rows of a table as one batch."""
+    rows = slice(start, start + BATCH_SIZE)
+    return {name: column[rows] for name, column in table.items()} | {
+        "index": np.arange(start, start + BATCH_SIZE, dtype=np.int32),
+        "slot": np.arange(BATCH_SIZE, dtype=np.int32),
+        "mask": np.ones(BATCH_SIZE, np.float32),
+    }
+
+
+def devices(count: int = 1, *, mode: str = "pmap") -> DataParallel:
+    """The first `count` devices."""
+    return DataParallel(jax.devices()[:count], mode=mode)
+
+
+def cast(tree: Any, dtype: str) -> Any:
+    """Every floating-point leaf in another type; NumPy arrays."""
+
+    def convert(x):
+        x = np.asarray(x)
+        return x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x
+
+    return jax.tree.map(convert, tree)
+
+
+class Trainer(NamedTuple):
+    """What `loop.fit` needs of a trainer; the steps are not wrapped yet."""
+
+    state: TrainState
+    train_step: Callable
+    eval_step: Callable
+    column_names: tuple[str, ...]
+    encoder_of: Callable[[TrainState], dict]
+
+
+def encoder_trainer(
+    *, tx: optax.GradientTransformation | None = None, dtype: str = "float32", **loss: Any
+) -> Trainer:
+    """The shipped encoder configuration, shrunk; `loss` changes its config.loss."""
+    config = encoder_config.get_config("heat")
+    config.model.num_kernels = 2
+    config.model.dtype = dtype
+    config.loss.num_patches = 4
+    config.loss.update(loss)
+    model = pretrain.make_model(config)
+    tx = tx or pretrain.make_optimizer(config)
+    state = pretrain.create_state(
+        model, tx=tx, rng=jax.random.key(1), image_shape=(HEIGHT, WIDTH, 3)
+    )
+    frozen_loss = FrozenConfigDict(config.loss)
+    return Trainer(
+        state=cast(state, dtype),
+        train_step=partial(pretrain.train_step, model=model, tx=tx, loss=frozen_loss),
+        eval_step=partial(pretrain.eval_step, model=model, loss=frozen_loss),
+        column_names=("images",),
+        encoder_of=lambda state: {name: tree["encoder"] for name, tree in state.variables.items()},
+    )
+
+
+def decoder_config(task: str, row: str = "H/H", *, dtype: str = "float32") -> ConfigDict:
+    """The shipped decoder configuration, shrunk."""
+    config = {"classify": classify, "segment": segment}[task].get_config(row)
+    config.model.unet_width = 2
+    config.model.dtype = dtype
+    return config
+
+
+def frozen_encoder(encoder_type: str, *, dtype: str = "float32") -> tuple[Any, dict]:
+    """A tiny encoder and its variables; its batch statistics fit the images, as if trained."""
+    encoder = finetune.make_encoder(num_kernels=2, dtype=dtype)
+    images = scale_images(jnp.asarray(columns(8, data_type=encoder_type, seed=2)["images"]))
+
+    @jax.jit
+    def make(rng):
+        variables = encoder.init(rng, images, train=False)
+        _, updates = encoder.apply(variables, images, train=True, mutable=["batch_stats"])
+        # Undoes the running average's decay of 0.9 from the initial statistics.
+        stats = jax.tree.map(
+            lambda new, old: (new - 0.9 * old) / 0.1,
+            updates["batch_stats"],
+            variables["batch_stats"],
+        )
+        return {"params": variables["params"], "batch_stats": stats}
+
+    return encoder, cast(make(jax.random.key(2)), dtype)
+
+
+def decoder_trainer(
+    task: str,
+    row: str = "H/H",
+    *,
+    tx: optax.GradientTransformation | None = None,
+    dtype: str = "float32",
+) -> Trainer:
+    """A decoder on a frozen encoder; `row` is encoder/decoder as in Table 1."""
+    config = decoder_config(task, row, dtype=dtype)
+    encoder, frozen = frozen_encoder(config.encoder.type, dtype=dtype)
+    decoder = finetune.make_decoder(config)
+    tx = tx or finetune.make_optimizer(config)
+    views = 3 if row == "G/H" else 1
+    state = finetune.create_state(
+        decoder,
+        tx=tx,
+        rng=jax.random.key(3),
+        latents_shape=(views, HEIGHT, WIDTH, 16),
+        frozen=frozen,
+    )
+    models = {"encoder": encoder, "encoder_type": config.encoder.type, "decoder": decoder}
+    return Trainer(
+        state=cast(state, dtype),
+        train_step=partial(finetune.train_step, tx=tx, **models),
+        eval_step=partial(finetune.eval_step, **models),
+        column_names=("images", TARGETS[task]),
+        encoder_of=lambda state: state.frozen,
+    )
+
+
+class ShallowUNet(nn.Module):
+    """Stands in for the U-Net (same arguments) where a test is not about it: one stage only."""
+
+    num_outputs: int
+    width: int = 2
+    axis_name: str | None = None
+    dtype: Any = None
+    conv_general_dilated: Callable | None = None
+
+    @nn.compact
+    def __call__(self, latents, *, train: bool):
+        stage = DoubleConv(self.width, self.width, axis_name=self.axis_name, dtype=self.dtype)
+        return nn.Conv(self.num_outputs, (1, 1), dtype=self.dtype)(stage(latents, train=train))
+
+
+@contextlib.contextmanager
+def shallow_decoders(shallow: bool = True):
+    """Decoders made and traced in this context have the shallow U-Net."""
+    deep = decoders.UNet
+    decoders.UNet = ShallowUNet if shallow else deep
+    try:
+        yield
+    finally:
+        decoders.UNet = deep
+
+
+def plan(*, epochs: int = 3, loader: str = "numpy", **changes: Any) -> loop.Plan:
+    """A plan whose epoch has 5 steps for up to 40 images."""
+    fields = {"batch_size": BATCH_SIZE, "patience": 0, "seed": 0} | changes
+    return loop.Plan(epochs=epochs, loader=loader, **fields)
+
+
+class Run(NamedTuple):
+    """A trainer whose steps are wrapped (so that they compile once), and its data."""
+
+    trainer: Trainer
+    parallel: DataParallel
+    train_step: Callable
+    eval_step: Callable
+    train: dict[str, np.ndarray]
+    validation: dict[str, np.ndarray]
+
+    def state(self) -> TrainState:
+        """A new initial state."""
+        return self.parallel.replicate(self.trainer.state)
+
+    def fit(self, workdir: Path, plan: loop.Plan, **changes: Any) -> TrainState:
+        """`loop.fit` on this run's data."""
+        workdir.mkdir(exist_ok=True)
+        arguments = {
+            "train_step": self.train_step,
+            "eval_step": self.eval_step,
+            "train": self.train,
+            "validation": self.validation,
+            "parallel": self.parallel,
+            "encoder_of": self.trainer.encoder_of,
+            "meta": {"encoder": {"data_type": "heat"}},
+        }
+        return loop.fit(self.state(), workdir=workdir, plan=plan, **arguments | changes)
+
+
+def make_run(trainer: Trainer, *, device_count: int = 1, mode: str = "pmap") -> Run:
+    """A run on 20 training and 11 validation images."""
+    parallel = devices(device_count, mode=mode)
+    tables = [columns(20, seed=0), columns(11, seed=1)]
+    train, validation = ({k: t[k] for k in trainer.column_names} for t in tables)
+    return Run(
+        trainer=trainer,
+        parallel=parallel,
+        train_step=parallel.wrap(trainer.train_step, donate_state=True),
+        eval_step=parallel.wrap(trainer.eval_step),
+        train=train,
+        validation=validation,
+    )
+
+
+def toy_run(losses: list[float], *, device_count: int = 1, **parameters: Any) -> Run:
+    """A run without a model: epoch n's validation loss is `losses[n - 1]`.
+
+    Its one parameter adds up the means of the images seen, and so depends on every batch.
+    """
+    state = TrainState.create(
+        {"params": {"w": jnp.zeros(())} | parameters, "batch_stats": {"seen": jnp.zeros(())}},
+        tx=optax.identity(),
+        rng=jax.random.key(0),
+    )
+
+    def train_step(state, batch):
+        mean = jax.lax.pmean(batch["images"].mean(), "data")
+        params = state.params | {"w": state.params["w"] + mean}
+        stats = {"seen": state.batch_stats["seen"] + 1}
+        new = state.replace(step=state.step + 1, params=params, batch_stats=stats)
+        return new, {"loss": mean}
+
+    def eval_step(state, batch):
+        epoch = int(state.step) // 5
+        return {"loss": losses[epoch - 1] * batch["mask"].sum(), "count": batch["mask"].sum()}
+
+    trainer = Trainer(
+        state=state,
+        train_step=train_step,
+        eval_step=eval_step,
+        column_names=("images",),
+        encoder_of=lambda state: {"params": {"w": state.params["w"]}},
+    )
+    table = {"images": np.random.default_rng(0).random((20, 2)).astype(np.float32)}
+    parallel = devices(device_count)
+    step = parallel.wrap(train_step, donate_state=True)
+    return Run(trainer, parallel, step, eval_step, table, table)
+
+
+def assert_same_tree(left: Any, right: Any) -> None:
+    """Equal structure, types and bits."""
+    assert jax.tree.structure(left) == jax.tree.structure(right)
+    for (path, one), other in zip(
+        jax.tree_util.tree_leaves_with_path(left), jax.tree.leaves(right), strict=True
+    ):
+        name = jax.tree_util.keystr(path)
+        assert one.dtype == other.dtype, name
+        np.testing.assert_array_equal(np.asarray(one), np.asarray(other), err_msg=name)
+
+
+if __name__ == "__main__":
+    # `python tests/tiny_training.py WORKDIR`: an encoder run that is killed in its second epoch's
+    # save, as a preempted machine is.
+    def kill(epoch: int) -> None:
+        if epoch == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    jax.config.update("jax_disable_most_optimizations", True)
+    make_run(encoder_trainer()).fit(Path(sys.argv[1]), plan(), on_epoch=kill)
