@@ -29,10 +29,6 @@ from thermo_jax.training.parallel import DataParallel
 from thermo_jax.training.state import TrainState
 
 TOLERANCE = 1e-5  # float32, one pass
-# The U-Net in training mode: PyTorch and JAX each come within 6e-6 of float64, so that another
-# seed or processor may pass 1e-5. Losses after an update: optax computes Adam's 1 - 0.999**t in
-# float32, which makes updates 6e-6 too long.
-TOLERANCE_TRAINING = 3e-5
 TOLERANCE_WEIGHTS = 1e-4  # Adam amplifies the rounding of small gradients
 # A batch norm over this few samples divides by differences of nearly equal numbers.
 FEW_SAMPLES, TOLERANCE_FEW_SAMPLES = 4, 1e-3
@@ -200,7 +196,7 @@ def test_pretraining_steps_give_the_published_losses(encoder):
     expected = encoder.arrays["train/losses_total_contrastive_recon"]
     close = partial(np.testing.assert_allclose, atol=1e-6)
     close(encoder.losses[0], expected[0], rtol=TOLERANCE)
-    close(encoder.losses, expected, rtol=TOLERANCE_TRAINING)
+    close(encoder.losses, expected, rtol=TOLERANCE)
 
 
 def test_the_first_pretraining_step_gives_the_published_gradients(encoder):
@@ -348,7 +344,7 @@ def test_the_unet_gives_the_published_logits(unet):
         evaluated, trained = run(unet.variables, latents)
         batch, height, width = latents.shape[:3]
         few = batch * (height // 16) * (width // 16) <= FEW_SAMPLES
-        tolerance = TOLERANCE_FEW_SAMPLES if few else TOLERANCE_TRAINING
+        tolerance = TOLERANCE_FEW_SAMPLES if few else TOLERANCE
         assert_close(evaluated, unet.arrays[f"{size}/eval_logits"], name=f"{size} eval")
         assert_close(
             trained, unet.arrays[f"{size}/train_logits"], name=f"{size} train", tolerance=tolerance
