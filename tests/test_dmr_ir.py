@@ -193,9 +193,10 @@ def test_settings_and_modification_times_are_part_of_the_fingerprint(tiny):
     assert dmr_ir.source_fingerprint(root, colormap="jet") != first
 
 
-def test_the_place_for_prepared_sets_comes_from_the_environment(source, prepared, monkeypatch):
-    monkeypatch.setenv("THERMO_JAX_CACHE_DIR", str(prepared.directory.parent.parent))
-    assert dmr_ir.prepare(source) == prepared
+def test_the_place_for_prepared_sets_comes_from_the_environment(tiny, tmp_path, monkeypatch):
+    root, _ = tiny
+    monkeypatch.setenv("THERMO_JAX_CACHE_DIR", str(tmp_path / "cache"))
+    assert dmr_ir.prepare(root).directory.parent == tmp_path / "cache" / "prepared"
 
 
 def test_preparing_inside_the_source_is_refused(source):
