@@ -4,7 +4,7 @@ from PIL import Image
 from thermogram_files import BOX, coco, write_coco
 
 from thermo_jax.data import annotations, layouts
-from thermo_jax.data.annotations import draw_order, label_map, scored_label_map, soft_labels
+from thermo_jax.data.annotations import draw_order, label_map, scored_label_map
 from thermo_jax.data.data_report import DataReport
 from thermo_jax.data.thermogram import BACKGROUND, CLASS_NAMES, Region
 
@@ -20,7 +20,8 @@ def box(index, left, top, right, bottom):
 
 def read(tmp_path, document, **options):
     report = DataReport(tmp_path, **options)
-    return annotations.read_coco(write_coco(tmp_path, document), report), report
+    found = annotations.read_coco(write_coco(tmp_path, document), report)
+    return {str(image): regions for image, regions in found.items()}, report
 
 
 def test_label_maps_of_the_sample_agree_pixel_for_pixel(sample_dir):
@@ -66,19 +67,10 @@ def test_polygons_leaving_the_image_are_clipped():
     assert (label_map([box(NECK, -50, -50, 9, 9)]) == NECK).sum() == 100
 
 
-def test_soft_labels_are_the_mean_of_the_one_hot_map():
-    labels = np.full((480, 640), BACKGROUND, np.uint8)
-    labels[0, :3] = NECK
-    soft = soft_labels(labels, factor=4)
-    assert soft.shape == (120, 160, 8) and soft.dtype == np.float32
-    assert soft[0, 0, NECK] == 3 / 16 and soft[0, 0, BACKGROUND] == 13 / 16
-    np.testing.assert_array_equal(soft.sum(axis=-1), 1)
-
-
 @pytest.mark.parametrize("factor", [0, 7])
 def test_a_factor_that_does_not_divide_the_map_is_refused(factor):
     with pytest.raises(ValueError, match=f"factor {factor}"):
-        soft_labels(np.zeros((480, 640), np.uint8), factor=factor)
+        scored_label_map(np.zeros((480, 640), np.uint8), [0] * 8, factor=factor)
 
 
 def test_draw_order_ranks_classes_by_their_last_drawing():
@@ -138,9 +130,29 @@ def test_ids_need_not_be_contiguous_and_file_order_is_kept(tmp_path):
     assert not report.oddities
 
 
-def test_only_the_last_part_of_a_file_name_counts(tmp_path):
-    found, _ = read(tmp_path, coco({1: "../../etc/a.jpg", 2: "C:\\data\\b.1.00.jpg"}, []))
-    assert set(found) == {"a", "b.1.00"}
+def test_folders_of_file_names_are_kept_in_either_notation(tmp_path):
+    found, report = read(tmp_path, coco({1: "0001/a.jpg", 2: "0002\\a.1.00.jpg", 3: ".."}, []))
+    assert set(found) == {"0001/a", "0002/a.1.00"}
+    assert report.count("unreadable-annotations") == 1  # the file without a name
+
+
+@pytest.mark.parametrize("section, field", [("images", "file_name"), ("categories", "name")])
+def test_an_id_that_means_two_things_makes_the_file_unreadable(tmp_path, section, field):
+    document = coco({1: "a.jpg"}, [{"image_id": 1, "category_id": 8}])
+    document[section].append(document[section][0] | {field: "other"})
+    found, report = read(tmp_path, document)
+    assert not found
+    assert "'other'" in report.oddities[0].detail
+    assert report.count("unreadable-annotations") == 1
+
+
+def test_category_names_may_be_written_with_spaces_or_hyphens(tmp_path):
+    entries = [{"image_id": 1, "category_id": c} for c in (1, 2)]
+    document = coco({1: "a.jpg"}, entries)
+    document["categories"] = [{"id": 1, "name": "Left breast"}, {"id": 2, "name": "right-nipple"}]
+    found, report = read(tmp_path, document)
+    assert [CLASS_NAMES[r.class_index] for r in found["a"]] == ["left_breast", "right_nipple"]
+    assert not report.oddities
 
 
 @pytest.mark.parametrize(
@@ -195,6 +207,7 @@ def test_an_image_annotated_at_another_size_is_left_out(tmp_path):
         [[1, 2, 3, 4, 5, "6"]],
         [[1, 2, 3, 4, 5, float("nan")]],
         [[1, 2, 3, 4, 5, 1e12]],
+        [[1, 2, 3, 4, 5, 10**400]],
     ],
 )
 def test_an_image_with_a_polygon_that_cannot_be_drawn_counts_as_not_annotated(

@@ -75,8 +75,9 @@ def test_a_checkpoint_holds_the_whole_state_and_the_position_in_the_run(tmp_path
     assert int(last.step) == 15 and float(last.batch_stats["seen"]) == 15.0
     np.testing.assert_array_equal(last.rng, run.trainer.state.rng)
     assert meta == {
-        "encoder": {"data_type": "heat"},
+        **tiny.META,
         "epoch": 3,
+        "finished": True,
         "best_step": 5,
         "early_stopping": {
             "patience": 5,

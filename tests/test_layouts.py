@@ -290,11 +290,42 @@ def test_the_folder_tells_the_patient_where_the_name_does_not(tmp_path):
     assert found(report, "unknown-name") == ["0278/photo.jpg"]
 
 
-def test_a_name_and_a_folder_that_disagree_leave_the_patient_untold(tmp_path):
+def test_a_file_whose_name_and_folder_disagree_is_left_out(tmp_path):
+    write_patient(tmp_path, 1)
     write_gray(tmp_path / "0156" / "TFRON_V159_18-2-2013_00.jpg")
     record, report = only(tmp_path)
-    assert (record.patient, record.patient_known) == ("folder:0156", False)
+    assert record.patient == "0001"
     assert found(report, "patient-mismatch") == ["0156/TFRON_V159_18-2-2013_00.jpg"]
+
+
+@pytest.mark.parametrize("folder", ["sick/1", "0005/1", "1/0005", "sick/patient 5/2"])
+def test_a_folder_for_a_visit_or_a_fold_is_no_other_patient(tmp_path, folder):
+    write_gray(tmp_path / folder / "T0005.2.1.S.2012-10-08.00.jpg")
+    assert only(tmp_path)[0].patient == "0005"
+
+
+def test_a_folder_of_four_digits_tells_more_than_one_inside_it(tmp_path):
+    write_gray(tmp_path / "0005" / "1" / "IR_2015-04-17_0007.jpg")
+    assert only(tmp_path)[0].patient == "0005"
+
+
+def test_a_patients_diagnosis_holds_where_one_of_her_folders_lacks_the_page(tmp_path):
+    write_patient(tmp_path, 1, "Sick")
+    write_gray(tmp_path / "mirrored" / f"R{NAME.format(patient=1)}.jpg")
+    records, report = layouts.scan(tmp_path)
+    assert [record.label for record in records] == [SICK, SICK]
+    assert found(report, "missing-diagnosis") == ["mirrored/description.html"]
+
+
+def test_annotations_with_a_folder_belong_to_that_folders_image(tmp_path):
+    name = "IR_2015-04-17_0007.jpg"
+    for folder in ("0001", "0002"):
+        write_gray(tmp_path / folder / name)
+    entry = {"image_id": 1, "category_id": 8}
+    write_coco(tmp_path, coco({1: f"0001/{name}", 2: f"0003/{name}"}, [entry]))
+    records, report = layouts.scan(tmp_path)
+    assert [bool(record.regions) for record in records] == [True, False]
+    assert report.count("absent-image") == 1
 
 
 def test_impossible_parts_of_a_name_are_noted(tmp_path):

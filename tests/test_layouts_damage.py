@@ -17,6 +17,7 @@ from thermogram_files import (
 )
 
 from thermo_jax.data import layouts, radiometry
+from thermo_jax.data.prepared import source_fingerprint
 from thermo_jax.data.thermogram import DataError
 
 STEM = NAME.format(patient=1)
@@ -66,10 +67,26 @@ def test_one_value_everywhere_is_noted(tmp_path):
     assert found(only(tmp_path)[1], "blank-image") == ["T0001.txt"]
 
 
+def test_a_heatmap_of_one_colour_is_noted(tmp_path):
+    write_patient(tmp_path, 1)
+    snap = tmp_path / "0001" / f"{STEM}_snap.jpg"
+    Image.new("RGB", (160, 120), "navy").save(snap)
+    assert found(only(tmp_path)[1], "blank-image") == [f"0001/{STEM}_snap.jpg"]
+
+
 def test_a_broken_link_is_reported(tmp_path):
     write_patient(tmp_path, 1)
     (tmp_path / "0001" / f"{STEM}.txt").symlink_to(tmp_path / "gone.txt")
     assert found(only(tmp_path)[1], "unreadable-matrix") == [f"0001/{STEM}.txt"]
+    assert source_fingerprint(tmp_path) == source_fingerprint(tmp_path)
+
+
+def test_a_broken_link_to_a_page_leaves_its_patient_unlabelled(tmp_path):
+    write_patient(tmp_path, 1)
+    page = tmp_path / "0001" / "description.html"
+    page.unlink()
+    page.symlink_to(tmp_path / "gone.html")
+    assert found(only(tmp_path)[1], "unreadable-diagnosis") == ["0001/description.html"]
 
 
 def test_a_folder_that_links_to_itself_is_read_once(tmp_path):

@@ -112,6 +112,13 @@ def test_a_run_stopped_early_makes_no_further_step(tmp_path):
     tiny.assert_same_tree(again, first)
 
 
+def test_a_run_is_not_continued_with_other_examples(tmp_path):
+    run = tiny.toy_run([1.0, 1.0])
+    run.fit(tmp_path, tiny.plan(epochs=1))
+    with pytest.raises(ValueError, match="the data changed since.*another --workdir"):
+        run.fit(tmp_path, tiny.plan(epochs=2), meta=tiny.META | {"examples": "others"})
+
+
 def test_more_epochs_continue_a_finished_run(tmp_path):
     run = tiny.toy_run([3.0, 2.0, 1.0])
     run.fit(tmp_path, tiny.plan(epochs=2))

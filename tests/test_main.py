@@ -36,12 +36,22 @@ def start(*arguments, **environment):
         ),
         (["--config=configs/encoder.py", "--workdri=x"], "Did you mean: workdir"),
         (["--config=configs/encoder.py", "--config.train.epochs=many"], "'many'"),
+        (["--config", "configs/encoder.py:grey"], "no preset 'grey'. Did you mean 'gray'?"),
+        (["--config=/nowhere/encoder.py:gray"], "no configuration '/nowhere/encoder.py'"),
+        (["--config=common"], "no configuration 'common'"),
     ],
 )
 def test_a_mistake_in_the_flags_is_one_line_and_exit_code_2(arguments, message):
     done = start(*arguments)
     assert done.returncode == 2
     assert message in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_a_workdir_that_cannot_be_made_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    done = start("--config=data_report:phantom", f"--workdir={tmp_path / 'file' / 'run'}")
+    assert done.returncode == 2
     assert len(done.stderr.strip().splitlines()) == 1
 
 

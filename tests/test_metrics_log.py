@@ -3,6 +3,8 @@
 import json
 import math
 
+import pytest
+
 from thermo_jax.training.metrics_log import METRICS, TIMING, MetricsLog, read_jsonl
 
 
@@ -49,6 +51,12 @@ def test_a_new_run_starts_an_empty_record(tmp_path):
     write_epochs(tmp_path, [1, 2])
     MetricsLog(tmp_path).close()
     assert (tmp_path / METRICS).read_bytes() == b""
+
+
+def test_a_record_that_ends_before_the_checkpoint_is_refused(tmp_path):
+    write_epochs(tmp_path, [1])
+    with pytest.raises(ValueError, match="metrics.jsonl does not reach step 10"):
+        MetricsLog(tmp_path, resume_step=10)
 
 
 def test_a_half_written_last_line_is_left_out_and_repaired(tmp_path):

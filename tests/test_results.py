@@ -70,8 +70,8 @@ def test_rows_of_different_thresholds_name_theirs():
     rows = table["classification"]["image"]
     rows["model, tuned"] = {**rows["model"], "threshold": 0.43}
     text = results.results_table(table)
-    assert "model >0.50" in text
-    assert "model, tuned >0.43" in text
+    assert "model >0.500" in text
+    assert "model, tuned >0.430" in text
 
 
 def test_image_left_is_explained_exactly_once_and_only_with_a_segmentation():

@@ -4,16 +4,16 @@ import json
 
 import pytest
 
-from thermo_jax.configs import encoder
+from thermo_jax.configs import demo, encoder
 from thermo_jax.programs.workdir import open_workdir
 from thermo_jax.training.metrics_log import METRICS
 
 
 @pytest.fixture
 def trained(tmp_path):
-    """A workdir with a finished epoch."""
+    """A workdir with a checkpoint."""
     workdir = open_workdir(tmp_path / "run", encoder.get_config())
-    (workdir / METRICS).write_text('{"step": 5, "epoch": 1}\n')
+    (workdir / "checkpoints" / "5").mkdir(parents=True)
     return workdir
 
 
@@ -42,11 +42,34 @@ def test_fields_that_change_no_result_may_differ(trained):
     config = encoder.get_config()
     config.data.loader = "numpy"
     config.train.checkpoint_every = 5
+    config.parallel.devices = 4
     open_workdir(trained, config)
 
 
-def test_a_run_that_failed_before_its_first_epoch_does_not_occupy_its_workdir(tmp_path):
+def test_fields_that_change_no_result_may_differ_in_stages_too(tmp_path):
+    open_workdir(tmp_path, demo.get_config())
+    (tmp_path / "encoder" / "checkpoints" / "5").mkdir(parents=True)
+    config = demo.get_config()
+    config.stages.encoder.data.loader = "numpy"
+    open_workdir(tmp_path, config)
+    config.stages.encoder.seed = 1
+    with pytest.raises(ValueError, match="config.stages.encoder.seed was 0, is 1"):
+        open_workdir(tmp_path, config)
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[]", None])
+def test_checkpoints_without_a_readable_configuration_are_nobodys(trained, content):
+    (trained / "config.json").unlink()
+    if content is not None:
+        (trained / "config.json").write_text(content)
+    with pytest.raises(ValueError, match="config.json cannot be read.*another --workdir"):
+        open_workdir(trained, encoder.get_config())
+
+
+def test_a_run_that_failed_before_its_first_checkpoint_does_not_occupy_its_workdir(tmp_path):
     open_workdir(tmp_path, encoder.get_config())
+    (tmp_path / METRICS).write_text("")
+    (tmp_path / "checkpoints" / "5.orbax-checkpoint-tmp").mkdir(parents=True)
     config = encoder.get_config("gray")
     open_workdir(tmp_path, config)
     assert json.loads((tmp_path / "config.json").read_text())["config"]["data"]["type"] == "gray"

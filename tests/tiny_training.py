@@ -206,6 +206,9 @@ def plan(*, epochs: int = 3, loader: str = "numpy", **changes: Any) -> loop.Plan
     return loop.Plan(epochs=epochs, loader=loader, **fields)
 
 
+META = {"encoder": {"data_type": "heat"}, "examples": "these", "config": {"task": "encoder"}}
+
+
 class Run(NamedTuple):
     """A trainer whose steps are wrapped (so that they compile once), and its data."""
 
@@ -230,7 +233,7 @@ class Run(NamedTuple):
             "validation": self.validation,
             "parallel": self.parallel,
             "encoder_of": self.trainer.encoder_of,
-            "meta": {"encoder": {"data_type": "heat"}},
+            "meta": META,
         }
         return loop.fit(self.state(), workdir=workdir, plan=plan, **arguments | changes)
 

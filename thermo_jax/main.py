@@ -32,7 +32,7 @@ TASKS = {  # config.task -> module of thermo_jax.programs
     "demo": "demo",
     "data_report": "data_report",
 }
-USER_ERRORS = (ValueError, FileNotFoundError, FloatingPointError)
+USER_ERRORS = (ValueError, OSError, FloatingPointError)
 EXIT_USER_ERROR = 2
 
 
@@ -76,9 +76,10 @@ def find_config(value: str) -> str:
         return value
     folder = Path(importlib.import_module("thermo_jax.configs").__path__[0])
     installed = folder / f"{Path(name).stem}.py"
-    if Path(name).name in (installed.name, installed.stem) and installed.is_file():
-        return f"{installed}{colon}{preset}"
+    bare = name in (installed.stem, installed.name, f"configs/{installed.name}")
     known = sorted({p.stem for p in folder.glob("*.py")} - {"__init__", "common"})
+    if bare and installed.stem in known:
+        return f"{installed}{colon}{preset}"
     raise FileNotFoundError(
         f"there is no configuration {name!r}; installed ones: {', '.join(known)}"
     )
@@ -98,7 +99,7 @@ def _main(argv: list[str]) -> None:
 def main() -> None:
     """Entry point: a user's mistake ends with one clear line and exit code 2."""
     try:
-        argv = [_with_found_config(argument) for argument in sys.argv]
+        argv = _with_found_config(sys.argv)
         app.run(_main, argv=argv, flags_parser=_parse_flags)
     except USER_ERRORS as error:
         if "--traceback" in sys.argv:
@@ -107,9 +108,14 @@ def main() -> None:
         sys.exit(EXIT_USER_ERROR)
 
 
-def _with_found_config(argument: str) -> str:
-    flag, equals, value = argument.partition("=")
-    return f"{flag}={find_config(value)}" if flag == "--config" and equals else argument
+def _with_found_config(argv: list[str]) -> list[str]:
+    found = list(argv)
+    for index, argument in enumerate(argv):
+        if argument == "--config" and index + 1 < len(argv):
+            found[index + 1] = find_config(argv[index + 1])
+        elif argument.startswith("--config="):
+            found[index] = f"--config={find_config(argument.removeprefix('--config='))}"
+    return found
 
 
 def _parse_flags(argv: list[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""COCO polygons -> label maps, soft labels and the label maps that scores use.
+"""COCO polygons -> label maps, and the label maps that scores use.
 
 Polygons are filled in file order, later over earlier, vertices truncated to integers, with OpenCV's
 `fillPoly` (Pillow's rule differs by hundreds of pixels an image); all else is background (SPEC
@@ -6,13 +6,13 @@ section 2). OpenCV is imported here and nowhere else.
 """
 
 import json
-import math
 import os
 import pathlib
+import re
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import UInt8
 
 from thermo_jax.data.data_report import DataReport
 from thermo_jax.data.radiometry import read_bytes
@@ -31,11 +31,11 @@ _MAX_COORDINATE = 10_000  # pixels; a polygon that leaves the image is clipped, 
 Regions = tuple[Region, ...]
 
 
-def read_coco(path: str | os.PathLike, report: DataReport) -> dict[str, Regions]:
-    """Reads a COCO instance file: image file stem -> its regions in file order (none: empty).
+def read_coco(path: str | os.PathLike, report: DataReport) -> dict[pathlib.PurePosixPath, Regions]:
+    """Reads a COCO instance file: `file_name` without suffix -> its regions in file order.
 
-    Only the last part of a COCO `file_name` is used. Ids may be any numbers. What cannot be used
-    goes to `report`, under the annotation file's or the image's name.
+    Images without a usable region have none (exports list images not annotated yet). Ids may be any
+    numbers, each used once. What cannot be used goes to `report`, by name.
     """
     path = pathlib.Path(path)
     try:
@@ -52,9 +52,13 @@ def read_coco(path: str | os.PathLike, report: DataReport) -> dict[str, Regions]
     for annotation in annotations:
         _add_region(annotation, names, classes, found, broken, path.name, report)
     return {
-        split_name(name)[0]: () if name in broken else tuple(regions)
-        for name, regions in found.items()
+        _image(name): () if name in broken else tuple(regions) for name, regions in found.items()
     }
+
+
+def _image(file_name: str) -> pathlib.PurePosixPath:
+    path = pathlib.PurePosixPath(file_name)
+    return path.parent / split_name(path.name)[0]
 
 
 def _sections(document: object) -> tuple[list[dict], list[dict], list[dict]]:
@@ -66,30 +70,43 @@ def _sections(document: object) -> tuple[list[dict], list[dict], list[dict]]:
         if not isinstance(section, list) or not all(isinstance(item, dict) for item in section):
             raise ValueError(f"no list of objects called {name!r}")
         sections.append(section)
+    # Which of two would an annotation mean?
+    _refuse_shared_ids(sections[0], "file_name")
+    _refuse_shared_ids(sections[1], "name")
     return sections[0], sections[1], sections[2]
+
+
+def _refuse_shared_ids(items: list[dict], what: str) -> None:
+    owners: dict[object, object] = {}
+    for item in items:
+        identity = _key(item.get("id"))
+        if identity is not None and owners.setdefault(identity, item.get(what)) != item.get(what):
+            raise ValueError(f"id {identity} is {owners[identity]!r} and {item.get(what)!r}")
 
 
 def _image_names(images: list[dict], source: str, report: DataReport) -> dict[object, str | None]:
     """Returns image id -> file name, None for an image whose annotations are not to be used."""
     names: dict[object, str | None] = {}
-    seen: set[str] = set()
+    seen: set[pathlib.PurePosixPath] = set()
     for image in images:
         identity, file_name = _key(image.get("id")), image.get("file_name")
         if identity is None or not isinstance(file_name, str):
             report.add("unreadable-annotations", source, f"image without id or file_name: {image}")
             continue
-        base_name = file_name.replace("\\", "/").rsplit("/", 1)[-1]
-        stem = split_name(base_name)[0]
+        file_name = pathlib.PurePosixPath(file_name.replace("\\", "/")).as_posix()
+        if file_name in ("/", ".", ".."):
+            report.add("unreadable-annotations", source, f"image without a file name: {image}")
+            continue
         names[identity] = None
         size = (image.get("height", GRAY_SHAPE[0]), image.get("width", GRAY_SHAPE[1]))
         if size != GRAY_SHAPE:
             detail = f"{source} gives {size[1]}x{size[0]} pixels; expected 640x480"
-            report.add("annotation-size", base_name, detail)
-        elif stem in seen:
-            report.add("repeated-image", base_name, f"listed again in {source}, id {identity}")
+            report.add("annotation-size", file_name, detail)
+        elif _image(file_name) in seen:
+            report.add("repeated-image", file_name, f"listed again in {source}, id {identity}")
         else:
-            names[identity] = base_name
-            seen.add(stem)
+            names[identity] = file_name
+            seen.add(_image(file_name))
     return names
 
 
@@ -98,7 +115,7 @@ def _category_classes(categories: list[dict], source: str, report: DataReport) -
     classes: dict[object, int | None] = {}
     for category in categories:
         name = str(category.get("name", "")).strip()
-        index = _CLASS_OF_CATEGORY.get(name.lower())
+        index = _CLASS_OF_CATEGORY.get(re.sub(r"[\s-]+", "_", name.lower()))
         classes[_key(category.get("id"))] = index
         if index is None:
             detail = f"category {name!r}; known: {', '.join(CLASS_NAMES)}, ROI"
@@ -138,7 +155,7 @@ def _rings(segmentation: object) -> tuple[tuple[tuple[float, float], ...], ...]:
             raise ValueError("a polygon needs x, y of at least three points")
         for value in ring:
             number = isinstance(value, int | float) and not isinstance(value, bool)
-            if not number or not math.isfinite(value) or abs(value) > _MAX_COORDINATE:
+            if not number or not abs(value) <= _MAX_COORDINATE:  # NaN, too
                 raise ValueError(f"{value!r} is no pixel coordinate")
         rings.append(tuple(zip(map(float, ring[::2]), map(float, ring[1::2]), strict=True)))
     return tuple(rings)
@@ -163,17 +180,6 @@ def label_map(regions: Sequence[Region]) -> UInt8[np.ndarray, "480 640"]:
             vertices = np.trunc(np.asarray(ring, dtype=np.float64)).astype(np.int32)
             cv2.fillPoly(labels, [vertices], int(region.class_index))
     return labels
-
-
-def soft_labels(
-    label_map: UInt8[np.ndarray, "480 640"], *, factor: int
-) -> Float32[np.ndarray, "h w 8"]:
-    """Returns the factor x factor mean of the one-hot map: the training target at that scale.
-
-    Raises:
-      ValueError: the factor does not divide the map's height and width.
-    """
-    return _class_counts(label_map, factor=factor).astype(np.float32) / np.float32(factor**2)
 
 
 def draw_order(regions: Sequence[Region]) -> tuple[int, ...]:

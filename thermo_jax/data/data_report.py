@@ -36,6 +36,7 @@ BAD_FILES = {
     "unreadable-folder": ("folder cannot be read", "left out"),
     "too-large": ("file implausibly large", "file left out"),
     "duplicate": ("second file for the same thermogram", "the first by name kept, this left out"),
+    "patient-mismatch": ("file name and folder name different patients", "file left out"),
     "conflicting-diagnosis": ("patient with conflicting diagnoses", "whole patient left out"),
     "unreadable-diagnosis": ("diagnosis file cannot be read", "treated as unlabelled"),
     "unreadable-annotations": ("annotation file cannot be read", "its annotations left out"),
@@ -51,10 +52,6 @@ NOTES = {
     "duplicate-row": ("patient listed twice with one diagnosis", "used once"),
     "missing-file": ("diagnosis without a thermogram", "ignored"),
     "unknown-patient": ("patient cannot be told", "grouped by folder, pretraining only"),
-    "patient-mismatch": (
-        "file name and folder name different patients",
-        "grouped by folder, pretraining only",
-    ),
     "unknown-name": ("file name of no known form", "view, visit and date unknown"),
     "odd-name": ("impossible view or date in the file name", "that part treated as unknown"),
     "blank-image": ("every pixel has the same value", "kept"),
@@ -97,6 +94,11 @@ class DataReport:
             raise DataError(
                 kind, file, f"{detail} (config.data.strict=False would skip it and go on)"
             )
+
+    @property
+    def num_bad(self) -> int:
+        """How many findings would have stopped a strict run."""
+        return sum(oddity.kind in BAD_FILES for oddity in self.oddities)
 
     def count(self, kind: str) -> int:
         """Returns how many oddities of this kind were found."""

@@ -153,7 +153,7 @@ def prepare(
             if prepared is None or prepared.fingerprint != fingerprint:
                 _log_reason(directory, prepared, root)
                 prepared = _write(directory, fingerprint, settings, strict=strict)
-    if strict and prepared.num_skipped:
+    if strict and prepared.num_bad:
         layouts.scan(root, layout=layout, strict=True)  # names the file
     if prepared.num_oddities:
         logging.warning(
@@ -286,6 +286,7 @@ def _write(
             "num_records": len(records),
             "num_oddities": len(report.oddities),
             "num_skipped": len(report.skipped),
+            "num_bad": report.num_bad,
         }
         when = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
         text = json.dumps({**facts, **settings, "prepared_at": when}, indent=2)

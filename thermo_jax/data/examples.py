@@ -85,11 +85,6 @@ class Examples:
     def __len__(self) -> int:
         return len(self.names)
 
-    @property
-    def years(self) -> np.ndarray:
-        """int32 [N]; 0 = unknown."""
-        return np.array([int(date[:4] or 0) for date in self.dates], np.int32)
-
     def take(self, indices: Sequence[int] | np.ndarray) -> "Examples":
         """The rows of these indices, in this order."""
         rows = np.asarray(indices, np.int64).reshape(-1)

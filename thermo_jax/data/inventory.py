@@ -136,6 +136,8 @@ def note_others(
         report.add("unreadable-folder", inventory.relative(path), "check its permissions")
     for path in inventory.others:
         detail = f"neither .jpg nor a temperature .txt ({path.suffix or 'no suffix'})"
+        if path.suffix.lower() == ".json" and "instances" in path.name.lower():
+            detail = "annotation files are read in the data root only: move it there"
         report.add("ignored-file", inventory.relative(path), detail)
     for path in unread:
         detail = f"not used by the {report.layout} layout"

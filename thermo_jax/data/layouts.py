@@ -36,7 +36,7 @@ from thermo_jax.data.thermogram import (
     ParsedName,
     Thermogram,
     parse_name,
-    patient_of_folder,
+    patients_of_folders,
     split_name,
 )
 
@@ -75,7 +75,8 @@ def scan(
     unread = {"site": inventory.tables, "matrices": inventory.pages}
     note_others(inventory, report, unread.get(report.layout, inventory.tables + inventory.pages))
     drafts = group(inventory, report)
-    records = [_identify(draft, report) for draft in drafts]
+    identified = [_identify(draft, report) for draft in drafts]
+    records = [record for record in identified if record is not None]
     records = _with_labels(records, inventory, report)
     records = _check_pixels(records, inventory, report)
     records = _drop_duplicates(records, inventory, report)
@@ -103,8 +104,11 @@ def detect(inventory: Inventory) -> str:
     return "site"
 
 
-def _identify(draft: Draft, report: DataReport) -> Thermogram:
-    """Tells who and what a file is from its name, and the patient from its folders if need be."""
+def _identify(draft: Draft, report: DataReport) -> Thermogram | None:
+    """Tells who and what a file is from its name, and the patient from its folders if need be.
+
+    None where name and folder name different patients: kept, it might train on a test patient.
+    """
     parsed = parse_name(draft.stem)
     if parsed is None:
         report.add("unknown-name", draft.file, "no form of DMR-IR file name")
@@ -112,13 +116,13 @@ def _identify(draft: Draft, report: DataReport) -> Thermogram:
     elif parsed.protocol and not parsed.complete:
         report.add("odd-name", draft.file, "expected view 1..5, visit from 1, and a real date")
     parts = diagnoses.below_class_folder(draft.folder)  # folds of a split may be above: 1/sick/
-    folders = [p for part in reversed(parts) if (p := patient_of_folder(part))]
-    patient = parsed.patient or (folders[0] if folders else None)
-    if patient is not None and folders and patient not in folders:
-        detail = f"name says patient {patient}, folder says {folders[0]}"
+    sure, unsure = patients_of_folders(parts)
+    patient = parsed.patient or next(iter(sure + unsure), None)
+    if sure and patient not in sure + unsure:
+        detail = f"name says patient {patient}, folder says {sure[0]}"
         report.add("patient-mismatch", draft.file, detail)
-        patient = None
-    elif patient is None:
+        return None
+    if patient is None:
         report.add("unknown-patient", draft.file, "neither name nor folder tells the patient")
     # Bare names (T0001.txt) are those of the database's frontal matrices.
     bare = parsed.patient is not None and parsed == ParsedName(
@@ -149,14 +153,15 @@ def _with_labels(
     for record, labels in zip(records, found, strict=True):
         of_patient.setdefault(record.patient, set()).update(labels)
     kept = []
-    for record, labels in zip(records, found, strict=True):
+    for record in records:
         if len(of_patient[record.patient]) > 1:
             names = " and ".join(LABEL_NAMES[label] for label in sorted(of_patient[record.patient]))
             detail = f"patient {record.patient} is called {names}"
             for file in _files(record, inventory):
                 report.add("conflicting-diagnosis", file, detail)
         else:
-            label = next(iter(labels), UNLABELLED)
+            # The patient's: one visit of hers may lack its page.
+            label = next(iter(of_patient[record.patient]), UNLABELLED)
             kept.append(dataclasses.replace(record, label=label))
     return kept
 
@@ -244,11 +249,8 @@ def _check_file(slot: str, path: pathlib.Path) -> tuple[DataError | None, str, b
         pixels = _READERS[slot](path)
     except DataError as error:
         return error, error.size, False
-    except FileNotFoundError:  # a broken link
-        kind = "unreadable-matrix" if slot == "temperatures" else "unreadable-image"
-        return DataError(kind, path, "link to a file that does not exist"), "", False
     size = f"{pixels.shape[0]}x{pixels.shape[1]}"
-    return None, size, bool((pixels == pixels.flat[0]).all()) if slot != "heat" else False
+    return None, size, bool((pixels == pixels[0, 0]).all())
 
 
 def _note_missing(records, bad: dict[int, set[str]], inventory, report) -> None:
@@ -299,26 +301,40 @@ def _identity(record: Thermogram) -> tuple:
 def _with_regions(
     records: list[Thermogram], inventory: Inventory, report: DataReport
 ) -> list[Thermogram]:
-    """Attaches the COCO regions to the records of the same file stem."""
-    regions: dict[str, Regions] = {}
+    """Attaches the COCO regions to the records of the same file stem, in the folder it names."""
+    regions: dict[pathlib.PurePosixPath, Regions] = {}
     for path in inventory.annotations:
-        for stem, found in read_coco(path, report).items():
-            if stem in regions:
-                report.add("repeated-image", stem, f"also annotated in {path.name}")
-            regions.setdefault(stem, found)
+        for image, found in read_coco(path, report).items():
+            if image in regions:
+                report.add("repeated-image", str(image), f"also annotated in {path.name}")
+            regions.setdefault(image, found)
     at_stem: dict[str, list[int]] = {}
     for index, record in enumerate(records):
         at_stem.setdefault(pathlib.PurePosixPath(record.name).name, []).append(index)
     present = {split_name(path.name)[0] for path in inventory.pixels}
     records = list(records)
-    for stem, found in regions.items():
+    for image, found in regions.items():
+        stem = image.name
         indexes = at_stem.get(stem, [])
+        inside = [index for index in indexes if _ends_with(records[index].name, image)]
+        parsed = parse_name(stem)
+        if inside or parsed is None or parsed.patient is None:
+            # A name that tells no patient (IR_2015-04-17_0007) is hers only in her folder.
+            indexes = inside
+        if len(indexes) == 1 and records[indexes[0]].regions:
+            report.add("repeated-image", str(image), f"{records[indexes[0]].name} has regions")
+            continue
         if len(indexes) == 1:
             records[indexes[0]] = dataclasses.replace(records[indexes[0]], regions=found)
         elif indexes:
             names = ", ".join(records[index].name for index in indexes)
-            report.add("ambiguous-annotation", stem, f"fits {names}")
+            report.add("ambiguous-annotation", str(image), f"fits {names}")
         else:
             detail = "its files were left out, see above" if stem in present else "no such file"
-            report.add("absent-image", stem, detail)
+            report.add("absent-image", str(image), detail)
     return records
+
+
+def _ends_with(name: str, image: pathlib.PurePosixPath) -> bool:
+    parts = pathlib.PurePosixPath(name).parts
+    return parts[-len(image.parts) :] == image.parts

@@ -32,6 +32,7 @@ class Prepared:
       num_records: thermograms in it.
       num_oddities: entries of the data report.
       num_skipped: source files left out.
+      num_bad: findings that stop a strict run, bad annotations included.
     """
 
     directory: pathlib.Path
@@ -39,6 +40,7 @@ class Prepared:
     num_records: int
     num_oddities: int
     num_skipped: int
+    num_bad: int
 
     @property
     def report_path(self) -> pathlib.Path:
@@ -65,7 +67,7 @@ def source_fingerprint(root: str | os.PathLike, **settings: str) -> str:
     inventory = take_inventory(root)
     files = []
     for path in inventory.sources():
-        status = path.stat()
+        status = path.stat() if path.exists() else path.lstat()  # a broken link
         files.append([inventory.relative(path), status.st_size, status.st_mtime_ns])
     return digest({"format": FORMAT_VERSION, "settings": settings, "files": files})
 

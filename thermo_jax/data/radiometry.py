@@ -8,6 +8,7 @@ import io
 import os
 import pathlib
 import re
+import stat
 from collections.abc import Collection
 from typing import NamedTuple
 
@@ -128,22 +129,25 @@ def read_bytes(path: str | os.PathLike) -> bytes:
     """Returns the file's content.
 
     Raises:
-      DataError: the file is empty, larger than 64 MB, or not a readable plain file.
+      DataError: the file is empty, larger than 64 MB, or not a readable plain file; a broken link.
       FileNotFoundError: there is no such file.
     """
     path = pathlib.Path(path)
-    if path.exists() and not path.is_file():
-        raise DataError("unreadable-image", path, "not a plain file")  # a pipe would block
     kind = "unreadable-matrix" if path.suffix.lower() == ".txt" else "unreadable-image"
     try:
-        size = path.stat().st_size
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise DataError(kind, path, "not a plain file")  # a pipe would block
+        size = status.st_size
         if size > MAX_FILE_BYTES:
             detail = f"{size / 2**20:.0f} MB; expected at most {MAX_FILE_BYTES // 2**20} MB"
             raise DataError("too-large", path, detail)
         data = path.read_bytes()
-    except FileNotFoundError:
-        raise
     except OSError as error:
+        if isinstance(error, FileNotFoundError):
+            if path.is_symlink():
+                raise DataError(kind, path, "link to a file that does not exist") from error
+            raise
         raise DataError(kind, path, f"cannot be read ({error.strerror})") from error
     if not data:
         raise DataError(kind, path, "the file is empty; copy it anew")

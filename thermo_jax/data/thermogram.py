@@ -8,6 +8,7 @@ import dataclasses
 import datetime
 import pathlib
 import re
+from collections.abc import Sequence
 
 HEALTHY, SICK, UNLABELLED = 0, 1, -1
 LABEL_NAMES = {HEALTHY: "healthy", SICK: "sick", UNLABELLED: "unlabelled"}
@@ -157,6 +158,20 @@ def _iso_date(year: str | None, month: str | None, day: str | None) -> str:
         return datetime.date(int(year), int(month), int(day)).isoformat()
     except ValueError:
         return ""
+
+
+def patients_of_folders(folders: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Returns the patients that the folders of a path name, innermost first: (sure, unsure).
+
+    Four digits (0001) or a prefix (T1, patient 1) are sure; 1 may also be a visit or a fold.
+    """
+    sure: list[str] = []
+    unsure: list[str] = []
+    for folder in reversed(folders):
+        if patient := patient_of_folder(folder):
+            short = len(folder.strip()) < 4 and folder.strip().isdigit()
+            (unsure if short else sure).append(patient)
+    return sure, unsure
 
 
 def patient_of_folder(folder_name: str) -> str | None:

@@ -141,7 +141,7 @@ def _classification(unit, rows):
     if len(thresholds) == 1:
         facts.append(f"sick above {thresholds.pop():.3g}")
     elif thresholds:
-        rows = {f"{name} >{row.get('threshold', np.nan):.2f}": row for name, row in rows.items()}
+        rows = {f"{name} >{row.get('threshold', np.nan):.3f}": row for name, row in rows.items()}
     title = f"Classification per {unit}" + (f" ({'; '.join(facts)})" if facts else "")
     return _table(title, rows, CLASSIFICATION_COLUMNS)
 

@@ -14,6 +14,7 @@ from thermo_jax.models.initializers import bias_init, kernel_init
 from thermo_jax.models.unet import UNet
 
 CHANNELS = {"gray": 1, "heat": 3}
+HEADS = ("linear", "pooled")
 
 
 def bridge(images: UInt8[Array, "b h w c"], *, encoder_channels: int) -> UInt8[Array, "b v h w e"]:
@@ -99,7 +100,6 @@ class Classifier(nn.Module):
             name="unet",
         )(latents.reshape(-1, *latents.shape[2:]), train=train)
         channel = channel.reshape(batch, views, height, width)
-        channel = channel.astype(jnp.promote_types(channel.dtype, jnp.float32))
         weights, bias = self._head_parameters(height, width, dtype=channel.dtype)
         evidence = (channel * weights).mean(1)
         return evidence.sum((1, 2)) + bias, evidence
@@ -110,7 +110,7 @@ class Classifier(nn.Module):
             weight = self.param("head_weight", nn.initializers.ones, (), dtype)
             bias = self.param("head_bias", nn.initializers.zeros, (), dtype)
             return weight / pixels, bias
-        if self.head != "linear":
+        if self.head not in HEADS:
             raise ValueError(f"Unknown classifier head {self.head!r}: choose 'linear' or 'pooled'.")
         kernel = self.param("head_weight", kernel_init, (pixels, 1), dtype)
         bias = self.param("head_bias", bias_init(fan_in=pixels), (), dtype)

@@ -82,10 +82,11 @@ class UNet(nn.Module):
         for level, features in enumerate((4 * width, 2 * width, width, width), start=1):
             x = concatenate_skip(skips.pop(), upsample_aligned(x))
             x = stage(x, x.shape[-1] // 2, features, f"up{level}")
+        # Logits in float32: in bfloat16 classes would tie, and ties go to the lower class.
+        x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         return nn.Conv(
             self.num_outputs,
             (1, 1),
-            dtype=self.dtype,
             kernel_init=kernel_init,
             bias_init=bias_init(fan_in=x.shape[-1]),
             name="out",

@@ -1,6 +1,7 @@
 """Programs "classify" and "segment": a frozen encoder -> a trained decoder and its measures.
 
-encoder's workdir -> checks -> latents, once -> training -> best epoch by validation loss
+encoder's workdir (or, to continue, this run's own checkpoint, which carries its encoder)
+-> checks -> latents, once -> training -> best epoch by validation loss
 -> test patients, once -> results, predictions, pictures
 """
 
@@ -21,7 +22,7 @@ from thermo_jax.models.decoders import CHANNELS
 from thermo_jax.programs import runs, scores, sources
 from thermo_jax.programs.workdir import open_workdir, to_json
 from thermo_jax.training import finetune, loop
-from thermo_jax.training.checkpoints import load_encoder
+from thermo_jax.training.checkpoints import has_checkpoint, load_encoder
 from thermo_jax.training.parallel import DataParallel, gather
 
 TARGETS = {"classify": "labels", "segment": "label_maps"}
@@ -37,14 +38,19 @@ class Sets(NamedTuple):
 
 def run(config: ConfigDict, workdir: str | Path) -> dict:
     """Trains, or continues; returns the results that it also writes to the workdir."""
+    runs.check(config)
     parallel = runs.data_parallel(config)
     parallel.check_batch_size(config.train.batch_size)
     conv = choose_convolution(config.model.conv, platform=parallel.devices[0].platform)
-    encoder, variables, encoder_meta = open_encoder(config, conv=conv)
+    continued = has_checkpoint(workdir) if str(workdir) else False
+    if continued:  # the encoder's workdir may have changed, or gone, since
+        workdir = open_workdir(workdir, config)
+    origin = workdir if continued else config.encoder.workdir
+    encoder, variables, encoder_meta = open_encoder(config, workdir=origin, conv=conv)
     workdir = open_workdir(workdir, config)
     source = sources.open_source(config.data, workdir=workdir)
     sets = _split(source.load(config.task), sources.split_of(config.split, source))
-    seen = _check_encoder_data(encoder_meta, source=source, sets=sets)
+    caveat = _check_encoder_data(encoder_meta, source=source, sets=sets)
     sets = cache_latents(sets, config, encoder=encoder, variables=variables, parallel=parallel)
 
     decoder = finetune.make_decoder(config, conv=conv)
@@ -70,7 +76,11 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
         parallel=parallel,
         workdir=workdir,
         encoder_of=lambda state: state.frozen,
-        meta={"config": to_json(config), "encoder": encoder_meta},
+        meta={
+            "config": to_json(config),
+            "encoder": encoder_meta,
+            "examples": runs.fingerprint(sets._asdict()),
+        },
     )
     predict_step = parallel.wrap(partial(finetune.predict_step, full_shape=GRAY_SHAPE, **models))
     predictions = {
@@ -78,7 +88,8 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
             state, predict_step, runs.columns(examples, inputs), plan=plan, parallel=parallel
         )
         for role, examples in sets._asdict().items()
-        if role != "train" and len(examples)
+        # Validation chooses the classifier's threshold; a segmenter has none.
+        if role == "test" or (role == "validation" and config.task == "classify")
     }
     return scores.finish(
         config,
@@ -86,19 +97,19 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
         sets=sets._asdict(),
         predictions=predictions,
         best_step=int(state.step),
-        encoder_saw_test=seen,
+        encoder_caveat=caveat,
     )
 
 
-def open_encoder(config: ConfigDict, *, conv) -> tuple[Any, dict, dict]:
-    """The frozen encoder: (model, variables, what its run said of it).
+def open_encoder(config: ConfigDict, *, workdir: str | Path, conv) -> tuple[Any, dict, dict]:
+    """The frozen encoder of a workdir: (model, variables, what its run said of it).
 
     Raises:
       ValueError: no encoder is configured, or it is of another kind than `config.encoder.type`.
       FileNotFoundError: there is no checkpoint.
     """
     row = f"{config.encoder.type} encoder"
-    if not config.encoder.workdir:
+    if not str(workdir):
         raise ValueError(
             "config.encoder.workdir is empty: pretrain an encoder with "
             f"--config=configs/encoder.py:{config.encoder.type} and give its --workdir here"
@@ -114,11 +125,17 @@ def open_encoder(config: ConfigDict, *, conv) -> tuple[Any, dict, dict]:
         init = partial(make(meta["encoder"]).init, train=False)
         return jax.eval_shape(init, jax.random.key(0), images)
 
-    variables, meta = load_encoder(config.encoder.workdir, like=like)
+    variables, meta = load_encoder(workdir, like=like)
     found = meta["encoder"]
+    if not meta["finished"] and meta["config"]["task"] == "encoder":
+        logging.warning(
+            "The encoder in %s has not finished its training (epoch %d): its best so far is used.",
+            workdir,
+            meta["epoch"],
+        )
     if found["data_type"] != config.encoder.type:
         raise ValueError(
-            f"{config.encoder.workdir} holds a {found['data_type']} encoder, but this run asks for "
+            f"{workdir} holds a {found['data_type']} encoder, but this run asks for "
             f"a {row}: choose a preset with that encoder (such as "
             f"{_row(found['data_type'], config.data.type)}), or another encoder's workdir"
         )
@@ -140,29 +157,28 @@ def _split(examples: Examples, split) -> Sets:
         examples.where(np.array([patient in patients for patient in examples.patients]))
         for patients in (split.train, split.val, split.test)
     ]
-    for name, part in zip(("training", "validation", "test"), roles, strict=True):
-        if not len(part):
-            raise ValueError(
-                f"none of {len(examples)} usable images is of a {name} patient: choose other "
-                "config.split.folds, fold or val_fraction, or add data"
-            )
+    sets = dict(zip(("training", "validation", "test"), roles, strict=True))
+    runs.check_not_empty(sets, of=len(examples))
     return Sets(*roles)
 
 
-def _check_encoder_data(meta: dict, *, source: sources.Source, sets: Sets) -> list[str]:
-    """Test patients that the encoder was pretrained on; none in an honest run."""
-    seen = sorted(set(meta["train_patients"]) & set(sets.test.patients))
+def _check_encoder_data(meta: dict, *, source: sources.Source, sets: Sets) -> str:
+    """What a reader of the results must know of the encoder's patients; "" in an honest run."""
     if meta["data_fingerprint"] != source.fingerprint:
         logging.warning(
-            "The encoder was pretrained on other data (or the same files were changed since)."
+            "The encoder was pretrained on other data (or the same files were changed since): "
+            "whether it saw this run's test patients is not known."
         )
-    if seen:
-        logging.warning(
-            "The encoder was pretrained on %d of this run's test patients (without labels): the "
-            "results are transductive. Give both runs the same config.split to avoid it.",
-            len(seen),
-        )
-    return seen
+        return "pretrained on other data: whether it saw test patients is not known"
+    seen = sorted(set(meta["seen_patients"]) & set(sets.test.patients))
+    if not seen:
+        return ""
+    logging.warning(
+        "The encoder was pretrained on %d of this run's test patients (without labels): the "
+        "results are transductive. Give both runs the same config.split to avoid it.",
+        len(seen),
+    )
+    return f"transductive: it saw {len(seen)} test patients unlabelled"
 
 
 def cache_latents(

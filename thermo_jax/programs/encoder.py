@@ -21,6 +21,7 @@ PICTURED = 4  # thermograms in the latents' picture
 
 def run(config: ConfigDict, workdir: str | Path) -> dict:
     """Trains, or continues; returns the results that it also writes to the workdir."""
+    runs.check(config)
     parallel = runs.data_parallel(config)
     parallel.check_batch_size(config.train.batch_size)
     workdir = open_workdir(workdir, config)
@@ -30,6 +31,7 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
     # Images whose patient cannot be told belong to no set of patients; they only help training.
     validation = examples.where(np.array([p in split.val for p in examples.patients]))
     train = examples.where(np.array([p not in split.val | split.test for p in examples.patients]))
+    runs.check_not_empty({"training": train, "validation": validation}, of=len(examples))
     logging.info(
         "%d images train, %d validate; %d patients are kept for testing decoders.",
         len(train),
@@ -60,7 +62,13 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
         encoder_of=lambda state: encoder_variables(state.variables),
         meta={
             "config": to_json(config),
-            "encoder": describe(config, source=source, patients=sorted(set(train.patients))),
+            "encoder": describe(
+                config,
+                source=source,
+                # Validation patients chose the epoch: they were seen, too.
+                patients=sorted({*train.patients, *validation.patients}),
+            ),
+            "examples": runs.fingerprint({"train": train, "validation": validation}),
         },
     )
     losses = loop.evaluate(
@@ -83,7 +91,7 @@ def describe(config: ConfigDict, *, source: sources.Source, patients: list[str])
         "downscale": config.data.downscale,
         "loss": config.loss.to_dict(),
         "data_fingerprint": source.fingerprint,
-        "train_patients": patients,
+        "seen_patients": patients,
     }
 
 

@@ -1,18 +1,68 @@
 """What programs have in common: devices, plans and columns of a configuration, the last word."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from thermo_jax.data import pipeline
 from thermo_jax.data.examples import Examples
+from thermo_jax.data.prepared import digest
 from thermo_jax.evaluation import results
+from thermo_jax.models import convolution
+from thermo_jax.models.decoders import CHANNELS, HEADS
+from thermo_jax.models.losses import CONTRASTIVE_LOSSES
 from thermo_jax.training.checkpoints import FOLDER
 from thermo_jax.training.loop import Plan
 from thermo_jax.training.metrics_log import METRICS
-from thermo_jax.training.parallel import DataParallel
+from thermo_jax.training.parallel import MODES, DataParallel
+
+_COUNTS = (
+    "data.downscale",
+    "loss.num_patches",
+    "model.num_kernels",
+    "model.unet_width",
+    "train.batch_size",
+    "train.checkpoint_every",
+    "train.epochs",
+)
+_CHOICES = {
+    "data.loader": pipeline.LOADERS,
+    "data.type": tuple(CHANNELS),
+    "loss.form": tuple(CONTRASTIVE_LOSSES),
+    "model.conv": convolution.NAMES,
+    "model.dtype": ("float32", "bfloat16"),
+    "model.head": HEADS,
+    "parallel.mode": MODES,
+}
+_RANGES = {
+    "loss.contrastive_weight": ("from 0 to 1", lambda value: 0 <= value <= 1),
+    "loss.temperature": ("above 0", lambda value: value > 0),
+    "model.patch_size": ("odd and at least 3", lambda value: value >= 3 and value % 2 == 1),
+    "split.val_fraction": ("above 0 and below 1", lambda value: 0 < value < 1),
+    "train.learning_rate": ("above 0", lambda value: value > 0),
+    "train.patience": ("at least 0", lambda value: value >= 0),
+}
+
+
+def check(config: ConfigDict) -> None:
+    """Refuses values that no run can use, before any data is read.
+
+    Raises:
+      ValueError: names the field, its value, and what it may be.
+    """
+    rules = dict(_RANGES)
+    rules |= {name: ("at least 1", lambda value: value >= 1) for name in _COUNTS}
+    rules |= {
+        name: (f"one of {', '.join(names)}", lambda value, names=names: value in names)
+        for name, names in _CHOICES.items()
+    }
+    for name, (expected, is_fine) in rules.items():
+        section, field = name.split(".")
+        if field in config.get(section, {}) and not is_fine(config[section][field]):
+            raise ValueError(f"config.{name}={config[section][field]!r} must be {expected}")
 
 
 def data_parallel(config: ConfigDict) -> DataParallel:
@@ -50,6 +100,21 @@ def columns(examples: Examples, *names: str) -> dict[str, np.ndarray]:
 def image_shape(examples: Examples) -> tuple[int, ...]:
     """(H, W, C) of the images."""
     return examples.columns["images"].shape[1:]
+
+
+def check_not_empty(sets: Mapping[str, Examples], *, of: int) -> None:
+    """Raises ValueError, naming the set, where one has no image."""
+    for name, part in sets.items():
+        if not len(part):
+            raise ValueError(
+                f"none of {of} usable images is of a {name} patient: choose other "
+                "config.split.folds, fold or val_fraction, or add data"
+            )
+
+
+def fingerprint(sets: Mapping[str, Examples]) -> str:
+    """Tells whether a run continues with the same images in the same sets."""
+    return digest({name: [list(part.names), list(part.patients)] for name, part in sets.items()})
 
 
 def report(outcome: dict, *, files: Sequence[Path], workdir: Path) -> None:

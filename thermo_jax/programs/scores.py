@@ -23,11 +23,11 @@ def finish(
     sets: dict[str, Examples],
     predictions: dict[str, dict[str, np.ndarray]],
     best_step: int,
-    encoder_saw_test: list[str],
+    encoder_caveat: str,
 ) -> dict:
     """Scores, writes and prints; returns the results."""
     epochs = read_jsonl(workdir / METRICS)
-    outcome: dict[str, Any] = {"run": _facts(config, sets, epochs, best_step, encoder_saw_test)}
+    outcome: dict[str, Any] = {"run": _facts(config, sets, epochs, best_step, encoder_caveat)}
     title = f"{_row_name(config)} on test patients"
     if config.task == "classify":
         outcome["classification"], rows = score_classification(
@@ -52,7 +52,7 @@ def _row_name(config: ConfigDict) -> str:
     return f"{config.encoder.type[0]}/{config.data.type[0]}".upper()
 
 
-def _facts(config, sets, epochs, best_step, encoder_saw_test) -> dict[str, str]:
+def _facts(config, sets, epochs, best_step, encoder_caveat) -> dict[str, str]:
     steps_per_epoch = epochs[-1]["step"] // epochs[-1]["epoch"]
     facts = {
         "task": f"{config.task}, {_row_name(config)} (encoder/decoder)",
@@ -66,8 +66,8 @@ def _facts(config, sets, epochs, best_step, encoder_saw_test) -> dict[str, str]:
     }
     if config.data.downscale > 1:
         facts["resolution"] = f"reduced by {config.data.downscale}: not the paper's"
-    if encoder_saw_test:
-        facts["encoder"] = f"transductive: it saw {len(encoder_saw_test)} test patients unlabelled"
+    if encoder_caveat:
+        facts["encoder"] = encoder_caveat
     return facts
 
 
@@ -78,7 +78,11 @@ def score_classification(
 
     The row "tuned" uses the threshold that was best on the validation patients, the others 0.5.
     """
-    probabilities = {role: predicted["probabilities"] for role, predicted in predictions.items()}
+    # In float64, so that a table and a file compare the same numbers with the threshold.
+    probabilities = {
+        role: predicted["probabilities"].astype(np.float64)
+        for role, predicted in predictions.items()
+    }
     threshold = {
         unit: metrics.best_threshold(
             *_by_unit(sets["validation"], probabilities["validation"], unit)
@@ -94,6 +98,7 @@ def score_classification(
             patients=part.patients,
         )
         for role, part in sets.items()
+        if role != "validation"
     }
     scored = {row: probabilities["test"]}
     scored |= baselines.baseline_scores(columns["train"], columns["test"])
@@ -113,7 +118,9 @@ def score_classification(
             "date": date,
             "label": LABEL_NAMES[int(label)],
             "probability_sick": float(probability),
-            "predicted": LABEL_NAMES[int(probability > threshold["image"])],
+            "predicted": LABEL_NAMES[int(probability > 0.5)],
+            "predicted_tuned": LABEL_NAMES[int(probability > threshold["image"])],
+            "tuned_threshold": threshold["image"],
         }
         for name, patient, date, label, probability in zip(
             test.names,

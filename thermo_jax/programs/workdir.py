@@ -12,12 +12,19 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from thermo_jax.training.metrics_log import METRICS
+from thermo_jax.training.checkpoints import FOLDER
 
 CONFIG, PICTURES = "config.json", "pictures"
 VERSIONED = ("thermo_jax", "jax", "flax", "optax", "orbax-checkpoint", "numpy")
 # These change neither what is computed nor the order of images: a run may continue with others.
-FREE_FIELDS = ("data.loader", "data.prepared_dir", "train.checkpoint_every")
+FREE_FIELDS = (
+    "data.loader",
+    "data.prepared_dir",
+    "train.checkpoint_every",
+    "parallel.mode",
+    "parallel.devices",
+)
+_FREE_ENDINGS = tuple(f".{name}" for name in FREE_FIELDS)
 
 
 def open_workdir(path: str | Path, config: ConfigDict) -> Path:
@@ -28,24 +35,33 @@ def open_workdir(path: str | Path, config: ConfigDict) -> Path:
     """
     if not str(path):
         raise ValueError("--workdir is missing: name a folder for the results, such as runs/first")
-    workdir = Path(path).absolute()
+    workdir = Path(path).expanduser().absolute()
     file = workdir / CONFIG
     resolved = to_json(config)
-    if file.is_file():
-        saved = json.loads(file.read_text(encoding="utf-8"))["config"]
-        different = _differences(saved, resolved)
-        # A run that failed before its first epoch left nothing that another could spoil.
-        if different and any(workdir.rglob(METRICS)):
+    if workdir.exists() and not workdir.is_dir():
+        raise ValueError(f"--workdir={path} is a file: name a folder")
+    # A run that failed before its first checkpoint left nothing that another could spoil.
+    if any(step.name.isdigit() for step in workdir.rglob(f"{FOLDER}/*")):
+        different = _differences(_saved_config(file), resolved)
+        if different:
             raise ValueError(
                 f"{workdir} holds a run of another configuration ({'; '.join(different)}): choose "
                 "another --workdir to start anew, or give the same configuration to continue"
             )
-    elif workdir.exists() and not workdir.is_dir():
-        raise ValueError(f"--workdir={path} is a file: name a folder")
     (workdir / PICTURES).mkdir(parents=True, exist_ok=True)
     text = json.dumps({"config": resolved, "versions": versions()}, indent=2)
     _write_whole(file, text + "\n")
     return workdir
+
+
+def _saved_config(file: Path) -> dict[str, Any]:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))["config"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{file} cannot be read, so that it is not known whose checkpoints are beside it: "
+            "restore it, or choose another --workdir"
+        ) from error
 
 
 def to_json(config: ConfigDict) -> dict[str, Any]:
@@ -69,7 +85,7 @@ def _differences(saved: dict, new: dict) -> list[str]:
     return [
         f"config.{name} was {have.get(name)!r}, is {want.get(name)!r}"
         for name in sorted(have.keys() | want.keys())
-        if have.get(name) != want.get(name) and name not in FREE_FIELDS
+        if have.get(name) != want.get(name) and not f".{name}".endswith(_FREE_ENDINGS)
     ]
 
 

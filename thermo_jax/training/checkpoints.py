@@ -31,7 +31,7 @@ class Checkpoints:
     """The checkpoints of one workdir. Use as a context manager: leaving waits for the last save."""
 
     def __init__(self, workdir: str | Path, *, read_only: bool = False):
-        self.directory = Path(workdir).absolute() / FOLDER
+        self.directory = Path(workdir).expanduser().absolute() / FOLDER
         if read_only and not self.directory.is_dir():
             raise FileNotFoundError(
                 f"{self.directory} does not exist: {workdir} is not the workdir of a training run"
@@ -171,6 +171,12 @@ def _describe(leaf: tuple | None) -> str:
 
 def _only_orbax_errors(record: python_logging.LogRecord) -> bool:
     return "orbax" not in record.pathname or record.levelno >= python_logging.ERROR
+
+
+def has_checkpoint(workdir: str | Path) -> bool:
+    """Whether a run in this folder has finished an epoch."""
+    steps = Path(workdir, FOLDER)
+    return steps.is_dir() and any(step.name.isdigit() for step in steps.iterdir())
 
 
 def load_encoder(workdir: str | Path, *, like: Callable[[dict], dict]) -> tuple[dict, dict]:

@@ -88,7 +88,7 @@ def _losses(outputs, batch: dict) -> dict[str, jax.Array]:
         correct = (logits > 0) == (labels > 0.5)
         values = {"loss": losses.classification_loss(logits, labels), "accuracy": correct}
     else:
-        logits = outputs.astype(jnp.promote_types(outputs.dtype, jnp.float32))
+        logits = outputs
         targets = soft_labels(
             batch["label_maps"],
             height=logits.shape[1],
@@ -165,7 +165,7 @@ def predict_step(
         logits, evidence = outputs
         return parallel.gather({"probabilities": jax.nn.sigmoid(logits), "evidence": evidence})
     shape = (outputs.shape[0], *full_shape, outputs.shape[-1])
-    full = jax.image.resize(outputs.astype(jnp.float32), shape, "bilinear")
+    full = jax.image.resize(outputs, shape, "bilinear")
     return parallel.gather(
         {
             "label_maps": outputs.argmax(-1).astype(jnp.uint8),

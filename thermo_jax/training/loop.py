@@ -93,10 +93,12 @@ def fit(
       train_step, eval_step: wrapped by `parallel`.
       train, validation: columns with one leading axis of examples.
       encoder_of: the variables to hand over as the encoder.
-      meta: JSON kept with every checkpoint.
+      meta: JSON kept with every checkpoint; its "examples" say which ones are in which set, and a
+        run continues only with the same.
       on_epoch: called with each finished epoch's number after its checkpoint is under way.
     Raises:
       FloatingPointError: the loss is no longer finite.
+      ValueError: the checkpoint is of other examples or of another model.
     """
     parallel.check_batch_size(plan.batch_size)
     stopping = EarlyStopping(patience=plan.patience)
@@ -104,8 +106,13 @@ def fit(
     with Checkpoints(workdir) as checkpoints:
         epoch = 0
         if checkpoints.latest_step() is not None:
-            state = checkpoints.restore(state)
             saved = checkpoints.meta()
+            if saved["examples"] != meta["examples"]:
+                raise ValueError(
+                    f"the data changed since the run in {workdir} began: its patients would be "
+                    "dealt to other sets. Restore the data, or choose another --workdir"
+                )
+            state = checkpoints.restore(state)
             stopping = EarlyStopping(**saved["early_stopping"])
             epoch = saved["epoch"]
             logging.info("Continuing after epoch %d (step %d).", epoch, int(state.step))
@@ -154,6 +161,7 @@ def fit(
                         meta=meta
                         | {
                             "epoch": epoch,
+                            "finished": last,
                             "best_step": stopping.best_step,
                             "early_stopping": dataclasses.asdict(stopping),
                         },
@@ -243,8 +251,9 @@ def _check_finite(metrics: dict[str, float], *, step: int, workdir: Path) -> Non
     bad = [name for name, value in metrics.items() if not math.isfinite(value)]
     if bad:
         raise FloatingPointError(
-            f"{', '.join(bad)} is not finite at step {step}: training stopped, the last good "
-            f"checkpoint is kept in {workdir}. Try a lower config.train.learning_rate."
+            f"{', '.join(bad)} is not finite at step {step}: training stopped; checkpoints of "
+            f"earlier epochs, if any, are kept in {workdir}. Try a lower "
+            "config.train.learning_rate, with another --workdir."
         )
 
 

@@ -14,12 +14,21 @@ METRICS, TIMING = "metrics.jsonl", "timing.jsonl"
 
 
 class MetricsLog:
-    """Appends to a workdir's metrics files. A resumed run drops the lines after its checkpoint."""
+    """Appends to a workdir's metrics files. A resumed run drops the lines after its checkpoint.
+
+    Raises:
+      ValueError: the files end before the checkpoint that is resumed.
+    """
 
     def __init__(self, workdir: Path, *, resume_step: int = 0):
         self._files = [workdir / METRICS, workdir / TIMING]
         for path in self._files:
             kept = [row for row in read_jsonl(path) if row["step"] <= resume_step]
+            if resume_step and (not kept or kept[-1]["step"] < resume_step):
+                raise ValueError(
+                    f"{path} does not reach step {resume_step} of the checkpoint beside it: "
+                    "restore the file, or choose another --workdir"
+                )
             path.write_text("".join(_to_line(row) for row in kept), encoding="utf-8")
         self._writer = SummaryWriter(str(workdir / "tensorboard"), purge_step=resume_step + 1)
 
