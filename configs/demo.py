@@ -40,10 +40,12 @@ def _build(_: str) -> ConfigDict:
     for stage in (config.stages.classify, config.stages.segment):
         stage.model.unet_width = 16
         stage.train.batch_size = 8
-        stage.train.epochs = 20
+        stage.train.epochs = 16
     # One warm spot anywhere: the mean over pixels learns it from few patients (AUROC .99 against
     # .87 for the published head, which has a weight for every pixel).
     config.stages.classify.model.head = "pooled"
-    # It converges sooner than the segmenter.
-    config.stages.classify.train.epochs = 15
+    # Less than the published 5e-3, which at this size is a gamble: .98 to 1.0 over three seeds.
+    config.stages.classify.train.learning_rate = 2e-3
+    # Epochs of 6 steps.
+    config.stages.classify.train.epochs = 20
     return config

@@ -54,7 +54,6 @@ def segment_run(encoder_run, tmp_path_factory):
     return workdir, main.run(config, workdir)
 
 
-@pytest.mark.slow  # minutes; bash launch/demo.sh is the same run
 def test_the_demo_learns_what_was_planted(cache, tmp_path):
     config = demo.get_config()
     for stage in config.stages.values():
