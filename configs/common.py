@@ -42,7 +42,7 @@ def data(data_type: str) -> ConfigDict:
     config.downscale = 1
     # matplotlib colour map that renders heatmaps where only temperatures exist.
     config.colormap = "jet"
-    # "tf.data", or "numpy" where TensorFlow is not installed; both give the same batches.
+    # "tf.data", or "numpy" where TensorFlow is not installed; both give the same examples.
     config.loader = "tf.data"
     # Folder of prepared (TFDS) data; "" = ~/.cache/thermo_jax, or $THERMO_JAX_CACHE_DIR.
     config.prepared_dir = ""
@@ -72,6 +72,12 @@ def parallel() -> ConfigDict:
     config.mode = "pmap"
     # Number of devices to use, 0 = all.
     config.devices = 0
+    # Images, or a frozen encoder's latents, are kept on every device if they take at most this many
+    # GB; else images are streamed and encoded in every step. -1 = 35 % of the device's memory.
+    config.resident_gb = -1.0
+    # At most so many steps are given to the devices at once (of images kept there); 0 = 1 on the
+    # CPU, 50 elsewhere. Metrics are read, and a stop is obeyed, between dispatches.
+    config.steps_per_dispatch = 0
     return config
 
 
@@ -103,13 +109,11 @@ def decoder(task: str, *, preset: str) -> ConfigDict:
     config.model = ConfigDict()
     # Channels of the U-Net's first stage; 64 is the published size.
     config.model.unet_width = 64
-    # Compute type of convolutions: "float32" or "bfloat16".
-    config.model.dtype = "float32"
+    # Compute type of the layers: "float32", "bfloat16", or "auto" (bfloat16 on GPU and TPU).
+    # Parameters, statistics, losses and the patch sampler are float32 always.
+    config.model.dtype = "auto"
     # Convolution: "auto" (by platform), "native" or "patches".
     config.model.conv = "auto"
-    # Latents of a frozen encoder are computed once if they take at most this many GB of host
-    # memory, else in every step; 0 = always in the step.
-    config.latent_cache_gb = 8.0
     return config
 
 

@@ -37,8 +37,9 @@ def _build(data_type: str) -> ConfigDict:
     config.model.num_kernels = 16
     # Side of the reconstructed patches, pixels, odd.
     config.model.patch_size = 5
-    # Compute type of convolutions: "float32" or "bfloat16".
-    config.model.dtype = "float32"
+    # Compute type of the layers: "float32", "bfloat16", or "auto" (bfloat16 on GPU and TPU).
+    # Parameters, statistics, losses and the patch sampler are float32 always.
+    config.model.dtype = "auto"
     # Convolution: "auto" (by platform), "native" or "patches".
     config.model.conv = "auto"
 

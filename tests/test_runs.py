@@ -9,7 +9,7 @@ from thermo_jax.programs import runs
 
 @pytest.mark.parametrize("config", [encoder.get_config(), classify.get_config("G/H")])
 def test_shipped_configurations_are_fine(config):
-    runs.check(config)
+    runs.resolve(config)
 
 
 @pytest.mark.parametrize(
@@ -24,8 +24,8 @@ def test_shipped_configurations_are_fine(config):
         ("data.type", "H", "one of gray, heat"),
         ("loss.form", "ntxent", "one of paper, nt_xent"),
         ("loss.contrastive_weight", 1.5, "from 0 to 1"),
-        ("model.dtype", "bf16", "one of float32, bfloat16"),
-        ("model.dtype", "int32", "one of float32, bfloat16"),
+        ("model.dtype", "bf16", "one of auto, float32, bfloat16"),
+        ("model.dtype", "int32", "one of auto, float32, bfloat16"),
         ("model.patch_size", 4, "odd and at least 3"),
         ("split.val_fraction", 0.0, "above 0 and below 1"),
     ],
@@ -34,16 +34,16 @@ def test_a_value_that_no_run_can_use_is_refused(field, value, expected):
     config = encoder.get_config()
     config.update_from_flattened_dict({field: value})
     with pytest.raises(ValueError, match=f"config.{field}={value!r} must be {expected}"):
-        runs.check(config)
+        runs.resolve(config)
 
 
 def test_an_unknown_head_is_refused():
     config = classify.get_config()
     config.model.head = "mean"
     with pytest.raises(ValueError, match="config.model.head='mean'.*linear, pooled"):
-        runs.check(config)
+        runs.resolve(config)
 
 
 def test_a_configuration_without_a_section_is_not_asked_for_it():
-    runs.check(ConfigDict({"task": "data_report"}))
-    runs.check(segment.get_config())
+    runs.resolve(ConfigDict({"task": "data_report"}))
+    runs.resolve(segment.get_config())

@@ -98,10 +98,6 @@ class Examples:
             columns={name: column[rows] for name, column in self.columns.items()},
         )
 
-    def with_columns(self, columns: dict[str, np.ndarray]) -> "Examples":
-        """The same rows with more columns."""
-        return dataclasses.replace(self, columns={**self.columns, **columns})
-
     def where(self, mask: Sequence[bool] | np.ndarray) -> "Examples":
         """The rows whose entry of `mask` (one Boolean a row) is true."""
         mask = np.asarray(mask)

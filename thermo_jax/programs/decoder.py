@@ -1,7 +1,7 @@
 """Programs "classify" and "segment": a frozen encoder -> a trained decoder and its measures.
 
 encoder's workdir (or, to continue, this run's own checkpoint, which carries its encoder)
--> checks -> latents, once -> training -> best epoch by validation loss
+-> checks -> latents, once (where they fit) -> training -> best epoch by validation loss
 -> test patients, once -> results, predictions, pictures
 """
 
@@ -24,6 +24,7 @@ from thermo_jax.programs.workdir import open_workdir, to_json
 from thermo_jax.training import finetune, loop
 from thermo_jax.training.checkpoints import has_checkpoint, load_encoder
 from thermo_jax.training.parallel import DataParallel, gather
+from thermo_jax.training.resident import table_bytes
 
 TARGETS = {"classify": "labels", "segment": "label_maps"}
 
@@ -38,7 +39,7 @@ class Sets(NamedTuple):
 
 def run(config: ConfigDict, workdir: str | Path) -> dict:
     """Trains, or continues; returns the results that it also writes to the workdir."""
-    runs.check(config)
+    config = runs.resolve(config)
     parallel = runs.data_parallel(config)
     parallel.check_batch_size(config.train.batch_size)
     conv = choose_convolution(config.model.conv, platform=parallel.devices[0].platform)
@@ -51,7 +52,7 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
     source = sources.open_source(config.data, workdir=workdir)
     sets = _split(source.load(config.task), sources.split_of(config.split, source))
     caveat = _check_encoder_data(encoder_meta, source=source, sets=sets)
-    sets = cache_latents(sets, config, encoder=encoder, variables=variables, parallel=parallel)
+    tables, resident = place(sets, config, encoder=encoder, variables=variables, parallel=parallel)
 
     decoder = finetune.make_decoder(config, conv=conv)
     tx = finetune.make_optimizer(config)
@@ -63,15 +64,18 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
         frozen=variables,
     )
     models = {"encoder": encoder, "encoder_type": config.encoder.type, "decoder": decoder}
-    inputs = "latents" if "latents" in sets.train.columns else "images"
-    names = (inputs, TARGETS[config.task])
     plan = runs.plan(config)
     state = loop.fit(
         parallel.replicate(state),
-        train_step=parallel.wrap(partial(finetune.train_step, tx=tx, **models), donate_state=True),
-        eval_step=parallel.wrap(partial(finetune.eval_step, **models)),
-        train=runs.columns(sets.train, *names),
-        validation=runs.columns(sets.validation, *names),
+        train_step=runs.wrap(
+            parallel,
+            partial(finetune.train_step, tx=tx, **models),
+            resident=resident,
+            train=True,
+        ),
+        eval_step=runs.wrap(parallel, partial(finetune.eval_step, **models), resident=resident),
+        train=tables["train"],
+        validation=tables["validation"],
         plan=plan,
         parallel=parallel,
         workdir=workdir,
@@ -82,12 +86,14 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
             "examples": runs.fingerprint(sets._asdict()),
         },
     )
-    predict_step = parallel.wrap(partial(finetune.predict_step, full_shape=GRAY_SHAPE, **models))
+    predict_step = runs.wrap(
+        parallel,
+        partial(finetune.predict_step, full_shape=GRAY_SHAPE, **models),
+        resident=resident,
+    )
     predictions = {
-        role: loop.predict(
-            state, predict_step, runs.columns(examples, inputs), plan=plan, parallel=parallel
-        )
-        for role, examples in sets._asdict().items()
+        role: loop.predict(state, predict_step, table, plan=plan, parallel=parallel)
+        for role, table in tables.items()
         # Validation chooses the classifier's threshold; a segmenter has none.
         if role == "test" or (role == "validation" and config.task == "classify")
     }
@@ -181,41 +187,47 @@ def _check_encoder_data(meta: dict, *, source: sources.Source, sets: Sets) -> st
     return f"transductive: it saw {len(seen)} test patients unlabelled"
 
 
-def cache_latents(
+def place(
     sets: Sets, config: ConfigDict, *, encoder, variables: dict, parallel: DataParallel
-) -> Sets:
-    """Adds the column "latents" float32 [N,V,H,W,L] to every set, if all of it fits."""
+) -> tuple[dict[str, dict], bool]:
+    """What the decoder trains on, by role: columns of inputs and targets; whether on the devices.
+
+    The first of these that fits: latents on the devices (encoded once: "latents" [N,V,H,W,L] in
+    the compute type), images on the devices, images in host memory.
+    """
+    target = TARGETS[config.task]
+    tables = {role: runs.columns(part, "images", target) for role, part in sets._asdict().items()}
     shape = _latents_shape(sets.train, encoder=encoder, config=config)
-    size_gb = 4 * sum(len(part) for part in sets) * np.prod(shape) / 1e9
-    if size_gb > config.latent_cache_gb:
-        logging.info(
-            "Latents would take %.1f GB, more than config.latent_cache_gb=%g: the encoder runs in "
-            "every step.",
-            size_gb,
-            config.latent_cache_gb,
-        )
-        return sets
-    logging.info("Encoding %d images once (%.2f GB).", sum(map(len, sets)), size_gb)
+    targets = table_bytes(*({target: table[target]} for table in tables.values()))
+    count = sum(map(len, sets))
+    latents = count * np.prod(shape) * encoder.dtype.itemsize
+    if runs.fits(latents + targets, "The latents", config, parallel=parallel):
+        logging.info("Encoding %d images once (%.2f GB).", count, latents / 1e9)
+        encode = partial(_encode_step, encoder=encoder, channels=CHANNELS[config.encoder.type])
+        step = runs.wrap(parallel, encode, resident=True)
+        replicated, plan = parallel.replicate(variables), runs.plan(config)
+        for table in tables.values():
+            images = parallel.place({"images": table.pop("images")})
+            table |= loop.predict(
+                replicated, step, images, plan=plan, parallel=parallel, on_devices=True
+            )
+    elif not runs.fits(table_bytes(*tables.values()), "The images", config, parallel=parallel):
+        logging.info("Images are streamed, and the encoder runs in every step.")
+        return tables, False
+    else:
+        logging.info("The encoder runs in every step.")
+    return {role: parallel.place(table) for role, table in tables.items()}, True
 
-    def encode_step(variables, batch):
-        latents = finetune.encode(
-            batch["images"],
-            encoder=encoder,
-            variables=variables,
-            channels=CHANNELS[config.encoder.type],
-        )
-        return gather({"latents": latents.astype(jnp.float32)})
 
-    step = parallel.wrap(encode_step)
-    replicated = parallel.replicate(variables)
-    plan = runs.plan(config)
-
-    def with_latents(part: Examples) -> Examples:
-        images = runs.columns(part, "images")
-        latents = loop.predict(replicated, step, images, plan=plan, parallel=parallel)
-        return part.with_columns(latents)
-
-    return Sets(*(with_latents(part) for part in sets))
+def _encode_step(variables, batch, *, encoder, channels: int):
+    images = batch["images"]
+    return gather(
+        {
+            "latents": finetune.encode(
+                images, encoder=encoder, variables=variables, channels=channels
+            )
+        }
+    )
 
 
 def _latents_shape(examples: Examples, *, encoder, config: ConfigDict) -> tuple[int, ...]:

@@ -15,13 +15,14 @@ from thermo_jax.programs import runs, sources
 from thermo_jax.programs.workdir import PICTURES, open_workdir, to_json
 from thermo_jax.training import finetune, loop, pretrain
 from thermo_jax.training.metrics_log import METRICS, read_jsonl
+from thermo_jax.training.resident import table_bytes
 
 PICTURED = 4  # thermograms in the latents' picture
 
 
 def run(config: ConfigDict, workdir: str | Path) -> dict:
     """Trains, or continues; returns the results that it also writes to the workdir."""
-    runs.check(config)
+    config = runs.resolve(config)
     parallel = runs.data_parallel(config)
     parallel.check_batch_size(config.train.batch_size)
     workdir = open_workdir(workdir, config)
@@ -46,16 +47,21 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
         model, tx=tx, rng=jax.random.key(config.seed), image_shape=runs.image_shape(examples)
     )
     loss = FrozenConfigDict(config.loss)
-    eval_step = parallel.wrap(partial(pretrain.eval_step, model=model, loss=loss))
+    tables = [runs.columns(part, "images") for part in (train, validation)]
+    resident = runs.fits(table_bytes(*tables), "The images", config, parallel=parallel)
+    if resident:
+        tables = [parallel.place(table) for table in tables]
+    train_step = partial(pretrain.train_step, model=model, tx=tx, loss=loss)
+    eval_step = runs.wrap(
+        parallel, partial(pretrain.eval_step, model=model, loss=loss), resident=resident
+    )
     plan = runs.plan(config)
     state = loop.fit(
         parallel.replicate(state),
-        train_step=parallel.wrap(
-            partial(pretrain.train_step, model=model, tx=tx, loss=loss), donate_state=True
-        ),
+        train_step=runs.wrap(parallel, train_step, resident=resident, train=True),
         eval_step=eval_step,
-        train=runs.columns(train, "images"),
-        validation=runs.columns(validation, "images"),
+        train=tables[0],
+        validation=tables[1],
         plan=plan,
         parallel=parallel,
         workdir=workdir,
@@ -71,9 +77,7 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
             "examples": runs.fingerprint({"train": train, "validation": validation}),
         },
     )
-    losses = loop.evaluate(
-        state, eval_step, runs.columns(validation, "images"), plan=plan, parallel=parallel
-    )
+    losses = loop.evaluate(state, eval_step, tables[1], plan=plan, parallel=parallel)
     return _finish(config, workdir, state, validation, losses=losses, conv=conv, train=len(train))
 
 

@@ -1,10 +1,11 @@
 """What programs have in common: devices, plans and columns of a configuration, the last word."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import jax
 import numpy as np
+from absl import logging
 from ml_collections import ConfigDict
 
 from thermo_jax.data import pipeline
@@ -18,7 +19,10 @@ from thermo_jax.training.checkpoints import FOLDER
 from thermo_jax.training.loop import Plan
 from thermo_jax.training.metrics_log import METRICS
 from thermo_jax.training.parallel import MODES, DataParallel
+from thermo_jax.training.resident import budget_bytes, gather_batch, scan_steps
 
+# An H200 takes about 1 ms for a step on heatmaps: enough of them to hide the host.
+STEPS_PER_DISPATCH = 50
 _COUNTS = (
     "data.downscale",
     "loss.num_patches",
@@ -33,7 +37,7 @@ _CHOICES = {
     "data.type": tuple(CHANNELS),
     "loss.form": tuple(CONTRASTIVE_LOSSES),
     "model.conv": convolution.NAMES,
-    "model.dtype": ("float32", "bfloat16"),
+    "model.dtype": ("auto", "float32", "bfloat16"),
     "model.head": HEADS,
     "parallel.mode": MODES,
 }
@@ -43,12 +47,13 @@ _RANGES = {
     "model.patch_size": ("odd and at least 3", lambda value: value >= 3 and value % 2 == 1),
     "split.val_fraction": ("above 0 and below 1", lambda value: 0 < value < 1),
     "train.learning_rate": ("above 0", lambda value: value > 0),
+    "parallel.steps_per_dispatch": ("at least 0", lambda value: value >= 0),
     "train.patience": ("at least 0", lambda value: value >= 0),
 }
 
 
-def check(config: ConfigDict) -> None:
-    """Refuses values that no run can use, before any data is read.
+def resolve(config: ConfigDict) -> ConfigDict:
+    """A configuration with its compute type chosen for this platform; checked first.
 
     Raises:
       ValueError: names the field, its value, and what it may be.
@@ -63,6 +68,10 @@ def check(config: ConfigDict) -> None:
         section, field = name.split(".")
         if field in config.get(section, {}) and not is_fine(config[section][field]):
             raise ValueError(f"config.{name}={config[section][field]!r} must be {expected}")
+    resolved = config.copy_and_resolve_references()
+    if resolved.get("model", {}).get("dtype") == "auto":
+        resolved.model.dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    return resolved
 
 
 def data_parallel(config: ConfigDict) -> DataParallel:
@@ -89,7 +98,32 @@ def plan(config: ConfigDict) -> Plan:
         seed=config.seed,
         loader=config.data.loader,
         checkpoint_every=config.train.checkpoint_every,
+        steps_per_dispatch=config.parallel.steps_per_dispatch
+        or (1 if jax.default_backend() == "cpu" else STEPS_PER_DISPATCH),
     )
+
+
+def wrap(
+    parallel: DataParallel, step: Callable, *, resident: bool, train: bool = False
+) -> Callable:
+    """A per-device step over all devices, for tables that are on them or not."""
+    if resident:
+        step = scan_steps(step) if train else gather_batch(step)
+    return parallel.wrap(step, donate_state=train, resident=resident)
+
+
+def fits(num_bytes: float, what: str, config: ConfigDict, *, parallel: DataParallel) -> bool:
+    """Whether a table of this size may live on the devices; says so where it may not."""
+    budget = budget_bytes(config.parallel.resident_gb, device=parallel.devices[0])
+    if num_bytes > budget:
+        logging.info(
+            "%s would take %.2f GB of every device, more than the %.2f GB of "
+            "config.parallel.resident_gb.",
+            what,
+            num_bytes / 1e9,
+            budget / 1e9,
+        )
+    return num_bytes <= budget
 
 
 def columns(examples: Examples, *names: str) -> dict[str, np.ndarray]:

@@ -16,13 +16,17 @@ from thermo_jax.training.checkpoints import FOLDER
 
 CONFIG, PICTURES = "config.json", "pictures"
 VERSIONED = ("thermo_jax", "jax", "flax", "optax", "orbax-checkpoint", "numpy")
-# These change neither what is computed nor the order of images: a run may continue with others.
+# These change neither what is computed (but for rounding) nor the order of images: a run may
+# continue with others.
 FREE_FIELDS = (
     "data.loader",
     "data.prepared_dir",
     "train.checkpoint_every",
     "parallel.mode",
     "parallel.devices",
+    "parallel.resident_gb",
+    "parallel.steps_per_dispatch",
+    "model.conv",
 )
 _FREE_ENDINGS = tuple(f".{name}" for name in FREE_FIELDS)
 

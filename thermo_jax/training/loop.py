@@ -10,11 +10,12 @@ import dataclasses
 import math
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import logging
 from tqdm import tqdm
@@ -23,6 +24,7 @@ from thermo_jax.data import batching, pipeline
 from thermo_jax.training.checkpoints import Checkpoints
 from thermo_jax.training.metrics_log import MetricsLog
 from thermo_jax.training.parallel import DataParallel
+from thermo_jax.training.resident import Table, is_resident, steps_of_dispatch, train_rows
 from thermo_jax.training.state import TrainState
 
 
@@ -37,6 +39,8 @@ class Plan:
       seed: of the order of examples.
       loader: "tf.data" or "numpy".
       checkpoint_every: epochs between checkpoints; the best and the last are always saved.
+      steps_per_dispatch: at most so many steps are given to the devices at once (resident tables
+        only; an epoch is divided evenly).
     """
 
     batch_size: int
@@ -45,6 +49,7 @@ class Plan:
     seed: int
     loader: str = "tf.data"
     checkpoint_every: int = 1
+    steps_per_dispatch: int = 1
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -77,8 +82,8 @@ def fit(
     *,
     train_step: Callable,
     eval_step: Callable,
-    train: Mapping[str, np.ndarray],
-    validation: Mapping[str, np.ndarray],
+    train: Table,
+    validation: Table,
     plan: Plan,
     parallel: DataParallel,
     workdir: Path,
@@ -90,8 +95,9 @@ def fit(
 
     Args:
       state: the initial state, replicated.
-      train_step, eval_step: wrapped by `parallel`.
-      train, validation: columns with one leading axis of examples.
+      train_step, eval_step: wrapped by `parallel`; as `resident.py` says if the tables are there.
+      train, validation: columns with one leading axis of examples; in host memory, or on the
+        devices (`parallel.place`).
       encoder_of: the variables to hand over as the encoder.
       meta: JSON kept with every checkpoint; its "examples" say which ones are in which set, and a
         run continues only with the same.
@@ -117,18 +123,16 @@ def fit(
             epoch = saved["epoch"]
             logging.info("Continuing after epoch %d (step %d).", epoch, int(state.step))
         log = MetricsLog(workdir, resume_step=epoch * steps)
-        batches = pipeline.prefetch(
-            pipeline.train_batches(
-                train,
-                batch_size=plan.batch_size,
-                seed=plan.seed,
-                start_step=epoch * steps,
-                num_steps=max(plan.epochs - epoch, 0) * steps,
-                loader=plan.loader,
-                process_index=jax.process_index(),
-                process_count=jax.process_count(),
-            ),
-            parallel.put_batch,
+        dispatches = steps
+        if is_resident(train):
+            dispatches //= steps_of_dispatch(steps, at_most=plan.steps_per_dispatch)
+        batches = _train_batches(
+            train,
+            plan=plan,
+            parallel=parallel,
+            start_step=epoch * steps,
+            num_steps=max(plan.epochs - epoch, 0) * steps,
+            steps=steps // dispatches,
         )
         images = plan.batch_size * steps  # of an epoch
         bar = _progress(total=plan.epochs * images, initial=epoch * images)
@@ -137,7 +141,13 @@ def fit(
                 epoch += 1
                 started = time.perf_counter()
                 state, metrics = _train_epoch(
-                    state, batches, train_step, steps=steps, plan=plan, bar=bar
+                    state,
+                    batches,
+                    train_step,
+                    dispatches=dispatches,
+                    steps=steps,
+                    plan=plan,
+                    bar=bar,
                 )
                 seconds = time.perf_counter() - started
                 result = evaluate(state, eval_step, validation, plan=plan, parallel=parallel)
@@ -174,17 +184,14 @@ def fit(
 def evaluate(
     state: TrainState,
     eval_step: Callable,
-    columns: Mapping[str, np.ndarray],
+    columns: Table,
     *,
     plan: Plan,
     parallel: DataParallel,
 ) -> dict[str, float]:
     """Means over all examples, each weighted equally."""
     sums = [
-        eval_step(state, batch)
-        for batch in pipeline.prefetch(
-            _eval_batches(columns, plan=plan, parallel=parallel), parallel.put_batch
-        )
+        eval_step(state, batch) for batch in _eval_batches(columns, plan=plan, parallel=parallel)
     ]
     total = {
         k: float(np.sum([s[k] for s in jax.device_get(sums)], dtype=np.float64)) for k in sums[0]
@@ -196,55 +203,96 @@ def evaluate(
 def predict(
     state: Any,
     predict_step: Callable,
-    columns: Mapping[str, np.ndarray],
+    columns: Table,
     *,
     plan: Plan,
     parallel: DataParallel,
-) -> dict[str, np.ndarray]:
+    on_devices: bool = False,
+) -> dict[str, np.ndarray] | dict[str, jax.Array]:
     """Per-example results for every row of `columns`, in order, padding removed.
 
     Args:
       state: what `predict_step` reads, replicated: a `TrainState`, or an encoder's variables.
+      on_devices: leave the results on every device; else they come as NumPy arrays.
     """
+    fetch = (lambda row: row) if on_devices else jax.device_get
     rows = [
-        jax.device_get(predict_step(state, batch))
-        for batch in pipeline.prefetch(
-            _eval_batches(columns, plan=plan, parallel=parallel), parallel.put_batch
-        )
+        fetch(predict_step(state, batch))
+        for batch in _eval_batches(columns, plan=plan, parallel=parallel)
     ]
     count = _num_rows(columns)
+    if on_devices:
+        join = jax.jit(lambda parts: jnp.concatenate(parts)[:count])
+        return {k: join([row.pop(k) for row in rows]) for k in list(rows[0])}
     return {k: np.concatenate([row[k] for row in rows])[:count] for k in rows[0]}
 
 
-def _num_rows(columns: Mapping[str, np.ndarray]) -> int:
+def _num_rows(columns: Table) -> int:
     return len(next(iter(columns.values())))
 
 
-def _eval_batches(columns, *, plan: Plan, parallel: DataParallel):
+def _train_batches(
+    train: Table,
+    *,
+    plan: Plan,
+    parallel: DataParallel,
+    start_step: int,
+    num_steps: int,
+    steps: int,
+):
+    """What the wrapped training step takes, from `start_step` on; `steps` of them at a time."""
+    common = {
+        "seed": plan.seed,
+        "start_step": start_step,
+        "process_index": jax.process_index(),
+        "process_count": jax.process_count(),
+    }
+    if is_resident(train):
+        rows = train_rows(
+            _num_rows(train),
+            plan.batch_size,
+            num_dispatches=num_steps // steps,
+            steps=steps,
+            **common,
+        )
+        return pipeline.prefetch(rows, lambda rows: (train, parallel.put_batch(rows)))
+    batches = pipeline.train_batches(
+        train, batch_size=plan.batch_size, num_steps=num_steps, loader=plan.loader, **common
+    )
+    return pipeline.prefetch(batches, parallel.put_batch)
+
+
+def _eval_batches(columns: Table, *, plan: Plan, parallel: DataParallel):
     # A small table needs no full batch: the smallest one that the devices divide.
     devices = len(parallel.devices)
     needed = -(-_num_rows(columns) // devices) * devices
-    return pipeline.eval_batches(
-        columns,
-        batch_size=min(plan.batch_size, needed),
-        loader=plan.loader,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-    )
+    batch_size = min(plan.batch_size, needed)
+    processes = {"process_index": jax.process_index(), "process_count": jax.process_count()}
+    if is_resident(columns):
+        rows = (
+            batching.eval_rows(_num_rows(columns), batch_size, step=step, **processes)._asdict()
+            for step in range(batching.num_eval_batches(_num_rows(columns), batch_size))
+        )
+        return pipeline.prefetch(rows, lambda rows: (columns, parallel.put_batch(rows)))
+    batches = pipeline.eval_batches(columns, batch_size=batch_size, loader=plan.loader, **processes)
+    return pipeline.prefetch(batches, parallel.put_batch)
 
 
-def _train_epoch(state, batches, train_step, *, steps: int, plan: Plan, bar: tqdm):
+def _train_epoch(state, batches, train_step, *, dispatches: int, steps: int, plan: Plan, bar: tqdm):
     history = []
-    for _ in range(steps):
+    for _ in range(dispatches):
         state, metrics = train_step(state, next(batches))
         history.append(metrics)
         if not bar.disable and len(history) > 1:
-            # The previous step's loss: reading it does not wait for the step just dispatched.
-            loss, step = float(history[-2]["loss"]), bar.n // plan.batch_size
+            # The previous dispatch's loss: reading it does not wait for the one just begun.
+            loss, step = np.mean(history[-2]["loss"]), bar.n // plan.batch_size
             bar.set_postfix(step=step, loss=f"{loss:.4f}", refresh=False)
-        bar.update(plan.batch_size)
+        bar.update(plan.batch_size * steps // dispatches)
     history = jax.device_get(history)
-    return state, {f"train/{k}": float(np.mean([m[k] for m in history])) for k in history[0]}
+    return state, {
+        f"train/{k}": float(np.mean(np.concatenate([np.ravel(m[k]) for m in history])))
+        for k in history[0]
+    }
 
 
 def _check_finite(metrics: dict[str, float], *, step: int, workdir: Path) -> None:

@@ -32,8 +32,13 @@ class DataParallel:
         self.mode = mode
         self.mesh = Mesh(np.array(self.devices), (AXIS,))
 
-    def wrap(self, step: Callable, *, donate_state: bool = False) -> Callable:
-        """`step(state, batch)` per device -> the same over all devices; results are replicated."""
+    def wrap(
+        self, step: Callable, *, donate_state: bool = False, resident: bool = False
+    ) -> Callable:
+        """`step(state, batch)` per device -> the same over all devices; results are replicated.
+
+        `resident`: the batch is a pair (columns, rows), see `resident.py`; only rows are split.
+        """
         donate = (0,) if donate_state else ()
         if self.mode == "pmap":
             # out_axes=None is not verified by JAX: a forgotten pmean would diverge silently. The
@@ -41,7 +46,7 @@ class DataParallel:
             return jax.pmap(
                 step,
                 axis_name=AXIS,
-                in_axes=(None, 0),
+                in_axes=(None, (None, 0) if resident else 0),
                 out_axes=None,
                 devices=self.devices,
                 donate_argnums=donate,
@@ -50,11 +55,15 @@ class DataParallel:
         mapped = jax.shard_map(
             step,
             mesh=self.mesh,
-            in_specs=(replicated, split),
+            in_specs=(replicated, (replicated, split) if resident else split),
             out_specs=replicated,
             check_vma=False,  # pmap's semantics: gradients are per device until pmean
         )
         return jax.jit(mapped, donate_argnums=donate)
+
+    @property
+    def _replicated(self) -> NamedSharding:
+        return NamedSharding(self.mesh, PartitionSpec())
 
     def check_batch_size(self, batch_size: int, *, field: str = "config.train.batch_size") -> None:
         """Raises ValueError if the devices do not divide `batch_size`."""
@@ -72,12 +81,16 @@ class DataParallel:
 
         Always a copy: steps donate their state, and a donated alias would be gone.
         """
-        sharding = NamedSharding(self.mesh, PartitionSpec())
+        sharding = self._replicated
         if jax.process_count() > 1:
             return jax.tree.map(
                 lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), tree
             )
         return jax.tree.map(lambda x: jax.device_put(np.array(x), sharding), tree)
+
+    def place(self, columns: dict[str, Any]) -> dict[str, jax.Array]:
+        """A whole table on every device; columns that are there already stay as they are."""
+        return {k: jax.device_put(x, self._replicated) for k, x in columns.items()}
 
     def put_batch(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
         """This process's part of a batch `[B, ...]` -> device arrays as `wrap`ped steps take them.

@@ -1,0 +1,90 @@
+"""Tables on the devices: the same batches and results as streaming, with fewer dispatches."""
+
+import jax
+import numpy as np
+import pytest
+import tiny_training as tiny
+
+from thermo_jax.training import resident
+from thermo_jax.training.metrics_log import METRICS, read_jsonl
+
+quick_compilation = pytest.fixture(scope="module", autouse=True)(tiny.quick_compilation)
+
+
+def on_devices(run: tiny.Run) -> tiny.Run:
+    """The same run with its tables on the devices."""
+    wrap, trainer = run.parallel.wrap, run.trainer
+    return run._replace(
+        train_step=wrap(resident.scan_steps(trainer.train_step), donate_state=True, resident=True),
+        eval_step=wrap(resident.gather_batch(trainer.eval_step), resident=True),
+        train=run.parallel.place(run.train),
+        validation=run.parallel.place(run.validation),
+    )
+
+
+def counting(step):
+    """The step, and the list of its calls' numbers of rows."""
+    calls = []
+
+    def counted(state, batch):
+        calls.append(batch[1]["index"].shape)
+        return step(state, batch)
+
+    return counted, calls
+
+
+@pytest.mark.parametrize(("mode", "steps"), [("pmap", 5), ("shard_map", 1)])
+def test_a_resident_run_equals_a_streamed_one(tmp_path, mode, steps):
+    # 2 devices: a batch's rows must reach the device that owns them. In float64, since Adam
+    # amplifies float32 rounding.
+    with jax.enable_x64(True):
+        trainer = tiny.encoder_trainer(dtype="float64")
+        run = tiny.make_run(trainer, device_count=2, mode=mode)
+        plan = tiny.plan(epochs=2, steps_per_dispatch=steps)
+        states = [
+            run.fit(tmp_path / "streamed", plan),
+            on_devices(run).fit(tmp_path / "resident", plan),
+        ]
+        params = [jax.tree.leaves(jax.device_get(state.params)) for state in states]
+    for left, right in zip(*params, strict=True):
+        np.testing.assert_allclose(left, right, rtol=1e-9, atol=1e-9)
+    rows = [
+        [list(row.values()) for row in read_jsonl(tmp_path / name / METRICS)]
+        for name in ("streamed", "resident")
+    ]
+    np.testing.assert_allclose(*rows, rtol=1e-9)
+
+
+def test_several_steps_are_one_dispatch(tmp_path):
+    run = on_devices(tiny.make_run(tiny.encoder_trainer()))
+    train_step, calls = counting(run.train_step)
+    run.fit(tmp_path, tiny.plan(epochs=2, steps_per_dispatch=50), train_step=train_step)
+    assert calls == [(1, 8, 5)] * 2  # devices, batch, steps
+
+
+def test_a_resident_run_continues_exactly(tmp_path):
+    run = on_devices(tiny.make_run(tiny.encoder_trainer()))
+    plan = tiny.plan(epochs=2, steps_per_dispatch=5)
+
+    def stop(epoch):
+        if epoch == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run.fit(tmp_path / "stopped", plan, on_epoch=stop)
+    tiny.assert_same_tree(run.fit(tmp_path / "stopped", plan), run.fit(tmp_path / "straight", plan))
+
+
+@pytest.mark.parametrize(
+    ("steps", "at_most", "expected"),
+    [(5, 50, 5), (100, 50, 50), (52, 50, 26), (53, 50, 1), (6, 1, 1)],
+)
+def test_dispatches_divide_an_epoch(steps, at_most, expected):
+    assert resident.steps_of_dispatch(steps, at_most=at_most) == expected
+
+
+def test_the_budget_is_the_configured_one_or_a_share_of_the_memory():
+    (device, *_) = jax.devices()
+    assert resident.budget_bytes(1.5, device=device) == 1_500_000_000
+    assert resident.budget_bytes(0.0, device=device) == 0
+    assert 2**30 < resident.budget_bytes(-1.0, device=device) < resident.host_memory_bytes()
