@@ -31,6 +31,7 @@ TASKS = {  # config.task -> module of thermo_jax.programs
     "segment": "decoder",
     "demo": "demo",
     "data_report": "data_report",
+    "benchmark": "benchmark",
 }
 USER_ERRORS = (ValueError, OSError, FloatingPointError)
 EXIT_USER_ERROR = 2

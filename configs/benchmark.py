@@ -1,0 +1,98 @@
+"""Times training and inference on random images; needs neither data nor TensorFlow.
+
+    python -m thermo_jax.main --config=configs/benchmark.py:cpu --workdir=runs/benchmark
+
+Presets: `quick` (tiny, for the tests), `cpu` (default), `gpu`, and `tpu_aot`, which times nothing:
+it compiles the real steps for TPU slices on any machine with libtpu (`pip install '.[tpu]'`) and
+says whether they fit.
+"""
+
+from ml_collections import ConfigDict
+
+from thermo_jax.configs import common
+
+_DECODERS = tuple(f"{task} {row}" for task in ("classify", "segment") for row in common.ROWS)
+
+
+def get_config(argument: str = "") -> ConfigDict:
+    """The configuration of a preset."""
+    return common.parse_preset(
+        argument,
+        choices=("cpu", "gpu", "tpu_aot", "quick"),
+        default="cpu",
+        options={},
+        build=_build,
+        file="benchmark.py",
+    )
+
+
+def _build(preset: str) -> ConfigDict:
+    config = ConfigDict()
+    # What to run.
+    config.task = "benchmark"
+    # What is timed: "pretrain", "classify" and "segment" are training steps, "encode" and "predict"
+    # inference; then data type or row.
+    config.cases = ("pretrain H", *_DECODERS, "pretrain G", "encode H", "predict H/H")
+    # Compute types.
+    config.dtypes = ("bfloat16", "float32")
+    # Images in a batch by the decoder's (or encoder's) data type, over all devices.
+    config.batch_size = ConfigDict({"gray": 16, "heat": 16})
+    # Training steps in a dispatch.
+    config.steps_per_dispatch = 20
+    # Timed dispatches, after one that is not; their median and spread are reported.
+    config.repeats = 7
+    # Images are made smaller by this factor.
+    config.downscale = 1
+    # Channels of the encoder's first block, and of the U-Net's first stage.
+    config.num_kernels = 16
+    # See num_kernels.
+    config.unet_width = 64
+    # Convolution: "auto" (by platform), "native" or "patches".
+    config.conv = "auto"
+    # "pmap" or "shard_map".
+    config.mode = "pmap"
+    # Side of the square matrices whose product is the compute ceiling.
+    config.matrix = 8192
+    # Megabytes whose copy is the memory ceiling.
+    config.copy_mb = 1024
+    # tpu_aot only: slices to compile for, as libtpu names them.
+    config.topologies = ()
+    _PRESETS[preset](config)
+    return config
+
+
+def _cpu(config: ConfigDict) -> None:
+    config.cases = ("pretrain H", "segment H/H", "classify H/H", "encode H", "pretrain G")
+    config.dtypes = ("float32",)
+    config.batch_size = ConfigDict({"gray": 1, "heat": 16})
+    config.steps_per_dispatch = 1
+    config.repeats = 3
+    config.matrix = 2048
+    config.copy_mb = 256
+
+
+def _gpu(config: ConfigDict) -> None:
+    config.batch_size.heat = 64
+
+
+def _quick(config: ConfigDict) -> None:
+    _cpu(config)
+    config.cases = ("pretrain H", "segment G/H", "encode H", "predict H/H")
+    config.batch_size.heat = 2
+    config.steps_per_dispatch = 2
+    config.repeats = 2
+    config.downscale = 4
+    config.num_kernels = 2
+    config.unet_width = 2
+    config.matrix = 512
+    config.copy_mb = 1
+
+
+def _tpu_aot(config: ConfigDict) -> None:
+    config.cases = ("pretrain H", "segment H/H", "pretrain G", "segment G/G")
+    config.dtypes = ("bfloat16",)
+    config.steps_per_dispatch = 1
+    config.topologies = ("v5e:2x2", "v6e:2x2")
+
+
+_PRESETS = {"cpu": _cpu, "gpu": _gpu, "quick": _quick, "tpu_aot": _tpu_aot}

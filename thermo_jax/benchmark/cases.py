@@ -1,0 +1,167 @@
+"""What is timed: the product's own steps on random images, named like "segment G/H".
+
+    pretrain H       one encoder update        classify G/H, segment G/H   one decoder update
+    encode H         frozen latents            predict H/H                 images -> label maps
+
+Decoders train on latents that were encoded once, as in a run where they fit on the device.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict, FrozenConfigDict
+
+from thermo_jax.configs import classify, common, encoder, segment
+from thermo_jax.data.thermogram import GRAY_SHAPE, HEAT_SHAPE
+from thermo_jax.models.decoders import CHANNELS
+from thermo_jax.training import finetune, pretrain
+from thermo_jax.training.parallel import gather
+
+SHAPES = {"gray": GRAY_SHAPE, "heat": HEAT_SHAPE}
+# MFLOP per pixel, counted by hand at the published widths (SPEC section 6): forward, training.
+ENCODER_MFLOP, UNET_MFLOP = (0.54, 1.62), (1.36, 4.1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Case:
+    """One thing to time.
+
+    Attributes:
+      name: such as "pretrain H".
+      step: per device, `step(state, batch)`.
+      train: whether it returns a new state, which is donated and fed back.
+      make_state: makes the state; under `jax.eval_shape` no array is made.
+      columns: what a batch holds besides its rows, name -> (shape of one example, type).
+      batch_size: images a step, over all devices.
+      gflop_per_image: by hand; None at other widths than the published ones.
+    """
+
+    name: str
+    step: Callable
+    train: bool
+    make_state: Callable[[], Any]
+    columns: dict[str, tuple[tuple[int, ...], Any]]
+    batch_size: int
+    gflop_per_image: float | None
+
+    def random_columns(self, count: int) -> dict[str, np.ndarray]:
+        """`count` examples."""
+        rng = np.random.default_rng(0)
+        table = {}
+        for name, (shape, dtype) in self.columns.items():
+            if name == "latents":
+                small = rng.standard_normal((1, *shape[:2], 1, shape[-1])).astype(dtype)
+                table[name] = np.ascontiguousarray(np.broadcast_to(small, (count, *shape)))
+            else:
+                high = {"labels": 2, "label_maps": 8}.get(name, 256)
+                table[name] = rng.integers(0, high, (count, *shape)).astype(dtype)
+        return table
+
+
+def make_case(name: str, config: ConfigDict, *, dtype: str, conv: Callable | None) -> Case:
+    """A case by name, at the sizes of a benchmark's configuration.
+
+    Raises:
+      ValueError: an unknown name.
+    """
+    task, _, what = name.partition(" ")
+    try:
+        types = [common.ROW_TYPES[letter] for letter in what.split("/")]
+        make, count = _MAKERS[task]
+    except KeyError:
+        types, count = [], -1
+    if len(types) != count:
+        raise ValueError(
+            f"config.cases: no case {name!r}; known are 'pretrain' and 'encode' with G or H, and "
+            "'classify', 'segment' and 'predict' with a row such as G/H"
+        )
+    data_type = types[-1]
+    shape = tuple(side // config.downscale for side in SHAPES[data_type])
+    step, make_state, columns, forward_or_train = make(types, shape, config, dtype, conv)
+    gflop = None
+    if (config.num_kernels, config.unet_width) == (16, 64):
+        views = 3 if types == ["gray", "heat"] else 1
+        gflop = views * forward_or_train * np.prod(shape) / 1e3
+    return Case(
+        name=name,
+        step=step,
+        train=task in ("pretrain", "classify", "segment"),
+        make_state=make_state,
+        columns=columns,
+        batch_size=config.batch_size[data_type],
+        gflop_per_image=gflop,
+    )
+
+
+def _pretrain(types, shape, config, dtype, conv):
+    own = encoder.get_config(types[0]).copy_and_resolve_references()
+    own.model.num_kernels, own.model.dtype = config.num_kernels, dtype
+    model, tx = pretrain.make_model(own, conv=conv), pretrain.make_optimizer(own)
+    image = (*shape, CHANNELS[types[0]])
+    step = partial(pretrain.train_step, model=model, tx=tx, loss=FrozenConfigDict(own.loss))
+    make_state = partial(
+        pretrain.create_state, model, tx=tx, rng=jax.random.key(0), image_shape=image
+    )
+    return step, make_state, {"images": (image, np.uint8)}, ENCODER_MFLOP[1]
+
+
+def _frozen(encoder_type, config, dtype, conv):
+    model = finetune.make_encoder(num_kernels=config.num_kernels, dtype=dtype, conv=conv)
+    images = jnp.zeros((1, 8, 8, CHANNELS[encoder_type]))
+    return model, partial(model.init, jax.random.key(0), images, train=False)
+
+
+def _encode(types, shape, config, dtype, conv):
+    model, make_state = _frozen(types[0], config, dtype, conv)
+    channels = CHANNELS[types[0]]
+
+    def step(variables, batch):
+        images = batch["images"]
+        latents = finetune.encode(images, encoder=model, variables=variables, channels=channels)
+        return gather({"latents": latents})
+
+    return step, make_state, {"images": ((*shape, channels), np.uint8)}, ENCODER_MFLOP[0]
+
+
+def _decode(task, predict, types, shape, config, dtype, conv):
+    own = (
+        {"classify": classify, "segment": segment}[task].get_config().copy_and_resolve_references()
+    )
+    own.model.unet_width, own.model.dtype = config.unet_width, dtype
+    frozen, init = _frozen(types[0], config, dtype, conv)
+    decoder, tx = finetune.make_decoder(own, conv=conv), finetune.make_optimizer(own)
+    views = 3 if types == ["gray", "heat"] else 1
+    latents = (views, *shape, 8 * config.num_kernels)
+
+    def make_state():
+        return finetune.create_state(
+            decoder,
+            tx=tx,
+            rng=jax.random.key(0),
+            latents_shape=latents,
+            frozen=init() if predict else {},
+        )
+
+    models = {"encoder": frozen, "encoder_type": types[0], "decoder": decoder}
+    if predict:
+        step = partial(finetune.predict_step, full_shape=GRAY_SHAPE, **models)
+        columns = {"images": ((*shape, CHANNELS[types[-1]]), np.uint8)}
+        return step, make_state, columns, ENCODER_MFLOP[0] + UNET_MFLOP[0]
+    target = {"labels": ((), np.int32)} if task == "classify" else {}
+    target = target or {"label_maps": (GRAY_SHAPE, np.uint8)}
+    columns = {"latents": (latents, jnp.dtype(dtype))} | target
+    return partial(finetune.train_step, tx=tx, **models), make_state, columns, UNET_MFLOP[1]
+
+
+_MAKERS = {  # task -> (maker, number of data types in the name)
+    "pretrain": (_pretrain, 1),
+    "encode": (_encode, 1),
+    "classify": (partial(_decode, "classify", False), 2),
+    "segment": (partial(_decode, "segment", False), 2),
+    "predict": (partial(_decode, "segment", True), 2),
+}

@@ -1,0 +1,111 @@
+"""Program "benchmark": the product's steps on random images -> benchmark.jsonl and a table."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import logging
+from ml_collections import ConfigDict
+
+from thermo_jax.benchmark import measure, tpu
+from thermo_jax.benchmark.cases import make_case
+from thermo_jax.models.convolution import choose_convolution
+from thermo_jax.training.parallel import DataParallel
+
+RECORD = "benchmark.jsonl"
+
+
+def run(config: ConfigDict, workdir: str | Path) -> dict:
+    """Measures every case and type; returns the rows that it also appends to the workdir's file.
+
+    Rows that are in the file already, such as those of launch/benchmark_torch.py, are shown, too.
+    """
+    if not str(workdir):
+        raise ValueError("--workdir is missing: name a folder for the results, such as runs/first")
+    file = Path(workdir).expanduser().absolute() / RECORD
+    file.parent.mkdir(parents=True, exist_ok=True)
+    shown = _read(file)
+    if config.topologies:
+        rows, table = tpu.compile_all(config), tpu.table
+    else:
+        rows, table = _measure_all(config), throughput_table
+    for row in rows:
+        with file.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(row) + "\n")
+        shown.append(row)
+    print(f"\n{table(shown)}\nWritten to {file}")
+    return {"rows": shown}
+
+
+def _measure_all(config: ConfigDict):
+    parallel = DataParallel(mode=config.mode)
+    about = {"framework": "thermo_jax", "mode": config.mode, **measure.versions()}
+    about["devices"] = len(parallel.devices)
+    conv = choose_convolution(config.conv, platform=about["platform"])
+    copy = measure.copy_ceiling(config.copy_mb, repeats=config.repeats)
+    for dtype in config.dtypes:
+        matrix = measure.matrix_ceiling(config.matrix, dtype=dtype, repeats=config.repeats)
+        ceilings = {"dtype": dtype, "matrix_tflops": matrix, "copy_gb_per_s": copy}
+        logging.info("%s: matrix product %.3g TFLOP/s, copy %.3g GB/s", dtype, matrix, copy)
+        for name in config.cases:
+            case = make_case(name, config, dtype=dtype, conv=conv)
+            parallel.check_batch_size(case.batch_size, field="config.batch_size")
+            logging.info("%s, %s", name, dtype)
+            row = measure.measure(
+                case,
+                parallel=parallel,
+                steps_per_dispatch=config.steps_per_dispatch,
+                repeats=config.repeats,
+            )
+            used = row["tflops"] or row["tflops_xla"]
+            share = used / (matrix * len(parallel.devices))
+            yield row | about | ceilings | {"share_of_matrix": share}
+    case = make_case(config.cases[0], config, dtype=config.dtypes[0], conv=conv)
+    if case.train:
+        for name, ways in measure.measure_feeding(
+            case,
+            parallel=parallel,
+            steps_per_dispatch=config.steps_per_dispatch,
+            repeats=config.repeats,
+        ).items():
+            for way, values in ways.items():
+                yield {"case": name, "way": way, "dtype": config.dtypes[0], **about, **values}
+
+
+def _read(file: Path) -> list[dict[str, Any]]:
+    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+    return [json.loads(line) for line in lines]
+
+
+def throughput_table(rows: Sequence[dict[str, Any]]) -> str:
+    """The rows for reading, and below them how steps are fed."""
+    header = f"{'case':<14} {'by':<11} {'type':<9}{'batch':>6}{'images/s':>10}{'ms/step':>10}"
+    header += f"{'spread':>8}{'compile':>9}{'TFLOP/s':>9}{'of matrix':>10}{'peak GB':>9}"
+    lines = [header]
+    for row in rows:
+        if "ms_min" not in row:
+            continue
+        spread = (row["ms_max"] - row["ms_min"]) / row["ms_per_step"]
+        tflops = row.get("tflops") or row.get("tflops_xla")
+        lines.append(
+            f"{row['case']:<14} {row['framework']:<11} {row['dtype']:<9}{row['batch_size']:>6}"
+            f"{row['images_per_s']:>10.4g}{row['ms_per_step']:>10.4g}{spread:>8.0%}"
+            f"{_number(row.get('compile_s'), '9.1f')}{_number(tflops, '9.3g')}"
+            f"{_number(row.get('share_of_matrix'), '10.0%')}"
+            f"{_number(row.get('peak_bytes') and row['peak_bytes'] / 1e9, '9.2f')}"
+        )
+    fed = [row for row in rows if "way" in row]
+    if fed:
+        lines += ["", f"{'how a step is fed':<36}{'ms/step':>10}{'device waits':>14}"]
+    for row in fed:
+        what = f"{row['case'].removeprefix('feeding ')}, {row['way']}"
+        lines.append(f"{what:<36}{row['ms_per_step']:>10.4g}{row['waits']:>14.0%}")
+    devices = {(row["device"], row["platform"]) for row in rows if "device" in row}
+    lines.append("\non " + "; ".join(f"{device} ({platform})" for device, platform in devices))
+    return "\n".join(lines)
+
+
+def _number(value: float | None, form: str) -> str:
+    width = int(form.split(".")[0])
+    return f"{'-':>{width}}" if value is None else f"{value:>{form}}"
