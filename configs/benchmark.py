@@ -2,9 +2,10 @@
 
     python -m thermo_jax.main --config=configs/benchmark.py:cpu --workdir=runs/benchmark
 
-Presets: `quick` (tiny, for the tests), `cpu` (default), `gpu`, and `tpu_aot`, which times nothing:
-it compiles the real steps for TPU slices on any machine with libtpu (`pip install '.[tpu]'`) and
-says whether they fit.
+Presets: `quick` (tiny, for the tests), `cpu` (default), `gpu`, and two that time nothing: `tpu_aot`
+compiles the real steps for TPU slices on any machine with libtpu (`pip install '.[tpu]'`) and says
+whether they fit; `collectives` counts what devices send each other in a step (on the CPU, start it
+with XLA_FLAGS=--xla_force_host_platform_device_count=8).
 """
 
 from ml_collections import ConfigDict
@@ -18,7 +19,7 @@ def get_config(argument: str = "") -> ConfigDict:
     """The configuration of a preset."""
     return common.parse_preset(
         argument,
-        choices=("cpu", "gpu", "tpu_aot", "quick"),
+        choices=tuple(_PRESETS),
         default="cpu",
         options={},
         build=_build,
@@ -47,7 +48,7 @@ def _build(preset: str) -> ConfigDict:
     config.num_kernels = 16
     # See num_kernels.
     config.unet_width = 64
-    # Convolution: "auto" (by platform), "native" or "patches".
+    # Convolution: "auto" (by platform), "native" (XLA's own) or "cpu" (models/convolution.py).
     config.conv = "auto"
     # "pmap" or "shard_map".
     config.mode = "pmap"
@@ -57,6 +58,8 @@ def _build(preset: str) -> ConfigDict:
     config.copy_mb = 1024
     # tpu_aot only: slices to compile for, as libtpu names them.
     config.topologies = ()
+    # collectives only: numbers of devices, each with the whole config.batch_size.
+    config.device_counts = ()
     _PRESETS[preset](config)
     return config
 
@@ -95,4 +98,18 @@ def _tpu_aot(config: ConfigDict) -> None:
     config.topologies = ("v5e:2x2", "v6e:2x2")
 
 
-_PRESETS = {"cpu": _cpu, "gpu": _gpu, "quick": _quick, "tpu_aot": _tpu_aot}
+def _collectives(config: ConfigDict) -> None:
+    config.cases = ("pretrain H", "segment H/H")
+    config.dtypes = ("float32",)
+    config.batch_size.heat = 2
+    config.downscale = 4  # what is sent does not depend on the images' size
+    config.device_counts = (1, 2, 4, 8)
+
+
+_PRESETS = {
+    "collectives": _collectives,
+    "cpu": _cpu,
+    "gpu": _gpu,
+    "quick": _quick,
+    "tpu_aot": _tpu_aot,
+}

@@ -112,7 +112,7 @@ def decoder(task: str, *, preset: str) -> ConfigDict:
     # Compute type of the layers: "float32", "bfloat16", or "auto" (bfloat16 on GPU and TPU).
     # Parameters, statistics, losses and the patch sampler are float32 always.
     config.model.dtype = "auto"
-    # Convolution: "auto" (by platform), "native" or "patches".
+    # Convolution: "auto" (by platform), "native" (XLA's own) or "cpu" (models/convolution.py).
     config.model.conv = "auto"
     return config
 

@@ -1,5 +1,6 @@
 """The decoders: bridges between data types, averaged views, evidence, heads, soft labels."""
 
+import functools
 from functools import partial
 
 import jax
@@ -138,3 +139,14 @@ def test_soft_labels_at_full_size_are_the_one_hot_map():
     label_map = np.random.default_rng(0).integers(0, 8, (2, 6, 8)).astype(np.uint8)
     actual = soft_labels(jnp.asarray(label_map), height=6, num_classes=8)
     np.testing.assert_array_equal(actual, np.eye(8)[label_map])
+
+
+@pytest.mark.parametrize("decoder", [Segmenter(width=2), Classifier(width=2)])
+def test_logits_are_float32_where_layers_compute_in_bfloat16(decoder):
+    # In bfloat16 classes would tie, and every tie goes to the lower class: image left.
+    decoder = decoder.clone(dtype=jnp.dtype("bfloat16"))
+    latents = jnp.zeros((1, 1, 16, 16, 4), jnp.bfloat16)
+    init = functools.partial(decoder.init_with_output, train=False)
+    outputs, variables = jax.eval_shape(init, jax.random.key(0), latents)
+    assert {leaf.dtype for leaf in jax.tree.leaves(outputs)} == {np.dtype("float32")}
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {np.dtype("float32")}

@@ -25,6 +25,7 @@ from thermo_jax.models.convolution import choose_convolution
 from thermo_jax.models.cuts import Cuts, CutsOutputs
 from thermo_jax.models.published import from_published
 from thermo_jax.models.unet import UNet
+from thermo_jax.programs import runs
 from thermo_jax.training import pretrain
 from thermo_jax.training.parallel import DataParallel
 from thermo_jax.training.state import TrainState
@@ -138,7 +139,7 @@ def _forward(arrays, variables):
 def _train(arrays, variables):
     """Steps of `pretrain.train_step` as `programs.encoder` builds it, but at given positions."""
     sizes = _sizes(arrays)
-    config = encoder_config.get_config({1: "gray", 3: "heat"}[sizes.pop("channels")])
+    config = runs.resolve(encoder_config.get_config({1: "gray", 3: "heat"}[sizes.pop("channels")]))
     config.model.update(sizes)
     parallel = DataParallel(jax.devices()[:1], mode="shard_map")
     conv = choose_convolution(config.model.conv, platform=parallel.devices[0].platform)

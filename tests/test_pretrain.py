@@ -10,6 +10,7 @@ import pytest
 import tiny_training as tiny
 
 from thermo_jax.configs import encoder as encoder_config
+from thermo_jax.programs import runs
 from thermo_jax.training import loop, pretrain
 
 quick_compilation = pytest.fixture(scope="module", autouse=True)(tiny.quick_compilation)
@@ -181,7 +182,7 @@ def test_all_parameters_are_decayed():
 
 @pytest.mark.parametrize(("data_type", "channels"), [("gray", 1), ("heat", 3)])
 def test_the_model_reads_the_channels_of_its_data_type(data_type, channels):
-    config = encoder_config.get_config(data_type)
+    config = runs.resolve(encoder_config.get_config(data_type))
     model = pretrain.make_model(config)
     state = jax.eval_shape(
         lambda rng: pretrain.create_state(

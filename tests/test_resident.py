@@ -88,3 +88,24 @@ def test_the_budget_is_the_configured_one_or_a_share_of_the_memory():
     assert resident.budget_bytes(1.5, device=device) == 1_500_000_000
     assert resident.budget_bytes(0.0, device=device) == 0
     assert 2**30 < resident.budget_bytes(-1.0, device=device) < resident.host_memory_bytes()
+
+
+@pytest.mark.parametrize("resident_tables", [False, True])
+def test_nothing_is_compiled_after_the_first_epoch(tmp_path, resident_tables):
+    # 11 validation images in batches of 8: the last one is padded.
+    run = tiny.make_run(tiny.encoder_trainer())
+    run = on_devices(run) if resident_tables else run
+    compiled = []
+    listener = lambda name, seconds, **_: compiled.append(name)  # noqa: E731
+    counts = []
+
+    def count(epoch):
+        counts.append(sum("backend_compile" in name for name in compiled))
+
+    jax.monitoring.register_event_duration_secs_listener(listener)
+    try:
+        run.fit(tmp_path, tiny.plan(epochs=3, steps_per_dispatch=5), on_epoch=count)
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listener)
+    assert counts[0] >= 2  # training and evaluation
+    assert counts[0] == counts[1] == counts[2]

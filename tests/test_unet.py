@@ -2,13 +2,14 @@
 
 from functools import partial
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import ndimage
 
-from thermo_jax.models.unet import UNet, concatenate_skip, upsample_aligned
+from thermo_jax.models.unet import UNet, concatenate_skip, max_pool, upsample_aligned
 
 
 def shapes(model, size, *, batch=1, channels=128):
@@ -94,3 +95,11 @@ def test_padding_to_the_skip_puts_the_smaller_half_left_and_top():
     expected[1:5, 1:7] = 1  # 3 rows and 3 columns are missing: 1 before, 2 after
     for channel in range(2, 5):
         np.testing.assert_array_equal(joined[0, :, :, channel], expected)
+
+
+def test_max_pooling_equals_flaxs_and_leaves_out_an_odd_row_and_column():
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((2, 5, 6, 3)), jnp.float32)
+    expected, pull_back = jax.vjp(lambda x: nn.max_pool(x, (2, 2), (2, 2)), x)
+    actual, ours = jax.vjp(max_pool, x)
+    np.testing.assert_array_equal(actual, expected)
+    np.testing.assert_array_equal(ours(expected)[0], pull_back(expected)[0])

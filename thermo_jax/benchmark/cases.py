@@ -86,7 +86,7 @@ def make_case(name: str, config: ConfigDict, *, dtype: str, conv: Callable | Non
     gflop = None
     if (config.num_kernels, config.unet_width) == (16, 64):
         views = 3 if types == ["gray", "heat"] else 1
-        gflop = views * forward_or_train * np.prod(shape) / 1e3
+        gflop = views * forward_or_train * float(np.prod(shape)) / 1e3
     return Case(
         name=name,
         step=step,

@@ -1,39 +1,37 @@
 """Convolutions for the CPU, injected into Flax through `conv_general_dilated`.
 
-On GPU and TPU XLA's own convolution is the one to use. On the CPU its forward form is good at few
-channels, but its weight gradient is several times slower than patches times matrix, and with many
-channels so is the forward form. Measured on 2 cores, 5x5, 64 -> 128 channels, 16 heatmaps, forward
-and both gradients: native 9.3 s, `convolve_on_cpu` 4.2 s.
+On GPU and TPU XLA's own convolution is the one to use. On the CPU (JAX 0.10) a padded one is fast,
+an unpadded one three times slower for the same work, and the weight gradient slower still.
+Measured on 2 cores, GFLOP/s, 5x5, 64 -> 128 channels, 4 heatmaps: padded 190, unpadded 55; weight
+gradient of XLA 21, patches times matrix 30, `_kernel_gradient` 73. A heatmap encoder step of 16
+images takes 4.9 s and a U-Net step of 8 images 5.5 s (launch/BENCHMARKS.md).
 """
 
-import math
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-NAMES = ("auto", "native", "patches")
+NAMES = ("auto", "native", "cpu")
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
-# Patches times matrix wins from about this many input x output channels on (measured).
-_PATCHES_FROM_CHANNELS = 128 * 128
-# Patches of a whole batch are built at once up to this size, else image by image.
-_MAX_PATCHES_BYTES = 128 * 2**20
+_FEW_CHANNELS = 8
 
 
 def choose_convolution(name: str, *, platform: str) -> Callable | None:
     """What to give Flax as `conv_general_dilated`; None is XLA's own.
 
     Args:
-      name: "auto" (by platform), "native" or "patches".
+      name: "auto" (by platform), "native" (XLA's own) or "cpu" (`convolve_on_cpu`).
       platform: "cpu", "gpu" or "tpu".
     Raises:
       ValueError: an unknown name.
     """
     if name not in NAMES:
         raise ValueError(f"config.model.conv={name!r} is unknown: choose one of {', '.join(NAMES)}")
-    if name == "patches" or (name == "auto" and platform == "cpu"):
+    if name == "cpu" or (name == "auto" and platform == "cpu"):
         return convolve_on_cpu
     return None
 
@@ -60,61 +58,60 @@ def convolve_on_cpu(
         raise ValueError("convolve_on_cpu does stride 1, no dilation and one group only")
     if isinstance(padding, str):
         padding = lax.padtype_to_pads(lhs.shape[1:3], rhs.shape[:2], (1, 1), padding)
-    return _convolve(jnp.pad(lhs, ((0, 0), *padding, (0, 0))), rhs)
+    return _convolve(lhs, rhs, tuple((int(low), int(high)) for low, high in padding))
 
 
-@jax.custom_vjp
-def _convolve(x: Array, kernel: Array) -> Array:
-    if math.prod(kernel.shape[2:]) < _PATCHES_FROM_CHANNELS:
-        return lax.conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=_DIMENSIONS)
-    matrix = kernel.reshape(-1, kernel.shape[-1])
-    size = kernel.shape[:2]
-    if _patches_bytes(x, size) <= _MAX_PATCHES_BYTES:
-        return _patches(x, size) @ matrix
-    return lax.map(lambda image: (_patches(image[None], size) @ matrix)[0], x)
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _convolve(x: Array, kernel: Array, padding: tuple[tuple[int, int], ...]) -> Array:
+    if kernel.shape[:2] == (1, 1) and not any(map(any, padding)):
+        return x @ kernel[0, 0]
+    # Unpadded convolutions take XLA's slow way: one more row and column, to be cut off again, puts
+    # them on the fast one. With few channels that does not pay.
+    if any(map(any, padding)) or x.shape[-1] < _FEW_CHANNELS:
+        return _native(x, kernel, padding)
+    return _native(x, kernel, ((0, 1), (0, 1)))[:, :-1, :-1]
 
 
-def _forward(x: Array, kernel: Array):
-    return _convolve(x, kernel), (x, kernel)
+def _native(x: Array, kernel: Array, padding: tuple[tuple[int, int], ...]) -> Array:
+    return lax.conv_general_dilated(x, kernel, (1, 1), padding, dimension_numbers=_DIMENSIONS)
 
 
-def _backward(residuals, gradient: Array):
+def _forward(x: Array, kernel: Array, padding):
+    return _convolve(x, kernel, padding), (x, kernel)
+
+
+def _backward(padding, residuals, gradient: Array):
     x, kernel = residuals
-    rows, columns = (size - 1 for size in kernel.shape[:2])
-    padded = jnp.pad(gradient, ((0, 0), (rows, rows), (columns, columns), (0, 0)))
-    dx = _convolve(padded, kernel[::-1, ::-1].swapaxes(2, 3))
-    return dx, _kernel_gradient(x, gradient, kernel.shape)
+    opposite = tuple(
+        (size - 1 - low, size - 1 - high)
+        for size, (low, high) in zip(kernel.shape, padding, strict=False)
+    )
+    dx = _convolve(gradient, kernel[::-1, ::-1].swapaxes(2, 3), opposite)
+    padded = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+    return dx, _kernel_gradient(padded, gradient, kernel.shape)
 
 
 def _kernel_gradient(x: Array, gradient: Array, shape: tuple[int, ...]) -> Array:
-    def correlate(images: Array, gradients: Array) -> Array:
-        patches = _patches(images, shape[:2])
-        return lax.dot_general(patches, gradients, (((0, 1, 2), (0, 1, 2)), ((), ())))
+    """Image by image, a matrix product for each of the kernel's rows.
 
-    if _patches_bytes(x, shape[:2]) <= _MAX_PATCHES_BYTES:
-        return correlate(x, gradient).reshape(shape)
+    The gradient, shifted by each of the kernel's columns, is one matrix; whole rows of x are the
+    other, without a copy.
+    """
+    rows, columns, inputs, outputs = shape
+    height, margin = gradient.shape[1], columns - 1
 
     def add_image(total, image_and_gradient):
         image, gradient = image_and_gradient
-        return total + correlate(image[None], gradient[None]), None
+        padded = jnp.pad(gradient, ((0, 0), (margin, margin), (0, 0)))
+        starts = range(margin, -1, -1)
+        shifted = [padded[:, start : start + image.shape[1]] for start in starts]
+        matrix = jnp.concatenate(shifted, axis=-1).reshape(-1, columns * outputs)
+        products = [image[row : row + height].reshape(-1, inputs).T @ matrix for row in range(rows)]
+        return total + jnp.stack(products), None
 
-    start = jnp.zeros((math.prod(shape[:3]), shape[3]), x.dtype)
-    return lax.scan(add_image, start, (x, gradient))[0].reshape(shape)
+    start = jnp.zeros((rows, inputs, columns * outputs), x.dtype)
+    total = lax.scan(add_image, start, (x, gradient))[0]
+    return total.reshape(rows, inputs, columns, outputs).swapaxes(1, 2)
 
 
 _convolve.defvjp(_forward, _backward)
-
-
-def _patches(x: Array, size: tuple[int, int]) -> Array:
-    """[B,H,W,C] -> [B, H-kh+1, W-kw+1, kh*kw*C]"""
-    height, width = x.shape[1] - size[0] + 1, x.shape[2] - size[1] + 1
-    shifted = [
-        x[:, row : row + height, column : column + width]
-        for row in range(size[0])
-        for column in range(size[1])
-    ]
-    return jnp.concatenate(shifted, axis=-1)
-
-
-def _patches_bytes(x: Array, size: tuple[int, int]) -> int:
-    return x.size * math.prod(size) * x.dtype.itemsize

@@ -77,7 +77,7 @@ class UNet(nn.Module):
         skips = []
         for level, features in enumerate((2 * width, 4 * width, 8 * width, 8 * width), start=1):
             skips.append(x)
-            x = nn.max_pool(x, (2, 2), (2, 2))
+            x = max_pool(x)
             x = stage(x, features, features, f"down{level}")
         for level, features in enumerate((4 * width, 2 * width, width, width), start=1):
             x = concatenate_skip(skips.pop(), upsample_aligned(x))
@@ -91,6 +91,19 @@ class UNet(nn.Module):
             bias_init=bias_init(fan_in=x.shape[-1]),
             name="out",
         )(x)
+
+
+def max_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
+    """2x2 max pooling; the last row or column of an odd size is left out.
+
+    By element-wise maxima: the gradient of `nn.max_pool` took ten times as long on the CPU. Where
+    values are equal the gradient is shared; after a ReLU those are zeros, whose gradient is zero.
+    """
+    batch, height, width, channels = x.shape
+    x = x[:, : height // 2 * 2, : width // 2 * 2]
+    x = x.reshape(batch, height // 2, 2, width // 2, 2, channels)
+    rows = jnp.maximum(x[:, :, 0], x[:, :, 1])
+    return jnp.maximum(rows[:, :, :, 0], rows[:, :, :, 1])
 
 
 def upsample_aligned(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:

@@ -8,7 +8,7 @@ from typing import Any
 from absl import logging
 from ml_collections import ConfigDict
 
-from thermo_jax.benchmark import measure, tpu
+from thermo_jax.benchmark import collectives, measure, tpu
 from thermo_jax.benchmark.cases import make_case
 from thermo_jax.models.convolution import choose_convolution
 from thermo_jax.training.parallel import DataParallel
@@ -28,13 +28,17 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
     shown = _read(file)
     if config.topologies:
         rows, table = tpu.compile_all(config), tpu.table
+    elif config.device_counts:
+        rows, table = collectives.count_all(config), collectives.table
     else:
         rows, table = _measure_all(config), throughput_table
-    for row in rows:
-        with file.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(row) + "\n")
-        shown.append(row)
-    print(f"\n{table(shown)}\nWritten to {file}")
+    try:
+        for row in rows:
+            with file.open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps(row) + "\n")
+            shown.append(row)
+    finally:  # what was measured before an error is worth seeing
+        print(f"\n{table(shown)}\nWritten to {file}")
     return {"rows": shown}
 
 

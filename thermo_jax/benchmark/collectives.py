@@ -1,0 +1,78 @@
+"""What devices say to each other in one step, counted in the compiled program.
+
+A step scales as far as this does not grow: per-device work stays the same, and so should the
+number of collectives and their bytes. Needs several devices, such as fake ones on the CPU:
+XLA_FLAGS=--xla_force_host_platform_device_count=8.
+"""
+
+import collections
+import math
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from thermo_jax.benchmark.cases import make_case
+from thermo_jax.benchmark.measure import prepare
+from thermo_jax.training.parallel import DataParallel
+
+_KINDS = ("all-reduce", "all-gather", "reduce-scatter", "collective-permute", "all-to-all")
+_OPERATION = re.compile(rf"= (\(.*?\)|\S+) ({'|'.join(_KINDS)})(?:-start)?\(")
+_ARRAY = re.compile(r"\b(pred|[suf]\d+|bf16)\[([\d,]*)\]")
+
+
+def count_all(config: ConfigDict) -> Iterator[dict[str, Any]]:
+    """One row per case and number of devices; every device has `config.batch_size` images.
+
+    Raises:
+      ValueError: there are fewer devices than asked for.
+    """
+    available = jax.devices()
+    if max(config.device_counts) > len(available):
+        raise ValueError(
+            f"config.device_counts={tuple(config.device_counts)}: there are {len(available)} "
+            "devices; on the CPU, start with "
+            f"XLA_FLAGS=--xla_force_host_platform_device_count={max(config.device_counts)}"
+        )
+    for name in config.cases:
+        for count in config.device_counts:
+            own = config.copy_and_resolve_references()
+            for data_type in own.batch_size:
+                own.batch_size[data_type] *= count
+            case = make_case(name, own, dtype=config.dtypes[0], conv=None)
+            parallel = DataParallel(available[:count], mode=config.mode)
+            function, batch = prepare(case, parallel=parallel, steps=1)
+            compiled = function.lower(parallel.replicate(case.make_state()), batch).compile()
+            found = count_collectives(compiled.as_text())
+            yield {"case": name, "devices": count, "framework": "thermo_jax", "collectives": found}
+
+
+def count_collectives(program: str) -> dict[str, dict[str, int]]:
+    """Kind -> {"count", "bytes" of its results on one device}, from a program's text."""
+    found: dict[str, collections.Counter] = {}
+    for line in program.splitlines():
+        if match := _OPERATION.search(line):
+            entry = found.setdefault(match[2], collections.Counter())
+            entry["count"] += 1
+            entry["bytes"] += sum(_bytes(*array) for array in _ARRAY.findall(match[1]))
+    return {kind: dict(entry) for kind, entry in sorted(found.items())}
+
+
+def _bytes(type_name: str, dimensions: str) -> int:
+    bits = 8 if type_name == "pred" else int(re.sub(r"\D", "", type_name))
+    return math.prod(map(int, filter(None, dimensions.split(",")))) * bits // 8
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """The rows for reading."""
+    lines = [f"{'case':<14}{'devices':>8}  collectives of one step, on each device"]
+    for row in rows:
+        if "collectives" in row:
+            each = [
+                f"{entry['count']} {kind}, {entry['bytes'] / 1e6:.3g} MB"
+                for kind, entry in row["collectives"].items()
+            ]
+            lines.append(f"{row['case']:<14}{row['devices']:>8}  {'; '.join(each) or 'none'}")
+    return "\n".join(lines)
