@@ -175,7 +175,7 @@ def _only_orbax_errors(record: python_logging.LogRecord) -> bool:
 
 def has_checkpoint(workdir: str | Path) -> bool:
     """Whether a run in this folder has finished an epoch."""
-    steps = Path(workdir, FOLDER)
+    steps = Path(workdir).expanduser() / FOLDER
     return steps.is_dir() and any(step.name.isdigit() for step in steps.iterdir())
 
 
