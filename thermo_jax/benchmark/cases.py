@@ -49,6 +49,14 @@ class Case:
     batch_size: int
     gflop_per_image: float | None
 
+    def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes and types of one streamed batch, to compile the step without data."""
+        rows = {"index": ((), jnp.int32), "slot": ((), jnp.int32), "mask": ((), jnp.float32)}
+        return {
+            name: jax.ShapeDtypeStruct((self.batch_size, *shape), dtype)
+            for name, (shape, dtype) in (self.columns | rows).items()
+        }
+
     def random_columns(self, count: int) -> dict[str, np.ndarray]:
         """`count` examples."""
         rng = np.random.default_rng(0)

@@ -3,6 +3,7 @@
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -74,11 +75,8 @@ def prepare(case: Case, *, parallel: DataParallel, steps: int) -> tuple[Callable
     count = 2 * case.batch_size
     columns = parallel.place(case.random_columns(count))
     if case.train:
-        rows = next(
-            resident.train_rows(
-                count, case.batch_size, seed=0, start_step=0, num_dispatches=1, steps=steps
-            )
-        )
+        plan = partial(batching.train_rows, count, case.batch_size, seed=0)
+        rows = next(resident.train_rows(plan, start_step=0, num_dispatches=1, steps=steps))
         wrapped = resident.scan_steps(case.step)
     else:
         rows = batching.eval_rows(count, case.batch_size, step=0)._asdict()
@@ -154,8 +152,8 @@ def peak_bytes(compiled: Any) -> int:
 
 def _flops(case: Case, state: Any, *, parallel: DataParallel) -> float:
     """Of one step on one device; loops would be counted once, so that there is none."""
-    function, batch = prepare(case, parallel=parallel, steps=1)
-    return function.lower(state, batch).cost_analysis()["flops"]
+    function = DataParallel(parallel.devices, mode="shard_map").wrap(case.step)
+    return function.lower(state, case.abstract_batch()).cost_analysis()["flops"]
 
 
 def _times(run: Callable[[], Any], *, repeats: int) -> list[float]:

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from absl import logging
 from ml_collections import ConfigDict
 
@@ -76,21 +75,14 @@ def describe(topology: str) -> Sequence[Any]:
 def compile_case(case: Case, *, device: Any, chip: str) -> dict[str, Any]:
     """Memory, operations, bytes and roofline of one step on one chip."""
     parallel = DataParallel([device], mode="shard_map")
-    batch = {
-        name: jax.ShapeDtypeStruct((case.batch_size, *shape), dtype)
-        for name, (shape, dtype) in case.columns.items()
-    }
-    batch |= {
-        "index": jax.ShapeDtypeStruct((case.batch_size,), jnp.int32),
-        "slot": jax.ShapeDtypeStruct((case.batch_size,), jnp.int32),
-        "mask": jax.ShapeDtypeStruct((case.batch_size,), jnp.float32),
-    }
     state = jax.eval_shape(case.make_state)
     started = time.perf_counter()
     row = {"case": case.name, "batch_size": case.batch_size, "framework": "thermo_jax"}
     memory_gb, tflops, gb_per_s = CHIPS[chip]
     try:
-        lowered = parallel.wrap(case.step, donate_state=case.train).lower(state, batch)
+        lowered = parallel.wrap(case.step, donate_state=case.train).lower(
+            state, case.abstract_batch()
+        )
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from thermo_jax.benchmark import collectives, measure, tpu
 from thermo_jax.benchmark.cases import make_case
 from thermo_jax.models.convolution import choose_convolution
+from thermo_jax.programs.workdir import open_workdir
 from thermo_jax.training.parallel import DataParallel
 
 RECORD = "benchmark.jsonl"
@@ -21,10 +22,7 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
 
     Rows that are in the file already, such as those of launch/benchmark_torch.py, are shown, too.
     """
-    if not str(workdir):
-        raise ValueError("--workdir is missing: name a folder for the results, such as runs/first")
-    file = Path(workdir).expanduser().absolute() / RECORD
-    file.parent.mkdir(parents=True, exist_ok=True)
+    file = open_workdir(workdir, config) / RECORD
     shown = _read(file)
     if config.topologies:
         rows, table = tpu.compile_all(config), tpu.table

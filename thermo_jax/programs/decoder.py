@@ -43,12 +43,10 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
     parallel = runs.data_parallel(config)
     parallel.check_batch_size(config.train.batch_size)
     conv = choose_convolution(config.model.conv, platform=parallel.devices[0].platform)
-    continued = has_checkpoint(workdir) if str(workdir) else False
-    if continued:  # the encoder's workdir may have changed, or gone, since
-        workdir = open_workdir(workdir, config)
-    origin = workdir if continued else config.encoder.workdir
-    encoder, variables, encoder_meta = open_encoder(config, workdir=origin, conv=conv)
     workdir = open_workdir(workdir, config)
+    # A run that continues carries its encoder, whose own workdir may have changed, or gone, since.
+    origin = workdir if has_checkpoint(workdir) else config.encoder.workdir
+    encoder, variables, encoder_meta = open_encoder(config, workdir=origin, conv=conv)
     source = sources.open_source(config.data, workdir=workdir)
     sets = _split(source.load(config.task), sources.split_of(config.split, source))
     caveat = _check_encoder_data(encoder_meta, source=source, sets=sets)

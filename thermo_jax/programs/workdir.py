@@ -12,7 +12,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from thermo_jax.training.checkpoints import FOLDER
+from thermo_jax.training.checkpoints import FOLDER, has_checkpoint
 
 CONFIG, PICTURES = "config.json", "pictures"
 VERSIONED = ("thermo_jax", "jax", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -45,7 +45,7 @@ def open_workdir(path: str | Path, config: ConfigDict) -> Path:
     if workdir.exists() and not workdir.is_dir():
         raise ValueError(f"--workdir={path} is a file: name a folder")
     # A run that failed before its first checkpoint left nothing that another could spoil.
-    if any(step.name.isdigit() for step in workdir.rglob(f"{FOLDER}/*")):
+    if any(has_checkpoint(folder.parent) for folder in workdir.rglob(FOLDER)):
         different = _differences(_saved_config(file), resolved)
         if different:
             raise ValueError(

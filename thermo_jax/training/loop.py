@@ -11,6 +11,7 @@ import math
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -231,6 +232,10 @@ def _num_rows(columns: Table) -> int:
     return len(next(iter(columns.values())))
 
 
+def _process() -> dict[str, int]:
+    return {"process_index": jax.process_index(), "process_count": jax.process_count()}
+
+
 def _train_batches(
     train: Table,
     *,
@@ -241,23 +246,20 @@ def _train_batches(
     steps: int,
 ):
     """What the wrapped training step takes, from `start_step` on; `steps` of them at a time."""
-    common = {
-        "seed": plan.seed,
-        "start_step": start_step,
-        "process_index": jax.process_index(),
-        "process_count": jax.process_count(),
-    }
+    common = {"seed": plan.seed, **_process()}
     if is_resident(train):
+        rows_of = partial(batching.train_rows, _num_rows(train), plan.batch_size, **common)
         rows = train_rows(
-            _num_rows(train),
-            plan.batch_size,
-            num_dispatches=num_steps // steps,
-            steps=steps,
-            **common,
+            rows_of, start_step=start_step, num_dispatches=num_steps // steps, steps=steps
         )
         return pipeline.prefetch(rows, lambda rows: (train, parallel.put_batch(rows)))
     batches = pipeline.train_batches(
-        train, batch_size=plan.batch_size, num_steps=num_steps, loader=plan.loader, **common
+        train,
+        batch_size=plan.batch_size,
+        start_step=start_step,
+        num_steps=num_steps,
+        loader=plan.loader,
+        **common,
     )
     return pipeline.prefetch(batches, parallel.put_batch)
 
@@ -267,14 +269,15 @@ def _eval_batches(columns: Table, *, plan: Plan, parallel: DataParallel):
     devices = len(parallel.devices)
     needed = -(-_num_rows(columns) // devices) * devices
     batch_size = min(plan.batch_size, needed)
-    processes = {"process_index": jax.process_index(), "process_count": jax.process_count()}
     if is_resident(columns):
         rows = (
-            batching.eval_rows(_num_rows(columns), batch_size, step=step, **processes)._asdict()
+            batching.eval_rows(_num_rows(columns), batch_size, step=step, **_process())._asdict()
             for step in range(batching.num_eval_batches(_num_rows(columns), batch_size))
         )
         return pipeline.prefetch(rows, lambda rows: (columns, parallel.put_batch(rows)))
-    batches = pipeline.eval_batches(columns, batch_size=batch_size, loader=plan.loader, **processes)
+    batches = pipeline.eval_batches(
+        columns, batch_size=batch_size, loader=plan.loader, **_process()
+    )
     return pipeline.prefetch(batches, parallel.put_batch)
 
 

@@ -88,30 +88,16 @@ def steps_of_dispatch(steps_per_epoch: int, *, at_most: int) -> int:
 
 
 def train_rows(
-    num_rows: int,
-    batch_size: int,
-    *,
-    seed: int,
-    start_step: int,
-    num_dispatches: int,
-    steps: int,
-    process_index: int = 0,
-    process_count: int = 1,
+    plan: Callable[..., batching.Rows], *, start_step: int, num_dispatches: int, steps: int
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Rows of dispatches of `steps` training steps each, `[B, K]`; the batches of `batching`."""
+    """Rows of dispatches of `steps` training steps each, `[B, K]`.
+
+    Args:
+      plan: `plan(step=...)` tells the rows of a step, as `batching.train_rows` does.
+    """
     for dispatch in range(num_dispatches):
         first = start_step + dispatch * steps
-        batches = [
-            batching.train_rows(
-                num_rows,
-                batch_size,
-                seed=seed,
-                step=step,
-                process_index=process_index,
-                process_count=process_count,
-            )
-            for step in range(first, first + steps)
-        ]
+        batches = [plan(step=step) for step in range(first, first + steps)]
         yield {
             name: np.stack([getattr(rows, name) for rows in batches], axis=-1)
             for name in batching.RESERVED
