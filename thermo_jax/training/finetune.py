@@ -18,7 +18,7 @@ from thermo_jax.models import losses
 from thermo_jax.models.cuts import CutsEncoder, scale_images
 from thermo_jax.models.decoders import CHANNELS, Classifier, Segmenter, bridge, soft_labels
 from thermo_jax.training import parallel
-from thermo_jax.training.state import TrainState
+from thermo_jax.training.state import TrainState, init_variables
 
 
 def make_encoder(
@@ -67,9 +67,7 @@ def create_state(
 ) -> TrainState:
     """Initial state for latents of shape (V, H, W, L); `frozen` are the encoder's variables."""
     init_key, step_key = jax.random.split(rng)
-    variables = jax.jit(decoder.init, static_argnames="train")(
-        init_key, jnp.zeros((1, *latents_shape)), train=False
-    )
+    variables = init_variables(decoder, init_key, jnp.zeros((1, *latents_shape)))
     return TrainState.create(variables, tx=tx, rng=step_key, frozen=frozen)
 
 

@@ -16,7 +16,7 @@ from thermo_jax.models.cuts import Cuts, scale_images
 from thermo_jax.models.decoders import CHANNELS
 from thermo_jax.models.patches import sample_positions
 from thermo_jax.training import parallel
-from thermo_jax.training.state import TrainState, example_keys
+from thermo_jax.training.state import TrainState, example_keys, init_variables
 
 # Stands in for the step number in validation: the same patches at every epoch.
 VALIDATION = 2**31 - 1
@@ -45,9 +45,8 @@ def create_state(
     """Initial state for images of `image_shape` = (H, W, C)."""
     init_key, step_key = jax.random.split(rng)
     positions = jnp.zeros((1, 1, 2), jnp.int32) + model.patch_size // 2
-    variables = jax.jit(model.init, static_argnames="train")(
-        init_key, jnp.zeros((1, *image_shape)), positions, positions, train=False
-    )
+    images = jnp.zeros((1, *image_shape))
+    variables = init_variables(model, init_key, images, positions, positions)
     return TrainState.create(variables, tx=tx, rng=step_key)
 
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -69,6 +70,18 @@ class TrainState(flax.struct.PyTreeNode):
             batch_stats=batch_stats,
             opt_state=opt_state,
         )
+
+
+def init_variables(model: nn.Module, rng: Key[Array, ""], *args: Any) -> dict:
+    """Initial variables of a Flax model called as `model(*args, train=False)`."""
+    # Dozens of small random draws: optimising the program would take longer (9.5 s for a
+    # U-Net on 2 CPU cores, 2.4 s without) than they ever run.
+    init = jax.jit(
+        model.init,
+        static_argnames="train",
+        compiler_options={"xla_backend_optimization_level": 0},
+    )
+    return init(rng, *args, train=False)
 
 
 def example_keys(
