@@ -6,7 +6,11 @@ import numpy as np
 import pytest
 from jax import lax
 
-from thermo_jax.models.convolution import choose_convolution, convolve_on_cpu
+from thermo_jax.models.convolution import (
+    choose_convolution,
+    convolve_on_cpu,
+    replicate_edges,
+)
 
 CASES = [
     ((1, 1), "VALID"),
@@ -47,6 +51,37 @@ def test_output_and_both_gradients_equal_xlas_in_float64(size, padding, channels
         for ours, theirs in zip(actual, expected, strict=True):
             assert ours.dtype == jnp.float64
             np.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("conv", [None, convolve_on_cpu])
+@pytest.mark.parametrize(("height", "width", "size"), [(9, 7, 5), (1, 3, 5), (4, 6, 3)])
+def test_replicated_edges_equal_a_padded_array_in_float64(height, width, size, conv):
+    margin = size // 2
+
+    def by_padding(x, kernel, strides, padding):
+        return native(jnp.pad(x, ((0, 0), *padding, (0, 0)), mode="edge"), kernel, strides, "VALID")
+
+    def ours(x, kernel, strides, padding):
+        names = lax.conv_dimension_numbers(x.shape, kernel.shape, ("NHWC", "HWIO", "NHWC"))
+        return replicate_edges(conv)(x, kernel, strides, padding, dimension_numbers=names)
+
+    rng = np.random.default_rng(0)
+    with jax.enable_x64(True):
+        x, kernel, cotangent = (
+            jnp.asarray(rng.standard_normal(shape))
+            for shape in ((2, height, width, 3), (size, size, 3, 4), (2, height, width, 4))
+        )
+        padding = ((margin, margin), (margin, margin))
+        expected = output_and_gradients(by_padding, padding, x, kernel, cotangent)
+        actual = output_and_gradients(ours, padding, x, kernel, cotangent)
+    for one, other in zip(actual, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-12, atol=1e-12)
+
+
+def test_replicated_edges_refuse_a_padding_that_changes_the_size():
+    x, kernel = jnp.ones((1, 9, 9, 2)), jnp.ones((5, 5, 2, 2))
+    with pytest.raises(ValueError, match="does not keep the size under a kernel"):
+        replicate_edges(convolve_on_cpu)(x, kernel, (1, 1), ((1, 1), (1, 1)))
 
 
 @pytest.mark.parametrize("channels", [3, 128])

@@ -26,7 +26,7 @@ from thermo_jax.models.cuts import scale_images
 from thermo_jax.models.unet import DoubleConv
 from thermo_jax.training import finetune, loop, pretrain
 from thermo_jax.training.parallel import DataParallel
-from thermo_jax.training.state import TrainState
+from thermo_jax.training.state import TrainState, initialise
 
 HEIGHT, WIDTH = 16, 24
 BATCH_SIZE = 8
@@ -103,9 +103,9 @@ def encoder_trainer(
     config.loss.update(loss)
     model = pretrain.make_model(config)
     tx = tx or pretrain.make_optimizer(config)
-    state = pretrain.create_state(
-        model, tx=tx, rng=jax.random.key(1), image_shape=(HEIGHT, WIDTH, 3)
-    )
+    shape = (HEIGHT, WIDTH, 3)
+    create_state = partial(pretrain.create_state, model, tx=tx, image_shape=shape)
+    state = initialise(create_state, rng=jax.random.key(1))
     frozen_loss = FrozenConfigDict(config.loss)
     return Trainer(
         state=cast(state, dtype),
@@ -157,13 +157,9 @@ def decoder_trainer(
     decoder = finetune.make_decoder(config)
     tx = tx or finetune.make_optimizer(config)
     views = 3 if row == "G/H" else 1
-    state = finetune.create_state(
-        decoder,
-        tx=tx,
-        rng=jax.random.key(3),
-        latents_shape=(views, HEIGHT, WIDTH, 16),
-        frozen=frozen,
-    )
+    shape = (views, HEIGHT, WIDTH, 16)
+    create_state = partial(finetune.create_state, decoder, tx=tx, latents_shape=shape)
+    state = initialise(create_state, rng=jax.random.key(3), frozen=frozen)
     models = {"encoder": encoder, "encoder_type": config.encoder.type, "decoder": decoder}
     return Trainer(
         state=cast(state, dtype),

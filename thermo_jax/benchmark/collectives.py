@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from thermo_jax.benchmark.cases import make_case
 from thermo_jax.benchmark.measure import prepare
 from thermo_jax.training.parallel import DataParallel
+from thermo_jax.training.state import initialise
 
 _KINDS = ("all-reduce", "all-gather", "reduce-scatter", "collective-permute", "all-to-all")
 _OPERATION = re.compile(rf"= (\(.*?\)|\S+) ({'|'.join(_KINDS)})(?:-start)?\(")
@@ -44,7 +45,9 @@ def count_all(config: ConfigDict) -> Iterator[dict[str, Any]]:
             case = make_case(name, own, dtype=config.dtypes[0], conv=None)
             parallel = DataParallel(available[:count], mode=config.mode)
             function, batch = prepare(case, parallel=parallel, steps=1)
-            compiled = function.lower(parallel.replicate(case.make_state()), batch).compile()
+            compiled = function.lower(
+                parallel.replicate(initialise(case.make_state)), batch
+            ).compile()
             found = count_collectives(compiled.as_text())
             yield {"case": name, "devices": count, "framework": "thermo_jax", "collectives": found}
 

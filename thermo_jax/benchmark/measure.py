@@ -13,6 +13,7 @@ from thermo_jax.benchmark.cases import Case
 from thermo_jax.data import batching, pipeline
 from thermo_jax.training import resident
 from thermo_jax.training.parallel import DataParallel
+from thermo_jax.training.state import initialise
 
 
 def matrix_ceiling(side: int, *, dtype: str, repeats: int) -> float:
@@ -40,7 +41,7 @@ def measure(
     """
     steps = steps_per_dispatch if case.train else 1
     function, batch = prepare(case, parallel=parallel, steps=steps)
-    state = parallel.replicate(case.make_state())
+    state = parallel.replicate(initialise(case.make_state))
     started = time.perf_counter()
     compiled = function.lower(state, batch).compile()
     compile_s = time.perf_counter() - started
@@ -99,7 +100,7 @@ def measure_feeding(
     plain = parallel.wrap(case.step, donate_state=True)
 
     def streamed() -> float:
-        state = parallel.replicate(case.make_state())
+        state = parallel.replicate(initialise(case.make_state))
         batches = pipeline.prefetch(
             batching.train_batches(
                 columns, batch_size=case.batch_size, seed=0, num_steps=steps + 1
@@ -116,7 +117,7 @@ def measure_feeding(
 
     def gathered(together: int) -> float:
         function, batch = prepare(case, parallel=parallel, steps=together)
-        state = parallel.replicate(case.make_state())
+        state = parallel.replicate(initialise(case.make_state))
         state, _ = function(state, batch)
         jax.block_until_ready(state)
         started = time.perf_counter()

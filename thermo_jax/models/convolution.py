@@ -61,6 +61,69 @@ def convolve_on_cpu(
     return _convolve(lhs, rhs, tuple((int(low), int(high)) for low, high in padding))
 
 
+def replicate_edges(conv: Callable | None) -> Callable:
+    """`conv` (None: `jax.lax`'s own) with the nearest pixel's values instead of padding by zeros.
+
+    Padding the array itself costs more memory traffic than the convolution. But what lies outside
+    an image is its outermost lines again, so their share of the output, a frame as wide as the
+    padding, comes from four one-dimensional convolutions and is added.
+
+    The result raises ValueError for a padding that does not keep the size under a square kernel.
+    """
+    conv = conv or lax.conv_general_dilated
+
+    def convolve(lhs: Array, rhs: Array, window_strides, padding, **options) -> Array:
+        margin = rhs.shape[0] // 2
+        if len(set(rhs.shape[:2])) > 1 or tuple(map(tuple, padding)) != ((margin, margin),) * 2:
+            raise ValueError(f"padding {padding} does not keep the size under a kernel {rhs.shape}")
+        inside = conv(lhs, rhs, window_strides, padding, **options)
+        return inside + _outside(lhs, rhs, precision=options.get("precision"))
+
+    return convolve
+
+
+def _outside(x: Array, kernel: Array, *, precision: lax.PrecisionLike) -> Array:
+    """The output's share of what lies outside the image; its corners belong to rows."""
+    height, width = x.shape[1:3]
+    margin = kernel.shape[0] // 2
+    corners = ((0, 0), (margin, margin), (0, 0))
+
+    def share(line: Array, kernel: Array, *, before: bool, pad: int) -> Array:
+        """What a line `[B,N,C]`, repeated outside, gives the outermost lines: `[B,N,margin,D]`."""
+        # The outermost output sees `margin` of the kernel's lines outside, the next one fewer.
+        sums = [
+            kernel[: margin - i].sum(0) if before else kernel[-1 - i :].sum(0)
+            for i in range(margin)
+        ]
+        found = lax.conv_general_dilated(
+            line,
+            jnp.concatenate(sums, axis=-1),
+            window_strides=(1,),
+            padding=[(pad, pad)],
+            dimension_numbers=("NWC", "WIO", "NWC"),
+            precision=precision,
+        )
+        return found.reshape(*found.shape[:2], margin, -1)
+
+    total = 0.0
+    for before in (True, False):
+        edge = 0 if before else -1
+        row = jnp.pad(x[:, edge], corners, mode="edge")
+        rows = share(row, kernel, before=before, pad=0).swapaxes(1, 2)
+        columns = share(x[:, :, edge], kernel.swapaxes(0, 1), before=before, pad=margin)
+        total += _place(rows, size=height, axis=1, before=before)
+        total += _place(columns, size=width, axis=2, before=before)
+    return total
+
+
+def _place(lines: Array, *, size: int, axis: int, before: bool) -> Array:
+    """Outermost lines in an array of zeros of full size; of a smaller one, what is left of them."""
+    pads = [(0, 0, 0)] * 4
+    missing = size - lines.shape[axis]
+    pads[axis] = (0, missing, 0) if before else (missing, 0, 0)
+    return lax.pad(lines, jnp.zeros((), lines.dtype), pads)
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _convolve(x: Array, kernel: Array, padding: tuple[tuple[int, int], ...]) -> Array:
     if kernel.shape[:2] == (1, 1) and not any(map(any, padding)):

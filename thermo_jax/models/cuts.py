@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt8
 
+from thermo_jax.models.convolution import replicate_edges
 from thermo_jax.models.initializers import bias_init, kernel_init
 from thermo_jax.models.normalization import BatchNorm
 from thermo_jax.models.patches import extract_patches, gather_latents
@@ -44,17 +45,17 @@ class CutsEncoder(nn.Module):
     def __call__(self, images: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h w l"]:
         x = images
         margin = KERNEL_SIZE // 2
+        convolve = replicate_edges(self.conv_general_dilated)
         for block in range(NUM_BLOCKS):
             fan_in = KERNEL_SIZE**2 * x.shape[-1]
-            x = jnp.pad(x, ((0, 0), (margin, margin), (margin, margin), (0, 0)), mode="edge")
             x = nn.Conv(
                 self.num_kernels * 2**block,
                 (KERNEL_SIZE, KERNEL_SIZE),
-                padding="VALID",
+                padding=margin,
                 dtype=self.dtype,
                 kernel_init=kernel_init,
                 bias_init=bias_init(fan_in=fan_in),
-                conv_general_dilated=self.conv_general_dilated,
+                conv_general_dilated=convolve,
                 name=f"conv{block + 1}",
             )(x)
             x = BatchNorm(axis_name=self.axis_name, name=f"batch_norm{block + 1}")(x, train=train)

@@ -25,6 +25,7 @@ from thermo_jax.training import finetune, loop
 from thermo_jax.training.checkpoints import has_checkpoint, load_encoder
 from thermo_jax.training.parallel import DataParallel, gather
 from thermo_jax.training.resident import table_bytes
+from thermo_jax.training.state import initialise
 
 TARGETS = {"classify": "labels", "segment": "label_maps"}
 
@@ -54,13 +55,9 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
 
     decoder = finetune.make_decoder(config, conv=conv)
     tx = finetune.make_optimizer(config)
-    state = finetune.create_state(
-        decoder,
-        tx=tx,
-        rng=jax.random.key(config.seed),
-        latents_shape=_latents_shape(sets.train, encoder=encoder, config=config),
-        frozen=variables,
-    )
+    shape = _latents_shape(sets.train, encoder=encoder, config=config)
+    create_state = partial(finetune.create_state, decoder, tx=tx, latents_shape=shape)
+    state = initialise(create_state, rng=jax.random.key(config.seed), frozen=variables)
     models = {"encoder": encoder, "encoder_type": config.encoder.type, "decoder": decoder}
     plan = runs.plan(config)
     state = loop.fit(

@@ -16,6 +16,7 @@ from thermo_jax.programs.workdir import PICTURES, open_workdir, to_json
 from thermo_jax.training import finetune, loop, pretrain
 from thermo_jax.training.metrics_log import METRICS, read_jsonl
 from thermo_jax.training.resident import table_bytes
+from thermo_jax.training.state import initialise
 
 PICTURED = 4  # thermograms in the latents' picture
 
@@ -43,9 +44,9 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
     conv = choose_convolution(config.model.conv, platform=parallel.devices[0].platform)
     model = pretrain.make_model(config, conv=conv)
     tx = pretrain.make_optimizer(config)
-    state = pretrain.create_state(
-        model, tx=tx, rng=jax.random.key(config.seed), image_shape=runs.image_shape(examples)
-    )
+    shape = runs.image_shape(examples)
+    create_state = partial(pretrain.create_state, model, tx=tx, image_shape=shape)
+    state = initialise(create_state, rng=jax.random.key(config.seed))
     loss = FrozenConfigDict(config.loss)
     tables = [runs.columns(part, "images") for part in (train, validation)]
     resident = runs.fits(table_bytes(*tables), "The images", config, parallel=parallel)

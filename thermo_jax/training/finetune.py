@@ -18,7 +18,7 @@ from thermo_jax.models import losses
 from thermo_jax.models.cuts import CutsEncoder, scale_images
 from thermo_jax.models.decoders import CHANNELS, Classifier, Segmenter, bridge, soft_labels
 from thermo_jax.training import parallel
-from thermo_jax.training.state import TrainState, init_variables
+from thermo_jax.training.state import TrainState
 
 
 def make_encoder(
@@ -65,9 +65,12 @@ def create_state(
     latents_shape: tuple[int, ...],
     frozen: dict,
 ) -> TrainState:
-    """Initial state for latents of shape (V, H, W, L); `frozen` are the encoder's variables."""
+    """Initial state for latents of shape (V, H, W, L); `frozen` are the encoder's variables.
+
+    Call it through `state.initialise`.
+    """
     init_key, step_key = jax.random.split(rng)
-    variables = init_variables(decoder, init_key, jnp.zeros((1, *latents_shape)))
+    variables = decoder.init(init_key, jnp.zeros((1, *latents_shape)), train=False)
     return TrainState.create(variables, tx=tx, rng=step_key, frozen=frozen)
 
 

@@ -16,7 +16,7 @@ from thermo_jax.models.cuts import Cuts, scale_images
 from thermo_jax.models.decoders import CHANNELS
 from thermo_jax.models.patches import sample_positions
 from thermo_jax.training import parallel
-from thermo_jax.training.state import TrainState, example_keys, init_variables
+from thermo_jax.training.state import TrainState, example_keys
 
 # Stands in for the step number in validation: the same patches at every epoch.
 VALIDATION = 2**31 - 1
@@ -42,11 +42,11 @@ def make_optimizer(config: ml_collections.ConfigDict) -> optax.GradientTransform
 def create_state(
     model: Cuts, *, tx: optax.GradientTransformation, rng: jax.Array, image_shape: tuple[int, ...]
 ) -> TrainState:
-    """Initial state for images of `image_shape` = (H, W, C)."""
+    """Initial state for images of `image_shape` = (H, W, C). Call it through `state.initialise`."""
     init_key, step_key = jax.random.split(rng)
     positions = jnp.zeros((1, 1, 2), jnp.int32) + model.patch_size // 2
     images = jnp.zeros((1, *image_shape))
-    variables = init_variables(model, init_key, images, positions, positions)
+    variables = model.init(init_key, images, positions, positions, train=False)
     return TrainState.create(variables, tx=tx, rng=step_key)
 
 
