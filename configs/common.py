@@ -46,6 +46,9 @@ def data(data_type: str) -> ConfigDict:
     config.loader = "tf.data"
     # Folder of prepared (TFDS) data; "" = ~/.cache/thermo_jax, or $THERMO_JAX_CACHE_DIR.
     config.prepared_dir = ""
+    # A control: the diagnoses are dealt anew among the patients, at random. Nothing can be learned
+    # then, and an AUROC far from 0.5 would show a leak.
+    config.shuffle_labels = False
     # root="phantom" only: number of synthetic patients, half of them sick.
     config.phantom_patients = 40
     return config
@@ -61,6 +64,25 @@ def split() -> ConfigDict:
     # Share of the other patients that validate (choose the epoch and the threshold).
     config.val_fraction = 0.2
     # Seed of the split.
+    config.seed = 0
+    # A split.json, as every run leaves one in its workdir, to be used instead of dealing anew.
+    config.file = ""
+    # "honest": validation patients choose the epoch, the encoder sees no test patient.
+    # "transductive": the encoder sees test patients, too, without labels.
+    # "paper": the published protocol, optimistic: the encoder sees every image, and the test set
+    # chooses the epoch.
+    config.protocol = "honest"
+    # Train a decoder on so many patients only, 0 = all; more of them include the fewer.
+    config.max_train_patients = 0
+    return config
+
+
+def report() -> ConfigDict:
+    """How results are summarised."""
+    config = ConfigDict()
+    # Times that patients are resampled for the 95 % intervals.
+    config.bootstrap = 1000
+    # Seed of the resampling.
     config.seed = 0
     return config
 
@@ -101,11 +123,16 @@ def decoder(task: str, *, preset: str) -> ConfigDict:
     """Fields of a decoder run; `preset` is one of Table 1's rows, such as "G/H"."""
     encoder_type, data_type = (ROW_TYPES[letter] for letter in preset.split("/"))
     config = base(task, data_type=data_type)
+    config.report = report()
     config.encoder = ConfigDict()
     # Workdir of the pretrained encoder (a run of configs/encoder.py).
     config.encoder.workdir = ""
     # Data type the encoder was trained on: "gray" or "heat".
     config.encoder.type = encoder_type
+    # "pretrained"; or, to compare with, "random" (frozen initial weights) or "none" (raw pixels).
+    config.encoder.kind = "pretrained"
+    # Channels of the first block, for kind "random"; a pretrained encoder knows its own.
+    config.encoder.num_kernels = 16
     config.model = ConfigDict()
     # Channels of the U-Net's first stage; 64 is the published size.
     config.model.unet_width = 64

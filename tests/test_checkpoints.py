@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tiny_training as tiny
 
-from thermo_jax.training.checkpoints import FOLDER, Checkpoints, load_encoder
+from thermo_jax.training.checkpoints import FOLDER, Checkpoints, keep_best_model, load_encoder
 
 
 def kept_steps(workdir) -> list[int]:
@@ -204,7 +204,45 @@ def test_a_decoders_state_is_restored_with_its_frozen_encoder(handed_over):
 def test_the_frozen_encoder_is_saved_once_not_twice(handed_over):
     (encoder, decoder), _ = handed_over
     sizes = [
-        sum(f.stat().st_size for f in (w / FOLDER / "15" / "state").rglob("*") if f.is_file())
+        sum(f.stat().st_size for f in (w / FOLDER / "15" / "training").rglob("*") if f.is_file())
         for w in (encoder, decoder)
     ]
     assert abs(sizes[0] - sizes[1]) < 1000
+
+
+def items(workdir) -> set[str]:
+    steps = workdir / FOLDER
+    return {
+        f"{item.parent.name}/{item.name}"
+        for item in steps.glob("*/*")
+        if item.is_dir() and item.name in ("model", "training", "encoder", "meta")
+    }
+
+
+@pytest.mark.parametrize(
+    ("losses", "left"),
+    [
+        ([2.0, 1.0, 3.0], {"10/model", "10/encoder", "10/meta", "15/meta"}),
+        ([3.0, 2.0, 1.0], {"15/model", "15/encoder", "15/meta"}),
+    ],
+)
+def test_of_a_finished_run_the_best_model_is_kept_and_can_be_used(tmp_path, losses, left):
+    run, plan = tiny.toy_run(losses), tiny.plan(epochs=3)
+    best = run.fit(tmp_path, plan)
+    keep_best_model(tmp_path)
+    keep_best_model(tmp_path)  # once more does no harm
+    assert items(tmp_path) == left
+    tiny.assert_same_tree(run.fit(tmp_path, plan), best)
+    variables, meta = load_encoder(tmp_path, like=toy_encoder)
+    assert variables["params"]["w"] == float(best.params["w"]) and meta["finished"]
+
+
+def test_an_unfinished_run_keeps_its_optimiser(tmp_path):
+    def stop(epoch):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        tiny.toy_run([2.0, 1.0]).fit(tmp_path, tiny.plan(epochs=2), on_epoch=stop)
+    with pytest.raises(ValueError, match="has not finished, and needs its optimiser"):
+        keep_best_model(tmp_path)
+    assert "5/training" in items(tmp_path)

@@ -8,12 +8,25 @@ import pathlib
 import pytest
 
 from thermo_jax import main
-from thermo_jax.configs import classify, common, data_report, demo, encoder, segment
+from thermo_jax.configs import (
+    benchmark,
+    classify,
+    cluster,
+    common,
+    data_report,
+    demo,
+    encoder,
+    few_shot,
+    segment,
+    table1,
+)
 
 FILES = [p for p in pathlib.Path(encoder.__file__).parent.glob("*.py") if p.stem != "__init__"]
 
 
-@pytest.mark.parametrize("module", [encoder, classify, segment, data_report, demo])
+@pytest.mark.parametrize(
+    "module", [benchmark, classify, cluster, data_report, demo, encoder, few_shot, segment, table1]
+)
 def test_every_configuration_builds_and_is_a_known_task(module):
     assert module.get_config().task in main.TASKS
 

@@ -101,6 +101,22 @@ def test_segmentation_measures_refuse_an_empty_matrix():
         metrics.segmentation_measures(np.zeros((8, 8), np.int64))
 
 
+def test_several_confusion_matrices_are_measured_at_once_each_by_itself():
+    confusions = np.random.default_rng(0).integers(0, 9, (2, 3, 4, 4))
+    confusions[0, 0, 3] = confusions[0, 0, :, 3] = 0  # a class absent from one of them
+    together = metrics.segmentation_measures(confusions)
+    assert together["miou"].shape == (2, 3) and together["iou"].shape == (2, 3, 4)
+    for index in np.ndindex(2, 3):
+        for name, value in metrics.segmentation_measures(confusions[index]).items():
+            np.testing.assert_array_equal(together[name][index], value, err_msg=name)
+
+
+def test_a_matrix_without_a_pixel_among_others_is_undefined():
+    measures = metrics.segmentation_measures(np.stack([np.zeros((2, 2)), np.eye(2)]))
+    for name, values in measures.items():
+        assert np.isnan(values[0]).all() and (values[1] == 1).all(), name
+
+
 def test_segmentation_measures_match_the_published_vectors(golden):
     cases = sorted({key.split("/")[0] for key in golden if key.startswith("seg")})
     assert cases
@@ -142,6 +158,20 @@ def test_classification_measures_equal_scikit_learns(threshold):
 def test_a_score_equal_to_the_threshold_is_not_sick():
     counts = metrics.classification_measures([0.5, 0.5], [0, 1])["counts"]
     assert (counts["tn"], counts["fn"]) == (1, 1)
+
+
+def test_calls_given_one_by_one_replace_the_threshold():
+    scores, labels, called = [0.2, 0.6, 0.7], [1, 0, 1], np.array([True, False, True])
+    measures = metrics.classification_measures(scores, labels, called=called)
+    assert (measures["accuracy"], measures["specificity"], measures["counts"]["fn"]) == (1, 1, 0)
+    assert np.isnan(measures["threshold"])
+    assert measures["brier"] == metrics.classification_measures(scores, labels)["brier"]
+
+
+@pytest.mark.parametrize("called", [np.array([True]), np.array([1, 0])])
+def test_calls_are_one_bool_per_example(called):
+    with pytest.raises(ValueError, match="one bool for each of 2 examples"):
+        metrics.classification_measures([0.2, 0.6], [1, 0], called=called)
 
 
 def test_float32_scores_are_compared_with_the_threshold_in_float64():

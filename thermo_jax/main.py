@@ -29,7 +29,10 @@ TASKS = {  # config.task -> module of thermo_jax.programs
     "encoder": "encoder",
     "classify": "decoder",
     "segment": "decoder",
+    "cluster": "cluster",
     "demo": "demo",
+    "few_shot": "few_shot",
+    "table1": "table1",
     "data_report": "data_report",
     "benchmark": "benchmark",
 }

@@ -13,7 +13,7 @@ import dataclasses
 import json
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
@@ -40,6 +40,16 @@ class Split:
         """Write the split as JSON."""
         sets = {f.name: sorted(getattr(self, f.name)) for f in dataclasses.fields(self)}
         pathlib.Path(path).write_text(json.dumps(sets, indent=1) + "\n", encoding="utf-8")
+
+    def check_names(self, patients: Collection[str], *, path: str | os.PathLike) -> None:
+        """ValueError if a patient of the data is in no set; the file is named."""
+        missing = sorted(set(patients) - self.train - self.val - self.test)
+        if missing:
+            raise ValueError(
+                f"{path} names no set for {len(missing)} patients of the data, such as "
+                f"{missing[0]}: it was made for other data; leave config.split.file empty to deal "
+                "patients anew"
+            )
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Split":

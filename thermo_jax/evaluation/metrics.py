@@ -15,9 +15,13 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int, Integer, Num, Shaped
+from jaxtyping import Bool, Float, Int, Integer, Num, Shaped
 from scipy import ndimage
 from sklearn import metrics as sklearn_metrics
+
+CALIBRATION_BINS = 10  # of equal width in [0, 1]
+
+Counts = Num[np.ndarray, "..."]  # how many examples, or their summed weight
 
 
 class PatientScores(NamedTuple):
@@ -60,41 +64,47 @@ def confusion_matrix(
     return counts.reshape(num_classes, num_classes).astype(np.int64)
 
 
-def segmentation_measures(confusion: Int[np.ndarray, "k k"]) -> dict[str, Any]:
+def segmentation_measures(confusion: Num[np.ndarray, "... k k"]) -> dict[str, Any]:
     """Pixel accuracy, macro precision/recall/F1, mIoU and each class's IoU and Dice.
 
     Args:
-        confusion: pixels by true class (row) and predicted class (column), over all images.
+        confusion: pixels by true class (row) and predicted class (column), over all images; or
+            several such matrices, for example one per bootstrap sample, whose pixels may be
+            weighted.
 
     Returns:
-        "accuracy", "precision", "recall", "f1", "miou" (floats) and "iou", "dice" (float64 [k],
-        NaN for a class absent from truth and prediction).
+        "accuracy", "precision", "recall", "f1", "miou" (floats; float64 [...] for several
+        matrices) and "iou", "dice" (float64 [... k], NaN for a class absent from truth and
+        prediction). All are NaN for a matrix without a pixel among others that have some.
 
     Raises:
-        ValueError: the matrix is not square or holds no pixel.
+        ValueError: the matrices are not square or hold no pixel.
     """
     confusion = np.asarray(confusion, dtype=np.float64)
-    if confusion.ndim != 2 or confusion.shape[0] != confusion.shape[1] or not confusion.sum() > 0:
+    square = confusion.ndim >= 2 and confusion.shape[-2] == confusion.shape[-1]
+    if not square or not confusion.sum() > 0:
         raise ValueError(
             f"expected a square confusion matrix with at least one pixel, got shape "
             f"{confusion.shape} holding {confusion.sum():.0f} pixels: was any image scored?"
         )
-    hits = np.diag(confusion)
-    in_truth, in_prediction = confusion.sum(axis=1), confusion.sum(axis=0)
+    hits = np.diagonal(confusion, axis1=-2, axis2=-1)
+    in_truth, in_prediction = confusion.sum(axis=-1), confusion.sum(axis=-2)
     present = in_truth + in_prediction > 0
-    precision = _ratio(hits, in_prediction, otherwise=0.0)
-    recall = _ratio(hits, in_truth, otherwise=0.0)
-    dice = _ratio(2 * hits, in_truth + in_prediction, otherwise=np.nan)
-    iou = _ratio(hits, in_truth + in_prediction - hits, otherwise=np.nan)
-    return {
-        "accuracy": float(hits.sum() / confusion.sum()),
-        "precision": float(precision[present].mean()),
-        "recall": float(recall[present].mean()),
-        "f1": float(dice[present].mean()),
-        "miou": float(iou[present].mean()),
-        "iou": iou,
-        "dice": dice,
+    dice = ratio(2 * hits, in_truth + in_prediction, otherwise=np.nan)
+    iou = ratio(hits, in_truth + in_prediction - hits, otherwise=np.nan)
+    by_class = {
+        "precision": ratio(hits, in_prediction, otherwise=0.0),
+        "recall": ratio(hits, in_truth, otherwise=0.0),
+        "f1": dice,
+        "miou": iou,
     }
+    measures = {"accuracy": ratio(hits.sum(axis=-1), in_truth.sum(axis=-1), otherwise=np.nan)}
+    for name, values in by_class.items():
+        total = np.where(present, values, 0.0).sum(axis=-1)
+        measures[name] = ratio(total, present.sum(axis=-1), otherwise=np.nan)
+    if confusion.ndim == 2:
+        measures = {name: float(value) for name, value in measures.items()}
+    return measures | {"iou": iou, "dice": dice}
 
 
 def hd95(true_mask: Shaped[np.ndarray, "h w"], predicted_mask: Shaped[np.ndarray, "h w"]) -> float:
@@ -139,20 +149,17 @@ def _bounding_box(mask):
     )
 
 
-def _ratio(numerator, denominator, *, otherwise):
-    """Elementwise quotient, `otherwise` where the denominator is 0."""
-    return np.divide(
-        numerator, denominator, out=np.full(numerator.shape, otherwise), where=denominator > 0
-    )
-
-
 # --------------------------------------------------------------------------------------------------
 # Classification
 # --------------------------------------------------------------------------------------------------
 
 
 def classification_measures(
-    scores: Num[np.ndarray, "n"], labels: Num[np.ndarray, "n"], *, threshold: float = 0.5
+    scores: Num[np.ndarray, "n"],
+    labels: Num[np.ndarray, "n"],
+    *,
+    threshold: float = 0.5,
+    called: Bool[np.ndarray, "n"] | None = None,
 ) -> dict[str, Any]:
     """Measures of probabilities of Sick against labels (1 sick, 0 healthy).
 
@@ -161,54 +168,81 @@ def classification_measures(
     Recall is sensitivity. AUPRC is average precision (no interpolation). ECE is the gap between
     mean probability and share of sick, over 10 bins of equal width, weighted by their counts.
 
+    Args:
+        called: who is called sick, where one threshold does not say (every fold has its own);
+            it replaces `score > threshold`, and "threshold" is NaN.
+
     Returns:
         "accuracy", "precision", "recall", "specificity", "f1", "auroc", "auprc", "brier", "ece",
         "threshold" (floats), and "counts": {"n", "sick", "healthy", "tp", "fp", "tn", "fn"}.
 
     Raises:
-        ValueError: no example, a label besides 0 and 1, or a score that is no probability.
+        ValueError: no example, a label besides 0 and 1, a score that is no probability, or calls
+            that are not one bool per example.
     """
-    scores, labels = _checked(scores, labels)
-    called = scores > threshold
+    scores, labels = checked_scores(scores, labels)
+    if called is None:
+        called = scores > threshold
+    else:
+        called, threshold = checked_calls(called, count=len(scores)), np.nan
     sick = labels == 1
-    tp, fp = int(np.sum(called & sick)), int(np.sum(called & ~sick))
-    fn, tn = int(np.sum(~called & sick)), int(np.sum(~called & ~sick))
-    both = tp + fn > 0 and tn + fp > 0
-    nan = float("nan")
+    outcomes = {
+        "tp": int(np.sum(called & sick)),
+        "fp": int(np.sum(called & ~sick)),
+        "tn": int(np.sum(~called & ~sick)),
+        "fn": int(np.sum(~called & sick)),
+    }
+    both = sick.any() and not sick.all()
+    counts = {"n": len(scores), "sick": int(sick.sum()), "healthy": int(np.sum(~sick))}
     return {
-        "accuracy": (tp + tn) / len(scores),
-        "precision": tp / (tp + fp) if tp + fp else 0.0,
-        "recall": tp / (tp + fn) if tp + fn else nan,
-        "specificity": tn / (tn + fp) if tn + fp else nan,
-        "f1": 2 * tp / (2 * tp + fp + fn) if tp + fn else nan,
-        "auroc": float(sklearn_metrics.roc_auc_score(labels, scores)) if both else nan,
-        "auprc": float(sklearn_metrics.average_precision_score(labels, scores)) if both else nan,
+        **{name: float(value) for name, value in decision_measures(**outcomes).items()},
+        "auroc": float(sklearn_metrics.roc_auc_score(labels, scores)) if both else np.nan,
+        "auprc": float(sklearn_metrics.average_precision_score(labels, scores)) if both else np.nan,
         "brier": float(np.mean((scores - labels) ** 2)),
         "ece": expected_calibration_error(scores, labels),
         "threshold": float(threshold),
-        "counts": {
-            "n": len(scores),
-            "sick": tp + fn,
-            "healthy": tn + fp,
-            "tp": tp,
-            "fp": fp,
-            "tn": tn,
-            "fn": fn,
-        },
+        "counts": counts | outcomes,
+    }
+
+
+def decision_measures(
+    *, tp: Counts, fp: Counts, tn: Counts, fn: Counts
+) -> dict[str, Float[np.ndarray, "..."]]:
+    """Accuracy, precision, recall, specificity and F1, all NaN without any example.
+
+    The other undefined cases are those of `classification_measures`.
+    """
+    tp, fp, tn, fn = (np.asarray(count, dtype=np.float64) for count in (tp, fp, tn, fn))
+    sick, healthy, called = tp + fn, tn + fp, tp + fp
+    precision = ratio(tp, called, otherwise=0.0)
+    f1 = ratio(2 * tp, sick + called, otherwise=np.nan)
+    return {
+        "accuracy": ratio(tp + tn, sick + healthy, otherwise=np.nan),
+        "precision": np.where(sick + healthy > 0, precision, np.nan),
+        "recall": ratio(tp, sick, otherwise=np.nan),
+        "specificity": ratio(tn, healthy, otherwise=np.nan),
+        "f1": np.where(sick > 0, f1, np.nan),
     }
 
 
 def expected_calibration_error(
-    scores: Num[np.ndarray, "n"], labels: Num[np.ndarray, "n"], *, bins: int = 10
+    scores: Num[np.ndarray, "n"], labels: Num[np.ndarray, "n"], *, bins: int = CALIBRATION_BINS
 ) -> float:
-    """Count-weighted mean of |mean probability - share of sick| over bins of equal width in [0,1].
+    """Count-weighted mean of |mean probability - share of sick| over `calibration_bins`."""
+    scores, labels = checked_scores(scores, labels)
+    index = calibration_bins(scores, bins=bins)
+    gaps = np.bincount(index, weights=scores - labels, minlength=bins)
+    return float(np.abs(gaps).sum() / len(scores))
+
+
+def calibration_bins(
+    scores: Float[np.ndarray, "n"], *, bins: int = CALIBRATION_BINS
+) -> Int[np.ndarray, "n"]:
+    """The bin, of equal width in [0, 1], of every probability (0 is the lowest).
 
     A score on an edge belongs to the bin above it, 1.0 to the last bin.
     """
-    scores, labels = _checked(scores, labels)
-    index = np.minimum((scores * bins).astype(np.int64), bins - 1)
-    gaps = np.bincount(index, weights=scores - labels, minlength=bins)
-    return float(np.abs(gaps).sum() / len(scores))
+    return np.minimum((scores * bins).astype(np.int64), bins - 1)
 
 
 def patient_scores(
@@ -219,7 +253,7 @@ def patient_scores(
     Raises:
         ValueError: the lengths differ, or a patient's images carry both labels.
     """
-    scores, labels = _checked(scores, labels)
+    scores, labels = checked_scores(scores, labels)
     if len(patients) != len(scores):
         raise ValueError(f"{len(scores)} scores but {len(patients)} patients: give one per image")
     names, rows = np.unique(np.asarray(patients, dtype=str), return_inverse=True)
@@ -243,15 +277,12 @@ def best_threshold(scores: Num[np.ndarray, "n"], labels: Num[np.ndarray, "n"]) -
     taken (the lower of two equally near), so that a small validation set moves the threshold only
     where it has evidence. 0.5 where the labels hold one class only.
     """
-    scores, labels = _checked(scores, labels)
+    scores, labels = checked_scores(scores, labels)
     sick = labels == 1
     if sick.all() or not sick.any():
         return 0.5
     distinct = np.unique(scores)
-    lower, upper = distinct[:-1], distinct[1:]
-    midpoints = (lower + upper) / 2
-    midpoints = np.where(midpoints < upper, midpoints, lower)  # neighbours in float64
-    candidates = np.unique(np.append(midpoints, 0.5))
+    candidates = np.unique(np.append(cut_between(distinct[:-1], distinct[1:]), 0.5))
     sick_at_most = np.searchsorted(np.sort(scores[sick]), candidates, side="right")
     healthy_at_most = np.searchsorted(np.sort(scores[~sick]), candidates, side="right")
     # Integers (balanced accuracy times constants), so that ties are exact.
@@ -260,7 +291,27 @@ def best_threshold(scores: Num[np.ndarray, "n"], labels: Num[np.ndarray, "n"]) -
     return float(best[np.argmin(np.abs(best - 0.5))])
 
 
-def _checked(scores, labels):
+def cut_between(
+    lower: Float[np.ndarray, "..."], upper: Float[np.ndarray, "..."]
+) -> Float[np.ndarray, "..."]:
+    """Thresholds that part lower from higher scores: lower <= midpoint < upper."""
+    midpoint = (lower + upper) / 2
+    return np.where(midpoint < upper, midpoint, lower)  # neighbours in float64
+
+
+# --------------------------------------------------------------------------------------------------
+# Shared by the evaluation
+# --------------------------------------------------------------------------------------------------
+
+
+def ratio(numerator, denominator, *, otherwise: float) -> Float[np.ndarray, "..."]:
+    """Elementwise quotient, `otherwise` where the denominator is 0."""
+    return np.divide(
+        numerator, denominator, out=np.full(numerator.shape, otherwise), where=denominator > 0
+    )
+
+
+def checked_scores(scores, labels) -> tuple[Float[np.ndarray, "n"], Int[np.ndarray, "n"]]:
     """Both as 1-D arrays (float64, int64), or a ValueError that says what is wrong."""
     scores, labels = np.asarray(scores, dtype=np.float64), np.asarray(labels)
     if scores.ndim != 1 or scores.shape != labels.shape:
@@ -282,3 +333,14 @@ def _checked(scores, labels):
             "check the training for divergence if it is NaN"
         )
     return scores, labels.astype(np.int64)
+
+
+def checked_calls(called, *, count: int) -> Bool[np.ndarray, "n"]:
+    """Who is called sick, as a bool array, or a ValueError that says what is wrong."""
+    called = np.asarray(called)
+    if called.dtype != bool or called.shape != (count,):
+        raise ValueError(
+            f"called has type {called.dtype} and shape {called.shape}: expected one bool for each "
+            f"of {count} examples, such as scores > threshold"
+        )
+    return called

@@ -51,9 +51,11 @@ def results_table(results: Mapping[str, Any], *, class_names: Sequence[str] = CL
             "run": facts of the run, printed one a line; `protocol` "paper" is marked optimistic;
             "encoder": the encoder's scalars, e.g. {"best_epoch": 12, "val_loss": 0.1};
             "classification": {"image" | "patient": {row name: `classification_measures`}}, the
-                model's row first and then the baselines';
+                model's row first and then the baselines'; an "interval" {measure: (low, high)}
+                of the first is shown;
             "segmentation": {resolution such as "120x160": `segmentation_measures`}, each with an
-                optional "hd95" [classes].
+                optional "hd95" [classes] and "interval";
+            "cautions": sentences.
     """
     sections = []
     if results.get("run"):
@@ -64,7 +66,7 @@ def results_table(results: Mapping[str, Any], *, class_names: Sequence[str] = CL
         sections.append(_classification(unit, rows))
     if results.get("segmentation"):
         sections.extend(_segmentation(results["segmentation"], class_names))
-    notes = []
+    notes = [textwrap.fill(sentence, WIDTH) for sentence in results.get("cautions", ())]
     if any(re.search(rf"\s{UNDEFINED}(\s|$)", section) for section in sections):
         notes.append(
             f"{UNDEFINED} = undefined (nothing to measure: a class or diagnosis is absent)"
@@ -79,11 +81,16 @@ def write_results(
     results: Mapping[str, Any],
     *,
     class_names: Sequence[str] = CLASS_NAMES,
+    table: str | None = None,
 ) -> list[pathlib.Path]:
-    """Writes results.json (NaN and infinity as null) and results.txt; returns both paths."""
+    """Writes results.json (NaN and infinity as null) and results.txt; returns both paths.
+
+    Args:
+        table: the text, `results_table` by default.
+    """
     workdir = pathlib.Path(workdir)
     text = json.dumps(_plain(results), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
-    table = results_table(results, class_names=class_names)
+    table = results_table(results, class_names=class_names) if table is None else table
     workdir.mkdir(parents=True, exist_ok=True)
     paths = [workdir / "results.json", workdir / "results.txt"]
     for path, content in zip(paths, (text, table), strict=True):
@@ -165,10 +172,21 @@ def _table(title, rows, columns):
     widths = {key: max(len(head), 6) + 2 for key, head in columns.items()}
     heading = "".join(f"{head:>{widths[key]}}" for key, head in columns.items())
     lines = [title, f"  {'':<{label_width}}{heading}"]
-    for name, measures in rows.items():
+    for name, measures in _with_intervals(rows, columns):
         cells = "".join(f"{_measure(key, measures.get(key)):>{widths[key]}}" for key in columns)
         lines.append(f"  {name:<{label_width}}{cells}")
     return "\n".join(lines)
+
+
+def _with_intervals(rows, columns):
+    """The rows; below one of ours (the first, and any resolution), the bounds of its intervals."""
+    ours = rows if columns is SEGMENTATION_COLUMNS else list(rows)[:1]
+    for name, measures in rows.items():
+        yield name, measures
+        interval = measures.get("interval", {}) if name in ours else {}
+        for bound, end in enumerate(("from", "to")):
+            if interval:
+                yield f"  95 % {end}", {key: interval[key][bound] for key in columns}
 
 
 def _measure(key, value):

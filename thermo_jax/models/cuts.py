@@ -41,6 +41,11 @@ class CutsEncoder(nn.Module):
     dtype: jnp.dtype | None = None
     conv_general_dilated: Callable | None = None
 
+    @property
+    def num_latents(self) -> int:
+        """Channels of the output, L."""
+        return self.num_kernels * 2 ** (NUM_BLOCKS - 1)
+
     @nn.compact
     def __call__(self, images: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h w l"]:
         x = images
@@ -61,6 +66,30 @@ class CutsEncoder(nn.Module):
             x = BatchNorm(axis_name=self.axis_name, name=f"batch_norm{block + 1}")(x, train=train)
             x = nn.leaky_relu(x, LEAKY_SLOPE)
         return x
+
+
+class RawPixels(nn.Module):
+    """Stands in for an encoder in comparisons: its latents are the scaled pixels themselves.
+
+    Attributes:
+      channels: C of the images.
+      dtype: compute type.
+    """
+
+    channels: int
+    dtype: jnp.dtype | None = None
+
+    @property
+    def num_latents(self) -> int:
+        """Channels of the output."""
+        return self.channels
+
+    @nn.compact
+    def __call__(self, images: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h w c"]:
+        # A frozen 1, so that a checkpoint has something to hold.
+        one = self.param("one", nn.initializers.ones, ())
+        self.variable("batch_stats", "none", jnp.zeros, ())
+        return (images * one).astype(self.dtype)
 
 
 class PatchReconstruction(nn.Module):

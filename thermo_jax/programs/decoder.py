@@ -16,13 +16,15 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from thermo_jax.data.examples import Examples
+from thermo_jax.data.splits import Split
 from thermo_jax.data.thermogram import GRAY_SHAPE
 from thermo_jax.models.convolution import choose_convolution
+from thermo_jax.models.cuts import RawPixels
 from thermo_jax.models.decoders import CHANNELS
 from thermo_jax.programs import runs, scores, sources
 from thermo_jax.programs.workdir import open_workdir, to_json
 from thermo_jax.training import finetune, loop
-from thermo_jax.training.checkpoints import has_checkpoint, load_encoder
+from thermo_jax.training.checkpoints import has_checkpoint, keep_best_model, load_encoder
 from thermo_jax.training.parallel import DataParallel, gather
 from thermo_jax.training.resident import table_bytes
 from thermo_jax.training.state import initialise
@@ -49,7 +51,9 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
     origin = workdir if has_checkpoint(workdir) else config.encoder.workdir
     encoder, variables, encoder_meta = open_encoder(config, workdir=origin, conv=conv)
     source = sources.open_source(config.data, workdir=workdir)
-    sets = _split(source.load(config.task), sources.split_of(config.split, source))
+    split = sources.split_of(config.split, source, workdir=workdir)
+    sets = split_examples(source.load(config.task), split, protocol=config.split.protocol)
+    sets = sets._replace(train=fewer_patients(sets.train, config.split))
     caveat = _check_encoder_data(encoder_meta, source=source, sets=sets)
     tables, resident = place(sets, config, encoder=encoder, variables=variables, parallel=parallel)
 
@@ -92,14 +96,17 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
         # Validation chooses the classifier's threshold; a segmenter has none.
         if role == "test" or (role == "validation" and config.task == "classify")
     }
-    return scores.finish(
+    outcome = scores.finish(
         config,
         workdir=workdir,
         sets=sets._asdict(),
+        gray=_gray(source, sets, config),
         predictions=predictions,
         best_step=int(state.step),
         encoder_caveat=caveat,
     )
+    keep_best_model(workdir)
+    return outcome
 
 
 def open_encoder(config: ConfigDict, *, workdir: str | Path, conv) -> tuple[Any, dict, dict]:
@@ -110,6 +117,9 @@ def open_encoder(config: ConfigDict, *, workdir: str | Path, conv) -> tuple[Any,
       FileNotFoundError: there is no checkpoint.
     """
     row = f"{config.encoder.type} encoder"
+    kind = config.encoder.get("kind", "pretrained")
+    if kind != "pretrained":
+        return _untrained(kind, config, conv=conv)
     if not str(workdir):
         raise ValueError(
             "config.encoder.workdir is empty: pretrain an encoder with "
@@ -149,14 +159,41 @@ def open_encoder(config: ConfigDict, *, workdir: str | Path, conv) -> tuple[Any,
     return make(found), variables, found
 
 
+def _untrained(kind: str, config: ConfigDict, *, conv) -> tuple[Any, dict, dict]:
+    """What a pretrained encoder is compared with: as `open_encoder`."""
+    channels = CHANNELS[config.encoder.type]
+    if kind == "random":
+        encoder = finetune.make_encoder(
+            num_kernels=config.encoder.num_kernels, dtype=config.model.dtype, conv=conv
+        )
+    elif config.encoder.type == config.data.type:
+        encoder = RawPixels(channels=channels, dtype=jnp.dtype(config.model.dtype))
+    else:
+        raise ValueError(
+            f"config.encoder.kind='none' takes the pixels as they are: config.encoder.type "
+            f"{config.encoder.type!r} must be config.data.type {config.data.type!r}"
+        )
+    images = jnp.zeros((1, 8, 8, channels))
+    init = jax.jit(partial(encoder.init, train=False))
+    variables = jax.device_get(init(jax.random.key(config.seed), images))
+    facts = {"data_type": config.encoder.type, "channels": channels, "kind": kind}
+    return encoder, variables, facts | {"data_fingerprint": None, "seen_patients": []}
+
+
 def _row(encoder_type: str, data_type: str) -> str:
     return f"{encoder_type[0]}/{data_type[0]}".upper()
 
 
-def _split(examples: Examples, split) -> Sets:
+def split_examples(examples: Examples, split: Split, *, protocol: str) -> Sets:
+    """The rows of each set of patients; in the paper's protocol, test patients validate.
+
+    Raises:
+      ValueError: a set has no image.
+    """
+    validation = split.test if protocol == sources.PAPER else split.val
     roles = [
         examples.where(np.array([patient in patients for patient in examples.patients]))
-        for patients in (split.train, split.val, split.test)
+        for patients in (split.train, validation, split.test)
     ]
     sets = dict(zip(("training", "validation", "test"), roles, strict=True))
     runs.check_not_empty(sets, of=len(examples))
@@ -165,6 +202,8 @@ def _split(examples: Examples, split) -> Sets:
 
 def _check_encoder_data(meta: dict, *, source: sources.Source, sets: Sets) -> str:
     """What a reader of the results must know of the encoder's patients; "" in an honest run."""
+    if "kind" in meta:
+        return {"random": "random weights, frozen", "none": "none: raw pixels"}[meta["kind"]]
     if meta["data_fingerprint"] != source.fingerprint:
         logging.warning(
             "The encoder was pretrained on other data (or the same files were changed since): "
@@ -180,6 +219,32 @@ def _check_encoder_data(meta: dict, *, source: sources.Source, sets: Sets) -> st
         len(seen),
     )
     return f"transductive: it saw {len(seen)} test patients unlabelled"
+
+
+def fewer_patients(train: Examples, split: ConfigDict) -> Examples:
+    """The images of the first `split.max_train_patients` in a seeded order; 0 = of all."""
+    patients = sorted(set(train.patients))
+    if not 0 < split.max_train_patients < len(patients):
+        return train
+    order = np.random.default_rng((split.seed, 3, split.fold)).permutation(len(patients))
+    chosen = {patients[i] for i in order[: split.max_train_patients]}
+    return train.where(np.array([patient in chosen for patient in train.patients]))
+
+
+def _gray(source: sources.Source, sets: Sets, config: ConfigDict) -> dict[str, np.ndarray] | None:
+    """The gray images of a classifier's sets, for baselines: colours have no order. By role."""
+    if config.task != "classify":
+        return None
+    images = {name: part.columns["images"] for name, part in sets._asdict().items()}
+    have_gray = {r.name for r in source.records if r.gray_path or r.temperature_path}
+    if config.data.type == "gray" or any(not have_gray.issuperset(part.names) for part in sets):
+        return images
+    gray = source.load(config.task, "gray")
+    row_of = {name: row for row, name in enumerate(gray.names)}
+    return {
+        role: gray.columns["images"][[row_of[name] for name in part.names]]
+        for role, part in sets._asdict().items()
+    }
 
 
 def place(
@@ -229,4 +294,4 @@ def _latents_shape(examples: Examples, *, encoder, config: ConfigDict) -> tuple[
     """(V, H, W, L)"""
     height, width, channels = runs.image_shape(examples)
     views = 3 if (config.encoder.type, channels) == ("gray", 3) else 1
-    return views, height, width, 8 * encoder.num_kernels
+    return views, height, width, encoder.num_latents

@@ -8,12 +8,15 @@ import numpy as np
 from absl import logging
 from ml_collections import ConfigDict, FrozenConfigDict
 
+from thermo_jax.data.examples import Examples
+from thermo_jax.data.splits import Split
 from thermo_jax.evaluation import figures, results
 from thermo_jax.models.convolution import choose_convolution
 from thermo_jax.models.decoders import CHANNELS
 from thermo_jax.programs import runs, sources
 from thermo_jax.programs.workdir import PICTURES, open_workdir, to_json
 from thermo_jax.training import finetune, loop, pretrain
+from thermo_jax.training.checkpoints import keep_best_model
 from thermo_jax.training.metrics_log import METRICS, read_jsonl
 from thermo_jax.training.resident import table_bytes
 from thermo_jax.training.state import initialise
@@ -29,16 +32,15 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
     workdir = open_workdir(workdir, config)
     source = sources.open_source(config.data, workdir=workdir)
     examples = source.load("pretrain")
-    split = sources.split_of(config.split, source)
-    # Images whose patient cannot be told belong to no set of patients; they only help training.
-    validation = examples.where(np.array([p in split.val for p in examples.patients]))
-    train = examples.where(np.array([p not in split.val | split.test for p in examples.patients]))
+    split = sources.split_of(config.split, source, workdir=workdir)
+    train, validation = sets(examples, split, config)
     runs.check_not_empty({"training": train, "validation": validation}, of=len(examples))
+    unseen = split.test - {*train.patients, *validation.patients}
     logging.info(
         "%d images train, %d validate; %d patients are kept for testing decoders.",
         len(train),
         len(validation),
-        len(split.test),
+        len(unseen),
     )
 
     conv = choose_convolution(config.model.conv, platform=parallel.devices[0].platform)
@@ -79,7 +81,26 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
         },
     )
     losses = loop.evaluate(state, eval_step, tables[1], plan=plan, parallel=parallel)
-    return _finish(config, workdir, state, validation, losses=losses, conv=conv, train=len(train))
+    outcome = _finish(
+        config, workdir, state, validation, losses=losses, conv=conv, train=len(train)
+    )
+    keep_best_model(workdir)
+    return outcome
+
+
+def sets(examples: Examples, split: Split, config: ConfigDict) -> tuple[Examples, Examples]:
+    """Training and validation images, by `config.split.protocol`.
+
+    Images whose patient cannot be told belong to no set of patients; they only help training.
+    """
+    if config.split.protocol == sources.PAPER:  # by image, whoever's it is
+        order = np.random.default_rng((config.split.seed, 2)).permutation(len(examples))
+        count = round(config.split.val_fraction * len(examples))
+        return examples.take(np.sort(order[count:])), examples.take(np.sort(order[:count]))
+    seen_too = split.test if config.split.protocol == sources.TRANSDUCTIVE else frozenset()
+    left_out = (split.val | split.test) - seen_too
+    validation = examples.where(np.array([p in split.val for p in examples.patients]))
+    return examples.where(np.array([p not in left_out for p in examples.patients])), validation
 
 
 def encoder_variables(variables: dict) -> dict:

@@ -15,6 +15,7 @@ from thermo_jax.evaluation import results
 from thermo_jax.models import convolution
 from thermo_jax.models.decoders import CHANNELS, HEADS
 from thermo_jax.models.losses import CONTRASTIVE_LOSSES
+from thermo_jax.programs.sources import PAPER, PROTOCOLS
 from thermo_jax.training.checkpoints import FOLDER
 from thermo_jax.training.loop import Plan
 from thermo_jax.training.metrics_log import METRICS
@@ -28,6 +29,7 @@ _COUNTS = (
     "loss.num_patches",
     "model.num_kernels",
     "model.unet_width",
+    "report.bootstrap",
     "train.batch_size",
     "train.checkpoint_every",
     "train.epochs",
@@ -40,6 +42,8 @@ _CHOICES = {
     "model.dtype": ("auto", "float32", "bfloat16"),
     "model.head": HEADS,
     "parallel.mode": MODES,
+    "encoder.kind": ("pretrained", "random", "none"),
+    "split.protocol": PROTOCOLS,
 }
 _RANGES = {
     "loss.contrastive_weight": ("from 0 to 1", lambda value: 0 <= value <= 1),
@@ -47,6 +51,7 @@ _RANGES = {
     "model.patch_size": ("odd and at least 3", lambda value: value >= 3 and value % 2 == 1),
     "split.val_fraction": ("above 0 and below 1", lambda value: 0 < value < 1),
     "train.learning_rate": ("above 0", lambda value: value > 0),
+    "split.max_train_patients": ("at least 0", lambda value: value >= 0),
     "parallel.steps_per_dispatch": ("at least 0", lambda value: value >= 0),
     "train.patience": ("at least 0", lambda value: value >= 0),
 }
@@ -98,6 +103,9 @@ def plan(config: ConfigDict) -> Plan:
         seed=config.seed,
         loader=config.data.loader,
         checkpoint_every=config.train.checkpoint_every,
+        choose_by="errors"
+        if (config.split.protocol, config.task) == (PAPER, "classify")
+        else "loss",
         steps_per_dispatch=config.parallel.steps_per_dispatch
         or (1 if jax.default_backend() == "cpu" else STEPS_PER_DISPATCH),
     )

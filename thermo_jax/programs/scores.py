@@ -8,11 +8,14 @@ from ml_collections import ConfigDict
 
 from thermo_jax.data.examples import Examples
 from thermo_jax.data.thermogram import CLASS_NAMES, LABEL_NAMES
-from thermo_jax.evaluation import baselines, figures, metrics, results
-from thermo_jax.programs import runs
+from thermo_jax.evaluation import assessment, baselines, charts, figures, metrics, results
+from thermo_jax.evaluation.predictions import Predictions
+from thermo_jax.programs import reports, runs, sources
 from thermo_jax.programs.workdir import PICTURES
 from thermo_jax.training.metrics_log import METRICS, read_jsonl
 
+PREDICTIONS = "predictions.npz"
+SHUFFLED = "dealt anew at random: a control"
 PICTURED = 4  # test images in the pictures
 
 
@@ -21,49 +24,76 @@ def finish(
     *,
     workdir: Path,
     sets: dict[str, Examples],
+    gray: dict[str, np.ndarray] | None,
     predictions: dict[str, dict[str, np.ndarray]],
     best_step: int,
     encoder_caveat: str,
 ) -> dict:
-    """Scores, writes and prints; returns the results."""
+    """Scores, writes and prints; returns the results.
+
+    Args:
+      gray: a classifier's gray images by role, for the baselines.
+      predictions: by role; a classifier's for "validation", too.
+    """
     epochs = read_jsonl(workdir / METRICS)
+    row, pictures = row_name(config), workdir / PICTURES
+    title = f"{row} on test patients"
     outcome: dict[str, Any] = {"run": _facts(config, sets, epochs, best_step, encoder_caveat)}
-    title = f"{_row_name(config)} on test patients"
+    sampling = {"samples": config.report.bootstrap, "seed": config.report.seed}
+    model = f"fold {config.split.fold}"
     if config.task == "classify":
-        outcome["classification"], rows = score_classification(
-            sets, predictions, row=_row_name(config)
-        )
-        pictures = [_evidence_picture(workdir, sets["test"], predictions["test"], title=title)]
+        # Where test patients validate, a threshold chosen on them would only flatter.
+        tuned = config.split.protocol != sources.PAPER
+        found = classified(sets, predictions, gray=gray, model=model, tuned=tuned)
+        outcome |= assessment.assess_classification(found, row=row, **sampling)
+        rows = classification_rows(found)
+        drawn = [_evidence_picture(workdir, sets["test"], predictions["test"], title=title)]
+        drawn += classification_charts(pictures, {row: outcome}, title=title)
     else:
-        outcome["segmentation"], rows = score_segmentation(sets["test"], predictions["test"])
-        pictures = [_segmentation_picture(workdir, sets["test"], predictions["test"], title=title)]
-    curves = workdir / PICTURES / "curves.png"
+        found = segmented(sets["test"], predictions["test"], model=model)
+        outcome |= assessment.assess_segmentation(found, **sampling)
+        rows = segmentation_rows(found)
+        drawn = [_segmentation_picture(workdir, sets["test"], predictions["test"], title=title)]
+        drawn += segmentation_charts(pictures, {row: outcome}, title=title)
+    curves = figures.curves_figure(pictures / "curves.png", epochs, title=f"{row}, {config.task}")
     files = [
         *results.write_results(workdir, outcome),
         results.write_predictions_csv(workdir / "predictions.csv", rows),
-        figures.curves_figure(curves, epochs, title=f"{_row_name(config)}, {config.task}"),
-        *pictures,
+        found.save(workdir / PREDICTIONS),
+        curves,
+        *drawn,
     ]
+    files += reports.write_run(workdir, outcome, config=config, pictures=[*drawn, curves])
     runs.report(outcome, files=files, workdir=workdir)
     return outcome
 
 
-def _row_name(config: ConfigDict) -> str:
+def row_name(config: ConfigDict) -> str:
+    """The row of Table 1: encoder/decoder."""
     return f"{config.encoder.type[0]}/{config.data.type[0]}".upper()
 
 
 def _facts(config, sets, epochs, best_step, encoder_caveat) -> dict[str, str]:
     steps_per_epoch = epochs[-1]["step"] // epochs[-1]["epoch"]
+    paper = config.split.protocol == sources.PAPER
+    chosen = "on test" if paper else "by validation loss"
     facts = {
-        "task": f"{config.task}, {_row_name(config)} (encoder/decoder)",
+        "task": f"{config.task}, {row_name(config)} (encoder/decoder)",
+        "protocol": config.split.protocol,
         "data": config.data.root,
         "images": ", ".join(
             f"{len(part)} {role} ({len(set(part.patients))} patients)"
             for role, part in sets.items()
+            if not (paper and role == "validation")
         ),
-        "test": f"fold {config.split.fold} of {config.split.folds} by patient, scored once",
-        "epochs": f"{epochs[-1]['epoch']}, best by validation loss: {best_step // steps_per_epoch}",
+        "test": f"fold {config.split.fold} of {config.split.folds} by patient, "
+        + ("which also chose the epoch" if paper else "scored once"),
+        "epochs": f"{epochs[-1]['epoch']}, best {chosen}: {best_step // steps_per_epoch}",
     }
+    if config.split.file:
+        facts["test"] = f"the patients of {config.split.file}"
+    if config.data.shuffle_labels:
+        facts["diagnoses"] = SHUFFLED
     if config.data.downscale > 1:
         facts["resolution"] = f"reduced by {config.data.downscale}: not the paper's"
     if encoder_caveat:
@@ -71,116 +101,145 @@ def _facts(config, sets, epochs, best_step, encoder_caveat) -> dict[str, str]:
     return facts
 
 
-def score_classification(
-    sets: dict[str, Examples], predictions: dict[str, dict[str, np.ndarray]], *, row: str
-) -> tuple[dict[str, dict], list[dict]]:
-    """Measures per image and per patient, the no-anatomy baselines beside them; prediction rows.
-
-    The row "tuned" uses the threshold that was best on the validation patients, the others 0.5.
-    """
-    # In float64, so that a table and a file compare the same numbers with the threshold.
+def classified(
+    sets: dict[str, Examples],
+    predictions: dict[str, dict[str, np.ndarray]],
+    *,
+    gray: dict[str, np.ndarray],
+    model: str,
+    tuned: bool,
+) -> Predictions:
+    """A classifier's test predictions, with its baselines and, if `tuned`, operating points."""
+    # In float64, so that a table and a file compare the same numbers with a threshold.
     probabilities = {
         role: predicted["probabilities"].astype(np.float64)
         for role, predicted in predictions.items()
     }
-    threshold = {
-        unit: metrics.best_threshold(
-            *_by_unit(sets["validation"], probabilities["validation"], unit)
+    columns = {"labels": sets["test"].columns["labels"], "probabilities": probabilities["test"]}
+    if tuned:
+        validation = Predictions.of(
+            sets["validation"],
+            model=model,
+            columns={
+                "labels": sets["validation"].columns["labels"],
+                "probabilities": probabilities["validation"],
+            },
         )
-        for unit in ("image", "patient")
-    }
-    test = sets["test"]
-    columns = {
+        for name, unit in assessment.units(validation).items():
+            for point, value in assessment.operating_points(unit.scores, unit.labels).items():
+                columns[f"threshold/{name}, {point}"] = np.full(len(sets["test"]), value)
+    tables = {
         role: baselines.baseline_table(
-            part.columns["images"],
-            labels=part.columns["labels"],
-            dates=part.dates,
-            patients=part.patients,
+            gray[role],
+            labels=sets[role].columns["labels"],
+            dates=sets[role].dates,
+            patients=sets[role].patients,
         )
-        for role, part in sets.items()
-        if role != "validation"
+        for role in ("train", "test")
     }
-    scored = {row: probabilities["test"]}
-    scored |= baselines.baseline_scores(columns["train"], columns["test"])
-    measures: dict[str, dict] = {}
-    for unit in ("image", "patient"):
-        rows = measures[unit] = {}
-        for name, scores in scored.items():
-            values = _by_unit(test, scores, unit)
-            rows[name] = metrics.classification_measures(*values)
-            if name == row:
-                chosen = metrics.classification_measures(*values, threshold=threshold[unit])
-                rows[f"{row} tuned"] = chosen
-    rows = [
-        {
-            "name": name,
-            "patient": patient,
-            "date": date,
-            "label": LABEL_NAMES[int(label)],
+    scores = baselines.baseline_scores(tables["train"], tables["test"])
+    columns |= {f"baseline/{name}": values for name, values in scores.items()}
+    return Predictions.of(sets["test"], model=model, columns=columns)
+
+
+def classification_rows(found: Predictions) -> list[dict[str, Any]]:
+    """One row per image for predictions.csv."""
+    thresholds = {
+        point.removeprefix("image, "): values
+        for point, values in found.named("threshold").items()
+        if point.startswith("image, ")
+    }
+    rows = []
+    for i in range(len(found)):
+        probability = found.columns["probabilities"][i]
+        row = _identity(found, i) | {
+            "label": LABEL_NAMES[int(found.columns["labels"][i])],
             "probability_sick": float(probability),
             "predicted": LABEL_NAMES[int(probability > 0.5)],
-            "predicted_tuned": LABEL_NAMES[int(probability > threshold["image"])],
-            "tuned_threshold": threshold["image"],
         }
-        for name, patient, date, label, probability in zip(
-            test.names,
-            test.patients,
-            test.dates,
-            test.columns["labels"],
-            probabilities["test"],
-            strict=True,
-        )
-    ]
-    return measures, rows
+        for point, values in thresholds.items():
+            row[f"threshold, {point}"] = float(values[i])
+            row[f"predicted, {point}"] = LABEL_NAMES[int(probability > values[i])]
+        rows.append(row)
+    return rows
 
 
-def _by_unit(examples: Examples, scores: np.ndarray, unit: str) -> tuple[np.ndarray, np.ndarray]:
-    labels = examples.columns["labels"]
-    if unit == "image":
-        return scores, labels
-    per_patient = metrics.patient_scores(scores, examples.patients, labels)
-    return per_patient.scores, per_patient.labels
-
-
-def score_segmentation(
-    test: Examples, predicted: dict[str, np.ndarray]
-) -> tuple[dict[str, dict], list[dict]]:
-    """Measures over all pixels of all test images, at the images' size and at full size."""
+def segmented(test: Examples, predicted: dict[str, np.ndarray], *, model: str) -> Predictions:
+    """A segmenter's test predictions, compared at the images' size and at full size."""
+    columns = {"label_maps": predicted["label_maps"].astype(np.uint8)}
     pairs = {
         "scored_label_maps": predicted["label_maps"],
         "label_maps": predicted["full_label_maps"],
     }
-    measures, rows = {}, [{"name": name} for name in test.names]
+    count = len(CLASS_NAMES)
     for column, maps in pairs.items():
         truth = test.columns[column]
         size = "{}x{}".format(*truth.shape[1:])
-        if size in measures:
+        if f"confusion/{size}" in columns:
             continue
-        confusions = [
-            metrics.confusion_matrix(true, guess, num_classes=len(CLASS_NAMES))
-            for true, guess in zip(truth, maps, strict=True)
-        ]
-        distances = [
-            metrics.hd95_by_class(true, guess, num_classes=len(CLASS_NAMES))
-            for true, guess in zip(truth, maps, strict=True)
-        ]
-        measures[size] = metrics.segmentation_measures(sum(confusions))
-        measures[size]["hd95"] = _mean_of_known(np.array(distances))
-        for row, confusion in zip(rows, confusions, strict=True):
-            one = metrics.segmentation_measures(confusion)
-            row |= {f"accuracy_{size}": one["accuracy"], f"miou_{size}": one["miou"]}
+        both = list(zip(truth, maps, strict=True))
+        columns[f"confusion/{size}"] = np.stack(
+            [metrics.confusion_matrix(true, guess, num_classes=count) for true, guess in both]
+        )
+        columns[f"hd95/{size}"] = np.stack(
+            [metrics.hd95_by_class(true, guess, num_classes=count) for true, guess in both]
+        )
+    return Predictions.of(test, model=model, columns=columns)
+
+
+def segmentation_rows(found: Predictions) -> list[dict[str, Any]]:
+    """One row per image for predictions.csv."""
+    rows = [_identity(found, i) for i in range(len(found))]
+    for size, confusions in found.named("confusion").items():
+        each = metrics.segmentation_measures(confusions)
+        for i, row in enumerate(rows):
+            row |= {f"accuracy_{size}": each["accuracy"][i], f"miou_{size}": each["miou"][i]}
             row |= {
                 f"iou_{name}_{size}": value
-                for name, value in zip(CLASS_NAMES, one["iou"], strict=True)
+                for name, value in zip(CLASS_NAMES, each["iou"][i], strict=True)
             }
-    return measures, rows
+    return rows
 
 
-def _mean_of_known(values: np.ndarray) -> np.ndarray:
-    """Mean over images, NaN where no image has a value."""
-    known = np.isfinite(values)
-    sums = np.where(known, values, 0).sum(0)
-    return np.divide(sums, known.sum(0), out=np.full(len(sums), np.nan), where=known.any(0))
+def _identity(found: Predictions, i: int) -> dict[str, str]:
+    return {
+        "name": str(found.names[i]),
+        "patient": str(found.patients[i]),
+        "date": str(found.dates[i]),
+        "model": str(found.models[i]),
+    }
+
+
+def classification_charts(folder: Path, outcomes: dict[str, dict], *, title: str) -> list[Path]:
+    """Reliability and confusion of one or more rows, per patient."""
+    counts = {
+        row: found["classification"]["patient"][row]["counts"] for row, found in outcomes.items()
+    }
+    return [
+        charts.reliability_figure(
+            folder / "reliability.png",
+            {row: tuple(found["reliability"]["patient"]) for row, found in outcomes.items()},
+            title=f"{title}, per patient",
+        ),
+        charts.confusion_figure(
+            folder / "confusion_classification.png",
+            {row: np.array([[c["tn"], c["fp"]], [c["fn"], c["tp"]]]) for row, c in counts.items()},
+            class_names=[LABEL_NAMES[0], LABEL_NAMES[1]],
+            title=f"{title}, per patient",
+        ),
+    ]
+
+
+def segmentation_charts(folder: Path, outcomes: dict[str, dict], *, title: str) -> list[Path]:
+    """Confusion of regions of one or more rows, at the images' size."""
+    return [
+        charts.confusion_figure(
+            folder / "confusion_segmentation.png",
+            {row: next(iter(found["confusion"].values())) for row, found in outcomes.items()},
+            class_names=CLASS_NAMES,
+            title=title,
+        )
+    ]
 
 
 def _segmentation_picture(workdir: Path, test: Examples, predicted, *, title: str) -> Path:

@@ -5,14 +5,18 @@ import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
 from thermo_jax.data import examples, layouts, phantom, splits
 from thermo_jax.data.prepared import cache_dir, source_fingerprint
-from thermo_jax.data.thermogram import Thermogram
+from thermo_jax.data.thermogram import UNLABELLED, Thermogram
 
 PHANTOM = "phantom"
+PAPER, TRANSDUCTIVE = "paper", "transductive"
+PROTOCOLS = ("honest", TRANSDUCTIVE, PAPER)
+SPLIT = "split.json"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -22,12 +26,13 @@ class Source:
     Attributes:
       records: every usable thermogram.
       fingerprint: changes when the files or the reader's settings do.
-      load: task ("pretrain", "classify" or "segment") -> the selected examples.
+      load: (task, data type = the configured one) -> the selected examples; tasks are "pretrain",
+        "classify" and "segment".
     """
 
     records: Sequence[Thermogram]
     fingerprint: str
-    load: Callable[[str], examples.Examples]
+    load: Callable[..., examples.Examples]
 
 
 def root_of(data: ConfigDict) -> Path:
@@ -53,6 +58,32 @@ def open_source(data: ConfigDict, *, workdir: Path) -> Source:
     With loader "tf.data" the folder is prepared once by TFDS; with "numpy" it is read directly, and
     TensorFlow is not needed. Both give the same examples.
     """
+    source = _open(data, workdir=workdir)
+    return _shuffled(source) if data.shuffle_labels else source
+
+
+def _shuffled(source: Source) -> Source:
+    """The same thermograms, their diagnoses dealt anew among the patients who have one."""
+    label_of = {r.patient: r.label for r in source.records if r.label != UNLABELLED}
+    patients = sorted(label_of)
+    order = np.random.default_rng(0).permutation(len(patients))
+    dealt = {patient: label_of[patients[i]] for patient, i in zip(patients, order, strict=True)}
+
+    def load(*args, **kwargs) -> examples.Examples:
+        found = source.load(*args, **kwargs)
+        labels = found.columns["labels"]
+        pairs = zip(found.patients, labels.tolist(), strict=True)
+        new = np.array([dealt.get(patient, label) for patient, label in pairs], labels.dtype)
+        return dataclasses.replace(found, columns=found.columns | {"labels": new})
+
+    records = [
+        dataclasses.replace(record, label=dealt.get(record.patient, record.label))
+        for record in source.records
+    ]
+    return dataclasses.replace(source, records=records, load=load)
+
+
+def _open(data: ConfigDict, *, workdir: Path) -> Source:
     root = root_of(data)
     if data.loader == "numpy":
         records, report = layouts.scan(root, layout=data.layout, strict=data.strict)
@@ -63,9 +94,9 @@ def open_source(data: ConfigDict, *, workdir: Path) -> Source:
             fingerprint=source_fingerprint(
                 root.resolve(), layout=data.layout, colormap=data.colormap
             ),
-            load=lambda task: examples.load_examples(
-                examples.select(records, _selection(data), task=task, data_type=data.type),
-                data_type=data.type,
+            load=lambda task, data_type=data.type: examples.load_examples(
+                examples.select(records, _selection(data), task=task, data_type=data_type),
+                data_type=data_type,
                 task=task,
                 downscale=data.downscale,
                 colormap=data.colormap,
@@ -85,9 +116,9 @@ def open_source(data: ConfigDict, *, workdir: Path) -> Source:
     return Source(
         records=dmr_ir.load_records(prepared),
         fingerprint=prepared.fingerprint,
-        load=lambda task: dmr_ir.load_examples(
+        load=lambda task, data_type=data.type: dmr_ir.load_examples(
             prepared,
-            data_type=data.type,
+            data_type=data_type,
             task=task,
             selection=_selection(data),
             downscale=data.downscale,
@@ -95,24 +126,37 @@ def open_source(data: ConfigDict, *, workdir: Path) -> Source:
     )
 
 
-def split_of(split: ConfigDict, source: Source) -> splits.Split:
-    """The run's patients. It depends on the data set and `config.split` alone, not on the task, so
-    that an encoder and its decoders agree on the test patients."""
+def split_of(split: ConfigDict, source: Source, *, workdir: Path | None = None) -> splits.Split:
+    """The run's patients, also written to the workdir as split.json.
+
+    They depend on the data set and `config.split` alone, not on the task, so that an encoder and
+    its decoders agree on the test patients.
+
+    Raises:
+      ValueError: no patient is known, or the given file does not name all of them.
+    """
     known = [record for record in source.records if record.patient_known]
     if not known:
         raise ValueError(
             "no thermogram has a known patient, so that no patients can be kept for validation: "
             "name files as T<patient>.<visit>.<view>... (see the README)"
         )
-    return splits.three_way_split(
-        [record.patient for record in known],
-        labels=[record.label for record in known],
-        annotated=[bool(record.regions) for record in known],
-        folds=split.folds,
-        fold=split.fold,
-        val_fraction=split.val_fraction,
-        seed=split.seed,
-    )
+    if split.file:
+        found = splits.Split.load(Path(split.file).expanduser())
+        found.check_names({record.patient for record in known}, path=split.file)
+    else:
+        found = splits.three_way_split(
+            [record.patient for record in known],
+            labels=[record.label for record in known],
+            annotated=[bool(record.regions) for record in known],
+            folds=split.folds,
+            fold=split.fold,
+            val_fraction=0 if split.protocol == PAPER else split.val_fraction,
+            seed=split.seed,
+        )
+    if workdir is not None:
+        found.save(workdir / SPLIT)
+    return found
 
 
 def _selection(data: ConfigDict) -> examples.Selection:

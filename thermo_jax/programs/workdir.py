@@ -27,6 +27,8 @@ FREE_FIELDS = (
     "parallel.resident_gb",
     "parallel.steps_per_dispatch",
     "model.conv",
+    "report.bootstrap",
+    "report.seed",
 )
 _FREE_ENDINGS = tuple(f".{name}" for name in FREE_FIELDS)
 

@@ -1,17 +1,19 @@
 """Orbax checkpoints: exact resume, the best model, and the hand-over of a frozen encoder.
 
-A checkpoint has three items:
+A checkpoint has four items:
 
-    state    step, parameters, batch statistics, optimiser, random key
-    encoder  the encoder's variables: the trained one's, or the frozen one that a decoder reads
-    meta     JSON: position in the run, early stopping, what the encoder is, the data's fingerprint
+    model     parameters and batch statistics
+    training  step, optimiser, random key: what it takes to go on
+    encoder   the encoder's variables: the trained one's, or the frozen one that a decoder reads
+    meta      JSON: position in the run, early stopping, what the encoder is, the data's fingerprint
 
-The latest and the best are kept. Batches are a function of the step, so the step is also the data's
-position.
+The latest and the best are kept; of a finished run, once its results are written, the best model
+and the latest meta (`keep_best_model`). Batches are a function of the step, so the step is also the
+data's position.
 """
 
-import dataclasses
 import logging as python_logging
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,7 @@ from absl import logging
 from thermo_jax.training.state import TrainState
 
 FOLDER = "checkpoints"
-BEST_OF = "validation_loss"
+BEST_OF = "validation_value"
 
 
 class Checkpoints:
@@ -38,7 +40,7 @@ class Checkpoints:
             )
         logging.get_absl_logger().addFilter(_only_orbax_errors)
         managers = ocp.checkpoint_managers
-        # Descending: the last one has the lowest loss, the first of its equals.
+        # Descending: the last one has the lowest value, the first of its equals.
         best = managers.BestN(get_metric_fn=_rank, reverse=True, n=1)
         options = ocp.CheckpointManagerOptions(
             read_only=read_only,
@@ -52,7 +54,8 @@ class Checkpoints:
             self.directory,
             options=options,
             item_handlers={
-                "state": ocp.StandardCheckpointHandler(),
+                "model": ocp.StandardCheckpointHandler(),
+                "training": ocp.StandardCheckpointHandler(),
                 "encoder": ocp.StandardCheckpointHandler(),
                 "meta": ocp.JsonCheckpointHandler(),
             },
@@ -69,18 +72,19 @@ class Checkpoints:
         """Step of the newest checkpoint, None if there is none."""
         return self._manager.latest_step()
 
-    def save(self, state: TrainState, *, encoder: dict, meta: dict, validation_loss: float) -> None:
-        """Saves in the background; `meta` must be JSON."""
+    def save(self, state: TrainState, *, encoder: dict, meta: dict, value: float) -> None:
+        """Saves in the background; `meta` must be JSON; the lowest `value` is the best."""
         step = int(state.step)
         self._manager.save(
             step,
             args=ocp.args.Composite(
                 # The frozen encoder is the item "encoder", not a second copy in the state.
-                state=ocp.args.StandardSave(_without_frozen(state)),
+                model=ocp.args.StandardSave(state.variables),
+                training=ocp.args.StandardSave(_training(state)),
                 encoder=ocp.args.StandardSave(encoder),
                 meta=ocp.args.JsonSave(meta),
             ),
-            metrics={BEST_OF: float(validation_loss), "step": step},
+            metrics={BEST_OF: float(value), "step": step},
         )
 
     def meta(self, step: int | None = None) -> dict:
@@ -97,11 +101,27 @@ class Checkpoints:
           ValueError: the checkpoint holds other shapes or types.
         """
         step = self._require(step)
-        items = {"state": _without_frozen(like)}
+        return self._restore(like, step=step, items={"training": _training(like)})
+
+    def restore_model(self, like: TrainState, *, step: int) -> TrainState:
+        """The model of `step` and its frozen encoder, without an optimiser: to use, not to train.
+
+        Raises:
+          ValueError: the checkpoint holds other shapes or types.
+        """
+        like = like.replace(opt_state=(), step=like.step * 0 + step)
+        return self._restore(like, step=self._require(step), items={})
+
+    def _restore(self, like: TrainState, *, step: int, items: dict[str, Any]) -> TrainState:
+        items = items | {"model": like.variables}
         if like.frozen:
             items["encoder"] = like.frozen
         restored = self._restore_items(step, items)
-        state = TrainState(**restored["state"], frozen=restored.get("encoder", {}))
+        state = like.replace(
+            **restored["model"],
+            **restored.get("training", {}),
+            frozen=restored.get("encoder", {}),
+        )
         return jax.tree.map(lambda new, old: jax.device_put(new, old.sharding), state, like)
 
     def encoder(self, like: dict, *, step: int | None = None) -> dict:
@@ -132,9 +152,8 @@ def _rank(metrics: dict) -> tuple[float, int]:
     return metrics[BEST_OF], metrics["step"]
 
 
-def _without_frozen(state: TrainState) -> dict:
-    fields = (field.name for field in dataclasses.fields(state))
-    return {name: getattr(state, name) for name in fields if name != "frozen"}
+def _training(state: TrainState) -> dict:
+    return {"step": state.step, "opt_state": state.opt_state, "rng": state.rng}
 
 
 def _abstract(tree: Any) -> Any:
@@ -177,6 +196,22 @@ def has_checkpoint(workdir: str | Path) -> bool:
     """Whether a run in this folder has finished an epoch."""
     steps = Path(workdir).expanduser() / FOLDER
     return steps.is_dir() and any(step.name.isdigit() for step in steps.iterdir())
+
+
+def keep_best_model(workdir: str | Path) -> None:
+    """Frees what a finished run no longer needs: the optimiser, and the latest model.
+
+    Whenever it is interrupted, what is left can be used, and freed by another call.
+    """
+    with Checkpoints(workdir, read_only=True) as checkpoints:
+        latest, meta = checkpoints.latest_step(), checkpoints.meta()
+        if not meta["finished"]:
+            raise ValueError(f"{workdir}: the run has not finished, and needs its optimiser")
+        drop = {latest: ["model", "training", "encoder"]}
+        drop[meta["best_step"]] = ["training"]
+        for step, items in drop.items():
+            for item in items:
+                shutil.rmtree(checkpoints.directory / str(step) / item, ignore_errors=True)
 
 
 def load_encoder(workdir: str | Path, *, like: Callable[[dict], dict]) -> tuple[dict, dict]:

@@ -28,6 +28,11 @@ from thermo_jax.training.parallel import DataParallel
 from thermo_jax.training.resident import Table, is_resident, steps_of_dispatch, train_rows
 from thermo_jax.training.state import TrainState
 
+_VALUES = {  # what is best where it is lowest
+    "loss": lambda metrics: metrics["val/loss"],
+    "errors": lambda metrics: 1 - metrics["val/accuracy"],
+}
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Plan:
@@ -40,6 +45,7 @@ class Plan:
       seed: of the order of examples.
       loader: "tf.data" or "numpy".
       checkpoint_every: epochs between checkpoints; the best and the last are always saved.
+      choose_by: the lowest validation "loss", or the fewest "errors", marks the best epoch.
       steps_per_dispatch: at most so many steps are given to the devices at once (resident tables
         only; an epoch is divided evenly).
     """
@@ -50,12 +56,13 @@ class Plan:
     seed: int
     loader: str = "tf.data"
     checkpoint_every: int = 1
+    choose_by: str = "loss"
     steps_per_dispatch: int = 1
 
 
 @dataclasses.dataclass(kw_only=True)
 class EarlyStopping:
-    """The lowest validation loss so far, and for how long there has been no better one."""
+    """The lowest validation value so far, and for how long there has been no better one."""
 
     patience: int
     best_value: float = math.inf
@@ -64,7 +71,7 @@ class EarlyStopping:
     epochs_without: int = 0
 
     def update(self, value: float, *, step: int, epoch: int) -> bool:
-        """Takes an epoch's loss; True if it is the best."""
+        """Takes an epoch's value; True if it is the best."""
         if value < self.best_value:
             self.best_value, self.best_step, self.best_epoch = value, step, epoch
             self.epochs_without = 0
@@ -92,7 +99,9 @@ def fit(
     meta: dict,
     on_epoch: Callable[[int], None] = lambda epoch: None,
 ) -> TrainState:
-    """Trains, or continues from the workdir's latest checkpoint; returns the best state.
+    """Trains, or continues from the workdir's latest checkpoint; returns the best model's state.
+
+    That state holds no optimiser: it is there to be used.
 
     Args:
       state: the initial state, replicated.
@@ -119,9 +128,11 @@ def fit(
                     f"the data changed since the run in {workdir} began: its patients would be "
                     "dealt to other sets. Restore the data, or choose another --workdir"
                 )
-            state = checkpoints.restore(state)
             stopping = EarlyStopping(**saved["early_stopping"])
             epoch = saved["epoch"]
+            if stopping.should_stop or epoch >= plan.epochs:  # finished: its optimiser may be gone
+                return checkpoints.restore_model(state, step=stopping.best_step)
+            state = checkpoints.restore(state)
             logging.info("Continuing after epoch %d (step %d).", epoch, int(state.step))
         log = MetricsLog(workdir, resume_step=epoch * steps)
         dispatches = steps
@@ -155,7 +166,8 @@ def fit(
                 metrics |= {f"val/{name}": value for name, value in result.items()}
                 step = epoch * steps
                 _check_finite(metrics, step=step, workdir=workdir)
-                improved = stopping.update(metrics["val/loss"], step=step, epoch=epoch)
+                value = _VALUES[plan.choose_by](metrics)
+                improved = stopping.update(value, step=step, epoch=epoch)
                 rate = images / seconds
                 log.write(
                     step=step,
@@ -176,10 +188,10 @@ def fit(
                             "best_step": stopping.best_step,
                             "early_stopping": dataclasses.asdict(stopping),
                         },
-                        validation_loss=metrics["val/loss"],
+                        value=value,
                     )
                 on_epoch(epoch)
-        return checkpoints.restore(state, step=stopping.best_step)
+        return checkpoints.restore_model(state, step=stopping.best_step)
 
 
 def evaluate(

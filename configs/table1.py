@@ -1,0 +1,113 @@
+"""The paper's Table 1, ours beside it: both encoders and all eight decoders, cross-validated.
+
+    python -m thermo_jax.main --config=configs/table1.py:honest --workdir=runs/table1 \
+        --config.data.root=/data/dmr-ir
+
+Presets: `honest` (default: encoders see training patients only, validation patients choose epoch
+and threshold, out-of-fold predictions of 5 folds), `paper` (the published protocol, optimistic:
+selected on test), `smoke` (phantom data, reduced, on a CPU in a quarter of an hour), `quick` (for
+tests: learns nothing). The same command continues after an interruption; finished stages are not
+repeated.
+"""
+
+from ml_collections import ConfigDict
+
+from thermo_jax.configs import classify, common, encoder, segment
+
+
+def get_config(argument: str = "") -> ConfigDict:
+    """The configuration of a preset such as "paper"."""
+    return common.parse_preset(
+        argument,
+        choices=tuple(_PRESETS),
+        default="honest",
+        options={},
+        build=_build,
+        file="table1.py",
+    )
+
+
+def _build(preset: str) -> ConfigDict:
+    config = ConfigDict()
+    # What to run.
+    config.task = "table1"
+    # Seed of every stage's initial weights and order of images.
+    config.seed = 0
+    # Rows to run, as encoder/decoder.
+    config.rows = common.ROWS
+    # Decoders to train.
+    config.tasks = ("classify", "segment")
+    # Data, patients, devices and summaries of every stage. (data.type and data.downscale are set
+    # for each row.)
+    config.data = common.data("heat")
+    config.split = common.split()
+    config.parallel = common.parallel()
+    config.report = common.report()
+    # How many of split.folds are run, 0 = all.
+    config.num_folds = 0
+    # Times that patients are dealt anew, with split.seed, split.seed + 1, ...
+    config.repeats = 1
+    # A folder of fold files (`folds` in a workdir) to use instead of dealing patients anew.
+    config.folds_dir = ""
+    # Also run every row with an encoder that saw the test patients' images, without labels.
+    config.transductive = False
+    # Images are made smaller by this factor; results are then not the paper's.
+    config.downscale = ConfigDict({"gray": 1, "heat": 1})
+    # Images in a batch, over all devices, by the data type of the images.
+    config.batch_size = ConfigDict({"gray": 16, "heat": 16})
+    # Models and training of the stages; what stands above overrides theirs.
+    config.stages = ConfigDict()
+    config.stages.encoder = encoder.get_config("heat")
+    config.stages.classify = classify.get_config("H/H")
+    config.stages.segment = segment.get_config("H/H")
+    _PRESETS[preset](config)
+    return config
+
+
+def _honest(config: ConfigDict) -> None:
+    """Nothing to change."""
+
+
+def _paper(config: ConfigDict) -> None:
+    config.split.protocol = "paper"
+    config.num_folds = 1  # 80:20
+    config.split.val_fraction = 0.3  # of images, for the encoder
+    config.data.frames = "all"
+
+
+def _smoke(config: ConfigDict) -> None:
+    config.rows = ("H/H",)
+    config.data.root = "phantom"
+    config.data.phantom_patients = 120
+    config.split.folds = 2
+    config.downscale.update({"gray": 8, "heat": 2})
+    config.batch_size.update({"gray": 8, "heat": 8})
+    for stage in config.stages.values():
+        stage.train.checkpoint_every = 10
+    config.stages.encoder.model.num_kernels = 8
+    config.stages.encoder.train.epochs = 12
+    for stage in (config.stages.classify, config.stages.segment):
+        stage.model.unet_width = 16
+    config.stages.classify.model.head = "pooled"
+    config.stages.classify.train.learning_rate = 2e-3
+    config.stages.classify.train.epochs = 24
+    config.stages.segment.train.epochs = 80
+
+
+def _quick(config: ConfigDict) -> None:
+    config.rows = ("H/H",)
+    config.data.root = "phantom"
+    config.data.phantom_patients = 12
+    config.data.loader = "numpy"
+    config.split.folds = 2
+    config.downscale.update({"gray": 20, "heat": 5})
+    config.batch_size.update({"gray": 4, "heat": 4})
+    config.report.bootstrap = 50
+    config.stages.encoder.model.num_kernels = 1
+    for stage in config.stages.values():
+        stage.train.epochs = 1
+    for stage in (config.stages.classify, config.stages.segment):
+        stage.model.unet_width = 1
+
+
+_PRESETS = {"honest": _honest, "paper": _paper, "smoke": _smoke, "quick": _quick}

@@ -1,0 +1,21 @@
+"""Small tables of examples for tests of what comes after the models."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from thermo_jax.data.examples import Examples
+
+
+def table(patients: Sequence[str], *, names: Sequence[str] | None = None, **columns) -> Examples:
+    """One black heatmap per patient named; `columns` are added."""
+    count = len(patients)
+    return Examples(
+        data_type="heat",
+        names=list(names or (f"image{i}" for i in range(count))),
+        patients=list(patients),
+        views=np.ones(count, np.int32),
+        protocols=["S"] * count,
+        dates=["2012-10-08"] * count,
+        columns={"images": np.zeros((count, 4, 4, 3), np.uint8), **columns},
+    )

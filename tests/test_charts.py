@@ -1,0 +1,145 @@
+"""The charts of scores: drawn with what was given, whatever is missing in it."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from thermo_jax.data.thermogram import CLASS_NAMES
+from thermo_jax.evaluation import charts
+
+DIAGNOSES = ("healthy", "sick")
+
+
+def _pixels(path):
+    with Image.open(path) as image:
+        assert image.format == "PNG"
+        return np.asarray(image.convert("RGB")).astype(np.int64)
+
+
+def _count_color(pixels, color):
+    wanted = [int(color[start : start + 2], 16) for start in (1, 3, 5)]
+    return (np.abs(pixels - wanted).max(axis=-1) <= 2).sum()
+
+
+def _curve(shift=0.0):
+    score = np.linspace(0.1, 0.9, 5)
+    return score, np.clip(score + shift, 0, 1), np.array([40, 10, 5, 10, 30])
+
+
+def test_importing_the_charts_does_not_import_matplotlib():
+    code = (
+        "import sys, thermo_jax.evaluation.charts; "
+        "sys.exit(any(name.split('.')[0] == 'matplotlib' for name in sys.modules))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_reliability_figure_draws_a_line_per_row(tmp_path):
+    curves = {"model": _curve(), "acquisition year": _curve(0.1)}
+    pixels = _pixels(charts.reliability_figure(tmp_path / "new" / "r.png", curves, title="R"))
+    assert all(_count_color(pixels, color) > 500 for color in charts.COLORS[:2])
+    assert not _count_color(pixels, charts.COLORS[2])
+
+
+def test_reliability_figure_leaves_empty_bins_out(tmp_path):
+    nan = np.nan
+    full = {"model": (np.array([0.2, 0.8]), np.array([0.1, 0.9]), np.array([3, 4]))}
+    gaps = {
+        "model": (np.array([0.2, nan, 0.8]), np.array([0.1, nan, 0.9]), np.array([3, 0, 4])),
+    }
+    one = _pixels(charts.reliability_figure(tmp_path / "full.png", full))
+    other = _pixels(charts.reliability_figure(tmp_path / "gaps.png", gaps))
+    np.testing.assert_array_equal(one, other)
+
+
+def test_reliability_figure_refuses_columns_of_different_length(tmp_path):
+    score, share, count = _curve()
+    with pytest.raises(ValueError, match="'model' has a mean score of shape"):
+        charts.reliability_figure(tmp_path / "r.png", {"model": (score, share, count[:-1])})
+
+
+def test_confusion_figure_shades_by_the_share_of_the_true_class(tmp_path):
+    """A class with ten times the cases is as dark: only the digits in its cell differ."""
+    darkest = []
+    for healthy in (1000, 100):
+        matrices = {"at 0.5": np.array([[healthy, 0], [0, 100]])}
+        path = charts.confusion_figure(tmp_path / "c.png", matrices, class_names=DIAGNOSES)
+        darkest.append(_count_color(_pixels(path), "#08306b"))  # the end of matplotlib's Blues
+    assert darkest[0] > 10_000
+    assert darkest[0] == pytest.approx(darkest[1], rel=0.02)
+
+
+def test_confusion_figure_draws_eight_classes_of_which_one_is_absent(tmp_path):
+    matrix = np.diag(np.arange(8)) * 10_000 + 1
+    matrix[3] = 0
+    path = charts.confusion_figure(tmp_path / "c.png", {"120x160": matrix}, class_names=CLASS_NAMES)
+    assert _pixels(path).std() > 20
+
+
+@pytest.mark.parametrize(
+    ("share", "text"),
+    [(0, "0"), (0.001, "<1"), (0.25, "25"), (0.997, ">99"), (1, "100"), (np.nan, "-")],
+)
+def test_only_none_and_all_read_0_and_100_percent(share, text):
+    assert charts._percent(share) == text
+
+
+def test_confusion_figure_refuses_a_matrix_that_does_not_fit_the_names(tmp_path):
+    with pytest.raises(ValueError, match=r"shape \(2, 2\), expected \(8, 8\)"):
+        charts.confusion_figure(
+            tmp_path / "c.png", {"x": np.eye(2, dtype=int)}, class_names=CLASS_NAMES
+        )
+
+
+def test_few_shot_figure_draws_a_line_per_encoder_in_any_order_of_points(tmp_path):
+    points = [(1, [0.3, 0.35]), (5, [0.5, 0.6]), (42, [0.8])]
+    one = {"CUTS": points, "none": [(1, [0.1]), (5, [0.2])]}
+    other = {"CUTS": points[::-1], "none": [(5, [0.2]), (1, [0.1, np.nan])]}
+    one = _pixels(charts.few_shot_figure(tmp_path / "a.png", one, measure="mIoU"))
+    other = _pixels(charts.few_shot_figure(tmp_path / "b.png", other, measure="mIoU"))
+    np.testing.assert_array_equal(one, other)
+    assert all(_count_color(one, color) > 500 for color in charts.COLORS[:2])
+
+
+def test_few_shot_figure_refuses_a_curve_at_no_patients(tmp_path):
+    with pytest.raises(ValueError, match="expected at least 1"):
+        charts.few_shot_figure(tmp_path / "f.png", {"CUTS": [(0, [0.1])]}, measure="mIoU")
+
+
+def test_interval_figure_grows_by_the_row_and_marks_the_paper(tmp_path):
+    rows = {"H/H": (0.9, 0.8, 0.95), "G/G": (np.nan, np.nan, np.nan), "majority": (0.5, np.nan, 0)}
+    plain = _pixels(charts.interval_figure(tmp_path / "a.png", {"H/H": rows["H/H"]}, measure="F1"))
+    path = charts.interval_figure(tmp_path / "b.png", rows, reference={"H/H": 0.93}, measure="F1")
+    marked = _pixels(path)
+    assert len(marked) > len(plain) + 0.5 * charts.DPI
+    assert _count_color(plain, charts.REFERENCE_COLOR) == 0
+    assert _count_color(marked, charts.REFERENCE_COLOR) > 100
+
+
+def test_interval_figure_refuses_a_reference_for_no_row(tmp_path):
+    with pytest.raises(ValueError, match=r"\['H/G'\], expected names among \['H/H'\]"):
+        charts.interval_figure(
+            tmp_path / "i.png", {"H/H": (1, 1, 1)}, reference={"H/G": 1.0}, measure="F1"
+        )
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda path: charts.reliability_figure(path, {}),
+        lambda path: charts.confusion_figure(path, {}, class_names=DIAGNOSES),
+        lambda path: charts.few_shot_figure(path, {"CUTS": [(1, [np.nan])]}, measure="mIoU"),
+        lambda path: charts.interval_figure(path, {}, measure="AUROC"),
+    ],
+)
+def test_a_chart_of_nothing_is_refused(tmp_path, draw):
+    with pytest.raises(ValueError, match="to draw: expected at least one"):
+        draw(tmp_path / "x.png")
+
+
+def test_a_name_with_dollar_signs_is_not_read_as_a_formula(tmp_path):
+    rows = {r"a$\frac$b" + "c" * 60: (0.5, 0.4, 0.6)}
+    assert charts.interval_figure(tmp_path / "i.png", rows, measure="$", title="$x$").exists()

@@ -1,0 +1,67 @@
+"""Predictions on disk, and pooled over models."""
+
+import numpy as np
+import pytest
+from example_tables import table
+
+from thermo_jax.evaluation.predictions import Predictions, pool
+
+
+def predictions(names, *, model="fold 0", **columns):
+    examples = table(patients=[f"{i:04d}" for i in range(len(names))], names=list(names))
+    columns = columns or {"labels": np.arange(len(names), dtype=np.int32)}
+    return Predictions.of(examples, model=model, columns=columns)
+
+
+def assert_same(one: Predictions, other: Predictions):
+    for field in ("names", "patients", "views", "protocols", "dates", "models"):
+        np.testing.assert_array_equal(getattr(one, field), getattr(other, field))
+    assert one.columns.keys() == other.columns.keys()
+    for key in one.columns:
+        np.testing.assert_array_equal(one.columns[key], other.columns[key])
+
+
+def test_what_is_saved_is_loaded(tmp_path):
+    found = predictions(["a.jpg", "ü=.jpg"], **{"baseline/majority class": np.array([0.5, 0.25])})
+    path = found.save(tmp_path / "predictions.npz")
+    assert_same(Predictions.load(path), found)
+    assert [p.name for p in tmp_path.iterdir()] == ["predictions.npz"]
+
+
+def test_columns_are_found_by_their_prefix():
+    columns = {"threshold/image, best": np.zeros(1), "labels": np.zeros(1)}
+    found = predictions(["a"], **columns)
+    assert list(found.named("threshold")) == ["image, best"]
+
+
+@pytest.mark.parametrize("content", [b"", b"nothing of the kind", b"PK\x03\x04half a file"])
+def test_another_file_is_refused_and_named(tmp_path, content):
+    path = tmp_path / "predictions.npz"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"predictions.npz holds no predictions .* run the stage"):
+        Predictions.load(path)
+
+
+def test_a_file_with_pickled_objects_is_refused(tmp_path):
+    path = tmp_path / "predictions.npz"
+    np.savez(path, names=np.array([{"any": "object"}], dtype=object))
+    with pytest.raises(ValueError, match="holds no predictions"):
+        Predictions.load(path)
+
+
+def test_pooling_keeps_every_row_and_which_model_judged_it():
+    pooled = pool([predictions(["a", "b"]), predictions(["c"], model="fold 1")])
+    assert pooled.names.tolist() == ["a", "b", "c"]
+    assert pooled.models.tolist() == ["fold 0", "fold 0", "fold 1"]
+    assert pooled.columns["labels"].tolist() == [0, 1, 0]
+
+
+def test_an_image_judged_twice_by_one_model_is_refused():
+    with pytest.raises(ValueError, match="judged twice"):
+        pool([predictions(["a"]), predictions(["a"])])
+    pool([predictions(["a"]), predictions(["a"], model="another repeat")])
+
+
+def test_predictions_of_different_tasks_are_not_pooled():
+    with pytest.raises(ValueError, match="different tasks"):
+        pool([predictions(["a"]), predictions(["b"], label_maps=np.zeros((1, 2, 2)))])

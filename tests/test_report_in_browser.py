@@ -1,0 +1,121 @@
+"""The report in a real browser: silent, drawn in full, alone, and wide enough for no screen.
+
+Needs Chromium; skipped without it, unless THERMO_BROWSER_TEST=required (.ci/run sets it).
+"""
+
+import os
+import shutil
+
+import numpy as np
+import pytest
+
+from thermo_jax.evaluation import charts
+from thermo_jax.evaluation.report import Facts, Fold, Picture, Section, Table, Text, write_report
+
+HOSTILE = ('"><img src=x onerror=alert(1)>', "<script>alert(2)</script>", "</pre></style><b>")
+PHONE = {"width": 390, "height": 844}
+A4 = {"width": 680, "height": 1009}  # CSS pixels inside the margins of the page's print style
+
+
+@pytest.fixture(scope="module")
+def browser():
+    names = ("chromium", "chromium-browser", "google-chrome")
+    executable = next(filter(None, map(shutil.which, names)), None)
+    if executable is None:
+        reason = f"none of {', '.join(names)} is installed: apt-get install chromium"
+        if os.environ.get("THERMO_BROWSER_TEST") == "required":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=executable)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    """A page with every kind of part, a wide table, two pictures and hostile names everywhere."""
+    folder = tmp_path_factory.mktemp("report")
+    rows = {name: (0.9, 0.8, 0.95) for name in HOSTILE}
+    intervals = charts.interval_figure(folder / "a.png", rows, measure="AUROC")
+    matrices = {"at 0.5": np.array([[9, 1], [2, 8]])}
+    confusion = charts.confusion_figure(folder / "b.png", matrices, class_names=("healthy", "sick"))
+    columns = ["", *(f"measure {number}" for number in range(10))]
+    cells = [[name, *["0.912 [0.881, 0.943]"] * 10] for name in HOSTILE]
+    table = Table(HOSTILE[0], columns, cells, note=HOSTILE[1], ours=[0])
+    parts = [table, Facts({name: name for name in HOSTILE}), Text("x" * 300), Text(HOSTILE[1])]
+    pictures = [Picture(intervals, HOSTILE[0]), Picture(confusion, HOSTILE[1])]
+    folds = [Fold(name, "y" * 300 + name) for name in HOSTILE]
+    sections = [Section(HOSTILE[k], part) for k, part in enumerate((parts, pictures, folds))]
+    sections.append(Section("Fourth", []))
+    return write_report(folder, title=HOSTILE[0], summary=HOSTILE[1], sections=sections)[0]
+
+
+class Visit:
+    """The page as opened, with what it said, asked for and popped up meanwhile."""
+
+    def __init__(self, browser, path, **options):
+        self.page = browser.new_context(**options).new_page()
+        self.messages, self.requests, self.dialogs = [], [], []
+        self.page.on("console", lambda message: self.messages.append(message.text))
+        self.page.on("pageerror", lambda error: self.messages.append(str(error)))
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.on("dialog", lambda dialog: (self.dialogs.append(dialog), dialog.dismiss()))
+        self.page.goto(path.as_uri(), wait_until="load")
+
+    def ask(self, expression):
+        return self.page.evaluate(expression)
+
+
+@pytest.fixture(scope="module")
+def phone(browser, report):
+    return Visit(browser, report, viewport=PHONE)
+
+
+def test_the_console_stays_empty(phone):
+    assert phone.messages == []
+
+
+def test_no_request_leaves_the_page(phone, report):
+    assert [url for url in phone.requests if not url.startswith("data:")] == [report.as_uri()]
+
+
+def test_every_picture_is_drawn(phone):
+    drawn = phone.ask("[...document.images].map(image => image.complete && image.naturalWidth)")
+    assert len(drawn) == 2 and all(drawn)
+
+
+def test_a_phone_scrolls_a_wide_table_but_never_the_page(phone):
+    assert phone.ask("document.documentElement.scrollWidth") == PHONE["width"]
+    box, table = phone.ask(
+        "['.scroll', '.scroll table'].map(it => document.querySelector(it).offsetWidth)"
+    )
+    assert box < PHONE["width"] < table
+
+
+def test_paper_shows_wide_tables_and_folded_texts_in_full(browser, report):
+    visit = Visit(browser, report, viewport=A4)
+    visit.page.emulate_media(media="print")
+    assert visit.ask("document.documentElement.scrollWidth") == A4["width"]
+    heights = visit.ask("[...document.querySelectorAll('pre')].map(it => it.offsetHeight)")
+    assert len(heights) == 3 and all(heights)
+
+
+def test_hostile_names_run_nothing_even_without_the_policy(browser, report):
+    """The policy would stop them; here the escaping alone has to."""
+    visit = Visit(browser, report, viewport=PHONE, bypass_csp=True)
+    assert visit.dialogs == [] and visit.messages == []
+    assert visit.ask("document.scripts.length") == 0
+    assert visit.ask("document.title") == HOSTILE[0]
+
+
+def test_the_policy_stops_what_would_run_or_load(browser, report, tmp_path):
+    page = report.read_text(encoding="utf-8")
+    bad = tmp_path / "bad.html"
+    attack = "<script>alert(1)</script><img src=x.png onerror=alert(2)>"
+    bad.write_text(page.replace("<main>", "<main>" + attack), encoding="utf-8")
+    visit = Visit(browser, bad, viewport=PHONE)
+    assert visit.dialogs == [] and visit.ask("document.images[0].naturalWidth") == 0
+    assert any("Content Security Policy" in message for message in visit.messages)

@@ -1,0 +1,260 @@
+"""Table 1 with one command: stages, folds without a leak, what is kept, the table."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from thermo_jax import main
+from thermo_jax.configs import table1 as table1_config
+from thermo_jax.data import phantom
+from thermo_jax.data.splits import Split
+from thermo_jax.data.thermogram import UNLABELLED
+from thermo_jax.evaluation import table1 as table1_text
+from thermo_jax.programs import decoder, encoder, sources, table1
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory):
+    """A cache of the tests' own: no data prepared by the user is touched."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("THERMO_JAX_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+def quick(**fields):
+    config = table1_config.get_config("quick")
+    config.parallel.devices = 1
+    with config.unlocked():
+        config.update(fields)
+    return config
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The workdir and the results of the quick preset, 2 folds."""
+    workdir = tmp_path_factory.mktemp("table1")
+    return workdir, main.run(quick(), workdir)
+
+
+@pytest.fixture
+def no_stage_runs(monkeypatch):
+    class Refused:
+        @staticmethod
+        def run(config, workdir):
+            raise AssertionError(f"{workdir} was run again")
+
+    monkeypatch.setattr(table1, "PROGRAMS", dict.fromkeys(table1.PROGRAMS, Refused))
+
+
+# --------------------------------------------------------------------------------------------------
+# The run
+# --------------------------------------------------------------------------------------------------
+
+
+def test_every_patient_is_tested_once_and_scored_out_of_fold(finished):
+    _, outcome = finished
+    rows = outcome["rows"]["H/H"]
+    assert rows["classification"]["patient"]["H/H"]["counts"]["n"] == 12
+    assert rows["segmentation"]["24x32"]["interval"]["miou"][0] <= 1
+
+
+def test_the_table_has_the_papers_columns_and_line_beside_ours(finished):
+    workdir, _ = finished
+    text = (workdir / "results.txt").read_text()
+    heading, paper, ours = text[text.index("enc/dec") :].splitlines()[:3]
+    assert re.split(r"  +", heading)[1:] == list(table1_text.COLUMNS)
+    assert paper.split() == ["H/H", "paper", "0.983", "1.000", "0.991"] + [
+        "0.888",
+        "0.772",
+        "0.789",
+        "0.668",
+    ]
+    assert ours.split()[0] == "ours" and "95 % from" in text and "95 % to" in text
+    assert "without seeing any anatomy" in text or "no baseline that sees no anatomy" in text
+
+
+def test_a_finished_stage_keeps_its_best_model_and_predictions_only(finished):
+    workdir, _ = finished
+    stages = [path.parent for path in workdir.glob("*/*/finished")]
+    assert len(stages) == 2 * (1 + 2)
+    assert not list(workdir.glob("*/*/checkpoints/*/training"))
+    assert all(len(list(stage.glob("checkpoints/*/model"))) == 1 for stage in stages)
+    assert len(list(workdir.glob("*/*/predictions.npz"))) == 4
+
+
+def test_a_finished_run_repeats_no_stage_and_gives_the_same(finished, no_stage_runs):
+    workdir, outcome = finished
+    before = (workdir / "results.json").read_bytes()
+    again = main.run(quick(), workdir)
+    np.testing.assert_equal(again["rows"], outcome["rows"])
+    assert (workdir / "results.json").read_bytes() == before
+
+
+def test_the_run_leaves_a_report_and_pooled_predictions(finished):
+    workdir, _ = finished
+    page = (workdir / "report.html").read_text()
+    assert "Table 1" in page and "not a diagnostic device" in page
+    assert len((workdir / "predictions_classify_HH.csv").read_text().splitlines()) == 1 + 12
+    saved = json.loads((workdir / "results.json").read_text())
+    assert saved["paper"]["H/H"]["seg mIoU"] == 0.668
+
+
+# --------------------------------------------------------------------------------------------------
+# Stages and folds
+# --------------------------------------------------------------------------------------------------
+
+
+def names_of(config, tmp_path):
+    return [stage.folder for stage in table1.plan(config, tmp_path)]
+
+
+def test_a_folds_two_encoders_are_shared_by_its_eight_decoders(tmp_path):
+    stages = list(table1.plan(table1_config.get_config(), tmp_path))
+    assert len(stages) == 5 * (2 + 8)
+    first = stages[:10]
+    assert [stage.task for stage in first[:2]] == ["encoder", "encoder"]
+    used = {stage.config.encoder.workdir for stage in first[2:]}
+    assert used == {str(tmp_path / stage.folder) for stage in first[:2]}
+    assert len({stage.config.split.file for stage in first}) == 1
+    assert {s.row for s in first[2:]} == {"G/G", "G/H", "H/G", "H/H"}
+
+
+def test_a_transductive_row_has_encoders_of_its_own_and_its_own_name(tmp_path):
+    config = quick(transductive=True, num_folds=1)
+    stages = list(table1.plan(config, tmp_path))
+    assert [stage.row for stage in stages] == ["", "H/H", "H/H", "", *["H/H transductive"] * 2]
+    assert [stage.config.split.protocol for stage in stages] == [
+        *["honest"] * 3,
+        "transductive",
+        *["honest"] * 2,
+    ]
+    assert stages[4].config.encoder.workdir.endswith("encoder_heat_transductive")
+
+
+def test_every_repeat_deals_the_patients_anew(tmp_path):
+    config = quick(repeats=2)
+    names = names_of(config, tmp_path)
+    assert len(names) == len(set(names)) == 2 * 2 * 3
+    table1._write_folds(config, tmp_path)
+    tests = [Split.load(tmp_path / "folds" / f"repeat{r}_fold0.json").test for r in (0, 1)]
+    assert tests[0] != tests[1]
+
+
+def test_fold_files_can_be_given_back(tmp_path):
+    table1._write_folds(quick(), tmp_path)
+    config = quick(folds_dir=str(tmp_path / "folds"))
+    config.split.seed = 7
+    again = tmp_path / "again"
+    again.mkdir()
+    table1._write_folds(config, again)
+    for name in ("repeat0_fold0.json", "repeat0_fold1.json"):
+        assert (again / "folds" / name).read_bytes() == (tmp_path / "folds" / name).read_bytes()
+
+
+def test_missing_fold_files_are_named(tmp_path):
+    with pytest.raises(ValueError, match=r"folds_dir: .*repeat0_fold0.json is missing"):
+        table1._write_folds(quick(folds_dir=str(tmp_path)), tmp_path)
+
+
+def test_fold_files_of_other_data_are_refused(tmp_path):
+    Split(frozenset({"0001"}), frozenset({"0002"}), frozenset({"0003"})).save(tmp_path / "a.json")
+    config = quick().stages.encoder.copy_and_resolve_references()
+    config.data.update({"root": "phantom", "phantom_patients": 12, "loader": "numpy"})
+    config.split.file = str(tmp_path / "a.json")
+    source = sources.open_source(config.data, workdir=tmp_path)
+    with pytest.raises(ValueError, match=r"a.json names no set for 9 patients .* such as 0004"):
+        sources.split_of(config.split, source)
+
+
+def test_a_disk_that_is_too_small_is_told_before_the_run(tmp_path, monkeypatch):
+    usage = table1.shutil._ntuple_diskusage(10**9, 10**9, 10**3)
+    monkeypatch.setattr(table1.shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(ValueError, match=r"takes .* GB of disk, and 0.0 GB are free"):
+        table1._check_disk(list(table1.plan(quick(), tmp_path)), tmp_path)
+
+
+# --------------------------------------------------------------------------------------------------
+# Leaks
+# --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def crowded(tmp_path_factory):
+    """Patients with static and dynamic frames, a second visit, and mirrored copies; annotated."""
+    root = phantom.write_phantom(
+        tmp_path_factory.mktemp("crowded") / "site", patients=8, frames=2, static=True
+    )
+    for folder in sorted(root.glob("0*")):
+        for path in sorted(folder.glob("T*.jpg")):
+            Image.open(path).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(
+                folder / f"R{path.name}"
+            )
+            path.with_name(path.name.replace(".1.1.", ".2.1.", 1)).write_bytes(path.read_bytes())
+    return root
+
+
+@pytest.mark.parametrize("protocol", ["honest", "transductive"])
+def test_no_patient_is_on_two_sides(crowded, tmp_path, protocol):
+    config = quick()
+    config.data.update({"root": str(crowded), "frames": "all", "mirrored": True})
+    table1._write_folds(config, tmp_path)
+    tested = []
+    for fold in range(2):
+        stages = [s for s in table1.plan(config, tmp_path) if f"_fold{fold}/" in s.folder]
+        pretraining, *decoders = [stage.config for stage in stages]
+        pretraining.split.protocol = protocol
+        source = sources.open_source(pretraining.data, workdir=tmp_path)
+        split = sources.split_of(pretraining.split, source)
+        examples = source.load("pretrain")
+        assert len(examples) == 8 * 3 * 3  # frames, mirrored ones, a second visit
+        train, validation = encoder.sets(examples, split, pretraining)
+        seen = set(train.patients) | set(validation.patients)
+        assert not set(train.patients) & set(validation.patients)
+        for config_of in decoders:
+            sets = decoder.split_examples(
+                source.load(config_of.task), split, protocol=config_of.split.protocol
+            )
+            sides = [set(part.patients) for part in sets]
+            assert not (sides[0] & sides[1] or sides[0] & sides[2] or sides[1] & sides[2])
+            assert set().union(*sides) == {f"{n:04d}" for n in range(1, 9)}
+            # Annotated or not, a test patient's images do not pretrain the encoder.
+            assert bool(sides[2] & seen) == (protocol == "transductive")
+            if config_of.task == "segment":
+                tested += sorted(sides[2])
+    assert sorted(tested) == [f"{n:04d}" for n in range(1, 9)]
+
+
+def test_the_papers_protocol_validates_on_test_and_pretrains_on_every_image(crowded, tmp_path):
+    config = quick()
+    config.data.root = str(crowded)
+    config.split.protocol = "paper"
+    stage = next(table1.plan(config, tmp_path)).config
+    source = sources.open_source(stage.data, workdir=tmp_path)
+    table1._write_folds(config, tmp_path)
+    split = sources.split_of(stage.split, source)
+    examples = source.load("pretrain")
+    train, validation = encoder.sets(examples, split, stage)
+    assert sorted(train.names + validation.names) == sorted(examples.names)
+    assert set(train.patients) & set(split.test)
+    sets = decoder.split_examples(source.load("classify"), split, protocol="paper")
+    assert sets.validation.names == sets.test.names
+    assert not set(sets.train.patients) & set(sets.test.patients)
+
+
+def test_shuffled_diagnoses_stay_one_per_patient_and_as_many(crowded, tmp_path):
+    data = quick().data
+    data.root = str(crowded)
+    plain = sources.open_source(data, workdir=tmp_path)
+    data.shuffle_labels = True
+    shuffled = sources.open_source(data, workdir=tmp_path)
+    before, after = (
+        {record.patient: record.label for record in source.records} for source in (plain, shuffled)
+    )
+    assert before != after and sorted(before.values()) == sorted(after.values())
+    assert UNLABELLED not in after.values()
+    loaded = shuffled.load("classify")
+    pairs = zip(loaded.patients, loaded.columns["labels"].tolist(), strict=True)
+    assert all(after[patient] == label for patient, label in pairs)

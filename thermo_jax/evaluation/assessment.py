@@ -1,0 +1,211 @@
+"""From predictions to everything a reviewer asks of them (SPEC section 5).
+
+Rows of one model or of a whole cross-validation (out-of-fold), per image and per patient. Intervals
+resample patients, not images: frames of one patient are near-copies. They tell which patients
+happened to be in the data, not what another training seed would give.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from thermo_jax.data.thermogram import CLASS_NAMES
+from thermo_jax.evaluation import bootstrap, metrics, operating
+from thermo_jax.evaluation.predictions import Predictions
+
+LEVEL = 0.95
+WORST = 5  # images listed
+SENSITIVITY = 0.9
+CHANCE = 0.5
+# Operating points chosen on validation patients, and how a table calls them.
+TUNED, SENSITIVE = "best balanced accuracy", "90 % sensitivity"
+
+
+class Unit(NamedTuple):
+    """One row per image, or per patient and model."""
+
+    patients: np.ndarray
+    labels: np.ndarray
+    scores: np.ndarray
+    thresholds: dict[str, np.ndarray]
+    baselines: dict[str, np.ndarray]
+
+
+def operating_points(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Thresholds that validation data choose, by name."""
+    return {
+        TUNED: metrics.best_threshold(scores, labels),
+        SENSITIVE: operating.threshold_at_sensitivity(scores, labels, sensitivity=SENSITIVITY),
+    }
+
+
+def units(predictions: Predictions) -> dict[str, Unit]:
+    """The rows per "image" and per "patient"; a patient's score is the mean over her images."""
+    columns = predictions.columns
+    thresholds = {
+        unit: {
+            name.removeprefix(f"{unit}, "): values
+            for name, values in predictions.named("threshold").items()
+            if name.startswith(f"{unit}, ")
+        }
+        for unit in ("image", "patient")
+    }
+    image = Unit(
+        predictions.patients,
+        columns["labels"],
+        columns["probabilities"],
+        thresholds["image"],
+        predictions.named("baseline"),
+    )
+    keys = np.char.add(np.char.add(predictions.models, " "), predictions.patients)
+    _, first, rows = np.unique(keys, return_index=True, return_inverse=True)
+    counts = np.bincount(rows)
+
+    def mean(values):
+        return np.bincount(rows, weights=values) / counts
+
+    patient = Unit(
+        predictions.patients[first],
+        columns["labels"][first],
+        np.clip(mean(image.scores), 0, 1),
+        {name: values[first] for name, values in thresholds["patient"].items()},
+        {name: np.clip(mean(values), 0, 1) for name, values in image.baselines.items()},
+    )
+    return {"image": image, "patient": patient}
+
+
+def assess_classification(
+    predictions: Predictions, *, row: str, samples: int, seed: int
+) -> dict[str, Any]:
+    """Everything about a classifier called `row`, the baselines beside it.
+
+    Args:
+      samples: bootstrap resamples of patients.
+    Returns:
+      "classification": {unit: {row name: measures with "interval"}}; the model at 0.5, then at
+        the operating points chosen on validation data, then the baselines;
+      "reliability": {unit: ReliabilityCurve};
+      "subsets": {subset: measures per image at 0.5 with "interval"};
+      "cautions": sentences about baselines that come within the model's interval.
+    """
+    found: dict[str, Any] = {"classification": {}, "reliability": {}, "subsets": {}}
+    by_unit = units(predictions)
+    for name, unit in by_unit.items():
+        weights = bootstrap.patient_weights(unit.patients.tolist(), samples=samples, seed=seed)
+        rows = {row: _measured(unit, unit.scores, unit.scores > 0.5, weights)}
+        for point, threshold in unit.thresholds.items():
+            rows[f"{row} at {point}"] = _measured(
+                unit, unit.scores, unit.scores > threshold, weights
+            )
+        for baseline, scores in unit.baselines.items():
+            rows[baseline] = _measured(unit, scores, scores > 0.5, weights)
+        for measures in rows.values():
+            measures["threshold"] = None
+        found["classification"][name] = rows
+        found["reliability"][name] = operating.reliability_curve(unit.scores, unit.labels)
+    image = by_unit["image"]
+    weights = bootstrap.patient_weights(image.patients.tolist(), samples=samples, seed=seed)
+    for name, mask in operating.subsets(
+        image.labels,
+        patients=predictions.patients.tolist(),
+        views=predictions.views,
+        protocols=predictions.protocols.tolist(),
+        dates=predictions.dates.tolist(),
+    ).items():
+        part = Unit(image.patients[mask], image.labels[mask], image.scores[mask], {}, {})
+        called = part.scores > 0.5
+        found["subsets"][name] = _measured(part, part.scores, called, weights[:, mask])
+    found["cautions"] = cautions(found["classification"], row=row, baselines=list(image.baselines))
+    return found
+
+
+def _measured(unit: Unit, scores, called, weights) -> dict[str, Any]:
+    measures = metrics.classification_measures(scores, unit.labels, called=called)
+    resampled = bootstrap.classification_samples(scores, unit.labels, weights, called=called)
+    measures["interval"] = {
+        name: bootstrap.interval(values, level=LEVEL) for name, values in resampled.items()
+    }
+    return measures
+
+
+def cautions(
+    classification: dict[str, dict[str, dict]], *, row: str, baselines: Sequence[str]
+) -> list[str]:
+    """A plain sentence: whether chance, or baselines without anatomy, reach the model's AUROC.
+
+    Per patient; none where the AUROC is undefined.
+    """
+    rows = classification["patient"]
+    value, (low, high) = rows[row]["auroc"], rows[row]["interval"]["auroc"]
+    if not np.isfinite([value, low]).all():
+        return []
+    start = f"{row} has AUROC {value:.3f} per patient (95 % interval {low:.3f} to {high:.3f})"
+    if low <= CHANCE:
+        start += ", which chance (0.5) may explain"
+    rivals = [
+        f"{name} ({rows[name]['auroc']:.3f})"
+        for name in baselines
+        if rows[name]["auroc"] > CHANCE and rows[name]["auroc"] >= low
+    ]
+    if not rivals:
+        return [f"{start}; no baseline that sees no anatomy comes within this interval."]
+    come = "comes" if len(rivals) == 1 else "come"
+    return [
+        f"{start}; without seeing any anatomy, {_listed(rivals)} {come} within it or above: this "
+        "score does not show that the model reads the breast."
+    ]
+
+
+def _listed(items: Sequence[str]) -> str:
+    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"
+
+
+def assess_segmentation(predictions: Predictions, *, samples: int, seed: int) -> dict[str, Any]:
+    """Everything about a segmenter.
+
+    Returns:
+      "segmentation": {size: measures over all pixels of all images, with "hd95" [K] (mean over
+        the images that have it), "interval" and "images" (quartiles over images)};
+      "confusion": {size: int64 [K, K]};
+      "worst": the images with the lowest mIoU at the images' size.
+    """
+    found: dict[str, Any] = {"segmentation": {}, "confusion": {}}
+    weights = bootstrap.patient_weights(predictions.patients.tolist(), samples=samples, seed=seed)
+    for size, confusions in predictions.named("confusion").items():
+        total = confusions.sum(0)
+        measures = metrics.segmentation_measures(total)
+        measures["hd95"] = mean_of_known(predictions.columns[f"hd95/{size}"])
+        resampled = bootstrap.segmentation_samples(confusions, weights)
+        measures["interval"] = {
+            name: bootstrap.interval(values, level=LEVEL)
+            if values.ndim == 1
+            else [bootstrap.interval(column, level=LEVEL) for column in values.T]
+            for name, values in resampled.items()
+        }
+        each = metrics.segmentation_measures(confusions)
+        measures["images"] = {
+            name: np.percentile(each[name], (0, 25, 50, 75, 100)) for name in ("accuracy", "miou")
+        }
+        found["segmentation"][size] = measures
+        found["confusion"][size] = total
+        if "worst" not in found:
+            order = np.argsort(each["miou"], kind="stable")[:WORST]
+            found["worst"] = [
+                {
+                    "name": str(predictions.names[i]),
+                    "patient": str(predictions.patients[i]),
+                    "miou": float(each["miou"][i]),
+                    "accuracy": float(each["accuracy"][i]),
+                    "lowest_class": CLASS_NAMES[int(np.nanargmin(each["iou"][i]))],
+                }
+                for i in order
+            ]
+    return found
+
+
+def mean_of_known(values: np.ndarray) -> np.ndarray:
+    """Mean over the first axis, of what is finite; NaN where nothing is."""
+    known = np.isfinite(values)
+    sums = np.where(known, values, 0).sum(0)
+    return np.divide(sums, known.sum(0), out=np.full(len(sums), np.nan), where=known.any(0))

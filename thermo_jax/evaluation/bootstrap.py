@@ -1,0 +1,163 @@
+"""95 % intervals of every measure by resampling patients, the unit that is independent.
+
+A patient's images are near-copies of each other, so resampling images would give intervals that
+are far too narrow: patients are drawn with replacement, each with all her images (the cluster
+bootstrap; Field and Welsh 2007, doi 10.1111/j.1467-9868.2007.00593.x). A resample is a row of
+weights, how often every image was drawn, and a measure of it is the weighted measure.
+
+Draw the weights once and give them to the model and to its baselines alike: their samples are then
+paired, and the interval of a difference is the interval of the samples' difference. A subset of the
+images takes its columns of the weights. The model is not trained anew, so an interval tells what
+other test patients would change, not what another training seed would.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Bool, Float, Num
+
+from thermo_jax.evaluation import metrics
+
+_BLOCK = 64  # resamples whose sorted weights are in memory at once
+
+
+def patient_weights(
+    patients: Sequence[str], *, samples: int, seed: int
+) -> Float[np.ndarray, "r n"]:
+    """How often each image is drawn in each of `samples` resamples of the patients.
+
+    The draws follow the sorted patients: per image and per patient (one entry each) the same
+    patients are drawn for the same seed.
+
+    Raises:
+        ValueError: no patient, or less than one sample.
+    """
+    if samples < 1 or not len(patients):
+        raise ValueError(
+            f"samples={samples} of {len(patients)} images' patients: expected at least one of each"
+        )
+    names, rows = np.unique(np.asarray(patients, dtype=str), return_inverse=True)
+    rng = np.random.default_rng(seed)
+    draws = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=samples)
+    return draws.astype(np.float64)[:, rows]
+
+
+def classification_samples(
+    scores: Num[np.ndarray, "n"],
+    labels: Num[np.ndarray, "n"],
+    weights: Float[np.ndarray, "r n"],
+    *,
+    called: Bool[np.ndarray, "n"],
+) -> dict[str, Float[np.ndarray, "r"]]:
+    """`metrics.classification_measures` of every resample, undefined where a resample's are.
+
+    Args:
+        called: who is called sick, for example `scores > threshold`; the threshold may differ
+            from fold to fold.
+
+    Returns:
+        "accuracy", "precision", "recall", "specificity", "f1", "auroc", "auprc", "brier", "ece"
+        (float64 [r]); all NaN for a resample that draws none of these examples.
+
+    Raises:
+        ValueError: as `metrics.classification_measures`, or weights that do not fit.
+    """
+    scores, labels = metrics.checked_scores(scores, labels)
+    called = metrics.checked_calls(called, count=len(scores))
+    weights = _checked_weights(weights, count=len(scores))
+    sick = labels == 1
+    outcomes = {
+        "tp": called & sick,
+        "fp": called & ~sick,
+        "tn": ~called & ~sick,
+        "fn": ~called & sick,
+    }
+    bins = metrics.calibration_bins(scores)[:, None] == np.arange(metrics.CALIBRATION_BINS)
+    error = scores - labels
+    total = weights.sum(axis=1)
+    gaps = np.abs(weights @ (bins * error[:, None])).sum(axis=1)
+    areas = [
+        _areas(block, scores, sick) for block in np.array_split(weights, -(-len(weights) // _BLOCK))
+    ]
+    auroc, auprc = np.concatenate(areas, axis=1)
+    return {
+        **metrics.decision_measures(**{name: weights @ who for name, who in outcomes.items()}),
+        "auroc": auroc,
+        "auprc": auprc,
+        "brier": metrics.ratio(weights @ error**2, total, otherwise=np.nan),
+        "ece": metrics.ratio(gaps, total, otherwise=np.nan),
+    }
+
+
+def _areas(weights, scores, sick):
+    """Weighted AUROC and average precision [2, r]; tied scores are one step of both curves."""
+    order = np.argsort(-scores)
+    starts = np.flatnonzero(np.diff(scores[order], prepend=np.inf))
+    weights, sick = weights[:, order], sick[order]
+    sick_at = np.add.reduceat(weights * sick, starts, axis=1)
+    healthy_at = np.add.reduceat(weights * ~sick, starts, axis=1)
+    sick_from, healthy_from = sick_at.cumsum(axis=1), healthy_at.cumsum(axis=1)
+    all_sick, all_healthy = sick_from[:, -1], healthy_from[:, -1]
+    healthy_below = all_healthy[:, None] - healthy_from
+    ordered_pairs = (sick_at * (healthy_below + healthy_at / 2)).sum(axis=1)
+    precision = metrics.ratio(sick_from, sick_from + healthy_from, otherwise=0.0)
+    average_precision = metrics.ratio((sick_at * precision).sum(axis=1), all_sick, otherwise=np.nan)
+    return np.stack(
+        [
+            metrics.ratio(ordered_pairs, all_sick * all_healthy, otherwise=np.nan),
+            np.where(all_healthy > 0, average_precision, np.nan),
+        ]
+    )
+
+
+def segmentation_samples(
+    confusions: Num[np.ndarray, "n k k"], weights: Float[np.ndarray, "r n"]
+) -> dict[str, Float[np.ndarray, "r ..."]]:
+    """`metrics.segmentation_measures` of every resample.
+
+    Args:
+        confusions: one confusion matrix per image.
+
+    Returns:
+        "accuracy", "precision", "recall", "f1", "miou" (float64 [r]) and "iou", "dice"
+        (float64 [r, k]); a resample leaves a class out where none of its images has it.
+
+    Raises:
+        ValueError: as `metrics.segmentation_measures`, or weights that do not fit.
+    """
+    weights = _checked_weights(weights, count=len(confusions))
+    return metrics.segmentation_measures(np.tensordot(weights, np.asarray(confusions), axes=1))
+
+
+def interval(samples: Float[np.ndarray, "r"], *, level: float = 0.95) -> tuple[float, float]:
+    """The percentile interval (low, high) of one measure's samples.
+
+    Undefined samples (NaN) are ignored; (NaN, NaN) where fewer than half are finite, because
+    what is left would describe unusual resamples.
+
+    Raises:
+        ValueError: the samples are not one-dimensional, or the level is not between 0 and 1.
+    """
+    samples = np.asarray(samples, dtype=np.float64)
+    if samples.ndim != 1 or not 0 < level < 1:
+        raise ValueError(
+            f"samples of shape {samples.shape} at level={level}: expected the samples of one "
+            "measure (of one class) and a level between 0 and 1"
+        )
+    finite = samples[np.isfinite(samples)]
+    if not finite.size or 2 * finite.size < samples.size:
+        return float("nan"), float("nan")
+    low, high = np.quantile(finite, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def _checked_weights(weights, *, count):
+    weights = np.asarray(weights, dtype=np.float64)
+    if weights.ndim != 2 or weights.shape[1] != count or not weights.size:
+        raise ValueError(
+            f"weights have shape {weights.shape}: expected [samples, {count}], one column for "
+            "each example, as patient_weights returns"
+        )
+    if not weights.min() >= 0:
+        raise ValueError(f"weight {weights.min()}: expected how often each example was drawn")
+    return weights

@@ -1,0 +1,130 @@
+"""Operating points, calibration and subsets: what one number per model hides.
+
+A screening threshold is chosen on validation patients for its sensitivity; a reliability curve
+tells whether a probability means what it says; subsets (view, protocol, year, patient number) tell
+whether a score holds within an acquisition, since in DMR-IR the label is confounded with it.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, Num, Shaped
+
+from thermo_jax.data.thermogram import HEALTHY, PROTOCOL_NAMES, SICK, VIEW_NAMES
+from thermo_jax.evaluation import metrics
+
+CONFOUNDED_BELOW = 300  # below this patient number, the number alone tells the diagnosis
+
+
+class ReliabilityCurve(NamedTuple):
+    """One entry per bin of probability, lowest first."""
+
+    mean_score: Float[np.ndarray, "bins"]  # NaN for an empty bin
+    share_sick: Float[np.ndarray, "bins"]  # NaN for an empty bin
+    count: Int[np.ndarray, "bins"]
+
+
+def threshold_at_sensitivity(
+    scores: Num[np.ndarray, "n"], labels: Num[np.ndarray, "n"], *, sensitivity: float = 0.9
+) -> float:
+    """The largest threshold whose `score > threshold` has the sensitivity, for validation data.
+
+    It lies midway between the highest score that must be called sick and the next lower score
+    (0 where no score is lower). Where that highest score is 0 itself, it is -1: everyone is
+    called sick. 0.5 without a sick example.
+
+    Raises:
+        ValueError: as `metrics.classification_measures`, or a sensitivity outside (0, 1].
+    """
+    scores, labels = metrics.checked_scores(scores, labels)
+    if not 0 < sensitivity <= 1:
+        raise ValueError(f"sensitivity={sensitivity}: expected a share above 0, at most 1")
+    sick = np.sort(scores[labels == SICK])[::-1]
+    if not sick.size:
+        return 0.5
+    reached = np.arange(1, sick.size + 1) / sick.size >= sensitivity
+    last_called = sick[np.argmax(reached)]
+    if last_called == 0:
+        return -1.0
+    next_lower = scores[scores < last_called].max(initial=0.0)
+    return float(metrics.cut_between(next_lower, last_called))
+
+
+def reliability_curve(
+    scores: Num[np.ndarray, "n"],
+    labels: Num[np.ndarray, "n"],
+    *,
+    bins: int = metrics.CALIBRATION_BINS,
+) -> ReliabilityCurve:
+    """Mean probability, share of sick and count by bin of `metrics.calibration_bins`.
+
+    The count-weighted mean distance of the first two is `metrics.expected_calibration_error`.
+    """
+    scores, labels = metrics.checked_scores(scores, labels)
+    index = metrics.calibration_bins(scores, bins=bins)
+    count = np.bincount(index, minlength=bins)
+    mean_score, share_sick = (
+        metrics.ratio(np.bincount(index, weights=values, minlength=bins), count, otherwise=np.nan)
+        for values in (scores, labels)
+    )
+    return ReliabilityCurve(mean_score, share_sick, count)
+
+
+def subsets(
+    labels: Num[np.ndarray, "n"],
+    *,
+    patients: Sequence[str],
+    views: Sequence[int],
+    protocols: Sequence[str],
+    dates: Sequence[str],
+) -> dict[str, Bool[np.ndarray, "n"]]:
+    """The images of each view, protocol, year and range of patient numbers.
+
+    Only subsets that hold healthy and sick images and are not all images are returned, so each
+    can be scored and tells something new. An unknown view, protocol, date or number is in none.
+
+    Args:
+        labels, patients, views, protocols, dates: one entry per image, as a `Thermogram` has
+            them: 1 sick, 0 healthy; "0001"; keys of VIEW_NAMES and of PROTOCOL_NAMES; ISO dates
+            ("" unknown).
+
+    Returns:
+        name such as "view 1 frontal", "protocol S static", "year 2012" or "patient number below
+        300" -> which images belong to it.
+
+    Raises:
+        ValueError: the lengths differ.
+    """
+    labels = np.asarray(labels)
+    columns = {"patients": patients, "views": views, "protocols": protocols, "dates": dates}
+    for name, column in columns.items():
+        if len(column) != len(labels):
+            raise ValueError(f"{len(column)} {name} but {len(labels)} labels: give one per image")
+    views, protocols = np.asarray(views), np.asarray(protocols, dtype=str)
+    years = np.array([date[:4] for date in dates], dtype=str)
+    numbers = np.array([_patient_number(patient) for patient in patients])
+    candidates = {
+        **{f"view {key} {name}": views == key for key, name in VIEW_NAMES.items() if key},
+        **{
+            f"protocol {key} {name}": protocols == key
+            for key, name in PROTOCOL_NAMES.items()
+            if key
+        },
+        **{f"year {year}": years == year for year in np.unique(years) if year},
+        f"patient number below {CONFOUNDED_BELOW}": numbers < CONFOUNDED_BELOW,
+        f"patient number {CONFOUNDED_BELOW} and above": numbers >= CONFOUNDED_BELOW,
+    }
+    return {
+        name: members
+        for name, members in candidates.items()
+        if not members.all() and _holds_both(labels[members])
+    }
+
+
+def _patient_number(patient: str) -> float:
+    return float(patient) if patient.isascii() and patient.isdigit() else np.nan
+
+
+def _holds_both(labels: Shaped[np.ndarray, "n"]) -> bool:
+    return bool(np.any(labels == HEALTHY) and np.any(labels == SICK))

@@ -1,0 +1,113 @@
+"""What a trained decoder said of images, kept so that scores can be pooled over folds.
+
+One row per image. Columns of a classifier:
+
+    labels               int32, 0 healthy, 1 sick
+    probabilities        float64, of Sick
+    threshold/<name>     float64, an operating point of this row's model, chosen on validation data
+    baseline/<name>      float64, probability of Sick by a classifier that sees no anatomy
+
+and of a segmenter, for each size at which it is scored:
+
+    confusion/<size>     int64 [K, K], pixels by true (row) and predicted class
+    hd95/<size>          float64 [K], pixels
+    label_maps           uint8 [H, W], the prediction at the images' size
+"""
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from thermo_jax.data.examples import Examples
+
+_TEXTS = ("names", "patients", "protocols", "dates", "models")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Predictions:
+    """Row i of everything is the same image, judged by the same model."""
+
+    names: np.ndarray  # str [N]
+    patients: np.ndarray  # str [N]
+    views: np.ndarray  # int32 [N]
+    protocols: np.ndarray  # str [N]
+    dates: np.ndarray  # str [N], ISO, "" = unknown
+    models: np.ndarray  # str [N], which model (fold) judged the row
+    columns: dict[str, np.ndarray]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @classmethod
+    def of(cls, examples: Examples, *, model: str, columns: dict[str, np.ndarray]) -> "Predictions":
+        """One model's `columns` for a table of examples."""
+        return cls(
+            names=np.array(examples.names, str),
+            patients=np.array(examples.patients, str),
+            views=np.asarray(examples.views),
+            protocols=np.array(examples.protocols, str),
+            dates=np.array(examples.dates, str),
+            models=np.array([model] * len(examples), str),
+            columns=columns,
+        )
+
+    def named(self, prefix: str) -> dict[str, np.ndarray]:
+        """The columns `<prefix>/<name>` by name."""
+        return {
+            key.removeprefix(f"{prefix}/"): column
+            for key, column in self.columns.items()
+            if key.startswith(f"{prefix}/")
+        }
+
+    def save(self, path: str | os.PathLike) -> pathlib.Path:
+        """Writes a compressed .npz, whole or not at all; no pickle."""
+        path = pathlib.Path(path)
+        partial = path.with_suffix(".partial")
+        rows = {name: getattr(self, name) for name in (*_TEXTS, "views")}
+        with partial.open("wb") as file:
+            np.savez_compressed(file, **rows, **{f"column:{k}": v for k, v in self.columns.items()})
+        return partial.replace(path)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> "Predictions":
+        """Reads what `save` wrote. ValueError, naming the file, if it is something else."""
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                arrays = dict(file)
+            columns = {
+                key.removeprefix("column:"): arrays.pop(key)
+                for key in list(arrays)
+                if key.startswith("column:")
+            }
+            return cls(**arrays, columns=columns)
+        except FileNotFoundError:
+            raise
+        except Exception as error:  # zipfile, zlib and NumPy raise a dozen kinds
+            raise ValueError(
+                f"{path} holds no predictions ({error}): remove it, and run the stage again"
+            ) from error
+
+
+def pool(parts: Sequence[Predictions]) -> Predictions:
+    """All rows of several models; every part has the same columns.
+
+    Raises:
+      ValueError: an image was judged twice by models of one name, or columns differ.
+    """
+    first = parts[0].columns.keys()
+    if any(part.columns.keys() != first for part in parts):
+        raise ValueError("predictions of different tasks cannot be pooled")
+    pooled = Predictions(
+        **{
+            name: np.concatenate([getattr(part, name) for part in parts])
+            for name in (*_TEXTS, "views")
+        },
+        columns={key: np.concatenate([part.columns[key] for part in parts]) for key in first},
+    )
+    judged = list(zip(pooled.models.tolist(), pooled.names.tolist(), strict=True))
+    if len(set(judged)) < len(judged):
+        raise ValueError("an image was judged twice by one model")
+    return pooled

@@ -1,0 +1,230 @@
+"""Program "cluster": a pretrained encoder judged without a decoder.
+
+encoder's workdir -> annotated images -> latents -> k-means of each image's own pixels -> clusters
+named by the annotations -> measures; beside it the same on raw pixel values, without an encoder.
+
+A cluster has no place: what looks alike on both sides of the image falls into one cluster, and then
+one side of a left-right pair of classes is missed. The figures are for comparing encoders, and for
+setting latents against raw pixels.
+"""
+
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+from ml_collections import ConfigDict
+
+from thermo_jax.data.examples import Examples
+from thermo_jax.data.thermogram import CLASS_NAMES
+from thermo_jax.evaluation import figures, matching, metrics, results
+from thermo_jax.models.convolution import choose_convolution
+from thermo_jax.models.cuts import scale_images
+from thermo_jax.models.decoders import CHANNELS
+from thermo_jax.models.kmeans import kmeans
+from thermo_jax.programs import runs, sources
+from thermo_jax.programs.decoder import open_encoder
+from thermo_jax.programs.workdir import PICTURES, open_workdir
+from thermo_jax.training import finetune, loop
+from thermo_jax.training.parallel import gather
+
+PICTURED = 4  # images in a picture
+NAMED_BY = "the annotations: optimistic, not comparable with a trained segmenter"
+
+
+def run(config: ConfigDict, workdir: str | Path) -> dict:
+    """Clusters and scores; returns the results that it also writes to the workdir."""
+    config = _resolve(config)
+    parallel = runs.data_parallel(config)
+    parallel.check_batch_size(config.batch_size, field="config.batch_size")
+    conv = choose_convolution(config.model.conv, platform=parallel.devices[0].platform)
+    workdir = open_workdir(workdir, config)
+    encoder, variables, encoder_meta = open_encoder(
+        config, workdir=config.encoder.workdir, conv=conv
+    )
+    source = sources.open_source(config.data, workdir=workdir)
+    examples = _annotated(config, source, workdir=workdir)
+    logging.info("Clustering %d images.", len(examples))
+    step = partial(
+        cluster_step,
+        encoder=encoder,
+        channels=CHANNELS[config.encoder.type],
+        seed=config.seed,
+        num_clusters=config.num_clusters,
+        iterations=config.iterations,
+    )
+    clusters = loop.predict(
+        parallel.replicate(variables),
+        runs.wrap(parallel, step, resident=False),
+        runs.columns(examples, "images"),
+        plan=loop.Plan(
+            batch_size=config.batch_size,
+            epochs=0,
+            patience=0,
+            seed=config.seed,
+            loader=config.data.loader,
+        ),
+        parallel=parallel,
+    )
+    maps = {
+        way: _name_clusters(examples, numbers, num_clusters=config.num_clusters)
+        for way, numbers in clusters.items()
+    }
+    seen = _seen(encoder_meta, source=source, examples=examples)
+    return _finish(config, workdir=workdir, examples=examples, maps=maps, seen=seen)
+
+
+def cluster_step(
+    variables: dict,
+    batch: dict[str, jax.Array],
+    *,
+    encoder,
+    channels: int,
+    seed: int,
+    num_clusters: int,
+    iterations: int,
+) -> dict[str, jax.Array]:
+    """Cluster numbers int32 [B,H,W] of every image of the batch, of its "latents" and "pixels".
+
+    Three views of a heatmap (gray encoder) make one vector per pixel. An image's key follows from
+    its place in the table, so that the result does not depend on batches or devices.
+    """
+    images = batch["images"]
+    latents = finetune.encode(images, encoder=encoder, variables=variables, channels=channels)
+    vectors = {"latents": jnp.moveaxis(latents, 1, -2), "pixels": scale_images(images)}
+    keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(seed)))(batch["index"])
+    cluster = jax.vmap(partial(kmeans, num_clusters=num_clusters, iterations=iterations))
+    count, height, width, _ = images.shape
+    clusters = {
+        way: cluster(values.reshape(count, height * width, -1), rng=keys)[0]
+        for way, values in vectors.items()
+    }
+    return gather({way: x.reshape(count, height, width) for way, x in clusters.items()})
+
+
+def _resolve(config: ConfigDict) -> ConfigDict:
+    for name in ("num_clusters", "iterations", "batch_size"):
+        if config[name] < 1:
+            raise ValueError(f"config.{name}={config[name]!r} must be at least 1")
+    return runs.resolve(config)
+
+
+def _annotated(config: ConfigDict, source: sources.Source, *, workdir: Path) -> Examples:
+    """The annotated images, of the test patients or of all."""
+    examples = source.load("segment")
+    if not config.only_test:
+        return examples
+    test = sources.split_of(config.split, source, workdir=workdir).test
+    chosen = examples.where(np.array([patient in test for patient in examples.patients]))
+    runs.check_not_empty({"test": chosen}, of=len(examples))
+    return chosen
+
+
+def _seen(encoder_meta: dict, *, source: sources.Source, examples: Examples) -> str:
+    """Whether the encoder was pretrained on these patients."""
+    if encoder_meta["data_fingerprint"] != source.fingerprint:
+        return "pretrained on other data: whether it saw these patients is not known"
+    patients = set(examples.patients)
+    seen = patients & set(encoder_meta["seen_patients"])
+    return f"pretrained (without labels) on {len(seen)} of these {len(patients)} patients"
+
+
+def _name_clusters(examples: Examples, clusters: np.ndarray, *, num_clusters: int) -> np.ndarray:
+    truth = examples.columns["scored_label_maps"]
+    sizes = {"num_clusters": num_clusters, "num_classes": len(CLASS_NAMES)}
+    return np.stack(
+        [
+            matching.matched_label_map(one, true, **sizes)
+            for one, true in zip(clusters, truth, strict=True)
+        ]
+    )
+
+
+def score(examples: Examples, maps: dict[str, np.ndarray]) -> tuple[dict[str, dict], list[dict]]:
+    """Measures over all pixels of all images, and a row per image; each way beside the other.
+
+    Args:
+      maps: way ("latents", "pixels") -> label maps [N,H,W].
+    """
+    truth = examples.columns["scored_label_maps"]
+    measures: dict[str, dict] = {}
+    rows = [
+        {"name": name, "patient": patient}
+        for name, patient in zip(examples.names, examples.patients, strict=True)
+    ]
+    for way, predicted in maps.items():
+        confusions = [
+            metrics.confusion_matrix(true, guess, num_classes=len(CLASS_NAMES))
+            for true, guess in zip(truth, predicted, strict=True)
+        ]
+        measures[way] = metrics.segmentation_measures(sum(confusions))
+        for row, confusion in zip(rows, confusions, strict=True):
+            one = metrics.segmentation_measures(confusion)
+            row |= {f"{name}_{way}": one[name] for name in ("accuracy", "miou")}
+            row |= {
+                f"iou_{name}_{way}": value
+                for name, value in zip(CLASS_NAMES, one["iou"], strict=True)
+            }
+    return measures, rows
+
+
+def _finish(
+    config: ConfigDict, *, workdir: Path, examples: Examples, maps: dict, seen: str
+) -> dict:
+    measures, rows = score(examples, maps)
+    size = "{}x{}".format(*runs.image_shape(examples)[:2])
+    spread = {way: _quartiles([row[f"miou_{way}"] for row in rows]) for way in maps}
+    outcome = {
+        "run": _facts(config, examples, seen)
+        | {
+            f"mIoU by image, {way}": "median {median:.3f}, quartiles {lower:.3f} and {upper:.3f}, "
+            "range {least:.3f} to {most:.3f}".format(**values)
+            for way, values in spread.items()
+        },
+        "segmentation": {f"{size}, {way}": values for way, values in measures.items()},
+        "miou_by_image": spread,
+    }
+    files = [
+        *results.write_results(workdir, outcome),
+        results.write_predictions_csv(workdir / "predictions.csv", rows),
+        *(_picture(workdir, examples, maps[way], way=way) for way in maps),
+    ]
+    print(f"\n{results.results_table(outcome)}")
+    print(f"Written to {workdir}:")
+    for path in files:
+        print(f"  {path.relative_to(workdir)}")
+    return outcome
+
+
+def _facts(config: ConfigDict, examples: Examples, seen: str) -> dict[str, str]:
+    facts = {
+        "task": f"{config.num_clusters} clusters of each {config.data.type} image, no decoder",
+        "clusters are named by": NAMED_BY,
+        "data": config.data.root,
+        "images": f"{len(examples)} annotated ({len(set(examples.patients))} patients)",
+        "encoder": seen,
+    }
+    if config.only_test:
+        facts["images"] += f", the test patients of fold {config.split.fold}/{config.split.folds}"
+    if config.data.downscale > 1:
+        facts["resolution"] = f"reduced by {config.data.downscale}: not the paper's"
+    return facts
+
+
+def _quartiles(values: list[float]) -> dict[str, float]:
+    names = ("least", "lower", "median", "upper", "most")
+    return dict(zip(names, np.quantile(values, np.linspace(0, 1, 5)).tolist(), strict=True))
+
+
+def _picture(workdir: Path, examples: Examples, predicted: np.ndarray, *, way: str) -> Path:
+    shown = slice(0, PICTURED)
+    return figures.segmentation_figure(
+        workdir / PICTURES / f"clusters_{way}.png",
+        examples.columns["images"][shown],
+        examples.columns["scored_label_maps"][shown],
+        predicted[shown],
+        examples.names[shown],
+        title=f"Clusters of {way}, named by the annotations",
+    )

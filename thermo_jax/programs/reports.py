@@ -1,0 +1,195 @@
+"""The report of a run: what its results, pictures and files say, on one page (report.html)."""
+
+import json
+import math
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from thermo_jax.data.thermogram import CLASS_NAMES
+from thermo_jax.evaluation.report import (
+    Facts,
+    Fold,
+    Part,
+    Picture,
+    Section,
+    Table,
+    Text,
+    write_report,
+)
+from thermo_jax.evaluation.report_parts import shown
+from thermo_jax.evaluation.results import CLASSIFICATION_COLUMNS, SEGMENTATION_COLUMNS
+from thermo_jax.evaluation.wording import OPTIMISTIC, SIDES_NOTE, class_title
+from thermo_jax.programs.workdir import PICTURES, to_json, versions
+from thermo_jax.training.metrics_log import TIMING, read_jsonl
+
+INTERVALS = "In brackets: 95 % intervals; patients, not images, are resampled."
+ABSENT = (
+    "Means run over the classes present in truth or prediction: a class that is only predicted "
+    "counts 0, one absent from both is left out. HD95 is the mean over the images that have the "
+    "region in both."
+)
+CAPTIONS = {
+    "segmentation": "Thermogram, truth, prediction and error of the first test images.",
+    "evidence": "What speaks for sick and for healthy in each image: exact parts of the logit.",
+    "reliability": "Reliability: what share is sick among patients given a probability.",
+    "confusion_classification": "Confusion matrix per patient at 0.5; truth in rows.",
+    "confusion_segmentation": "Confusion of regions, in shares of the true region; truth in rows.",
+    "curves": "Training and validation by epoch.",
+    "latents": "Latents: their first three principal components as colours.",
+    "few_shot": "Mean IoU by the number of labelled patients; dots are seeds.",
+    "auroc": "AUROC per patient with its 95 % interval.",
+    "miou": "Mean IoU with its 95 % interval; diamonds are the paper's.",
+}
+
+
+def write_run(
+    workdir: Path, outcome: Mapping[str, Any], *, config: ConfigDict, pictures: Sequence[Path]
+) -> list[Path]:
+    """The report of one run; returns report.html and report.md."""
+    sections = [*result_sections(outcome), picture_section(pictures), *about(workdir, config)]
+    title = f"thermo_jax: {outcome['run']['task']}"
+    return write(workdir, title=title, outcome=outcome, sections=sections)
+
+
+def write(
+    workdir: Path, *, title: str, outcome: Mapping[str, Any], sections: Sequence[Section]
+) -> list[Path]:
+    """Writes the report, the run's facts first; returns report.html and report.md."""
+    facts = dict(outcome["run"])
+    summary = "\n\n".join(outcome.get("cautions", ()))
+    if facts.get("protocol") == "paper":
+        summary = f"Protocol of the paper, {OPTIMISTIC}.\n\n{summary}"
+    first = Section("Run", [Facts(facts)])
+    return write_report(workdir, title=title, summary=summary, sections=[first, *sections])[:2]
+
+
+def result_sections(outcome: Mapping[str, Any]) -> list[Section]:
+    """Tables of whatever is in the results of one row."""
+    sections = []
+    if "classification" in outcome:
+        parts: list[Part] = [
+            classification_table(f"Classification per {unit}", rows)
+            for unit, rows in outcome["classification"].items()
+        ]
+        if outcome["subsets"]:
+            parts.append(
+                classification_table(
+                    "Per image, within subsets that hold both diagnoses", outcome["subsets"]
+                )
+            )
+        sections.append(Section("Classification", [*parts, Text(INTERVALS)]))
+    if "segmentation" in outcome:
+        sections.append(Section("Segmentation", _segmentation_parts(outcome)))
+    return sections
+
+
+def classification_table(title: str, rows: Mapping[str, Mapping[str, Any]]) -> Table:
+    """One line per row of measures, each with its interval."""
+    counts = next(iter(rows.values()))["counts"]
+    same = all(measures["counts"]["n"] == counts["n"] for measures in rows.values())
+    note = f"{counts['n']}: {counts['healthy']} healthy, {counts['sick']} sick. " if same else ""
+    number = [] if same else ["healthy", "sick"]
+    return Table(
+        title,
+        ["", *number, *CLASSIFICATION_COLUMNS.values()],
+        [
+            [name, *(measures["counts"][key] for key in number)]
+            + [with_interval(measures, key) for key in CLASSIFICATION_COLUMNS]
+            for name, measures in rows.items()
+        ],
+        note=f"{note}Sick above 0.5 where nothing else is said.",
+        ours=[0] if same else [],
+    )
+
+
+def _segmentation_parts(outcome: Mapping[str, Any]) -> list[Part]:
+    sizes = outcome["segmentation"]
+    parts: list[Part] = [
+        Table(
+            "Over all pixels of all images",
+            ["scored at", *SEGMENTATION_COLUMNS.values()],
+            [
+                [size, *(with_interval(measures, key) for key in SEGMENTATION_COLUMNS)]
+                for size, measures in sizes.items()
+            ],
+            note=f"{INTERVALS} {ABSENT}",
+        )
+    ]
+    for size, measures in sizes.items():
+        rows = []
+        for k, name in enumerate(CLASS_NAMES):
+            cells = [
+                _text(measures[key][k], measures["interval"][key][k]) for key in ("iou", "dice")
+            ]
+            rows.append([class_title(name), *cells, shown(float(measures["hd95"][k]), ".1f")])
+        parts.append(Table(f"By region at {size}", ["", "IoU", "Dice", "HD95, pixels"], rows))
+        columns = ["", "lowest", "lower quartile", "median", "upper quartile", "highest"]
+        spread = [
+            [SEGMENTATION_COLUMNS[key], *map(float, values)]
+            for key, values in measures["images"].items()
+        ]
+        parts.append(Table(f"Over images at {size}", columns, spread))
+    worst = [
+        [one["name"], one["miou"], one["accuracy"], class_title(one["lowest_class"])]
+        for one in outcome["worst"]
+    ]
+    parts.append(Table("Worst images", ["", "mIoU", "accuracy", "lowest IoU"], worst))
+    return [*parts, Text(SIDES_NOTE)]
+
+
+def with_interval(measures: Mapping[str, Any], key: str) -> str:
+    """A measure with its interval, such as ".912 [.871, .950]"."""
+    return _text(measures[key], measures["interval"][key])
+
+
+def _text(value: float, interval: tuple[float, float]) -> str:
+    low, high = interval
+    bounds = f" [{low:.3f}, {high:.3f}]" if math.isfinite(low) else ""
+    return shown(float(value), ".3f") + bounds
+
+
+def picture_section(pictures: Sequence[Path]) -> Section:
+    """The pictures, each with its caption."""
+    return Section("Pictures", [Picture(path, CAPTIONS[path.stem]) for path in pictures])
+
+
+def stage_pictures(workdir: Path) -> Section:
+    """The pictures of the first fold's stages."""
+    parts: list[Part] = []
+    for name in ("segmentation", "evidence", "latents"):
+        for path in sorted(workdir.glob(f"repeat0_fold0/*/{PICTURES}/{name}.png")):
+            parts.append(Picture(path, f"{path.parent.parent.name}: {CAPTIONS[name]}"))
+    return Section("The first fold's pictures", parts)
+
+
+def about(workdir: Path, config: ConfigDict) -> list[Section]:
+    """Data report, configuration, versions, timing: what it takes to judge and to repeat a run."""
+    parts: list[Part] = [Facts({**versions(), "device": _device(), "git commit": commit()})]
+    seconds = sum(row["seconds"] for row in read_jsonl(workdir / TIMING))
+    if seconds:
+        parts.append(Facts({"time in training steps": f"{seconds / 60:.1f} minutes"}))
+    report = workdir / "data_report.txt"
+    if report.exists():
+        parts.append(Fold("Data report", report.read_text(encoding="utf-8")))
+    parts.append(Fold("Configuration, seeds included", json.dumps(to_json(config), indent=2)))
+    return [Section("How it was made", parts)]
+
+
+def _device() -> str:
+    devices = jax.devices()
+    return f"{len(devices)} x {devices[0].device_kind}"
+
+
+def commit() -> str:
+    """The checkout's git commit; "not a checkout" for an installed package."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+        return found.stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return "not a checkout"

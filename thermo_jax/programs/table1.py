@@ -1,0 +1,294 @@
+"""Program "table1": cross-validated encoders and decoders -> the paper's Table 1, ours beside it.
+
+splits (one assignment of patients for every row) -> per fold: encoders -> decoders
+-> out-of-fold predictions, pooled -> measures with intervals -> table, report
+
+A stage is a run of its own in a subfolder; a finished one is not repeated. Of it are kept the best
+model and the predictions.
+"""
+
+import shutil
+import textwrap
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from absl import logging
+from ml_collections import ConfigDict
+
+from thermo_jax.configs.common import ROW_TYPES
+from thermo_jax.data.examples import IMAGE_SHAPES
+from thermo_jax.data.splits import Split
+from thermo_jax.evaluation import assessment, charts, results, table1
+from thermo_jax.evaluation.predictions import Predictions, pool
+from thermo_jax.evaluation.report import Section, Table
+from thermo_jax.evaluation.wording import DISCLAIMER, OPTIMISTIC
+from thermo_jax.programs import decoder, encoder, reports, runs, scores, sources
+from thermo_jax.programs.workdir import PICTURES, open_workdir
+from thermo_jax.training import finetune
+
+FOLDS, FINISHED = "folds", "finished"
+TRANSDUCTIVE = "transductive"
+PROGRAMS = {"encoder": encoder, "classify": decoder, "segment": decoder}
+
+
+class Stage(NamedTuple):
+    """One run: its task, its folder below the workdir, its row of the table, its configuration."""
+
+    task: str
+    folder: str
+    row: str
+    config: ConfigDict
+
+
+def run(config: ConfigDict, workdir: str | Path) -> dict:
+    """Runs what is not finished yet; returns the results that it also writes to the workdir."""
+    for stage in config.stages.values():
+        runs.resolve(stage)
+    workdir = open_workdir(workdir, config)
+    _write_folds(config, workdir)
+    stages = list(plan(config, workdir))
+    _check_disk(stages, workdir)
+    for number, stage in enumerate(stages, start=1):
+        folder = workdir / stage.folder
+        if (folder / FINISHED).exists():
+            logging.info("Stage %d of %d: %s is finished.", number, len(stages), stage.folder)
+            continue
+        logging.info("Stage %d of %d: %s", number, len(stages), stage.folder)
+        PROGRAMS[stage.task].run(stage.config, folder)
+        (folder / FINISHED).touch()
+    return _finish(config, workdir, stages)
+
+
+def plan(config: ConfigDict, workdir: Path) -> Iterator[Stage]:
+    """All stages, each after those it needs."""
+    for repeat in range(config.repeats):
+        for fold in range(config.num_folds or config.split.folds):
+            name = f"repeat{repeat}_fold{fold}"
+            split = {"file": str(workdir / FOLDS / f"{name}.json"), "fold": fold}
+            split |= {"seed": config.split.seed + repeat, "protocol": config.split.protocol}
+            variants = [""] + [TRANSDUCTIVE] * config.transductive
+            for variant in variants:
+                yield from _fold(config, workdir, name=name, split=split, variant=variant)
+
+
+def _fold(config, workdir: Path, *, name: str, split: dict, variant: str) -> Iterator[Stage]:
+    suffix = f"_{variant}" if variant else ""
+    letters = sorted({row[0] for row in config.rows})
+    for letter in letters:
+        stage = _stage(config, "encoder", data_type=ROW_TYPES[letter], split=split)
+        if variant:
+            stage.split.protocol = sources.TRANSDUCTIVE
+        yield Stage("encoder", f"{name}/encoder_{ROW_TYPES[letter]}{suffix}", "", stage)
+    for task in config.tasks:
+        for row in config.rows:
+            types = [ROW_TYPES[letter] for letter in row.split("/")]
+            stage = _stage(config, task, data_type=types[1], split=split)
+            stage.encoder.type = types[0]
+            stage.encoder.workdir = str(workdir / f"{name}/encoder_{types[0]}{suffix}")
+            shown = f"{row} {variant}" if variant else row
+            yield Stage(task, f"{name}/{task}_{row.replace('/', '')}{suffix}", shown, stage)
+
+
+def _stage(config: ConfigDict, task: str, *, data_type: str, split: dict) -> ConfigDict:
+    stage = config.stages[task].copy_and_resolve_references()
+    with stage.unlocked():
+        stage.data = config.data.copy_and_resolve_references()
+        stage.split = config.split.copy_and_resolve_references()
+        stage.parallel = config.parallel.copy_and_resolve_references()
+        stage.seed = config.seed
+        if task != "encoder":
+            stage.report = config.report.copy_and_resolve_references()
+    stage.data.type = data_type
+    stage.data.downscale = config.downscale[data_type]
+    stage.train.batch_size = config.batch_size[data_type]
+    stage.split.update(split)
+    return stage
+
+
+def _write_folds(config: ConfigDict, workdir: Path) -> None:
+    """folds/*.json: the given ones, or dealt anew; the same for every row."""
+    folder = workdir / FOLDS
+    folder.mkdir(exist_ok=True)
+    source = sources.open_source(config.data, workdir=workdir)
+    for stage in plan(config, workdir):
+        path = Path(stage.config.split.file)
+        if path.exists():
+            continue
+        if config.folds_dir:
+            given = Path(config.folds_dir).expanduser() / path.name
+            if not given.is_file():
+                raise ValueError(
+                    f"config.folds_dir: {given} is missing; give the folder {FOLDS} of another run "
+                    "with as many folds and repeats, or leave it empty"
+                )
+            split = Split.load(given)
+        else:
+            dealt = stage.config.split.copy_and_resolve_references()
+            dealt.file, dealt.protocol = "", config.split.protocol
+            split = sources.split_of(dealt, source)
+        split.check_names(
+            {record.patient for record in source.records if record.patient_known}, path=path
+        )
+        split.save(path)
+
+
+def _check_disk(stages: list[Stage], workdir: Path) -> None:
+    """Says what the run will take; ValueError where the disk has less."""
+    kept = running = 0
+    for stage in stages:
+        if (workdir / stage.folder / FINISHED).exists():
+            continue
+        size = _model_bytes(stage)
+        kept += size
+        running = max(running, 2 * 3 * size)  # latest and best, each with Adam's two moments
+    free = shutil.disk_usage(workdir).free
+    logging.info(
+        "%d stages; they will take %.2f GB of disk, and up to %.2f GB more while one runs; "
+        "%.1f GB are free.",
+        len(stages),
+        kept / 1e9,
+        running / 1e9,
+        free / 1e9,
+    )
+    if kept + running > free:
+        raise ValueError(
+            f"{workdir}: this run takes {(kept + running) / 1e9:.1f} GB of disk, and "
+            f"{free / 1e9:.1f} GB are free: free some, or choose another --workdir"
+        )
+
+
+def _model_bytes(stage: Stage) -> int:
+    if stage.task == "encoder":
+        return 4 * 10**6 * stage.config.model.num_kernels**2 // 16**2
+    model = finetune.make_decoder(runs.resolve(stage.config))
+    height, width, _ = IMAGE_SHAPES[stage.config.data.type]
+    factor = stage.config.data.downscale
+    latents = jnp.zeros((1, 1, height // factor, width // factor, 128))
+    shapes = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), latents)
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
+
+
+# --------------------------------------------------------------------------------------------------
+# The table
+# --------------------------------------------------------------------------------------------------
+
+
+def _finish(config: ConfigDict, workdir: Path, stages: list[Stage]) -> dict:
+    sampling = {"samples": config.report.bootstrap, "seed": config.report.seed}
+    by_row: dict[str, dict[str, Any]] = {}
+    files = []
+    for task in config.tasks:
+        for row in dict.fromkeys(stage.row for stage in stages if stage.task == task):
+            parts = [
+                Predictions.load(workdir / stage.folder / scores.PREDICTIONS)
+                for stage in stages
+                if (stage.task, stage.row) == (task, row)
+            ]
+            pooled = pool(parts)
+            name = f"predictions_{task}_{row.replace('/', '').replace(' ', '_')}.csv"
+            if task == "classify":
+                found = assessment.assess_classification(pooled, row=row, **sampling)
+                rows = scores.classification_rows(pooled)
+            else:
+                found = assessment.assess_segmentation(pooled, **sampling)
+                rows = scores.segmentation_rows(pooled)
+            files.append(results.write_predictions_csv(workdir / name, rows))
+            by_row.setdefault(row, {}).update(found)
+    outcome = {
+        "run": _facts(config, stages),
+        "cautions": [s for found in by_row.values() for s in found.get("cautions", ())],
+        "rows": by_row,
+        "paper": {
+            name: dict(zip(table1.COLUMNS, row, strict=True)) for name, row in table1.PAPER.items()
+        },
+    }
+    shown = {row: _summary(found) for row, found in by_row.items()}
+    text = _text(outcome, shown)
+    files = [*results.write_results(workdir, outcome, table=text), *files]
+    files += _report(config, workdir, outcome, shown)
+    print(f"\n{text}\nWritten to {workdir}:")
+    for path in files:
+        print(f"  {path.relative_to(workdir)}")
+    return outcome
+
+
+def _summary(found: dict[str, Any]) -> dict[str, Any]:
+    """What Table 1 shows of a row: per image, and at the images' own size."""
+    rows = found.get("classification", {}).get("image")
+    sizes = found.get("segmentation")
+    return {
+        "classification": next(iter(rows.values())) if rows else None,
+        "segmentation": next(iter(sizes.values())) if sizes else None,
+    }
+
+
+def _facts(config: ConfigDict, stages: list[Stage]) -> dict[str, Any]:
+    folds = config.num_folds or config.split.folds
+    honest = config.split.protocol == "honest"
+    facts = {
+        "task": "Table 1",
+        "protocol": config.split.protocol,
+        "data": config.data.root,
+        "folds": f"{folds} of {config.split.folds} by patient, {config.repeats} repeat(s), "
+        + ("out-of-fold predictions pooled" if honest else "test patients pooled"),
+        "stages": len(stages),
+        "classification": "per image, sick above 0.5",
+        "segmentation": "at the images' own size",
+    }
+    if config.data.shuffle_labels:
+        facts["diagnoses"] = scores.SHUFFLED
+    for name, factor in config.downscale.items():
+        if factor > 1:
+            facts[f"{name} resolution"] = f"reduced by {factor}: not the paper's"
+    return facts
+
+
+def _text(outcome: dict[str, Any], shown: dict[str, dict]) -> str:
+    facts = dict(outcome["run"])
+    if facts["protocol"] == "paper":
+        facts["protocol"] = f"paper ({OPTIMISTIC})"
+    width = max(map(len, facts)) + 2
+    lines = [f"  {name:<{width}}{value}" for name, value in facts.items()]
+    cautions = [textwrap.fill(caution, results.WIDTH) for caution in outcome["cautions"]]
+    sections = ["\n".join(["Run", *lines]), table1.text(shown), *cautions, DISCLAIMER]
+    return "\n\n".join(sections) + "\n"
+
+
+def _report(config: ConfigDict, workdir: Path, outcome, shown) -> list[Path]:
+    rows, ours = table1.report_rows(shown)
+    protocol = config.split.protocol
+    note = reports.INTERVALS + (f" {OPTIMISTIC.capitalize()}." if protocol == "paper" else "")
+    table = Table("Table 1", ["enc/dec", "whose", *table1.COLUMNS], rows, note=note, ours=ours)
+    by_row = outcome["rows"]
+    pictures = []
+    classified = {row: found for row, found in by_row.items() if "classification" in found}
+    segmented = {row: found for row, found in by_row.items() if "segmentation" in found}
+    folder = workdir / PICTURES
+    if classified:
+        pictures += scores.classification_charts(folder, classified, title="Table 1")
+        values = {}
+        for row, found in classified.items():
+            measures = found["classification"]["patient"][row]
+            values[row] = (measures["auroc"], *measures["interval"]["auroc"])
+        pictures.append(charts.interval_figure(folder / "auroc.png", values, measure="AUROC"))
+    if segmented:
+        pictures += scores.segmentation_charts(folder, segmented, title="Table 1")
+        values = {row: table1.measured(shown[row])["seg mIoU"] for row in segmented}
+        paper = {row: table1.PAPER[row][-1] for row in segmented if row in table1.PAPER}
+        pictures.append(
+            charts.interval_figure(folder / "miou.png", values, reference=paper, measure="mean IoU")
+        )
+    sections = [
+        Section("Table 1", [table]),
+        reports.picture_section(pictures),
+    ]
+    for row, found in by_row.items():
+        for section in reports.result_sections(found):
+            sections.append(Section(f"{row}: {section.title.lower()}", section.parts))
+    sections += [reports.stage_pictures(workdir), *reports.about(workdir, config)]
+    title = "thermo_jax: Table 1"
+    return [*reports.write(workdir, title=title, outcome=outcome, sections=sections), *pictures]
