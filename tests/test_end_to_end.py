@@ -70,6 +70,7 @@ def test_the_demo_learns_what_was_planted(cache, tmp_path):
         for name in (picture, "curves"):
             assert (tmp_path / stage / "pictures" / f"{name}.png").stat().st_size > 10_000
         assert (tmp_path / stage / "results.txt").read_text().strip()
+        assert picture in (tmp_path / stage / "report.md").read_text()
 
 
 def test_a_decoder_leaves_table_predictions_pictures_and_records(segment_run, capsys):

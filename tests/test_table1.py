@@ -258,3 +258,28 @@ def test_shuffled_diagnoses_stay_one_per_patient_and_as_many(crowded, tmp_path):
     loaded = shuffled.load("classify")
     pairs = zip(loaded.patients, loaded.columns["labels"].tolist(), strict=True)
     assert all(after[patient] == label for patient, label in pairs)
+
+
+# --------------------------------------------------------------------------------------------------
+# The machinery as a whole: it finds what was planted, and nothing where nothing is
+# --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_the_smoke_preset_finds_what_was_planted(tmp_path):
+    config = table1_config.get_config("smoke")
+    config.parallel.devices = 1
+    rows = main.run(config, tmp_path)["rows"]["H/H"]
+    assert rows["classification"]["patient"]["H/H"]["auroc"] > 0.95
+    assert rows["segmentation"]["60x80"]["miou"] > 0.8
+
+
+@pytest.mark.slow
+def test_nothing_is_found_in_shuffled_diagnoses(tmp_path):
+    config = table1_config.get_config("smoke")
+    config.parallel.devices = 1
+    config.tasks = ("classify",)
+    config.data.shuffle_labels = True
+    outcome = main.run(config, tmp_path)
+    assert 0.35 < outcome["rows"]["H/H"]["classification"]["patient"]["H/H"]["auroc"] < 0.65
+    assert "dealt anew at random" in (tmp_path / "results.txt").read_text()

@@ -92,6 +92,9 @@ class RawPixels(nn.Module):
         return (images * one).astype(self.dtype)
 
 
+Encoder = CutsEncoder | RawPixels  # what a decoder reads
+
+
 class PatchReconstruction(nn.Module):
     """One linear layer: latents `[...,L]` -> patches `[...,P,P,C]`.
 

@@ -13,7 +13,7 @@ from thermo_jax.data.splits import Split
 from thermo_jax.evaluation import figures, results
 from thermo_jax.models.convolution import choose_convolution
 from thermo_jax.models.decoders import CHANNELS
-from thermo_jax.programs import runs, sources
+from thermo_jax.programs import reports, runs, sources
 from thermo_jax.programs.workdir import PICTURES, open_workdir, to_json
 from thermo_jax.training import finetune, loop, pretrain
 from thermo_jax.training.checkpoints import keep_best_model
@@ -139,15 +139,16 @@ def _finish(config, workdir: Path, state, validation, *, losses, conv, train: in
     latents = jax.jit(
         partial(finetune.encode, encoder=encoder, channels=CHANNELS[config.data.type])
     )(shown.columns["images"], variables=jax.device_get(encoder_variables(state.variables)))
-    outcome_files = [
-        *results.write_results(workdir, outcome),
-        figures.curves_figure(pictures / "curves.png", epochs, title="Encoder pretraining"),
+    drawn = [
         figures.latents_figure(
             pictures / "latents.png",
             shown.columns["images"],
             np.asarray(latents[:, 0]),
             names=shown.names,
         ),
+        figures.curves_figure(pictures / "curves.png", epochs, title="Encoder pretraining"),
     ]
-    runs.report(outcome, files=outcome_files, workdir=workdir)
+    files = [*results.write_results(workdir, outcome), *drawn]
+    files += reports.write_run(workdir, outcome, config=config, pictures=drawn)
+    runs.report(outcome, files=files, workdir=workdir)
     return outcome

@@ -71,6 +71,8 @@ def write(
 def result_sections(outcome: Mapping[str, Any]) -> list[Section]:
     """Tables of whatever is in the results of one row."""
     sections = []
+    if "encoder" in outcome:
+        sections.append(Section("Encoder", [Facts(outcome["encoder"])]))
     if "classification" in outcome:
         parts: list[Part] = [
             classification_table(f"Classification per {unit}", rows)

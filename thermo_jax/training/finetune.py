@@ -15,7 +15,7 @@ import optax
 
 from thermo_jax.data.thermogram import CLASS_NAMES
 from thermo_jax.models import losses
-from thermo_jax.models.cuts import CutsEncoder, scale_images
+from thermo_jax.models.cuts import CutsEncoder, Encoder, scale_images
 from thermo_jax.models.decoders import CHANNELS, Classifier, Segmenter, bridge, soft_labels
 from thermo_jax.training import parallel
 from thermo_jax.training.state import TrainState
@@ -48,7 +48,7 @@ def make_optimizer(config: ml_collections.ConfigDict) -> optax.GradientTransform
     return optax.adam(config.train.learning_rate)
 
 
-def encode(images: jax.Array, *, encoder: CutsEncoder, variables: dict, channels: int) -> jax.Array:
+def encode(images: jax.Array, *, encoder: Encoder, variables: dict, channels: int) -> jax.Array:
     """uint8 images of the decoder's data type `[b,H,W,C]` -> frozen latents `[b,V,H,W,L]`."""
     views = bridge(images, encoder_channels=channels)
     flat = views.reshape(-1, *views.shape[2:])
@@ -74,7 +74,7 @@ def create_state(
     return TrainState.create(variables, tx=tx, rng=step_key, frozen=frozen)
 
 
-def _latents(state: TrainState, batch: dict, *, encoder: CutsEncoder, encoder_type: str):
+def _latents(state: TrainState, batch: dict, *, encoder: Encoder, encoder_type: str):
     if "latents" in batch:
         return batch["latents"]
     channels = CHANNELS[encoder_type]
@@ -105,7 +105,7 @@ def train_step(
     state: TrainState,
     batch: dict[str, jax.Array],
     *,
-    encoder: CutsEncoder,
+    encoder: Encoder,
     encoder_type: str,
     decoder: Classifier | Segmenter,
     tx: optax.GradientTransformation,
@@ -134,7 +134,7 @@ def eval_step(
     state: TrainState,
     batch: dict[str, jax.Array],
     *,
-    encoder: CutsEncoder,
+    encoder: Encoder,
     encoder_type: str,
     decoder: Classifier | Segmenter,
 ) -> dict[str, jax.Array]:
@@ -148,7 +148,7 @@ def predict_step(
     state: TrainState,
     batch: dict[str, jax.Array],
     *,
-    encoder: CutsEncoder,
+    encoder: Encoder,
     encoder_type: str,
     decoder: Classifier | Segmenter,
     full_shape: tuple[int, int],
