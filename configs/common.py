@@ -72,7 +72,8 @@ def split() -> ConfigDict:
     # "paper": the published protocol, optimistic: the encoder sees every image, and the test set
     # chooses the epoch.
     config.protocol = "honest"
-    # Train a decoder on so many patients only, 0 = all; more of them include the fewer.
+    # Train a decoder on so many patients only, 0 = all; config.seed chooses them, and more of them
+    # include the fewer.
     config.max_train_patients = 0
     return config
 
@@ -85,6 +86,31 @@ def report() -> ConfigDict:
     # Seed of the resampling.
     config.seed = 0
     return config
+
+
+def stages(config: ConfigDict, **parts: ConfigDict) -> None:
+    """Adds `config.stages`: runs whose common fields are set once for all of them."""
+    config.data = data("heat")
+    config.split = split()
+    config.parallel = parallel()
+    config.report = report()
+    # Images are made smaller by this factor; results are then not the paper's.
+    config.downscale = ConfigDict({"gray": 1, "heat": 1})
+    # Images in a batch, over all devices, by the data type of the images.
+    config.batch_size = ConfigDict({"gray": 16, "heat": 16})
+    config.stages = ConfigDict()
+    for name, part in parts.items():
+        with part.unlocked():
+            for field in ("data", "split", "parallel", "report", "seed"):
+                if field in part:
+                    del part[field]
+            del part.train.batch_size
+            if "encoder" in part:
+                del part.encoder.type, part.encoder.workdir
+        config.stages[name] = part
+    # Set for each stage.
+    del config.data.type, config.data.downscale
+    del config.split.fold, config.split.file, config.split.max_train_patients
 
 
 def parallel() -> ConfigDict:

@@ -1,7 +1,7 @@
 """Segmentation from few labelled patients: a CUTS encoder against random weights and raw pixels.
 
     python -m thermo_jax.main --config=configs/few_shot.py:heat --workdir=runs/few_shot \
-        --config.segment.data.root=/data/dmr-ir --config.encoder.data.root=/data/dmr-ir
+        --config.data.root=/data/dmr-ir
 
 Presets: `gray` or `heat` (default), then optionally `phantom`, or `smoke` (phantom, reduced, on a
 CPU in minutes), joined by commas. The same command continues after an interruption.
@@ -18,44 +18,42 @@ def get_config(argument: str = "") -> ConfigDict:
         argument,
         choices=("gray", "heat"),
         default="heat",
-        options={"phantom": _phantom, "smoke": _smoke},
+        options={"phantom": common.phantom, "smoke": _smoke},
         build=_build,
         file="few_shot.py",
     )
 
 
 def _build(data_type: str) -> ConfigDict:
-    row = {"gray": "G/G", "heat": "H/H"}[data_type]
     config = ConfigDict()
     # What to run.
     config.task = "few_shot"
+    # Seed of the encoder, and the first of the segmenters'.
+    config.seed = 0
+    # Data type of the images: "gray" or "heat".
+    config.type = data_type
     # Numbers of labelled patients to train on, 0 = all; more of them include the fewer.
     config.patients = (1, 2, 5, 10, 20, 0)
     # Encoders: "pretrained" (CUTS), "random" (frozen initial weights), "none" (raw pixels).
     config.kinds = ("pretrained", "random", "none")
-    # Segmenters trained for each point, with seeds 0, 1, ...
-    config.seeds = 3
-    # The encoder's run, and the segmenters'.
-    config.encoder = encoder.get_config(data_type)
-    config.segment = segment.get_config(row)
+    # Segmenters trained for each point; each has its own labelled patients and initial weights.
+    config.repeats = 3
+    # The fold of config.split that is the test set.
+    config.fold = 0
+    common.stages(config, encoder=encoder.get_config(), segment=segment.get_config())
     return config
 
 
-def _phantom(config: ConfigDict) -> None:
-    common.phantom(config.encoder)
-    common.phantom(config.segment)
-
-
 def _smoke(config: ConfigDict) -> None:
-    _phantom(config)
+    common.phantom(config)
     config.patients = (1, 5, 0)
-    config.seeds = 2
-    for stage in (config.encoder, config.segment):
-        stage.data.downscale = 4
-        stage.data.phantom_patients = 60
+    config.repeats = 2
+    config.data.phantom_patients = 60
+    config.downscale.update({"gray": 16, "heat": 4})
+    config.batch_size.update({"gray": 8, "heat": 8})
+    for stage in config.stages.values():
         stage.train.checkpoint_every = 20
-    config.encoder.model.num_kernels = 8
-    config.encoder.train.epochs = 15
-    config.segment.model.unet_width = 16
-    config.segment.train.batch_size = 8
-    config.segment.train.epochs = 40
+    config.stages.encoder.model.num_kernels = 8
+    config.stages.encoder.train.epochs = 15
+    config.stages.segment.model.unet_width = 16
+    config.stages.segment.train.epochs = 30

@@ -37,12 +37,6 @@ def _build(preset: str) -> ConfigDict:
     config.rows = common.ROWS
     # Decoders to train.
     config.tasks = ("classify", "segment")
-    # Data, patients, devices and summaries of every stage. (data.type and data.downscale are set
-    # for each row.)
-    config.data = common.data("heat")
-    config.split = common.split()
-    config.parallel = common.parallel()
-    config.report = common.report()
     # How many of split.folds are run, 0 = all.
     config.num_folds = 0
     # Times that patients are dealt anew, with split.seed, split.seed + 1, ...
@@ -51,15 +45,12 @@ def _build(preset: str) -> ConfigDict:
     config.folds_dir = ""
     # Also run every row with an encoder that saw the test patients' images, without labels.
     config.transductive = False
-    # Images are made smaller by this factor; results are then not the paper's.
-    config.downscale = ConfigDict({"gray": 1, "heat": 1})
-    # Images in a batch, over all devices, by the data type of the images.
-    config.batch_size = ConfigDict({"gray": 16, "heat": 16})
-    # Models and training of the stages; what stands above overrides theirs.
-    config.stages = ConfigDict()
-    config.stages.encoder = encoder.get_config("heat")
-    config.stages.classify = classify.get_config("H/H")
-    config.stages.segment = segment.get_config("H/H")
+    common.stages(
+        config,
+        encoder=encoder.get_config(),
+        classify=classify.get_config(),
+        segment=segment.get_config(),
+    )
     _PRESETS[preset](config)
     return config
 
@@ -79,7 +70,8 @@ def _smoke(config: ConfigDict) -> None:
     config.rows = ("H/H",)
     config.data.root = "phantom"
     config.data.phantom_patients = 120
-    config.split.folds = 2
+    config.split.folds = 4
+    config.num_folds = 2
     config.downscale.update({"gray": 8, "heat": 2})
     config.batch_size.update({"gray": 8, "heat": 8})
     for stage in config.stages.values():

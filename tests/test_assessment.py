@@ -92,7 +92,7 @@ def test_a_model_better_than_every_baseline_is_said_to_be():
 
 def test_a_model_that_chance_explains_is_said_to_be():
     (sentence,) = cautions_of([0.4, 0.6] * 10, histogram=BLIND)
-    assert "which chance (0.5) may explain" in sentence
+    assert sentence.endswith("which chance (0.5) may explain: it shows nothing.")
 
 
 def test_without_both_diagnoses_there_is_nothing_to_say():
@@ -145,3 +145,13 @@ def test_the_spread_over_images_and_the_worst_of_them_are_told(segmented):
     np.testing.assert_allclose(spread, [0, 0.25, 0.5, 0.75, 1])
     assert [one["patient"] for one in found["worst"]] == ["3", "2", "1"]
     assert found["worst"][0]["accuracy"] == 0.0
+
+
+def test_auroc_within_models_is_not_hurt_by_their_different_scales():
+    parts = [
+        judged(["1", "2"], [0, 1], [0.1, 0.2]),
+        judged(["3", "4"], [0, 1], [0.8, 0.9], model="fold 1"),
+    ]
+    rows = assessment.assess_classification(pool(parts), row="H/H", **SAMPLING)["classification"]
+    assert rows["image"]["H/H"]["auroc"] == 0.75
+    assert rows["image"]["H/H"]["auroc_within"] == 1.0

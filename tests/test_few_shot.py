@@ -8,9 +8,9 @@ from example_tables import table
 from ml_collections import ConfigDict
 
 from thermo_jax import main
-from thermo_jax.configs import common
+from thermo_jax.configs import common, segment
 from thermo_jax.configs import few_shot as few_shot_config
-from thermo_jax.programs import decoder, few_shot
+from thermo_jax.programs import decoder, encoder, few_shot
 
 
 def split(count: int, **fields) -> ConfigDict:
@@ -22,16 +22,22 @@ def split(count: int, **fields) -> ConfigDict:
 
 def test_more_patients_include_the_fewer_and_keep_all_their_images():
     train = table([f"{i // 2:04d}" for i in range(20)])
-    chosen = [set(decoder.fewer_patients(train, split(n)).patients) for n in (1, 2, 5)]
+    chosen = [set(decoder.fewer_patients(train, split(n), seed=0).patients) for n in (1, 2, 5)]
     assert [len(patients) for patients in chosen] == [1, 2, 5]
     assert chosen[0] < chosen[1] < chosen[2]
-    assert len(decoder.fewer_patients(train, split(5))) == 10
+    assert len(decoder.fewer_patients(train, split(5), seed=0)) == 10
+
+
+def test_another_seed_chooses_other_patients():
+    train = table([f"{i:04d}" for i in range(20)])
+    chosen = {decoder.fewer_patients(train, split(1), seed=seed).patients[0] for seed in range(5)}
+    assert len(chosen) > 1
 
 
 @pytest.mark.parametrize("count", [0, 10, 11])
 def test_zero_or_more_than_there_are_is_all(count):
     train = table([f"{i:04d}" for i in range(10)])
-    assert decoder.fewer_patients(train, split(count)).names == train.names
+    assert decoder.fewer_patients(train, split(count), seed=0).names == train.names
 
 
 def test_numbers_that_the_data_do_not_have_are_left_out():
@@ -40,27 +46,41 @@ def test_numbers_that_the_data_do_not_have_are_left_out():
     assert few_shot.numbers(config, available=20) == [1, 2, 5, 10, 20]
 
 
-def test_raw_pixels_need_one_data_type(tmp_path):
-    config = few_shot_config.get_config("heat,phantom").segment.copy_and_resolve_references()
-    config.encoder.update({"kind": "none", "type": "gray"})
-    config.model.dtype = "float32"
+def test_raw_pixels_need_one_data_type():
+    config = segment.get_config("G/H")
     with pytest.raises(ValueError, match="'gray' must be config.data.type 'heat'"):
-        decoder.open_encoder(config, workdir="", conv=None)
+        decoder.check_raw_pixels(config)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"kinds": ("cuts",)}, "config.kinds=.*choose one or more of pretrained"),
+        ({"repeats": 0}, "config.repeats=0"),
+        ({"data": {"root": ""}}, "config.data.root is empty"),
+        ({"downscale": {"heat": 7}}, "downscale=7 does not divide"),
+    ],
+)
+def test_what_can_be_told_before_the_encoder_trains_is(fields, message, tmp_path):
+    config = few_shot_config.get_config("heat,smoke")
+    config.update(fields)
+    with pytest.raises(ValueError, match=message):
+        main.run(config, tmp_path)
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """The workdir and the results of a tiny run: three encoders, one labelled patient."""
     config = few_shot_config.get_config("heat,smoke")
-    with config.unlocked():
-        config.update({"patients": (1,), "seeds": 1})
-    for stage in (config.encoder, config.segment):
-        stage.data.update({"downscale": 5, "phantom_patients": 12, "loader": "numpy"})
-        stage.split.folds = 3
-        stage.parallel.devices = 1
-        stage.train.update({"epochs": 1, "batch_size": 4})
-    config.encoder.model.num_kernels = 1
-    config.segment.model.unet_width = 1
+    config.update({"patients": (1,), "repeats": 1})
+    config.data.update({"phantom_patients": 12, "loader": "numpy"})
+    config.downscale.heat, config.batch_size.heat = 5, 4
+    config.split.folds = 3
+    config.parallel.devices = 1
+    for stage in config.stages.values():
+        stage.train.epochs = 1
+    config.stages.encoder.model.num_kernels = 1
+    config.stages.segment.model.unet_width = 1
     workdir = tmp_path_factory.mktemp("few_shot")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("THERMO_JAX_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
@@ -90,6 +110,6 @@ def test_a_finished_run_is_not_repeated(finished, monkeypatch):
     def refuse(config, workdir):
         raise AssertionError(f"{workdir} was run again")
 
-    monkeypatch.setattr(few_shot.decoder, "run", refuse)
-    monkeypatch.setattr(few_shot.encoder, "run", refuse)
+    monkeypatch.setattr(decoder, "run", refuse)
+    monkeypatch.setattr(encoder, "run", refuse)
     np.testing.assert_equal(again()["miou"], outcome["miou"])

@@ -46,15 +46,14 @@ def test_fields_that_change_no_result_may_differ(trained):
     open_workdir(trained, config)
 
 
-def test_fields_that_change_no_result_may_differ_in_stages_too(tmp_path):
-    open_workdir(tmp_path, demo.get_config())
-    (tmp_path / "encoder" / "checkpoints" / "5").mkdir(parents=True)
+def test_runs_in_subfolders_look_after_themselves(tmp_path):
     config = demo.get_config()
-    config.stages.encoder.data.loader = "numpy"
-    open_workdir(tmp_path, config)
+    stage = open_workdir(open_workdir(tmp_path, config) / "encoder", config.stages.encoder)
+    (stage / "checkpoints" / "5").mkdir(parents=True)
     config.stages.encoder.seed = 1
-    with pytest.raises(ValueError, match="config.stages.encoder.seed was 0, is 1"):
-        open_workdir(tmp_path, config)
+    open_workdir(tmp_path, config)
+    with pytest.raises(ValueError, match="config.seed was 0, is 1"):
+        open_workdir(stage, config.stages.encoder)
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[]", None])

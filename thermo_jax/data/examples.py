@@ -203,7 +203,7 @@ def assemble(
     """Fills the table: `pixels` gives (image, full-resolution label map or None) of each record."""
     _check_choice("task", task, TASKS)
     height, width, channels = IMAGE_SHAPES[data_type]
-    size = _downscaled_size(height, width, downscale)
+    size = downscaled_size(height, width, downscale)
     columns = {
         "images": np.empty((len(records), *size, channels), np.uint8),
         "labels": np.array([record.label for record in records], np.int32),
@@ -237,7 +237,7 @@ def block_mean(image: np.ndarray, *, factor: int) -> np.ndarray:
     if factor == 1:
         return image
     height, width, channels = image.shape
-    height, width = _downscaled_size(height, width, factor)
+    height, width = downscaled_size(height, width, factor)
     blocks = image.reshape(height, factor, width, factor, channels)
     return np.rint(blocks.mean(axis=(1, 3), dtype=np.float64)).astype(np.uint8)
 
@@ -307,7 +307,8 @@ def _has(record: Thermogram, data_type: str) -> bool:
     return path is not None or record.temperature_path is not None
 
 
-def _downscaled_size(height: int, width: int, factor: int) -> tuple[int, int]:
+def downscaled_size(height: int, width: int, factor: int) -> tuple[int, int]:
+    """(height, width) of an image made smaller; ValueError if `factor` does not divide it."""
     if factor < 1 or height % factor or width % factor:
         largest = math.gcd(height, width)
         fitting = [str(value) for value in range(1, largest + 1) if largest % value == 0]

@@ -37,9 +37,12 @@ class Split:
                 )
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write the split as JSON."""
+        """Write the split as JSON, whole or not at all."""
         sets = {f.name: sorted(getattr(self, f.name)) for f in dataclasses.fields(self)}
-        pathlib.Path(path).write_text(json.dumps(sets, indent=1) + "\n", encoding="utf-8")
+        path = pathlib.Path(path)
+        partial = path.with_suffix(".partial")
+        partial.write_text(json.dumps(sets, indent=1) + "\n", encoding="utf-8")
+        partial.replace(path)
 
     def check_names(self, patients: Collection[str], *, path: str | os.PathLike) -> None:
         """ValueError if a patient of the data is in no set; the file is named."""

@@ -26,6 +26,7 @@ class Unit(NamedTuple):
     """One row per image, or per patient and model."""
 
     patients: np.ndarray
+    models: np.ndarray
     labels: np.ndarray
     scores: np.ndarray
     thresholds: dict[str, np.ndarray]
@@ -53,6 +54,7 @@ def units(predictions: Predictions) -> dict[str, Unit]:
     }
     image = Unit(
         predictions.patients,
+        predictions.models,
         columns["labels"],
         columns["probabilities"],
         thresholds["image"],
@@ -67,6 +69,7 @@ def units(predictions: Predictions) -> dict[str, Unit]:
 
     patient = Unit(
         predictions.patients[first],
+        predictions.models[first],
         columns["labels"][first],
         np.clip(mean(image.scores), 0, 1),
         {name: values[first] for name, values in thresholds["patient"].items()},
@@ -113,7 +116,8 @@ def assess_classification(
         protocols=predictions.protocols.tolist(),
         dates=predictions.dates.tolist(),
     ).items():
-        part = Unit(image.patients[mask], image.labels[mask], image.scores[mask], {}, {})
+        rows = (image.patients[mask], image.models[mask], image.labels[mask], image.scores[mask])
+        part = Unit(*rows, {}, {})
         called = part.scores > 0.5
         found["subsets"][name] = _measured(part, part.scores, called, weights[:, mask])
     found["cautions"] = cautions(found["classification"], row=row, baselines=list(image.baselines))
@@ -126,7 +130,22 @@ def _measured(unit: Unit, scores, called, weights) -> dict[str, Any]:
     measures["interval"] = {
         name: bootstrap.interval(values, level=LEVEL) for name, values in resampled.items()
     }
+    measures["auroc_within"] = _auroc_within(unit.models, scores, unit.labels)
+    measures["patients"] = len(np.unique(unit.patients))
     return measures
+
+
+def _auroc_within(models: np.ndarray, scores: np.ndarray, labels: np.ndarray) -> float:
+    """AUROC over pairs judged by the same model: models of different folds differ in scale."""
+    pairs = wins = 0.0
+    for model in np.unique(models):
+        mine = models == model
+        count = float((labels[mine] == 1).sum() * (labels[mine] == 0).sum())
+        if count:
+            pairs += count
+            found = metrics.classification_measures(scores[mine], labels[mine])
+            wins += count * found["auroc"]
+    return wins / pairs if pairs else float("nan")
 
 
 def cautions(
@@ -142,11 +161,9 @@ def cautions(
         return []
     start = f"{row} has AUROC {value:.3f} per patient (95 % interval {low:.3f} to {high:.3f})"
     if low <= CHANCE:
-        start += ", which chance (0.5) may explain"
+        return [f"{start}, which chance (0.5) may explain: it shows nothing."]
     rivals = [
-        f"{name} ({rows[name]['auroc']:.3f})"
-        for name in baselines
-        if rows[name]["auroc"] > CHANCE and rows[name]["auroc"] >= low
+        f"{name} ({rows[name]['auroc']:.3f})" for name in baselines if rows[name]["auroc"] >= low
     ]
     if not rivals:
         return [f"{start}; no baseline that sees no anatomy comes within this interval."]

@@ -75,7 +75,7 @@ def report_rows(
         if name in PAPER:
             found.append([name, "paper", *map(_text, PAPER[name])])
         cells = [
-            UNDEFINED if math.isnan(value) else f"{value:.3f} [{low:.3f}, {high:.3f}]"
+            _text(value) + ("" if math.isnan(low) else f" [{low:.3f}, {high:.3f}]")
             for value, low, high in measured(row).values()
         ]
         ours.append(len(found))

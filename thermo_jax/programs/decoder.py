@@ -53,7 +53,8 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
     source = sources.open_source(config.data, workdir=workdir)
     split = sources.split_of(config.split, source, workdir=workdir)
     sets = split_examples(source.load(config.task), split, protocol=config.split.protocol)
-    sets = sets._replace(train=fewer_patients(sets.train, config.split))
+    fewer = fewer_patients(sets.train, config.split, seed=config.seed)
+    sets = sets._replace(train=fewer)
     caveat = _check_encoder_data(encoder_meta, source=source, sets=sets)
     tables, resident = place(sets, config, encoder=encoder, variables=variables, parallel=parallel)
 
@@ -166,18 +167,23 @@ def _untrained(kind: str, config: ConfigDict, *, conv) -> tuple[Any, dict, dict]
         encoder = finetune.make_encoder(
             num_kernels=config.encoder.num_kernels, dtype=config.model.dtype, conv=conv
         )
-    elif config.encoder.type == config.data.type:
-        encoder = RawPixels(channels=channels, dtype=jnp.dtype(config.model.dtype))
     else:
-        raise ValueError(
-            f"config.encoder.kind='none' takes the pixels as they are: config.encoder.type "
-            f"{config.encoder.type!r} must be config.data.type {config.data.type!r}"
-        )
+        check_raw_pixels(config)
+        encoder = RawPixels(channels=channels, dtype=jnp.dtype(config.model.dtype))
     images = jnp.zeros((1, 8, 8, channels))
     init = jax.jit(partial(encoder.init, train=False))
     variables = jax.device_get(init(jax.random.key(config.seed), images))
     facts = {"data_type": config.encoder.type, "channels": channels, "kind": kind}
     return encoder, variables, facts | {"data_fingerprint": None, "seen_patients": []}
+
+
+def check_raw_pixels(config: ConfigDict) -> None:
+    """Raises ValueError where raw pixels would be those of another data type."""
+    if config.encoder.type != config.data.type:
+        raise ValueError(
+            f"config.encoder.kind='none' takes the pixels as they are: config.encoder.type "
+            f"{config.encoder.type!r} must be config.data.type {config.data.type!r}"
+        )
 
 
 def _row(encoder_type: str, data_type: str) -> str:
@@ -221,12 +227,12 @@ def _check_encoder_data(meta: dict, *, source: sources.Source, sets: Sets) -> st
     return f"transductive: it saw {len(seen)} test patients unlabelled"
 
 
-def fewer_patients(train: Examples, split: ConfigDict) -> Examples:
-    """The images of the first `split.max_train_patients` in a seeded order; 0 = of all."""
+def fewer_patients(train: Examples, split: ConfigDict, *, seed: int) -> Examples:
+    """The images of the first `split.max_train_patients` in the seed's order; 0 = of all."""
     patients = sorted(set(train.patients))
     if not 0 < split.max_train_patients < len(patients):
         return train
-    order = np.random.default_rng((split.seed, 3, split.fold)).permutation(len(patients))
+    order = np.random.default_rng((split.seed, 3, split.fold, seed)).permutation(len(patients))
     chosen = {patients[i] for i in order[: split.max_train_patients]}
     return train.where(np.array([patient in chosen for patient in train.patients]))
 

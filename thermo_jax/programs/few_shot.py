@@ -11,37 +11,46 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from absl import logging
 from ml_collections import ConfigDict
 
 from thermo_jax.evaluation import charts, results
 from thermo_jax.evaluation.predictions import Predictions
 from thermo_jax.evaluation.report import Section, Table, Text
 from thermo_jax.evaluation.wording import DISCLAIMER
-from thermo_jax.programs import decoder, encoder, reports, runs, scores, sources
-from thermo_jax.programs.table1 import FINISHED
+from thermo_jax.programs import reports, scores, sources
+from thermo_jax.programs.table1 import Stage, check_stages, run_stages, stage_config
 from thermo_jax.programs.workdir import PICTURES, open_workdir
 
-SHOWN = {"pretrained": "CUTS, pretrained", "random": "random, frozen", "none": "none: raw pixels"}
+KINDS = {"pretrained": "CUTS, pretrained", "random": "random, frozen", "none": "none: raw pixels"}
 VALIDATION = "Validation patients choose the epoch; they are labelled, too, and not counted."
 
 
 def run(config: ConfigDict, workdir: str | Path) -> dict:
     """Runs what is not finished yet; returns the results that it also writes to the workdir."""
-    for stage in (config.encoder, config.segment):
-        runs.resolve(stage)
+    unknown = [kind for kind in config.kinds if kind not in KINDS]
+    if unknown or not config.kinds:
+        raise ValueError(f"config.kinds={config.kinds!r}: choose one or more of {', '.join(KINDS)}")
+    if config.repeats < 1 or config.split.protocol == sources.PAPER:
+        raise ValueError(
+            f"config.repeats={config.repeats} and config.split.protocol={config.split.protocol!r}: "
+            "at least 1, and not 'paper', which selects on test"
+        )
     workdir = open_workdir(workdir, config)
-    if "pretrained" in config.kinds:
-        _run(encoder, config.encoder.copy_and_resolve_references(), workdir / "encoder")
-    source = sources.open_source(config.segment.data, workdir=workdir)
-    split = sources.split_of(config.segment.split, source, workdir=workdir)
-    annotated = {record.patient for record in source.records if record.regions}
-    available = len(split.train & annotated)
+    common = {"split": {"fold": config.fold}, "data_type": config.type}
+    encoder = Stage("encoder", "encoder", "", stage_config(config, "encoder", **common))
+    segmenter = stage_config(config, "segment", **common)
+    check_stages([encoder], workdir)
+    source = sources.open_source(segmenter.data, workdir=workdir)
+    split = sources.split_of(segmenter.split, source, workdir=workdir)
+    annotated = set(source.load("segment").patients)
+    stages = list(_stages(config, segmenter, workdir, available=len(split.train & annotated)))
+    every = [encoder] * ("pretrained" in config.kinds) + stages
+    check_stages(every, workdir)
+    run_stages(every, workdir)
     points: dict[str, dict[int, list[float]]] = {kind: {} for kind in config.kinds}
-    for kind, count, seed, stage in _stages(config, workdir, available=available):
-        folder = workdir / f"{kind}_{count}_seed{seed}"
-        _run(decoder, stage, folder)
-        points[kind].setdefault(count, []).append(_miou(folder))
+    for stage in stages:
+        count = stage.config.split.max_train_patients
+        points[stage.row].setdefault(count, []).append(_miou(workdir / stage.folder))
     return _finish(config, workdir, points, tested=len(split.test & annotated))
 
 
@@ -52,27 +61,18 @@ def numbers(config: ConfigDict, *, available: int) -> list[int]:
 
 
 def _stages(
-    config: ConfigDict, workdir: Path, *, available: int
-) -> Iterator[tuple[str, int, int, ConfigDict]]:
+    config: ConfigDict, segmenter: ConfigDict, workdir: Path, *, available: int
+) -> Iterator[Stage]:
     for kind in config.kinds:
         for count in numbers(config, available=available):
-            for seed in range(config.seeds):
-                stage = config.segment.copy_and_resolve_references()
+            for repeat in range(config.repeats):
+                stage = segmenter.copy_and_resolve_references()
                 stage.encoder.kind = kind
-                stage.encoder.num_kernels = config.encoder.model.num_kernels
+                stage.encoder.num_kernels = config.stages.encoder.model.num_kernels
                 stage.encoder.workdir = str(workdir / "encoder") if kind == "pretrained" else ""
                 stage.split.max_train_patients = count
-                stage.seed = seed
-                yield kind, count, seed, stage
-
-
-def _run(program, stage: ConfigDict, folder: Path) -> None:
-    if (folder / FINISHED).exists():
-        logging.info("%s is finished.", folder.name)
-        return
-    logging.info("Stage %s", folder.name)
-    program.run(stage, folder)
-    (folder / FINISHED).touch()
+                stage.seed = config.seed + repeat
+                yield Stage("segment", f"{kind}_{count}_seed{stage.seed}", kind, stage)
 
 
 def _miou(folder: Path) -> float:
@@ -86,30 +86,31 @@ def _finish(config: ConfigDict, workdir: Path, points, *, tested: int) -> dict:
     outcome = {
         "run": {
             "task": "few-shot segmentation",
-            "data": config.segment.data.root,
+            "protocol": config.split.protocol,
+            "data": config.data.root,
             "tested on": f"{tested} patients",
-            "seeds": config.seeds,
+            "repeats": f"{config.repeats}, each with its own patients and initial weights",
             "validation": VALIDATION,
         },
         "miou": {kind: {str(n): values for n, values in f.items()} for kind, f in points.items()},
     }
-    if config.segment.data.downscale > 1:
-        factor = config.segment.data.downscale
+    factor = config.downscale[config.type]
+    if factor > 1:
         outcome["run"]["resolution"] = f"reduced by {factor}: not the paper's"
     rows = [
-        [SHOWN[kind], *(f"{np.median(found[n]):.3f}" for n in counts)]
+        [KINDS[kind], *(f"{np.median(found[n]):.3f}" for n in counts)]
         for kind, found in points.items()
     ]
     figure = charts.few_shot_figure(
         workdir / PICTURES / "few_shot.png",
-        {SHOWN[kind]: [(n, f[n]) for n in counts] for kind, f in points.items()},
+        {KINDS[kind]: [(n, f[n]) for n in counts] for kind, f in points.items()},
         measure="mean IoU",
         title="Segmentation from few labelled patients",
     )
     text = _text(outcome["run"], counts, rows)
     files = [*results.write_results(workdir, outcome, table=text), figure]
     columns = ["encoder", *(f"{n} patients" for n in counts)]
-    note = f"Median of {config.seeds} seeds."
+    note = f"Median of {config.repeats} repeats."
     sections = [
         Section("Few-shot", [Table("Mean IoU", columns, rows, note=note), Text(VALIDATION)]),
         reports.picture_section([figure]),
@@ -125,7 +126,7 @@ def _finish(config: ConfigDict, workdir: Path, points, *, tested: int) -> dict:
 
 def _text(facts: dict, counts: list[int], rows: list[list[str]]) -> str:
     lines = ["Run", *(f"  {name:<12}{value}" for name, value in facts.items()), ""]
-    lines.append("Mean IoU by labelled patients (median of seeds)")
+    lines.append("Mean IoU by labelled patients (median of repeats)")
     lines.append(f"  {'':<20}" + "".join(f"{n:>8}" for n in counts))
     lines += [f"  {name:<20}" + "".join(f"{cell:>8}" for cell in cells) for name, *cells in rows]
     return "\n".join([*lines, "", DISCLAIMER]) + "\n"

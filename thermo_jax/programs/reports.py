@@ -35,6 +35,8 @@ ABSENT = (
 )
 CAPTIONS = {
     "segmentation": "Thermogram, truth, prediction and error of the first test images.",
+    "clusters_latents": "Clusters of latents, named by the annotations.",
+    "clusters_pixels": "Clusters of raw pixel values, named by the annotations.",
     "evidence": "What speaks for sick and for healthy in each image: exact parts of the logit.",
     "reliability": "Reliability: what share is sick among patients given a probability.",
     "confusion_classification": "Confusion matrix per patient at 0.5; truth in rows.",
@@ -96,12 +98,14 @@ def classification_table(title: str, rows: Mapping[str, Mapping[str, Any]]) -> T
     same = all(measures["counts"]["n"] == counts["n"] for measures in rows.values())
     note = f"{counts['n']}: {counts['healthy']} healthy, {counts['sick']} sick. " if same else ""
     number = [] if same else ["healthy", "sick"]
+    note += f"{next(iter(rows.values()))['patients']} patients. " if same else ""
     return Table(
         title,
-        ["", *number, *CLASSIFICATION_COLUMNS.values()],
+        ["", *number, *CLASSIFICATION_COLUMNS.values(), "AUROC within folds"],
         [
             [name, *(measures["counts"][key] for key in number)]
             + [with_interval(measures, key) for key in CLASSIFICATION_COLUMNS]
+            + [measures["auroc_within"]]
             for name, measures in rows.items()
         ],
         note=f"{note}Sick above 0.5 where nothing else is said.",
@@ -172,7 +176,8 @@ def stage_pictures(workdir: Path) -> Section:
 def about(workdir: Path, config: ConfigDict) -> list[Section]:
     """Data report, configuration, versions, timing: what it takes to judge and to repeat a run."""
     parts: list[Part] = [Facts({**versions(), "device": _device(), "git commit": commit()})]
-    seconds = sum(row["seconds"] for row in read_jsonl(workdir / TIMING))
+    records = [read_jsonl(path) for path in sorted(workdir.rglob(TIMING))]
+    seconds = sum(row["seconds"] for rows in records for row in rows)
     if seconds:
         parts.append(Facts({"time in training steps": f"{seconds / 60:.1f} minutes"}))
     report = workdir / "data_report.txt"

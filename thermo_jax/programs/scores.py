@@ -55,7 +55,12 @@ def finish(
         rows = segmentation_rows(found)
         drawn = [_segmentation_picture(workdir, sets["test"], predictions["test"], title=title)]
         drawn += segmentation_charts(pictures, {row: outcome}, title=title)
-    curves = figures.curves_figure(pictures / "curves.png", epochs, title=f"{row}, {config.task}")
+    curves = figures.curves_figure(
+        pictures / "curves.png",
+        epochs,
+        best_epoch=best_step * epochs[-1]["epoch"] / epochs[-1]["step"],
+        title=f"{row}, {config.task}",
+    )
     files = [
         *results.write_results(workdir, outcome),
         results.write_predictions_csv(workdir / "predictions.csv", rows),
@@ -91,7 +96,7 @@ def _facts(config, sets, epochs, best_step, encoder_caveat) -> dict[str, str]:
         "epochs": f"{epochs[-1]['epoch']}, best {chosen}: {best_step // steps_per_epoch}",
     }
     if config.split.file:
-        facts["test"] = f"the patients of {config.split.file}"
+        facts["test"] += f"; patients of {config.split.file}"
     if config.data.shuffle_labels:
         facts["diagnoses"] = SHUFFLED
     if config.data.downscale > 1:

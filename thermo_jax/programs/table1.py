@@ -7,20 +7,22 @@ A stage is a run of its own in a subfolder; a finished one is not repeated. Of i
 model and the predictions.
 """
 
+import dataclasses
 import shutil
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
-from thermo_jax.configs.common import ROW_TYPES
-from thermo_jax.data.examples import IMAGE_SHAPES
+from thermo_jax.configs.common import ROW_TYPES, ROWS
+from thermo_jax.data.examples import IMAGE_SHAPES, downscaled_size
 from thermo_jax.data.splits import Split
 from thermo_jax.evaluation import assessment, charts, results, table1
 from thermo_jax.evaluation.predictions import Predictions, pool
@@ -29,6 +31,7 @@ from thermo_jax.evaluation.wording import DISCLAIMER, OPTIMISTIC
 from thermo_jax.programs import decoder, encoder, reports, runs, scores, sources
 from thermo_jax.programs.workdir import PICTURES, open_workdir
 from thermo_jax.training import finetune
+from thermo_jax.training.checkpoints import FOLDER
 
 FOLDS, FINISHED = "folds", "finished"
 TRANSDUCTIVE = "transductive"
@@ -46,21 +49,75 @@ class Stage(NamedTuple):
 
 def run(config: ConfigDict, workdir: str | Path) -> dict:
     """Runs what is not finished yet; returns the results that it also writes to the workdir."""
-    for stage in config.stages.values():
-        runs.resolve(stage)
+    _check_fields(config)
     workdir = open_workdir(workdir, config)
-    _write_folds(config, workdir)
     stages = list(plan(config, workdir))
-    _check_disk(stages, workdir)
+    check_stages(stages, workdir)
+    _write_folds(config, workdir, stages=stages)
+    run_stages(stages, workdir)
+    return _finish(config, workdir, stages)
+
+
+def run_stages(stages: Sequence[Stage], workdir: Path) -> None:
+    """Runs those that are not finished yet.
+
+    Raises:
+      ValueError: a finished stage has another configuration.
+    """
     for number, stage in enumerate(stages, start=1):
         folder = workdir / stage.folder
-        if (folder / FINISHED).exists():
+        if _is_finished(stage, workdir):
+            open_workdir(folder, runs.resolve(stage.config))
             logging.info("Stage %d of %d: %s is finished.", number, len(stages), stage.folder)
             continue
         logging.info("Stage %d of %d: %s", number, len(stages), stage.folder)
         PROGRAMS[stage.task].run(stage.config, folder)
         (folder / FINISHED).touch()
-    return _finish(config, workdir, stages)
+
+
+def _is_finished(stage: Stage, workdir: Path) -> bool:
+    folder = workdir / stage.folder
+    found = stage.task == "encoder" or (folder / scores.PREDICTIONS).is_file()
+    return found and (folder / FINISHED).is_file()
+
+
+def _check_fields(config: ConfigDict) -> None:
+    for name, known in (("rows", ROWS), ("tasks", ("classify", "segment"))):
+        unknown = [value for value in config[name] if value not in known]
+        if unknown or not config[name]:
+            raise ValueError(
+                f"config.{name}={config[name]!r}: choose one or more of {', '.join(known)}"
+            )
+    if config.repeats < 1:
+        raise ValueError(f"config.repeats={config.repeats} must be at least 1")
+    if not 0 <= config.num_folds <= config.split.folds:
+        raise ValueError(
+            f"config.num_folds={config.num_folds} must be from 0 (all) to config.split.folds="
+            f"{config.split.folds}"
+        )
+    if config.transductive and config.split.protocol != "honest":
+        raise ValueError(
+            "config.transductive=True adds rows to the protocol 'honest'; in "
+            f"{config.split.protocol!r} every encoder sees the test patients anyway"
+        )
+
+
+def check_stages(stages: Sequence[Stage], workdir: Path) -> None:
+    """What can be told before the first stage runs: fields, sizes, devices, the disk.
+
+    Raises:
+      ValueError: names the field, or the disk.
+    """
+    for stage in stages:
+        config = runs.resolve(stage.config)
+        runs.data_parallel(config).check_batch_size(
+            config.train.batch_size, field=f"config.batch_size.{config.data.type}"
+        )
+        sources.root_of(config.data)
+        downscaled_size(*IMAGE_SHAPES[config.data.type][:2], config.data.downscale)
+        if stage.task != "encoder" and config.encoder.kind == "none":
+            decoder.check_raw_pixels(config)
+    _check_disk(stages, workdir)
 
 
 def plan(config: ConfigDict, workdir: Path) -> Iterator[Stage]:
@@ -79,72 +136,109 @@ def _fold(config, workdir: Path, *, name: str, split: dict, variant: str) -> Ite
     suffix = f"_{variant}" if variant else ""
     letters = sorted({row[0] for row in config.rows})
     for letter in letters:
-        stage = _stage(config, "encoder", data_type=ROW_TYPES[letter], split=split)
+        stage = stage_config(config, "encoder", data_type=ROW_TYPES[letter], split=split)
         if variant:
             stage.split.protocol = sources.TRANSDUCTIVE
         yield Stage("encoder", f"{name}/encoder_{ROW_TYPES[letter]}{suffix}", "", stage)
     for task in config.tasks:
         for row in config.rows:
             types = [ROW_TYPES[letter] for letter in row.split("/")]
-            stage = _stage(config, task, data_type=types[1], split=split)
-            stage.encoder.type = types[0]
-            stage.encoder.workdir = str(workdir / f"{name}/encoder_{types[0]}{suffix}")
+            stage = stage_config(config, task, data_type=types[1], split=split)
+            folder = workdir / f"{name}/encoder_{types[0]}{suffix}"
+            stage.encoder.update({"type": types[0], "workdir": str(folder)})
             shown = f"{row} {variant}" if variant else row
             yield Stage(task, f"{name}/{task}_{row.replace('/', '')}{suffix}", shown, stage)
 
 
-def _stage(config: ConfigDict, task: str, *, data_type: str, split: dict) -> ConfigDict:
+def stage_config(config: ConfigDict, task: str, *, data_type: str, split: dict) -> ConfigDict:
+    """`config.stages[task]`, completed by the fields that all stages share."""
     stage = config.stages[task].copy_and_resolve_references()
     with stage.unlocked():
-        stage.data = config.data.copy_and_resolve_references()
-        stage.split = config.split.copy_and_resolve_references()
-        stage.parallel = config.parallel.copy_and_resolve_references()
         stage.seed = config.seed
-        if task != "encoder":
-            stage.report = config.report.copy_and_resolve_references()
-    stage.data.type = data_type
-    stage.data.downscale = config.downscale[data_type]
-    stage.train.batch_size = config.batch_size[data_type]
-    stage.split.update(split)
+        for name in ("data", "split", "parallel", "report"):
+            stage[name] = config[name].copy_and_resolve_references().unlock()
+        stage.data.update({"type": data_type, "downscale": config.downscale[data_type]})
+        stage.split.update({"fold": 0, "file": "", "max_train_patients": 0} | split)
+        stage.train.batch_size = config.batch_size[data_type]
+        if task == "encoder":
+            del stage.report
+        else:
+            stage.encoder.update({"type": data_type, "workdir": ""})
     return stage
 
 
-def _write_folds(config: ConfigDict, workdir: Path) -> None:
-    """folds/*.json: the given ones, or dealt anew; the same for every row."""
+def _write_folds(config: ConfigDict, workdir: Path, *, stages: Sequence[Stage]) -> None:
+    """folds/*.json: the given ones, or dealt anew; the same for every row.
+
+    Raises:
+      ValueError: the given ones are incomplete, or the run has begun with others.
+    """
     folder = workdir / FOLDS
     folder.mkdir(exist_ok=True)
-    source = sources.open_source(config.data, workdir=workdir)
-    for stage in plan(config, workdir):
+    source = sources.open_source(stages[0].config.data, workdir=workdir)
+    splits = {}
+    for stage in stages:
         path = Path(stage.config.split.file)
-        if path.exists():
-            continue
-        if config.folds_dir:
-            given = Path(config.folds_dir).expanduser() / path.name
-            if not given.is_file():
-                raise ValueError(
-                    f"config.folds_dir: {given} is missing; give the folder {FOLDS} of another run "
-                    "with as many folds and repeats, or leave it empty"
-                )
-            split = Split.load(given)
-        else:
-            dealt = stage.config.split.copy_and_resolve_references()
-            dealt.file, dealt.protocol = "", config.split.protocol
-            split = sources.split_of(dealt, source)
-        split.check_names(
-            {record.patient for record in source.records if record.patient_known}, path=path
-        )
+        if path not in splits:
+            splits[path] = _split(config, stage, source)
+    _check_splits(config, list(splits.values()))
+    begun = any((workdir / stage.folder / FOLDER).exists() for stage in stages)
+    for path, split in splits.items():
+        if begun and path.exists() and Split.load(path) != split:
+            raise ValueError(
+                f"{path} deals the patients otherwise than this data and configuration: restore "
+                "them as they were when the run began, or choose another --workdir"
+            )
         split.save(path)
 
 
-def _check_disk(stages: list[Stage], workdir: Path) -> None:
+def _split(config: ConfigDict, stage: Stage, source: sources.Source) -> Split:
+    if not config.folds_dir:
+        dealt = stage.config.split.copy_and_resolve_references()
+        dealt.file, dealt.protocol = "", config.split.protocol
+        return sources.split_of(dealt, source)
+    given = Path(config.folds_dir).expanduser() / Path(stage.config.split.file).name
+    if not given.is_file():
+        raise ValueError(
+            f"config.folds_dir: {given} is missing; give the folder {FOLDS} of another run "
+            "with as many folds and repeats, or leave it empty"
+        )
+    split = Split.load(given)
+    split.check_names({r.patient for r in source.records if r.patient_known}, path=given)
+    return split
+
+
+def _check_splits(config: ConfigDict, splits: Sequence[Split]) -> None:
+    """Of each repeat's folds: nobody is tested twice, and where all are run, everybody once."""
+    folds = config.num_folds or config.split.folds
+    for first in range(0, len(splits), folds):
+        repeat = splits[first : first + folds]
+        tested = [patient for split in repeat for patient in split.test]
+        everybody = repeat[0].train | repeat[0].val | repeat[0].test
+        twice = len(tested) > len(set(tested))
+        if twice or (folds == config.split.folds and set(tested) != everybody):
+            raise ValueError(
+                f"the {folds} folds test {len(tested)} patients, {len(set(tested))} different ones "
+                f"of {len(everybody)}: they were made for another number of folds. Give "
+                "config.split.folds as it was, or leave config.folds_dir empty"
+            )
+        if config.split.protocol != sources.PAPER and not all(split.val for split in repeat):
+            raise ValueError(
+                "config.folds_dir: a fold has no validation patients (it was made for the protocol "
+                "'paper'); leave it empty to deal patients anew"
+            )
+
+
+def _check_disk(stages: Sequence[Stage], workdir: Path) -> None:
     """Says what the run will take; ValueError where the disk has less."""
     kept = running = 0
     for stage in stages:
-        if (workdir / stage.folder / FINISHED).exists():
+        if _is_finished(stage, workdir):
             continue
         size = _model_bytes(stage)
         kept += size
-        running = max(running, 2 * 3 * size)  # latest and best, each with Adam's two moments
+        # Latest, best and the one being written, each with Adam's two moments.
+        running = max(running, 3 * 3 * size)
     free = shutil.disk_usage(workdir).free
     logging.info(
         "%d stages; they will take %.2f GB of disk, and up to %.2f GB more while one runs; "
@@ -167,7 +261,7 @@ def _model_bytes(stage: Stage) -> int:
     model = finetune.make_decoder(runs.resolve(stage.config))
     height, width, _ = IMAGE_SHAPES[stage.config.data.type]
     factor = stage.config.data.downscale
-    latents = jnp.zeros((1, 1, height // factor, width // factor, 128))
+    latents = jax.ShapeDtypeStruct((1, 1, height // factor, width // factor, 128), jnp.float32)
     shapes = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), latents)
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
 
@@ -183,12 +277,13 @@ def _finish(config: ConfigDict, workdir: Path, stages: list[Stage]) -> dict:
     files = []
     for task in config.tasks:
         for row in dict.fromkeys(stage.row for stage in stages if stage.task == task):
-            parts = [
-                Predictions.load(workdir / stage.folder / scores.PREDICTIONS)
-                for stage in stages
-                if (stage.task, stage.row) == (task, row)
-            ]
-            pooled = pool(parts)
+            pooled = pool(
+                [
+                    _predictions(workdir / stage.folder)
+                    for stage in stages
+                    if (stage.task, stage.row) == (task, row)
+                ]
+            )
             name = f"predictions_{task}_{row.replace('/', '').replace(' ', '_')}.csv"
             if task == "classify":
                 found = assessment.assess_classification(pooled, row=row, **sampling)
@@ -214,6 +309,12 @@ def _finish(config: ConfigDict, workdir: Path, stages: list[Stage]) -> dict:
     for path in files:
         print(f"  {path.relative_to(workdir)}")
     return outcome
+
+
+def _predictions(folder: Path) -> Predictions:
+    """A stage's predictions, its model named by repeat and fold."""
+    found = Predictions.load(folder / scores.PREDICTIONS)
+    return dataclasses.replace(found, models=np.full(len(found), folder.parent.name))
 
 
 def _summary(found: dict[str, Any]) -> dict[str, Any]:

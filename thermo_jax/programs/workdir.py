@@ -12,7 +12,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from thermo_jax.training.checkpoints import FOLDER, has_checkpoint
+from thermo_jax.training.checkpoints import has_checkpoint
 
 CONFIG, PICTURES = "config.json", "pictures"
 VERSIONED = ("thermo_jax", "jax", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -27,6 +27,9 @@ FREE_FIELDS = (
     "parallel.resident_gb",
     "parallel.steps_per_dispatch",
     "model.conv",
+    # A run that goes on carries its encoder, and knows its examples.
+    "encoder.workdir",
+    "split.file",
     "report.bootstrap",
     "report.seed",
 )
@@ -47,7 +50,8 @@ def open_workdir(path: str | Path, config: ConfigDict) -> Path:
     if workdir.exists() and not workdir.is_dir():
         raise ValueError(f"--workdir={path} is a file: name a folder")
     # A run that failed before its first checkpoint left nothing that another could spoil.
-    if any(has_checkpoint(folder.parent) for folder in workdir.rglob(FOLDER)):
+    # Runs in subfolders look after themselves.
+    if has_checkpoint(workdir):
         different = _differences(_saved_config(file), resolved)
         if different:
             raise ValueError(
