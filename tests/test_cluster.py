@@ -70,6 +70,7 @@ def test_latents_and_raw_pixels_are_scored_side_by_side(tested):
         assert (workdir / "pictures" / f"clusters_{way}.png").stat().st_size > 10_000
     text = (workdir / "results.txt").read_text()
     assert "not comparable with a trained segmenter" in text
+    assert "clusters_latents" in (workdir / "report.md").read_text()
     assert outcome["run"]["task"].startswith("5 clusters of each heat image")
 
 

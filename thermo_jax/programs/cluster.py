@@ -20,11 +20,12 @@ from ml_collections import ConfigDict
 from thermo_jax.data.examples import Examples
 from thermo_jax.data.thermogram import CLASS_NAMES
 from thermo_jax.evaluation import figures, matching, metrics, results
+from thermo_jax.evaluation.report import Section, Table
 from thermo_jax.models.convolution import choose_convolution
 from thermo_jax.models.cuts import scale_images
 from thermo_jax.models.decoders import CHANNELS
 from thermo_jax.models.kmeans import kmeans
-from thermo_jax.programs import runs, sources
+from thermo_jax.programs import reports, runs, sources
 from thermo_jax.programs.decoder import open_encoder
 from thermo_jax.programs.workdir import PICTURES, open_workdir
 from thermo_jax.training import finetune, loop
@@ -186,16 +187,35 @@ def _finish(
         "segmentation": {f"{size}, {way}": values for way, values in measures.items()},
         "miou_by_image": spread,
     }
+    drawn = [_picture(workdir, examples, maps[way], way=way) for way in maps]
     files = [
         *results.write_results(workdir, outcome),
         results.write_predictions_csv(workdir / "predictions.csv", rows),
-        *(_picture(workdir, examples, maps[way], way=way) for way in maps),
+        *drawn,
     ]
+    files += _report(config, workdir, outcome, drawn)
     print(f"\n{results.results_table(outcome)}")
     print(f"Written to {workdir}:")
     for path in files:
         print(f"  {path.relative_to(workdir)}")
     return outcome
+
+
+def _report(config: ConfigDict, workdir: Path, outcome: dict, drawn: list[Path]) -> list[Path]:
+    columns = results.SEGMENTATION_COLUMNS
+    rows = [
+        [way, *(measures[key] for key in columns)]
+        for way, measures in outcome["segmentation"].items()
+    ]
+    title = "Over all pixels of all images"
+    table = Table(title, ["", *columns.values()], rows, note=f"Named by {NAMED_BY}.")
+    sections = [
+        Section("Clusters", [table]),
+        reports.picture_section(drawn),
+        *reports.about(workdir, config),
+    ]
+    title = f"thermo_jax: {outcome['run']['task']}"
+    return reports.write(workdir, title=title, outcome=outcome, sections=sections)
 
 
 def _facts(config: ConfigDict, examples: Examples, seen: str) -> dict[str, str]:
