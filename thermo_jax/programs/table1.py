@@ -342,8 +342,9 @@ def _facts(config: ConfigDict, stages: list[Stage]) -> dict[str, Any]:
     }
     if config.data.shuffle_labels:
         facts["diagnoses"] = scores.SHUFFLED
+    used = {ROW_TYPES[letter] for row in config.rows for letter in row.split("/")}
     for name, factor in config.downscale.items():
-        if factor > 1:
+        if factor > 1 and name in used:
             facts[f"{name} resolution"] = f"reduced by {factor}: not the paper's"
     return facts
 
