@@ -14,7 +14,7 @@ from thermo_jax.data import phantom
 from thermo_jax.data.splits import Split
 from thermo_jax.data.thermogram import UNLABELLED
 from thermo_jax.evaluation import table1 as table1_text
-from thermo_jax.programs import decoder, encoder, sources, table1
+from thermo_jax.programs import decoder, encoder, sources, stages, table1
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -50,7 +50,7 @@ def no_stage_runs(monkeypatch):
         def run(config, workdir):
             raise AssertionError(f"{workdir} was run again")
 
-    monkeypatch.setattr(table1, "PROGRAMS", dict.fromkeys(table1.PROGRAMS, Refused))
+    monkeypatch.setattr(stages, "PROGRAMS", dict.fromkeys(stages.PROGRAMS, Refused))
 
 
 # --------------------------------------------------------------------------------------------------
@@ -235,10 +235,10 @@ def test_a_finished_stage_of_another_configuration_is_refused(finished, no_stage
 
 
 def test_a_disk_that_is_too_small_is_told_before_the_run(tmp_path, monkeypatch):
-    usage = table1.shutil._ntuple_diskusage(10**9, 10**9, 10**3)
-    monkeypatch.setattr(table1.shutil, "disk_usage", lambda path: usage)
+    usage = stages.shutil._ntuple_diskusage(10**9, 10**9, 10**3)
+    monkeypatch.setattr(stages.shutil, "disk_usage", lambda path: usage)
     with pytest.raises(ValueError, match=r"takes .* GB of disk, and 0.0 GB are free"):
-        table1._check_disk(list(table1.plan(quick(), tmp_path)), tmp_path)
+        stages._check_disk(list(table1.plan(quick(), tmp_path)), tmp_path)
 
 
 # --------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from thermo_jax.evaluation.predictions import Predictions
 from thermo_jax.evaluation.report import Section, Table, Text
 from thermo_jax.evaluation.wording import DISCLAIMER
 from thermo_jax.programs import reports, scores, sources
-from thermo_jax.programs.table1 import Stage, check_stages, run_stages, stage_config
+from thermo_jax.programs.stages import Stage, check_stages, run_stages, stage_config
 from thermo_jax.programs.workdir import PICTURES, open_workdir
 
 KINDS = {"pretrained": "CUTS, pretrained", "random": "random, frozen", "none": "none: raw pixels"}

@@ -1,0 +1,128 @@
+"""Several runs as one: the stages of Table 1 and of the few-shot curve.
+
+A stage is a run of its own in a subfolder; a finished one is not repeated, and of it are kept the
+best model and the predictions. What can be told beforehand is told before the first stage runs.
+"""
+
+import shutil
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from absl import logging
+from ml_collections import ConfigDict
+
+from thermo_jax.data.examples import IMAGE_SHAPES, downscaled_size
+from thermo_jax.programs import decoder, encoder, runs, scores, sources
+from thermo_jax.programs.workdir import open_workdir
+from thermo_jax.training import finetune
+
+FINISHED = "finished"
+PROGRAMS = {"encoder": encoder, "classify": decoder, "segment": decoder}
+
+
+class Stage(NamedTuple):
+    """One run: its task, its folder below the workdir, its row of the table, its configuration."""
+
+    task: str
+    folder: str
+    row: str
+    config: ConfigDict
+
+
+def stage_config(config: ConfigDict, task: str, *, data_type: str, split: dict) -> ConfigDict:
+    """`config.stages[task]`, completed by the fields that all stages share."""
+    stage = config.stages[task].copy_and_resolve_references()
+    with stage.unlocked():
+        stage.seed = config.seed
+        for name in ("data", "split", "parallel", "report"):
+            stage[name] = config[name].copy_and_resolve_references().unlock()
+        stage.data.update({"type": data_type, "downscale": config.downscale[data_type]})
+        stage.split.update({"fold": 0, "file": "", "max_train_patients": 0} | split)
+        stage.train.batch_size = config.batch_size[data_type]
+        if task == "encoder":
+            del stage.report
+        else:
+            stage.encoder.update({"type": data_type, "workdir": ""})
+    return stage
+
+
+def check_stages(stages: Sequence[Stage], workdir: Path) -> None:
+    """What can be told before the first stage runs: fields, sizes, devices, the disk.
+
+    Raises:
+      ValueError: names the field, or the disk.
+    """
+    for stage in stages:
+        config = runs.resolve(stage.config)
+        runs.data_parallel(config).check_batch_size(
+            config.train.batch_size, field=f"config.batch_size.{config.data.type}"
+        )
+        sources.root_of(config.data)
+        downscaled_size(*IMAGE_SHAPES[config.data.type][:2], config.data.downscale)
+        if stage.task != "encoder" and config.encoder.kind == "none":
+            decoder.check_raw_pixels(config)
+    _check_disk(stages, workdir)
+
+
+def run_stages(stages: Sequence[Stage], workdir: Path) -> None:
+    """Runs those that are not finished yet.
+
+    Raises:
+      ValueError: a finished stage has another configuration.
+    """
+    for number, stage in enumerate(stages, start=1):
+        folder = workdir / stage.folder
+        if _is_finished(stage, workdir):
+            open_workdir(folder, runs.resolve(stage.config))
+            logging.info("Stage %d of %d: %s is finished.", number, len(stages), stage.folder)
+            continue
+        logging.info("Stage %d of %d: %s", number, len(stages), stage.folder)
+        PROGRAMS[stage.task].run(stage.config, folder)
+        (folder / FINISHED).touch()
+
+
+def _is_finished(stage: Stage, workdir: Path) -> bool:
+    folder = workdir / stage.folder
+    found = stage.task == "encoder" or (folder / scores.PREDICTIONS).is_file()
+    return found and (folder / FINISHED).is_file()
+
+
+def _check_disk(stages: Sequence[Stage], workdir: Path) -> None:
+    """Says what the run will take; ValueError where the disk has less."""
+    kept = running = 0
+    for stage in stages:
+        if _is_finished(stage, workdir):
+            continue
+        size = _model_bytes(stage)
+        kept += size
+        # Latest, best and the one being written, each with Adam's two moments.
+        running = max(running, 3 * 3 * size)
+    free = shutil.disk_usage(workdir).free
+    logging.info(
+        "%d stages; they will take %.2f GB of disk, and up to %.2f GB more while one runs; "
+        "%.1f GB are free.",
+        len(stages),
+        kept / 1e9,
+        running / 1e9,
+        free / 1e9,
+    )
+    if kept + running > free:
+        raise ValueError(
+            f"{workdir}: this run takes {(kept + running) / 1e9:.1f} GB of disk, and "
+            f"{free / 1e9:.1f} GB are free: free some, or choose another --workdir"
+        )
+
+
+def _model_bytes(stage: Stage) -> int:
+    if stage.task == "encoder":
+        return 4 * 10**6 * stage.config.model.num_kernels**2 // 16**2
+    model = finetune.make_decoder(runs.resolve(stage.config))
+    height, width, _ = IMAGE_SHAPES[stage.config.data.type]
+    factor = stage.config.data.downscale
+    latents = jax.ShapeDtypeStruct((1, 1, height // factor, width // factor, 128), jnp.float32)
+    shapes = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), latents)
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
