@@ -18,6 +18,7 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("MPLBACKEND", "agg")
 
+import jax  # noqa: E402
 from jaxtyping import install_import_hook  # noqa: E402
 
 # Shapes and types in the signatures of these packages are checked at every call in the tests.
@@ -70,3 +71,11 @@ def sample_dir() -> Path:
     if not folder.is_dir():
         pytest.skip(f"{folder} is absent: set THERMO_SAMPLE_DIR to a sample of DMR-IR")
     return folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def free_compiled_programs():
+    """Every compiled program holds memory maps, of which a process may have 65,530: thousands of
+    tests in one process would end in a segmentation fault inside the compiler."""
+    yield
+    jax.clear_caches()
