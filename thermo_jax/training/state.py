@@ -72,8 +72,11 @@ class TrainState(flax.struct.PyTreeNode):
         )
 
 
-def initialise(create_state: Callable[..., TrainState], **arrays: Any) -> TrainState:
-    """`create_state(**arrays)`, compiled; static arguments belong into a `partial`."""
+def initialise(create_state: Callable[..., Any], **arrays: Any) -> Any:
+    """`create_state(**arrays)`, compiled: a `TrainState`, or an encoder's variables.
+
+    Static arguments belong into a `partial`.
+    """
     # Dozens of small random draws: optimising the program would take longer (9.5 s for a U-Net on
     # 2 CPU cores, 2.4 s without) than it ever runs.
     options = {"xla_backend_optimization_level": 0}
