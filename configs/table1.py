@@ -68,7 +68,7 @@ def _paper(config: ConfigDict) -> None:
 
 def _smoke(config: ConfigDict) -> None:
     config.rows = ("H/H",)
-    config.data.root = "phantom"
+    common.phantom(config)
     config.data.phantom_patients = 120
     config.split.folds = 4
     config.num_folds = 2
@@ -88,7 +88,7 @@ def _smoke(config: ConfigDict) -> None:
 
 def _quick(config: ConfigDict) -> None:
     config.rows = ("H/H",)
-    config.data.root = "phantom"
+    common.phantom(config)
     config.data.phantom_patients = 12
     config.data.loader = "numpy"
     config.split.folds = 2

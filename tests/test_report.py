@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from thermo_jax.evaluation.report import Facts, Fold, Picture, Section, Table, Text, write_report
+from thermo_jax.evaluation.report import write_report
+from thermo_jax.evaluation.report_parts import Facts, Fold, Picture, Section, Table, Text
 from thermo_jax.evaluation.wording import DISCLAIMER
 
 HOSTILE = '"><img src=x onerror=alert(1)>|`<script>&amp;'

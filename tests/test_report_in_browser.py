@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from thermo_jax.evaluation import charts
-from thermo_jax.evaluation.report import Facts, Fold, Picture, Section, Table, Text, write_report
+from thermo_jax.evaluation.report import write_report
+from thermo_jax.evaluation.report_parts import Facts, Fold, Picture, Section, Table, Text
 
 HOSTILE = ('"><img src=x onerror=alert(1)>', "<script>alert(2)</script>", "</pre></style><b>")
 PHONE = {"width": 390, "height": 844}

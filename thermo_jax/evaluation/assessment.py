@@ -61,19 +61,18 @@ def units(predictions: Predictions) -> dict[str, Unit]:
         predictions.named("baseline"),
     )
     keys = np.char.add(np.char.add(predictions.models, " "), predictions.patients)
-    _, first, rows = np.unique(keys, return_index=True, return_inverse=True)
-    counts = np.bincount(rows)
+    _, first = np.unique(keys, return_index=True)  # in the order of `patient_scores`
 
     def mean(values):
-        return np.bincount(rows, weights=values) / counts
+        return metrics.patient_scores(values, keys, image.labels).scores
 
     patient = Unit(
         predictions.patients[first],
         predictions.models[first],
         columns["labels"][first],
-        np.clip(mean(image.scores), 0, 1),
+        mean(image.scores),
         {name: values[first] for name, values in thresholds["patient"].items()},
-        {name: np.clip(mean(values), 0, 1) for name, values in image.baselines.items()},
+        {name: mean(values) for name, values in image.baselines.items()},
     )
     return {"image": image, "patient": patient}
 
@@ -93,9 +92,10 @@ def assess_classification(
       "cautions": sentences about baselines that come within the model's interval.
     """
     found: dict[str, Any] = {"classification": {}, "reliability": {}, "subsets": {}}
-    by_unit = units(predictions)
+    by_unit, drawn = units(predictions), {}
     for name, unit in by_unit.items():
         weights = bootstrap.patient_weights(unit.patients.tolist(), samples=samples, seed=seed)
+        drawn[name] = weights
         rows = {row: _measured(unit, unit.scores, unit.scores > 0.5, weights)}
         for point, threshold in unit.thresholds.items():
             rows[f"{row} at {point}"] = _measured(
@@ -103,12 +103,9 @@ def assess_classification(
             )
         for baseline, scores in unit.baselines.items():
             rows[baseline] = _measured(unit, scores, scores > 0.5, weights)
-        for measures in rows.values():
-            measures["threshold"] = None
         found["classification"][name] = rows
         found["reliability"][name] = operating.reliability_curve(unit.scores, unit.labels)
-    image = by_unit["image"]
-    weights = bootstrap.patient_weights(image.patients.tolist(), samples=samples, seed=seed)
+    image, weights = by_unit["image"], drawn["image"]
     for name, mask in operating.subsets(
         image.labels,
         patients=predictions.patients.tolist(),

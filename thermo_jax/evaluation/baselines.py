@@ -22,11 +22,11 @@ HISTOGRAM_BINS = 16
 class BaselineTable:
     """What the baselines may see of n images; row i of every array is the same image."""
 
-    labels: Num[np.ndarray, "n"]  # 1 sick, 0 healthy
-    mean_intensity: Num[np.ndarray, "n"]  # mean pixel value, or mean temperature
+    labels: Num[np.ndarray, " n"]  # 1 sick, 0 healthy
+    mean_intensity: Num[np.ndarray, " n"]  # mean pixel value, or mean temperature
     histograms: Num[np.ndarray, "n 16"]  # counts or shares of pixels by value
-    years: Num[np.ndarray, "n"]  # of acquisition; 0 or NaN = unknown
-    patient_numbers: Num[np.ndarray, "n"]  # NaN = unknown
+    years: Num[np.ndarray, " n"]  # of acquisition; 0 or NaN = unknown
+    patient_numbers: Num[np.ndarray, " n"]  # NaN = unknown
 
     def __post_init__(self):
         count = len(self.labels)
@@ -41,7 +41,7 @@ class BaselineTable:
 def baseline_table(
     images: UInt8[np.ndarray, "n h w c"],
     *,
-    labels: Num[np.ndarray, "n"],
+    labels: Num[np.ndarray, " n"],
     dates: Sequence[str],
     patients: Sequence[str],
 ) -> BaselineTable:
@@ -68,7 +68,7 @@ def baseline_table(
 
 def baseline_scores(
     train: BaselineTable, test: BaselineTable
-) -> dict[str, Float[np.ndarray, "n_test"]]:
+) -> dict[str, Float[np.ndarray, " n_test"]]:
     """Probabilities of Sick for every test image, by baseline, fitted on the training images.
 
     - "majority class": the share of sick in training, for everyone;

@@ -43,12 +43,12 @@ def patient_weights(
 
 
 def classification_samples(
-    scores: Num[np.ndarray, "n"],
-    labels: Num[np.ndarray, "n"],
+    scores: Num[np.ndarray, " n"],
+    labels: Num[np.ndarray, " n"],
     weights: Float[np.ndarray, "r n"],
     *,
-    called: Bool[np.ndarray, "n"],
-) -> dict[str, Float[np.ndarray, "r"]]:
+    called: Bool[np.ndarray, " n"],
+) -> dict[str, Float[np.ndarray, " r"]]:
     """`metrics.classification_measures` of every resample, undefined where a resample's are.
 
     Args:
@@ -129,7 +129,7 @@ def segmentation_samples(
     return metrics.segmentation_measures(np.tensordot(weights, np.asarray(confusions), axes=1))
 
 
-def interval(samples: Float[np.ndarray, "r"], *, level: float = 0.95) -> tuple[float, float]:
+def interval(samples: Float[np.ndarray, " r"], *, level: float = 0.95) -> tuple[float, float]:
     """The percentile interval (low, high) of one measure's samples.
 
     Undefined samples (NaN) are ignored; (NaN, NaN) where fewer than half are finite, because

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float, Int, Num
 
 from thermo_jax.evaluation import canvas
-from thermo_jax.evaluation.results import UNDEFINED
+from thermo_jax.evaluation.results import UNDEFINED, with_interval
 from thermo_jax.evaluation.wording import class_title
 
 DPI = 2 * canvas.DPI  # thin lines and small digits stay sharp on paper and on fine screens
@@ -30,7 +30,9 @@ _FEW_CLASSES = 3  # up to here a cell has room for its count
 
 def reliability_figure(
     path: str | os.PathLike,
-    curves: Mapping[str, tuple[Num[np.ndarray, "b"], Num[np.ndarray, "b"], Num[np.ndarray, "b"]]],
+    curves: Mapping[
+        str, tuple[Num[np.ndarray, " b"], Num[np.ndarray, " b"], Num[np.ndarray, " b"]]
+    ],
     *,
     title: str = "",
 ) -> pathlib.Path:
@@ -191,7 +193,7 @@ def interval_figure(
     for place, (value, low, high) in enumerate(rows.values()):
         axis.hlines(place, low, high, color=COLORS[0], linewidth=2)
         axis.plot(value, place, "o", color=COLORS[0], markersize=5.5)
-        _beside(axis, place, _interval_text(value, low, high))
+        _beside(axis, place, with_interval(value, low, high))
     places = [place for place, name in enumerate(rows) if name in reference]
     values = [reference[name] for name in rows if name in reference]
     diamond = {"markerfacecolor": "none", "markeredgecolor": REFERENCE_COLOR, "markersize": 7.5}
@@ -301,14 +303,7 @@ def _beside(axis, place, text):
     )
 
 
-def _interval_text(value, low, high):
-    if not math.isfinite(value):
-        return UNDEFINED
-    bounds = f" [{low:.3f}, {high:.3f}]" if math.isfinite(low) and math.isfinite(high) else ""
-    return f"{value:.3f}{bounds}"
-
-
-def _bins(name, curve) -> tuple[Float[np.ndarray, "b"], ...]:
+def _bins(name, curve) -> tuple[Float[np.ndarray, " b"], ...]:
     score, share, count = (np.asarray(column, dtype=np.float64) for column in curve)
     if not score.shape == share.shape == count.shape or score.ndim != 1:
         raise ValueError(

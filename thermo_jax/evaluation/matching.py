@@ -15,7 +15,7 @@ from thermo_jax.evaluation import metrics
 
 def match_clusters(
     confusion: Integer[np.ndarray, "clusters classes"],
-) -> Int[np.ndarray, "clusters"]:
+) -> Int[np.ndarray, " clusters"]:
     """The class of each cluster.
 
     First the one-to-one matching with the largest sum of IoU: every class counts alike, as in the

@@ -28,8 +28,8 @@ class PatientScores(NamedTuple):
     """One entry per patient, sorted by patient."""
 
     patients: list[str]
-    scores: Float[np.ndarray, "p"]
-    labels: Int[np.ndarray, "p"]
+    scores: Float[np.ndarray, " p"]
+    labels: Int[np.ndarray, " p"]
 
 
 # --------------------------------------------------------------------------------------------------
@@ -132,7 +132,7 @@ def hd95(true_mask: Shaped[np.ndarray, "h w"], predicted_mask: Shaped[np.ndarray
 
 def hd95_by_class(
     true: Integer[np.ndarray, "h w"], predicted: Integer[np.ndarray, "h w"], *, num_classes: int
-) -> Float[np.ndarray, "k"]:
+) -> Float[np.ndarray, " k"]:
     """`hd95` of every class of one image's label maps, pixels; average over images by nanmean."""
     true, predicted = np.asarray(true), np.asarray(predicted)
     return np.array([hd95(true == k, predicted == k) for k in range(num_classes)])
@@ -155,11 +155,11 @@ def _bounding_box(mask):
 
 
 def classification_measures(
-    scores: Num[np.ndarray, "n"],
-    labels: Num[np.ndarray, "n"],
+    scores: Num[np.ndarray, " n"],
+    labels: Num[np.ndarray, " n"],
     *,
     threshold: float = 0.5,
-    called: Bool[np.ndarray, "n"] | None = None,
+    called: Bool[np.ndarray, " n"] | None = None,
 ) -> dict[str, Any]:
     """Measures of probabilities of Sick against labels (1 sick, 0 healthy).
 
@@ -226,7 +226,7 @@ def decision_measures(
 
 
 def expected_calibration_error(
-    scores: Num[np.ndarray, "n"], labels: Num[np.ndarray, "n"], *, bins: int = CALIBRATION_BINS
+    scores: Num[np.ndarray, " n"], labels: Num[np.ndarray, " n"], *, bins: int = CALIBRATION_BINS
 ) -> float:
     """Count-weighted mean of |mean probability - share of sick| over `calibration_bins`."""
     scores, labels = checked_scores(scores, labels)
@@ -236,8 +236,8 @@ def expected_calibration_error(
 
 
 def calibration_bins(
-    scores: Float[np.ndarray, "n"], *, bins: int = CALIBRATION_BINS
-) -> Int[np.ndarray, "n"]:
+    scores: Float[np.ndarray, " n"], *, bins: int = CALIBRATION_BINS
+) -> Int[np.ndarray, " n"]:
     """The bin, of equal width in [0, 1], of every probability (0 is the lowest).
 
     A score on an edge belongs to the bin above it, 1.0 to the last bin.
@@ -246,7 +246,7 @@ def calibration_bins(
 
 
 def patient_scores(
-    scores: Num[np.ndarray, "n"], patients: Sequence[str], labels: Num[np.ndarray, "n"]
+    scores: Num[np.ndarray, " n"], patients: Sequence[str], labels: Num[np.ndarray, " n"]
 ) -> PatientScores:
     """The mean probability over each patient's images, with her label, sorted by patient.
 
@@ -269,7 +269,7 @@ def patient_scores(
     return PatientScores(names.tolist(), np.clip(means, 0.0, 1.0), share_sick.astype(np.int64))
 
 
-def best_threshold(scores: Num[np.ndarray, "n"], labels: Num[np.ndarray, "n"]) -> float:
+def best_threshold(scores: Num[np.ndarray, " n"], labels: Num[np.ndarray, " n"]) -> float:
     """The threshold with the best balanced accuracy (equivalently Youden's J), for validation data.
 
     Candidates are 0.5 and the midpoints between neighbouring distinct scores; calling everyone or
@@ -311,7 +311,7 @@ def ratio(numerator, denominator, *, otherwise: float) -> Float[np.ndarray, "...
     )
 
 
-def checked_scores(scores, labels) -> tuple[Float[np.ndarray, "n"], Int[np.ndarray, "n"]]:
+def checked_scores(scores, labels) -> tuple[Float[np.ndarray, " n"], Int[np.ndarray, " n"]]:
     """Both as 1-D arrays (float64, int64), or a ValueError that says what is wrong."""
     scores, labels = np.asarray(scores, dtype=np.float64), np.asarray(labels)
     if scores.ndim != 1 or scores.shape != labels.shape:
@@ -335,7 +335,7 @@ def checked_scores(scores, labels) -> tuple[Float[np.ndarray, "n"], Int[np.ndarr
     return scores, labels.astype(np.int64)
 
 
-def checked_calls(called, *, count: int) -> Bool[np.ndarray, "n"]:
+def checked_calls(called, *, count: int) -> Bool[np.ndarray, " n"]:
     """Who is called sick, as a bool array, or a ValueError that says what is wrong."""
     called = np.asarray(called)
     if called.dtype != bool or called.shape != (count,):

@@ -20,13 +20,13 @@ CONFOUNDED_BELOW = 300  # below this patient number, the number alone tells the 
 class ReliabilityCurve(NamedTuple):
     """One entry per bin of probability, lowest first."""
 
-    mean_score: Float[np.ndarray, "bins"]  # NaN for an empty bin
-    share_sick: Float[np.ndarray, "bins"]  # NaN for an empty bin
-    count: Int[np.ndarray, "bins"]
+    mean_score: Float[np.ndarray, " bins"]  # NaN for an empty bin
+    share_sick: Float[np.ndarray, " bins"]  # NaN for an empty bin
+    count: Int[np.ndarray, " bins"]
 
 
 def threshold_at_sensitivity(
-    scores: Num[np.ndarray, "n"], labels: Num[np.ndarray, "n"], *, sensitivity: float = 0.9
+    scores: Num[np.ndarray, " n"], labels: Num[np.ndarray, " n"], *, sensitivity: float = 0.9
 ) -> float:
     """The largest threshold whose `score > threshold` has the sensitivity, for validation data.
 
@@ -52,8 +52,8 @@ def threshold_at_sensitivity(
 
 
 def reliability_curve(
-    scores: Num[np.ndarray, "n"],
-    labels: Num[np.ndarray, "n"],
+    scores: Num[np.ndarray, " n"],
+    labels: Num[np.ndarray, " n"],
     *,
     bins: int = metrics.CALIBRATION_BINS,
 ) -> ReliabilityCurve:
@@ -72,13 +72,13 @@ def reliability_curve(
 
 
 def subsets(
-    labels: Num[np.ndarray, "n"],
+    labels: Num[np.ndarray, " n"],
     *,
     patients: Sequence[str],
     views: Sequence[int],
     protocols: Sequence[str],
     dates: Sequence[str],
-) -> dict[str, Bool[np.ndarray, "n"]]:
+) -> dict[str, Bool[np.ndarray, " n"]]:
     """The images of each view, protocol, year and range of patient numbers.
 
     Only subsets that hold healthy and sick images and are not all images are returned, so each
@@ -126,5 +126,5 @@ def _patient_number(patient: str) -> float:
     return float(patient) if patient.isascii() and patient.isdigit() else np.nan
 
 
-def _holds_both(labels: Shaped[np.ndarray, "n"]) -> bool:
+def _holds_both(labels: Shaped[np.ndarray, " n"]) -> bool:
     return bool(np.any(labels == HEALTHY) and np.any(labels == SICK))

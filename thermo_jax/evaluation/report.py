@@ -10,29 +10,7 @@ import re
 from collections.abc import Sequence
 
 from thermo_jax.evaluation import report_html, report_markdown, results
-from thermo_jax.evaluation.report_parts import (
-    Cell,
-    Facts,
-    Fold,
-    Part,
-    Picture,
-    Section,
-    Table,
-    Text,
-    line,
-)
-
-__all__ = [
-    "Cell",
-    "Facts",
-    "Fold",
-    "Part",
-    "Picture",
-    "Section",
-    "Table",
-    "Text",
-    "write_report",
-]
+from thermo_jax.evaluation.report_parts import Part, Section, Table, line
 
 LONGEST_WITHOUT_CONTENTS = 3  # sections
 

@@ -59,9 +59,9 @@ def results_table(results: Mapping[str, Any], *, class_names: Sequence[str] = CL
     """
     sections = []
     if results.get("run"):
-        sections.append(_facts("Run", results["run"]))
+        sections.append(facts_text("Run", results["run"]))
     if results.get("encoder"):
-        sections.append(_facts("Encoder", results["encoder"]))
+        sections.append(facts_text("Encoder", results["encoder"]))
     for unit, rows in results.get("classification", {}).items():
         sections.append(_classification(unit, rows))
     if results.get("segmentation"):
@@ -98,6 +98,14 @@ def write_results(
     return paths
 
 
+def with_interval(value: float, low: float, high: float) -> str:
+    """Such as "0.912 [0.871, 0.950]"; without bounds that are not known."""
+    if not math.isfinite(value):
+        return UNDEFINED
+    bounds = f" [{low:.3f}, {high:.3f}]" if math.isfinite(low) and math.isfinite(high) else ""
+    return f"{value:.3f}{bounds}"
+
+
 def write_predictions_csv(
     path: str | os.PathLike,
     rows: Sequence[Mapping[str, Any]],
@@ -128,7 +136,8 @@ def write_predictions_csv(
 # --------------------------------------------------------------------------------------------------
 
 
-def _facts(title, facts):
+def facts_text(title: str, facts: Mapping[str, Any]) -> str:
+    """Names and values, one a line; the paper's protocol is marked."""
     width = max(len(str(key)) for key in facts) + 2
     lines = [title]
     for key, value in facts.items():
@@ -144,7 +153,8 @@ def _classification(unit, rows):
     counts = next(iter(rows.values())).get("counts")
     if counts:
         facts.append(f"{counts['n']}: {counts['healthy']} healthy, {counts['sick']} sick")
-    thresholds = {measures.get("threshold") for measures in rows.values()} - {None}
+    thresholds = {measures.get("threshold", np.nan) for measures in rows.values()}
+    thresholds = {threshold for threshold in thresholds if math.isfinite(threshold)}
     if len(thresholds) == 1:
         facts.append(f"sick above {thresholds.pop():.3g}")
     elif thresholds:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from thermo_jax.evaluation.results import UNDEFINED
+from thermo_jax.evaluation.results import UNDEFINED, with_interval
 
 COLUMNS = {  # heading -> (task, measure)
     "cls acc": ("classification", "accuracy"),
@@ -74,10 +74,7 @@ def report_rows(
     for name, row in rows.items():
         if name in PAPER:
             found.append([name, "paper", *map(_text, PAPER[name])])
-        cells = [
-            _text(value) + ("" if math.isnan(low) else f" [{low:.3f}, {high:.3f}]")
-            for value, low, high in measured(row).values()
-        ]
+        cells = [with_interval(*values) for values in measured(row).values()]
         ours.append(len(found))
         found.append([name, "ours", *cells])
     return found, ours

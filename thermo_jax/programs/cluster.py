@@ -20,13 +20,13 @@ from ml_collections import ConfigDict
 from thermo_jax.data.examples import Examples
 from thermo_jax.data.thermogram import CLASS_NAMES
 from thermo_jax.evaluation import figures, matching, metrics, results
-from thermo_jax.evaluation.report import Section, Table
+from thermo_jax.evaluation.report_parts import Section, Table
 from thermo_jax.models.convolution import choose_convolution
 from thermo_jax.models.cuts import scale_images
 from thermo_jax.models.decoders import CHANNELS
 from thermo_jax.models.kmeans import kmeans
-from thermo_jax.programs import reports, runs, sources
-from thermo_jax.programs.decoder import open_encoder
+from thermo_jax.programs import reports, runs, scores, sources
+from thermo_jax.programs.decoder import open_encoder, seen_by_encoder
 from thermo_jax.programs.workdir import PICTURES, open_workdir
 from thermo_jax.training import finetune, loop
 from thermo_jax.training.parallel import gather
@@ -37,7 +37,7 @@ NAMED_BY = "the annotations: optimistic, not comparable with a trained segmenter
 
 def run(config: ConfigDict, workdir: str | Path) -> dict:
     """Clusters and scores; returns the results that it also writes to the workdir."""
-    config = _resolve(config)
+    config = runs.resolve(config)
     parallel = runs.data_parallel(config)
     parallel.check_batch_size(config.batch_size, field="config.batch_size")
     conv = choose_convolution(config.model.conv, platform=parallel.devices[0].platform)
@@ -105,13 +105,6 @@ def cluster_step(
     return gather({way: x.reshape(count, height, width) for way, x in clusters.items()})
 
 
-def _resolve(config: ConfigDict) -> ConfigDict:
-    for name in ("num_clusters", "iterations", "batch_size"):
-        if config[name] < 1:
-            raise ValueError(f"config.{name}={config[name]!r} must be at least 1")
-    return runs.resolve(config)
-
-
 def _annotated(config: ConfigDict, source: sources.Source, *, workdir: Path) -> Examples:
     """The annotated images, of the test patients or of all."""
     examples = source.load("segment")
@@ -125,10 +118,10 @@ def _annotated(config: ConfigDict, source: sources.Source, *, workdir: Path) -> 
 
 def _seen(encoder_meta: dict, *, source: sources.Source, examples: Examples) -> str:
     """Whether the encoder was pretrained on these patients."""
-    if encoder_meta["data_fingerprint"] != source.fingerprint:
-        return "pretrained on other data: whether it saw these patients is not known"
     patients = set(examples.patients)
-    seen = patients & set(encoder_meta["seen_patients"])
+    seen = seen_by_encoder(encoder_meta, source=source, patients=patients)
+    if seen is None:
+        return "pretrained on other data: whether it saw these patients is not known"
     return f"pretrained (without labels) on {len(seen)} of these {len(patients)} patients"
 
 
@@ -156,18 +149,9 @@ def score(examples: Examples, maps: dict[str, np.ndarray]) -> tuple[dict[str, di
         for name, patient in zip(examples.names, examples.patients, strict=True)
     ]
     for way, predicted in maps.items():
-        confusions = [
-            metrics.confusion_matrix(true, guess, num_classes=len(CLASS_NAMES))
-            for true, guess in zip(truth, predicted, strict=True)
-        ]
-        measures[way] = metrics.segmentation_measures(sum(confusions))
-        for row, confusion in zip(rows, confusions, strict=True):
-            one = metrics.segmentation_measures(confusion)
-            row |= {f"{name}_{way}": one[name] for name in ("accuracy", "miou")}
-            row |= {
-                f"iou_{name}_{way}": value
-                for name, value in zip(CLASS_NAMES, one["iou"], strict=True)
-            }
+        matrices = scores.confusions(truth, predicted)
+        measures[way] = metrics.segmentation_measures(matrices.sum(0))
+        scores.add_measures(rows, matrices, suffix=way)
     return measures, rows
 
 
@@ -194,10 +178,7 @@ def _finish(
         *drawn,
     ]
     files += _report(config, workdir, outcome, drawn)
-    print(f"\n{results.results_table(outcome)}")
-    print(f"Written to {workdir}:")
-    for path in files:
-        print(f"  {path.relative_to(workdir)}")
+    runs.report(results.results_table(outcome), files=files, workdir=workdir)
     return outcome
 
 

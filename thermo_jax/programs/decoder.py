@@ -210,13 +210,13 @@ def _check_encoder_data(meta: dict, *, source: sources.Source, sets: Sets) -> st
     """What a reader of the results must know of the encoder's patients; "" in an honest run."""
     if "kind" in meta:
         return {"random": "random weights, frozen", "none": "none: raw pixels"}[meta["kind"]]
-    if meta["data_fingerprint"] != source.fingerprint:
+    seen = seen_by_encoder(meta, source=source, patients=set(sets.test.patients))
+    if seen is None:
         logging.warning(
             "The encoder was pretrained on other data (or the same files were changed since): "
             "whether it saw this run's test patients is not known."
         )
         return "pretrained on other data: whether it saw test patients is not known"
-    seen = sorted(set(meta["seen_patients"]) & set(sets.test.patients))
     if not seen:
         return ""
     logging.warning(
@@ -225,6 +225,13 @@ def _check_encoder_data(meta: dict, *, source: sources.Source, sets: Sets) -> st
         len(seen),
     )
     return f"transductive: it saw {len(seen)} test patients unlabelled"
+
+
+def seen_by_encoder(meta: dict, *, source: sources.Source, patients: set[str]) -> set[str] | None:
+    """Those of the patients that pretrained the encoder; None if it knows other data."""
+    if meta["data_fingerprint"] != source.fingerprint:
+        return None
+    return patients & set(meta["seen_patients"])
 
 
 def fewer_patients(train: Examples, split: ConfigDict, *, seed: int) -> Examples:

@@ -16,7 +16,7 @@ from thermo_jax.models.decoders import CHANNELS
 from thermo_jax.programs import reports, runs, sources
 from thermo_jax.programs.workdir import PICTURES, open_workdir, to_json
 from thermo_jax.training import finetune, loop, pretrain
-from thermo_jax.training.checkpoints import keep_best_model
+from thermo_jax.training.checkpoints import FOLDER, keep_best_model
 from thermo_jax.training.metrics_log import METRICS, read_jsonl
 from thermo_jax.training.resident import table_bytes
 from thermo_jax.training.state import initialise
@@ -150,5 +150,6 @@ def _finish(config, workdir: Path, state, validation, *, losses, conv, train: in
     ]
     files = [*results.write_results(workdir, outcome), *drawn]
     files += reports.write_run(workdir, outcome, config=config, pictures=drawn)
-    runs.report(outcome, files=files, workdir=workdir)
+    files += [workdir / METRICS, workdir / FOLDER]
+    runs.report(results.results_table(outcome), files=files, workdir=workdir)
     return outcome

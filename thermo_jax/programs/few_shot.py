@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
-from thermo_jax.evaluation import charts, results
+from thermo_jax.evaluation import charts, metrics, results
 from thermo_jax.evaluation.predictions import Predictions
-from thermo_jax.evaluation.report import Section, Table, Text
+from thermo_jax.evaluation.report_parts import Section, Table, Text
 from thermo_jax.evaluation.wording import DISCLAIMER
-from thermo_jax.programs import reports, scores, sources
+from thermo_jax.programs import reports, runs, scores, sources
 from thermo_jax.programs.stages import Stage, check_stages, run_stages, stage_config
 from thermo_jax.programs.workdir import PICTURES, open_workdir
 
@@ -39,10 +39,10 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
     common = {"split": {"fold": config.fold}, "data_type": config.type}
     encoder = Stage("encoder", "encoder", "", stage_config(config, "encoder", **common))
     segmenter = stage_config(config, "segment", **common)
-    check_stages([encoder], workdir)
     source = sources.open_source(segmenter.data, workdir=workdir)
     split = sources.split_of(segmenter.split, source, workdir=workdir)
-    annotated = set(source.load("segment").patients)
+    chosen = sources.selected(source, segmenter.data, task="segment")
+    annotated = {record.patient for record in chosen}
     stages = list(_stages(config, segmenter, workdir, available=len(split.train & annotated)))
     every = [encoder] * ("pretrained" in config.kinds) + stages
     check_stages(every, workdir)
@@ -78,7 +78,7 @@ def _stages(
 def _miou(folder: Path) -> float:
     found = Predictions.load(folder / scores.PREDICTIONS)
     total = next(iter(found.named("confusion").values())).sum(0)
-    return float(scores.metrics.segmentation_measures(total)["miou"])
+    return float(metrics.segmentation_measures(total)["miou"])
 
 
 def _finish(config: ConfigDict, workdir: Path, points, *, tested: int) -> dict:
@@ -118,14 +118,12 @@ def _finish(config: ConfigDict, workdir: Path, points, *, tested: int) -> dict:
     ]
     title = "thermo_jax: few-shot segmentation"
     files += reports.write(workdir, title=title, outcome=outcome, sections=sections)
-    print(f"\n{text}\nWritten to {workdir}:")
-    for path in files:
-        print(f"  {path.relative_to(workdir)}")
+    runs.report(text, files=files, workdir=workdir)
     return outcome
 
 
 def _text(facts: dict, counts: list[int], rows: list[list[str]]) -> str:
-    lines = ["Run", *(f"  {name:<12}{value}" for name, value in facts.items()), ""]
+    lines = [results.facts_text("Run", facts), ""]
     lines.append("Mean IoU by labelled patients (median of repeats)")
     lines.append(f"  {'':<20}" + "".join(f"{n:>8}" for n in counts))
     lines += [f"  {name:<20}" + "".join(f"{cell:>8}" for cell in cells) for name, *cells in rows]

@@ -1,7 +1,6 @@
 """The report of a run: what its results, pictures and files say, on one page (report.html)."""
 
 import json
-import math
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +10,8 @@ import jax
 from ml_collections import ConfigDict
 
 from thermo_jax.data.thermogram import CLASS_NAMES
-from thermo_jax.evaluation.report import (
+from thermo_jax.evaluation.report import write_report
+from thermo_jax.evaluation.report_parts import (
     Facts,
     Fold,
     Part,
@@ -19,12 +19,15 @@ from thermo_jax.evaluation.report import (
     Section,
     Table,
     Text,
-    write_report,
+    shown,
 )
-from thermo_jax.evaluation.report_parts import shown
-from thermo_jax.evaluation.results import CLASSIFICATION_COLUMNS, SEGMENTATION_COLUMNS
+from thermo_jax.evaluation.results import (
+    CLASSIFICATION_COLUMNS,
+    SEGMENTATION_COLUMNS,
+    with_interval,
+)
 from thermo_jax.evaluation.wording import OPTIMISTIC, SIDES_NOTE, class_title
-from thermo_jax.programs.workdir import PICTURES, to_json, versions
+from thermo_jax.programs.workdir import to_json, versions
 from thermo_jax.training.metrics_log import TIMING, read_jsonl
 
 INTERVALS = "In brackets: 95 % intervals; patients, not images, are resampled."
@@ -104,7 +107,7 @@ def classification_table(title: str, rows: Mapping[str, Mapping[str, Any]]) -> T
         ["", *number, *CLASSIFICATION_COLUMNS.values(), "AUROC within folds"],
         [
             [name, *(measures["counts"][key] for key in number)]
-            + [with_interval(measures, key) for key in CLASSIFICATION_COLUMNS]
+            + [_with_interval(measures, key) for key in CLASSIFICATION_COLUMNS]
             + [measures["auroc_within"]]
             for name, measures in rows.items()
         ],
@@ -120,7 +123,7 @@ def _segmentation_parts(outcome: Mapping[str, Any]) -> list[Part]:
             "Over all pixels of all images",
             ["scored at", *SEGMENTATION_COLUMNS.values()],
             [
-                [size, *(with_interval(measures, key) for key in SEGMENTATION_COLUMNS)]
+                [size, *(_with_interval(measures, key) for key in SEGMENTATION_COLUMNS)]
                 for size, measures in sizes.items()
             ],
             note=f"{INTERVALS} {ABSENT}",
@@ -130,7 +133,8 @@ def _segmentation_parts(outcome: Mapping[str, Any]) -> list[Part]:
         rows = []
         for k, name in enumerate(CLASS_NAMES):
             cells = [
-                _text(measures[key][k], measures["interval"][key][k]) for key in ("iou", "dice")
+                with_interval(measures[key][k], *measures["interval"][key][k])
+                for key in ("iou", "dice")
             ]
             rows.append([class_title(name), *cells, shown(float(measures["hd95"][k]), ".1f")])
         parts.append(Table(f"By region at {size}", ["", "IoU", "Dice", "HD95, pixels"], rows))
@@ -148,29 +152,13 @@ def _segmentation_parts(outcome: Mapping[str, Any]) -> list[Part]:
     return [*parts, Text(SIDES_NOTE)]
 
 
-def with_interval(measures: Mapping[str, Any], key: str) -> str:
-    """A measure with its interval, such as ".912 [.871, .950]"."""
-    return _text(measures[key], measures["interval"][key])
-
-
-def _text(value: float, interval: tuple[float, float]) -> str:
-    low, high = interval
-    bounds = f" [{low:.3f}, {high:.3f}]" if math.isfinite(low) else ""
-    return shown(float(value), ".3f") + bounds
+def _with_interval(measures: Mapping[str, Any], key: str) -> str:
+    return with_interval(measures[key], *measures["interval"][key])
 
 
 def picture_section(pictures: Sequence[Path]) -> Section:
     """The pictures, each with its caption."""
     return Section("Pictures", [Picture(path, CAPTIONS[path.stem]) for path in pictures])
-
-
-def stage_pictures(workdir: Path) -> Section:
-    """The pictures of the first fold's stages."""
-    parts: list[Part] = []
-    for name in ("segmentation", "evidence", "latents"):
-        for path in sorted(workdir.glob(f"repeat0_fold0/*/{PICTURES}/{name}.png")):
-            parts.append(Picture(path, f"{path.parent.parent.name}: {CAPTIONS[name]}"))
-    return Section("The first fold's pictures", parts)
 
 
 def about(workdir: Path, config: ConfigDict) -> list[Section]:

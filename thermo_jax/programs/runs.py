@@ -11,14 +11,11 @@ from ml_collections import ConfigDict
 from thermo_jax.data import pipeline
 from thermo_jax.data.examples import Examples
 from thermo_jax.data.prepared import digest
-from thermo_jax.evaluation import results
 from thermo_jax.models import convolution
 from thermo_jax.models.decoders import CHANNELS, HEADS
 from thermo_jax.models.losses import CONTRASTIVE_LOSSES
 from thermo_jax.programs.sources import PAPER, PROTOCOLS
-from thermo_jax.training.checkpoints import FOLDER
 from thermo_jax.training.loop import Plan
-from thermo_jax.training.metrics_log import METRICS
 from thermo_jax.training.parallel import MODES, DataParallel
 from thermo_jax.training.resident import budget_bytes, gather_batch, scan_steps
 
@@ -33,6 +30,9 @@ _COUNTS = (
     "train.batch_size",
     "train.checkpoint_every",
     "train.epochs",
+    "batch_size",
+    "iterations",
+    "num_clusters",
 )
 _CHOICES = {
     "data.loader": pipeline.LOADERS,
@@ -70,9 +70,10 @@ def resolve(config: ConfigDict) -> ConfigDict:
         for name, names in _CHOICES.items()
     }
     for name, (expected, is_fine) in rules.items():
-        section, field = name.split(".")
-        if field in config.get(section, {}) and not is_fine(config[section][field]):
-            raise ValueError(f"config.{name}={config[section][field]!r} must be {expected}")
+        section, _, field = name.rpartition(".")
+        fields = config.get(section, {}) if section else config
+        if field in fields and not is_fine(fields[field]):
+            raise ValueError(f"config.{name}={fields[field]!r} must be {expected}")
     resolved = config.copy_and_resolve_references()
     if resolved.get("model", {}).get("dtype") == "auto":
         resolved.model.dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
@@ -159,9 +160,9 @@ def fingerprint(sets: Mapping[str, Examples]) -> str:
     return digest({name: [list(part.names), list(part.patients)] for name, part in sets.items()})
 
 
-def report(outcome: dict, *, files: Sequence[Path], workdir: Path) -> None:
+def report(text: str, *, files: Sequence[Path], workdir: Path) -> None:
     """Prints the table of results and where everything is."""
-    print(f"\n{results.results_table(outcome)}")
+    print(f"\n{text}")
     print(f"Written to {workdir}:")
-    for path in [*files, workdir / METRICS, workdir / FOLDER]:
+    for path in files:
         print(f"  {Path(path).relative_to(workdir)}")

@@ -12,6 +12,7 @@ from thermo_jax.evaluation import assessment, baselines, charts, figures, metric
 from thermo_jax.evaluation.predictions import Predictions
 from thermo_jax.programs import reports, runs, sources
 from thermo_jax.programs.workdir import PICTURES
+from thermo_jax.training.checkpoints import FOLDER
 from thermo_jax.training.metrics_log import METRICS, read_jsonl
 
 PREDICTIONS = "predictions.npz"
@@ -69,7 +70,8 @@ def finish(
         *drawn,
     ]
     files += reports.write_run(workdir, outcome, config=config, pictures=[*drawn, curves])
-    runs.report(outcome, files=files, workdir=workdir)
+    files += [workdir / METRICS, workdir / FOLDER]
+    runs.report(results.results_table(outcome), files=files, workdir=workdir)
     return outcome
 
 
@@ -176,34 +178,48 @@ def segmented(test: Examples, predicted: dict[str, np.ndarray], *, model: str) -
         "scored_label_maps": predicted["label_maps"],
         "label_maps": predicted["full_label_maps"],
     }
-    count = len(CLASS_NAMES)
     for column, maps in pairs.items():
         truth = test.columns[column]
         size = "{}x{}".format(*truth.shape[1:])
         if f"confusion/{size}" in columns:
             continue
-        both = list(zip(truth, maps, strict=True))
-        columns[f"confusion/{size}"] = np.stack(
-            [metrics.confusion_matrix(true, guess, num_classes=count) for true, guess in both]
-        )
+        columns[f"confusion/{size}"] = confusions(truth, maps)
         columns[f"hd95/{size}"] = np.stack(
-            [metrics.hd95_by_class(true, guess, num_classes=count) for true, guess in both]
+            [
+                metrics.hd95_by_class(true, guess, num_classes=len(CLASS_NAMES))
+                for true, guess in zip(truth, maps, strict=True)
+            ]
         )
     return Predictions.of(test, model=model, columns=columns)
+
+
+def confusions(truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+    """One confusion matrix per image, int64 [N, K, K]."""
+    return np.stack(
+        [
+            metrics.confusion_matrix(true, guess, num_classes=len(CLASS_NAMES))
+            for true, guess in zip(truth, predicted, strict=True)
+        ]
+    )
 
 
 def segmentation_rows(found: Predictions) -> list[dict[str, Any]]:
     """One row per image for predictions.csv."""
     rows = [_identity(found, i) for i in range(len(found))]
-    for size, confusions in found.named("confusion").items():
-        each = metrics.segmentation_measures(confusions)
-        for i, row in enumerate(rows):
-            row |= {f"accuracy_{size}": each["accuracy"][i], f"miou_{size}": each["miou"][i]}
-            row |= {
-                f"iou_{name}_{size}": value
-                for name, value in zip(CLASS_NAMES, each["iou"][i], strict=True)
-            }
+    for size, matrices in found.named("confusion").items():
+        add_measures(rows, matrices, suffix=size)
     return rows
+
+
+def add_measures(rows: list[dict[str, Any]], matrices: np.ndarray, *, suffix: str) -> None:
+    """Adds each image's own measures to its row; `matrices` as `confusions` returns them."""
+    each = metrics.segmentation_measures(matrices)
+    for i, row in enumerate(rows):
+        row |= {f"{name}_{suffix}": each[name][i] for name in ("accuracy", "miou")}
+        row |= {
+            f"iou_{name}_{suffix}": value
+            for name, value in zip(CLASS_NAMES, each["iou"][i], strict=True)
+        }
 
 
 def _identity(found: Predictions, i: int) -> dict[str, str]:

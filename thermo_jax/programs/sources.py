@@ -126,6 +126,11 @@ def _open(data: ConfigDict, *, workdir: Path) -> Source:
     )
 
 
+def selected(source: Source, data: ConfigDict, *, task: str) -> list[Thermogram]:
+    """The thermograms that `source.load(task)` reads, without reading them."""
+    return examples.select(source.records, _selection(data), task=task, data_type=data.type)
+
+
 def split_of(split: ConfigDict, source: Source, *, workdir: Path | None = None) -> splits.Split:
     """The run's patients, also written to the workdir as split.json.
 

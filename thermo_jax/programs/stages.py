@@ -94,10 +94,14 @@ def _is_finished(stage: Stage, workdir: Path) -> bool:
 def _check_disk(stages: Sequence[Stage], workdir: Path) -> None:
     """Says what the run will take; ValueError where the disk has less."""
     kept = running = 0
+    sizes: dict[tuple[str, str], int] = {}
     for stage in stages:
         if _is_finished(stage, workdir):
             continue
-        size = _model_bytes(stage)
+        kind = (stage.task, stage.config.data.type)  # all that a model's size depends on here
+        if kind not in sizes:
+            sizes[kind] = _model_bytes(stage)
+        size = sizes[kind]
         kept += size
         # Latest, best and the one being written, each with Adam's two moments.
         running = max(running, 3 * 3 * size)

@@ -17,15 +17,14 @@ from thermo_jax.configs.common import ROW_TYPES, ROWS
 from thermo_jax.data.splits import Split
 from thermo_jax.evaluation import assessment, charts, results, table1
 from thermo_jax.evaluation.predictions import Predictions, pool
-from thermo_jax.evaluation.report import Section, Table
+from thermo_jax.evaluation.report_parts import Picture, Section, Table
 from thermo_jax.evaluation.wording import DISCLAIMER, OPTIMISTIC
-from thermo_jax.programs import reports, scores, sources
+from thermo_jax.programs import reports, runs, scores, sources
 from thermo_jax.programs.stages import Stage, check_stages, run_stages, stage_config
 from thermo_jax.programs.workdir import PICTURES, open_workdir
 from thermo_jax.training.checkpoints import FOLDER
 
 FOLDS = "folds"
-TRANSDUCTIVE = "transductive"
 
 
 def run(config: ConfigDict, workdir: str | Path) -> dict:
@@ -67,7 +66,7 @@ def plan(config: ConfigDict, workdir: Path) -> Iterator[Stage]:
             name = f"repeat{repeat}_fold{fold}"
             split = {"file": str(workdir / FOLDS / f"{name}.json"), "fold": fold}
             split |= {"seed": config.split.seed + repeat, "protocol": config.split.protocol}
-            variants = [""] + [TRANSDUCTIVE] * config.transductive
+            variants = [""] + [sources.TRANSDUCTIVE] * config.transductive
             for variant in variants:
                 yield from _fold(config, workdir, name=name, split=split, variant=variant)
 
@@ -78,7 +77,7 @@ def _fold(config, workdir: Path, *, name: str, split: dict, variant: str) -> Ite
     for letter in letters:
         stage = stage_config(config, "encoder", data_type=ROW_TYPES[letter], split=split)
         if variant:
-            stage.split.protocol = sources.TRANSDUCTIVE
+            stage.split.protocol = variant
         yield Stage("encoder", f"{name}/encoder_{ROW_TYPES[letter]}{suffix}", "", stage)
     for task in config.tasks:
         for row in config.rows:
@@ -191,9 +190,7 @@ def _finish(config: ConfigDict, workdir: Path, stages: list[Stage]) -> dict:
     text = _text(outcome, shown)
     files = [*results.write_results(workdir, outcome, table=text), *files]
     files += _report(config, workdir, outcome, shown)
-    print(f"\n{text}\nWritten to {workdir}:")
-    for path in files:
-        print(f"  {path.relative_to(workdir)}")
+    runs.report(text, files=files, workdir=workdir)
     return outcome
 
 
@@ -236,13 +233,9 @@ def _facts(config: ConfigDict, stages: list[Stage]) -> dict[str, Any]:
 
 
 def _text(outcome: dict[str, Any], shown: dict[str, dict]) -> str:
-    facts = dict(outcome["run"])
-    if facts["protocol"] == "paper":
-        facts["protocol"] = f"paper ({OPTIMISTIC})"
-    width = max(map(len, facts)) + 2
-    lines = [f"  {name:<{width}}{value}" for name, value in facts.items()]
+    facts = results.facts_text("Run", outcome["run"])
     cautions = [textwrap.fill(caution, results.WIDTH) for caution in outcome["cautions"]]
-    sections = ["\n".join(["Run", *lines]), table1.text(shown), *cautions, DISCLAIMER]
+    sections = [facts, table1.text(shown), *cautions, DISCLAIMER]
     return "\n\n".join(sections) + "\n"
 
 
@@ -277,6 +270,15 @@ def _report(config: ConfigDict, workdir: Path, outcome, shown) -> list[Path]:
     for row, found in by_row.items():
         for section in reports.result_sections(found):
             sections.append(Section(f"{row}: {section.title.lower()}", section.parts))
-    sections += [reports.stage_pictures(workdir), *reports.about(workdir, config)]
+    sections += [_stage_pictures(workdir), *reports.about(workdir, config)]
     title = "thermo_jax: Table 1"
     return [*reports.write(workdir, title=title, outcome=outcome, sections=sections), *pictures]
+
+
+def _stage_pictures(workdir: Path) -> Section:
+    parts = []
+    for name in ("segmentation", "evidence", "latents"):
+        for path in sorted(workdir.glob(f"repeat0_fold0/*/{PICTURES}/{name}.png")):
+            caption = f"{path.parent.parent.name}: {reports.CAPTIONS[name]}"
+            parts.append(Picture(path, caption))
+    return Section("The first fold's pictures", parts)

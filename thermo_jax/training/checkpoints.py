@@ -109,7 +109,8 @@ class Checkpoints:
         Raises:
           ValueError: the checkpoint holds other shapes or types.
         """
-        like = like.replace(opt_state=(), step=like.step * 0 + step)
+        here = jax.device_put(np.asarray(step, like.step.dtype), like.step.sharding)
+        like = like.replace(opt_state=(), step=here)
         return self._restore(like, step=self._require(step), items={})
 
     def _restore(self, like: TrainState, *, step: int, items: dict[str, Any]) -> TrainState:
