@@ -42,10 +42,12 @@ def quick_compilation():
     jax.config.update(name, False)
 
 
-def columns(count: int, *, data_type: str = "heat", seed: int = 0) -> dict[str, np.ndarray]:
+def columns(
+    count: int, *, data_type: str = "heat", seed: int = 0, height: int = HEIGHT, width: int = WIDTH
+) -> dict[str, np.ndarray]:
     """A table of smooth pictures with noise, so that patches are similar to some neighbours."""
     rng = np.random.default_rng(seed)
-    y, x = np.mgrid[0:HEIGHT, 0:WIDTH] / 8
+    y, x = np.mgrid[0:height, 0:width] / 8
     phase = rng.uniform(0, 6, (count, 3, 1, 1, CHANNELS[data_type]))
     y, x = y[..., None], x[..., None]
     waves = np.sin(y + phase[:, 0]) + np.sin(x + phase[:, 1]) + np.sin(x - y + phase[:, 2])
@@ -53,7 +55,7 @@ def columns(count: int, *, data_type: str = "heat", seed: int = 0) -> dict[str, 
     return {
         "images": np.clip(127.5 + 38 * waves + noise, 0, 255).astype(np.uint8),
         "labels": (np.arange(count) % 2).astype(np.int32),
-        "label_maps": rng.integers(0, 8, (count, 2 * HEIGHT, 2 * WIDTH), dtype=np.uint8),
+        "label_maps": rng.integers(0, 8, (count, 2 * height, 2 * width), dtype=np.uint8),
     }
 
 

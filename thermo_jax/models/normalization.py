@@ -48,7 +48,7 @@ class BatchNorm(nn.Module):
             mean, var = running_mean.value, running_var.value
 
         multiplier = scale * jax.lax.rsqrt(var + EPSILON)
-        return (x * multiplier + (bias - mean * multiplier)).astype(x.dtype)
+        return ((x - mean) * multiplier + bias).astype(x.dtype)
 
 
 def _mean_over_batch(x: Array, *, axis_name: str | None) -> Array:
