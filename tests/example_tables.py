@@ -17,5 +17,6 @@ def table(patients: Sequence[str], *, names: Sequence[str] | None = None, **colu
         views=np.ones(count, np.int32),
         protocols=["S"] * count,
         dates=["2012-10-08"] * count,
+        mean_temperatures=np.full(count, np.nan),
         columns={"images": np.zeros((count, 4, 4, 3), np.uint8), **columns},
     )

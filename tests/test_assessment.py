@@ -134,9 +134,11 @@ def test_a_segmenter_is_scored_over_all_pixels_of_all_images(segmented):
     np.testing.assert_array_equal(found["confusion"]["4x4"], confusions.sum(0))
 
 
-def test_hd95_is_the_mean_over_the_images_that_have_the_region(segmented):
-    hd95 = segmented[0]["segmentation"]["4x4"]["hd95"]
-    assert hd95[6] == 2.0 and np.isnan(hd95[0])
+def test_hd95_is_the_mean_over_the_images_that_have_the_region_with_an_interval(segmented):
+    measures = segmented[0]["segmentation"]["4x4"]
+    assert measures["hd95"][6] == 2.0 and np.isnan(measures["hd95"][0])
+    assert measures["interval"]["hd95"][6] == (1.0, 3.0)
+    assert np.isnan(measures["interval"]["hd95"][0]).all()
 
 
 def test_the_spread_over_images_and_the_worst_of_them_are_told(segmented):

@@ -8,7 +8,14 @@ from sklearn.metrics import roc_auc_score
 
 from thermo_jax.evaluation import baselines
 
-NAMES = ["majority class", "mean intensity", "histogram", "acquisition year", "patient number"]
+NAMES = [
+    "majority class",
+    "mean intensity",
+    "mean temperature",
+    "histogram",
+    "acquisition year",
+    "patient number",
+]
 
 
 def _table(seed=0, count=80, **columns):
@@ -17,6 +24,7 @@ def _table(seed=0, count=80, **columns):
     labels = np.arange(count) % 2
     noise = {
         "mean_intensity": rng.normal(100, 10, count),
+        "mean_temperatures": rng.normal(31, 1, count),
         "histograms": rng.dirichlet(np.ones(16), count),
         "years": rng.integers(2010, 2014, count).astype(float),
         "patient_numbers": rng.permutation(count).astype(float),
@@ -27,6 +35,9 @@ def _table(seed=0, count=80, **columns):
 
 CONFOUNDERS = {
     "mean intensity": {"mean_intensity": lambda y, rng: 100 + 20 * y + rng.normal(0, 5, len(y))},
+    "mean temperature": {
+        "mean_temperatures": lambda y, rng: 30 + 2 * y + rng.normal(0, 0.5, len(y))
+    },
     "histogram": {
         "histograms": lambda y, rng: rng.dirichlet(np.ones(16), len(y)) + 0.3 * np.eye(16)[4 * y]
     },
@@ -109,8 +120,13 @@ def test_columns_of_different_lengths_are_refused_by_name():
 def test_the_table_of_images_holds_means_histograms_years_and_numbers():
     images = np.stack([np.full((4, 4, 1), 16, np.uint8), np.full((4, 4, 1), 255, np.uint8)])
     table = baselines.baseline_table(
-        images, labels=[0, 1], dates=["2012-10-08", ""], patients=["0042", "folder:x/y"]
+        images,
+        labels=[0, 1],
+        dates=["2012-10-08", ""],
+        patients=["0042", "folder:x/y"],
+        mean_temperatures=[31.5, np.nan],
     )
+    np.testing.assert_array_equal(table.mean_temperatures, [31.5, np.nan])
     np.testing.assert_array_equal(table.mean_intensity, [16, 255])
     np.testing.assert_array_equal(table.histograms, np.eye(16)[[1, 15]])
     np.testing.assert_array_equal(table.years, [2012, np.nan])

@@ -282,3 +282,10 @@ def test_copies_of_a_patients_images_do_not_narrow_the_interval():
     for name in MEASURES:
         np.testing.assert_allclose(copied[name], once[name], rtol=1e-9)
         assert _width(as_if_independent[name]) < 0.6 * _width(copied[name])  # a third, in theory
+
+
+def test_means_leave_out_the_images_without_a_value_and_repeat_those_drawn_twice():
+    values = np.array([[1.0, np.nan], [4.0, np.nan], [np.inf, 7.0]])
+    weights = np.array([[1.0, 1.0, 1.0], [2.0, 1.0, 0.0]])
+    means = bootstrap.mean_samples(values, weights)
+    np.testing.assert_allclose(means, [[2.5, 7.0], [2.0, np.nan]])

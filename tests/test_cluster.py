@@ -134,6 +134,7 @@ def test_label_maps_are_scored_over_all_pixels_and_by_image():
         views=np.ones(2, np.int32),
         protocols=["S"] * 2,
         dates=[""] * 2,
+        mean_temperatures=np.full(2, np.nan),
         columns={"scored_label_maps": truth},
     )
     wrong = truth.copy()

@@ -108,6 +108,7 @@ def test_csv_has_one_row_for_each_thermogram():
 
 def test_csv_says_which_pixels_exist(tmp_path):
     table = rows(DataReport().csv([record("a", gray_path=tmp_path / "a.jpg")]))
+    assert table[0]["mean_temperature"] == ""
     assert (table[0]["gray"], table[0]["heat"], table[0]["temperatures"]) == (
         "True",
         "False",

@@ -59,6 +59,7 @@ def test_examples_are_bit_equal_to_those_read_from_the_source(
     for field in ("data_type", "names", "patients", "protocols", "dates"):
         assert getattr(stored, field) == getattr(expected, field)
     np.testing.assert_array_equal(stored.views, expected.views)
+    np.testing.assert_array_equal(stored.mean_temperatures, expected.mean_temperatures)
     assert stored.columns.keys() == expected.columns.keys()
     for name, column in expected.columns.items():
         assert stored.columns[name].dtype == column.dtype

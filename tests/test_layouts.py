@@ -161,7 +161,9 @@ def test_temperatures_beside_the_picture_belong_to_it_and_render_what_is_missing
     record, report = only(tmp_path)
     assert record.temperature_path is not None
     assert "rendered" in report.oddities[0].detail
-    assert radiometry.load_pixels(record).heat.shape == (120, 160, 3)
+    pixels = radiometry.load_pixels(record)
+    assert pixels.heat.shape == (120, 160, 3)
+    assert record.mean_temperature == pytest.approx(pixels.temperatures.mean(), abs=1e-3)
 
 
 def test_temperatures_alone_are_no_oddity(tmp_path):

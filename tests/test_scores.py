@@ -1,5 +1,7 @@
 """What is published of a decoder: which predictions meet which truth, at which threshold."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from example_tables import table
@@ -11,7 +13,7 @@ from thermo_jax.programs import scores
 SAMPLING = {"samples": 50, "seed": 0}
 
 
-def classified(*, tuned=True):
+def classified(*, tuned=True, temperatures=None):
     """Validation separates at .3; the test scores .4 (healthy), .6 and .35 (sick, one patient)."""
     labels = {"train": [0, 1], "validation": [0, 1], "test": [0, 1, 1]}
     patients = {"train": ["0001", "0002"], "validation": ["0003", "0004"]}
@@ -20,6 +22,8 @@ def classified(*, tuned=True):
         role: table(patients[role], labels=np.array(values, np.int32))
         for role, values in labels.items()
     }
+    for role, values in (temperatures or {}).items():
+        sets[role] = dataclasses.replace(sets[role], mean_temperatures=np.array(values))
     predictions = {
         "validation": {"probabilities": np.array([0.2, 0.4], np.float32)},
         "test": {"probabilities": np.array([0.4, 0.6, 0.35], np.float32)},
@@ -53,6 +57,13 @@ def test_baselines_stand_beside_the_model_and_see_the_training_set_only(measures
     rows = measures["image"]
     assert rows["majority class"]["brier"] == pytest.approx(0.25)  # half of training is sick
     assert {"mean intensity", "histogram", "acquisition year", "patient number"} <= set(rows)
+
+
+def test_the_mean_temperature_is_a_baseline_where_there_are_temperatures():
+    assert "mean temperature" not in classified().named("baseline")
+    known = {"train": [30.0, 34.0], "test": [30.5, np.nan, 33.5]}
+    healthy, _, sick = classified(temperatures=known).named("baseline")["mean temperature"]
+    assert healthy < 0.5 < sick
 
 
 def test_the_predictions_file_has_a_row_per_image_with_every_decision():

@@ -238,6 +238,7 @@ def _plain(text: str) -> str:
 
 
 def _record_row(record: Thermogram) -> dict[str, object]:
+    mean = record.mean_temperature
     return {
         "name": record.name,
         "patient": record.patient,
@@ -252,6 +253,7 @@ def _record_row(record: Thermogram) -> dict[str, object]:
         "gray": record.gray_path is not None,
         "heat": record.heat_path is not None,
         "temperatures": record.temperature_path is not None,
+        "mean_temperature": "" if mean is None else f"{mean:.2f}",
         "annotated": bool(record.regions),
     }
 

@@ -12,6 +12,7 @@ import contextlib
 import datetime
 import io
 import json
+import math
 import os
 import pathlib
 import shutil
@@ -54,6 +55,7 @@ _METADATA = {
     "frame": np.int32,
     "mirrored": np.bool_,
     "label": np.int32,
+    "mean_temperature": np.float64,  # NaN = None
 }
 _FLAGS = ("has_gray", "has_heat", "has_temperatures", "annotated")
 _REGISTERED = getattr(tfds.core.registered, "_DATASET_REGISTRY", {})
@@ -70,7 +72,7 @@ class DmrIr(tfds.core.GeneratorBasedBuilder, skip_registration=DATASET_NAME in _
     """
 
     VERSION = tfds.core.Version(DATASET_VERSION)
-    RELEASE_NOTES = {DATASET_VERSION: "First version."}
+    RELEASE_NOTES = {DATASET_VERSION: "Mean temperatures.", "1.0.0": "First version."}
     # There are no checksums beside the code; looking for them imports importlib_resources, which
     # TFDS 4.9.10 forgets to install: https://github.com/tensorflow/datasets/issues/11212
     code_path = None
@@ -244,6 +246,8 @@ def _encode(record: Thermogram, *, colormap: str) -> dict[str, Any]:
     encoded = {name: getattr(record, name) for name in _METADATA}
     for name in (name for name, dtype in _METADATA.items() if dtype is np.str_):
         encoded[name] = encoded[name].encode("utf-8", "surrogateescape")  # any file name will do
+    if record.mean_temperature is None:
+        encoded["mean_temperature"] = math.nan
     for name, (shape, dtype) in _ARRAYS.items():
         flag = "annotated" if name == "label_map" else f"has_{name}"
         encoded[flag] = arrays[name] is not None
@@ -258,6 +262,8 @@ def _decode_record(row: dict[str, Any], stored: pathlib.Path) -> Thermogram:
     for name, dtype in _METADATA.items():
         text = dtype is np.str_
         values[name] = row[name].decode("utf-8", "surrogateescape") if text else row[name].item()
+    if math.isnan(values["mean_temperature"]):
+        values["mean_temperature"] = None
     ranks = row["draw_order"]
     drawn = sorted(np.flatnonzero(ranks).tolist(), key=lambda index: ranks[index])
     # Background is never drawn; it marks an annotation that has nothing else.

@@ -80,6 +80,7 @@ class Examples:
     views: np.ndarray  # int32 [N], keys of VIEW_NAMES
     protocols: list[str]  # keys of PROTOCOL_NAMES
     dates: list[str]  # ISO, "" = unknown
+    mean_temperatures: np.ndarray  # float64 [N], degrees C over the image, NaN = no matrix
     columns: dict[str, np.ndarray]
 
     def __len__(self) -> int:
@@ -95,6 +96,7 @@ class Examples:
             views=self.views[rows],
             protocols=[self.protocols[row] for row in rows],
             dates=[self.dates[row] for row in rows],
+            mean_temperatures=self.mean_temperatures[rows],
             columns={name: column[rows] for name, column in self.columns.items()},
         )
 
@@ -228,6 +230,8 @@ def assemble(
         views=np.array([record.view for record in records], np.int32),
         protocols=[record.protocol for record in records],
         dates=[record.date for record in records],
+        # NumPy makes NaN of None.
+        mean_temperatures=np.array([record.mean_temperature for record in records], np.float64),
         columns=columns,
     )
 

@@ -13,6 +13,7 @@ import dataclasses
 import os
 import pathlib
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import tqdm
@@ -221,20 +222,26 @@ def _check_pixels(
         if (path := getattr(record, _FIELDS[slot])) is not None
     ]
     bad: dict[int, set[str]] = {}
+    records = list(records)
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         results = pool.map(_check_file, [task[1] for task in tasks], [task[2] for task in tasks])
         # Quiet when not a terminal (disable=None) and on small sets (delay).
         progress = tqdm.tqdm(results, "checking", len(tasks), unit="file", disable=None, delay=2)
         try:
-            for (index, slot, path), (error, size, blank) in zip(tasks, progress, strict=True):
+            for (index, slot, path), found in zip(tasks, progress, strict=True):
                 name = inventory.relative(path)
-                if size:
-                    report.sizes[f"{slot} {size}"] += 1
-                if error is not None:
+                if found.size:
+                    report.sizes[f"{slot} {found.size}"] += 1
+                if found.error is not None:
                     bad.setdefault(index, set()).add(slot)
-                    report.add(error.kind, name, error.detail)
-                elif blank:
+                    report.add(found.error.kind, name, found.error.detail)
+                    continue
+                if found.blank:
                     report.add("blank-image", name, "check the recording")
+                if slot == "temperatures":
+                    records[index] = dataclasses.replace(
+                        records[index], mean_temperature=found.mean
+                    )
         except DataError:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
@@ -243,14 +250,21 @@ def _check_pixels(
     return [record for record in kept if record is not None]
 
 
-def _check_file(slot: str, path: pathlib.Path) -> tuple[DataError | None, str, bool]:
-    """Returns what is wrong, the size as read, and whether all pixels are alike."""
+class _Checked(NamedTuple):
+    error: DataError | None
+    size: str  # as read, "" where it could not be
+    blank: bool = False  # all pixels are alike
+    mean: float | None = None
+
+
+def _check_file(slot: str, path: pathlib.Path) -> _Checked:
     try:
         pixels = _READERS[slot](path)
     except DataError as error:
-        return error, error.size, False
+        return _Checked(error, error.size)
     size = f"{pixels.shape[0]}x{pixels.shape[1]}"
-    return None, size, bool((pixels == pixels[0, 0]).all())
+    blank = bool((pixels == pixels[0, 0]).all())
+    return _Checked(None, size, blank, float(pixels.mean(dtype=np.float64)))
 
 
 def _note_missing(records, bad: dict[int, set[str]], inventory, report) -> None:

@@ -16,9 +16,9 @@ from typing import Any
 
 from thermo_jax.data.inventory import take_inventory
 
-DATASET_NAME, DATASET_VERSION = "dmr_ir", "1.0.0"  # of TFDS, in a prepared folder
+DATASET_NAME, DATASET_VERSION = "dmr_ir", "1.1.0"  # of TFDS, in a prepared folder
 # Raise it when what is stored, or how a source is read, changes: all sets are then prepared again.
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 CACHE_DIR_VARIABLE = "THERMO_JAX_CACHE_DIR"
 
 

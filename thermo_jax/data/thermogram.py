@@ -59,6 +59,7 @@ class Thermogram:
     gray_path: pathlib.Path | None = None
     heat_path: pathlib.Path | None = None
     temperature_path: pathlib.Path | None = None
+    mean_temperature: float | None = None  # degrees C, over the image; None = no matrix
     regions: tuple[Region, ...] = ()  # in drawing order; empty = not annotated
 
 

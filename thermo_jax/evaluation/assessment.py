@@ -189,8 +189,10 @@ def assess_segmentation(predictions: Predictions, *, samples: int, seed: int) ->
     for size, confusions in predictions.named("confusion").items():
         total = confusions.sum(0)
         measures = metrics.segmentation_measures(total)
-        measures["hd95"] = mean_of_known(predictions.columns[f"hd95/{size}"])
+        distances = predictions.columns[f"hd95/{size}"]
+        measures["hd95"] = bootstrap.mean_samples(distances, np.ones((1, len(distances))))[0]
         resampled = bootstrap.segmentation_samples(confusions, weights)
+        resampled["hd95"] = bootstrap.mean_samples(distances, weights)
         measures["interval"] = {
             name: bootstrap.interval(values, level=LEVEL)
             if values.ndim == 1
@@ -216,10 +218,3 @@ def assess_segmentation(predictions: Predictions, *, samples: int, seed: int) ->
                 for i in order
             ]
     return found
-
-
-def mean_of_known(values: np.ndarray) -> np.ndarray:
-    """Mean over the first axis, of what is finite; NaN where nothing is."""
-    known = np.isfinite(values)
-    sums = np.where(known, values, 0).sum(0)
-    return np.divide(sums, known.sum(0), out=np.full(len(sums), np.nan), where=known.any(0))

@@ -23,7 +23,8 @@ class BaselineTable:
     """What the baselines may see of n images; row i of every array is the same image."""
 
     labels: Num[np.ndarray, " n"]  # 1 sick, 0 healthy
-    mean_intensity: Num[np.ndarray, " n"]  # mean pixel value, or mean temperature
+    mean_intensity: Num[np.ndarray, " n"]  # mean pixel value
+    mean_temperatures: Num[np.ndarray, " n"]  # degrees C; NaN = unknown
     histograms: Num[np.ndarray, "n 16"]  # counts or shares of pixels by value
     years: Num[np.ndarray, " n"]  # of acquisition; 0 or NaN = unknown
     patient_numbers: Num[np.ndarray, " n"]  # NaN = unknown
@@ -44,17 +45,20 @@ def baseline_table(
     labels: Num[np.ndarray, " n"],
     dates: Sequence[str],
     patients: Sequence[str],
+    mean_temperatures: Float[np.ndarray, " n"],
 ) -> BaselineTable:
     """The table of n images, 16 levels a histogram bin, all channels together.
 
     Args:
         dates: ISO dates; the first four digits are the year, anything else is unknown.
         patients: "0001" counts as number 1; an id that is not all digits is unknown.
+        mean_temperatures: degrees C; NaN is unknown.
     """
     bin_width = 256 // HISTOGRAM_BINS
     return BaselineTable(
         labels=np.asarray(labels),
         mean_intensity=np.array([image.mean() for image in images], dtype=np.float64),
+        mean_temperatures=np.asarray(mean_temperatures, dtype=np.float64),
         histograms=np.array(
             [
                 np.bincount(np.ravel(image) // bin_width, minlength=HISTOGRAM_BINS) / image.size
@@ -73,13 +77,15 @@ def baseline_scores(
 
     - "majority class": the share of sick in training, for everyone;
     - "mean intensity": logistic regression on the standardised mean;
+    - "mean temperature": the same on degrees C, which a gray image stretched from its own lowest
+      to its own highest value has lost;
     - "histogram": the same on the 16 shares;
     - "acquisition year": the same on the year and one indicator per year (a year not seen in
       training is judged by the trend alone);
     - "patient number": the same on the number and its square.
 
-    An unknown year or number takes the training median and an "unknown" indicator. Where training
-    holds one diagnosis only, or knows no year or number at all, the score is the share of sick.
+    An unknown temperature, year or number takes the training median and an "unknown" indicator.
+    Where training holds one diagnosis only, or knows none of them, the score is the share of sick.
 
     Raises:
         ValueError: the training table is empty or holds a label besides 0 and 1.
@@ -90,6 +96,11 @@ def baseline_scores(
     scores = {"majority class": np.full(len(test.labels), labels.mean())}
     for name, features, pipeline in (
         ("mean intensity", _mean_intensity, make_pipeline(StandardScaler(), _logistic())),
+        (
+            "mean temperature",
+            _mean_temperatures,
+            make_pipeline(_impute_median(), StandardScaler(), _logistic()),
+        ),
         ("histogram", _histograms, make_pipeline(StandardScaler(), _logistic())),
         ("acquisition year", _years, _year_pipeline()),
         ("patient number", _patient_numbers, _patient_number_pipeline()),
@@ -128,6 +139,10 @@ def _impute_median() -> SimpleImputer:
 
 def _mean_intensity(table):
     return np.asarray(table.mean_intensity, dtype=np.float64)[:, None]
+
+
+def _mean_temperatures(table):
+    return np.asarray(table.mean_temperatures, dtype=np.float64)[:, None]
 
 
 def _histograms(table):

@@ -129,6 +129,19 @@ def segmentation_samples(
     return metrics.segmentation_measures(np.tensordot(weights, np.asarray(confusions), axes=1))
 
 
+def mean_samples(
+    values: Float[np.ndarray, "n k"], weights: Float[np.ndarray, "r n"]
+) -> Float[np.ndarray, "r k"]:
+    """Every resample's mean over images of k measures, each over the images that have it (finite).
+
+    NaN where a resample draws none of those.
+    """
+    weights = _checked_weights(weights, count=len(values))
+    known = np.isfinite(values)
+    sums = weights @ np.where(known, values, 0)
+    return metrics.ratio(sums, weights @ known, otherwise=np.nan)
+
+
 def interval(samples: Float[np.ndarray, " r"], *, level: float = 0.95) -> tuple[float, float]:
     """The percentile interval (low, high) of one measure's samples.
 

@@ -98,12 +98,12 @@ def write_results(
     return paths
 
 
-def with_interval(value: float, low: float, high: float) -> str:
+def with_interval(value: float, low: float, high: float, *, digits: int = 3) -> str:
     """Such as "0.912 [0.871, 0.950]"; without bounds that are not known."""
     if not math.isfinite(value):
         return UNDEFINED
-    bounds = f" [{low:.3f}, {high:.3f}]" if math.isfinite(low) and math.isfinite(high) else ""
-    return f"{value:.3f}{bounds}"
+    known = math.isfinite(low) and math.isfinite(high)
+    return f"{value:.{digits}f}" + (f" [{low:.{digits}f}, {high:.{digits}f}]" if known else "")
 
 
 def write_predictions_csv(

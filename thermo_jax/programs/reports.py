@@ -19,7 +19,6 @@ from thermo_jax.evaluation.report_parts import (
     Section,
     Table,
     Text,
-    shown,
 )
 from thermo_jax.evaluation.results import (
     CLASSIFICATION_COLUMNS,
@@ -133,10 +132,10 @@ def _segmentation_parts(outcome: Mapping[str, Any]) -> list[Part]:
         rows = []
         for k, name in enumerate(CLASS_NAMES):
             cells = [
-                with_interval(measures[key][k], *measures["interval"][key][k])
-                for key in ("iou", "dice")
+                with_interval(measures[key][k], *measures["interval"][key][k], digits=digits)
+                for key, digits in (("iou", 3), ("dice", 3), ("hd95", 1))
             ]
-            rows.append([class_title(name), *cells, shown(float(measures["hd95"][k]), ".1f")])
+            rows.append([class_title(name), *cells])
         parts.append(Table(f"By region at {size}", ["", "IoU", "Dice", "HD95, pixels"], rows))
         columns = ["", "lowest", "lower quartile", "median", "upper quartile", "highest"]
         spread = [

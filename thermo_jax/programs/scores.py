@@ -141,10 +141,14 @@ def classified(
             labels=sets[role].columns["labels"],
             dates=sets[role].dates,
             patients=sets[role].patients,
+            mean_temperatures=sets[role].mean_temperatures,
         )
         for role in ("train", "test")
     }
     scores = baselines.baseline_scores(tables["train"], tables["test"])
+    # All folds share the sets, so that they agree on whether the data set has temperatures.
+    if all(np.isnan(part.mean_temperatures).all() for part in sets.values()):
+        del scores["mean temperature"]
     columns |= {f"baseline/{name}": values for name, values in scores.items()}
     return Predictions.of(sets["test"], model=model, columns=columns)
 
