@@ -10,6 +10,11 @@ import pytest
 
 from thermo_jax import main
 from thermo_jax.configs import classify, data_report, demo, encoder, segment
+from thermo_jax.data import annotations, layouts
+from thermo_jax.data.thermogram import CLASS_NAMES
+from thermo_jax.evaluation import metrics
+from thermo_jax.evaluation.predictions import Predictions
+from thermo_jax.inference.predictor import Predictor
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +112,25 @@ def test_a_saved_decoder_reproduces_its_reported_score(segment_run, encoder_run,
     np.testing.assert_equal(again["segmentation"], outcome["segmentation"])
     assert (workdir / "metrics.jsonl").read_bytes() == before
     assert "Segmentation" in capsys.readouterr().out
+
+
+def test_prediction_of_the_same_files_gives_what_the_run_reported(segment_run, cache):
+    workdir, _ = segment_run
+    saved = Predictions.load(workdir / "predictions.npz")
+    (root,) = (cache / "phantom").iterdir()
+    predictor = Predictor([workdir])
+    found = {item.name: item for item in predictor.predict_files(root)}
+    for name, expected in zip(saved.names, saved.columns["confusion/480x640"], strict=True):
+        confusion = metrics.confusion_matrix(
+            label_map_of(root, name), found[name].label_map, num_classes=len(CLASS_NAMES)
+        )
+        np.testing.assert_array_equal(confusion, expected)
+
+
+def label_map_of(root, name):
+    records, _ = layouts.scan(root)
+    (record,) = (record for record in records if record.name == name)
+    return annotations.label_map(record.regions)
 
 
 def test_a_decoder_refuses_an_encoder_of_another_kind(encoder_run, tmp_path):

@@ -32,6 +32,7 @@ TASKS = {  # config.task -> module of thermo_jax.programs
     "cluster": "cluster",
     "demo": "demo",
     "few_shot": "few_shot",
+    "predict": "predict",
     "table1": "table1",
     "data_report": "data_report",
     "benchmark": "benchmark",

@@ -9,11 +9,11 @@ import os
 import pathlib
 import re
 import stat
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float32, Float64, UInt8
 from PIL import Image, UnidentifiedImageError
 
 from thermo_jax.data.thermogram import GRAY_SHAPE, HEAT_SHAPE, DataError, Thermogram
@@ -67,8 +67,29 @@ def read_temperatures(path: str | os.PathLike) -> Float32[np.ndarray, "480 640"]
         raise DataError("unreadable-matrix", path, f"not a number: {error}") from error
     if values.shape != GRAY_SHAPE:
         raise _wrong_shape(path, *values.shape)
-    _check_celsius(path, values)
+    check_celsius(path, values)
     return values.astype(np.float32)
+
+
+def read_any_matrix(path: str | os.PathLike) -> Float64[np.ndarray, "h w"]:
+    """Reads a text matrix of any size; besides `read_temperatures`' forms, commas may separate.
+
+    Raises:
+      DataError: the file cannot be read, or is no matrix of numbers.
+      FileNotFoundError: there is no such file.
+    """
+    text = _decode(path, read_bytes(path))
+    others = re.search(r"\d[;\t ]+[\d-]", text)  # separators besides the comma
+    if "." in text or ", " in text or not others:
+        text = text.replace(",", " ")
+    else:
+        text = _DECIMAL_COMMA.sub(".", text)
+    lines = [line for line in text.replace(";", " ").splitlines() if line.strip()]
+    try:
+        return np.loadtxt(lines or ["-"], dtype=np.float64, ndmin=2, comments=None)
+    except ValueError as error:
+        detail = f"no matrix of numbers ({str(error).split(';')[0][:100]})"
+        raise DataError("unreadable-matrix", path, detail) from error
 
 
 def _matrix_lines(path: str | os.PathLike) -> list[str]:
@@ -107,7 +128,8 @@ def _decode(path: str | os.PathLike, data: bytes) -> str:
         raise DataError("unreadable-matrix", path, "not a text file") from error
 
 
-def _check_celsius(path: str | os.PathLike, values: np.ndarray) -> None:
+def check_celsius(path: str | os.PathLike, values: np.ndarray) -> None:
+    """Raises DataError, naming the file, where values cannot be temperatures in degrees C."""
     finite = np.isfinite(values)
     if not finite.all():
         detail = f"{int((~finite).sum())} of {values.size} values are NaN or infinite"
@@ -187,20 +209,37 @@ def read_heat(path: str | os.PathLike) -> UInt8[np.ndarray, "120 160 3"]:
 
 
 def _read_image(path: str | os.PathLike, *, expected: tuple[int, int]) -> Image.Image:
-    data = read_bytes(path)
+    def check(path: str | os.PathLike, height: int, width: int) -> None:
+        if (height, width) != expected:
+            found = f"{height}x{width}"
+            detail = f"{found} pixels (rows x columns); expected {expected[0]}x{expected[1]}"
+            raise DataError("wrong-size", path, detail, size=found)
+
+    return open_image(path, read_bytes(path), formats=("JPEG", "PNG"), check=check)
+
+
+def open_image(
+    path: str | os.PathLike,
+    data: bytes,
+    *,
+    formats: Sequence[str],
+    check: Callable[[str | os.PathLike, int, int], None],
+) -> Image.Image:
+    """Decodes an image once `check` (file, height, width) has let its size pass.
+
+    Raises:
+      DataError: it is no whole image of these formats, or what `check` raises.
+    """
     try:
-        image = Image.open(io.BytesIO(data), formats=("JPEG", "PNG"))
-        size = image.size[::-1]  # known from the header: a huge image is never decoded
-        if size == expected:
-            image.load()
+        image = Image.open(io.BytesIO(data), formats=formats)
+        check(path, image.height, image.width)  # from the header: a huge image is never decoded
+        image.load()
+    except DataError:
+        raise
     except _IMAGE_ERRORS as error:
         cause = "no JPEG" if isinstance(error, UnidentifiedImageError) else error
         detail = f"not a whole image ({cause}); copy it anew"
         raise DataError("unreadable-image", path, detail) from error
-    if size != expected:
-        found = f"{size[0]}x{size[1]}"
-        detail = f"{found} pixels (rows x columns); expected {expected[0]}x{expected[1]}"
-        raise DataError("wrong-size", path, detail, size=found)
     return image
 
 

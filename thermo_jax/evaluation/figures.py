@@ -120,16 +120,20 @@ def evidence_figure(
     ):
         canvas.show(pair[0], image)
         canvas.show(pair[1], canvas.lightness(image))
-        strength = np.clip(map_ / limit, -1, 1)
-        alpha = 0.85 * np.abs(strength)
-        colors = _diverging()(0.5 + strength / 2)
-        canvas.overlay(pair[1], colors, alpha, extent=canvas.extent(images))
+        paint_evidence(pair[1], map_ / limit, extent=canvas.extent(images))
         pair[0].set_xlabel(canvas.short_name(name), fontsize=canvas.SMALL)
         truth = LABEL_NAMES.get(int(label), str(label))
         pair[1].set_xlabel(f"p(sick) {probability:.2f}, labelled {truth}", fontsize=canvas.SMALL)
     _evidence_scale(figure, limit)
     blurred = f", blurred for display (sd {sigma:.1f} px)" if sigma else ""
     return canvas.save(figure, path, note=f"Evidence: each pixel's part of the logit{blurred}.")
+
+
+def paint_evidence(axis, strength: Float[np.ndarray, "h w"], *, extent) -> None:
+    """Paints evidence over what is there: 1 (and above) for sick, -1 for healthy, 0 unseen."""
+    strength = np.clip(strength, -1, 1)
+    colors = _diverging()(0.5 + strength / 2)
+    canvas.overlay(axis, colors, 0.85 * np.abs(strength), extent=extent)
 
 
 def latents_figure(

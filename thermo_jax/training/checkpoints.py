@@ -131,6 +131,16 @@ class Checkpoints:
         restored = self._restore_items(step, {"encoder": like})["encoder"]
         return jax.tree.map(np.asarray, restored)
 
+    def model(self, like: dict, *, frozen: dict, step: int) -> tuple[dict, dict]:
+        """(the model's, its encoder's) variables of `step`, as NumPy arrays; shapes are given.
+
+        Raises:
+          ValueError: the checkpoint holds other shapes or types.
+        """
+        found = self._restore_items(self._require(step), {"model": like, "encoder": frozen})
+        found = jax.tree.map(np.asarray, found)
+        return found["model"], found["encoder"]
+
     def _require(self, step: int | None) -> int:
         self._manager.wait_until_finished()
         step = self.latest_step() if step is None else step

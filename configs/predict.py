@@ -1,0 +1,34 @@
+"""Applies trained decoders to your own thermograms: probability, regions, temperatures, reports.
+
+    python -m thermo_jax.main --config=configs/predict.py --workdir=predictions \
+        --config.input=/data/my_thermograms --config.models=runs/classify,runs/segment
+
+Reads JPEG, PNG, TIFF, and temperatures in degrees C (txt, csv, npy, floating-point TIFF; FLIR
+radiometric JPEG with `pip install 'thermo_jax[flir]'`) of any size. Files of one folder and one
+name are one thermogram. A file that cannot be read is told in predictions.csv; the rest goes on.
+Takes about a second a thermogram on a CPU at full resolution.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    """The configuration."""
+    config = ConfigDict()
+    # What to run.
+    config.task = "predict"
+    # A thermogram, or a folder of them (subfolders are searched).
+    config.input = ""
+    # Workdirs of trained decoders, joined by commas; a folder above several (a table1 run's, say)
+    # gives all of them. Those of one task are an ensemble: their mean is the answer.
+    config.models = ""
+    # Thermograms computed at once.
+    config.batch_size = 8
+    # Whether to draw an overlay and write a one-page report of every thermogram.
+    config.reports = True
+    # matplotlib colour map of temperatures in the reports.
+    config.colormap = "inferno"
+    config.model = ConfigDict()
+    # Compute type: "float32", "bfloat16", or "auto" (bfloat16 on GPU and TPU).
+    config.model.dtype = "auto"
+    return config

@@ -1,0 +1,39 @@
+"""Saves decoders of random weights as a training run would leave them."""
+
+from pathlib import Path
+
+import jax
+import tiny_training as tiny
+
+from thermo_jax.configs import common
+from thermo_jax.programs.workdir import to_json
+from thermo_jax.training import finetune
+from thermo_jax.training.checkpoints import Checkpoints
+from thermo_jax.training.state import TrainState
+
+DOWNSCALE = {"heat": 4, "gray": 16}  # 30x40 pixels
+
+
+def save_decoder(workdir: Path, task: str, row: str = "H/H", *, seed: int = 0) -> Path:
+    """A run's checkpoint, as its last epoch leaves it; the weights are random."""
+    config = tiny.decoder_config(task, row)
+    config.data = common.data(config.data.type)
+    config.data.downscale = DOWNSCALE[config.data.type]
+    encoder, frozen = tiny.frozen_encoder(config.encoder.type)
+    decoder = finetune.make_decoder(config)
+    views = 3 if row == "G/H" else 1
+    latents = jax.numpy.zeros((1, views, 30, 40, 16))
+    init = jax.jit(lambda key: decoder.init(key, latents, train=False))
+    tx = finetune.make_optimizer(config)
+    state = TrainState.create(
+        init(jax.random.key(seed)), tx=tx, rng=jax.random.key(0), frozen=frozen
+    )
+    meta = {
+        "config": to_json(config),
+        "encoder": {"num_kernels": 2, "data_type": config.encoder.type},
+        "best_step": 0,
+        "finished": True,
+    }
+    with Checkpoints(workdir) as checkpoints:
+        checkpoints.save(state, encoder=frozen, meta=meta, value=0.0)
+    return workdir

@@ -1,0 +1,212 @@
+"""A user's files: every kind that is read, and what is said of those that cannot be."""
+
+import sys
+import types
+
+import numpy as np
+import pytest
+from PIL import Image
+from thermogram_files import gray_pixels, matrix, matrix_text, write_gray, write_matrix, write_snap
+
+from thermo_jax.data import radiometry
+from thermo_jax.data.thermogram import DataError
+from thermo_jax.inference import pictures
+from thermo_jax.inference.pictures import Picture, Unreadable, model_input, read_picture
+
+
+def temperatures(height=60, width=80):
+    return (30 + np.arange(height * width).reshape(height, width) / height / width).astype("f4")
+
+
+def save_text(values, **form):
+    return lambda path: path.write_text(matrix_text(values, **form))
+
+
+WRITERS = {
+    "a.txt": save_text(temperatures()),
+    "decimal_comma.csv": save_text(temperatures(), separator=";", comma=True),
+    "comma.csv": save_text(temperatures(), separator=","),
+    "comma_and_space.csv": save_text(temperatures(), separator=", "),
+    "a.npy": lambda path: np.save(path, temperatures()),
+    "double.npy": lambda path: np.save(path, temperatures().astype(np.float64)),
+    "a.tiff": lambda path: Image.fromarray(temperatures()).save(path),
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_temperatures_are_read_from(name, tmp_path):
+    WRITERS[name](tmp_path / name)
+    picture = read_picture("a", [tmp_path / name])
+    assert picture.temperatures.dtype == np.float32 and not picture.notes
+    np.testing.assert_allclose(picture.temperatures, temperatures(), atol=0.006)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "tif"])
+def test_gray_and_coloured_images_are_told_apart(suffix, tmp_path):
+    gray = gray_pixels()
+    Image.fromarray(gray).convert("RGB").save(tmp_path / f"gray.{suffix}")
+    Image.fromarray(np.stack([gray, gray // 2, gray], -1)).save(tmp_path / f"colour.{suffix}")
+    picture = read_picture("gray", [tmp_path / f"gray.{suffix}"])
+    assert picture.gray.shape == (480, 640) and picture.colour is None
+    assert picture.notes == (pictures.NOT_RADIOMETRIC,)
+    picture = read_picture("colour", [tmp_path / f"colour.{suffix}"])
+    assert picture.colour.shape == (480, 640, 3) and picture.gray is None
+    assert picture.notes == (pictures.NOT_RADIOMETRIC, pictures.COLOURS)
+
+
+def test_files_of_one_name_are_one_thermogram(tmp_path):
+    folder = tmp_path / "0001"
+    write_gray(folder / "T0001.1.1.S.2012-10-08.00.jpg")
+    write_snap(folder / "T0001.1.1.S.2012-10-08.00_snap.jpg")
+    write_matrix(folder / "T0001.1.1.S.2012-10-08.00.txt")
+    write_matrix(tmp_path / "other.txt")
+    (tmp_path / ".hidden.txt").write_text("x")
+    (tmp_path / "description.html").write_text("x")
+    found = dict(pictures.find_pictures(tmp_path))
+    assert list(found) == ["0001/T0001.1.1.S.2012-10-08.00", "other"]
+    picture = read_picture(*next(iter(found.items())))
+    assert None not in (picture.gray is not None, picture.temperatures is not None)
+    assert picture.colour.shape == (120, 160, 3)
+    assert picture.notes == (pictures.COLOURS,)
+
+
+def test_a_bad_file_does_not_take_the_good_one_of_its_name_with_it(tmp_path):
+    write_gray(tmp_path / "a.jpg")
+    (tmp_path / "a.txt").write_text("no number")
+    ((name, files),) = pictures.find_pictures(tmp_path)
+    picture = read_picture(name, files)
+    assert picture.gray is not None and picture.temperatures is None
+    assert any(note.startswith("a.txt: no matrix of numbers") for note in picture.notes)
+
+
+def test_the_files_of_nothing_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere does not exist"):
+        pictures.find_pictures(tmp_path / "nowhere")
+    (tmp_path / "a.html").write_text("x")
+    with pytest.raises(ValueError, match="expected files of txt, csv, npy"):
+        pictures.find_pictures(tmp_path)
+
+
+def huge_header(path):
+    header = {"descr": "<f8", "fortran_order": False, "shape": (40_000, 40_000)}
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        file.write(b"\0" * 64)
+
+
+BAD = {
+    "empty.jpg": (lambda path: path.write_bytes(b""), "the file is empty"),
+    "empty.npy": (lambda path: path.write_bytes(b""), "the file is empty"),
+    "text.jpg": (lambda path: path.write_text("hello"), "not a whole image"),
+    "cut.jpg": (
+        lambda path: path.write_bytes(write_gray(path).read_bytes()[:9000]),
+        "not a whole image",
+    ),
+    "tiny.png": (lambda path: Image.new("L", (8, 8)).save(path), "8x8 pixels; expected 16 to 4096"),
+    "long.png": (lambda path: Image.new("L", (9000, 20)).save(path), "20x9000 pixels"),
+    "deep.png": (
+        lambda path: Image.fromarray(np.full((60, 80), 30_000, np.uint16)).save(path),
+        "more than 8 bit",
+    ),
+    "kelvin.tiff": (
+        lambda path: Image.fromarray(temperatures() + 273.15).save(path),
+        "looks like Kelvin",
+    ),
+    "words.txt": (lambda path: path.write_text("a b\nc d\n"), "no matrix of numbers"),
+    "blank.txt": (lambda path: path.write_text("\n\n"), "no matrix of numbers"),
+    "ragged.txt": (lambda path: path.write_text("30 31\n30\n"), "no matrix of numbers"),
+    "small.csv": (lambda path: path.write_text("30,31\n30,32\n"), "2x2 pixels"),
+    "binary.csv": (lambda path: path.write_bytes(bytes(range(256))), "not a text file"),
+    "hot.txt": (save_text(temperatures() + 60), "outside 10..45 degrees C"),
+    "fahrenheit.npy": (lambda path: np.save(path, temperatures() * 1.8 + 32), "outside 10..45"),
+    "nan.npy": (lambda path: np.save(path, temperatures() * np.nan), "NaN or infinite"),
+    "cube.npy": (lambda path: np.save(path, np.full((20, 20, 3), 30.0)), "shape [20, 20, 3]"),
+    "names.npy": (lambda path: np.save(path, np.array(["a"])), "no array of numbers"),
+    "pickle.npy": (
+        lambda path: np.save(path, np.array([{}], object), allow_pickle=True),
+        "no NumPy array",
+    ),
+    "huge.npy": (huge_header, "no NumPy array of"),
+    "zip.npy": (lambda path: path.write_bytes(b"PK\x03\x04" + b"\0" * 99), "no NumPy array"),
+    "folder_link.jpg": (lambda path: path.symlink_to(path.parent / "gone.jpg"), "does not exist"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_file_is_named_with_its_reason(name, tmp_path):
+    write, reason = BAD[name]
+    write(tmp_path / name)
+    found = read_picture("a", [tmp_path / name])
+    assert isinstance(found, Unreadable)
+    assert found.reason.startswith(f"{name}: ") and reason in found.reason
+    assert "\n" not in found.reason
+
+
+def test_another_aspect_is_noted(tmp_path):
+    np.save(tmp_path / "a.npy", temperatures(60, 60))
+    assert pictures.LETTERBOXED in read_picture("a", [tmp_path / "a.npy"]).notes
+
+
+def radiometric(path):
+    data = write_gray(path).read_bytes()
+    path.write_bytes(data[:2] + b"\xff\xe1\x00\x0aFLIR\x00\x01\x00\x01" + data[2:])
+    return path
+
+
+def test_a_radiometric_image_gives_its_temperatures_through_flyr(tmp_path, monkeypatch):
+    thermogram = types.SimpleNamespace(celsius=temperatures())
+    module = types.SimpleNamespace(unpack=lambda file: thermogram)
+    monkeypatch.setitem(sys.modules, "flyr", module)
+    picture = read_picture("a", [radiometric(tmp_path / "a.jpg")])
+    np.testing.assert_array_equal(picture.temperatures, temperatures())
+    assert not picture.notes
+
+
+def test_what_flyr_cannot_read_is_told(tmp_path, monkeypatch):
+    def unpack(file):
+        raise KeyError("no raw thermal image")
+
+    monkeypatch.setitem(sys.modules, "flyr", types.SimpleNamespace(unpack=unpack))
+    found = read_picture("a", [radiometric(tmp_path / "a.jpg")])
+    assert "radiometric data cannot be read" in found.reason
+
+
+def test_without_flyr_a_radiometric_image_is_a_picture_with_advice(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "flyr", None)
+    picture = read_picture("a", [radiometric(tmp_path / "a.jpg")])
+    assert picture.gray is not None
+    assert picture.notes == ("radiometric, read as a picture: pip install 'thermo_jax[flir]'",)
+
+
+# --------------------------------------------------------------------------------------------------
+# What a model reads
+# --------------------------------------------------------------------------------------------------
+
+
+def test_temperatures_are_rendered_as_for_training():
+    values = matrix().astype(np.float32)
+    picture = Picture(name="a", temperatures=values)
+    np.testing.assert_array_equal(
+        model_input(picture, data_type="gray"), radiometry.render_gray(values)
+    )
+    np.testing.assert_array_equal(
+        model_input(picture, data_type="heat", colormap="hot"),
+        radiometry.render_heat(values, colormap="hot"),
+    )
+
+
+def test_images_are_read_as_they_are_and_gray_gives_a_heatmap():
+    gray = np.clip(gray_pixels(), 0, 255)
+    picture = Picture(name="a", gray=gray)
+    np.testing.assert_array_equal(model_input(picture, data_type="gray")[..., 0], gray)
+    heat = model_input(picture, data_type="heat")
+    np.testing.assert_array_equal(heat, radiometry.render_heat(gray.astype(np.float32)))
+    colour = np.random.default_rng(0).integers(0, 256, (120, 160, 3), dtype=np.uint8)
+    picture = Picture(name="a", gray=gray, colour=colour)
+    np.testing.assert_array_equal(model_input(picture, data_type="heat"), colour)
+
+
+def test_a_gray_model_says_that_it_cannot_read_colours():
+    picture = Picture(name="a", colour=np.zeros((120, 160, 3), np.uint8))
+    with pytest.raises(DataError, match="give temperatures or a gray image"):
+        model_input(picture, data_type="gray")

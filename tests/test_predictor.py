@@ -1,0 +1,110 @@
+"""An ensemble of saved decoders on pictures: which models are found, and what comes back."""
+
+import numpy as np
+import pytest
+import tiny_training as tiny
+from saved_decoders import save_decoder
+from thermogram_files import matrix, write_gray, write_matrix
+
+from thermo_jax.inference import pictures
+from thermo_jax.inference.pictures import Picture, Unreadable
+from thermo_jax.inference.predictor import Predictor, find_models
+
+quick_compilation = pytest.fixture(scope="module", autouse=True)(tiny.quick_compilation)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Two classifiers and a segmenter of heatmaps, and a classifier that reads gray images."""
+    folder = tmp_path_factory.mktemp("runs")
+    save_decoder(folder / "fold0" / "classify", "classify", seed=0)
+    save_decoder(folder / "fold1" / "classify", "classify", seed=1)
+    save_decoder(folder / "segment", "segment")
+    save_decoder(folder / "gray", "classify", "H/G")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def predictor(runs):
+    return Predictor([runs / "fold0", runs / "fold1", runs / "segment"], batch_size=2)
+
+
+def thermogram(name="a", shape=(480, 640), seed=0):
+    rng = np.random.default_rng(seed)
+    return Picture(name=name, temperatures=rng.uniform(25, 35, shape).astype(np.float32))
+
+
+def test_all_decoders_below_a_folder_are_found_once(runs):
+    found = find_models([runs, runs / "segment"])
+    names = [folder.relative_to(runs).as_posix() for folder in found]
+    assert names == ["fold0/classify", "fold1/classify", "gray", "segment"]
+
+
+def test_a_folder_without_a_decoder_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="holds no trained decoder: give the --workdir"):
+        find_models([tmp_path])
+
+
+def test_probabilities_come_by_classifier_and_evidence_adds_up(predictor):
+    (found,) = predictor.predict([thermogram()])
+    assert list(found.probabilities) == ["fold0/classify", "fold1/classify"]
+    assert found.probability == pytest.approx(np.mean(list(found.probabilities.values())))
+    for model in predictor.models[:2]:
+        probability, evidence = found.probabilities[model.name], found.evidence[model.name]
+        bias = float(model.variables["params"]["head_bias"])
+        logit = np.log(probability / (1 - probability))
+        assert evidence.shape == (30, 40)
+        assert evidence.sum() + bias == pytest.approx(logit, abs=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(480, 640), (120, 160), (200, 200)])
+def test_label_maps_are_on_the_pictures_own_grid(predictor, shape):
+    (found,) = predictor.predict([thermogram(shape=shape)])
+    assert found.label_map.shape == shape and found.label_map.dtype == np.uint8
+
+
+def test_a_prediction_depends_on_neither_its_batch_nor_its_neighbours(predictor):
+    items = [thermogram(str(seed), seed=seed) for seed in range(3)]
+    items.insert(1, Unreadable("bad", "reason"))
+    together = list(predictor.predict(iter(items)))
+    assert [item.name for item in together] == ["0", "bad", "1", "2"]
+    assert together[1] is items[1]
+    for item, found in zip(items, together, strict=True):
+        if isinstance(item, Picture):
+            (alone,) = predictor.predict([item])
+            assert found.probability == pytest.approx(alone.probability, abs=1e-6)
+            assert (found.label_map != alone.label_map).mean() < 0.001
+
+
+def test_a_model_that_cannot_read_a_picture_is_noted_and_the_others_go_on(runs):
+    predictor = Predictor([runs / "gray", runs / "fold0"])
+    colour = Picture(name="a", colour=np.full((120, 160, 3), 90, np.uint8))
+    (found,) = predictor.predict([colour], count=1)
+    assert list(found.probabilities) == ["fold0/classify"]
+    assert any(note.startswith("gray: a gray model cannot read colours") for note in found.notes)
+
+
+def test_files_are_read_and_predicted_in_order(predictor, tmp_path):
+    write_matrix(tmp_path / "b.txt")
+    write_gray(tmp_path / "a.jpg")
+    (tmp_path / "c.txt").write_text("nothing")
+    found = list(predictor.predict_files(tmp_path))
+    assert [item.name for item in found] == ["a", "b", "c"]
+    assert pictures.NOT_RADIOMETRIC in found[0].notes and not found[1].notes
+    assert isinstance(found[2], Unreadable)
+    (same,) = predictor.predict([Picture(name="b", temperatures=matrix().astype(np.float32))])
+    assert found[1].probability == pytest.approx(same.probability, abs=1e-6)
+
+
+def test_a_thousand_pictures_compile_once_for_each_kind_of_model(predictor):
+    from thermo_jax.inference import predictor as module
+
+    list(predictor.predict([thermogram(), thermogram()]))
+    before = module._forward._cache_size()
+    list(predictor.predict(thermogram(str(i)) for i in range(5)))
+    assert module._forward._cache_size() == before
+
+
+def test_a_batch_size_below_one_is_refused(runs):
+    with pytest.raises(ValueError, match="batch_size=0 must be at least 1"):
+        Predictor([runs / "segment"], batch_size=0)

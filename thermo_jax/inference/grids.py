@@ -1,0 +1,77 @@
+"""From a picture's own pixel grid to the models' and back (they were trained on 480x640).
+
+own [h, w] -> edges repeated up to an aspect of 4:3 -> resampled to [480, 640] and, for a map,
+the same way back
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Shaped
+from PIL import Image
+
+from thermo_jax.data.thermogram import GRAY_SHAPE
+
+ASPECT = GRAY_SHAPE[1] / GRAY_SHAPE[0]
+TOLERANCE = 0.01  # of the aspect: cameras crop a line or two
+
+
+class Grid(NamedTuple):
+    """Where a picture of height x width pixels lies in the frame of 4:3 around it."""
+
+    height: int
+    width: int
+    top: int
+    left: int
+    frame_height: int
+    frame_width: int
+
+    @property
+    def letterboxed(self) -> bool:
+        """Whether anything was added to reach 4:3."""
+        return (self.frame_height, self.frame_width) != (self.height, self.width)
+
+
+def fit(height: int, width: int) -> Grid:
+    """The grid of a picture; centred in its frame where its aspect is not 4:3."""
+    if abs(width / height / ASPECT - 1) <= TOLERANCE:
+        return Grid(height, width, 0, 0, height, width)
+    frame_height = max(height, math.ceil(width / ASPECT))
+    frame_width = max(width, math.ceil(height * ASPECT))
+    top, left = (frame_height - height) // 2, (frame_width - width) // 2
+    return Grid(height, width, top, left, frame_height, frame_width)
+
+
+def to_model(
+    picture: Shaped[np.ndarray, "h w *c"], grid: Grid, *, shape: tuple[int, int] = GRAY_SHAPE
+) -> Shaped[np.ndarray, "mh mw *c"]:
+    """Resampled to `shape`, its type kept; outside the picture, its nearest pixels.
+
+    Smaller by the mean of what falls into a pixel, larger by bilinear interpolation; a picture of
+    that very shape stays as it is.
+    """
+    below = grid.frame_height - grid.height - grid.top
+    right = grid.frame_width - grid.width - grid.left
+    padding = ((grid.top, below), (grid.left, right), *[(0, 0)] * (picture.ndim - 2))
+    return _resample(np.pad(picture, padding, mode="edge"), shape)
+
+
+def from_model(maps: Float[np.ndarray, "mh mw k"], grid: Grid) -> Float[np.ndarray, "h w k"]:
+    """Maps on the models' grid, on the picture's own."""
+    framed = _resample(maps, (grid.frame_height, grid.frame_width))
+    rows = slice(grid.top, grid.top + grid.height)
+    return framed[rows, grid.left : grid.left + grid.width]
+
+
+def _resample(values: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    if values.shape[:2] == tuple(shape):
+        return values
+    smaller = shape[0] <= values.shape[0] and shape[1] <= values.shape[1]
+    method = Image.Resampling.BOX if smaller else Image.Resampling.BILINEAR
+    planes = values.reshape(*values.shape[:2], -1)
+    resampled = [
+        np.asarray(Image.fromarray(np.ascontiguousarray(plane)).resize(shape[::-1], method))
+        for plane in np.moveaxis(planes, -1, 0)
+    ]
+    return np.stack(resampled, axis=-1).reshape(*shape, *values.shape[2:])

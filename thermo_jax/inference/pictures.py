@@ -1,0 +1,222 @@
+"""Reads a user's thermograms of any size: temperatures, gray or coloured images.
+
+Files of one folder and one name (`a.jpg`, `a_snap.jpg`, `a.txt`) are one thermogram, as in DMR-IR.
+What cannot be read is told by file name, and does not stop the rest.
+"""
+
+import dataclasses
+import io
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float32, UInt8
+
+from thermo_jax.data import radiometry
+from thermo_jax.data.thermogram import HEAT_SHAPE, DataError, split_name
+from thermo_jax.inference import grids
+
+MATRICES, IMAGES = (".txt", ".csv", ".npy"), (".jpg", ".jpeg", ".png", ".tif", ".tiff")
+SMALLEST, LARGEST = 16, 4096  # pixels of a side
+NOT_RADIOMETRIC = "not a radiometric image: no temperatures"
+COLOURS = "colours of an unknown palette, used as they are"
+LETTERBOXED = "aspect not 4:3: edges repeated to fill the models' frame"
+_FLIR = b"FLIR\x00"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Picture:
+    """One thermogram on its own pixel grid; at least one kind of pixels is there.
+
+    Attributes:
+      name: path relative to the folder that was given, "/" separated, without suffix.
+      temperatures: degrees C.
+      gray: brightness.
+      colour: as a camera or a program painted it.
+      notes: what a reader of the results must know.
+    """
+
+    name: str
+    temperatures: Float32[np.ndarray, "h w"] | None = None
+    gray: UInt8[np.ndarray, "h w"] | None = None
+    colour: UInt8[np.ndarray, "ch cw 3"] | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def pixels(self) -> np.ndarray:
+        """Those that give the picture its grid: temperatures, else gray, else colour."""
+        found = (self.temperatures, self.gray, self.colour)
+        return next(pixels for pixels in found if pixels is not None)
+
+    @property
+    def grid(self) -> grids.Grid:
+        """Its grid."""
+        return grids.fit(*self.pixels.shape[:2])
+
+
+class Unreadable(NamedTuple):
+    """A thermogram none of whose files can be used, and why."""
+
+    name: str
+    reason: str
+
+
+def find_pictures(path: str | os.PathLike) -> list[tuple[str, list[pathlib.Path]]]:
+    """(name, its files) of every thermogram of a folder, or of one file, sorted by name.
+
+    Raises:
+      FileNotFoundError: there is no such file or folder.
+      ValueError: it holds nothing of a kind that is read.
+    """
+    path = pathlib.Path(path).expanduser()
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist: name a thermogram or a folder of them")
+    root = path if path.is_dir() else path.parent
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    found: dict[str, list[pathlib.Path]] = {}
+    for file in files:
+        hidden = any(part.startswith(".") for part in file.relative_to(root).parts)
+        if file.suffix.lower() in MATRICES + IMAGES and not hidden and not file.is_dir():
+            name = (file.relative_to(root).parent / _stem(file)).as_posix()
+            found.setdefault(name, []).append(file)
+    if not found:
+        kinds = ", ".join(suffix[1:] for suffix in MATRICES + IMAGES)
+        raise ValueError(f"{path} is or holds no thermogram: expected files of {kinds}")
+    return sorted(found.items())
+
+
+def _stem(file: pathlib.Path) -> str:
+    stem = split_name(file.name)[0]
+    return file.stem if stem == file.name else stem
+
+
+def read_picture(name: str, files: Sequence[str | os.PathLike]) -> Picture | Unreadable:
+    """Reads a thermogram's files; the first of each kind counts."""
+    pixels: dict[str, np.ndarray] = {}
+    notes: list[str] = []
+    for file in map(pathlib.Path, files):
+        try:
+            kind, values, remarks = _read(file)
+        except (DataError, OSError) as error:
+            detail = error.detail if isinstance(error, DataError) else str(error)
+            notes.append(f"{file.name}: {detail}")
+            continue
+        if kind in pixels:
+            notes.append(f"{file.name}: left out, there is {kind} already")
+            continue
+        pixels[kind] = values
+        notes += remarks
+    if not pixels:
+        return Unreadable(name, "; ".join(notes))
+    if "temperatures" in pixels:
+        if "gray" in pixels and pixels["gray"].shape != pixels["temperatures"].shape:
+            notes.append("gray image of another size than the temperatures: left out")
+            del pixels["gray"]
+        notes = [note for note in notes if note != NOT_RADIOMETRIC]
+    if "colour" in pixels:
+        notes.append(COLOURS)
+    picture = Picture(name=name, notes=tuple(dict.fromkeys(notes)), **pixels)
+    if picture.grid.letterboxed:
+        picture = dataclasses.replace(picture, notes=(*picture.notes, LETTERBOXED))
+    return picture
+
+
+def model_input(
+    picture: Picture, *, data_type: str, colormap: str = "jet"
+) -> UInt8[np.ndarray, "mh mw mc"]:
+    """A picture as the models of a data type were trained on it: [480,640,1] or [120,160,3].
+
+    Raises:
+      DataError: a gray model, and nothing but colours.
+    """
+    grid = picture.grid
+    if data_type == "heat" and picture.colour is not None:
+        own = grids.fit(*picture.colour.shape[:2])
+        return grids.to_model(picture.colour, own, shape=HEAT_SHAPE)
+    if data_type == "gray" and picture.gray is not None:
+        return grids.to_model(picture.gray, grid)[..., np.newaxis]
+    source = picture.temperatures if picture.temperatures is not None else picture.gray
+    if source is None:
+        detail = "a gray model cannot read colours: give temperatures or a gray image"
+        raise DataError("coloured", picture.name, detail)
+    levels = grids.to_model(source.astype(np.float32), grid)
+    if data_type == "gray":
+        return radiometry.render_gray(levels)
+    return radiometry.render_heat(levels, colormap=colormap)
+
+
+# --------------------------------------------------------------------------------------------------
+# One file
+# --------------------------------------------------------------------------------------------------
+
+
+def _read(file: pathlib.Path) -> tuple[str, np.ndarray, list[str]]:
+    """(kind, pixels, remarks) of a file."""
+    suffix = file.suffix.lower()
+    if suffix in MATRICES:
+        read = _read_npy if suffix == ".npy" else radiometry.read_any_matrix
+        return "temperatures", _celsius(file, read(file)), []
+    data = radiometry.read_bytes(file)
+    remarks = [NOT_RADIOMETRIC]
+    if _FLIR in data[: 2**16]:
+        try:
+            import flyr
+        except ImportError:
+            remarks = ["radiometric, read as a picture: pip install 'thermo_jax[flir]'"]
+        else:
+            return "temperatures", _celsius(file, _unpack(flyr, file, data)), []
+    image = radiometry.open_image(file, data, formats=("JPEG", "PNG", "TIFF"), check=_check_size)
+    if image.mode == "F":
+        return "temperatures", _celsius(file, np.array(image)), []
+    if image.mode.startswith("I"):
+        detail = "whole numbers of more than 8 bit: give degrees C as 32-bit floating point"
+        raise DataError("unreadable-image", file, detail)
+    colour = np.array(image.convert("RGB"))
+    spread = int(np.ptp(colour.astype(np.int16), axis=-1).max())
+    if spread <= radiometry.MAX_COLOUR_SPREAD:
+        return "gray", np.array(image.convert("L")), remarks
+    return "colour", colour, remarks
+
+
+def _celsius(file: pathlib.Path, values: np.ndarray) -> Float32[np.ndarray, "h w"]:
+    if values.ndim != 2:
+        detail = f"an array of shape {list(values.shape)}; expected rows x columns of degrees C"
+        raise DataError("wrong-shape", file, detail)
+    _check_size(file, *values.shape)
+    radiometry.check_celsius(file, values)
+    return values.astype(np.float32)
+
+
+def _check_size(file: str | os.PathLike, height: int, width: int) -> None:
+    if not SMALLEST <= min(height, width) <= max(height, width) <= LARGEST:
+        detail = f"{height}x{width} pixels; expected {SMALLEST} to {LARGEST} each way"
+        raise DataError("wrong-size", file, detail)
+
+
+def _read_npy(file: pathlib.Path) -> np.ndarray:
+    data = radiometry.read_bytes(file)
+    try:
+        if not data.startswith(np.lib.format.MAGIC_PREFIX):
+            raise ValueError("not written by numpy.save")
+        # Mapped, because a header may claim more than the file holds; never unpickled.
+        values = np.load(file, mmap_mode="r", allow_pickle=False)
+        if not isinstance(values, np.ndarray) or values.dtype.kind not in "fiu":
+            raise ValueError("no array of numbers")
+        return np.array(values, np.float64)
+    except (ValueError, EOFError, SyntaxError) as error:
+        detail = f"no NumPy array of {len(data)} bytes ({_short(error)})"
+        raise DataError("unreadable-matrix", file, detail) from error
+
+
+def _unpack(flyr, file: pathlib.Path, data: bytes) -> np.ndarray:
+    try:
+        return np.asarray(flyr.unpack(io.BytesIO(data)).celsius, np.float64)
+    except Exception as error:  # flyr raises whatever its parser stumbles over
+        detail = f"its radiometric data cannot be read ({_short(error)})"
+        raise DataError("unreadable-image", file, detail) from error
+
+
+def _short(error: Exception) -> str:
+    return str(error).split("\n")[0][:100] or type(error).__name__

@@ -1,0 +1,297 @@
+"""Trained decoders on a user's thermograms, as an ensemble.
+
+    workdirs -> best model of each, its frozen encoder with it
+    pictures -> what each model reads -> batches of one size -> predictions on the pictures' grids
+
+    from thermo_jax.inference.predictor import Predictor
+    predictor = Predictor(["runs/classify", "runs/segment"])
+    for prediction in predictor.predict_files("my_thermograms"):
+        print(prediction.name, prediction.probability)
+
+Nothing here needs TensorFlow.
+"""
+
+import itertools
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, UInt8
+from ml_collections import ConfigDict
+
+from thermo_jax.data.examples import IMAGE_SHAPES, block_mean, downscaled_size, ordered_map
+from thermo_jax.data.thermogram import GRAY_SHAPE, DataError
+from thermo_jax.inference import grids, pictures
+from thermo_jax.inference.pictures import Picture, Unreadable
+from thermo_jax.models.convolution import choose_convolution
+from thermo_jax.models.cuts import RawPixels
+from thermo_jax.models.decoders import CHANNELS
+from thermo_jax.training import finetune
+from thermo_jax.training.checkpoints import FOLDER, Checkpoints, has_checkpoint
+
+DECODERS = ("classify", "segment")
+
+
+class Model(NamedTuple):
+    """A trained decoder, ready to run."""
+
+    name: str  # its workdir, as far as needed to tell it from the others
+    task: str  # "classify" or "segment"
+    data_type: str  # what it reads
+    colormap: str  # renders heatmaps from temperatures
+    downscale: int
+    channels: int  # of the encoder
+    encoder: Any
+    decoder: Any
+    variables: dict
+    frozen: dict
+
+
+class Prediction(NamedTuple):
+    """What the models say of one thermogram; empty where no model is of that task, or can read it.
+
+    Attributes:
+      probabilities: of sick, by classifier.
+      evidence: by classifier, on its own grid: each pixel's exact part of its logit (less bias).
+      label_map: class indexes on the picture's grid, from the segmenters' mean probabilities.
+      notes: the picture's, and which model could not read it.
+    """
+
+    picture: Picture
+    probabilities: dict[str, float]
+    evidence: dict[str, Float[np.ndarray, "eh ew"]]
+    label_map: UInt8[np.ndarray, "h w"] | None
+    notes: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """The picture's."""
+        return self.picture.name
+
+    @property
+    def probability(self) -> float | None:
+        """Of sick: the classifiers' mean."""
+        return float(np.mean(list(self.probabilities.values()))) if self.probabilities else None
+
+
+def find_models(paths: Iterable[str | os.PathLike]) -> list[Path]:
+    """The workdirs of decoders: those given, or all below a folder such as a table1 run's.
+
+    Raises:
+      FileNotFoundError: a path has no trained decoder.
+    """
+    found: list[Path] = []
+    for path in paths:
+        root = Path(path).expanduser().absolute()
+        folders = [root, *(folder.parent for folder in sorted(root.rglob(FOLDER)))]
+        here = [f for f in dict.fromkeys(folders) if has_checkpoint(f) and _task(f) in DECODERS]
+        if not here:
+            raise FileNotFoundError(
+                f"{path} holds no trained decoder: give the --workdir of a run of "
+                "configs/classify.py or configs/segment.py, or a folder above several"
+            )
+        found += here
+    return list(dict.fromkeys(found))
+
+
+def _task(workdir: Path) -> str:
+    with Checkpoints(workdir, read_only=True) as checkpoints:
+        return checkpoints.meta()["config"]["task"]
+
+
+def load_model(workdir: str | os.PathLike, *, name: str = "", dtype: str = "auto") -> Model:
+    """The best model of a decoder's run.
+
+    Args:
+      dtype: compute type: "float32", "bfloat16", or "auto" (bfloat16 on GPU and TPU).
+    Raises:
+      FileNotFoundError: there is no checkpoint.
+      ValueError: the run trained something else, or has not finished its first epoch.
+    """
+    platform = jax.default_backend()
+    with Checkpoints(workdir, read_only=True) as checkpoints:
+        meta = checkpoints.meta()
+        config = ConfigDict(meta["config"])
+        if config.task not in DECODERS:
+            raise ValueError(
+                f"{workdir} holds an {config.task}: expected a classifier or segmenter"
+            )
+        if dtype == "auto":
+            dtype = "float32" if platform == "cpu" else "bfloat16"
+        config.model.dtype = dtype
+        conv = choose_convolution("auto", platform=platform)
+        encoder = _encoder(config, meta["encoder"], conv=conv)
+        decoder = finetune.make_decoder(config, conv=conv)
+        like, frozen = _shapes(config, encoder=encoder, decoder=decoder)
+        variables, frozen = checkpoints.model(like, frozen=frozen, step=meta["best_step"])
+    return Model(
+        name=name or Path(workdir).name,
+        task=config.task,
+        data_type=config.data.type,
+        colormap=config.data.colormap,
+        downscale=config.data.downscale,
+        channels=CHANNELS[config.encoder.type],
+        encoder=encoder,
+        decoder=decoder,
+        variables=jax.device_put(variables),
+        frozen=jax.device_put(frozen),
+    )
+
+
+def _encoder(config: ConfigDict, facts: dict, *, conv) -> Any:
+    if facts.get("kind") == "none":
+        return RawPixels(channels=facts["channels"], dtype=jnp.dtype(config.model.dtype))
+    kernels = facts.get("num_kernels") or config.encoder.num_kernels
+    return finetune.make_encoder(num_kernels=kernels, dtype=config.model.dtype, conv=conv)
+
+
+def _shapes(config: ConfigDict, *, encoder, decoder) -> tuple[dict, dict]:
+    """Shapes of the decoder's and the encoder's variables."""
+    height, width, channels = IMAGE_SHAPES[config.data.type]
+    size = downscaled_size(height, width, config.data.downscale)
+    read = CHANNELS[config.encoder.type]
+    views = channels if (channels, read) == (3, 1) else 1
+    key = jax.random.key(0)
+    frozen = jax.eval_shape(
+        partial(encoder.init, train=False), key, jnp.zeros((1, 8, 8, read), jnp.float32)
+    )
+    latents = jax.ShapeDtypeStruct((1, views, *size, encoder.num_latents), jnp.float32)
+    return jax.eval_shape(partial(decoder.init, train=False), key, latents), frozen
+
+
+class Predictor:
+    """An ensemble of trained decoders."""
+
+    def __init__(
+        self,
+        workdirs: Sequence[str | os.PathLike],
+        *,
+        batch_size: int = 8,
+        dtype: str = "auto",
+    ):
+        """Loads every decoder in the workdirs (see `find_models`).
+
+        Args:
+          batch_size: thermograms computed at once.
+          dtype: compute type, as in `load_model`.
+        """
+        if batch_size < 1:
+            raise ValueError(f"batch_size={batch_size} must be at least 1")
+        folders = find_models(workdirs)
+        names = _short_names(folders)
+        self.batch_size = batch_size
+        self.models = [
+            load_model(folder, name=name, dtype=dtype)
+            for folder, name in zip(folders, names, strict=True)
+        ]
+
+    def predict_files(self, path: str | os.PathLike) -> Iterator[Prediction | Unreadable]:
+        """Reads and predicts a file, or every thermogram of a folder, in the order of names.
+
+        Raises:
+          FileNotFoundError, ValueError: as `pictures.find_pictures`.
+        """
+        found = pictures.find_pictures(path)
+        read = ordered_map(lambda one: pictures.read_picture(*one), found, description="predicting")
+        return self.predict(read, count=len(found))
+
+    def predict(
+        self, items: Iterable[Picture | Unreadable], *, count: int | None = None
+    ) -> Iterator[Prediction | Unreadable]:
+        """Predictions in the order of the pictures; what is unreadable passes through.
+
+        Args:
+          count: of the pictures, where known: fewer than a batch are not padded to a whole one.
+        """
+        size = min(self.batch_size, count or self.batch_size)
+        items = iter(items)
+        while chunk := list(itertools.islice(items, size)):
+            readable = [item for item in chunk if isinstance(item, Picture)]
+            predicted = iter(self._predict_batch(readable, size=size) if readable else ())
+            for item in chunk:
+                yield next(predicted) if isinstance(item, Picture) else item
+
+    def _predict_batch(self, batch: list[Picture], *, size: int) -> list[Prediction]:
+        notes: list[list[str]] = [list(picture.notes) for picture in batch]
+        probabilities: list[dict] = [{} for _ in batch]
+        evidence: list[dict] = [{} for _ in batch]
+        classes: list[list] = [[] for _ in batch]
+        inputs: dict[tuple, tuple] = {}
+        for model in self.models:
+            kind = (model.data_type, model.colormap, model.downscale)
+            if kind not in inputs:
+                inputs[kind] = _inputs(batch, *kind, size=size)
+            images, reasons = inputs[kind]
+            outputs = jax.device_get(
+                _forward(
+                    model.variables,
+                    model.frozen,
+                    images,
+                    encoder=model.encoder,
+                    decoder=model.decoder,
+                    channels=model.channels,
+                )
+            )
+            for row, reason in enumerate(reasons):
+                if reason is not None:
+                    notes[row].append(f"{model.name}: {reason}")
+                elif model.task == "classify":
+                    probabilities[row][model.name] = float(outputs["probabilities"][row])
+                    evidence[row][model.name] = outputs["evidence"][row]
+                else:
+                    classes[row].append(outputs["classes"][row])
+        return [
+            Prediction(
+                picture,
+                probabilities[row],
+                evidence[row],
+                _label_map(classes[row], picture.grid),
+                tuple(notes[row]),
+            )
+            for row, picture in enumerate(batch)
+        ]
+
+
+def _short_names(folders: Sequence[Path]) -> list[str]:
+    """Paths without what all share; the last part at least."""
+    common = Path(os.path.commonpath([folder.parent for folder in folders]))
+    return [folder.relative_to(common).as_posix() for folder in folders]
+
+
+def _inputs(batch, data_type, colormap, downscale, *, size) -> tuple[np.ndarray, list]:
+    """(images, padded to `size`; why each cannot be read, or None)."""
+    height, width, channels = IMAGE_SHAPES[data_type]
+    images = np.zeros((size, *downscaled_size(height, width, downscale), channels), np.uint8)
+    reasons: list[str | None] = []
+    for row, picture in enumerate(batch):
+        try:
+            image = pictures.model_input(picture, data_type=data_type, colormap=colormap)
+            images[row] = block_mean(image, factor=downscale)
+            reasons.append(None)
+        except DataError as error:
+            reasons.append(error.detail)
+    return images, reasons
+
+
+@partial(jax.jit, static_argnames=("encoder", "decoder", "channels"))
+def _forward(variables, frozen, images, *, encoder, decoder, channels) -> dict[str, jax.Array]:
+    """ "probabilities" [B] and "evidence" [B,h,w], or "classes" [B,480,640,K] (probabilities)."""
+    latents = finetune.encode(images, encoder=encoder, variables=frozen, channels=channels)
+    outputs = decoder.apply(variables, latents, train=False)
+    if isinstance(outputs, tuple):
+        logits, evidence = outputs
+        return {"probabilities": jax.nn.sigmoid(logits), "evidence": evidence}
+    shape = (outputs.shape[0], *GRAY_SHAPE, outputs.shape[-1])
+    return {"classes": jax.nn.softmax(jax.image.resize(outputs, shape, "bilinear"))}
+
+
+def _label_map(classes: list[np.ndarray], grid: grids.Grid) -> np.ndarray | None:
+    if not classes:
+        return None
+    mean = np.mean(classes, axis=0) if len(classes) > 1 else classes[0]
+    return grids.from_model(mean, grid).argmax(-1).astype(np.uint8)
