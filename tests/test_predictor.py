@@ -100,9 +100,9 @@ def test_a_thousand_pictures_compile_once_for_each_kind_of_model(predictor):
     from thermo_jax.inference import predictor as module
 
     list(predictor.predict([thermogram(), thermogram()]))
-    before = module._forward._cache_size()
+    before = module.forward._cache_size()
     list(predictor.predict(thermogram(str(i)) for i in range(5)))
-    assert module._forward._cache_size() == before
+    assert module.forward._cache_size() == before
 
 
 def test_a_batch_size_below_one_is_refused(runs):

@@ -27,6 +27,7 @@ _WORKDIR = flags.DEFINE_string("workdir", "", "Folder for everything that the ru
 
 TASKS = {  # config.task -> module of thermo_jax.programs
     "encoder": "encoder",
+    "export": "export",
     "classify": "decoder",
     "segment": "decoder",
     "cluster": "cluster",

@@ -62,6 +62,11 @@ class Unreadable(NamedTuple):
     name: str
     reason: str
 
+    @property
+    def probability(self) -> None:
+        """There is none, as for a thermogram that no classifier can read."""
+        return None
+
 
 def find_pictures(path: str | os.PathLike) -> list[tuple[str, list[pathlib.Path]]]:
     """(name, its files) of every thermogram of a folder, or of one file, sorted by name.

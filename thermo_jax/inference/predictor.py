@@ -143,6 +143,20 @@ def load_model(workdir: str | os.PathLike, *, name: str = "", dtype: str = "auto
     )
 
 
+def load_models(workdirs: Iterable[str | os.PathLike], *, dtype: str = "auto") -> list[Model]:
+    """Every model that `find_models` finds, named by what its path does not share with the others.
+
+    Raises:
+      FileNotFoundError, ValueError: as `find_models` and `load_model`.
+    """
+    folders = find_models(workdirs)
+    names = _short_names(folders)
+    return [
+        load_model(folder, name=name, dtype=dtype)
+        for folder, name in zip(folders, names, strict=True)
+    ]
+
+
 def _encoder(config: ConfigDict, facts: dict, *, conv) -> Any:
     if facts.get("kind") == "none":
         return RawPixels(channels=facts["channels"], dtype=jnp.dtype(config.model.dtype))
@@ -182,13 +196,8 @@ class Predictor:
         """
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size} must be at least 1")
-        folders = find_models(workdirs)
-        names = _short_names(folders)
         self.batch_size = batch_size
-        self.models = [
-            load_model(folder, name=name, dtype=dtype)
-            for folder, name in zip(folders, names, strict=True)
-        ]
+        self.models = load_models(workdirs, dtype=dtype)
 
     def predict_files(self, path: str | os.PathLike) -> Iterator[Prediction | Unreadable]:
         """Reads and predicts a file, or every thermogram of a folder, in the order of names.
@@ -228,7 +237,7 @@ class Predictor:
                 inputs[kind] = _inputs(batch, *kind, size=size)
             images, reasons = inputs[kind]
             outputs = jax.device_get(
-                _forward(
+                forward(
                     model.variables,
                     model.frozen,
                     images,
@@ -279,7 +288,7 @@ def _inputs(batch, data_type, colormap, downscale, *, size) -> tuple[np.ndarray,
 
 
 @partial(jax.jit, static_argnames=("encoder", "decoder", "channels"))
-def _forward(variables, frozen, images, *, encoder, decoder, channels) -> dict[str, jax.Array]:
+def forward(variables, frozen, images, *, encoder, decoder, channels) -> dict[str, jax.Array]:
     """ "probabilities" [B] and "evidence" [B,h,w], or "classes" [B,480,640,K] (probabilities)."""
     latents = finetune.encode(images, encoder=encoder, variables=frozen, channels=channels)
     outputs = decoder.apply(variables, latents, train=False)

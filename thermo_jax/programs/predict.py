@@ -35,15 +35,11 @@ MEANING = (
 def run(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
     """Predicts and writes; returns {"predictions": the rows of predictions.csv, "regions"}."""
     config = runs.resolve(config)
-    for field, what in (("input", "a thermogram or a folder of them"), ("models", "workdirs")):
-        if not config[field]:
-            raise ValueError(f"config.{field} is empty: give --config.{field}=<{what}>")
+    models = runs.paths(config, "models")
+    if not config.input:
+        raise ValueError("config.input is empty: give --config.input=<a thermogram or a folder>")
     workdir = open_workdir(workdir, config)
-    predictor = Predictor(
-        [part.strip() for part in config.models.split(",") if part.strip()],
-        batch_size=config.batch_size,
-        dtype=config.model.dtype,
-    )
+    predictor = Predictor(models, batch_size=config.batch_size, dtype=config.model.dtype)
     rows, region_rows, maps = [], [], {}
     for found in predictor.predict_files(config.input):
         if isinstance(found, Unreadable):

@@ -160,6 +160,18 @@ def fingerprint(sets: Mapping[str, Examples]) -> str:
     return digest({name: [list(part.names), list(part.patients)] for name, part in sets.items()})
 
 
+def paths(config: ConfigDict, field: str) -> list[str]:
+    """The paths of a field that joins them by commas.
+
+    Raises:
+      ValueError: there is none.
+    """
+    found = [part.strip() for part in config[field].split(",") if part.strip()]
+    if not found:
+        raise ValueError(f"config.{field} is empty: give --config.{field}=<path>[,<path>...]")
+    return found
+
+
 def report(text: str, *, files: Sequence[Path], workdir: Path) -> None:
     """Prints the table of results and where everything is."""
     print(f"\n{text}")
