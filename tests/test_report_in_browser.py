@@ -9,9 +9,15 @@ import shutil
 import numpy as np
 import pytest
 
+from thermo_jax.data.thermogram import CLASS_NAMES
 from thermo_jax.evaluation import charts
 from thermo_jax.evaluation.report import write_report
 from thermo_jax.evaluation.report_parts import Facts, Fold, Picture, Section, Table, Text
+from thermo_jax.inference.overlay import overlay_figure
+from thermo_jax.inference.page import write_page
+from thermo_jax.inference.pictures import Picture as Thermogram
+from thermo_jax.inference.predictor import Prediction
+from thermo_jax.inference.regions import measure_regions
 
 HOSTILE = ('"><img src=x onerror=alert(1)>', "<script>alert(2)</script>", "</pre></style><b>")
 PHONE = {"width": 390, "height": 844}
@@ -68,6 +74,39 @@ class Visit:
 
     def ask(self, expression):
         return self.page.evaluate(expression)
+
+
+@pytest.fixture(scope="module")
+def prediction(tmp_path_factory):
+    """The page of one thermogram, of a hostile name."""
+    folder = tmp_path_factory.mktemp("prediction")
+    label_map = np.full((120, 160), CLASS_NAMES.index("background"), np.uint8)
+    label_map[40:80, 20:60], label_map[40:80, 100:140] = 0, 1
+    temperatures = np.linspace(28, 36, label_map.size, dtype=np.float32).reshape(label_map.shape)
+    thermogram = Thermogram(name=HOSTILE[0], temperatures=temperatures)
+    found = Prediction(
+        thermogram,
+        probabilities={HOSTILE[1]: 0.2, HOSTILE[2]: 0.6},
+        evidence={HOSTILE[1]: np.ones((30, 40), np.float32)},
+        label_map=label_map,
+        notes=(HOSTILE[2],),
+    )
+    regions = measure_regions(label_map, temperatures)
+    overlay = overlay_figure(folder / "overlay.png", found, regions)
+    return write_page(folder / "page.html", found, regions, overlay=overlay)
+
+
+def test_the_page_of_a_thermogram_is_silent_alone_and_drawn_on_a_phone(browser, prediction):
+    visit = Visit(browser, prediction, viewport=PHONE, bypass_csp=True)
+    assert visit.messages == [] and visit.dialogs == []
+    assert [u for u in visit.requests if not u.startswith("data:")] == [prediction.as_uri()]
+    assert visit.ask("[...document.images].map(image => image.naturalWidth)") == [
+        pytest.approx(900, rel=0.2)
+    ]
+    assert visit.ask("document.documentElement.scrollWidth") == PHONE["width"]
+    text = visit.ask("document.body.innerText")
+    for words in ("0.400", "image-left breast", "Image left minus image right", *HOSTILE):
+        assert words in text
 
 
 @pytest.fixture(scope="module")

@@ -12,12 +12,11 @@ import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
 
-from thermo_jax.evaluation import report_html, results
-from thermo_jax.evaluation.report_parts import Facts, Part, Section, Table, Text
-from thermo_jax.evaluation.report_parts import Picture as ReportPicture
-from thermo_jax.evaluation.wording import DISCLAIMER, SIDES_NOTE, class_title
+from thermo_jax.evaluation import results
+from thermo_jax.evaluation.wording import DISCLAIMER, class_title
 from thermo_jax.inference.coco import write_coco
 from thermo_jax.inference.overlay import overlay_figure
+from thermo_jax.inference.page import write_page
 from thermo_jax.inference.pictures import Unreadable
 from thermo_jax.inference.predictor import Prediction, Predictor
 from thermo_jax.inference.regions import PAIRS, Region, differences, measure_regions
@@ -26,10 +25,6 @@ from thermo_jax.programs.workdir import open_workdir
 
 PREDICTIONS, REGIONS, COCO = "predictions.csv", "regions.csv", "regions_coco.json"
 LABEL_MAPS, EVIDENCE, OVERLAYS, REPORTS = "label_maps", "evidence", "overlays", "reports"
-MEANING = (
-    "The probability is what the models learned to call sick on their training data. It says "
-    "nothing of patients or cameras unlike those, and no treatment should follow from it."
-)
 
 
 def run(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
@@ -54,7 +49,10 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
             file = _output(workdir / EVIDENCE, found.name, ".npz")
             np.savez(file, **found.evidence)
         if config.reports:
-            _write_page(workdir, found, regions, colormap=config.colormap)
+            picture = _output(workdir / OVERLAYS, found.name, ".png")
+            overlay_figure(picture, found, regions, colormap=config.colormap)
+            page = _output(workdir / REPORTS, found.name, ".html")
+            write_page(page, found, regions, overlay=picture)
     files = [results.write_predictions_csv(workdir / PREDICTIONS, rows)]
     if maps:
         files.append(results.write_predictions_csv(workdir / REGIONS, region_rows))
@@ -131,74 +129,6 @@ def _save_label_map(workdir: Path, found: Prediction) -> Path:
     path = _output(workdir / LABEL_MAPS, found.name, ".png")
     Image.fromarray(found.label_map).save(path)
     return path
-
-
-# --------------------------------------------------------------------------------------------------
-# The page of one thermogram
-# --------------------------------------------------------------------------------------------------
-
-
-def _write_page(workdir: Path, found: Prediction, regions: list[Region], *, colormap: str) -> None:
-    overlay = overlay_figure(
-        _output(workdir / OVERLAYS, found.name, ".png"), found, regions, colormap=colormap
-    )
-    parts: list[Part] = [ReportPicture(overlay, "Thermogram and what the models find in it.")]
-    sections = [Section("Thermogram", [*parts, *_notes(found)])]
-    if found.probabilities:
-        sections.append(Section("Probability of sick", _probability_parts(found)))
-    if regions:
-        sections.append(Section("Regions", _region_parts(regions)))
-    page = report_html.render(found.name, _sentence(found), sections, contents=False)
-    _output(workdir / REPORTS, found.name, ".html").write_text(page, encoding="utf-8")
-
-
-def _sentence(found: Prediction) -> str:
-    """What the page is about."""
-    height, width = found.picture.pixels.shape[:2]
-    kind = "temperatures" if found.picture.temperatures is not None else "no temperatures"
-    text = f"A thermogram of {width} x {height} pixels with {kind}, read by trained models."
-    if found.probability is None:
-        return text
-    return f"{text} Mean probability of sick: {found.probability:.2f}."
-
-
-def _notes(found: Prediction) -> list[Part]:
-    return [Text(f"Note: {'; '.join(found.notes)}.", important=True)] if found.notes else []
-
-
-def _probability_parts(found: Prediction) -> list[Part]:
-    values = found.probabilities
-    facts = {"mean of the models": f"{found.probability:.3f}"}
-    if len(values) > 1:
-        facts["from, to"] = f"{min(values.values()):.3f}, {max(values.values()):.3f}"
-    facts |= {name: f"{value:.3f}" for name, value in values.items() if len(values) > 1}
-    return [Facts(facts), Text(MEANING, important=True)]
-
-
-def _region_parts(regions: list[Region]) -> list[Part]:
-    known = np.isfinite(regions[0].mean)
-    columns = ["", "area, pixels", "share of image, %"]
-    if known:
-        columns += ["mean", "median", "min", "max", "sd", "hottest at x, y"]
-    rows = [_table_row(region, known=known) for region in regions]
-    note = "Temperatures in degrees C. " if known else "No temperatures: areas only. "
-    parts: list[Part] = [Table("By region", columns, rows, note=note + SIDES_NOTE)]
-    found = differences(regions)
-    if found:
-        title = "Image left minus image right, degrees C"
-        pairs = [pair for pair in PAIRS if f"{pair}, mean" in found]
-        rows = [[pair, found[f"{pair}, mean"], found[f"{pair}, max"]] for pair in pairs]
-        parts.append(Table(title, ["", "of the mean", "of the maximum"], rows, float_format="+.2f"))
-    return parts
-
-
-def _table_row(region: Region, *, known: bool) -> list:
-    row = [class_title(region.class_name), region.area, f"{100 * region.share:.1f}"]
-    if known:
-        values = (region.mean, region.median, region.min, region.max, region.sd)
-        row += [f"{value:.2f}" for value in values]
-        row.append("{}, {}".format(*region.hottest))
-    return row
 
 
 def _summary(rows: Sequence[dict], predictor: Predictor) -> str:
