@@ -14,7 +14,9 @@ from thermo_jax.training.state import TrainState
 DOWNSCALE = {"heat": 4, "gray": 16}  # 30x40 pixels
 
 
-def save_decoder(workdir: Path, task: str, row: str = "H/H", *, seed: int = 0) -> Path:
+def save_decoder(
+    workdir: Path, task: str, row: str = "H/H", *, seed: int = 0, finished: bool = True
+) -> Path:
     """A run's checkpoint, as its last epoch leaves it; the weights are random."""
     config = tiny.decoder_config(task, row)
     config.data = common.data(config.data.type)
@@ -32,7 +34,8 @@ def save_decoder(workdir: Path, task: str, row: str = "H/H", *, seed: int = 0) -
         "config": to_json(config),
         "encoder": {"num_kernels": 2, "data_type": config.encoder.type},
         "best_step": 0,
-        "finished": True,
+        "finished": finished,
+        "epoch": 3,
     }
     with Checkpoints(workdir) as checkpoints:
         checkpoints.save(state, encoder=frozen, meta=meta, value=0.0)

@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
+from scipy import ndimage
 
 from thermo_jax.data import annotations
 from thermo_jax.data.data_report import DataReport
@@ -36,7 +37,7 @@ def scene():
 def document(tmp_path):
     path = tmp_path / "0001.png"
     Image.fromarray(scene()).save(path)
-    return write_coco(tmp_path / "coco.json", {"0001/T0001.1.1.S.2012-10-08.00": path})
+    return write_coco(tmp_path / "coco.json", {"0001/T0001.1.1.S.2012-10-08.00.txt": path})
 
 
 def test_our_reader_gives_the_label_map_back_pixel_for_pixel(document):
@@ -57,10 +58,15 @@ def test_pycocotools_accepts_it(document):
         index = CLASS_NAMES.index(names[annotation["category_id"]])
         inside = scene() == index
         assert annotation["area"] == inside.sum()
-        if inside.sum() > 10_000:
-            mask = loaded.annToMask(annotation).astype(bool)
-            holes = (scene() == index + 2) if index < 2 else False
-            assert (mask ^ (inside | holes)).sum() < 0.05 * inside.sum()
+        mask = loaded.annToMask(annotation).astype(bool)
+        if index < 2:
+            inside = inside | (scene() == index + 2)  # its nipple is drawn over it
+        # Its outlines are a pixel off; of a region of one pixel nothing may be left.
+        square = np.ones((3, 3))
+        core, hull = (
+            change(inside, square) for change in (ndimage.binary_erosion, ndimage.binary_dilation)
+        )
+        assert (mask | ~core).all() and (hull | ~mask).all()
 
 
 def test_an_empty_label_map_is_an_image_without_annotations(tmp_path):

@@ -79,6 +79,23 @@ def test_a_bad_file_does_not_take_the_good_one_of_its_name_with_it(tmp_path):
     assert any(note.startswith("a.txt: no matrix of numbers") for note in picture.notes)
 
 
+@pytest.mark.parametrize(("name", "size"), [("a.png", (160, 120)), ("a_snap.png", (120, 120))])
+def test_colours_beside_temperatures_count_as_the_databases_heatmap_only(name, size, tmp_path):
+    write_matrix(tmp_path / "a.txt")
+    write_snap(tmp_path / name, size)
+    ((_, files),) = pictures.find_pictures(tmp_path)
+    picture = read_picture("a", files)
+    assert picture.colour is None and picture.file == "a.txt"
+    assert picture.notes == (f"{name}: left out, heatmaps are rendered as for training",)
+
+
+def test_the_folder_of_results_is_left_out(tmp_path):
+    write_matrix(tmp_path / "a.txt")
+    write_gray(tmp_path / "results" / "label_maps" / "a.png")
+    found = pictures.find_pictures(tmp_path, leave_out=tmp_path / "results")
+    assert [name for name, _ in found] == ["a"]
+
+
 def test_the_files_of_nothing_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere does not exist"):
         pictures.find_pictures(tmp_path / "nowhere")
@@ -92,6 +109,10 @@ def huge_header(path):
     with path.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, header)
         file.write(b"\0" * 64)
+
+
+def damaged(data):
+    return data[:11] + b"(" + data[12:]
 
 
 BAD = {
@@ -127,6 +148,10 @@ BAD = {
         "no NumPy array",
     ),
     "huge.npy": (huge_header, "no NumPy array of"),
+    "parenthesis.npy": (
+        lambda path: (np.save(path, temperatures()), path.write_bytes(damaged(path.read_bytes()))),
+        "no NumPy array",
+    ),
     "zip.npy": (lambda path: path.write_bytes(b"PK\x03\x04" + b"\0" * 99), "no NumPy array"),
     "folder_link.jpg": (lambda path: path.symlink_to(path.parent / "gone.jpg"), "does not exist"),
 }
@@ -162,13 +187,33 @@ def test_a_radiometric_image_gives_its_temperatures_through_flyr(tmp_path, monke
     assert not picture.notes
 
 
-def test_what_flyr_cannot_read_is_told(tmp_path, monkeypatch):
-    def unpack(file):
-        raise KeyError("no raw thermal image")
+def no_thermal_image(file):
+    raise KeyError("no raw thermal image")
 
+
+@pytest.mark.parametrize(
+    ("unpack", "reason"),
+    [
+        (no_thermal_image, "its temperatures cannot be read ('no raw thermal image')"),
+        (lambda file: types.SimpleNamespace(celsius=temperatures() - 60), "outside 10..45"),
+    ],
+)
+def test_a_radiometric_image_without_usable_temperatures_is_a_picture(
+    unpack, reason, tmp_path, monkeypatch
+):
     monkeypatch.setitem(sys.modules, "flyr", types.SimpleNamespace(unpack=unpack))
-    found = read_picture("a", [radiometric(tmp_path / "a.jpg")])
-    assert "radiometric data cannot be read" in found.reason
+    picture = read_picture("a", [radiometric(tmp_path / "a.jpg")])
+    assert picture.gray is not None and picture.temperatures is None
+    assert picture.notes[0].startswith("radiometric, read as a picture: ")
+    assert reason in picture.notes[0]
+
+
+def test_an_ordinary_image_of_a_flir_camera_is_not_radiometric(tmp_path):
+    data = write_gray(tmp_path / "a.jpg").read_bytes()
+    comment = b"Teledyne FLIR\x00"
+    segment = b"\xff\xfe" + (len(comment) + 2).to_bytes(2, "big") + comment
+    (tmp_path / "a.jpg").write_bytes(data[:2] + segment + data[2:])
+    assert read_picture("a", [tmp_path / "a.jpg"]).notes == (pictures.NOT_RADIOMETRIC,)
 
 
 def test_without_flyr_a_radiometric_image_is_a_picture_with_advice(tmp_path, monkeypatch):

@@ -2,6 +2,9 @@
 
 import csv
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -12,6 +15,7 @@ from thermogram_files import write_gray, write_matrix
 
 from thermo_jax import main
 from thermo_jax.configs import predict as predict_config
+from thermo_jax.programs import predict
 
 quick_compilation = pytest.fixture(scope="module", autouse=True)(tiny.quick_compilation)
 
@@ -75,7 +79,7 @@ def test_label_maps_evidence_and_polygons_are_written(outcome):
     assert {evidence[name].shape for name in evidence} == {(30, 40)} and len(evidence.files) == 2
     document = json.loads((workdir / "regions_coco.json").read_text())
     names = [image["file_name"] for image in document["images"]]
-    assert names == ["photograph.jpg", "visit 1/=T.jpg"]
+    assert names == ["photograph.jpg", "visit 1/=T.txt"]
 
 
 def test_every_thermogram_has_a_page_with_its_picture_inside(outcome):
@@ -94,6 +98,62 @@ def test_reports_can_be_left_out(models, tmp_path):
     main.run(wanted, tmp_path / "out")
     assert (tmp_path / "out" / "label_maps" / "a.png").exists()
     assert not (tmp_path / "out" / "reports").exists()
+
+
+def test_names_that_are_no_text_are_written_all_the_same(models, tmp_path, capsys):
+    name = os.fsdecode(b"S\xe3o")
+    write_matrix(tmp_path / "data" / f"{name}.txt")
+    (tmp_path / "data" / f"{name}2.txt").write_text("nothing")
+    rows = main.run(config(tmp_path / "data", models), tmp_path / "out")["predictions"]
+    assert [row["status"] for row in rows] == ["predicted", "unreadable"]
+    names = [row["name"] for row in read_csv(tmp_path / "out" / "predictions.csv")]
+    assert names == ["S\\udce3o", "S\\udce3o2"]
+    assert "S\\udce3o2" in capsys.readouterr().out
+
+
+def test_what_is_done_is_kept_when_a_run_is_stopped(models, tmp_path, monkeypatch):
+    write_matrix(tmp_path / "data" / "a.txt")
+    write_matrix(tmp_path / "data" / "b.txt")
+
+    def interrupted(workdir, found, *args, **kwargs):
+        if found.name == "b":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(predict, "_save_page", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        main.run(config(tmp_path / "data", models), tmp_path / "out")
+    rows = read_csv(tmp_path / "out" / "predictions.csv")
+    assert [row["name"] for row in rows] == ["a", "b"]
+
+
+def test_results_of_two_inputs_are_not_mixed(outcome, models, tmp_path):
+    write_matrix(tmp_path / "other.txt")
+    with pytest.raises(ValueError, match="holds predictions already: choose another --workdir"):
+        main.run(config(tmp_path / "other.txt", models), outcome[0])
+
+
+def test_a_mistyped_colour_map_is_told_before_any_work(models, tmp_path):
+    wanted = config(tmp_path, models)
+    wanted.colormap = "infernoo"
+    with pytest.raises(ValueError, match="unknown colour map 'infernoo'"):
+        main.run(wanted, tmp_path / "out")
+
+
+def test_prediction_runs_where_tensorflow_is_not_installed(models, tmp_path):
+    write_matrix(tmp_path / "a.txt")
+    program = f"""
+import sys
+for name in ("tensorflow", "tensorflow_datasets"):
+    sys.modules[name] = None  # an import now fails
+from thermo_jax import main
+from thermo_jax.configs import predict
+config = predict.get_config()
+config.input, config.models = {str(tmp_path / "a.txt")!r}, {str(models / "segment")!r}
+main.run(config, {str(tmp_path / "out")!r})
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out" / "label_maps" / "a.png").is_file()
 
 
 @pytest.mark.parametrize("field", ["input", "models"])

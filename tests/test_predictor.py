@@ -105,6 +105,12 @@ def test_a_thousand_pictures_compile_once_for_each_kind_of_model(predictor):
     assert module.forward._cache_size() == before
 
 
+def test_an_unfinished_model_is_told(tmp_path, caplog):
+    save_decoder(tmp_path / "run", "segment", finished=False)
+    Predictor([tmp_path])
+    assert "has not finished its training (epoch 3)" in caplog.text
+
+
 def test_a_batch_size_below_one_is_refused(runs):
     with pytest.raises(ValueError, match="batch_size=0 must be at least 1"):
         Predictor([runs / "segment"], batch_size=0)

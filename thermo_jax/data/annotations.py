@@ -2,7 +2,7 @@
 
 Polygons are filled in file order, later over earlier, vertices truncated to integers, with OpenCV's
 `fillPoly` (Pillow's rule differs by hundreds of pixels an image); all else is background (SPEC
-section 2). OpenCV is imported here and nowhere else.
+section 2). OpenCV is imported here, and for the way back in inference/coco.py.
 """
 
 import json

@@ -257,16 +257,26 @@ def render_heat(
     Raises:
       ValueError: matplotlib knows no such colour map.
     """
-    import matplotlib
-
-    if colormap not in matplotlib.colormaps:
-        raise ValueError(
-            f"unknown colour map {colormap!r}; use a matplotlib name such as 'jet' or 'inferno'"
-        )
+    colors = find_colormap(colormap)
     rows, columns = HEAT_SHAPE
     blocks = _min_max(temperatures).reshape(rows, 4, columns, 4)
-    # A colour map cannot be shared by threads before its table is built: it is copied on look-up.
-    return matplotlib.colormaps[colormap](blocks.mean(axis=(1, 3)), bytes=True)[..., :3].copy()
+    return colors(blocks.mean(axis=(1, 3)), bytes=True)[..., :3].copy()
+
+
+def find_colormap(name: str) -> Callable:
+    """matplotlib's colour map of this name.
+
+    Raises:
+      ValueError: there is no such colour map.
+    """
+    import matplotlib
+
+    if name not in matplotlib.colormaps:
+        raise ValueError(
+            f"unknown colour map {name!r}; use a matplotlib name such as 'jet' or 'inferno'"
+        )
+    # It cannot be shared by threads before its table is built: it is copied on look-up.
+    return matplotlib.colormaps[name]
 
 
 def _min_max(temperatures: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ import pathlib
 
 import numpy as np
 
-from thermo_jax.evaluation.wording import DISCLAIMER
+from thermo_jax.evaluation.wording import DISCLAIMER, printable
 
 DPI = 120
 PANEL_INCHES = 2.4  # width of one picture
@@ -147,7 +147,7 @@ def extent(images):
 
 def short_name(name, limit=34):
     """The file's own name, its middle left out where it would run into its neighbour."""
-    name = name.rsplit("/", 1)[-1]
+    name = printable(name).rsplit("/", 1)[-1]
     half = (limit - 1) // 2
     name = name if len(name) <= limit else f"{name[:half]}…{name[-half:]}"
     return name.replace("$", r"\$")  # matplotlib reads what stands between dollars as a formula

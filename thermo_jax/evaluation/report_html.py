@@ -10,7 +10,7 @@ from PIL import Image, UnidentifiedImageError
 
 from thermo_jax.evaluation import canvas, report_parts
 from thermo_jax.evaluation.report_parts import Facts, Fold, Picture, Table, Text, line, shown
-from thermo_jax.evaluation.wording import DISCLAIMER
+from thermo_jax.evaluation.wording import DISCLAIMER, printable
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 WIDE = 8  # columns; a table of more is set smaller on paper
@@ -185,7 +185,7 @@ def _part(part):
         case Text():
             return _paragraphs(part.text, "important" if part.important else "text")
         case Fold():
-            text = html.escape(report_parts.printable(part.text))
+            text = html.escape(printable(part.text))
             return f"<details><summary>{_escape(part.title)}</summary><pre>{text}</pre></details>"
 
 

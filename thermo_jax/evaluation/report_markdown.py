@@ -8,7 +8,7 @@ import urllib.parse
 
 from thermo_jax.evaluation import report_parts
 from thermo_jax.evaluation.report_parts import Facts, Fold, Picture, Table, Text, line, shown
-from thermo_jax.evaluation.wording import DISCLAIMER
+from thermo_jax.evaluation.wording import DISCLAIMER, printable
 
 _SIGNS = re.compile(r"([\\`*_\[\]|~$#!])")
 
@@ -45,7 +45,7 @@ def _part(part, folder):
             quote = "> " if part.important else ""
             return [quote + paragraph for paragraph in _paragraphs(part.text)]
         case Fold():
-            text = report_parts.printable(part.text).rstrip()
+            text = printable(part.text).rstrip()
             longest = max(map(len, re.findall("`+", text)), default=0)
             fence = "`" * max(3, longest + 1)  # no fence inside ends it
             heading = f"<details><summary>{html.escape(line(part.title))}</summary>"

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from thermo_jax.evaluation.results import UNDEFINED
+from thermo_jax.evaluation.wording import printable
 
 Cell = str | float | int | None
 
 # A number, maybe with its unit %, maybe with its interval: "12", "<1 %", "0.91 [0.88, 0.94]".
 NUMBER = re.compile(r"([<>+-]?[\d.,]*\d(?:[eE][+-]?\d+)?(?: ?%)?)(?: +([\[(±].*))?")
-_UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,9 +131,3 @@ def paragraphs(text: str) -> list[str]:
 def line(text: Any) -> str:
     """Printable text on one line."""
     return " ".join(printable(text).split())
-
-
-def printable(text: Any) -> str:
-    """Text without the control characters and half characters that file names may hold."""
-    text = _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", str(text).replace("\r\n", "\n"))
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -230,6 +230,7 @@ def _plain(value):
 def _cell(value):
     value = _plain(value)
     if isinstance(value, str):
+        value = value.encode("utf-8", "backslashreplace").decode("utf-8")  # any file name will do
         start = value.lstrip()[:1]
         return f"'{value}" if start in {*"=+-@"} and not _NUMBER.fullmatch(value) else value
     return "" if value is None else value

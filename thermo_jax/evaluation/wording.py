@@ -1,4 +1,9 @@
-"""The few phrases that every table, figure and report repeats word for word."""
+"""What every table, figure and report shares: a few phrases, and how foreign text is made safe."""
+
+import re
+from typing import Any
+
+_UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 DISCLAIMER = "research software, not a diagnostic device"
 
@@ -14,3 +19,9 @@ def class_title(name: str) -> str:
     """What a reader sees for a class name in files: "left_breast" -> "image-left breast"."""
     words = name.replace("_", " ")
     return f"image-{words}" if words.startswith(("left ", "right ")) else words
+
+
+def printable(text: Any) -> str:
+    """Text without the control characters and half characters that file names may hold."""
+    text = _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", str(text).replace("\r\n", "\n"))
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")

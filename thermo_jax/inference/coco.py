@@ -1,8 +1,9 @@
 """Label maps -> COCO instance polygons, which our own reader and pycocotools accept.
 
 Polygons run through pixel centres, so that filling them as `annotations.label_map` does gives the
-label map back, but for holes that no smaller region fills: they are closed. OpenCV finds the
-outlines.
+label map back, but for holes that no smaller region fills: they are closed. The reader takes
+pictures of 640x480, the size of DMR-IR's annotations. pycocotools draws outlines up to a pixel off,
+and loses a region of a single pixel. OpenCV finds the outlines.
 """
 
 import json
@@ -21,8 +22,8 @@ ROI = "ROI"  # background, as DMR-IR's own annotation file calls it; never drawn
 
 
 def write_coco(path: str | os.PathLike, label_maps: Mapping[str, str | os.PathLike]) -> Path:
-    """Writes the document of label maps on disk (PNG), by thermogram's name; returns the path."""
-    read = ((f"{name}.jpg", np.asarray(Image.open(file))) for name, file in label_maps.items())
+    """Writes the document of label maps on disk (PNG), by file name; returns the path."""
+    read = ((name, np.asarray(Image.open(file))) for name, file in label_maps.items())
     path = Path(path)
     path.write_text(json.dumps(coco_document(read)), encoding="utf-8")
     return path

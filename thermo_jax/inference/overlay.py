@@ -15,6 +15,7 @@ from thermo_jax.inference.predictor import Prediction
 from thermo_jax.inference.regions import Region
 
 TINT = 0.3  # opacity of a region's area; its outline is solid
+DRAWN = 600  # pixels of the longer side, at most: a panel shows about half of them
 
 
 def overlay_figure(
@@ -35,6 +36,8 @@ def overlay_figure(
     headings += ["evidence"] if prediction.evidence else []
     pixels = prediction.picture.pixels
     shape = pixels.shape[:2]
+    step = -(-max(shape) // DRAWN)
+    drawn = pixels[::step, ::step]
     figure, (axes,) = canvas.grid(
         1,
         len(headings),
@@ -44,39 +47,32 @@ def overlay_figure(
         footer_lines=4.9,
     )
     extent = (0, shape[1], shape[0], 0)
-    scale = _show_thermogram(axes[0], prediction, colormap=colormap, extent=extent)
-    _scale_below(figure, axes[0], scale)
+    _show_thermogram(figure, axes[0], prediction, drawn, colormap=colormap, extent=extent)
     for axis, heading in zip(axes[1:], headings[1:], strict=True):
-        canvas.show(axis, _backdrop(pixels))
+        axis.imshow(_backdrop(drawn), cmap="gray", vmin=0, vmax=255, extent=extent)
         if heading == "regions":
-            _paint_regions(axis, prediction.label_map, extent=extent)
+            _paint_regions(axis, prediction.label_map[::step, ::step], extent=extent)
             _mark_spots(axis, regions)
         else:
-            _paint_evidence(figure, axis, prediction, extent=extent)
+            _paint_evidence(axis, prediction, drawn.shape[:2], extent=extent)
     if prediction.label_map is not None:
         canvas.legend(figure, _handles(prediction.label_map), columns=4)
     return canvas.save(figure, path, note=SIDES_NOTE)
 
 
-def _show_thermogram(axis, prediction, *, colormap, extent):
-    """Draws it; returns (mappable, title, tick labels' format) of its scale, None for colours."""
+def _show_thermogram(figure, axis, prediction, drawn, *, colormap, extent):
+    """Draws it, and the scale of temperatures or gray levels below."""
     picture = prediction.picture
     if picture.temperatures is None and picture.gray is None:
-        canvas.show(axis, picture.colour)
-        return None
-    shown = axis.imshow(picture.pixels, cmap=colormap, extent=extent, interpolation="nearest")
-    return shown, "degrees C" if picture.temperatures is not None else "gray level"
-
-
-def _scale_below(figure, axis, scale):
-    if scale is None:
+        axis.imshow(drawn, extent=extent)
         return
-    shown, title = scale
+    shown = axis.imshow(drawn, cmap=colormap, extent=extent, interpolation="nearest")
     height = figure.get_size_inches()[1]
     box = axis.get_position()
     below = figure.add_axes((box.x0, box.y0 - 0.2 / height, box.width, 0.08 / height))
     bar = figure.colorbar(shown, cax=below, orientation="horizontal")
     bar.ax.tick_params(labelsize=canvas.SMALL, length=2, pad=1)
+    title = "degrees C" if picture.temperatures is not None else "gray level"
     bar.set_label(title, fontsize=canvas.SMALL, labelpad=1)
     bar.outline.set_linewidth(0.5)
 
@@ -89,17 +85,15 @@ def _backdrop(pixels: np.ndarray) -> np.ndarray:
 
 
 def _paint_regions(axis, label_map, *, extent):
-    for index, color in enumerate(figures.CLASS_COLORS):
-        inside = label_map == index
-        if index == BACKGROUND or not inside.any():
-            continue
-        outline = inside & ~ndimage.binary_erosion(inside, iterations=_line(label_map))
-        canvas.overlay(axis, color, np.where(outline, 1.0, TINT * inside), extent=extent)
+    from matplotlib.colors import to_rgb
 
-
-def _line(label_map) -> int:
-    """Pixels of an outline's width."""
-    return max(1, round(label_map.shape[0] / 240))
+    colors = np.array([to_rgb(color) for color in figures.CLASS_COLORS])
+    width = max(1, round(label_map.shape[0] / 240))
+    inner = np.zeros(label_map.shape, bool)
+    for index in np.unique(label_map):
+        inner |= ndimage.binary_erosion(label_map == index, iterations=width)
+    alpha = np.where(inner, TINT, 1.0) * (label_map != BACKGROUND)
+    canvas.overlay(axis, colors[label_map], alpha, extent=extent)
 
 
 def _mark_spots(axis, regions):
@@ -122,14 +116,16 @@ def _mark_spots(axis, regions):
         )
 
 
-def _paint_evidence(figure, axis, prediction, *, extent):
+def _paint_evidence(axis, prediction, shape, *, extent):
     """The classifiers' mean evidence, blurred for display as `figures.evidence_figure` does."""
-    grid = prediction.picture.grid
+    picture = prediction.picture
     maps = [
-        grids.from_model(np.asarray(one, np.float32)[..., np.newaxis], grid)[..., 0]
+        grids.from_model(np.asarray(one, np.float32)[..., np.newaxis], picture.grid)[..., 0]
         for one in prediction.evidence.values()
     ]
-    evidence = ndimage.gaussian_filter(np.mean(maps, axis=0), 0.025 * grid.height, mode="reflect")
+    step = -(-picture.grid.height // shape[0])
+    evidence = np.mean(maps, axis=0)[::step, ::step]
+    evidence = ndimage.gaussian_filter(evidence, 0.025 * shape[0], mode="reflect")
     limit = float(np.percentile(np.abs(evidence), 99.5)) or 1.0
     figures.paint_evidence(axis, evidence / limit, extent=extent)
     axis.set_xlabel("orange speaks for sick, purple for healthy", fontsize=canvas.SMALL)

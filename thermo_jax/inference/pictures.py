@@ -8,6 +8,7 @@ import dataclasses
 import io
 import os
 import pathlib
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -23,7 +24,7 @@ SMALLEST, LARGEST = 16, 4096  # pixels of a side
 NOT_RADIOMETRIC = "not a radiometric image: no temperatures"
 COLOURS = "colours of an unknown palette, used as they are"
 LETTERBOXED = "aspect not 4:3: edges repeated to fill the models' frame"
-_FLIR = b"FLIR\x00"
+_FLIR = re.compile(rb"\xff\xe1..FLIR\x00", re.DOTALL)  # the segment of a radiometric JPEG
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,6 +33,7 @@ class Picture:
 
     Attributes:
       name: path relative to the folder that was given, "/" separated, without suffix.
+      file: that of the file which gives the grid, with its suffix.
       temperatures: degrees C.
       gray: brightness.
       colour: as a camera or a program painted it.
@@ -39,6 +41,7 @@ class Picture:
     """
 
     name: str
+    file: str = ""
     temperatures: Float32[np.ndarray, "h w"] | None = None
     gray: UInt8[np.ndarray, "h w"] | None = None
     colour: UInt8[np.ndarray, "ch cw 3"] | None = None
@@ -68,9 +71,13 @@ class Unreadable(NamedTuple):
         return None
 
 
-def find_pictures(path: str | os.PathLike) -> list[tuple[str, list[pathlib.Path]]]:
+def find_pictures(
+    path: str | os.PathLike, *, leave_out: str | os.PathLike | None = None
+) -> list[tuple[str, list[pathlib.Path]]]:
     """(name, its files) of every thermogram of a folder, or of one file, sorted by name.
 
+    Args:
+      leave_out: a folder whose files are none: that of the results, which may be inside.
     Raises:
       FileNotFoundError: there is no such file or folder.
       ValueError: it holds nothing of a kind that is read.
@@ -83,7 +90,8 @@ def find_pictures(path: str | os.PathLike) -> list[tuple[str, list[pathlib.Path]
     found: dict[str, list[pathlib.Path]] = {}
     for file in files:
         hidden = any(part.startswith(".") for part in file.relative_to(root).parts)
-        if file.suffix.lower() in MATRICES + IMAGES and not hidden and not file.is_dir():
+        ours = leave_out is not None and file.absolute().is_relative_to(pathlib.Path(leave_out))
+        if file.suffix.lower() in MATRICES + IMAGES and not (hidden or ours or file.is_dir()):
             name = (file.relative_to(root).parent / _stem(file)).as_posix()
             found.setdefault(name, []).append(file)
     if not found:
@@ -93,13 +101,13 @@ def find_pictures(path: str | os.PathLike) -> list[tuple[str, list[pathlib.Path]
 
 
 def _stem(file: pathlib.Path) -> str:
-    stem = split_name(file.name)[0]
-    return file.stem if stem == file.name else stem
+    return split_name(file.stem)[0]
 
 
 def read_picture(name: str, files: Sequence[str | os.PathLike]) -> Picture | Unreadable:
     """Reads a thermogram's files; the first of each kind counts."""
     pixels: dict[str, np.ndarray] = {}
+    sources: dict[str, pathlib.Path] = {}
     notes: list[str] = []
     for file in map(pathlib.Path, files):
         try:
@@ -111,7 +119,7 @@ def read_picture(name: str, files: Sequence[str | os.PathLike]) -> Picture | Unr
         if kind in pixels:
             notes.append(f"{file.name}: left out, there is {kind} already")
             continue
-        pixels[kind] = values
+        pixels[kind], sources[kind] = values, file
         notes += remarks
     if not pixels:
         return Unreadable(name, "; ".join(notes))
@@ -120,12 +128,25 @@ def read_picture(name: str, files: Sequence[str | os.PathLike]) -> Picture | Unr
             notes.append("gray image of another size than the temperatures: left out")
             del pixels["gray"]
         notes = [note for note in notes if note != NOT_RADIOMETRIC]
+    if "colour" in pixels and len(pixels) > 1 and not _is_snap(sources["colour"], pixels):
+        notes.append(f"{sources['colour'].name}: left out, heatmaps are rendered as for training")
+        del pixels["colour"]
     if "colour" in pixels:
         notes.append(COLOURS)
-    picture = Picture(name=name, notes=tuple(dict.fromkeys(notes)), **pixels)
+    kind = next(kind for kind in ("temperatures", "gray", "colour") if kind in pixels)
+    file = pathlib.PurePosixPath(name).with_name(sources[kind].name).as_posix()
+    picture = Picture(name=name, file=file, notes=tuple(dict.fromkeys(notes)), **pixels)
     if picture.grid.letterboxed:
         picture = dataclasses.replace(picture, notes=(*picture.notes, LETTERBOXED))
     return picture
+
+
+def _is_snap(file: pathlib.Path, pixels: dict[str, np.ndarray]) -> bool:
+    """Whether a coloured image is the database's heatmap of the pixels beside it: same aspect."""
+    own = pixels["colour"].shape
+    other = next(pixels[kind].shape for kind in ("temperatures", "gray") if kind in pixels)
+    same = abs(own[1] * other[0] / (own[0] * other[1]) - 1) <= grids.TOLERANCE
+    return split_name(file.stem)[1] and same
 
 
 def model_input(
@@ -138,7 +159,7 @@ def model_input(
     """
     grid = picture.grid
     if data_type == "heat" and picture.colour is not None:
-        own = grids.fit(*picture.colour.shape[:2])
+        own = grids.fit(*picture.colour.shape[:2])  # of the same aspect as the picture's
         return grids.to_model(picture.colour, own, shape=HEAT_SHAPE)
     if data_type == "gray" and picture.gray is not None:
         return grids.to_model(picture.gray, grid)[..., np.newaxis]
@@ -165,13 +186,13 @@ def _read(file: pathlib.Path) -> tuple[str, np.ndarray, list[str]]:
         return "temperatures", _celsius(file, read(file)), []
     data = radiometry.read_bytes(file)
     remarks = [NOT_RADIOMETRIC]
-    if _FLIR in data[: 2**16]:
+    if _FLIR.search(data):
         try:
-            import flyr
+            return "temperatures", _celsius(file, _unpack(data)), []
         except ImportError:
             remarks = ["radiometric, read as a picture: pip install 'thermo_jax[flir]'"]
-        else:
-            return "temperatures", _celsius(file, _unpack(flyr, file, data)), []
+        except ValueError as error:
+            remarks = [f"radiometric, read as a picture: {_short(error)}"]
     image = radiometry.open_image(file, data, formats=("JPEG", "PNG", "TIFF"), check=_check_size)
     if image.mode == "F":
         return "temperatures", _celsius(file, np.array(image)), []
@@ -210,18 +231,19 @@ def _read_npy(file: pathlib.Path) -> np.ndarray:
         if not isinstance(values, np.ndarray) or values.dtype.kind not in "fiu":
             raise ValueError("no array of numbers")
         return np.array(values, np.float64)
-    except (ValueError, EOFError, SyntaxError) as error:
+    except Exception as error:  # its header is parsed as Python, with that parser's errors
         detail = f"no NumPy array of {len(data)} bytes ({_short(error)})"
         raise DataError("unreadable-matrix", file, detail) from error
 
 
-def _unpack(flyr, file: pathlib.Path, data: bytes) -> np.ndarray:
+def _unpack(data: bytes) -> np.ndarray:
+    import flyr
+
     try:
         return np.asarray(flyr.unpack(io.BytesIO(data)).celsius, np.float64)
     except Exception as error:  # flyr raises whatever its parser stumbles over
-        detail = f"its radiometric data cannot be read ({_short(error)})"
-        raise DataError("unreadable-image", file, detail) from error
+        raise ValueError(f"its temperatures cannot be read ({_short(error)})") from error
 
 
 def _short(error: Exception) -> str:
-    return str(error).split("\n")[0][:100] or type(error).__name__
+    return str(getattr(error, "detail", error)).split("\n")[0][:100] or type(error).__name__

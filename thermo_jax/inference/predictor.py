@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 from jaxtyping import Float, UInt8
 from ml_collections import ConfigDict
 
@@ -57,7 +58,8 @@ class Prediction(NamedTuple):
 
     Attributes:
       probabilities: of sick, by classifier.
-      evidence: by classifier, on its own grid: each pixel's exact part of its logit (less bias).
+      evidence: by classifier, on the classifier's grid (which includes repeated edges): each
+        pixel's exact part of its logit, less the bias.
       label_map: class indexes on the picture's grid, from the segmenters' mean probabilities.
       notes: the picture's, and which model could not read it.
     """
@@ -117,6 +119,12 @@ def load_model(workdir: str | os.PathLike, *, name: str = "", dtype: str = "auto
     with Checkpoints(workdir, read_only=True) as checkpoints:
         meta = checkpoints.meta()
         config = ConfigDict(meta["config"])
+        if not meta["finished"]:
+            logging.warning(
+                "%s has not finished its training (epoch %d): its best so far is used.",
+                workdir,
+                meta["epoch"],
+            )
         if config.task not in DECODERS:
             raise ValueError(
                 f"{workdir} holds an {config.task}: expected a classifier or segmenter"
@@ -199,13 +207,14 @@ class Predictor:
         self.batch_size = batch_size
         self.models = load_models(workdirs, dtype=dtype)
 
-    def predict_files(self, path: str | os.PathLike) -> Iterator[Prediction | Unreadable]:
+    def predict_files(
+        self, path: str | os.PathLike, *, leave_out: str | os.PathLike | None = None
+    ) -> Iterator[Prediction | Unreadable]:
         """Reads and predicts a file, or every thermogram of a folder, in the order of names.
 
-        Raises:
-          FileNotFoundError, ValueError: as `pictures.find_pictures`.
+        Args and raises: as `pictures.find_pictures`.
         """
-        found = pictures.find_pictures(path)
+        found = pictures.find_pictures(path, leave_out=leave_out)
         read = ordered_map(lambda one: pictures.read_picture(*one), found, description="predicting")
         return self.predict(read, count=len(found))
 

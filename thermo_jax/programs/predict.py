@@ -1,19 +1,21 @@
 """Program "predict": trained decoders -> a user's own thermograms.
 
-files -> pictures -> ensemble -> label maps and evidence on the pictures' own grids -> temperatures
-of regions -> predictions.csv, regions.csv, COCO polygons, and a page for every thermogram
+files -> pictures -> ensemble -> label maps on the pictures' own grids, evidence on the models'
+-> temperatures of regions -> predictions.csv, regions.csv, COCO polygons, a page per thermogram
 """
 
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
 
+from thermo_jax.data import radiometry
+from thermo_jax.data.thermogram import parse_name, patients_of_folders
 from thermo_jax.evaluation import results
-from thermo_jax.evaluation.wording import DISCLAIMER, class_title
+from thermo_jax.evaluation.wording import DISCLAIMER, class_title, printable
 from thermo_jax.inference.coco import write_coco
 from thermo_jax.inference.overlay import overlay_figure
 from thermo_jax.inference.page import write_page
@@ -33,34 +35,49 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
     models = runs.paths(config, "models")
     if not config.input:
         raise ValueError("config.input is empty: give --config.input=<a thermogram or a folder>")
+    radiometry.find_colormap(config.colormap)
+    _check_unused(workdir)
     workdir = open_workdir(workdir, config)
     predictor = Predictor(models, batch_size=config.batch_size, dtype=config.model.dtype)
-    rows, region_rows, maps = [], [], {}
-    for found in predictor.predict_files(config.input):
-        if isinstance(found, Unreadable):
-            rows.append({"name": found.name, "status": "unreadable", "notes": found.reason})
-            continue
-        regions = _regions(found)
-        rows.append(_row(found, regions))
-        region_rows += [{"name": found.name, **_region_row(region)} for region in regions]
-        if found.label_map is not None:
-            maps[found.name] = _save_label_map(workdir, found)
-        if found.evidence:
-            file = _output(workdir / EVIDENCE, found.name, ".npz")
-            np.savez(file, **found.evidence)
-        if config.reports:
-            picture = _output(workdir / OVERLAYS, found.name, ".png")
-            overlay_figure(picture, found, regions, colormap=config.colormap)
-            page = _output(workdir / REPORTS, found.name, ".html")
-            write_page(page, found, regions, overlay=picture)
-    files = [results.write_predictions_csv(workdir / PREDICTIONS, rows)]
-    if maps:
-        files.append(results.write_predictions_csv(workdir / REGIONS, region_rows))
-        files.append(write_coco(workdir / COCO, maps))
+    rows: list[dict[str, Any]] = []
+    region_rows: list[dict[str, Any]] = []
+    maps: dict[str, Path] = {}
+    try:
+        for found in predictor.predict_files(config.input, leave_out=workdir):
+            if isinstance(found, Unreadable):
+                rows.append({"name": found.name, "status": "unreadable", "notes": found.reason})
+                continue
+            regions = _regions(found)
+            rows.append(_row(found, regions))
+            region_rows += [{"name": found.name, **_region_row(region)} for region in regions]
+            if found.label_map is not None:
+                maps[found.picture.file] = _save_label_map(workdir, found)
+            if found.evidence:
+                np.savez(_output(workdir / EVIDENCE, found.name, ".npz"), **found.evidence)
+            if config.reports:
+                _save_page(workdir, found, regions, colormap=config.colormap)
+    finally:  # whatever stops a long run: what is done is not lost
+        files = _save_tables(workdir, rows, region_rows, maps)
     folders = (LABEL_MAPS, EVIDENCE, OVERLAYS, REPORTS)
     files += [workdir / name for name in folders if (workdir / name).is_dir()]
     runs.report(_summary(rows, predictor), files=files, workdir=workdir)
     return {"predictions": rows, "regions": region_rows}
+
+
+def _check_unused(workdir: str | Path) -> None:
+    """Results of two inputs in one folder could not be told apart."""
+    if str(workdir) and (Path(workdir).expanduser() / PREDICTIONS).exists():
+        raise ValueError(
+            f"{workdir} holds predictions already: choose another --workdir, or remove that folder"
+        )
+
+
+def _save_tables(workdir: Path, rows, region_rows, maps) -> list[Path]:
+    files = [results.write_predictions_csv(workdir / PREDICTIONS, rows)] if rows else []
+    if maps:
+        files.append(results.write_predictions_csv(workdir / REGIONS, region_rows))
+        files.append(write_coco(workdir / COCO, maps))
+    return files
 
 
 def _regions(found: Prediction) -> list[Region]:
@@ -75,6 +92,7 @@ def _row(found: Prediction, regions: list[Region]) -> dict[str, Any]:
     kinds = [kind for kind in ("temperatures", "gray", "colour") if _has(picture, kind)]
     row = {
         "name": found.name,
+        "patient": _patient(found.name),
         "status": "predicted" if values or found.label_map is not None else "no model reads it",
         "probability_sick": found.probability,
         "lowest_of_models": min(values, default=None),
@@ -94,6 +112,14 @@ def _row(found: Prediction, regions: list[Region]) -> dict[str, Any]:
     row["hottest_c"] = hottest.max if hottest else None
     row["hottest_x"], row["hottest_y"] = hottest.hottest if hottest else (None, None)
     return row | {"notes": "; ".join(found.notes)}
+
+
+def _patient(name: str) -> str | None:
+    """As the file name or its folders tell; None where they do not."""
+    path = PurePosixPath(name)
+    parsed = parse_name(path.name)
+    sure, _ = patients_of_folders(path.parts[:-1])
+    return (parsed.patient if parsed else None) or next(iter(sure), None)
 
 
 def _has(picture, kind: str) -> bool:
@@ -131,6 +157,12 @@ def _save_label_map(workdir: Path, found: Prediction) -> Path:
     return path
 
 
+def _save_page(workdir: Path, found: Prediction, regions: list[Region], *, colormap: str) -> None:
+    picture = _output(workdir / OVERLAYS, found.name, ".png")
+    overlay_figure(picture, found, regions, colormap=colormap)
+    write_page(_output(workdir / REPORTS, found.name, ".html"), found, regions, overlay=picture)
+
+
 def _summary(rows: Sequence[dict], predictor: Predictor) -> str:
     counts: dict[str, int] = {}
     for row in rows:
@@ -140,5 +172,5 @@ def _summary(rows: Sequence[dict], predictor: Predictor) -> str:
         "thermograms": ", ".join(f"{count} {status}" for status, count in counts.items()),
     }
     for row in [row for row in rows if row["status"] == "unreadable"][:10]:
-        facts[row["name"]] = row["notes"]
+        facts[printable(row["name"])] = printable(row["notes"])
     return f"{results.facts_text('Predictions', facts)}\n\n{DISCLAIMER}"
