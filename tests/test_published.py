@@ -1,10 +1,19 @@
 """Names and layouts of the published weights, as Flax variables."""
 
+import json
+from functools import partial
+
 import jax
 import numpy as np
 import pytest
+from conftest import golden_file
 
-from thermo_jax.models.published import from_published
+from thermo_jax.models import cuts, decoders, unet
+from thermo_jax.models.published import (
+    decoder_from_published,
+    from_published,
+    to_published,
+)
 
 RNG = np.random.default_rng(0)
 
@@ -91,3 +100,71 @@ def test_counts_of_batches_are_ignored(name):
 def test_a_name_that_no_published_model_has_is_refused(name):
     with pytest.raises(ValueError, match=f"'{name}' is no weight of the published"):
         from_published({name: np.zeros(3)})
+
+
+# --------------------------------------------------------------------------------------------------
+# Back again
+# --------------------------------------------------------------------------------------------------
+
+
+def random_variables(model, *shape):
+    """Variables of a model's shapes, every number its own."""
+    inputs = jax.ShapeDtypeStruct(shape, np.float32)
+    shapes = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), inputs)
+    return jax.tree.map(lambda leaf: RNG.standard_normal(leaf.shape), shapes)
+
+
+DECODERS = {
+    "classifier": (decoders.Classifier(width=2), (1, 1, 16, 16, 4)),
+    "segmenter": (decoders.Segmenter(width=2), (1, 1, 16, 16, 4)),
+}
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_a_decoder_goes_there_and_back(name):
+    model, shape = DECODERS[name]
+    variables = random_variables(model, *shape)
+    weights = to_published(variables)
+    assert weights["unet.up1.conv.double_conv.3.weight"].shape[2:] == (3, 3)
+    jax.tree.map(np.testing.assert_array_equal, decoder_from_published(weights), variables)
+    if name == "classifier":
+        assert weights["project.weight"].shape == (1, 256)
+        assert weights["project.bias"].shape == (1,)
+
+
+def test_an_encoder_goes_there_and_back_with_the_names_of_the_vectors():
+    variables = {
+        "params": {
+            "encoder": random_variables(cuts.CutsEncoder(num_kernels=2), 1, 8, 8, 3)["params"],
+            "reconstruction": {"linear": {"kernel": RNG.random((16, 75)), "bias": RNG.random(75)}},
+        },
+        "batch_stats": {
+            "encoder": random_variables(cuts.CutsEncoder(num_kernels=2), 1, 8, 8, 3)["batch_stats"]
+        },
+    }
+    weights = to_published(variables)
+    jax.tree.map(np.testing.assert_array_equal, from_published(weights), variables)
+    arrays = np.load(golden_file("encoder_c3.npz"))
+    published = {name.removeprefix("init/") for name in arrays if name.startswith("init/")}
+    assert {name for name in weights if "num_batches" not in name} == {
+        name for name in published if "num_batches" not in name
+    }
+
+
+def test_a_u_net_has_the_names_and_shapes_of_the_vectors():
+    arrays = np.load(golden_file("unet_8.npz"))
+    variables = random_variables(unet.UNet(8), 1, 16, 16, 128)
+    shapes = {name: weight.shape for name, weight in to_published(variables).items()}
+    for name, shape in zip(arrays["names"].tolist(), arrays["shapes"].tolist(), strict=True):
+        assert shapes[name] == tuple(json.loads(shape))
+
+
+def test_a_pooled_classifier_has_no_published_form():
+    variables = random_variables(decoders.Classifier(head="pooled", width=2), 1, 1, 16, 16, 4)
+    with pytest.raises(ValueError, match="a pooled classifier has no published form"):
+        to_published(variables)
+
+
+def test_a_variable_that_no_published_model_has_is_refused():
+    with pytest.raises(ValueError, match="other/kernel is no variable of the published models"):
+        to_published({"params": {"other": {"kernel": np.zeros((2, 2))}}})
