@@ -44,8 +44,9 @@ def _build(_: str) -> ConfigDict:
     # One warm spot anywhere: the mean over pixels learns it from few patients (AUROC .99 against
     # .87 for the published head, which has a weight for every pixel).
     config.stages.classify.model.head = "pooled"
-    # Less than the published 5e-3, which at this size is a gamble: .98 to 1.0 over three seeds.
-    config.stages.classify.train.learning_rate = 2e-3
+    # Less than the published 5e-3, which at this size is a gamble: AUROC .99 to 1.0 over three
+    # seeds (2e-3: .92 to 1.0).
+    config.stages.classify.train.learning_rate = 1e-3
     # Epochs of 6 steps.
     config.stages.classify.train.epochs = 20
     return config
