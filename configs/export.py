@@ -1,25 +1,43 @@
-"""Writes trained decoders as StableHLO files, which run wherever JAX does, without this package.
+"""Writes trained decoders as files that run without this package: StableHLO or ONNX.
 
     python -m thermo_jax.main --config=configs/export.py --workdir=exported \
         --config.models=runs/classify_HH,runs/segment_HH
 
-The weights and the frozen encoder are inside; a .json beside each file says what goes in and what
-comes out. Takes some seconds a model.
+Presets: `stablehlo` (default), which runs wherever JAX does, or `onnx` (`pip install
+'thermo_jax[onnx]'`), which onnxruntime and others run. The weights and the frozen encoder are
+inside; a .json beside each file says what goes in and what comes out. An ONNX file is written only
+if onnxruntime gives what JAX gives, to 1e-4. Takes some seconds a model.
 """
 
 from ml_collections import ConfigDict
 
+from thermo_jax.configs import common
 
-def get_config() -> ConfigDict:
-    """The configuration."""
+
+def get_config(argument: str = "") -> ConfigDict:
+    """The configuration of a preset: "stablehlo" or "onnx"."""
+    return common.parse_preset(
+        argument,
+        choices=("stablehlo", "onnx"),
+        default="stablehlo",
+        options={},
+        build=_build,
+        file="export.py",
+    )
+
+
+def _build(file_format: str) -> ConfigDict:
     config = ConfigDict()
     # What to run.
     config.task = "export"
+    # "stablehlo" or "onnx": set by the preset.
+    config.format = file_format
     # Workdirs of trained decoders, joined by commas; a folder above several gives all of them.
     config.models = ""
-    # Where the files shall run: any of "cpu", "cuda", "rocm" and "tpu".
-    config.platforms = ("cpu", "cuda", "tpu")
-    config.model = ConfigDict()
-    # Compute type of the files: "float32" or "bfloat16".
-    config.model.dtype = "float32"
+    if file_format == "stablehlo":
+        # Where the files shall run: any of "cpu", "cuda", "rocm" and "tpu".
+        config.platforms = ("cpu", "cuda", "tpu")
+        config.model = ConfigDict()
+        # Compute type of the files: "float32" or "bfloat16".
+        config.model.dtype = "float32"
     return config

@@ -5,7 +5,10 @@
 
 Reads JPEG, PNG, TIFF, and temperatures in degrees C (txt, csv, npy, floating-point TIFF; FLIR
 radiometric JPEG with `pip install 'thermo_jax[flir]'`) of any size. Files of one folder and one
-name are one thermogram. A file that cannot be read is told in predictions.csv; the rest goes on.
+name are one thermogram. Patients are told by file names (T0001.1.1.S.2012-10-08.00.txt) or folders
+(0001, patient 1): a patient's probability is the mean over her thermograms, and her page shows them
+all; a thermogram that tells no patient stands alone. A file that cannot be read is told in
+predictions.csv; the rest goes on.
 Takes about a second a thermogram on a CPU at full resolution.
 """
 
@@ -24,7 +27,7 @@ def get_config() -> ConfigDict:
     config.models = ""
     # Thermograms computed at once.
     config.batch_size = 8
-    # Whether to draw an overlay and write a one-page report of every thermogram.
+    # Whether to draw an overlay of every thermogram and write a page of every patient.
     config.reports = True
     # matplotlib colour map of temperatures in the reports.
     config.colormap = "inferno"

@@ -11,7 +11,7 @@ from saved_decoders import save_decoder
 
 from thermo_jax import main
 from thermo_jax.configs import export as export_config
-from thermo_jax.inference.export import export_model
+from thermo_jax.inference.export import export_stablehlo
 from thermo_jax.inference.predictor import forward, load_model
 
 quick_compilation = pytest.fixture(scope="module", autouse=True)(tiny.quick_compilation)
@@ -31,7 +31,7 @@ assert not any(name.startswith(("thermo_jax", "flax")) for name in sys.modules)
 @pytest.mark.parametrize(("task", "row"), [("classify", "H/H"), ("segment", "H/H")])
 def test_an_exported_model_runs_without_this_package(task, row, tmp_path):
     model = load_model(save_decoder(tmp_path / "run", task, row))
-    file, facts = export_model(model, tmp_path / "model.stablehlo")
+    file, facts = export_stablehlo(model, tmp_path / "model.stablehlo")
     images = np.random.default_rng(0).integers(0, 256, (3, 30, 40, 3), dtype=np.uint8)
     np.save(tmp_path / "images.npy", images)
     program = [sys.executable, "-c", ALONE, file, tmp_path / "images.npy", tmp_path / "out.npz"]

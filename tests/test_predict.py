@@ -11,7 +11,7 @@ import pytest
 import tiny_training as tiny
 from PIL import Image
 from saved_decoders import save_decoder
-from thermogram_files import write_gray, write_matrix
+from thermogram_files import matrix, write_gray, write_matrix
 
 from thermo_jax import main
 from thermo_jax.configs import predict as predict_config
@@ -82,13 +82,76 @@ def test_label_maps_evidence_and_polygons_are_written(outcome):
     assert names == ["photograph.jpg", "visit 1/=T.txt"]
 
 
-def test_every_thermogram_has_a_page_with_its_picture_inside(outcome):
+def test_a_thermogram_that_tells_no_patient_has_a_page_with_its_picture_inside(outcome):
     workdir, _ = outcome
-    page = (workdir / "reports" / "visit 1" / "=T.html").read_text()
+    pages = workdir / "reports" / "by_file"
+    page = (pages / "visit 1" / "=T.html").read_text()
     for text in ("data:image/png;base64", "Probability of sick", "image left", "not a diagnostic"):
         assert text in page
     assert (workdir / "overlays" / "visit 1" / "=T.png").stat().st_size > 10_000
-    assert "No temperatures: areas only" in (workdir / "reports" / "photograph.html").read_text()
+    assert "No temperatures: areas only" in (pages / "photograph.html").read_text()
+
+
+@pytest.fixture(scope="module")
+def of_patients(models, tmp_path_factory):
+    """(workdir, results) of patient 7 in two folders, and of files named like her and like 8."""
+    data = tmp_path_factory.mktemp("data")
+    write_matrix(data / "a" / "T0007.txt")
+    write_matrix(data / "b" / "T0007.txt", matrix()[:, ::-1])
+    write_gray(data / "0007.jpg")
+    (data / "T0008.txt").write_text("nothing")
+    workdir = tmp_path_factory.mktemp("out")
+    return workdir, main.run(config(data, models), workdir)
+
+
+def test_a_patient_has_a_row_with_her_mean_and_spread(of_patients):
+    workdir, results = of_patients
+    rows = {
+        row["patient"]: row
+        for row in read_csv(workdir / "patients.csv")
+        if row["told_by_name"] == "yes"
+    }
+    images = [row["probability_sick"] for row in results["predictions"] if row["patient"] == "0007"]
+    row = rows["0007"]
+    assert (row["thermograms"], row["unreadable"]) == ("2", "0")
+    assert float(row["probability_sick"]) == pytest.approx(np.mean(images))
+    bounds = [float(row[f"{end}_of_thermograms"]) for end in ("lowest", "highest")]
+    assert bounds == pytest.approx(sorted(images))
+    low, high = float(row["lowest_of_models"]), float(row["highest_of_models"])
+    assert low < float(row["probability_sick"]) < high
+    assert rows["0008"]["probability_sick"] == rows["0008"]["report"] == ""
+    assert "T0008.txt: no matrix of numbers" in rows["0008"]["notes"]
+
+
+def test_a_patient_has_one_page_and_a_file_named_like_her_another(of_patients):
+    workdir, results = of_patients
+    pages = {path.relative_to(workdir).as_posix() for path in workdir.rglob("*.html")}
+    assert pages == {"reports/0007.html", "reports/by_file/0007.html"}
+    assert {row["report"] for row in results["patients"]} == {*pages, None}
+    assert (workdir / "reports" / "0007.html").read_text().count("<img") == 2
+
+
+def test_files_of_one_name_in_two_folders_keep_their_own_outputs(of_patients):
+    workdir, _ = of_patients
+    names = {"0007", "a/T0007", "b/T0007"}
+    for folder in ("label_maps", "evidence", "overlays"):
+        files = [path for path in (workdir / folder).rglob("*") if path.is_file()]
+        assert {p.relative_to(workdir / folder).with_suffix("").as_posix() for p in files} == names
+
+
+def test_hostile_names_stay_in_the_workdir_and_are_no_formulas(models, tmp_path):
+    names = ["=1+1", "@SUM(A1)", "+x\n-y", "\t=1", "x\\..\\..\\y", "~", "%2e%2e%2fx", "<b>$(x)"]
+    for name in names:
+        write_matrix(tmp_path / "data" / name / f"{name}.txt", matrix()[:24, :32])
+        write_matrix(tmp_path / "data" / f"{name}.txt", matrix()[:24, :32])
+    main.run(config(tmp_path / "data", models / "segment"), tmp_path / "deep" / "out")
+    assert {path.name for path in tmp_path.iterdir()} == {"data", "deep"}
+    assert {path.name for path in (tmp_path / "deep").iterdir()} == {"out"}
+    assert len(list((tmp_path / "deep" / "out" / "reports").rglob("*.html"))) == 2 * len(names)
+    for table, column in (("predictions", "name"), ("patients", "patient"), ("regions", "name")):
+        cells = {row[column] for row in read_csv(tmp_path / "deep" / "out" / f"{table}.csv")}
+        assert len(cells) == 2 * len(names)
+        assert not [cell for cell in cells if cell.lstrip()[0] in "=+-@"]
 
 
 def test_reports_can_be_left_out(models, tmp_path):
@@ -115,15 +178,19 @@ def test_what_is_done_is_kept_when_a_run_is_stopped(models, tmp_path, monkeypatc
     write_matrix(tmp_path / "data" / "a.txt")
     write_matrix(tmp_path / "data" / "b.txt")
 
-    def interrupted(workdir, found, *args, **kwargs):
+    draw = predict.overlay_figure
+
+    def interrupted(path, found, *args, **kwargs):
         if found.name == "b":
             raise KeyboardInterrupt
+        return draw(path, found, *args, **kwargs)
 
-    monkeypatch.setattr(predict, "_save_page", interrupted)
+    monkeypatch.setattr(predict, "overlay_figure", interrupted)
     with pytest.raises(KeyboardInterrupt):
         main.run(config(tmp_path / "data", models), tmp_path / "out")
     rows = read_csv(tmp_path / "out" / "predictions.csv")
-    assert [row["name"] for row in rows] == ["a", "b"]
+    assert [row["name"] for row in rows] == ["a"]
+    assert (tmp_path / "out" / "reports" / "by_file" / "a.html").is_file()
 
 
 def test_results_of_two_inputs_are_not_mixed(outcome, models, tmp_path):

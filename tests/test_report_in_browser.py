@@ -1,9 +1,10 @@
-"""The report in a real browser: silent, drawn in full, alone, and wide enough for no screen.
+"""The reports in a real browser: silent, drawn in full, alone, and wide enough for no screen.
 
 Needs Chromium; skipped without it, unless THERMO_BROWSER_TEST=required (.ci/run sets it).
 """
 
 import os
+import re
 import shutil
 
 import numpy as np
@@ -15,7 +16,9 @@ from thermo_jax.evaluation.report import write_report
 from thermo_jax.evaluation.report_parts import Facts, Fold, Picture, Section, Table, Text
 from thermo_jax.inference.overlay import overlay_figure
 from thermo_jax.inference.page import write_page
+from thermo_jax.inference.patients import Finding, Patient
 from thermo_jax.inference.pictures import Picture as Thermogram
+from thermo_jax.inference.pictures import Unreadable
 from thermo_jax.inference.predictor import Prediction
 from thermo_jax.inference.regions import measure_regions
 
@@ -77,36 +80,90 @@ class Visit:
 
 
 @pytest.fixture(scope="module")
-def prediction(tmp_path_factory):
-    """The page of one thermogram, of a hostile name."""
-    folder = tmp_path_factory.mktemp("prediction")
+def finding(tmp_path_factory):
+    """What is found in a thermogram, its name and its models' hostile."""
+    folder = tmp_path_factory.mktemp("finding")
     label_map = np.full((120, 160), CLASS_NAMES.index("background"), np.uint8)
     label_map[40:80, 20:60], label_map[40:80, 100:140] = 0, 1
     temperatures = np.linspace(28, 36, label_map.size, dtype=np.float32).reshape(label_map.shape)
-    thermogram = Thermogram(name=HOSTILE[0], temperatures=temperatures)
+    regions = measure_regions(label_map, temperatures)
+
     found = Prediction(
-        thermogram,
+        Thermogram(name=HOSTILE[0], temperatures=temperatures),
         probabilities={HOSTILE[1]: 0.2, HOSTILE[2]: 0.6},
         evidence={HOSTILE[1]: np.ones((30, 40), np.float32)},
         label_map=label_map,
         notes=(HOSTILE[2],),
     )
-    regions = measure_regions(label_map, temperatures)
     overlay = overlay_figure(folder / "overlay.png", found, regions)
-    return write_page(folder / "page.html", found, regions, overlay=overlay)
+    return Finding.of(found, regions, overlay=overlay)
 
 
-def test_the_page_of_a_thermogram_is_silent_alone_and_drawn_on_a_phone(browser, prediction):
-    visit = Visit(browser, prediction, viewport=PHONE, bypass_csp=True)
+@pytest.fixture(scope="module")
+def alone(finding, tmp_path_factory):
+    """The page of one thermogram, of a hostile name."""
+    patient = Patient(HOSTILE[0], known=False, findings=[finding])
+    return write_page(tmp_path_factory.mktemp("alone") / "page.html", patient)
+
+
+@pytest.fixture(scope="module")
+def together(finding, tmp_path_factory):
+    """The page of a patient with twenty frames and three thermograms of hostile names."""
+    frames = [f"0001/T0001.1.1.D.2012-10-08.{frame:02d}" for frame in range(20)]
+    findings = [finding._replace(name=name) for name in (*frames, *HOSTILE)]
+    patient = Patient("0001", True, findings, [Unreadable(HOSTILE[0], HOSTILE[1])])
+    return write_page(tmp_path_factory.mktemp("together") / "page.html", patient)
+
+
+def assert_silent_alone_and_as_wide_as_a_phone(visit, path):
     assert visit.messages == [] and visit.dialogs == []
-    assert [u for u in visit.requests if not u.startswith("data:")] == [prediction.as_uri()]
+    assert [url for url in visit.requests if not url.startswith("data:")] == [path.as_uri()]
+    assert visit.ask("document.scripts.length") == 0
+    assert visit.ask("document.documentElement.scrollWidth") == PHONE["width"]
+
+
+def test_the_page_of_a_thermogram_is_silent_alone_and_drawn_on_a_phone(browser, alone):
+    visit = Visit(browser, alone, viewport=PHONE, bypass_csp=True)
+    assert_silent_alone_and_as_wide_as_a_phone(visit, alone)
     assert visit.ask("[...document.images].map(image => image.naturalWidth)") == [
         pytest.approx(900, rel=0.2)
     ]
-    assert visit.ask("document.documentElement.scrollWidth") == PHONE["width"]
     text = visit.ask("document.body.innerText")
     for words in ("0.400", "image-left breast", "Image left minus image right", *HOSTILE):
         assert words in text
+
+
+def test_the_page_of_a_patient_is_silent_alone_and_drawn_on_a_phone(browser, together):
+    visit = Visit(browser, together, viewport=PHONE, bypass_csp=True)
+    assert_silent_alone_and_as_wide_as_a_phone(visit, together)
+    widths = visit.ask("[...document.images].map(image => image.naturalWidth)")
+    assert len(widths) == 23 and min(widths) > 700
+
+
+def test_a_row_of_the_overview_shows_its_probability_on_a_phone(browser, together):
+    visit = Visit(browser, together, viewport=PHONE)
+    right = visit.ask("document.querySelector('tbody td').getBoundingClientRect().right")
+    heights = visit.ask("[...document.querySelectorAll('tr')].map(row => row.offsetHeight)")
+    assert right < PHONE["width"] and max(heights[:21]) < 70
+
+
+def test_every_row_of_the_overview_leads_to_its_thermogram(browser, together):
+    visit = Visit(browser, together, viewport=PHONE)
+    links = visit.page.locator("table >> nth=0").locator("a")
+    assert links.count() == 23
+    for link in (links.nth(0), links.nth(12), links.nth(22)):
+        link.click()
+        heading = visit.page.locator("h2:target")
+        assert heading.inner_text() == link.inner_text()
+        assert -1 < heading.bounding_box()["y"] < PHONE["height"]
+
+
+def test_paper_has_a_page_for_each_thermogram_of_a_patient(browser, finding, tmp_path):
+    short = finding._replace(regions=[], notes=())  # two would fit
+    findings = [short._replace(name=name) for name in "abcd"]
+    path = write_page(tmp_path / "page.html", Patient("0001", True, findings))
+    printed = Visit(browser, path, viewport=A4).page.pdf(prefer_css_page_size=True)
+    assert len(re.findall(rb"/Type\s*/Page\b", printed)) == 1 + 4
 
 
 @pytest.fixture(scope="module")

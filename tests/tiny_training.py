@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from absl import logging
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from thermo_jax.configs import classify, segment
@@ -24,7 +25,7 @@ from thermo_jax.configs import encoder as encoder_config
 from thermo_jax.models import decoders
 from thermo_jax.models.cuts import scale_images
 from thermo_jax.models.unet import DoubleConv
-from thermo_jax.training import finetune, loop, pretrain
+from thermo_jax.training import finetune, loop, pretrain, processes
 from thermo_jax.training.parallel import DataParallel
 from thermo_jax.training.state import TrainState, initialise
 
@@ -204,7 +205,7 @@ def plan(*, epochs: int = 3, loader: str = "numpy", **changes: Any) -> loop.Plan
     return loop.Plan(epochs=epochs, loader=loader, **fields)
 
 
-META = {"encoder": {"data_type": "heat"}, "examples": "these", "config": {"task": "encoder"}}
+META = {"encoder": {"data_type": "heat"}, "examples": "0123", "config": {"task": "encoder"}}
 
 
 class Run(NamedTuple):
@@ -298,11 +299,20 @@ def assert_same_tree(left: Any, right: Any) -> None:
 
 
 if __name__ == "__main__":
-    # `python tests/tiny_training.py WORKDIR`: an encoder run that is killed in its second epoch's
-    # save, as a preempted machine is.
+    # `python tests/tiny_training.py WORKDIR LOADER DTYPE`: an encoder run whose last process is
+    # killed in its second epoch's save, as a preempted machine is, unless it was killed before.
+    workdir, loader, dtype = Path(sys.argv[1]), *sys.argv[2:]
+    processes.join()
+
     def kill(epoch: int) -> None:
-        if epoch == 2:
+        is_last = jax.process_index() == jax.process_count() - 1
+        if epoch == 2 and is_last and not (workdir / "killed").exists():
+            (workdir / "killed").touch()
             os.kill(os.getpid(), signal.SIGKILL)
 
+    logging.set_verbosity(logging.INFO if processes.is_writer() else logging.WARNING)
     jax.config.update("jax_disable_most_optimizations", True)
-    make_run(encoder_trainer()).fit(Path(sys.argv[1]), plan(), on_epoch=kill)
+    jax.config.update("jax_enable_x64", dtype == "float64")
+    count = jax.device_count() if jax.process_count() > 1 else 1
+    run = make_run(encoder_trainer(dtype=dtype), device_count=count)
+    run.fit(workdir, plan(loader=loader), on_epoch=kill)

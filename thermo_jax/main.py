@@ -14,6 +14,8 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from thermo_jax.data.prepared import cache_dir
+from thermo_jax.training import processes
+from thermo_jax.training.paths import is_remote
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config",
@@ -31,6 +33,7 @@ TASKS = {  # config.task -> module of thermo_jax.programs
     "classify": "decoder",
     "segment": "decoder",
     "cluster": "cluster",
+    "convert": "convert",
     "demo": "demo",
     "few_shot": "few_shot",
     "predict": "predict",
@@ -38,6 +41,7 @@ TASKS = {  # config.task -> module of thermo_jax.programs
     "data_report": "data_report",
     "benchmark": "benchmark",
 }
+TRAINING = ("encoder", "classify", "segment")
 USER_ERRORS = (ValueError, OSError, FloatingPointError)
 EXIT_USER_ERROR = 2
 
@@ -46,10 +50,25 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
     """Runs the program that `config.task` names; returns its results."""
     if config.task not in TASKS:
         raise ValueError(f"config.task={config.task!r} is unknown: choose one of {sorted(TASKS)}")
+    if config.task not in TRAINING:
+        _check_alone(config.task, workdir)
     _keep_compiled_programs()
     _keep_freed_memory()
     program = importlib.import_module(f"thermo_jax.programs.{TASKS[config.task]}")
     return program.run(config, workdir)
+
+
+def _check_alone(task: str, workdir: str | Path) -> None:
+    if jax.distributed.is_initialized() and jax.process_count() > 1:
+        raise ValueError(
+            f"config.task={task!r} runs in one process ({', '.join(TRAINING)} run in several): "
+            "start it once, outside the launcher that started several"
+        )
+    if is_remote(workdir):
+        raise ValueError(
+            f"--workdir={workdir}: only {', '.join(TRAINING)} write to a bucket; give "
+            f"{task!r} a local folder"
+        )
 
 
 def _keep_compiled_programs() -> None:
@@ -99,7 +118,14 @@ def _main(argv: list[str]) -> None:
     logging.set_verbosity(logging.INFO)
     logging.get_absl_handler().setFormatter(None)
     python_logging.getLogger("jax").setLevel(python_logging.WARNING)  # it probes for TPUs aloud
-    run(_CONFIG.value, _WORKDIR.value)
+    processes.join()
+    if not processes.is_writer():
+        logging.set_verbosity(logging.WARNING)
+    try:
+        run(_CONFIG.value, _WORKDIR.value)
+    except Exception as error:
+        processes.leave_at_once(EXIT_USER_ERROR if isinstance(error, USER_ERRORS) else 1)
+        raise
 
 
 def main() -> None:

@@ -9,8 +9,11 @@ import collections
 import csv
 import dataclasses
 import io
+import os
 import pathlib
 from collections.abc import Callable, Iterable, Sequence
+
+from etils import epath
 
 from thermo_jax.data.thermogram import (
     HEALTHY,
@@ -163,10 +166,10 @@ class DataReport:
         return _csv(["sort", "kind", "file", "detail", "action"], rows)
 
     def write(
-        self, directory: str | pathlib.Path, records: Sequence[Thermogram]
-    ) -> list[pathlib.Path]:
+        self, directory: str | os.PathLike, records: Sequence[Thermogram]
+    ) -> list[epath.Path]:
         """Writes data_report.txt, records.csv and oddities.csv; returns their paths."""
-        directory = pathlib.Path(directory)
+        directory = epath.Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         contents = {
             "data_report.txt": self.text(records),

@@ -12,10 +12,10 @@ scikit-learn's StratifiedKFold warns about and, where all are that small, refuse
 import dataclasses
 import json
 import os
-import pathlib
 from collections.abc import Collection, Sequence
 
 import numpy as np
+from etils import epath
 
 from thermo_jax.data.thermogram import HEALTHY, LABEL_NAMES, UNLABELLED
 
@@ -39,7 +39,7 @@ class Split:
     def save(self, path: str | os.PathLike) -> None:
         """Write the split as JSON, whole or not at all."""
         sets = {f.name: sorted(getattr(self, f.name)) for f in dataclasses.fields(self)}
-        path = pathlib.Path(path)
+        path = epath.Path(path)
         partial = path.with_suffix(".partial")
         partial.write_text(json.dumps(sets, indent=1) + "\n", encoding="utf-8")
         partial.replace(path)
@@ -59,7 +59,7 @@ class Split:
         """Read what `save` wrote. ValueError, naming the file, if it is no disjoint split."""
         names = [f.name for f in dataclasses.fields(cls)]
         try:
-            sets = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+            sets = json.loads(epath.Path(path).read_text(encoding="utf-8"))
         except ValueError as error:
             raise ValueError(f"{path}: not a split in JSON ({error}); write it anew") from error
         if not isinstance(sets, dict) or sorted(sets) != sorted(names):

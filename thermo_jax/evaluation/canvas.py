@@ -4,10 +4,11 @@ matplotlib is imported inside the functions (so that importing this module costs
 without pyplot: no global state, no display, safe in any thread.
 """
 
+import io
 import math
-import pathlib
 
 import numpy as np
+from etils import epath
 
 from thermo_jax.evaluation.wording import DISCLAIMER, printable
 
@@ -120,9 +121,11 @@ def save(figure, path, *, note=""):
 
 def write(figure, path):
     """Writes the figure as PNG, making the folder where needed; returns the path."""
-    path = pathlib.Path(path)
+    path = epath.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, facecolor="white", format="png")
+    image = io.BytesIO()  # a bucket takes whole files only
+    figure.savefig(image, facecolor="white", format="png")
+    path.write_bytes(image.getvalue())
     return path
 
 

@@ -15,11 +15,12 @@ and of a segmenter, for each size at which it is scored:
 """
 
 import dataclasses
+import io
 import os
-import pathlib
 from collections.abc import Sequence
 
 import numpy as np
+from etils import epath
 
 from thermo_jax.data.examples import Examples
 
@@ -62,20 +63,22 @@ class Predictions:
             if key.startswith(f"{prefix}/")
         }
 
-    def save(self, path: str | os.PathLike) -> pathlib.Path:
+    def save(self, path: str | os.PathLike) -> epath.Path:
         """Writes a compressed .npz, whole or not at all; no pickle."""
-        path = pathlib.Path(path)
+        path = epath.Path(path)
         partial = path.with_suffix(".partial")
         rows = {name: getattr(self, name) for name in (*_TEXTS, "views")}
-        with partial.open("wb") as file:
-            np.savez_compressed(file, **rows, **{f"column:{k}": v for k, v in self.columns.items()})
+        file = io.BytesIO()  # a bucket takes whole files only
+        np.savez_compressed(file, **rows, **{f"column:{k}": v for k, v in self.columns.items()})
+        partial.write_bytes(file.getvalue())
         return partial.replace(path)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Predictions":
         """Reads what `save` wrote. ValueError, naming the file, if it is something else."""
         try:
-            with np.load(path, allow_pickle=False) as file:
+            data = io.BytesIO(epath.Path(path).read_bytes())
+            with np.load(data, allow_pickle=False) as file:
                 arrays = dict(file)
             columns = {
                 key.removeprefix("column:"): arrays.pop(key)

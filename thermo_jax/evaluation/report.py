@@ -5,9 +5,10 @@ Whatever text comes in, from names of files too, comes out as text.
 """
 
 import os
-import pathlib
 import re
 from collections.abc import Sequence
+
+from etils import epath
 
 from thermo_jax.evaluation import report_html, report_markdown, results
 from thermo_jax.evaluation.report_parts import Part, Section, Table, line
@@ -17,7 +18,7 @@ LONGEST_WITHOUT_CONTENTS = 3  # sections
 
 def write_report(
     folder: str | os.PathLike, *, title: str, summary: str, sections: Sequence[Section]
-) -> list[pathlib.Path]:
+) -> list[epath.Path]:
     """Writes report.html, report.md and tables/*.csv; returns their paths in this order.
 
     The page holds its pictures. The Markdown names them where they are: keep them in the folder.
@@ -29,7 +30,7 @@ def write_report(
         FileNotFoundError: a picture does not exist.
         ValueError: a picture is neither PNG nor JPEG, or a section holds something else.
     """
-    folder = pathlib.Path(folder)
+    folder = epath.Path(folder)
     tables = _named_tables(sections)
     contents = len(sections) > LONGEST_WITHOUT_CONTENTS
     texts = {

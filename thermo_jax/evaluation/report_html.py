@@ -4,8 +4,8 @@ forbids both."""
 import base64
 import html
 import io
-import pathlib
 
+from etils import epath
 from PIL import Image, UnidentifiedImageError
 
 from thermo_jax.evaluation import canvas, report_parts
@@ -127,8 +127,8 @@ pre {
 """
 
 
-def render(title, summary, sections, *, contents) -> str:
-    """The text of report.html.
+def render(title, summary, sections, *, contents, style="") -> str:
+    """The text of report.html; `style` is CSS of this page's own.
 
     Raises:
         FileNotFoundError: a picture does not exist.
@@ -151,7 +151,7 @@ def render(title, summary, sections, *, contents) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
         '<link rel="icon" href="data:,">',  # else browsers ask the server for one
         f"<title>{_escape(title)}</title>",
-        f"<style>{STYLE}</style>",
+        f"<style>{STYLE}{style}</style>",
         "</head>",
         "<body>",
         f"<header>{disclaimer}<h1>{_escape(title)}</h1>",
@@ -199,6 +199,8 @@ def _table(table):
     lines = []
     for index, row in enumerate(rows):
         name, *cells = map(_cell, row)
+        if table.leads_to:
+            name = f'<a href="#section-{table.leads_to[index]}">{name}</a>'
         name = f'<th scope="row"{kinds[0]}>{name}</th>'
         data = (f"<td{kind}>{cell}</td>" for kind, cell in zip(kinds[1:], cells, strict=True))
         ours = ' class="ours"' * (index in table.ours)
@@ -234,7 +236,7 @@ def _paragraphs(text, kind):
 
 def _embedded(path):
     """A picture as a data URI, with its size on the page in CSS pixels."""
-    data = pathlib.Path(path).read_bytes()
+    data = epath.Path(path).read_bytes()
     try:
         with Image.open(io.BytesIO(data), formats=("PNG", "JPEG")) as image:
             kind, size, dpi = image.format.lower(), image.size, image.info.get("dpi", (0, 0))[0]

@@ -28,6 +28,7 @@ class Table:
         name: of its CSV file; made from the title by default.
         ours: indexes of the rows that stand out.
         float_format: of the cells that are floats; the CSV keeps every digit.
+        leads_to: for each row, the number of the page's section that its first cell leads to.
 
     Raises:
         ValueError: a row is too short or too long, or two columns have one name.
@@ -40,6 +41,7 @@ class Table:
     name: str = ""
     ours: Collection[int] = ()
     float_format: str = ".3f"
+    leads_to: Sequence[int] = ()
 
     def __post_init__(self):
         if not self.columns or len({line(name) for name in self.columns}) < len(self.columns):

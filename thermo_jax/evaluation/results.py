@@ -4,16 +4,17 @@ Measures come in the order of Table 1 of Shor et al. 2024 (arXiv 2404.06589), th
 """
 
 import csv
+import io
 import json
 import math
 import os
-import pathlib
 import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from etils import epath
 
 from thermo_jax.data.thermogram import CLASS_NAMES
 from thermo_jax.evaluation.wording import DISCLAIMER, OPTIMISTIC, SIDES_NOTE, class_title
@@ -82,13 +83,13 @@ def write_results(
     *,
     class_names: Sequence[str] = CLASS_NAMES,
     table: str | None = None,
-) -> list[pathlib.Path]:
+) -> list[epath.Path]:
     """Writes results.json (NaN and infinity as null) and results.txt; returns both paths.
 
     Args:
         table: the text, `results_table` by default.
     """
-    workdir = pathlib.Path(workdir)
+    workdir = epath.Path(workdir)
     text = json.dumps(_plain(results), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
     table = results_table(results, class_names=class_names) if table is None else table
     workdir.mkdir(parents=True, exist_ok=True)
@@ -111,7 +112,7 @@ def write_predictions_csv(
     rows: Sequence[Mapping[str, Any]],
     *,
     columns: Sequence[str] | None = None,
-) -> pathlib.Path:
+) -> epath.Path:
     """Writes one line per row; NaN and None become empty cells.
 
     A text cell that a spreadsheet would run as a formula (it starts with = + - @ and is not a
@@ -120,14 +121,15 @@ def write_predictions_csv(
     Args:
         columns: their order; by default the rows' keys in order of first appearance.
     """
-    path = pathlib.Path(path)
+    path = epath.Path(path)
     if columns is None:
         columns = list(dict.fromkeys(key for row in rows for key in row))
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow([_cell(column) for column in columns])
-        writer.writerows([_cell(row.get(column)) for column in columns] for row in rows)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([_cell(column) for column in columns])
+    writer.writerows([_cell(row.get(column)) for column in columns] for row in rows)
+    path.write_bytes(text.getvalue().encode())  # line ends as they are
     return path
 
 

@@ -1,22 +1,30 @@
-"""A trained decoder as one StableHLO file: it runs wherever JAX does, without this package.
+"""A trained decoder as one file that runs without this package: StableHLO or ONNX.
 
     model = load_model("runs/segment_HH")
-    export_model(model, "segment_HH.stablehlo")
+    export_stablehlo(model, "segment_HH.stablehlo")
+    export_onnx(model, "segment_HH.onnx")
 
-    import jax, json, pathlib                        # elsewhere
+    import jax, onnxruntime, pathlib                 # elsewhere
     exported = jax.export.deserialize(pathlib.Path("segment_HH.stablehlo").read_bytes())
     outputs = exported.call(images)                  # uint8 [any batch, H, W, C]
+    session = onnxruntime.InferenceSession("segment_HH.onnx")
+    (classes,) = session.run(["classes"], {"images": images})
 
 The weights are inside. Beside the file, a .json says what goes in and what comes out.
 """
 
 import json
+import logging as python_logging
 import os
-from pathlib import Path
+from collections.abc import Callable
+from importlib import metadata
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from etils.epath import Path
 from jax import export
+from jax.extend.core import jaxpr_as_fun
 
 from thermo_jax.data.examples import IMAGE_SHAPES, downscaled_size
 from thermo_jax.data.thermogram import CLASS_NAMES, LABEL_NAMES
@@ -24,16 +32,66 @@ from thermo_jax.evaluation.wording import DISCLAIMER, SIDES_NOTE
 from thermo_jax.inference.predictor import Model, forward
 
 PLATFORMS = ("cpu", "cuda", "tpu")
+ONNX_TOLERANCE = 1e-4  # between onnxruntime and JAX, absolute and relative
 
 
-def export_model(
+def export_stablehlo(
     model: Model, path: str | os.PathLike, *, platforms: tuple[str, ...] = PLATFORMS
 ) -> list[Path]:
-    """Writes `path` and its .json; returns both.
+    """Writes `path` and its .json; returns both. It runs wherever JAX does.
 
     Args:
       platforms: where it shall run; "cpu", "cuda", "rocm" or "tpu".
     """
+    run, images = _program(model)
+    exported = export.export(jax.jit(run), platforms=platforms)(images)
+    return _write(path, exported.serialize(), _facts(model, images, platforms=list(platforms)))
+
+
+def export_onnx(model: Model, path: str | os.PathLike) -> list[Path]:
+    """Writes `path` and its .json, once onnxruntime gives what JAX gives; returns both.
+
+    Raises:
+      ValueError: jax2onnx is not installed, or its file says something else than the model.
+    """
+    try:
+        import jax2onnx
+        import onnx_ir
+        import onnxruntime
+    except ImportError as error:
+        raise ValueError(
+            f"ONNX needs the package {error.name}: pip install 'thermo_jax[onnx]'"
+        ) from error
+    python_logging.getLogger("onnx_ir").setLevel(python_logging.ERROR)  # of shapes that it guesses
+    run, images = _program(_in_float32(model))
+
+    def one_by_one(images):  # jax2onnx 0.17 cannot pad a batch of unknown size
+        return jax.lax.map(lambda image: jax.tree.map(lambda x: x[0], run(image[None])), images)
+
+    # Traced here: jax2onnx puts its own convolution, padded with zeros, in the place of Flax's.
+    traced, outputs = jax.make_jaxpr(one_by_one, return_shape=True)(images)
+    converted = jax2onnx.to_onnx(
+        jaxpr_as_fun(traced),
+        [images],
+        input_names=["images"],
+        output_names=sorted(outputs),
+        return_mode="ir",
+    )
+    # Leftovers of the conversion, each of which onnxruntime would warn of.
+    onnx_ir.passes.common.LiftSubgraphInitializersToMainGraphPass()(converted)
+    onnx_ir.passes.common.RemoveUnusedNodesPass()(converted)
+    content = onnx_ir.to_proto(converted).SerializeToString()
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    difference = _difference(session, run, images, name=model.name)
+    facts = {
+        "converted_by": f"jax2onnx {metadata.version('jax2onnx')}",
+        "largest_difference": f"{difference:.1g}, between onnxruntime and JAX on random images",
+    }
+    return _write(path, content, _facts(model, images, **facts))
+
+
+def _program(model: Model) -> tuple[Callable, jax.ShapeDtypeStruct]:
+    """(images -> outputs, the images that it takes, their batch of any size)."""
     height, width, channels = IMAGE_SHAPES[model.data_type]
     size = downscaled_size(height, width, model.downscale)
     # XLA's own convolution: the one that is chosen for the CPU would be slower elsewhere.
@@ -42,7 +100,6 @@ def export_model(
         encoder = encoder.clone(conv_general_dilated=None)
     decoder = model.decoder.clone(conv_general_dilated=None)
 
-    @jax.jit
     def run(images):
         return forward(
             model.variables,
@@ -54,17 +111,49 @@ def export_model(
         )
 
     (batch,) = export.symbolic_shape("batch")
-    images = jax.ShapeDtypeStruct((batch, *size, channels), jnp.uint8)
-    exported = export.export(run, platforms=platforms)(images)
+    return run, jax.ShapeDtypeStruct((batch, *size, channels), jnp.uint8)
+
+
+def _in_float32(model: Model) -> Model:
+    """onnxruntime has no bfloat16 convolution on the CPU."""
+    dtype = jnp.dtype("float32")
+    encoder, decoder = model.encoder.clone(dtype=dtype), model.decoder.clone(dtype=dtype)
+    return model._replace(encoder=encoder, decoder=decoder)
+
+
+def _difference(session, run: Callable, images: jax.ShapeDtypeStruct, *, name: str) -> float:
+    """The largest one between an onnxruntime session and `run`, on two random images.
+
+    Raises:
+      ValueError: it is above `ONNX_TOLERANCE`.
+    """
+    random = np.random.default_rng(0).integers(0, 256, (2, *images.shape[1:]), dtype=np.uint8)
+    with jax.default_matmul_precision("highest"):  # an accelerator's own choice is a shorter type
+        ours = {key: np.asarray(value) for key, value in run(random).items()}
+    theirs = dict(zip(ours, session.run(list(ours), {"images": random}), strict=True))
+    difference = max(float(np.abs(theirs[key] - ours[key]).max()) for key in ours)
+    if not all(
+        np.allclose(theirs[key], ours[key], rtol=ONNX_TOLERANCE, atol=ONNX_TOLERANCE)
+        for key in ours
+    ):
+        raise ValueError(
+            f"{name} was converted wrongly: onnxruntime differs from JAX by {difference:.1g}. "
+            "Install other versions of jax2onnx and onnxruntime, or export StableHLO"
+        )
+    return difference
+
+
+def _write(path: str | os.PathLike, content: bytes, facts: dict) -> list[Path]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(exported.serialize())
-    facts = path.with_suffix(".json")
-    facts.write_text(json.dumps(_facts(model, size, channels, platforms), indent=2) + "\n")
-    return [path, facts]
+    path.write_bytes(content)
+    described = path.with_suffix(".json")
+    described.write_text(json.dumps(facts, indent=2) + "\n")
+    return [path, described]
 
 
-def _facts(model: Model, size, channels: int, platforms) -> dict:
+def _facts(model: Model, images: jax.ShapeDtypeStruct, **made) -> dict:
+    height, width, channels = images.shape[1:]
     outputs = {
         "probabilities": "float32 [batch], of sick",
         "evidence": "float32 [batch, H, W], each pixel's part of the logit, less its bias",
@@ -77,8 +166,8 @@ def _facts(model: Model, size, channels: int, platforms) -> dict:
     }
     return {
         "task": model.task,
-        "platforms": list(platforms),
-        "input": f"images: uint8 [batch, {size[0]}, {size[1]}, {channels}], 0..255",
+        **made,
+        "input": f"images: uint8 [batch, {height}, {width}, {channels}], 0..255",
         "images": rendering[model.data_type],
         "reduced_by": model.downscale,
         "outputs": outputs,

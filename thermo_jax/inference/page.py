@@ -1,79 +1,198 @@
-"""The page of one thermogram: picture, probability with its meaning, temperatures by region.
+"""The page of one patient: probability with its meaning, and of each of her thermograms the
+picture, the notes, and temperatures by region.
 
 One HTML file that needs no network; whatever text comes in, file names too, comes out as text.
 """
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from thermo_jax.data.thermogram import PROTOCOL_NAMES, VIEW_NAMES, parse_name
 from thermo_jax.evaluation import report_html
 from thermo_jax.evaluation.report_parts import Facts, Part, Picture, Section, Table, Text
 from thermo_jax.evaluation.wording import SIDES_NOTE, class_title
-from thermo_jax.inference.predictor import Prediction
+from thermo_jax.inference.patients import Finding, Patient
 from thermo_jax.inference.regions import PAIRS, Region, differences
 
 MEANING = (
     "The probability is what the models learned to call sick on their training data. It says "
     "nothing of patients or cameras unlike those, and no treatment should follow from it."
 )
+OF_SEVERAL = (
+    "Thermograms of one visit are near-copies: that they agree says little. The mean covers all "
+    "visits and views alike."
+)
+ALONE = "The name does not tell a patient, so this page is of one thermogram."
+STYLE_OF_SEVERAL = """
+@media screen {
+  section:first-of-type td { white-space: nowrap; }
+}
+@media print {
+  section:first-of-type .table { break-inside: auto; }
+  section + section { break-before: page; }
+  section + section h2 { margin-top: 0; border-top: 0; }
+  a { color: inherit; text-decoration: none; }
+}
+"""
 
 
-def write_page(
-    path: str | os.PathLike,
-    found: Prediction,
-    regions: Sequence[Region],
-    *,
-    overlay: str | os.PathLike,
-) -> Path:
-    """Writes the page of one thermogram; returns its path.
+def write_page(path: str | os.PathLike, patient: Patient) -> Path:
+    """Writes the page of a patient, at least one of whose thermograms is read; returns its path.
 
-    Args:
-      regions: of `regions.measure_regions`.
-      overlay: the picture of `overlay.overlay_figure`, on disk.
+    Each finding has its overlay. One thermogram fills a page as it is; several get an overview
+    whose rows lead to them, and on paper a page each.
     """
-    picture = Picture(overlay, "Thermogram and what the models find in it.")
-    sections = [Section("Thermogram", [picture, *_notes(found)])]
-    if found.probabilities:
-        sections.append(Section("Probability of sick", _probability_parts(found)))
-    if regions:
-        sections.append(Section("Regions", _region_parts(regions)))
+    several = len(patient.findings) > 1
+    sections = _sections_of_several(patient) if several else _sections_of_one(patient)
+    title = f"Patient {patient.name}" if patient.known else patient.name
+    style = STYLE_OF_SEVERAL if several else ""
+    page = report_html.render(title, _sentence(patient), sections, contents=False, style=style)
     path = Path(path)
-    page = report_html.render(found.name, _sentence(found), sections, contents=False)
     path.write_text(page, encoding="utf-8")
     return path
 
 
-def _sentence(found: Prediction) -> str:
+def _sections_of_one(patient: Patient) -> list[Section]:
+    (finding,) = patient.findings
+    title = finding.name if patient.known else "Thermogram"
+    sections = [Section(title, [*_picture_parts(finding), *_left_out(patient)])]
+    if patient.by_image:
+        sections.append(Section("Probability of sick", _probability_parts(patient)))
+    if finding.regions:
+        sections.append(Section("Regions", _region_parts(finding.regions)))
+    return sections
+
+
+def _sections_of_several(patient: Patient) -> list[Section]:
+    probability = _probability_parts(patient) if patient.by_image else []
+    overview = [*probability, *_left_out(patient), _overview(patient.findings)]
+    sections = [Section("Probability of sick" if patient.by_image else "Overview", overview)]
+    for finding in patient.findings:
+        values, parts = list(finding.probabilities.values()), _picture_parts(finding)
+        if values:
+            chance = {"probability of sick": _chance(finding.probability)}
+            parts.append(Facts(chance | _spread(values, "models")))
+        sections.append(Section(finding.name, parts + _region_parts(finding.regions)))
+    return sections
+
+
+def _sentence(patient: Patient) -> str:
     """What the page is about."""
-    height, width = found.picture.pixels.shape[:2]
-    kind = "temperatures" if found.picture.temperatures is not None else "no temperatures"
-    text = f"A thermogram of {width} x {height} pixels with {kind}, read by trained models."
-    if found.probability is None:
-        return text
-    return f"{text} Mean probability of sick: {found.probability:.2f}."
+    findings = patient.findings
+    known = sum(finding.celsius for finding in findings)
+    if len(findings) > 1:
+        text = f"{len(findings)} thermograms, {known} with temperatures, read by trained models."
+    else:
+        height, width = findings[0].shape
+        kind = "temperatures" if known else "no temperatures"
+        text = f"A thermogram of {width} x {height} pixels with {kind}, read by trained models."
+    if patient.probability is not None:
+        text += f" Mean probability of sick: {_chance(patient.probability)}."
+    return text if patient.known else f"{text} {ALONE}"
 
 
-def _notes(found: Prediction) -> list[Part]:
-    return [Text(f"Note: {'; '.join(found.notes)}.", important=True)] if found.notes else []
+def _chance(value: float) -> str:
+    """Three digits, but never all of them 0 or 9: no model is certain."""
+    if value < 0.0005:
+        return "<0.001"
+    return ">0.999" if value > 0.9995 else f"{value:.3f}"
 
 
-def _probability_parts(found: Prediction) -> list[Part]:
-    values = found.probabilities
-    facts = {"mean of the models": f"{found.probability:.3f}"}
-    if len(values) > 1:
-        facts["from, to"] = f"{min(values.values()):.3f}, {max(values.values()):.3f}"
-    facts |= {name: f"{value:.3f}" for name, value in values.items() if len(values) > 1}
-    return [Facts(facts), Text(MEANING, important=True)]
+def _left_out(patient: Patient) -> list[Part]:
+    return [Text(f"Left out: {item.reason}", important=True) for item in patient.unreadable]
+
+
+def _probability_parts(patient: Patient) -> list[Part]:
+    images, models = patient.by_image, patient.by_model
+    spread = _spread(images, "thermograms") | _spread(list(models.values()), "models")
+    facts = {"mean": _chance(patient.probability)} if spread else {}
+    facts |= spread | {f"model {name}": _chance(value) for name, value in models.items()}
+    meaning = f"{MEANING} {OF_SEVERAL}" if len(images) > 1 else MEANING
+    return [Facts(facts), Text(meaning, important=True)]
+
+
+def _spread(values: Sequence[float], of: str) -> dict[str, str]:
+    """A fact, where there is more than one value."""
+    if len(values) < 2:
+        return {}
+    extremes = f"{_chance(min(values))} to {_chance(max(values))}"
+    return {f"of {len(values)} {of}, lowest to highest": extremes}
+
+
+def _overview(findings: Sequence[Finding]) -> Table:
+    """One row per thermogram; columns that no thermogram fills are left out."""
+    columns = {
+        "probability of sick": [_with_models(finding) for finding in findings],
+        "hottest": [_hottest(finding.regions) for finding in findings],
+        "breasts, left minus right": [_breasts(finding.regions) for finding in findings],
+        "taken": [_taken(finding.name) for finding in findings],
+    }
+    columns = {name: cells for name, cells in columns.items() if any(cells)}
+    note = []
+    if any(len(finding.probabilities) > 1 for finding in findings):
+        note.append("In brackets, the lowest and the highest of the models.")
+    if "hottest" in columns:
+        note.append(
+            f"Temperatures within regions, of breasts their mean, in degrees C. {SIDES_NOTE}"
+        )
+    rows = zip([finding.name for finding in findings], *columns.values(), strict=True)
+    sections = range(2, 2 + len(findings))  # they come after the overview
+    return Table("Thermograms", ["", *columns], list(rows), note=" ".join(note), leads_to=sections)
+
+
+def _taken(name: str) -> str | None:
+    """What a file name of the database tells: "frontal view, visit 1, 2012-10-08, frame 3"."""
+    parsed = parse_name(PurePosixPath(name).name)
+    if parsed is None:
+        return None
+    parts = [
+        f"{VIEW_NAMES[parsed.view]} view" * bool(parsed.view),
+        f"visit {parsed.visit}" * bool(parsed.visit),
+        parsed.date,
+        PROTOCOL_NAMES[parsed.protocol] * bool(parsed.protocol),
+        f"frame {parsed.frame}" * (parsed.frame >= 0),
+        "mirrored copy" * parsed.mirrored,
+    ]
+    return ", ".join(filter(None, parts)) or None
+
+
+def _with_models(finding: Finding) -> str | None:
+    values = finding.probabilities.values()
+    if not values:
+        return None
+    mean = _chance(finding.probability)
+    return f"{mean} [{_chance(min(values))}, {_chance(max(values))}]" if len(values) > 1 else mean
+
+
+def _hottest(regions: Sequence[Region]) -> str | None:
+    known = [region.max for region in regions if region.hottest]
+    return f"{max(known):.2f}" if known else None
+
+
+def _breasts(regions: list[Region]) -> str | None:
+    found = differences(regions).get("breasts, mean")
+    return None if found is None else f"{found:+.2f}"
+
+
+def _picture_parts(finding: Finding) -> list[Part]:
+    taken = _taken(finding.name)
+    caption = "Thermogram, on a scale of its own, and what the models find in it."
+    parts: list[Part] = [Text(f"{taken[0].upper()}{taken[1:]}.")] if taken else []
+    parts.append(Picture(finding.overlay, caption))
+    if finding.notes:
+        parts.append(Text(f"Note: {'; '.join(finding.notes)}.", important=True))
+    return parts
 
 
 def _region_parts(regions: list[Region]) -> list[Part]:
+    if not regions:
+        return []
     known = np.isfinite(regions[0].mean)
-    columns = ["", "area, pixels", "share of image, %"]
-    if known:
-        columns += ["mean", "median", "min", "max", "sd", "hottest at x, y"]
+    columns = ["mean", "median", "min", "max", "sd", "hottest at x, y"] if known else []
+    columns = ["", *columns, "area, pixels", "share of image, %"]
     rows = [_table_row(region, known=known) for region in regions]
     note = "Temperatures in degrees C. " if known else "No temperatures: areas only. "
     parts: list[Part] = [Table("By region", columns, rows, note=note + SIDES_NOTE)]
@@ -87,9 +206,9 @@ def _region_parts(regions: list[Region]) -> list[Part]:
 
 
 def _table_row(region: Region, *, known: bool) -> list:
-    row = [class_title(region.class_name), region.area, f"{100 * region.share:.1f}"]
+    row: list = [class_title(region.class_name)]
     if known:
         values = (region.mean, region.median, region.min, region.max, region.sd)
         row += [f"{value:.2f}" for value in values]
         row.append("{}, {}".format(*region.hottest))
-    return row
+    return [*row, region.area, f"{100 * region.share:.1f}"]

@@ -92,7 +92,6 @@ def _outside(x: Array, kernel: Array, *, precision: lax.PrecisionLike) -> Array:
     """The output's share of what lies outside the image; its corners belong to rows."""
     height, width = x.shape[1:3]
     margin = kernel.shape[0] // 2
-    corners = ((0, 0), (margin, margin), (0, 0))
 
     def share(line: Array, kernel: Array, *, before: bool, pad: int) -> Array:
         """What a line `[B,N,C]`, repeated outside, gives the outermost lines: `[B,N,margin,D]`."""
@@ -114,7 +113,10 @@ def _outside(x: Array, kernel: Array, *, precision: lax.PrecisionLike) -> Array:
     total = 0.0
     for before in (True, False):
         edge = 0 if before else -1
-        row = jnp.pad(x[:, edge], corners, mode="edge")
+        # As jnp.pad(mode="edge") does, but without its empty parts, which jax2onnx gets wrong.
+        row = x[:, edge]
+        ends = [jnp.repeat(end, margin, axis=1) for end in (row[:, :1], row[:, -1:])]
+        row = jnp.concatenate([ends[0], row, ends[1]], axis=1)
         rows = share(row, kernel, before=before, pad=0).swapaxes(1, 2)
         columns = share(x[:, :, edge], kernel.swapaxes(0, 1), before=before, pad=margin)
         total += _place(rows, size=height, axis=1, before=before)

@@ -96,6 +96,22 @@ def to_published(variables: Mapping[str, Mapping]) -> dict[str, np.ndarray]:
     return weights
 
 
+def check_published(weights: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]) -> None:
+    """Compares names, shapes and types with those of `expected` (`to_published`'s).
+
+    Raises:
+      ValueError: names the first tensor that is not as expected.
+    """
+    for name in dict.fromkeys([*expected, *weights]):
+        found, wanted = (_kind(arrays.get(name)) for arrays in (weights, expected))
+        if found != wanted and not name.endswith("num_batches_tracked"):
+            raise ValueError(f"{name} is {found}, expected {wanted}")
+
+
+def _kind(array: np.ndarray | None) -> str:
+    return "absent" if array is None else f"{array.dtype}{list(array.shape)}"
+
+
 def _leaves(tree: Mapping, path: tuple[str, ...] = ()):
     for key, value in tree.items():
         if isinstance(value, Mapping):

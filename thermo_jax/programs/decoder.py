@@ -6,13 +6,13 @@ encoder's workdir (or, to continue, this run's own checkpoint, which carries its
 """
 
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import logging
+from etils.epath import Path
 from ml_collections import ConfigDict
 
 from thermo_jax.data.examples import Examples
@@ -23,7 +23,7 @@ from thermo_jax.models.cuts import RawPixels
 from thermo_jax.models.decoders import CHANNELS
 from thermo_jax.programs import runs, scores, sources
 from thermo_jax.programs.workdir import open_workdir, to_json
-from thermo_jax.training import finetune, loop
+from thermo_jax.training import finetune, loop, processes
 from thermo_jax.training.checkpoints import has_checkpoint, keep_best_model, load_encoder
 from thermo_jax.training.parallel import DataParallel, gather
 from thermo_jax.training.resident import table_bytes
@@ -41,7 +41,10 @@ class Sets(NamedTuple):
 
 
 def run(config: ConfigDict, workdir: str | Path) -> dict:
-    """Trains, or continues; returns the results that it also writes to the workdir."""
+    """Trains, or continues; returns the results that it also writes to the workdir.
+
+    Of several processes the first one does; the others return {}.
+    """
     config = runs.resolve(config)
     parallel = runs.data_parallel(config)
     parallel.check_batch_size(config.train.batch_size)
@@ -97,15 +100,17 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
         # Validation chooses the classifier's threshold; a segmenter has none.
         if role == "test" or (role == "validation" and config.task == "classify")
     }
-    outcome = scores.finish(
-        config,
-        workdir=workdir,
-        sets=sets._asdict(),
-        gray=_gray(source, sets, config),
-        predictions=predictions,
-        best_step=int(state.step),
-        encoder_caveat=caveat,
-    )
+    outcome = {}
+    if processes.is_writer():
+        outcome = scores.finish(
+            config,
+            workdir=workdir,
+            sets=sets._asdict(),
+            gray=_gray(source, sets, config),
+            predictions=predictions,
+            best_step=int(state.step),
+            encoder_caveat=caveat,
+        )
     keep_best_model(workdir)
     return outcome
 

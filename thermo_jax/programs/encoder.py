@@ -1,11 +1,11 @@
 """Program "encoder": thermograms -> a pretrained CUTS encoder in a workdir."""
 
 from functools import partial
-from pathlib import Path
 
 import jax
 import numpy as np
 from absl import logging
+from etils.epath import Path
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from thermo_jax.data.examples import Examples
@@ -15,7 +15,7 @@ from thermo_jax.models.convolution import choose_convolution
 from thermo_jax.models.decoders import CHANNELS
 from thermo_jax.programs import reports, runs, sources
 from thermo_jax.programs.workdir import PICTURES, open_workdir, to_json
-from thermo_jax.training import finetune, loop, pretrain
+from thermo_jax.training import finetune, loop, pretrain, processes
 from thermo_jax.training.checkpoints import FOLDER, keep_best_model
 from thermo_jax.training.metrics_log import METRICS, read_jsonl
 from thermo_jax.training.resident import table_bytes
@@ -25,7 +25,10 @@ PICTURED = 4  # thermograms in the latents' picture
 
 
 def run(config: ConfigDict, workdir: str | Path) -> dict:
-    """Trains, or continues; returns the results that it also writes to the workdir."""
+    """Trains, or continues; returns the results that it also writes to the workdir.
+
+    Of several processes the first one does; the others return {}.
+    """
     config = runs.resolve(config)
     parallel = runs.data_parallel(config)
     parallel.check_batch_size(config.train.batch_size)
@@ -81,9 +84,11 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
         },
     )
     losses = loop.evaluate(state, eval_step, tables[1], plan=plan, parallel=parallel)
-    outcome = _finish(
-        config, workdir, state, validation, losses=losses, conv=conv, train=len(train)
-    )
+    outcome = {}
+    if processes.is_writer():
+        outcome = _finish(
+            config, workdir, state, validation, losses=losses, conv=conv, train=len(train)
+        )
     keep_best_model(workdir)
     return outcome
 

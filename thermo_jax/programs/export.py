@@ -1,10 +1,11 @@
-"""Program "export": trained decoders -> StableHLO files for use without this package."""
+"""Program "export": trained decoders -> StableHLO or ONNX files for use without this package."""
 
+from functools import partial
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from thermo_jax.inference.export import export_model
+from thermo_jax.inference.export import export_onnx, export_stablehlo
 from thermo_jax.inference.predictor import load_models
 from thermo_jax.programs import runs
 from thermo_jax.programs.workdir import open_workdir
@@ -13,10 +14,16 @@ from thermo_jax.programs.workdir import open_workdir
 def run(config: ConfigDict, workdir: str | Path) -> dict[str, list[str]]:
     """Writes one file and its description per model; returns {"files": their paths}."""
     config = runs.resolve(config)
+    if config.format == "onnx":
+        write, dtype = export_onnx, "float32"
+    elif config.format == "stablehlo":
+        write = partial(export_stablehlo, platforms=tuple(config.platforms))
+        dtype = config.model.dtype
+    else:
+        raise ValueError(f"config.format={config.format!r} must be one of stablehlo, onnx")
     workdir = open_workdir(workdir, config)
     files = []
-    for model in load_models(runs.paths(config, "models"), dtype=config.model.dtype):
-        file = workdir / f"{model.name}.stablehlo"
-        files += export_model(model, file, platforms=tuple(config.platforms))
+    for model in load_models(runs.paths(config, "models"), dtype=dtype):
+        files += write(model, workdir / f"{model.name}.{config.format}")
     runs.report(f"{len(files) // 2} models exported", files=files, workdir=workdir)
     return {"files": [str(file) for file in files]}

@@ -1,11 +1,12 @@
 """Program "predict": trained decoders -> a user's own thermograms.
 
 files -> pictures -> ensemble -> label maps on the pictures' own grids, evidence on the models'
--> temperatures of regions -> predictions.csv, regions.csv, COCO polygons, a page per thermogram
+-> temperatures of regions -> predictions.csv, regions.csv, COCO polygons
+-> by patient -> patients.csv, a page each
 """
 
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,24 +14,25 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from thermo_jax.data import radiometry
-from thermo_jax.data.thermogram import parse_name, patients_of_folders
 from thermo_jax.evaluation import results
 from thermo_jax.evaluation.wording import DISCLAIMER, class_title, printable
 from thermo_jax.inference.coco import write_coco
 from thermo_jax.inference.overlay import overlay_figure
 from thermo_jax.inference.page import write_page
+from thermo_jax.inference.patients import Finding, Patient, by_patient, patient_of
 from thermo_jax.inference.pictures import Unreadable
 from thermo_jax.inference.predictor import Prediction, Predictor
 from thermo_jax.inference.regions import PAIRS, Region, differences, measure_regions
 from thermo_jax.programs import runs
 from thermo_jax.programs.workdir import open_workdir
 
-PREDICTIONS, REGIONS, COCO = "predictions.csv", "regions.csv", "regions_coco.json"
+PREDICTIONS, COCO = "predictions.csv", "regions_coco.json"
 LABEL_MAPS, EVIDENCE, OVERLAYS, REPORTS = "label_maps", "evidence", "overlays", "reports"
+BY_FILE = "by_file"  # below REPORTS: pages of thermograms that tell no patient
 
 
 def run(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
-    """Predicts and writes; returns {"predictions": the rows of predictions.csv, "regions"}."""
+    """Predicts and writes; returns the rows of the tables: "predictions", "patients", "regions"."""
     config = runs.resolve(config)
     models = runs.paths(config, "models")
     if not config.input:
@@ -40,28 +42,36 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
     workdir = open_workdir(workdir, config)
     predictor = Predictor(models, batch_size=config.batch_size, dtype=config.model.dtype)
     rows: list[dict[str, Any]] = []
-    region_rows: list[dict[str, Any]] = []
+    read: list[Finding | Unreadable] = []
     maps: dict[str, Path] = {}
     try:
         for found in predictor.predict_files(config.input, leave_out=workdir):
             if isinstance(found, Unreadable):
-                rows.append({"name": found.name, "status": "unreadable", "notes": found.reason})
+                rows.append(_unreadable_row(found))
+                read.append(found)
                 continue
             regions = _regions(found)
-            rows.append(_row(found, regions))
-            region_rows += [{"name": found.name, **_region_row(region)} for region in regions]
-            if found.label_map is not None:
-                maps[found.picture.file] = _save_label_map(workdir, found)
+            overlay = _save_overlay(workdir, found, regions, config) if config.reports else None
             if found.evidence:
                 np.savez(_output(workdir / EVIDENCE, found.name, ".npz"), **found.evidence)
-            if config.reports:
-                _save_page(workdir, found, regions, colormap=config.colormap)
+            if found.label_map is not None:
+                maps[found.picture.file] = _save_label_map(workdir, found)
+            rows.append(_row(found, regions))
+            read.append(Finding.of(found, regions, overlay=overlay))
     finally:  # whatever stops a long run: what is done is not lost
-        files = _save_tables(workdir, rows, region_rows, maps)
+        patients = by_patient(read)
+        tables = {
+            "predictions": rows,
+            "patients": [_patient_row(patient, reports=config.reports) for patient in patients],
+            "regions": [row for item in read for row in _region_rows(item)],
+        }
+        files = _save_tables(workdir, tables, maps)
+        if config.reports:
+            _save_pages(workdir, patients)
     folders = (LABEL_MAPS, EVIDENCE, OVERLAYS, REPORTS)
     files += [workdir / name for name in folders if (workdir / name).is_dir()]
-    runs.report(_summary(rows, predictor), files=files, workdir=workdir)
-    return {"predictions": rows, "regions": region_rows}
+    runs.report(_summary(rows, patients, predictor), files=files, workdir=workdir)
+    return tables
 
 
 def _check_unused(workdir: str | Path) -> None:
@@ -72,12 +82,14 @@ def _check_unused(workdir: str | Path) -> None:
         )
 
 
-def _save_tables(workdir: Path, rows, region_rows, maps) -> list[Path]:
-    files = [results.write_predictions_csv(workdir / PREDICTIONS, rows)] if rows else []
-    if maps:
-        files.append(results.write_predictions_csv(workdir / REGIONS, region_rows))
-        files.append(write_coco(workdir / COCO, maps))
-    return files
+def _save_tables(workdir: Path, tables: dict[str, list], maps: dict[str, Path]) -> list[Path]:
+    """Each as CSV, unless it is empty, and the polygons of the label maps."""
+    files = [
+        results.write_predictions_csv(workdir / f"{name}.csv", rows)
+        for name, rows in tables.items()
+        if rows
+    ]
+    return files + ([write_coco(workdir / COCO, maps)] if maps else [])
 
 
 def _regions(found: Prediction) -> list[Region]:
@@ -92,7 +104,7 @@ def _row(found: Prediction, regions: list[Region]) -> dict[str, Any]:
     kinds = [kind for kind in ("temperatures", "gray", "colour") if _has(picture, kind)]
     row = {
         "name": found.name,
-        "patient": _patient(found.name),
+        "patient": patient_of(found.name),
         "status": "predicted" if values or found.label_map is not None else "no model reads it",
         "probability_sick": found.probability,
         "lowest_of_models": min(values, default=None),
@@ -114,20 +126,49 @@ def _row(found: Prediction, regions: list[Region]) -> dict[str, Any]:
     return row | {"notes": "; ".join(found.notes)}
 
 
-def _patient(name: str) -> str | None:
-    """As the file name or its folders tell; None where they do not."""
-    path = PurePosixPath(name)
-    parsed = parse_name(path.name)
-    sure, _ = patients_of_folders(path.parts[:-1])
-    return (parsed.patient if parsed else None) or next(iter(sure), None)
-
-
 def _has(picture, kind: str) -> bool:
     return getattr(picture, kind) is not None
 
 
+def _unreadable_row(found: Unreadable) -> dict[str, Any]:
+    """One row of predictions.csv."""
+    return {
+        "name": found.name,
+        "patient": patient_of(found.name),
+        "status": "unreadable",
+        "notes": found.reason,
+    }
+
+
+def _patient_row(patient: Patient, *, reports: bool) -> dict[str, Any]:
+    """One row of patients.csv."""
+    images, models = patient.by_image, patient.by_model.values()
+    notes = [note for finding in patient.findings for note in finding.notes]
+    notes += [item.reason for item in patient.unreadable]  # which names the files
+    page = _page_path(patient).as_posix() if reports and patient.findings else None
+    return {
+        "patient": patient.name,
+        "told_by_name": "yes" if patient.known else "no",
+        "thermograms": len(patient.findings),
+        "with_probability": len(images),
+        "unreadable": len(patient.unreadable),
+        "probability_sick": patient.probability,
+        "lowest_of_thermograms": min(images, default=None),
+        "highest_of_thermograms": max(images, default=None),
+        "lowest_of_models": min(models, default=None),
+        "highest_of_models": max(models, default=None),
+        "report": page,
+        "notes": "; ".join(dict.fromkeys(notes)),
+    }
+
+
+def _region_rows(found: Finding | Unreadable) -> list[dict[str, Any]]:
+    """Its rows of regions.csv."""
+    regions = [] if isinstance(found, Unreadable) else found.regions
+    return [{"name": found.name, **_region_row(region)} for region in regions]
+
+
 def _region_row(region: Region) -> dict[str, Any]:
-    """One row of regions.csv."""
     x, y = region.hottest or (None, None)
     return {
         "region": region.class_name,
@@ -157,19 +198,34 @@ def _save_label_map(workdir: Path, found: Prediction) -> Path:
     return path
 
 
-def _save_page(workdir: Path, found: Prediction, regions: list[Region], *, colormap: str) -> None:
-    picture = _output(workdir / OVERLAYS, found.name, ".png")
-    overlay_figure(picture, found, regions, colormap=colormap)
-    write_page(_output(workdir / REPORTS, found.name, ".html"), found, regions, overlay=picture)
+def _save_overlay(workdir: Path, found: Prediction, regions: list[Region], config) -> Path:
+    path = _output(workdir / OVERLAYS, found.name, ".png")
+    return overlay_figure(path, found, regions, colormap=config.colormap)
 
 
-def _summary(rows: Sequence[dict], predictor: Predictor) -> str:
+def _page_path(patient: Patient) -> Path:
+    """In the workdir; apart where it is named for a file, which may look like a patient."""
+    folder = Path(REPORTS) if patient.known else Path(REPORTS, BY_FILE)
+    return folder / f"{patient.name}.html"
+
+
+def _save_pages(workdir: Path, patients: Sequence[Patient]) -> None:
+    for patient in patients:
+        if patient.findings:
+            path = workdir / _page_path(patient)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_page(path, patient)
+
+
+def _summary(rows: Sequence[dict], patients: Sequence[Patient], predictor: Predictor) -> str:
     counts: dict[str, int] = {}
     for row in rows:
         counts[row["status"]] = counts.get(row["status"], 0) + 1
     facts = {
         "models": ", ".join(f"{model.name} ({model.task})" for model in predictor.models),
         "thermograms": ", ".join(f"{count} {status}" for status, count in counts.items()),
+        "patients": sum(patient.known for patient in patients),
+        "of no known patient": sum(not patient.known for patient in patients),
     }
     for row in [row for row in rows if row["status"] == "unreadable"][:10]:
         facts[printable(row["name"])] = printable(row["notes"])

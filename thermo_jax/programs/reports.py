@@ -3,10 +3,10 @@
 import json
 import subprocess
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
+from etils.epath import Path
 from ml_collections import ConfigDict
 
 from thermo_jax.data.thermogram import CLASS_NAMES
@@ -163,8 +163,9 @@ def picture_section(pictures: Sequence[Path]) -> Section:
 def about(workdir: Path, config: ConfigDict) -> list[Section]:
     """Data report, configuration, versions, timing: what it takes to judge and to repeat a run."""
     parts: list[Part] = [Facts({**versions(), "device": _device(), "git commit": commit()})]
-    records = [read_jsonl(path) for path in sorted(workdir.rglob(TIMING))]
-    seconds = sum(row["seconds"] for rows in records for row in rows)
+    # A run's own file, or those of a study's stages. (Buckets know no search through all folders.)
+    files = [path for depth in ("", "*/", "*/*/") for path in workdir.glob(f"{depth}{TIMING}")]
+    seconds = sum(row["seconds"] for path in files for row in read_jsonl(path))
     if seconds:
         parts.append(Facts({"time in training steps": f"{seconds / 60:.1f} minutes"}))
     report = workdir / "data_report.txt"

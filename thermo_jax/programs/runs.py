@@ -1,11 +1,11 @@
 """What programs have in common: devices, plans and columns of a configuration, the last word."""
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 
 import jax
 import numpy as np
 from absl import logging
+from etils.epath import Path
 from ml_collections import ConfigDict
 
 from thermo_jax.data import pipeline
@@ -15,6 +15,7 @@ from thermo_jax.models import convolution
 from thermo_jax.models.decoders import CHANNELS, HEADS
 from thermo_jax.models.losses import CONTRASTIVE_LOSSES
 from thermo_jax.programs.sources import PAPER, PROTOCOLS
+from thermo_jax.training import processes
 from thermo_jax.training.loop import Plan
 from thermo_jax.training.parallel import MODES, DataParallel
 from thermo_jax.training.resident import budget_bytes, gather_batch, scan_steps
@@ -84,9 +85,15 @@ def data_parallel(config: ConfigDict) -> DataParallel:
     """The devices and the wrapper that `config.parallel` asks for.
 
     Raises:
-      ValueError: more devices than there are, or an unknown mode.
+      ValueError: more devices than there are, or fewer than several processes have; an unknown
+        mode.
     """
     wanted, available = config.parallel.devices, jax.devices()
+    if jax.process_count() > 1 and wanted not in (0, len(available)):
+        raise ValueError(
+            f"config.parallel.devices={wanted}: a run of {jax.process_count()} processes takes all "
+            f"of their {len(available)} devices; leave it at 0"
+        )
     if not 0 <= wanted <= len(available):
         raise ValueError(
             f"config.parallel.devices={wanted}: this machine has {len(available)} "
@@ -123,7 +130,8 @@ def wrap(
 
 def fits(num_bytes: float, what: str, config: ConfigDict, *, parallel: DataParallel) -> bool:
     """Whether a table of this size may live on the devices; says so where it may not."""
-    budget = budget_bytes(config.parallel.resident_gb, device=parallel.devices[0])
+    device = next(d for d in parallel.devices if d.process_index == jax.process_index())
+    budget = budget_bytes(config.parallel.resident_gb, device=device)
     if num_bytes > budget:
         logging.info(
             "%s would take %.2f GB of every device, more than the %.2f GB of "
@@ -132,7 +140,7 @@ def fits(num_bytes: float, what: str, config: ConfigDict, *, parallel: DataParal
             num_bytes / 1e9,
             budget / 1e9,
         )
-    return num_bytes <= budget
+    return processes.all_true(num_bytes <= budget)
 
 
 def columns(examples: Examples, *names: str) -> dict[str, np.ndarray]:

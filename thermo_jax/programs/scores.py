@@ -1,9 +1,9 @@
 """The end of a decoder's run: measures on the test patients, files, pictures, the table."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+from etils.epath import Path
 from ml_collections import ConfigDict
 
 from thermo_jax.data.examples import Examples

@@ -1,17 +1,18 @@
 """Where thermograms come from: a folder, prepared by TFDS or read directly, or a phantom."""
 
 import dataclasses
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 from absl import logging
+from etils import epath
 from ml_collections import ConfigDict
 
 from thermo_jax.data import examples, layouts, phantom, splits
 from thermo_jax.data.prepared import cache_dir, source_fingerprint
 from thermo_jax.data.thermogram import UNLABELLED, Thermogram
+from thermo_jax.training import processes
 
 PHANTOM = "phantom"
 PAPER, TRANSDUCTIVE = "paper", "transductive"
@@ -52,7 +53,7 @@ def root_of(data: ConfigDict) -> Path:
     return phantom.write_phantom(cache_dir() / PHANTOM / f"patients{count}", patients=count)
 
 
-def open_source(data: ConfigDict, *, workdir: Path) -> Source:
+def open_source(data: ConfigDict, *, workdir: epath.Path) -> Source:
     """Scans or prepares `config.data.root`, and leaves the data report in the workdir.
 
     With loader "tf.data" the folder is prepared once by TFDS; with "numpy" it is read directly, and
@@ -83,11 +84,12 @@ def _shuffled(source: Source) -> Source:
     return dataclasses.replace(source, records=records, load=load)
 
 
-def _open(data: ConfigDict, *, workdir: Path) -> Source:
+def _open(data: ConfigDict, *, workdir: epath.Path) -> Source:
     root = root_of(data)
     if data.loader == "numpy":
         records, report = layouts.scan(root, layout=data.layout, strict=data.strict)
-        report.write(workdir, records)
+        if processes.is_writer():
+            report.write(workdir, records)
         logging.info("%s: %s", root, report.summary())
         return Source(
             records=records,
@@ -111,8 +113,9 @@ def _open(data: ConfigDict, *, workdir: Path) -> Source:
         prepared_dir=data.prepared_dir or None,
         colormap=data.colormap,
     )
-    for path in prepared.report_files:
-        shutil.copy(path, workdir)
+    if processes.is_writer():
+        for path in prepared.report_files:
+            (workdir / path.name).write_bytes(path.read_bytes())
     return Source(
         records=dmr_ir.load_records(prepared),
         fingerprint=prepared.fingerprint,
@@ -131,7 +134,9 @@ def selected(source: Source, data: ConfigDict, *, task: str) -> list[Thermogram]
     return examples.select(source.records, _selection(data), task=task, data_type=data.type)
 
 
-def split_of(split: ConfigDict, source: Source, *, workdir: Path | None = None) -> splits.Split:
+def split_of(
+    split: ConfigDict, source: Source, *, workdir: epath.Path | None = None
+) -> splits.Split:
     """The run's patients, also written to the workdir as split.json.
 
     They depend on the data set and `config.split` alone, not on the task, so that an encoder and
@@ -159,7 +164,7 @@ def split_of(split: ConfigDict, source: Source, *, workdir: Path | None = None) 
             val_fraction=0 if split.protocol == PAPER else split.val_fraction,
             seed=split.seed,
         )
-    if workdir is not None:
+    if workdir is not None and processes.is_writer():
         found.save(workdir / SPLIT)
     return found
 

@@ -7,12 +7,15 @@ results.txt, results.json, predictions.csv
 
 import json
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
+import jax
+from etils.epath import Path
 from ml_collections import ConfigDict
 
+from thermo_jax.training import processes
 from thermo_jax.training.checkpoints import has_checkpoint
+from thermo_jax.training.paths import folder_path
 
 CONFIG, PICTURES = "config.json", "pictures"
 VERSIONED = ("thermo_jax", "jax", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -40,11 +43,12 @@ def open_workdir(path: str | Path, config: ConfigDict) -> Path:
     """Makes the folder, or checks that it belongs to the same configuration.
 
     Raises:
-      ValueError: no path, or it holds a run of another configuration.
+      ValueError: no path, or it holds a run of another configuration, or is not the same folder for
+        all processes of the run.
     """
     if not str(path):
         raise ValueError("--workdir is missing: name a folder for the results, such as runs/first")
-    workdir = Path(path).expanduser().absolute()
+    workdir = folder_path(path)
     file = workdir / CONFIG
     resolved = to_json(config)
     if workdir.exists() and not workdir.is_dir():
@@ -58,9 +62,17 @@ def open_workdir(path: str | Path, config: ConfigDict) -> Path:
                 f"{workdir} holds a run of another configuration ({'; '.join(different)}): choose "
                 "another --workdir to start anew, or give the same configuration to continue"
             )
-    (workdir / PICTURES).mkdir(parents=True, exist_ok=True)
-    text = json.dumps({"config": resolved, "versions": versions()}, indent=2)
-    _write_whole(file, text + "\n")
+    text = json.dumps({"config": resolved, "versions": versions()}, indent=2) + "\n"
+    processes.wait("all have read the workdir")
+    if processes.is_writer():
+        (workdir / PICTURES).mkdir(parents=True, exist_ok=True)
+        _write_whole(file, text)
+    processes.wait("the workdir is written")
+    if not processes.all_true(file.is_file() and file.read_text(encoding="utf-8") == text):
+        raise ValueError(
+            f"{workdir} is not one folder for all {jax.process_count()} processes of this run: "
+            "choose a --workdir on a disk that all of them see"
+        )
     return workdir
 
 

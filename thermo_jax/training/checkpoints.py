@@ -13,9 +13,8 @@ data's position.
 """
 
 import logging as python_logging
-import shutil
+import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -23,6 +22,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 
+from thermo_jax.training import processes
+from thermo_jax.training.paths import folder_path
 from thermo_jax.training.state import TrainState
 
 FOLDER = "checkpoints"
@@ -32,8 +33,8 @@ BEST_OF = "validation_value"
 class Checkpoints:
     """The checkpoints of one workdir. Use as a context manager: leaving waits for the last save."""
 
-    def __init__(self, workdir: str | Path, *, read_only: bool = False):
-        self.directory = Path(workdir).expanduser().absolute() / FOLDER
+    def __init__(self, workdir: str | os.PathLike, *, read_only: bool = False):
+        self.directory = folder_path(workdir) / FOLDER
         if read_only and not self.directory.is_dir():
             raise FileNotFoundError(
                 f"{self.directory} does not exist: {workdir} is not the workdir of a training run"
@@ -168,10 +169,15 @@ def _training(state: TrainState) -> dict:
 
 
 def _abstract(tree: Any) -> Any:
-    return jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, "sharding", None)),
-        tree,
-    )
+    """What Orbax restores into: arrays placed like those given, NumPy arrays for shapes alone."""
+
+    def target(x):
+        sharding = getattr(x, "sharding", None)
+        if sharding is None:  # else Orbax wants as many processes as those that saved it
+            return np.empty(x.shape, x.dtype)
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+
+    return jax.tree.map(target, tree)
 
 
 def _compare(saved: Any, like: Any, *, where: str) -> None:
@@ -203,13 +209,13 @@ def _only_orbax_errors(record: python_logging.LogRecord) -> bool:
     return "orbax" not in record.pathname or record.levelno >= python_logging.ERROR
 
 
-def has_checkpoint(workdir: str | Path) -> bool:
+def has_checkpoint(workdir: str | os.PathLike) -> bool:
     """Whether a run in this folder has finished an epoch."""
-    steps = Path(workdir).expanduser() / FOLDER
+    steps = folder_path(workdir) / FOLDER
     return steps.is_dir() and any(step.name.isdigit() for step in steps.iterdir())
 
 
-def keep_best_model(workdir: str | Path) -> None:
+def keep_best_model(workdir: str | os.PathLike) -> None:
     """Frees what a finished run no longer needs: the optimiser, and the latest model.
 
     Whenever it is interrupted, what is left can be used, and freed by another call.
@@ -220,12 +226,14 @@ def keep_best_model(workdir: str | Path) -> None:
             raise ValueError(f"{workdir}: the run has not finished, and needs its optimiser")
         drop = {latest: ["model", "training", "encoder"]}
         drop[meta["best_step"]] = ["training"]
+        if not processes.is_writer():
+            return
         for step, items in drop.items():
             for item in items:
-                shutil.rmtree(checkpoints.directory / str(step) / item, ignore_errors=True)
+                (checkpoints.directory / str(step) / item).rmtree(missing_ok=True)
 
 
-def load_encoder(workdir: str | Path, *, like: Callable[[dict], dict]) -> tuple[dict, dict]:
+def load_encoder(workdir: str | os.PathLike, *, like: Callable[[dict], dict]) -> tuple[dict, dict]:
     """The encoder handed over by a workdir: (variables as NumPy arrays, meta).
 
     Args:

@@ -8,11 +8,11 @@ It knows steps and batches, not models: `pretrain.py` and `finetune.py` give it 
 import contextlib
 import dataclasses
 import math
+import os
 import sys
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -22,6 +22,7 @@ from absl import logging
 from tqdm import tqdm
 
 from thermo_jax.data import batching, pipeline
+from thermo_jax.training import processes
 from thermo_jax.training.checkpoints import Checkpoints
 from thermo_jax.training.metrics_log import MetricsLog
 from thermo_jax.training.parallel import DataParallel
@@ -94,7 +95,7 @@ def fit(
     validation: Table,
     plan: Plan,
     parallel: DataParallel,
-    workdir: Path,
+    workdir: str | os.PathLike,
     encoder_of: Callable[[TrainState], dict],
     meta: dict,
     on_epoch: Callable[[int], None] = lambda epoch: None,
@@ -114,9 +115,15 @@ def fit(
       on_epoch: called with each finished epoch's number after its checkpoint is under way.
     Raises:
       FloatingPointError: the loss is no longer finite.
-      ValueError: the checkpoint is of other examples or of another model.
+      ValueError: the checkpoint is of other examples or of another model; or several processes
+        read different ones.
     """
     parallel.check_batch_size(plan.batch_size)
+    if not processes.agree(meta["examples"]):
+        raise ValueError(
+            "the processes of this run read different images: give all of them the same data "
+            "(config.data.root on a disk that all see, or equal copies)"
+        )
     stopping = EarlyStopping(patience=plan.patience)
     steps = batching.steps_per_epoch(_num_rows(train), plan.batch_size)
     with Checkpoints(workdir) as checkpoints:
@@ -310,7 +317,7 @@ def _train_epoch(state, batches, train_step, *, dispatches: int, steps: int, pla
     }
 
 
-def _check_finite(metrics: dict[str, float], *, step: int, workdir: Path) -> None:
+def _check_finite(metrics: dict[str, float], *, step: int, workdir: str | os.PathLike) -> None:
     bad = [name for name, value in metrics.items() if not math.isfinite(value)]
     if bad:
         raise FloatingPointError(
@@ -337,6 +344,6 @@ def _progress(*, total: int, initial: int) -> tqdm:
         initial=initial,
         unit="image",
         desc="train",
-        disable=not sys.stderr.isatty(),
+        disable=not (sys.stderr.isatty() and processes.is_writer()),
         dynamic_ncols=True,
     )

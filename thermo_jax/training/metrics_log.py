@@ -6,50 +6,71 @@
 
 import json
 import math
-from pathlib import Path
+import os
 
+from etils import epath
 from tensorboardX import SummaryWriter
+
+from thermo_jax.training import processes
+from thermo_jax.training.paths import folder_path, is_remote
 
 METRICS, TIMING = "metrics.jsonl", "timing.jsonl"
 
 
 class MetricsLog:
-    """Appends to a workdir's metrics files. A resumed run drops the lines after its checkpoint.
+    """Adds to a workdir's metrics files. A resumed run drops the lines after its checkpoint.
+
+    Of several processes only the first one writes. A bucket gets no TensorBoard files.
 
     Raises:
       ValueError: the files end before the checkpoint that is resumed.
     """
 
-    def __init__(self, workdir: Path, *, resume_step: int = 0):
-        self._files = [workdir / METRICS, workdir / TIMING]
-        for path in self._files:
+    def __init__(self, workdir: str | os.PathLike, *, resume_step: int = 0):
+        workdir = folder_path(workdir)
+        self._rows = {workdir / METRICS: [], workdir / TIMING: []}
+        self._writer = None
+        if not processes.is_writer():
+            return
+        for path in self._rows:
             kept = [row for row in read_jsonl(path) if row["step"] <= resume_step]
             if resume_step and (not kept or kept[-1]["step"] < resume_step):
                 raise ValueError(
                     f"{path} does not reach step {resume_step} of the checkpoint beside it: "
                     "restore the file, or choose another --workdir"
                 )
-            path.write_text("".join(_to_line(row) for row in kept), encoding="utf-8")
-        self._writer = SummaryWriter(str(workdir / "tensorboard"), purge_step=resume_step + 1)
+            self._rows[path] = kept
+            self._write(path)
+        if not is_remote(workdir):
+            self._writer = SummaryWriter(str(workdir / "tensorboard"), purge_step=resume_step + 1)
 
     def write(self, *, step: int, epoch: int, metrics: dict[str, float], timing: dict) -> None:
         """One line per file; non-finite numbers become null."""
-        for path, values in zip(self._files, (metrics, timing), strict=True):
-            row = {"step": step, "epoch": epoch, **values}
-            with path.open("a", encoding="utf-8") as file:
-                file.write(_to_line(row))
-        for name, value in {**metrics, **timing}.items():
-            self._writer.add_scalar(name, value, step)
-        self._writer.flush()
+        if not processes.is_writer():
+            return
+        for path, values in zip(self._rows, (metrics, timing), strict=True):
+            self._rows[path].append({"step": step, "epoch": epoch, **values})
+            self._write(path)
+        if self._writer is not None:
+            for name, value in {**metrics, **timing}.items():
+                self._writer.add_scalar(name, value, step)
+            self._writer.flush()
+
+    def _write(self, path: epath.Path) -> None:
+        """The whole file: a bucket's cannot be appended to, and none is ever half-written."""
+        partial = path.with_suffix(".partial")
+        partial.write_text("".join(map(_to_line, self._rows[path])), encoding="utf-8")
+        partial.replace(path)
 
     def close(self) -> None:
         """Closes the TensorBoard file."""
-        self._writer.close()
+        if self._writer is not None:
+            self._writer.close()
 
 
-def read_jsonl(path: Path) -> list[dict]:
-    """The rows of a JSON-lines file, [] if there is none; a half-written last line is left out."""
-    rows = []
+def read_jsonl(path: str | os.PathLike) -> list[dict]:
+    """The rows of a JSON-lines file, [] if there is none; a broken line ends them."""
+    rows, path = [], folder_path(path)
     if path.is_file():
         for line in path.read_text(encoding="utf-8").splitlines():
             try:

@@ -43,7 +43,7 @@ class DataParallel:
         if self.mode == "pmap":
             # out_axes=None is not verified by JAX: a forgotten pmean would diverge silently. The
             # tests therefore compare all shards of the state.
-            return jax.pmap(
+            mapped = jax.pmap(
                 step,
                 axis_name=AXIS,
                 in_axes=(None, (None, 0) if resident else 0),
@@ -51,6 +51,9 @@ class DataParallel:
                 devices=self.devices,
                 donate_argnums=donate,
             )
+            if jax.process_count() == 1:
+                return mapped
+            return lambda state, batch: jax.tree.map(self._global, mapped(state, batch))
         replicated, split = PartitionSpec(), PartitionSpec(AXIS)
         mapped = jax.shard_map(
             step,
@@ -81,16 +84,21 @@ class DataParallel:
 
         Always a copy: steps donate their state, and a donated alias would be gone.
         """
-        sharding = self._replicated
-        if jax.process_count() > 1:
-            return jax.tree.map(
-                lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), tree
-            )
-        return jax.tree.map(lambda x: jax.device_put(np.array(x), sharding), tree)
+        return jax.tree.map(lambda x: self._put(np.array(x)), tree)
 
     def place(self, columns: dict[str, Any]) -> dict[str, jax.Array]:
         """A whole table on every device; columns that are there already stay as they are."""
-        return {k: jax.device_put(x, self._replicated) for k, x in columns.items()}
+        return {k: self._put(x) for k, x in columns.items()}
+
+    def _put(self, x: np.ndarray | jax.Array) -> jax.Array:
+        if jax.process_count() > 1 and isinstance(x, np.ndarray):
+            return jax.make_array_from_process_local_data(self._replicated, x)
+        return jax.device_put(x, self._replicated)
+
+    def _global(self, x: jax.Array) -> jax.Array:
+        """This process's copies of a replicated array, as which pmap returns it, as one of all."""
+        copies = [shard.data for shard in x.addressable_shards]
+        return jax.make_array_from_single_device_arrays(x.shape, self._replicated, copies)
 
     def put_batch(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
         """This process's part of a batch `[B, ...]` -> device arrays as `wrap`ped steps take them.

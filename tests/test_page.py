@@ -1,0 +1,127 @@
+"""The page of a patient: what it tells of one thermogram and of many (see also the browser)."""
+
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from thermo_jax.data.thermogram import CLASS_NAMES
+from thermo_jax.inference.page import write_page
+from thermo_jax.inference.patients import Finding, Patient
+from thermo_jax.inference.pictures import Unreadable
+from thermo_jax.inference.regions import measure_regions
+
+FRAME = "T0001.1.1.D.2012-10-08.{:02d}"
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Writes the page of patient 0001, or of another; returns its text."""
+
+    def page(*findings, name="0001", known=True, unreadable=()):
+        patient = Patient(name, known, list(findings), list(unreadable))
+        return write_page(tmp_path / "page.html", patient).read_text(encoding="utf-8")
+
+    return page
+
+
+@pytest.fixture
+def finding(tmp_path):
+    """A thermogram's finding: breasts of 30 and 32 degrees C, or of none."""
+    overlay = tmp_path / "overlay.png"
+    Image.new("RGB", (8, 6)).save(overlay)
+    label_map = np.full((120, 160), CLASS_NAMES.index("background"), np.uint8)
+    label_map[40:80, 20:60], label_map[40:80, 100:140] = 0, 1
+
+    def make(name="T0001", *, celsius=True, probabilities=None, notes=()):
+        temperatures = np.where(label_map == 1, 32, 30).astype(np.float32) if celsius else None
+        regions = measure_regions(label_map, temperatures)
+        given = {"A": 0.25, "B": 0.5} if probabilities is None else probabilities
+        return Finding(name, (120, 160), celsius, given, regions, notes, overlay)
+
+    return make
+
+
+def rows_of(page):
+    """The cells of the page's first table, headings first."""
+    table = page[page.index("<table") : page.index("</table>")]
+    rows = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in table.split("</tr>")]
+    return [[re.sub("<.*?>", "", cell) for cell in row] for row in rows if row]
+
+
+def test_one_thermogram_needs_no_overview(write, finding):
+    page = write(finding(notes=("aspect not 4:3",)))
+    headings = re.findall(r"<h\d.*?>(.*?)</h", page)
+    assert headings == ["Patient 0001", "T0001", "Probability of sick", "Regions"]
+    assert "A thermogram of 160 x 120 pixels with temperatures" in page
+    assert "Note: aspect not 4:3." in page and "#section" not in page
+
+
+def test_a_thermogram_that_tells_no_patient_says_so(write, finding):
+    page = write(finding("clinic/a"), name="clinic/a", known=False)
+    assert "<h1>clinic/a</h1>" in page and "does not tell a patient" in page
+
+
+def test_the_patients_mean_comes_with_both_spreads_and_their_meaning(write, finding):
+    page = write(
+        finding(FRAME.format(0), probabilities={"A": 0.2, "B": 0.6}),
+        finding(FRAME.format(1), probabilities={"A": 0.1, "B": 0.3}),
+    )
+    facts = dict(re.findall("<dt>(.*?)</dt><dd>(.*?)</dd>", page[: page.index("<table")]))
+    assert facts == {
+        "mean": "0.300",
+        "of 2 thermograms, lowest to highest": "0.200 to 0.400",
+        "of 2 models, lowest to highest": "0.150 to 0.450",
+        "model A": "0.150",
+        "model B": "0.450",
+    }
+    for words in ("no treatment should follow", "near-copies", "not a diagnostic device"):
+        assert words in page
+
+
+def test_the_overview_has_a_row_per_thermogram(write, finding):
+    page = write(finding(FRAME.format(0)), finding(FRAME.format(11), celsius=False))
+    assert rows_of(page) == [
+        ["", "probability of sick", "hottest", "breasts, left minus right", "taken"],
+        [
+            FRAME.format(0),
+            "0.375 [0.250, 0.500]",
+            "32.00",
+            "-2.00",
+            "frontal view, visit 1, 2012-10-08, dynamic, frame 0",
+        ],
+        [
+            FRAME.format(11),
+            "0.375 [0.250, 0.500]",
+            "-",
+            "-",
+            "frontal view, visit 1, 2012-10-08, dynamic, frame 11",
+        ],
+    ]
+
+
+def test_the_overview_leaves_out_what_no_thermogram_has(write, finding):
+    one, two = (finding(f"0001/{k}", celsius=False, probabilities={"A": 0.5}) for k in "ab")
+    assert rows_of(write(one, two))[0] == ["", "probability of sick"]
+
+
+def test_the_overviews_rows_lead_to_the_thermograms(write, finding):
+    page = write(*(finding(FRAME.format(frame)) for frame in range(3)))
+    links = dict(re.findall('<a href="#(.*?)">(.*?)</a>', page))
+    assert links == dict(re.findall('<h2 id="(.*?)">(T.*?)</h2>', page)) and len(links) == 3
+
+
+def test_what_could_not_be_read_is_told(write, finding):
+    page = write(finding(), unreadable=[Unreadable("0001/b", "b.txt: no matrix")])
+    assert "Left out: b.txt: no matrix" in page
+
+
+@pytest.mark.parametrize(("value", "shown"), [(1e-9, "&lt;0.001"), (1 - 1e-9, "&gt;0.999")])
+def test_no_model_is_shown_as_certain(write, finding, value, shown):
+    assert f"<dd>{shown}</dd>" in write(finding(probabilities={"A": value}))
+
+
+def test_a_page_without_classifiers_has_no_probability(write, finding):
+    one, two = (finding(f"0001/{k}", probabilities={}) for k in "ab")
+    assert "robability" not in write(one) + write(one, two)

@@ -1,0 +1,70 @@
+"""Thermograms by patient: who is told by a name, and the mean that the evaluation takes too."""
+
+import numpy as np
+import pytest
+
+from thermo_jax.evaluation import metrics
+from thermo_jax.inference.patients import Finding, by_patient, patient_of
+from thermo_jax.inference.pictures import Unreadable
+
+
+def finding(name, probabilities):
+    return Finding(name, (120, 160), False, probabilities, [], (), None)
+
+
+@pytest.mark.parametrize(
+    ("name", "patient"),
+    [
+        ("T0042.1.1.D.2012-11-14.00", "0042"),
+        ("visit 2/T42", "0042"),
+        ("0042/left side", "0042"),
+        ("patient 7/2019/frontal", "0007"),
+        ("0041/T0042", "0042"),
+        ("0042", None),  # a file of this name, in no folder of a patient
+        ("2/frontal", None),  # may be a visit
+        ("clinic/frontal", None),
+    ],
+)
+def test_a_patient_is_told_by_the_name_or_else_by_the_folders(name, patient):
+    assert patient_of(name) == patient
+
+
+def test_a_patients_probability_is_the_evaluations():
+    rng = np.random.default_rng(0)
+    names = ["T0001", "0002/a", "0002/b", "0001/c", "0002/d"]
+    scores = rng.uniform(size=(len(names), 2))
+    found = by_patient(
+        finding(name, {"model A": a, "model B": b})
+        for name, (a, b) in zip(names, scores.tolist(), strict=True)
+    )
+    keys = np.array([patient_of(name) for name in names])
+    expected = metrics.patient_scores(scores.mean(1), keys, np.zeros(len(names), int)).scores
+    assert [patient.name for patient in found] == ["0001", "0002"]
+    np.testing.assert_allclose([patient.probability for patient in found], expected)
+
+
+def test_the_spread_is_told_over_thermograms_and_over_models():
+    (patient,) = by_patient(
+        [finding("0001/a", {"A": 0.25, "B": 0.75}), finding("0001/b", {"A": 0.0, "B": 0.25})]
+    )
+    assert patient.by_image == [0.5, 0.125]
+    assert patient.by_model == {"A": 0.125, "B": 0.5}
+
+
+def test_a_thermogram_that_no_classifier_reads_counts_for_nothing():
+    (patient,) = by_patient([finding("0001/a", {}), finding("0001/b", {"A": 0.5})])
+    assert len(patient.findings) == 2 and patient.probability == 0.5
+    (alone,) = by_patient([finding("0001/a", {})])
+    assert alone.probability is None
+
+
+def test_thermograms_that_tell_no_patient_stand_alone():
+    patients = by_patient([finding(name, {}) for name in ("a", "b", "0001", "T0001")])
+    named = [(patient.name, patient.known) for patient in patients]
+    assert named == [("a", False), ("b", False), ("0001", False), ("0001", True)]
+
+
+def test_what_is_unreadable_stays_with_its_patient():
+    bad = Unreadable("0001/b", "b.txt: reason")
+    (patient,) = by_patient([finding("T0001", {"A": 0.5}), bad])
+    assert patient.unreadable == [bad] and patient.probability == 0.5

@@ -1,0 +1,285 @@
+"""Program "convert": published PyTorch weights -> a workdir, or a workdir -> published weights.
+
+import: state dict -> names and shapes compared -> a checkpoint, as a finished run leaves it
+export: the best model of a run -> state dict
+
+PyTorch reads and writes the files, and nothing else. Of a file only tensors are read: one that
+would have to be unpickled, and so could run code, is refused.
+"""
+
+import hashlib
+import math
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from ml_collections import ConfigDict
+
+from thermo_jax.data import radiometry
+from thermo_jax.data.examples import IMAGE_SHAPES, downscaled_size
+from thermo_jax.evaluation import results
+from thermo_jax.inference.predictor import load_model
+from thermo_jax.models.decoders import CHANNELS
+from thermo_jax.models.published import (
+    check_published,
+    decoder_from_published,
+    from_published,
+    to_published,
+)
+from thermo_jax.programs import runs
+from thermo_jax.programs.encoder import encoder_variables
+from thermo_jax.programs.workdir import open_workdir, to_json
+from thermo_jax.training import finetune, pretrain
+from thermo_jax.training.checkpoints import (
+    FOLDER,
+    Checkpoints,
+    has_checkpoint,
+    keep_best_model,
+    load_encoder,
+)
+from thermo_jax.training.state import TrainState
+
+DIRECTIONS = ("import", "export")
+SUFFIX = ".pty"  # of the published files
+Weights = dict[str, np.ndarray]
+
+
+def run(config: ConfigDict, workdir: str | Path) -> dict[str, list[str]]:
+    """Converts one model; returns {"files": what was written}."""
+    config = runs.resolve(config)
+    if config.direction not in DIRECTIONS:
+        raise ValueError(
+            f"config.direction={config.direction!r} must be one of {', '.join(DIRECTIONS)}"
+        )
+    convert = _import if config.direction == "import" else _export
+    return {"files": [str(convert(config, workdir))]}
+
+
+# --------------------------------------------------------------------------------------------------
+# Import
+# --------------------------------------------------------------------------------------------------
+
+
+def _import(config: ConfigDict, workdir: str | Path):
+    if not config.weights:
+        raise ValueError("config.weights is empty: give --config.weights=<a state dict, .pty>")
+    if str(workdir) and has_checkpoint(workdir):
+        raise ValueError(f"{workdir} holds a trained model already: choose another --workdir")
+    weights = read_state_dict(config.weights)
+    is_encoder = "conv1.weight" in weights
+    variables, encoder, meta = (_encoder if is_encoder else _decoder)(weights, config)
+    with Path(config.weights).expanduser().open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    meta["imported"] = {"file": Path(config.weights).name, "sha256": digest}
+    workdir = open_workdir(workdir, config)
+    state = TrainState.create(
+        jax.tree.map(jnp.asarray, variables), tx=optax.identity(), rng=jax.random.key(0)
+    )
+    with Checkpoints(workdir) as checkpoints:
+        checkpoints.save(
+            state,
+            encoder=jax.tree.map(jnp.asarray, encoder),
+            meta=meta | {"epoch": 0, "best_step": 0, "finished": True},
+            value=0.0,
+        )
+    keep_best_model(workdir)
+    use = "--config.encoder.workdir" if is_encoder else "--config.models"
+    facts = {
+        "file": config.weights,
+        "sha256": digest,
+        "model": f"{meta['config']['task']}, {meta['config']['data']['type']} images",
+        "to be used as": f"{use}={workdir}",
+    }
+    text = results.facts_text("Imported weights", facts)
+    runs.report(text, files=[workdir / FOLDER], workdir=workdir)
+    return workdir / FOLDER
+
+
+def _encoder(weights: Weights, config: ConfigDict) -> tuple[dict, dict, dict]:
+    """(variables, its encoder's, meta) of a published encoder with its reconstruction."""
+    num_kernels, channels = _shape(weights, "conv1.weight", axes=4, config=config)[:2]
+    rows, _ = _shape(weights, "recon.recon.weight", axes=2, config=config)
+    data_type = "gray" if channels == CHANNELS["gray"] else "heat"
+    facts = {"data_type": data_type, "channels": CHANNELS[data_type], "num_kernels": num_kernels}
+    its_config = {
+        "task": "encoder",
+        "data": {"type": data_type, "downscale": config.downscale},
+        "model": {
+            "num_kernels": num_kernels,
+            "patch_size": math.isqrt(rows // channels),
+            "dtype": "float32",
+        },
+    }
+    downscaled_size(*IMAGE_SHAPES[data_type][:2], config.downscale)  # raises where it cannot be
+    _check(weights, _encoder_shapes(ConfigDict(its_config)), config=config)
+    variables = from_published(weights)
+    # Whose images it saw is not known.
+    facts |= {"downscale": config.downscale, "data_fingerprint": None, "seen_patients": None}
+    return variables, encoder_variables(variables), {"config": its_config, "encoder": facts}
+
+
+def _decoder(weights: Weights, config: ConfigDict) -> tuple[dict, dict, dict]:
+    """(variables, its encoder's, meta) of a published decoder."""
+    width = _shape(weights, "unet.inc.double_conv.0.weight", axes=4, config=config)[0]
+    if not config.encoder.workdir:
+        raise ValueError(
+            f"{config.weights} holds a decoder: give --config.encoder.workdir=<workdir of the "
+            "encoder that it reads>; import the encoder first"
+        )
+    radiometry.find_colormap(config.colormap)
+    encoder, encoder_meta = load_encoder(config.encoder.workdir, like=_frozen_shapes)
+    facts = encoder_meta["encoder"]
+    data_type = config.type or facts["data_type"]
+    if data_type not in CHANNELS:
+        raise ValueError(f"config.type={data_type!r} must be one of {', '.join(CHANNELS)}")
+    its_config = ConfigDict(
+        {
+            "task": "classify" if "project.weight" in weights else "segment",
+            "data": {
+                "type": data_type,
+                "colormap": config.colormap,
+                "downscale": config.downscale,
+            },
+            "encoder": {"type": facts["data_type"], "workdir": config.encoder.workdir},
+            "model": {"unet_width": width, "head": "linear", "dtype": "float32"},
+        }
+    )
+    size = downscaled_size(*IMAGE_SHAPES[data_type][:2], config.downscale)
+    num_latents = finetune.make_encoder(num_kernels=facts["num_kernels"]).num_latents
+    create_state = partial(
+        finetune.create_state,
+        finetune.make_decoder(its_config),
+        tx=optax.identity(),
+        latents_shape=(1, *size, num_latents),
+        frozen={},
+    )
+    shapes = jax.eval_shape(create_state, rng=jax.random.key(0)).variables
+    _check(weights, shapes, config=config)
+    meta = {"config": to_json(its_config), "encoder": facts}
+    return decoder_from_published(weights), encoder, meta
+
+
+def _shape(weights: Weights, name: str, *, axes: int, config: ConfigDict) -> tuple[int, ...]:
+    """The shape of a tensor that tells the model's size."""
+    if name not in weights:
+        raise ValueError(
+            f"{config.weights} is of no published model: it has no {name}, but "
+            f"{', '.join(list(weights)[:3]) or 'nothing'}"
+        )
+    shape = weights[name].shape
+    if len(shape) != axes or not all(shape):
+        raise ValueError(f"{config.weights}: {name} is {list(shape)}, expected {axes} axes")
+    return shape
+
+
+def _check(weights: Weights, shapes: dict, *, config: ConfigDict) -> None:
+    zeros = jax.tree.map(lambda x: np.broadcast_to(np.zeros((), x.dtype), x.shape), shapes)
+    try:
+        check_published(weights, to_published(zeros))
+    except ValueError as error:
+        raise ValueError(f"{config.weights}: {error}") from error
+
+
+def _frozen_shapes(meta: dict) -> dict:
+    facts = meta["encoder"]
+    encoder = finetune.make_encoder(num_kernels=facts["num_kernels"])
+    images = jnp.zeros((1, 8, 8, CHANNELS[facts["data_type"]]))
+    return jax.eval_shape(partial(encoder.init, train=False), jax.random.key(0), images)
+
+
+def _encoder_shapes(config: ConfigDict) -> dict:
+    """Variables of the pretrained model of a run's configuration, their shapes only."""
+    create_state = partial(
+        pretrain.create_state,
+        pretrain.make_model(config),
+        tx=optax.identity(),
+        image_shape=(16, 16, CHANNELS[config.data.type]),
+    )
+    return jax.eval_shape(create_state, rng=jax.random.key(0)).variables
+
+
+# --------------------------------------------------------------------------------------------------
+# Export
+# --------------------------------------------------------------------------------------------------
+
+
+def _export(config: ConfigDict, workdir: str | Path):
+    if not config.run:
+        raise ValueError("config.run is empty: give --config.run=<workdir of a trained model>")
+    _torch()
+    weights = to_published(_best_model(config.run))
+    workdir = open_workdir(workdir, config)
+    file = workdir / f"{Path(config.run).absolute().name}{SUFFIX}"
+    write_state_dict(file, weights)
+    runs.report(f"{len(weights)} tensors exported", files=[file], workdir=workdir)
+    return file
+
+
+def _best_model(workdir: str) -> dict:
+    """Variables of the best model of an encoder's or a decoder's run."""
+    with Checkpoints(workdir, read_only=True) as checkpoints:
+        meta = checkpoints.meta()
+        if meta["config"]["task"] == "encoder":
+            like = _encoder_shapes(ConfigDict(meta["config"]))
+            frozen = encoder_variables(like)
+            return checkpoints.model(like, frozen=frozen, step=meta["best_step"])[0]
+    return load_model(workdir, dtype="float32").variables
+
+
+# --------------------------------------------------------------------------------------------------
+# Files
+# --------------------------------------------------------------------------------------------------
+
+
+def read_state_dict(path: str | Path) -> Weights:
+    """The tensors of a state dict, by name.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: it holds anything else, or PyTorch is not installed.
+    """
+    torch = _torch()
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist: name a state dict that torch.save wrote")
+    try:
+        found = torch.load(path, weights_only=True, map_location="cpu")
+    except Exception as error:  # a damaged file's differ
+        raise ValueError(
+            f"{path} is no plain state dict: it is damaged, or would have to be unpickled, which "
+            "could run code and is refused. Save it anew: torch.save(model.state_dict(), path)"
+        ) from error
+    if not isinstance(found, Mapping):
+        raise ValueError(f"{path} holds a {type(found).__name__}, expected a state dict")
+    return {str(name): _array(tensor, name=name, path=path) for name, tensor in found.items()}
+
+
+def _array(tensor: Any, *, name: str, path: Path) -> np.ndarray:
+    try:
+        return tensor.detach().numpy()
+    except (AttributeError, TypeError) as error:  # no tensor; of a type that NumPy has not
+        kind = getattr(tensor, "dtype", type(tensor).__name__)
+        raise ValueError(f"{path}: {name} is {kind}, expected a tensor of float32") from error
+
+
+def write_state_dict(path: Path, weights: Mapping[str, np.ndarray]) -> None:
+    """Writes arrays as tensors that `torch.load(path, weights_only=True)` reads."""
+    torch = _torch()
+    tensors = {name: torch.from_numpy(np.array(array)) for name, array in weights.items()}
+    with path.open("wb") as file:
+        torch.save({name: tensor.contiguous() for name, tensor in tensors.items()}, file)
+
+
+def _torch():
+    try:
+        import torch
+    except ImportError as error:
+        raise ValueError(
+            "state dicts need PyTorch, which is not installed: pip install 'thermo_jax[torch]'"
+        ) from error
+    return torch
