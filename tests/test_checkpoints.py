@@ -79,6 +79,7 @@ def test_a_checkpoint_holds_the_whole_state_and_the_position_in_the_run(tmp_path
         "epoch": 3,
         "finished": True,
         "best_step": 5,
+        "history": {},
         "early_stopping": {
             "patience": 5,
             "best_value": 1.0,

@@ -14,7 +14,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from thermo_jax.data.prepared import cache_dir
-from thermo_jax.training import processes
+from thermo_jax.training import preemption, processes
 from thermo_jax.training.paths import is_remote
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -43,7 +43,7 @@ TASKS = {  # config.task -> module of thermo_jax.programs
 }
 TRAINING = ("encoder", "classify", "segment")
 USER_ERRORS = (ValueError, OSError, FloatingPointError)
-EXIT_USER_ERROR = 2
+EXIT_USER_ERROR, EXIT_INTERRUPTED = 2, 130  # the latter by Ctrl-C
 
 
 def run(config: ConfigDict, workdir: str | Path) -> dict:
@@ -119,6 +119,7 @@ def _main(argv: list[str]) -> None:
     logging.get_absl_handler().setFormatter(None)
     python_logging.getLogger("jax").setLevel(python_logging.WARNING)  # it probes for TPUs aloud
     processes.join()
+    preemption.listen()
     if not processes.is_writer():
         logging.set_verbosity(logging.WARNING)
     try:
@@ -138,6 +139,9 @@ def main() -> None:
             raise
         print(f"thermo_jax: {error}", file=sys.stderr)
         sys.exit(EXIT_USER_ERROR)
+    except (preemption.Stopped, KeyboardInterrupt):
+        print("thermo_jax: stopped; the same command continues", file=sys.stderr)
+        sys.exit(preemption.EXIT_STOPPED if preemption.asked() else EXIT_INTERRUPTED)
 
 
 def _with_found_config(argv: list[str]) -> list[str]:

@@ -76,6 +76,8 @@ class Checkpoints:
     def save(self, state: TrainState, *, encoder: dict, meta: dict, value: float) -> None:
         """Saves in the background; `meta` must be JSON; the lowest `value` is the best."""
         step = int(state.step)
+        if step in self._manager.all_steps():  # saved by a run that was stopped before it evaluated
+            self._manager.delete(step)
         self._manager.save(
             step,
             args=ocp.args.Composite(

@@ -22,10 +22,11 @@ from absl import logging
 from tqdm import tqdm
 
 from thermo_jax.data import batching, pipeline
-from thermo_jax.training import processes
+from thermo_jax.training import preemption, processes
 from thermo_jax.training.checkpoints import Checkpoints
 from thermo_jax.training.metrics_log import MetricsLog
 from thermo_jax.training.parallel import DataParallel
+from thermo_jax.training.position import EarlyStopping, Position
 from thermo_jax.training.resident import Table, is_resident, steps_of_dispatch, train_rows
 from thermo_jax.training.state import TrainState
 
@@ -61,31 +62,6 @@ class Plan:
     steps_per_dispatch: int = 1
 
 
-@dataclasses.dataclass(kw_only=True)
-class EarlyStopping:
-    """The lowest validation value so far, and for how long there has been no better one."""
-
-    patience: int
-    best_value: float = math.inf
-    best_step: int = 0
-    best_epoch: int = 0
-    epochs_without: int = 0
-
-    def update(self, value: float, *, step: int, epoch: int) -> bool:
-        """Takes an epoch's value; True if it is the best."""
-        if value < self.best_value:
-            self.best_value, self.best_step, self.best_epoch = value, step, epoch
-            self.epochs_without = 0
-            return True
-        self.epochs_without += 1
-        return False
-
-    @property
-    def should_stop(self) -> bool:
-        """Whether patience has run out."""
-        return 0 < self.patience <= self.epochs_without
-
-
 def fit(
     state: TrainState,
     *,
@@ -115,6 +91,7 @@ def fit(
       on_epoch: called with each finished epoch's number after its checkpoint is under way.
     Raises:
       FloatingPointError: the loss is no longer finite.
+      Stopped: the run was asked to stop (`preemption.py`); it has saved, within the epoch too.
       ValueError: the checkpoint is of other examples or of another model; or several processes
         read different ones.
     """
@@ -124,81 +101,77 @@ def fit(
             "the processes of this run read different images: give all of them the same data "
             "(config.data.root on a disk that all see, or equal copies)"
         )
-    stopping = EarlyStopping(patience=plan.patience)
+    at = Position(stopping=EarlyStopping(patience=plan.patience))
     steps = batching.steps_per_epoch(_num_rows(train), plan.batch_size)
     with Checkpoints(workdir) as checkpoints:
-        epoch = 0
         if checkpoints.latest_step() is not None:
-            saved = checkpoints.meta()
-            if saved["examples"] != meta["examples"]:
-                raise ValueError(
-                    f"the data changed since the run in {workdir} began: its patients would be "
-                    "dealt to other sets. Restore the data, or choose another --workdir"
-                )
-            stopping = EarlyStopping(**saved["early_stopping"])
-            epoch = saved["epoch"]
-            if stopping.should_stop or epoch >= plan.epochs:  # finished: its optimiser may be gone
-                return checkpoints.restore_model(state, step=stopping.best_step)
+            at = _saved_position(checkpoints, meta, plan=plan, workdir=workdir)
+            if at.stopping.should_stop or at.epoch >= plan.epochs:
+                # Finished: its optimiser may be gone.
+                return checkpoints.restore_model(state, step=at.stopping.best_step)
             state = checkpoints.restore(state)
-            logging.info("Continuing after epoch %d (step %d).", epoch, int(state.step))
-        log = MetricsLog(workdir, resume_step=epoch * steps)
-        dispatches = steps
-        if is_resident(train):
-            dispatches //= steps_of_dispatch(steps, at_most=plan.steps_per_dispatch)
-        batches = _train_batches(
-            train,
-            plan=plan,
-            parallel=parallel,
-            start_step=epoch * steps,
-            num_steps=max(plan.epochs - epoch, 0) * steps,
-            steps=steps // dispatches,
+            logging.info("Continuing after epoch %d (step %d).", at.epoch, int(state.step))
+
+        def save(*, value: float, finished: bool = False) -> None:
+            step = at.epoch * steps + at.steps_begun
+            position = at.meta(step=step, finished=finished)
+            checkpoints.save(state, encoder=encoder_of(state), meta=meta | position, value=value)
+            nonlocal saved
+            saved = step
+
+        saved = int(state.step)
+
+        batches, per_dispatch = _train_batches(
+            train, plan=plan, parallel=parallel, start_step=at.epoch * steps + at.steps_begun
         )
-        images = plan.batch_size * steps  # of an epoch
-        bar = _progress(total=plan.epochs * images, initial=epoch * images)
-        with contextlib.closing(log), bar:
-            while epoch < plan.epochs and not stopping.should_stop:
-                epoch += 1
-                started = time.perf_counter()
-                state, metrics = _train_epoch(
-                    state,
-                    batches,
-                    train_step,
-                    dispatches=dispatches,
-                    steps=steps,
-                    plan=plan,
-                    bar=bar,
+        log = MetricsLog(workdir, resume_step=at.epoch * steps)
+        bar = _progress(plan, steps=steps, done=at.epoch * steps + at.steps_begun)
+        with contextlib.closing(log), bar, preemption.deferred():
+            while at.epoch < plan.epochs and not at.stopping.should_stop:
+                started, begun = time.perf_counter(), at.steps_begun
+                state = _train_epoch(
+                    state, batches, train_step, at, steps=steps, per_dispatch=per_dispatch, bar=bar
                 )
                 seconds = time.perf_counter() - started
-                result = evaluate(state, eval_step, validation, plan=plan, parallel=parallel)
+                try:
+                    preemption.check()
+                    result = evaluate(state, eval_step, validation, plan=plan, parallel=parallel)
+                except preemption.Stopped:
+                    if at.epoch * steps + at.steps_begun > saved:
+                        save(value=sys.float_info.max)  # never the best
+                    raise
+                metrics = {f"train/{name}": float(np.mean(x)) for name, x in at.history.items()}
                 metrics |= {f"val/{name}": value for name, value in result.items()}
-                step = epoch * steps
+                at.epoch, at.history = at.epoch + 1, {}
+                step = at.epoch * steps
                 _check_finite(metrics, step=step, workdir=workdir)
                 value = _VALUES[plan.choose_by](metrics)
-                improved = stopping.update(value, step=step, epoch=epoch)
-                rate = images / seconds
+                improved = at.stopping.update(value, step=step, epoch=at.epoch)
+                rate = plan.batch_size * (steps - begun) / seconds
                 log.write(
                     step=step,
-                    epoch=epoch,
+                    epoch=at.epoch,
                     metrics=metrics,
                     timing={"images_per_s": rate, "seconds": seconds},
                 )
-                _describe_epoch(epoch, metrics, rate=rate, improved=improved)
-                last = stopping.should_stop or epoch == plan.epochs
-                if improved or last or epoch % plan.checkpoint_every == 0:
-                    checkpoints.save(
-                        state,
-                        encoder=encoder_of(state),
-                        meta=meta
-                        | {
-                            "epoch": epoch,
-                            "finished": last,
-                            "best_step": stopping.best_step,
-                            "early_stopping": dataclasses.asdict(stopping),
-                        },
-                        value=value,
-                    )
-                on_epoch(epoch)
-        return checkpoints.restore_model(state, step=stopping.best_step)
+                _describe_epoch(at.epoch, metrics, rate=rate, improved=improved)
+                last = at.stopping.should_stop or at.epoch == plan.epochs
+                if improved or last or at.epoch % plan.checkpoint_every == 0:
+                    save(value=value, finished=last)
+                on_epoch(at.epoch)
+        return checkpoints.restore_model(state, step=at.stopping.best_step)
+
+
+def _saved_position(
+    checkpoints: Checkpoints, meta: dict, *, plan: Plan, workdir: str | os.PathLike
+) -> Position:
+    saved = checkpoints.meta()
+    if saved["examples"] != meta["examples"]:
+        raise ValueError(
+            f"the data changed since the run in {workdir} began: its patients would be dealt to "
+            "other sets. Restore the data, or choose another --workdir"
+        )
+    return Position.of(saved, patience=plan.patience)
 
 
 def evaluate(
@@ -209,10 +182,12 @@ def evaluate(
     plan: Plan,
     parallel: DataParallel,
 ) -> dict[str, float]:
-    """Means over all examples, each weighted equally."""
-    sums = [
-        eval_step(state, batch) for batch in _eval_batches(columns, plan=plan, parallel=parallel)
-    ]
+    """Means over all examples, each weighted equally; raises Stopped as `fit` does."""
+    sums = []
+    for batch in _eval_batches(columns, plan=plan, parallel=parallel):
+        sums.append(eval_step(state, batch))
+        jax.block_until_ready(sums[-2:-1])  # as in training
+        preemption.check()
     total = {
         k: float(np.sum([s[k] for s in jax.device_get(sums)], dtype=np.float64)) for k in sums[0]
     }
@@ -255,23 +230,25 @@ def _process() -> dict[str, int]:
     return {"process_index": jax.process_index(), "process_count": jax.process_count()}
 
 
-def _train_batches(
-    train: Table,
-    *,
-    plan: Plan,
-    parallel: DataParallel,
-    start_step: int,
-    num_steps: int,
-    steps: int,
-):
-    """What the wrapped training step takes, from `start_step` on; `steps` of them at a time."""
+def _train_batches(train: Table, *, plan: Plan, parallel: DataParallel, start_step: int):
+    """What the wrapped training step takes, from `start_step` on; how many steps each time."""
+    num_rows = _num_rows(train)
+    steps = batching.steps_per_epoch(num_rows, plan.batch_size)
+    num_steps = max(plan.epochs * steps - start_step, 0)
     common = {"seed": plan.seed, **_process()}
     if is_resident(train):
-        rows_of = partial(batching.train_rows, _num_rows(train), plan.batch_size, **common)
+        # So that dispatches end where epochs do.
+        divided = math.gcd(steps, start_step)
+        per_dispatch = steps_of_dispatch(divided, at_most=plan.steps_per_dispatch)
+        rows_of = partial(batching.train_rows, num_rows, plan.batch_size, **common)
         rows = train_rows(
-            rows_of, start_step=start_step, num_dispatches=num_steps // steps, steps=steps
+            rows_of,
+            start_step=start_step,
+            num_dispatches=num_steps // per_dispatch,
+            steps=per_dispatch,
         )
-        return pipeline.prefetch(rows, lambda rows: (train, parallel.put_batch(rows)))
+        batches = pipeline.prefetch(rows, lambda rows: (train, parallel.put_batch(rows)))
+        return batches, per_dispatch
     batches = pipeline.train_batches(
         train,
         batch_size=plan.batch_size,
@@ -280,7 +257,7 @@ def _train_batches(
         loader=plan.loader,
         **common,
     )
-    return pipeline.prefetch(batches, parallel.put_batch)
+    return pipeline.prefetch(batches, parallel.put_batch), 1
 
 
 def _eval_batches(columns: Table, *, plan: Plan, parallel: DataParallel):
@@ -300,21 +277,34 @@ def _eval_batches(columns: Table, *, plan: Plan, parallel: DataParallel):
     return pipeline.prefetch(batches, parallel.put_batch)
 
 
-def _train_epoch(state, batches, train_step, *, dispatches: int, steps: int, plan: Plan, bar: tqdm):
-    history = []
-    for _ in range(dispatches):
+def _train_epoch(
+    state: TrainState,
+    batches,
+    train_step: Callable,
+    at: Position,
+    *,
+    steps: int,
+    per_dispatch: int,
+    bar: tqdm,
+) -> TrainState:
+    """The rest of an epoch, or what there is time for; adds the steps' metrics to the history."""
+    found, begun = [], at.steps_begun
+    while begun + per_dispatch * len(found) < steps:
+        if preemption.reached(at.epoch * steps + begun + per_dispatch * len(found)):
+            break
         state, metrics = train_step(state, next(batches))
-        history.append(metrics)
-        if not bar.disable and len(history) > 1:
-            # The previous dispatch's loss: reading it does not wait for the one just begun.
-            loss, step = np.mean(history[-2]["loss"]), bar.n // plan.batch_size
+        found.append(metrics)
+        # The device has one dispatch ahead, and no more: a run that must stop waits for that.
+        jax.block_until_ready(found[-2:-1])
+        if not bar.disable and len(found) > 1:
+            loss = np.mean(found[-2]["loss"])
+            step = at.epoch * steps + begun + per_dispatch * (len(found) - 1)
             bar.set_postfix(step=step, loss=f"{loss:.4f}", refresh=False)
-        bar.update(plan.batch_size * steps // dispatches)
-    history = jax.device_get(history)
-    return state, {
-        f"train/{k}": float(np.mean(np.concatenate([np.ravel(m[k]) for m in history])))
-        for k in history[0]
-    }
+        bar.update(per_dispatch)
+    for metrics in jax.device_get(found):
+        for name, value in metrics.items():
+            at.history.setdefault(name, []).extend(np.ravel(value).tolist())
+    return state
 
 
 def _check_finite(metrics: dict[str, float], *, step: int, workdir: str | os.PathLike) -> None:
@@ -338,11 +328,13 @@ def _describe_epoch(epoch: int, metrics: dict[str, float], *, rate: float, impro
     )
 
 
-def _progress(*, total: int, initial: int) -> tqdm:
+def _progress(plan: Plan, *, steps: int, done: int) -> tqdm:
+    """A bar of images that is updated by steps."""
     return tqdm(
-        total=total,
-        initial=initial,
+        total=plan.epochs * steps,
+        initial=done,
         unit="image",
+        unit_scale=plan.batch_size,
         desc="train",
         disable=not (sys.stderr.isatty() and processes.is_writer()),
         dynamic_ncols=True,

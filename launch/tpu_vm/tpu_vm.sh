@@ -1,0 +1,258 @@
+#!/usr/bin/env bash
+# Runs the program on a Cloud TPU VM of one or many workers, through gcloud.
+#   export ZONE=us-west4-a
+#   bash launch/tpu_vm/tpu_vm.sh train --config=configs/encoder.py:heat --workdir=gs://BUCKET/run
+# With --dry-run before a command, its gcloud commands are printed and none is run.
+#
+#   create                  makes the VM
+#   setup                   on all workers, installs the commit that is checked out; copies the data
+#   run FLAGS               on all workers, starts `python -m thermo_jax.main FLAGS`, and leaves it
+#   watch                   prints worker 0's log until the program ends, and exits with its code
+#   stop                    ends the program after it saved; the same `run` continues it
+#   fetch WORKDIR [FOLDER]  copies a workdir (gs://..., or worker 0's) into FOLDER, by default runs
+#   delete                  deletes the VM, and what is on its disk
+#   train FLAGS             create, setup, run, watch; again after a preemption or a crash until
+#                           the program has finished; then delete. Given again, it goes on
+#
+# Settings, from the environment:
+ZONE=${ZONE:-}                                    # where the VM is; needed
+PROJECT_ID=${PROJECT_ID:-}                        # without it, gcloud's own
+TPU_NAME=${TPU_NAME:-thermo-jax}                  # one name, one VM
+ACCELERATOR_TYPE=${ACCELERATOR_TYPE:-v5litepod-8} # or v6e-8, v5p-8, v4-8, and larger ones
+RUNTIME_VERSION=${RUNTIME_VERSION:-}              # without it, the one that fits the type
+SPOT=${SPOT:-}                                    # 1: a cheaper VM that may be preempted
+DATA=${DATA:-}                                    # gs:// folder, for --config.data.root=data
+ATTEMPTS=${ATTEMPTS:-5} # train gives up after so many in a row without a new checkpoint
+PAUSE=${PAUSE:-60}      # seconds before the second attempt, twice as many before each further one
+LIMIT=${LIMIT:-1800}    # seconds that a gcloud command may take; a longer `watch` takes several
+#
+# Several workers need your key in the ssh agent (ssh-add ~/.ssh/google_compute_engine), and a
+# workdir that all of them see: gs://BUCKET/FOLDER, which the VM's service account may write.
+set -euo pipefail
+
+checkout=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+tarball=$checkout/.work/thermo_jax.tgz
+on_worker="bash thermo_jax/checkout/launch/tpu_vm/on_worker.sh"
+dry_run=false
+may_exist=true # the VM; until a deletion, or gcloud, says otherwise
+child=
+
+say() { printf '%s: %s\n' "$(basename "$0")" "$*" >&2; }
+
+mistake() { # a user's: one line, exit code 2
+  say "$*"
+  exit 2
+}
+
+quoted() { # the words, a space before each, as a shell reads them back
+  local word quote="'\\''"
+  for word; do
+    case $word in
+      '' | *[!A-Za-z0-9_./:=@,+-]*) printf " '%s'" "${word//"'"/$quote}" ;;
+      *) printf ' %s' "$word" ;;
+    esac
+  done
+}
+
+# Every command goes through here. --dry-run prints it and takes $assumed for its answer; else it
+# runs for at most $LIMIT seconds, in the background, so that Ctrl-C need not wait for it.
+step() {
+  local code=0 line
+  line=$(quoted "$@")
+  if $dry_run; then
+    printf '%s\n' "${line# }" >&3
+    [ -z "${assumed:-}" ] || printf '%s\n' "$assumed"
+    return
+  fi
+  timeout --kill-after=10 "$LIMIT" "$@" </dev/null &
+  child=$!
+  wait "$child" || code=$?
+  child=
+  [ "$code" != 124 ] || say "gave up after $LIMIT s (LIMIT):$line"
+  return "$code"
+}
+
+tpu_vm() { # a verb of `gcloud compute tpus tpu-vm`, its arguments
+  step gcloud compute tpus tpu-vm "$@" --zone="$ZONE" ${PROJECT_ID:+--project="$PROJECT_ID"} --quiet
+}
+
+ssh_to() { # a worker's number or `all`, a command line
+  tpu_vm ssh "$TPU_NAME" --worker="$1" --ssh-flag=-oServerAliveInterval=30 --command="$2"
+}
+
+vm_state() { # prints READY, PREEMPTED, ...; ABSENT; or UNKNOWN, after gcloud's reason
+  local answer
+  if answer=$(assumed=ABSENT tpu_vm describe "$TPU_NAME" --format='value(state)' 2>&1); then
+    grep -xE '[A-Z_]+' <<<"$answer" || echo UNKNOWN # among gcloud's warnings
+  elif [[ $answer = *NOT_FOUND* ]]; then
+    echo ABSENT
+  else
+    printf '%s\n' "$answer" >&2
+    echo UNKNOWN
+  fi
+}
+
+create() {
+  may_exist=true
+  tpu_vm create "$TPU_NAME" --accelerator-type="$ACCELERATOR_TYPE" --version="$RUNTIME_VERSION" \
+    ${SPOT:+--spot} && return
+  say "no $ACCELERATOR_TYPE was made in $ZONE, gcloud says why above. No capacity: try later,"
+  say "another ZONE, or SPOT=1. A wrong type, or no quota: what the zone has is listed by"
+  say "gcloud compute tpus accelerator-types list --zone=$ZONE"
+  return 1
+}
+
+setup() {
+  local unpack="rm -rf thermo_jax/checkout && mkdir -p thermo_jax/checkout"
+  unpack+=" && tar -xzf thermo_jax.tgz -C thermo_jax/checkout"
+  [ -z "$(git -C "$checkout" status --porcelain)" ] ||
+    say "what is not committed stays here: the workers get $(git -C "$checkout" log -1 --format=%h)"
+  step mkdir -p "${tarball%/*}" &&
+    step git -C "$checkout" archive --format=tar.gz --output="$tarball" HEAD &&
+    tpu_vm scp "$tarball" "$TPU_NAME:thermo_jax.tgz" --worker=all &&
+    ssh_to all "$unpack && $on_worker setup$(quoted ${DATA:+"$DATA"})"
+}
+
+run() { ssh_to all "$on_worker run$(quoted "$@")"; }
+
+stop() { ssh_to all "$on_worker stop"; }
+
+watch() { # returns the program's exit code; 1 when it, the VM or the connection is lost
+  local answer misses
+  for ((misses = 0; misses < 3; misses++)); do
+    ssh_to 0 "$on_worker watch" || : # whatever ended it: what counts is what became of the program
+    answer=$(assumed=0 ssh_to 0 "$on_worker status") || answer=
+    case $answer in
+      running) misses=-1 ;; # only the watching ended
+      [0-9]*)
+        $dry_run || say "the program ended with exit code $answer"
+        return "$answer"
+        ;;
+      ?*) say "the program is $answer" && return 1 ;;
+      '') [ "$(vm_state)" = READY ] || break ;;
+    esac
+    sleep "$PAUSE"
+  done
+  say "worker 0 does not answer"
+  return 1
+}
+
+fetch() {
+  local source=${1%/} folder=${2:-runs}
+  step mkdir -p "$folder"
+  case $source in
+    gs://*) step gcloud storage rsync --recursive "$source" "$folder/${source##*/}" ;;
+    *) tpu_vm scp --recurse "$TPU_NAME:thermo_jax/$source" "$folder" --worker=0 ;;
+  esac
+}
+
+delete() {
+  tpu_vm delete "$TPU_NAME" || return
+  may_exist=false
+}
+
+vm_is_ready() { # makes it so, where it can be made so
+  local state
+  state=$(vm_state)
+  case $state in
+    READY) ;;
+    ABSENT) create ;;
+    PREEMPTED | TERMINATED | STOPPED)
+      say "the VM is $state: making a new one"
+      delete && create
+      ;;
+    *) say "the VM is $state" && return 1 ;;
+  esac
+}
+
+checkpoints() { # prints the steps that are saved below a workdir in a bucket
+  step gcloud storage ls --recursive "$1" | grep -o '.*/checkpoints/[0-9]*/' | sort -u
+}
+
+train() { # workdir, flags
+  local workdir=$1 ready_once=false failures=0 known='' found code pause=$PAUSE
+  shift
+  while true; do
+    code=1
+    if vm_is_ready; then
+      ready_once=true
+      if setup && { ((failures == 0)) || stop; } && run "$@"; then
+        code=0
+        watch || code=$?
+      fi
+    fi
+    case $code in
+      0) delete && return ;;
+      2) say "the flags hold a mistake, named above: correct them and give the command again" ;;
+    esac
+    # Without a VM at the first attempt the settings, not the cloud, may be at fault.
+    [ "$code" != 2 ] && $ready_once || return "$code"
+    found=$(checkpoints "$workdir") || found=$known
+    [ "$found" = "$known" ] || failures=0 pause=$PAUSE known=$found
+    failures=$((failures + 1))
+    say "attempt ended with code $code: $failures of $ATTEMPTS without a new checkpoint in $workdir"
+    ((failures < ATTEMPTS)) || return "$code"
+    sleep "$pause"
+    pause=$((2 * pause))
+  done
+}
+
+workdir_in() { # prints the value of --workdir among flags
+  local previous='' word
+  for word; do
+    case $previous:$word in
+      --workdir:*) printf '%s' "$word" ;;
+      *:--workdir=*) printf '%s' "${word#--workdir=}" ;;
+    esac
+    previous=$word
+  done
+}
+
+runtime_version() { # prints the one for an accelerator type
+  case $1 in
+    v5litepod-*) echo v2-alpha-tpuv5-lite ;;
+    v5p-*) echo v2-alpha-tpuv5 ;;
+    v6e-*) echo v2-alpha-tpuv6e ;;
+    v4-*) echo tpu-ubuntu2204-base ;;
+    *) mistake "RUNTIME_VERSION is not set, and not known for ACCELERATOR_TYPE=$1: set it" ;;
+  esac
+}
+
+finish() {
+  local code=$?
+  [ -z "$child" ] || kill "$child" 2>/dev/null || :
+  if $may_exist && ! $dry_run; then
+    say "the VM costs money until it is deleted: $(dry_run=true && tpu_vm delete "$TPU_NAME" 3>&1)"
+  fi
+  exit "$code"
+}
+
+main() {
+  local command workdir tool
+  if [ "${1:-}" = --dry-run ]; then
+    dry_run=true
+    shift
+  fi
+  command=${1:-}
+  shift || :
+  for tool in gcloud timeout git; do
+    $dry_run || command -v $tool >/dev/null || mistake "$tool was not found: install it"
+  done
+  [ -n "$ZONE" ] || mistake "ZONE is not set: export the zone of the VM, such as ZONE=us-west4-a"
+  RUNTIME_VERSION=${RUNTIME_VERSION:-$(runtime_version "$ACCELERATOR_TYPE")}
+  workdir=$(workdir_in "$@")
+  case $command,$#,$workdir in
+    run,*,?* | train,*,gs://?*) ;;
+    run,*) mistake "--workdir is missing" ;;
+    train,*) mistake "train needs --workdir=gs://BUCKET/FOLDER: a preempted VM loses its disk" ;;
+    fetch,[12],* | create,0,* | setup,0,* | watch,0,* | stop,0,* | delete,0,*) ;;
+    *) mistake "no such command: ${command:-(none)} $*; the top of $0 explains all" ;;
+  esac
+  [ "$command" != train ] || set -- "$workdir" "$@"
+  trap finish EXIT
+  trap 'say "a program that was started goes on: see watch and stop"; exit 130' INT TERM HUP
+  "$command" "$@"
+}
+
+exec 3>&1
+main "$@"

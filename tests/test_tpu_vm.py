@@ -1,0 +1,399 @@
+"""launch/tpu_vm, against a stub of gcloud whose VM is two folders of this machine."""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+WORKDIR = "gs://bucket/run"
+FLAGS = ["--config=configs/encoder.py:heat", f"--workdir={WORKDIR}"]
+WHOLE = ["describe", "create", "scp", "setup", "run", "watch", "status", "delete"]
+DELETE = "gcloud compute tpus tpu-vm delete thermo-jax --zone=us-west4-a --quiet"
+
+GCLOUD = '''
+"""Records its arguments; answers as the scenario says: per verb, one word per call."""
+import json, os, pathlib, re, shutil, subprocess, sys, time
+
+cloud = pathlib.Path(os.environ["FAKE_CLOUD"])
+words = sys.argv[1:]
+verb = words[3] if words[0] == "compute" else words[1]
+command = next((w.removeprefix("--command=") for w in words if w.startswith("--command=")), "")
+if verb == "ssh":
+    verb = re.search(r"on_worker.sh (\\w+)", command).group(1)
+with (cloud / "calls").open("a+") as calls:
+    calls.seek(0)
+    earlier = [json.loads(line)[0] for line in calls].count(verb)
+    calls.write(json.dumps([verb, words]) + "\\n")
+scenario = json.loads((cloud / "scenario").read_text()).get(verb, [])
+event = scenario[earlier] if earlier < len(scenario) else ""
+state, workers = cloud / "state", cloud / "workers"
+if event == "hang":
+    if (cloud / "hanging").exists():
+        (cloud / "hanging").write_text(str(os.getpid()))
+    time.sleep(60)
+if event == "preempt":
+    state.write_text("PREEMPTED")
+if event == "vanish":
+    shutil.rmtree(workers)
+    state.unlink()
+if event in ("fail", "preempt", "vanish"):
+    sys.exit("ERROR: (gcloud) no capacity")
+if words[0] == "storage":
+    if verb == "ls":
+        print((cloud / "bucket").read_text() if (cloud / "bucket").exists() else "")
+elif verb == "create":
+    state.write_text("READY")
+    for worker in "01":
+        (workers / worker).mkdir(parents=True)
+elif not state.exists():
+    sys.exit("ERROR: (gcloud.compute.tpus.tpu-vm) NOT_FOUND: Resource was not found")
+elif verb == "describe":
+    print("WARNING: a newer gcloud is available", file=sys.stderr)
+    print(state.read_text())
+elif verb == "delete":
+    shutil.rmtree(workers)
+    state.unlink()
+elif state.read_text() != "READY":
+    sys.exit(255)
+elif verb == "scp" and words[4] == "--recurse":
+    shutil.copytree(workers / "0" / words[5].partition(":")[2], words[6], dirs_exist_ok=True)
+elif verb == "scp":
+    for worker in workers.iterdir():
+        shutil.copy(words[4], worker / words[5].partition(":")[2])
+else:
+    chosen = next(w.removeprefix("--worker=") for w in words if w.startswith("--worker="))
+    for worker in "01" if chosen == "all" else chosen:
+        home = workers / worker
+        environment = {**os.environ, "HOME": str(home), "WORKER": worker}
+        done = subprocess.run(["bash", "-c", command], cwd=home, env=environment)
+        if done.returncode:
+            sys.exit(done.returncode)
+'''
+
+UV = """
+import os, pathlib, shutil, sys
+
+if sys.argv[1] == "venv":
+    program = pathlib.Path(sys.argv[-1]) / "bin/python"
+    program.parent.mkdir(parents=True)
+    shutil.copy(pathlib.Path(os.environ["FAKE_CLOUD"]) / "bin/program", program)
+"""
+
+PROGRAM = """
+import json, os, pathlib, signal, sys
+
+cloud, worker = pathlib.Path(os.environ["FAKE_CLOUD"]), os.environ["WORKER"]
+print("hello from the program", flush=True)
+with (cloud / f"program{worker}").open("a+") as starts:
+    starts.seek(0)
+    earlier = len(starts.readlines())
+    starts.write(json.dumps(sys.argv[1:]) + "\\n")
+scenario = json.loads((cloud / "scenario").read_text())
+event = scenario.get("program", [0])[earlier]
+if scenario.get("saves") and worker == "0":
+    (cloud / "bucket").write_text(f"gs://bucket/run/checkpoints/{earlier}/model/x")
+if event == "until SIGTERM":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
+    signal.alarm(60)
+    with open(cloud / f"started{worker}", "w"):
+        signal.pause()
+sys.exit(event)
+"""
+
+
+class Cloud:
+    """The stub, what it was asked, and a checkout (of launch/ only) to call it from."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.checkout = folder / "checkout"
+        shutil.copytree(ROOT / "launch" / "tpu_vm", self.checkout / "launch" / "tpu_vm")
+        (self.checkout / ".gitignore").write_text(".work/\n")
+        author = ["-c", "user.name=test", "-c", "user.email=test@example.com"]
+        for command in (["init", "-q"], ["add", "."], [*author, "commit", "-qm", "test"]):
+            subprocess.run(["git", *command], cwd=self.checkout, check=True)
+        (folder / "bin").mkdir()
+        for name, code in {"gcloud": GCLOUD, "uv": UV, "program": PROGRAM}.items():
+            (folder / "bin" / name).write_text(f"#!{sys.executable} -IS\n{code}")
+            (folder / "bin" / name).chmod(0o755)
+        self.plan()
+
+    def plan(self, **scenario):
+        """What the verbs answer, call by call, and the program's exit codes, start by start."""
+        (self.folder / "scenario").write_text(json.dumps(scenario))
+
+    def start(self, *words: str, **settings: str) -> subprocess.Popen:
+        environment = {
+            **{"PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}", "HOME": str(self.folder)},
+            **{"FAKE_CLOUD": str(self.folder), "ZONE": "us-west4-a", "PAUSE": "0", "LIMIT": "30"},
+            **settings,
+        }
+        return subprocess.Popen(
+            ["bash", "launch/tpu_vm/tpu_vm.sh", *words],
+            cwd=self.checkout,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def call(self, *words: str, **settings: str) -> subprocess.CompletedProcess:
+        process = self.start(*words, **settings)
+        out, err = process.communicate(timeout=60)
+        return subprocess.CompletedProcess(words, process.returncode, out, err)
+
+    def lines(self, name: str) -> list:
+        file = self.folder / name
+        return [json.loads(line) for line in file.open()] if file.exists() else []
+
+    def calls(self) -> list[list[str]]:
+        """The gcloud commands so far."""
+        return [words for _, words in self.lines("calls")]
+
+    def verbs(self) -> list[str]:
+        return [verb for verb, _ in self.lines("calls")]
+
+    def starts(self, worker: int = 0) -> list[list[str]]:
+        """The arguments of the program, each time that a worker started it."""
+        return self.lines(f"program{worker}")
+
+    def run_until_sigterm(self):
+        """Starts programs that go on until SIGTERM; returns when they wait for it."""
+        self.plan(program=["until SIGTERM"] * 2)
+        pipes = [self.folder / f"started{worker}" for worker in (0, 1)]
+        for pipe in pipes:
+            os.mkfifo(pipe)
+        assert self.call("run", *FLAGS).returncode == 0
+        for pipe in pipes:
+            pipe.open().close()  # opens when the program has opened the other end
+            pipe.unlink()
+
+
+@pytest.fixture
+def cloud(tmp_path):
+    return Cloud(tmp_path)
+
+
+@pytest.fixture
+def vm(cloud):
+    """A cloud with a VM that is set up."""
+    assert cloud.call("create").returncode == cloud.call("setup").returncode == 0
+    (cloud.folder / "calls").unlink()
+    return cloud
+
+
+def test_train_makes_a_vm_runs_the_program_on_all_workers_and_deletes_the_vm(cloud):
+    done = cloud.call("train", *FLAGS)
+    assert done.returncode == 0, done.stderr
+    assert cloud.verbs() == WHOLE
+    assert cloud.starts(0) == cloud.starts(1) == [["-u", "-m", "thermo_jax.main", *FLAGS]]
+    assert "hello from the program" in done.stdout
+    assert not (cloud.folder / "state").exists()
+
+
+def test_the_settings_become_flags_of_gcloud(cloud):
+    cloud.call("create", PROJECT_ID="p", TPU_NAME="n", ACCELERATOR_TYPE="v6e-8", SPOT="1")
+    (call,) = cloud.calls()
+    flags = ["--accelerator-type=v6e-8", "--version=v2-alpha-tpuv6e", "--spot"]
+    where = ["--zone=us-west4-a", "--project=p", "--quiet"]
+    assert call == ["compute", "tpus", "tpu-vm", "create", "n", *flags, *where]
+
+
+@pytest.mark.parametrize("command", [["train", *FLAGS], ["fetch", WORKDIR], ["stop"]])
+def test_a_dry_run_prints_the_commands_of_a_real_one_and_runs_none(cloud, command):
+    dry = cloud.call("--dry-run", *command, DATA="gs://bucket/it's data")
+    assert dry.returncode == 0, dry.stderr
+    assert not cloud.calls()
+    assert not (cloud.checkout / ".work").exists()
+    cloud.call(*command, DATA="gs://bucket/it's data")
+    on_workers = [["storage", "rsync", "--recursive", "gs://bucket/it's data", "data"]]
+    printed = [shlex.split(line) for line in dry.stdout.splitlines()]
+    gcloud = [words[1:] for words in printed if words[0] == "gcloud"]
+    assert gcloud == [call for call in cloud.calls() if call not in on_workers]
+
+
+def test_a_flag_with_spaces_quotes_and_parentheses_arrives_as_it_is(vm):
+    flag = """--config.topologies=('v6e:2x2', "a b" $HOME `id` \\ * ; & \N{DEGREE SIGN})"""
+    assert vm.call("run", "--workdir", "x", flag, "").returncode == 0
+    assert vm.call("watch").returncode == 0
+    assert vm.starts() == [["-u", "-m", "thermo_jax.main", "--workdir", "x", flag, ""]]
+
+
+def test_the_data_is_copied_on_every_worker(cloud):
+    cloud.call("create")
+    assert cloud.call("setup", DATA="gs://bucket/dmr-ir").returncode == 0
+    copies = [call for call in cloud.calls() if call[0] == "storage"]
+    assert copies == [["storage", "rsync", "--recursive", "gs://bucket/dmr-ir", "data"]] * 2
+
+
+def test_setup_says_what_it_does_not_send(cloud):
+    cloud.call("create")
+    (cloud.checkout / "new").write_text("")
+    assert "what is not committed stays here" in cloud.call("setup").stderr
+    assert not list(cloud.folder.glob("workers/*/thermo_jax/checkout/new"))
+
+
+@pytest.mark.parametrize("event", ["preempt", "vanish"])
+def test_after_a_preemption_a_new_vm_goes_on(cloud, event):
+    cloud.plan(watch=[event], program=[0, 0])
+    done = cloud.call("train", *FLAGS)
+    assert done.returncode == 0, done.stderr
+    lost = [*WHOLE[:-1], "describe", "ls"]
+    again = WHOLE if event == "vanish" else ["describe", "delete", *WHOLE[1:]]
+    again = [*again[: again.index("run")], "stop", *again[again.index("run") :]]
+    assert cloud.verbs() == lost + again
+    assert len(cloud.starts()) == 2
+
+
+def test_a_run_that_was_stopped_or_crashed_starts_again_on_the_same_vm(cloud):
+    cloud.plan(program=[75, 1, 0])
+    assert cloud.call("train", *FLAGS).returncode == 0
+    assert len(cloud.starts()) == 3
+    assert cloud.verbs().count("create") == 1
+
+
+def test_a_users_mistake_is_not_tried_again(cloud):
+    cloud.plan(program=[2])
+    done = cloud.call("train", *FLAGS)
+    assert done.returncode == 2
+    assert len(cloud.starts()) == 1
+    assert "hold a mistake" in done.stderr and DELETE in done.stderr
+
+
+@pytest.mark.parametrize(("saves", "code", "starts"), [(False, 1, 2), (True, 0, 4)])
+def test_train_gives_up_unless_there_are_new_checkpoints(cloud, saves, code, starts):
+    cloud.plan(program=[1, 1, 1, 0], saves=saves)
+    done = cloud.call("train", *FLAGS, ATTEMPTS="2")
+    assert (done.returncode, len(cloud.starts())) == (code, starts)
+    assert ("2 of 2 without a new checkpoint" in done.stderr) is not saves
+
+
+def test_a_vm_that_cannot_be_made_ends_train_with_what_to_do(cloud):
+    cloud.plan(create=["fail"])
+    done = cloud.call("train", *FLAGS)
+    assert done.returncode == 1
+    assert cloud.verbs() == ["describe", "create"]
+    assert (
+        "no capacity" in done.stderr and "accelerator-types list --zone=us-west4-a" in done.stderr
+    )
+
+
+def test_a_vm_that_cannot_be_made_again_at_once_is_tried_again(cloud):
+    cloud.plan(watch=["preempt"], create=["", "fail", "fail"], program=[0, 0])
+    assert cloud.call("train", *FLAGS).returncode == 0
+    assert cloud.verbs().count("create") == 4
+
+
+def test_a_vm_whose_state_is_unknown_is_left_alone(cloud):
+    cloud.plan(describe=["fail"])
+    done = cloud.call("train", *FLAGS)
+    assert done.returncode == 1 and "UNKNOWN" in done.stderr
+    assert cloud.verbs() == ["describe"]
+
+
+def test_a_command_that_hangs_is_given_up(cloud):
+    cloud.plan(create=["hang"])
+    done = cloud.call("create", LIMIT="0.3")
+    assert done.returncode == 1
+    assert "gave up after 0.3 s (LIMIT): gcloud compute tpus tpu-vm create" in done.stderr
+
+
+def test_watching_that_hangs_or_breaks_is_taken_up_again(vm):
+    vm.run_until_sigterm()
+    vm.plan(watch=["hang", "fail"], status=["", "fail"])
+    process = vm.start("watch", LIMIT="3")
+    assert process.stdout.readline() == "hello from the program\n"  # the third watching's
+    assert vm.verbs() == ["run", "watch", "status", "watch", "status", "describe", "watch"]
+    assert vm.call("stop").returncode == 0
+    process.communicate(timeout=60)
+    assert process.returncode == 75
+
+
+def test_ctrl_c_leaves_the_program_and_ends_gcloud(vm):
+    vm.plan(watch=["hang"])
+    os.mkfifo(vm.folder / "hanging")
+    process = vm.start("watch")
+    stub = int((vm.folder / "hanging").read_text())
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert "goes on" in err and DELETE in err
+    assert not is_alive(stub)
+
+
+def is_alive(process: int) -> bool:
+    """Whether it runs: a zombie, which nobody waited for yet, does not."""
+    status = Path(f"/proc/{process}/stat")
+    try:
+        return status.read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+@pytest.mark.parametrize("event", ["", "fail"])
+@pytest.mark.parametrize("command", ["create", "setup", "run", "watch", "stop"])
+def test_the_command_that_deletes_is_printed_whatever_happens(vm, command, event):
+    vm.plan(**{command: [event]})
+    done = vm.call(command, *(FLAGS if command == "run" else []))
+    assert re.search(f"costs money until it is deleted: {DELETE}$", done.stderr, re.MULTILINE)
+
+
+def test_after_a_deletion_nothing_is_said_of_costs(vm):
+    done = vm.call("delete")
+    assert done.returncode == 0 and "costs money" not in done.stderr
+
+
+def test_the_same_run_is_started_once_and_another_is_refused(vm):
+    vm.run_until_sigterm()
+    assert vm.call("run", *FLAGS).returncode == 0
+    other = vm.call("run", *FLAGS, "--config.seed=1")
+    assert other.returncode == 1 and "stop it first" in other.stderr
+    assert vm.call("stop").returncode == 0
+    assert len(vm.starts()) == 1
+
+
+def test_a_program_that_was_killed_is_lost(vm):
+    vm.run_until_sigterm()
+    for worker in "01":
+        session = vm.folder / "workers" / worker / "thermo_jax" / "session"
+        os.killpg(int(session.read_text()), signal.SIGKILL)
+    done = vm.call("watch")
+    assert done.returncode == 1 and "the program is lost" in done.stderr
+
+
+def test_results_are_fetched_from_the_bucket_or_from_worker_0(vm):
+    assert vm.call("fetch", f"{WORKDIR}/", "results").returncode == 0
+    assert vm.calls() == [["storage", "rsync", "--recursive", WORKDIR, "results/run"]]
+    there = vm.folder / "workers" / "0" / "thermo_jax" / "runs"
+    there.mkdir()
+    (there / "report.md").write_text("a report")
+    assert vm.call("fetch", "runs", "results").returncode == 0
+    assert (vm.checkout / "results" / "report.md").read_text() == "a report"
+
+
+@pytest.mark.parametrize(
+    ("words", "settings", "message"),
+    [
+        (["create"], {"ZONE": ""}, "ZONE is not set"),
+        (["create"], {"ACCELERATOR_TYPE": "v9-8"}, "not known for ACCELERATOR_TYPE=v9-8"),
+        (["crate"], {}, "no such command: crate"),
+        ([], {}, "no such command: (none)"),
+        (["watch", "worker"], {}, "no such command: watch worker"),
+        (["run", "--config=x"], {}, "--workdir is missing"),
+        (["train", "--workdir=runs/x"], {}, "a preempted VM loses its disk"),
+    ],
+)
+def test_a_mistake_in_the_command_is_one_line_and_exit_code_2(cloud, words, settings, message):
+    done = cloud.call(*words, **settings)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not cloud.calls()

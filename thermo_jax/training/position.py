@@ -1,0 +1,65 @@
+"""Where a training run is, and what was best so far: all but the arrays that it takes to go on."""
+
+import dataclasses
+import math
+
+
+@dataclasses.dataclass(kw_only=True)
+class EarlyStopping:
+    """The lowest validation value so far, and for how long there has been no better one."""
+
+    patience: int
+    best_value: float = math.inf
+    best_step: int = 0
+    best_epoch: int = 0
+    epochs_without: int = 0
+
+    def update(self, value: float, *, step: int, epoch: int) -> bool:
+        """Takes an epoch's value; True if it is the best."""
+        if value < self.best_value:
+            self.best_value, self.best_step, self.best_epoch = value, step, epoch
+            self.epochs_without = 0
+            return True
+        self.epochs_without += 1
+        return False
+
+    @property
+    def should_stop(self) -> bool:
+        """Whether patience has run out."""
+        return 0 < self.patience <= self.epochs_without
+
+
+@dataclasses.dataclass(kw_only=True)
+class Position:
+    """Where a run is; kept with every checkpoint.
+
+    Attributes:
+      stopping: what was best, and for how long there has been nothing better.
+      epoch: finished epochs.
+      history: metrics of the steps after them, by name.
+    """
+
+    stopping: EarlyStopping
+    epoch: int = 0
+    history: dict[str, list[float]] = dataclasses.field(default_factory=dict)
+
+    @classmethod
+    def of(cls, meta: dict, *, patience: int) -> "Position":
+        """The position that `meta` is of, with this run's patience."""
+        stopping = EarlyStopping(**meta["early_stopping"] | {"patience": patience})
+        return cls(stopping=stopping, epoch=meta["epoch"], history=meta.get("history", {}))
+
+    @property
+    def steps_begun(self) -> int:
+        """Steps after the finished epochs."""
+        return len(next(iter(self.history.values()), []))
+
+    def meta(self, *, step: int, finished: bool) -> dict:
+        """As JSON, with what readers of the checkpoint of this step must know."""
+        return {
+            "epoch": self.epoch,
+            "history": self.history,
+            "finished": finished,
+            "best_step": self.stopping.best_step or step,
+            "early_stopping": dataclasses.asdict(self.stopping),
+        }

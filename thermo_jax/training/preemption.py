@@ -1,0 +1,84 @@
+"""SIGTERM, with which machines and jobs are taken away: a run saves, leaves, and can be continued.
+
+The first one is obeyed after the dispatch in progress where a run trains, at once elsewhere; a
+second one ends the program on the spot. Of several processes all stop after the same step: JAX
+passes the signal on to the others.
+"""
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Iterator
+
+import jax
+from jax.experimental import multihost_utils
+
+EXIT_STOPPED = 75  # EX_TEMPFAIL of sysexits.h: the same command goes on
+_WAKE = signal.SIGUSR1  # interrupts the main thread, whatever it waits for
+_asked = threading.Event()
+_deferred = threading.Event()
+
+
+class Stopped(SystemExit):
+    """The run was asked to stop, and has saved what it had."""
+
+    def __init__(self):
+        super().__init__(EXIT_STOPPED)
+
+
+def listen() -> None:
+    """From now on SIGTERM is obeyed as this module says; to be called by the main thread."""
+    if jax.process_count() > 1:
+        return  # JAX listens itself
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    # Python's own handlers wait for the main thread, which may be within a step for minutes.
+    signal.set_wakeup_fd(writing)
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    signal.signal(_WAKE, lambda *_: check())
+    threading.Thread(target=_wait, args=(reading,), name="sigterm", daemon=True).start()
+
+
+def _wait(reading: int) -> None:
+    while number := os.read(reading, 1):
+        if number[0] == signal.SIGTERM:
+            _ask()
+
+
+def _ask() -> None:
+    if _asked.is_set():
+        os._exit(EXIT_STOPPED)
+    _asked.set()
+    os.write(2, b"thermo_jax: SIGTERM: saving, then leaving. A second one: leaving at once.\n")
+    if not _deferred.is_set():
+        signal.pthread_kill(threading.main_thread().ident, _WAKE)
+
+
+def asked() -> bool:
+    """Whether this program was asked to stop."""
+    return _asked.is_set()
+
+
+def reached(step: int) -> bool:
+    """Whether the run must stop after this step; the same for all its processes."""
+    if jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(step):
+        _asked.set()
+    return _asked.is_set()
+
+
+def check() -> None:
+    """Raises Stopped if the run was asked to stop."""
+    if _asked.is_set():
+        raise Stopped
+
+
+@contextlib.contextmanager
+def deferred() -> Iterator[None]:
+    """What is in this context is not interrupted: it looks itself whether it must stop."""
+    _deferred.set()
+    try:
+        yield
+    finally:
+        _deferred.clear()
+    check()
