@@ -140,7 +140,7 @@ def fits(num_bytes: float, what: str, config: ConfigDict, *, parallel: DataParal
             num_bytes / 1e9,
             budget / 1e9,
         )
-    return processes.all_true(num_bytes <= budget)
+    return processes.all_true(bool(num_bytes <= budget))
 
 
 def columns(examples: Examples, *names: str) -> dict[str, np.ndarray]:
