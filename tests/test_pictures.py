@@ -172,6 +172,11 @@ def test_another_aspect_is_noted(tmp_path):
     assert pictures.LETTERBOXED in read_picture("a", [tmp_path / "a.npy"]).notes
 
 
+def test_an_image_of_one_value_is_noted(tmp_path):
+    np.save(tmp_path / "a.npy", np.full((480, 640), 30.0))
+    assert read_picture("a", [tmp_path / "a.npy"]).notes == (pictures.CONSTANT,)
+
+
 def radiometric(path):
     data = write_gray(path).read_bytes()
     path.write_bytes(data[:2] + b"\xff\xe1\x00\x0aFLIR\x00\x01\x00\x01" + data[2:])

@@ -237,7 +237,7 @@ def open_image(
     except DataError:
         raise
     except _IMAGE_ERRORS as error:
-        cause = "no JPEG" if isinstance(error, UnidentifiedImageError) else error
+        cause = f"no {' or '.join(formats)}" if isinstance(error, UnidentifiedImageError) else error
         detail = f"not a whole image ({cause}); copy it anew"
         raise DataError("unreadable-image", path, detail) from error
     return image

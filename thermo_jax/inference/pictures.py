@@ -23,6 +23,7 @@ MATRICES, IMAGES = (".txt", ".csv", ".npy"), (".jpg", ".jpeg", ".png", ".tif", "
 SMALLEST, LARGEST = 16, 4096  # pixels of a side
 NOT_RADIOMETRIC = "not a radiometric image: no temperatures"
 COLOURS = "colours of an unknown palette, used as they are"
+CONSTANT = "all pixels are equal: nothing can be seen in it"
 LETTERBOXED = "aspect not 4:3: edges repeated to fill the models' frame"
 _FLIR = re.compile(rb"\xff\xe1..FLIR\x00", re.DOTALL)  # the segment of a radiometric JPEG
 
@@ -135,10 +136,11 @@ def read_picture(name: str, files: Sequence[str | os.PathLike]) -> Picture | Unr
         notes.append(COLOURS)
     kind = next(kind for kind in ("temperatures", "gray", "colour") if kind in pixels)
     file = pathlib.PurePosixPath(name).with_name(sources[kind].name).as_posix()
-    picture = Picture(name=name, file=file, notes=tuple(dict.fromkeys(notes)), **pixels)
-    if picture.grid.letterboxed:
-        picture = dataclasses.replace(picture, notes=(*picture.notes, LETTERBOXED))
-    return picture
+    if grids.fit(*pixels[kind].shape[:2]).letterboxed:
+        notes.append(LETTERBOXED)
+    if np.ptp(pixels[kind]) == 0:
+        notes.append(CONSTANT)
+    return Picture(name=name, file=file, notes=tuple(dict.fromkeys(notes)), **pixels)
 
 
 def _is_snap(file: pathlib.Path, pixels: dict[str, np.ndarray]) -> bool:
