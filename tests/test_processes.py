@@ -15,13 +15,13 @@ from conftest import FAKE_DEVICES
 
 from thermo_jax import main
 from thermo_jax.configs import table1
-from thermo_jax.training import processes
+from thermo_jax.training import preemption, processes
 from thermo_jax.training.checkpoints import Checkpoints
 from thermo_jax.training.metrics_log import METRICS, read_jsonl
 
 quick_compilation = pytest.fixture(scope="module", autouse=True)(tiny.quick_compilation)
 
-TIMEOUT = 600
+TIMEOUT = 200
 TRAINING = str(Path(tiny.__file__))
 
 
@@ -140,9 +140,13 @@ class Pair:
             process.wait()
 
 
-def test_two_processes_killed_and_resumed_match_one_process(tmp_path):
+def test_two_processes_stopped_killed_and_resumed_match_one_process(tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
-    command = (TRAINING, str(two), "tf.data", "float64")
+    command = (TRAINING, str(two), "tf.data", "float64", "SIGTERM,SIGKILL")
+    with Pair(*command) as pair:  # one gets SIGTERM, both stop after the same step
+        for process in pair.processes:
+            output, _ = process.communicate(timeout=TIMEOUT)
+            assert process.returncode == preemption.EXIT_STOPPED, output
     with Pair(*command) as pair:  # the second one dies in its second epoch
         pair.processes[1].wait(TIMEOUT)
         assert pair.processes[1].returncode == -signal.SIGKILL, pair.processes[1].communicate()

@@ -25,7 +25,7 @@ from thermo_jax.configs import encoder as encoder_config
 from thermo_jax.models import decoders
 from thermo_jax.models.cuts import scale_images
 from thermo_jax.models.unet import DoubleConv
-from thermo_jax.training import finetune, loop, pretrain, processes
+from thermo_jax.training import finetune, loop, preemption, pretrain, processes
 from thermo_jax.training.parallel import DataParallel
 from thermo_jax.training.state import TrainState, initialise
 
@@ -299,20 +299,22 @@ def assert_same_tree(left: Any, right: Any) -> None:
 
 
 if __name__ == "__main__":
-    # `python tests/tiny_training.py WORKDIR LOADER DTYPE`: an encoder run whose last process is
-    # killed in its second epoch's save, as a preempted machine is, unless it was killed before.
-    workdir, loader, dtype = Path(sys.argv[1]), *sys.argv[2:]
+    # `python tests/tiny_training.py WORKDIR LOADER DTYPE SIGNALS`: an encoder run. Its last process
+    # gets SIGTERM after the first epoch and SIGKILL in the second one's save, if named, each once.
+    workdir, loader, dtype, signals = Path(sys.argv[1]), *sys.argv[2:]
     processes.join()
+    preemption.listen()
 
-    def kill(epoch: int) -> None:
+    def interrupt(epoch: int) -> None:
+        name = {1: "SIGTERM", 2: "SIGKILL"}.get(epoch, "")
         is_last = jax.process_index() == jax.process_count() - 1
-        if epoch == 2 and is_last and not (workdir / "killed").exists():
-            (workdir / "killed").touch()
-            os.kill(os.getpid(), signal.SIGKILL)
+        if is_last and name in signals.split(",") and not (workdir / name).exists():
+            (workdir / name).touch()
+            os.kill(os.getpid(), signal.Signals[name])
 
     logging.set_verbosity(logging.INFO if processes.is_writer() else logging.WARNING)
     jax.config.update("jax_disable_most_optimizations", True)
     jax.config.update("jax_enable_x64", dtype == "float64")
     count = jax.device_count() if jax.process_count() > 1 else 1
     run = make_run(encoder_trainer(dtype=dtype), device_count=count)
-    run.fit(workdir, plan(loader=loader), on_epoch=kill)
+    run.fit(workdir, plan(loader=loader), on_epoch=interrupt)

@@ -41,9 +41,10 @@ TASKS = {  # config.task -> module of thermo_jax.programs
     "data_report": "data_report",
     "benchmark": "benchmark",
 }
+CONTINUE = ("encoder", "classify", "segment", "demo", "few_shot", "table1")
 TRAINING = ("encoder", "classify", "segment")
 USER_ERRORS = (ValueError, OSError, FloatingPointError)
-EXIT_USER_ERROR, EXIT_INTERRUPTED = 2, 130  # the latter by Ctrl-C
+EXIT_USER_ERROR, EXIT_INTERRUPTED = 2, 130  # the latter as by Ctrl-C
 
 
 def run(config: ConfigDict, workdir: str | Path) -> dict:
@@ -140,8 +141,10 @@ def main() -> None:
         print(f"thermo_jax: {error}", file=sys.stderr)
         sys.exit(EXIT_USER_ERROR)
     except (preemption.Stopped, KeyboardInterrupt):
-        print("thermo_jax: stopped; the same command continues", file=sys.stderr)
-        sys.exit(preemption.EXIT_STOPPED if preemption.asked() else EXIT_INTERRUPTED)
+        continues = flags.FLAGS.is_parsed() and _CONFIG.value.task in CONTINUE
+        what = "the same command continues" if continues else "begin again in another --workdir"
+        print(f"thermo_jax: stopped; {what}", file=sys.stderr)
+        sys.exit(preemption.EXIT_STOPPED if preemption.asked() and continues else EXIT_INTERRUPTED)
 
 
 def _with_found_config(argv: list[str]) -> list[str]:

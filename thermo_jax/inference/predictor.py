@@ -33,7 +33,13 @@ from thermo_jax.models.convolution import choose_convolution
 from thermo_jax.models.cuts import RawPixels
 from thermo_jax.models.decoders import CHANNELS
 from thermo_jax.training import finetune
-from thermo_jax.training.checkpoints import FOLDER, Checkpoints, has_checkpoint
+from thermo_jax.training.checkpoints import (
+    FOLDER,
+    Checkpoints,
+    check_validated,
+    has_checkpoint,
+)
+from thermo_jax.training.paths import folder_path, is_remote
 
 DECODERS = ("classify", "segment")
 
@@ -89,8 +95,9 @@ def find_models(paths: Iterable[str | os.PathLike]) -> list[Path]:
     """
     found: list[Path] = []
     for path in paths:
-        root = Path(path).expanduser().absolute()
-        folders = [root, *(folder.parent for folder in sorted(root.rglob(FOLDER)))]
+        folders = [folder_path(path)]
+        if not is_remote(folders[0]):  # a bucket cannot be searched through
+            folders += [folder.parent for folder in sorted(Path(folders[0]).rglob(FOLDER))]
         here = [f for f in dict.fromkeys(folders) if has_checkpoint(f) and _task(f) in DECODERS]
         if not here:
             raise FileNotFoundError(
@@ -113,7 +120,7 @@ def load_model(workdir: str | os.PathLike, *, name: str = "", dtype: str = "auto
       dtype: compute type: "float32", "bfloat16", or "auto" (bfloat16 on GPU and TPU).
     Raises:
       FileNotFoundError: there is no checkpoint.
-      ValueError: the run trained something else, or has not finished its first epoch.
+      ValueError: the run trained something else, or was stopped in its first epoch.
     """
     platform = jax.default_backend()
     with Checkpoints(workdir, read_only=True) as checkpoints:
@@ -129,6 +136,7 @@ def load_model(workdir: str | os.PathLike, *, name: str = "", dtype: str = "auto
             raise ValueError(
                 f"{workdir} holds an {config.task}: expected a classifier or segmenter"
             )
+        check_validated(meta, workdir=workdir)
         if dtype == "auto":
             dtype = "float32" if platform == "cpu" else "bfloat16"
         config.model.dtype = dtype

@@ -111,6 +111,7 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
             best_step=int(state.step),
             encoder_caveat=caveat,
         )
+    processes.wait("the results are written")
     keep_best_model(workdir)
     return outcome
 

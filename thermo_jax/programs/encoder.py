@@ -89,6 +89,7 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
         outcome = _finish(
             config, workdir, state, validation, losses=losses, conv=conv, train=len(train)
         )
+    processes.wait("the results are written")
     keep_best_model(workdir)
     return outcome
 

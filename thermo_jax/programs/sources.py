@@ -10,9 +10,10 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from thermo_jax.data import examples, layouts, phantom, splits
-from thermo_jax.data.prepared import cache_dir, source_fingerprint
+from thermo_jax.data.prepared import cache_dir, digest
 from thermo_jax.data.thermogram import UNLABELLED, Thermogram
 from thermo_jax.training import processes
+from thermo_jax.training.paths import folder_path
 
 PHANTOM = "phantom"
 PAPER, TRANSDUCTIVE = "paper", "transductive"
@@ -26,7 +27,7 @@ class Source:
 
     Attributes:
       records: every usable thermogram.
-      fingerprint: changes when the files or the reader's settings do.
+      fingerprint: of their names and patients; the same for a copy of the files elsewhere.
       load: (task, data type = the configured one) -> the selected examples; tasks are "pretrain",
         "classify" and "segment".
     """
@@ -93,9 +94,7 @@ def _open(data: ConfigDict, *, workdir: epath.Path) -> Source:
         logging.info("%s: %s", root, report.summary())
         return Source(
             records=records,
-            fingerprint=source_fingerprint(
-                root.resolve(), layout=data.layout, colormap=data.colormap
-            ),
+            fingerprint=_fingerprint(records),
             load=lambda task, data_type=data.type: examples.load_examples(
                 examples.select(records, _selection(data), task=task, data_type=data_type),
                 data_type=data_type,
@@ -116,9 +115,10 @@ def _open(data: ConfigDict, *, workdir: epath.Path) -> Source:
     if processes.is_writer():
         for path in prepared.report_files:
             (workdir / path.name).write_bytes(path.read_bytes())
+    records = dmr_ir.load_records(prepared)
     return Source(
-        records=dmr_ir.load_records(prepared),
-        fingerprint=prepared.fingerprint,
+        records=records,
+        fingerprint=_fingerprint(records),
         load=lambda task, data_type=data.type: dmr_ir.load_examples(
             prepared,
             data_type=data_type,
@@ -127,6 +127,10 @@ def _open(data: ConfigDict, *, workdir: epath.Path) -> Source:
             downscale=data.downscale,
         ),
     )
+
+
+def _fingerprint(records: Sequence[Thermogram]) -> str:
+    return digest(sorted([record.name, record.patient] for record in records))
 
 
 def selected(source: Source, data: ConfigDict, *, task: str) -> list[Thermogram]:
@@ -152,7 +156,7 @@ def split_of(
             "name files as T<patient>.<visit>.<view>... (see the README)"
         )
     if split.file:
-        found = splits.Split.load(Path(split.file).expanduser())
+        found = splits.Split.load(folder_path(split.file))
         found.check_names({record.patient for record in known}, path=split.file)
     else:
         found = splits.three_way_split(

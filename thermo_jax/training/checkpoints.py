@@ -23,11 +23,12 @@ import orbax.checkpoint as ocp
 from absl import logging
 
 from thermo_jax.training import processes
-from thermo_jax.training.paths import folder_path
+from thermo_jax.training.paths import folder_path, is_remote
 from thermo_jax.training.state import TrainState
 
 FOLDER = "checkpoints"
 BEST_OF = "validation_value"
+_COMMITTED = "commit_success.txt"  # Orbax ends with it
 
 
 class Checkpoints:
@@ -76,7 +77,8 @@ class Checkpoints:
     def save(self, state: TrainState, *, encoder: dict, meta: dict, value: float) -> None:
         """Saves in the background; `meta` must be JSON; the lowest `value` is the best."""
         step = int(state.step)
-        if step in self._manager.all_steps():  # saved by a run that was stopped before it evaluated
+        replaces = step in self._manager.all_steps()
+        if replaces:  # a run that was stopped between training and evaluation saved it
             self._manager.delete(step)
         self._manager.save(
             step,
@@ -89,6 +91,8 @@ class Checkpoints:
             ),
             metrics={BEST_OF: float(value), "step": step},
         )
+        if replaces:
+            self._manager.wait_until_finished()  # until then there is neither the old nor the new
 
     def meta(self, step: int | None = None) -> dict:
         """The meta of `step` (default: the latest)."""
@@ -150,7 +154,7 @@ class Checkpoints:
         if step is None:
             raise FileNotFoundError(
                 f"{self.directory} holds no complete checkpoint: train first, or choose the "
-                "workdir of a run that finished its first epoch"
+                "workdir of a run that has"
             )
         return step
 
@@ -212,9 +216,22 @@ def _only_orbax_errors(record: python_logging.LogRecord) -> bool:
 
 
 def has_checkpoint(workdir: str | os.PathLike) -> bool:
-    """Whether a run in this folder has finished an epoch."""
+    """Whether a run in this folder has saved something."""
     steps = folder_path(workdir) / FOLDER
-    return steps.is_dir() and any(step.name.isdigit() for step in steps.iterdir())
+    return steps.is_dir() and any(
+        # In a bucket, a folder that is being written has its final name already.
+        step.name.isdigit() and (not is_remote(step) or (step / _COMMITTED).exists())
+        for step in steps.iterdir()
+    )
+
+
+def check_validated(meta: dict, *, workdir: str | os.PathLike) -> None:
+    """Raises ValueError where a run was stopped before the end of its first epoch."""
+    if "early_stopping" in meta and not meta["early_stopping"]["best_step"]:
+        raise ValueError(
+            f"the run in {workdir} was stopped in its first epoch, and no model of it was ever "
+            "validated: continue it with its own command first"
+        )
 
 
 def keep_best_model(workdir: str | os.PathLike) -> None:
@@ -247,4 +264,6 @@ def load_encoder(workdir: str | os.PathLike, *, like: Callable[[dict], dict]) ->
     """
     with Checkpoints(workdir, read_only=True) as checkpoints:
         meta = checkpoints.meta()
+        if meta["config"]["task"] == "encoder":
+            check_validated(meta, workdir=workdir)
         return checkpoints.encoder(like(meta)), meta

@@ -290,7 +290,8 @@ def _train_epoch(
     """The rest of an epoch, or what there is time for; adds the steps' metrics to the history."""
     found, begun = [], at.steps_begun
     while begun + per_dispatch * len(found) < steps:
-        if preemption.reached(at.epoch * steps + begun + per_dispatch * len(found)):
+        step = at.epoch * steps + begun + per_dispatch * len(found)
+        if preemption.reached(range(step, step + per_dispatch)):
             break
         state, metrics = train_step(state, next(batches))
         found.append(metrics)

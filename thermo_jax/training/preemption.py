@@ -1,8 +1,8 @@
 """SIGTERM, with which machines and jobs are taken away: a run saves, leaves, and can be continued.
 
 The first one is obeyed after the dispatch in progress where a run trains, at once elsewhere; a
-second one ends the program on the spot. Of several processes all stop after the same step: JAX
-passes the signal on to the others.
+second one ends the program on the spot. Of several processes JAX tells all when one got the signal,
+and all stop after the same step; where they do not train, they do not listen.
 """
 
 import contextlib
@@ -28,7 +28,10 @@ class Stopped(SystemExit):
 
 
 def listen() -> None:
-    """From now on SIGTERM is obeyed as this module says; to be called by the main thread."""
+    """From now on SIGTERM is obeyed as this module says.
+
+    To be called by the main thread, after several processes have found each other.
+    """
     if jax.process_count() > 1:
         return  # JAX listens itself
     reading, writing = os.pipe()
@@ -60,9 +63,14 @@ def asked() -> bool:
     return _asked.is_set()
 
 
-def reached(step: int) -> bool:
-    """Whether the run must stop after this step; the same for all its processes."""
-    if jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(step):
+def reached(steps: range) -> bool:
+    """Whether the run must stop before these steps; the same for all its processes.
+
+    Every step must be asked for once, in order: JAX names a step that no process has passed.
+    """
+    if jax.process_count() > 1 and any(
+        [multihost_utils.reached_preemption_sync_point(step) for step in steps]
+    ):
         _asked.set()
     return _asked.is_set()
 
