@@ -6,6 +6,15 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+# Files that take minutes; started last, one would keep one of two processes busy alone.
+LONGEST = (
+    "test_table1.py",
+    "test_end_to_end.py",
+    "test_processes.py",
+    "test_few_shot.py",
+    "test_preemption.py",
+    "test_colab.py",
+)
 FAKE_DEVICES = "--xla_force_host_platform_device_count"
 
 # All of this must be in the environment before the first import of JAX or TensorFlow, and is
@@ -23,6 +32,12 @@ from jaxtyping import install_import_hook  # noqa: E402
 
 # Shapes and types in the signatures of these packages are checked at every call in the tests.
 install_import_hook(["thermo_jax.models", "thermo_jax.training"], "beartype.beartype")
+
+
+def pytest_collection_modifyitems(items):
+    """The longest files first; the order within a file stays."""
+    place = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.name, len(place)))
 
 
 def find_golden_dir() -> Path:

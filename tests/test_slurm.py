@@ -16,14 +16,18 @@ JOB = ROOT / "launch" / "slurm" / "train.sbatch"
 FLAGS = ["--config=configs/encoder.py:heat", "--workdir=/shared", "--config.cases=('a b',)"]
 
 # Records its arguments. srun ends with the code in SRUN; "SIGTERM code": when scancel tells it to.
+# scancel returns when srun has ended, or with SCANCEL=early at once.
 STUB = """
-import json, os, pathlib, signal, sys
+import json, os, pathlib, signal, sys, time
 
 folder, name = pathlib.Path(os.environ["FAKE_SLURM"]), pathlib.Path(sys.argv[0]).name
 with (folder / "calls").open("a") as calls:
     calls.write(json.dumps([name, *sys.argv[1:]]) + "\\n")
 if name == "scancel":
-    os.kill(int((folder / "step").read_text()), signal.SIGTERM)
+    step = int((folder / "step").read_text())
+    os.kill(step, signal.SIGTERM)
+    while os.environ.get("SCANCEL") != "early" and pathlib.Path(f"/proc/{step}/exe").exists():
+        time.sleep(0.01)
 if name == "srun":
     how = os.environ["SRUN"].split()
     if how[0] == "SIGTERM":
@@ -98,9 +102,10 @@ def test_before_the_time_limit_the_tasks_are_stopped_and_the_job_queued_again(sl
     assert slurm.calls() == [STEP, ["scancel", "--signal=TERM", "7"], REQUEUE]
 
 
-def test_a_program_that_finishes_although_stopped_is_not_queued_again(slurm):
+@pytest.mark.parametrize("scancel", ["early", "late"])
+def test_a_program_that_finishes_although_stopped_is_not_queued_again(slurm, scancel):
     os.mkfifo(slurm.folder / "started")
-    process = slurm.start(*FLAGS, SRUN="SIGTERM 0")
+    process = slurm.start(*FLAGS, SRUN="SIGTERM 0", SCANCEL=scancel)
     (slurm.folder / "started").open().close()
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=60)
