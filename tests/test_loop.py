@@ -4,7 +4,9 @@ It knows no models: a toy step and scripted validation losses stand in (`tiny_tr
 """
 
 import math
+import re
 import sys
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +15,7 @@ import pytest
 import tiny_training as tiny
 
 from thermo_jax.data import batching
-from thermo_jax.training import loop
+from thermo_jax.training import loop, preemption
 from thermo_jax.training.checkpoints import Checkpoints
 from thermo_jax.training.metrics_log import METRICS, TIMING, read_jsonl
 
@@ -129,20 +131,51 @@ def test_more_epochs_continue_a_finished_run(tmp_path):
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(tmp_path):
     run = tiny.toy_run([2.0, 1.0, math.nan])
-    with pytest.raises(FloatingPointError, match=r"val/loss is not finite at step 15") as caught:
-        run.fit(tmp_path, tiny.plan(epochs=5))
-    assert str(tmp_path) in str(caught.value) and "learning_rate" in str(caught.value)
+    with pytest.raises(
+        FloatingPointError, match=r"loss is nan in epoch 3, in validation\..*0\.25:"
+    ):
+        run.fit(tmp_path, tiny.plan(epochs=5, learning_rate=0.25))
     with Checkpoints(tmp_path, read_only=True) as checkpoints:
         assert checkpoints.latest_step() == 10
         assert checkpoints.meta()["early_stopping"]["best_value"] == 1.0
     assert epochs_of(tmp_path) == [1, 2]
 
 
-def test_a_training_loss_that_is_not_finite_stops_too(tmp_path):
-    run = tiny.toy_run([1.0])
-    table = {"images": np.full((20, 2), np.inf, np.float32)}
-    with pytest.raises(FloatingPointError, match=r"train/loss is not finite at step 5"):
-        run.fit(tmp_path, tiny.plan(epochs=1), train=table)
+def batch_names(step):
+    rows = batching.batch_indices(20, tiny.BATCH_SIZE, seed=0, step=step - 1)
+    return {f"{row}.jpg" for row in rows}
+
+
+def test_a_training_loss_that_is_not_finite_names_its_step_and_its_images(tmp_path):
+    run = tiny.toy_run([1.0, 1.0])
+
+    def explode(state, batch):
+        state, metrics = run.train_step(state, batch)
+        return state, metrics | {"loss": metrics["loss"] / (int(state.step) != 8)}
+
+    where = r"loss is inf in epoch 2, in training at step 8, of the images (.*)\. Training stopped"
+    with pytest.raises(FloatingPointError, match=where) as caught:
+        run.fit(tmp_path, tiny.plan(epochs=3), train_step=explode)
+    images = re.search(where, str(caught.value)).group(1)
+    assert set(images.split(", ")) == batch_names(8)
+    with Checkpoints(tmp_path, read_only=True) as checkpoints:
+        assert checkpoints.latest_step() == 5
+
+
+def test_a_run_that_is_stopped_does_not_save_a_loss_that_is_not_finite(tmp_path, monkeypatch):
+    monkeypatch.setattr(preemption, "_asked", threading.Event())
+    run = tiny.toy_run([1.0, 1.0])
+
+    def explode(state, batch):
+        state, metrics = run.train_step(state, batch)
+        if int(state.step) == 8:
+            preemption._asked.set()
+        return state, metrics | {"loss": metrics["loss"] / (int(state.step) != 8)}
+
+    with pytest.raises(FloatingPointError, match="at step 8"):
+        run.fit(tmp_path, tiny.plan(epochs=3), train_step=explode)
+    with Checkpoints(tmp_path, read_only=True) as checkpoints:
+        assert checkpoints.latest_step() == 5
 
 
 def test_epochs_are_told_after_their_checkpoint_is_under_way(tmp_path):

@@ -1,12 +1,35 @@
 """A workdir belongs to one configuration, and nothing in it is overwritten by another."""
 
+import errno
+import fcntl
 import json
+import os
 
 import pytest
 
+from thermo_jax import main
 from thermo_jax.configs import demo, encoder
-from thermo_jax.programs.workdir import open_workdir
+from thermo_jax.programs.workdir import only_run_in, open_workdir
 from thermo_jax.training.metrics_log import METRICS
+
+
+def test_a_second_run_in_a_workdir_is_refused_while_the_first_one_runs(tmp_path):
+    config = demo.get_config()
+    with only_run_in(tmp_path):
+        message = rf"another run .process {os.getpid()} on .*another --workdir"
+        with pytest.raises(ValueError, match=message):
+            main.run(config, tmp_path)
+    with only_run_in(tmp_path):
+        pass
+
+
+def test_a_file_system_without_locks_is_told_and_used(tmp_path, monkeypatch, caplog):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with only_run_in(tmp_path):
+        assert "cannot be locked" in caplog.text
 
 
 @pytest.fixture

@@ -201,7 +201,8 @@ def shallow_decoders(shallow: bool = True):
 
 def plan(*, epochs: int = 3, loader: str = "numpy", **changes: Any) -> loop.Plan:
     """A plan whose epoch has 5 steps for up to 40 images."""
-    fields = {"batch_size": BATCH_SIZE, "patience": 0, "seed": 0} | changes
+    fields = {"batch_size": BATCH_SIZE, "patience": 0, "seed": 0, "learning_rate": 1e-3}
+    fields |= changes
     return loop.Plan(epochs=epochs, loader=loader, **fields)
 
 
@@ -230,6 +231,7 @@ class Run(NamedTuple):
             "eval_step": self.eval_step,
             "train": self.train,
             "validation": self.validation,
+            "names": [f"{number}.jpg" for number in range(len(self.train["images"]))],
             "parallel": self.parallel,
             "encoder_of": self.trainer.encoder_of,
             "meta": META,

@@ -4,6 +4,7 @@ It parses flags and dispatches on `config.task`; everything it calls can be call
 """
 
 import ctypes
+import errno
 import importlib
 import logging as python_logging
 import sys
@@ -14,6 +15,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from thermo_jax.data.prepared import cache_dir
+from thermo_jax.programs.workdir import only_run_in
 from thermo_jax.training import preemption, processes
 from thermo_jax.training.paths import is_remote
 
@@ -56,7 +58,8 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
     _keep_compiled_programs()
     _keep_freed_memory()
     program = importlib.import_module(f"thermo_jax.programs.{TASKS[config.task]}")
-    return program.run(config, workdir)
+    with only_run_in(workdir):
+        return program.run(config, workdir)
 
 
 def _check_alone(task: str, workdir: str | Path) -> None:
@@ -138,13 +141,20 @@ def main() -> None:
     except USER_ERRORS as error:
         if "--traceback" in sys.argv:
             raise
-        print(f"thermo_jax: {error}", file=sys.stderr)
+        print(f"thermo_jax: {_describe(error)}", file=sys.stderr)
         sys.exit(EXIT_USER_ERROR)
     except (preemption.Stopped, KeyboardInterrupt):
         continues = flags.FLAGS.is_parsed() and _CONFIG.value.task in CONTINUE
         what = "the same command continues" if continues else "begin again in another --workdir"
         print(f"thermo_jax: stopped; {what}", file=sys.stderr)
         sys.exit(preemption.EXIT_STOPPED if preemption.asked() and continues else EXIT_INTERRUPTED)
+
+
+def _describe(error: Exception) -> str:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        where = error.filename or f"--workdir={_WORKDIR.value} or the cache {cache_dir()}"
+        return f"{where}: {error.strerror}. Make room, and give the same command again"
+    return str(error)
 
 
 def _with_found_config(argv: list[str]) -> list[str]:

@@ -65,6 +65,7 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
             epochs=0,
             patience=0,
             seed=config.seed,
+            learning_rate=0.0,
             loader=config.data.loader,
         ),
         parallel=parallel,

@@ -79,6 +79,7 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
         eval_step=runs.wrap(parallel, partial(finetune.eval_step, **models), resident=resident),
         train=tables["train"],
         validation=tables["validation"],
+        names=sets.train.names,
         plan=plan,
         parallel=parallel,
         workdir=workdir,

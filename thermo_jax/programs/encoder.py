@@ -68,6 +68,7 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
         eval_step=eval_step,
         train=tables[0],
         validation=tables[1],
+        names=train.names,
         plan=plan,
         parallel=parallel,
         workdir=workdir,

@@ -109,6 +109,7 @@ def plan(config: ConfigDict) -> Plan:
         epochs=config.train.epochs,
         patience=config.train.patience,
         seed=config.seed,
+        learning_rate=config.train.learning_rate,
         loader=config.data.loader,
         checkpoint_every=config.train.checkpoint_every,
         choose_by="errors"

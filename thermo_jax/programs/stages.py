@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 
 from thermo_jax.data.examples import IMAGE_SHAPES, downscaled_size
 from thermo_jax.programs import decoder, encoder, runs, scores, sources
-from thermo_jax.programs.workdir import open_workdir
+from thermo_jax.programs.workdir import only_run_in, open_workdir
 from thermo_jax.training import finetune
 
 FINISHED = "finished"
@@ -81,7 +81,8 @@ def run_stages(stages: Sequence[Stage], workdir: Path) -> None:
             logging.info("Stage %d of %d: %s is finished.", number, len(stages), stage.folder)
             continue
         logging.info("Stage %d of %d: %s", number, len(stages), stage.folder)
-        PROGRAMS[stage.task].run(stage.config, folder)
+        with only_run_in(folder):
+            PROGRAMS[stage.task].run(stage.config, folder)
         (folder / FINISHED).touch()
 
 

@@ -5,19 +5,26 @@ metrics.jsonl, timing.jsonl, tensorboard/, checkpoints/, pictures/
 results.txt, results.json, predictions.csv
 """
 
+import contextlib
+import errno
+import fcntl
 import json
+import os
+import socket
+from collections.abc import Iterator
 from importlib import metadata
 from typing import Any
 
 import jax
+from absl import logging
 from etils.epath import Path
 from ml_collections import ConfigDict
 
 from thermo_jax.training import processes
 from thermo_jax.training.checkpoints import has_checkpoint
-from thermo_jax.training.paths import folder_path
+from thermo_jax.training.paths import folder_path, is_remote
 
-CONFIG, PICTURES = "config.json", "pictures"
+CONFIG, PICTURES, LOCK = "config.json", "pictures", ".lock"
 VERSIONED = ("thermo_jax", "jax", "flax", "optax", "orbax-checkpoint", "numpy")
 # These change neither what is computed (but for rounding) nor the order of images: a run may
 # continue with others.
@@ -39,6 +46,42 @@ FREE_FIELDS = (
 _FREE_ENDINGS = tuple(f".{name}" for name in FREE_FIELDS)
 
 
+@contextlib.contextmanager
+def only_run_in(path: str | Path) -> Iterator[None]:
+    """Nobody else's run writes this folder in the meantime.
+
+    The system frees it whenever the process ends. There is no such lock in a bucket.
+
+    Raises:
+      ValueError: another run is writing it, or this one cannot.
+    """
+    if not str(path) or is_remote(path) or not processes.is_writer():
+        yield
+        return
+    folder = _check_path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise ValueError(
+            f"--workdir={path} cannot be written ({error.strerror}): choose another --workdir"
+        ) from error
+    with open(lock, "r+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                raise ValueError(
+                    f"--workdir={path} is being written by another run ({file.read()}): wait for "
+                    "it, stop it, or choose another --workdir"
+                ) from error
+            logging.warning("%s cannot be locked (%s): start no second run in it.", folder, error)
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        yield
+
+
 def open_workdir(path: str | Path, config: ConfigDict) -> Path:
     """Makes the folder, or checks that it belongs to the same configuration.
 
@@ -46,13 +89,9 @@ def open_workdir(path: str | Path, config: ConfigDict) -> Path:
       ValueError: no path, or it holds a run of another configuration, or is not the same folder for
         all processes of the run.
     """
-    if not str(path):
-        raise ValueError("--workdir is missing: name a folder for the results, such as runs/first")
-    workdir = folder_path(path)
+    workdir = _check_path(path)
     file = workdir / CONFIG
     resolved = to_json(config)
-    if workdir.exists() and not workdir.is_dir():
-        raise ValueError(f"--workdir={path} is a file: name a folder")
     # A run that failed before its first checkpoint left nothing that another could spoil.
     # Runs in subfolders look after themselves.
     if has_checkpoint(workdir):
@@ -73,6 +112,15 @@ def open_workdir(path: str | Path, config: ConfigDict) -> Path:
             f"{workdir} is not one folder for all {jax.process_count()} processes of this run: "
             "choose a --workdir on a disk that all of them see"
         )
+    return workdir
+
+
+def _check_path(path: str | Path) -> Path:
+    if not str(path):
+        raise ValueError("--workdir is missing: name a folder for the results, such as runs/first")
+    workdir = folder_path(path)
+    if workdir.exists() and not workdir.is_dir():
+        raise ValueError(f"--workdir={path} is a file: name a folder")
     return workdir
 
 

@@ -12,9 +12,11 @@ and the latest meta (`keep_best_model`). Batches are a function of the step, so 
 data's position.
 """
 
+import contextlib
+import errno
 import logging as python_logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -67,15 +69,37 @@ class Checkpoints:
         return self
 
     def __exit__(self, *exc_info) -> None:
-        self._manager.wait_until_finished()
+        with self._writing():
+            self._manager.wait_until_finished()
         self._manager.close()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Orbax tells of a full disk in many types and words, and some saves later."""
+        try:
+            yield
+        except (OSError, ValueError) as error:
+            full, said = os.strerror(errno.ENOSPC), str(error)
+            raise OSError(
+                f"{self.directory}: a checkpoint cannot be written "
+                f"({full if full in said else said}). Earlier ones are whole: put that right, and "
+                "the same command continues"
+            ) from error
 
     def latest_step(self) -> int | None:
         """Step of the newest checkpoint, None if there is none."""
         return self._manager.latest_step()
 
     def save(self, state: TrainState, *, encoder: dict, meta: dict, value: float) -> None:
-        """Saves in the background; `meta` must be JSON; the lowest `value` is the best."""
+        """Saves in the background; `meta` must be JSON; the lowest `value` is the best.
+
+        Raises:
+          OSError: this one or an earlier one cannot be written.
+        """
+        with self._writing():
+            self._save(state, encoder=encoder, meta=meta, value=value)
+
+    def _save(self, state: TrainState, *, encoder: dict, meta: dict, value: float) -> None:
         step = int(state.step)
         replaces = step in self._manager.all_steps()
         if replaces:  # a run that was stopped between training and evaluation saved it

@@ -11,7 +11,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -45,6 +45,7 @@ class Plan:
       epochs: at most this many.
       patience: stop after so many epochs without a better validation loss, 0 = never.
       seed: of the order of examples.
+      learning_rate: the optimiser's, told where it may be to blame.
       loader: "tf.data" or "numpy".
       checkpoint_every: epochs between checkpoints; the best and the last are always saved.
       choose_by: the lowest validation "loss", or the fewest "errors", marks the best epoch.
@@ -56,6 +57,7 @@ class Plan:
     epochs: int
     patience: int
     seed: int
+    learning_rate: float
     loader: str = "tf.data"
     checkpoint_every: int = 1
     choose_by: str = "loss"
@@ -69,6 +71,7 @@ def fit(
     eval_step: Callable,
     train: Table,
     validation: Table,
+    names: Sequence[str],
     plan: Plan,
     parallel: DataParallel,
     workdir: str | os.PathLike,
@@ -85,12 +88,13 @@ def fit(
       train_step, eval_step: wrapped by `parallel`; as `resident.py` says if the tables are there.
       train, validation: columns with one leading axis of examples; in host memory, or on the
         devices (`parallel.place`).
+      names: of the training examples, for messages.
       encoder_of: the variables to hand over as the encoder.
       meta: JSON kept with every checkpoint; its "examples" say which ones are in which set, and a
         run continues only with the same.
       on_epoch: called with each finished epoch's number after its checkpoint is under way.
     Raises:
-      FloatingPointError: the loss is no longer finite.
+      FloatingPointError: a loss is not finite; nothing of that epoch is saved.
       Stopped: the run was asked to stop (`preemption.py`); it has saved, within the epoch too.
       ValueError: the checkpoint is of other examples or of another model; or several processes
         read different ones.
@@ -133,6 +137,7 @@ def fit(
                     state, batches, train_step, at, steps=steps, per_dispatch=per_dispatch, bar=bar
                 )
                 seconds = time.perf_counter() - started
+                _check_steps(at, first_step=at.epoch * steps, names=names, plan=plan)
                 try:
                     preemption.check()
                     result = evaluate(state, eval_step, validation, plan=plan, parallel=parallel)
@@ -144,7 +149,7 @@ def fit(
                 metrics |= {f"val/{name}": value for name, value in result.items()}
                 at.epoch, at.history = at.epoch + 1, {}
                 step = at.epoch * steps
-                _check_finite(metrics, step=step, workdir=workdir)
+                _check_validation(result, epoch=at.epoch, plan=plan)
                 value = _VALUES[plan.choose_by](metrics)
                 improved = at.stopping.update(value, step=step, epoch=at.epoch)
                 rate = plan.batch_size * (steps - begun) / seconds
@@ -308,14 +313,31 @@ def _train_epoch(
     return state
 
 
-def _check_finite(metrics: dict[str, float], *, step: int, workdir: str | os.PathLike) -> None:
-    bad = [name for name, value in metrics.items() if not math.isfinite(value)]
-    if bad:
-        raise FloatingPointError(
-            f"{', '.join(bad)} is not finite at step {step}: training stopped; checkpoints of "
-            f"earlier epochs, if any, are kept in {workdir}. Try a lower "
-            "config.train.learning_rate, with another --workdir."
-        )
+def _check_steps(at: Position, *, first_step: int, names: Sequence[str], plan: Plan) -> None:
+    for number, values in enumerate(zip(*at.history.values(), strict=True)):
+        metrics = dict(zip(at.history, values, strict=True))
+        if not all(map(math.isfinite, values)):
+            step = first_step + number
+            rows = batching.batch_indices(len(names), plan.batch_size, seed=plan.seed, step=step)
+            images = ", ".join(sorted({names[row] for row in rows}))
+            where = f"training at step {step + 1}, of the images {images}"
+            raise _not_finite(metrics, where=where, epoch=at.epoch + 1, plan=plan)
+
+
+def _check_validation(metrics: dict[str, float], *, epoch: int, plan: Plan) -> None:
+    if not all(map(math.isfinite, metrics.values())):
+        raise _not_finite(metrics, where="validation", epoch=epoch, plan=plan)
+
+
+def _not_finite(
+    metrics: dict[str, float], *, where: str, epoch: int, plan: Plan
+) -> FloatingPointError:
+    found = ", ".join(f"{k} is {v:g}" for k, v in metrics.items() if not math.isfinite(v))
+    return FloatingPointError(
+        f"{found} in epoch {epoch}, in {where}. Training stopped; checkpoints of earlier epochs are "
+        f"kept. The learning rate was {plan.learning_rate:g}: look at the images, or try a "
+        "lower config.train.learning_rate, in another --workdir"
+    )
 
 
 def _describe_epoch(epoch: int, metrics: dict[str, float], *, rate: float, improved: bool) -> None:

@@ -1,0 +1,67 @@
+"""A disk that is full or cannot be written: a clear error, and the checkpoints stay usable."""
+
+import subprocess
+import time
+
+import jax
+import pytest
+import tiny_training as tiny
+
+from thermo_jax import main
+from thermo_jax.configs import demo
+from thermo_jax.training.checkpoints import FOLDER, Checkpoints
+
+BLOCK = 4096
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """A file system of 1.5 MB; the test is skipped where it may not be mounted."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=1500k", "tmpfs", folder]
+    if subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("mounting a tmpfs needs root")
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def fill(disk, *, but: int):
+    """Leaves `but` bytes free."""
+    with open(disk / "filler", "wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(bytes(BLOCK))
+        except OSError:
+            file.truncate(max(0, file.tell() - but))
+
+
+@pytest.fixture(scope="module")
+def run():
+    return tiny.toy_run([3.0, 2.0, 1.0, 0.5], weights=jax.random.normal(jax.random.key(0), 40_000))
+
+
+# Nothing more can be written; the first files of a checkpoint can; its metadata; all but the last.
+@pytest.mark.parametrize("left", [0, 20_000, 60_000, 150_000])
+def test_a_full_disk_stops_the_run_which_continues_when_there_is_room(run, disk, tmp_path, left):
+    def fill_it(epoch):
+        if epoch == 2:
+            while [step.name for step in (disk / "run" / FOLDER).iterdir()] != ["10"]:
+                time.sleep(0.01)  # it is written, and the first one deleted, in the background
+            fill(disk, but=left)
+
+    with pytest.raises(OSError, match="No space left on device"):
+        run.fit(disk / "run", tiny.plan(epochs=4), on_epoch=fill_it)
+    with Checkpoints(disk / "run", read_only=True) as checkpoints:
+        latest = checkpoints.latest_step()
+        assert latest in (10, 15)
+        assert checkpoints.restore(run.state()).step == latest
+    (disk / "filler").unlink()
+    continued = run.fit(disk / "run", tiny.plan(epochs=4))
+    tiny.assert_same_tree(continued, run.fit(tmp_path / "straight", tiny.plan(epochs=4)))
+
+
+def test_a_disk_that_cannot_be_written_is_told_at_once(disk, tmp_path):
+    subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+    with pytest.raises(ValueError, match="run cannot be written .Read-only file system.*another"):
+        main.run(demo.get_config(), disk / "run")
