@@ -199,11 +199,12 @@ def parse_preset(
     """
     words = [word.strip() for word in (argument or "").split(",") if word.strip()]
     known = [*choices, *options]
+    presets = ", ".join(known) or "none"
     for word in words:
         if word not in known:
             near = difflib.get_close_matches(word, known, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"{file} has no preset {word!r}.{hint} Presets: {', '.join(known)}.")
+            raise ValueError(f"{file} has no preset {word!r}.{hint} Presets: {presets}.")
     chosen = [word for word in words if word in choices]
     if len(chosen) > 1:
         raise ValueError(f"{file}: choose one of {', '.join(choices)}, not {', '.join(chosen)}.")

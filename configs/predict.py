@@ -14,9 +14,17 @@ Takes about a second a thermogram on a CPU at full resolution.
 
 from ml_collections import ConfigDict
 
+from thermo_jax.configs import common
 
-def get_config() -> ConfigDict:
-    """The configuration."""
+
+def get_config(argument: str = "") -> ConfigDict:
+    """The configuration; there are no presets."""
+    return common.parse_preset(
+        argument, choices=(), default="", options={}, build=_build, file="predict.py"
+    )
+
+
+def _build(_: str) -> ConfigDict:
     config = ConfigDict()
     # What to run.
     config.task = "predict"

@@ -41,6 +41,8 @@ def run():
     return tiny.toy_run([3.0, 2.0, 1.0, 0.5], weights=jax.random.normal(jax.random.key(0), 40_000))
 
 
+# Orbax's threads outlive their event loop then.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 # Nothing more can be written; the first files of a checkpoint can; its metadata; all but the last.
 @pytest.mark.parametrize("left", [0, 20_000, 60_000, 150_000])
 def test_a_full_disk_stops_the_run_which_continues_when_there_is_room(run, disk, tmp_path, left):

@@ -136,8 +136,7 @@ class Cloud:
             **{"FAKE_CLOUD": str(self.folder), "ZONE": "us-west4-a", "PAUSE": "0", "LIMIT": "30"},
             **settings,
         }
-        # As from a terminal: a process in the background, such as a test run, ignores SIGINT.
-        return subprocess.Popen(
+        return subprocess.Popen(  # which heeds SIGINT, though these tests run in the background
             ["env", "--default-signal=INT", "bash", "launch/tpu_vm/tpu_vm.sh", *words],
             cwd=self.checkout,
             env=environment,

@@ -60,7 +60,7 @@ class Split:
         names = [f.name for f in dataclasses.fields(cls)]
         try:
             sets = json.loads(epath.Path(path).read_text(encoding="utf-8"))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{path}: not a split in JSON ({error}); write it anew") from error
         if not isinstance(sets, dict) or sorted(sets) != sorted(names):
             raise ValueError(f"{path}: a split is an object with the keys {', '.join(names)}")

@@ -127,7 +127,7 @@ def _check_path(path: str | Path) -> Path:
 def _saved_config(file: Path) -> dict[str, Any]:
     try:
         return json.loads(file.read_text(encoding="utf-8"))["config"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(
             f"{file} cannot be read, so that it is not known whose checkpoints are beside it: "
             "restore it, or choose another --workdir"

@@ -334,9 +334,9 @@ def _not_finite(
 ) -> FloatingPointError:
     found = ", ".join(f"{k} is {v:g}" for k, v in metrics.items() if not math.isfinite(v))
     return FloatingPointError(
-        f"{found} in epoch {epoch}, in {where}. Training stopped; checkpoints of earlier epochs are "
-        f"kept. The learning rate was {plan.learning_rate:g}: look at the images, or try a "
-        "lower config.train.learning_rate, in another --workdir"
+        f"{found} in epoch {epoch}, in {where}. Training stopped, and keeps the checkpoints of "
+        f"earlier epochs. The learning rate was {plan.learning_rate:g}: look at the images, or try "
+        "a lower config.train.learning_rate, in another --workdir"
     )
 
 

@@ -69,14 +69,16 @@ class MetricsLog:
 
 
 def read_jsonl(path: str | os.PathLike) -> list[dict]:
-    """The rows of a JSON-lines file, [] if there is none; a broken line ends them."""
+    """The rows of a JSON-lines file, [] if there is none, up to one that is broken or has no step."""
     rows, path = [], folder_path(path)
     if path.is_file():
         for line in path.read_text(encoding="utf-8").splitlines():
             try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError:
+                row = json.loads(line)
+                row["step"]
+            except (ValueError, RecursionError, TypeError, KeyError):
                 break
+            rows.append(row)
     return rows
 
 

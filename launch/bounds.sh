@@ -1,0 +1,80 @@
+#!/usr/bin/env bash
+# Tests setup.cfg's bounds, and the package as it is installed without this checkout.
+#   bash launch/bounds.sh lowest [pytest arguments]   the lower bound of every requirement, Python 3.11
+#   bash launch/bounds.sh newest [pytest arguments]   the newest versions allowed, Python 3.12
+#   bash launch/bounds.sh wheel                       builds sdist and wheel, installs each, runs both
+# PYTHON=/path/to/python3.13 chooses another interpreter. Everything is made anew, below .work/bounds/.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+say() { printf '%s: %s\n' "$(basename "$0")" "$*" >&2; }
+
+make_venv() { # its folder, the interpreter
+  say "making $1 with $2"
+  "$2" -m venv --clear "$1"
+}
+
+lower_bounds() { # of setup.cfg, as pip's constraints; a virtual environment
+  "$1/bin/python" - <<'EOF'
+import configparser, re
+
+config = configparser.ConfigParser()
+config.read("setup.cfg")
+extras = config["options.extras_require"]
+for line in (config["options"]["install_requires"] + extras["dev"]).strip().splitlines():
+    name, lowest = re.fullmatch(r"([\w-]+)(?:\[\w+\])?>=([\w.]+),<[\w.]+", line).groups()
+    print(f"{name}=={lowest}")
+EOF
+}
+
+run_tests() { # a virtual environment, constraints, pytest arguments
+  local venv=$1 constraints=$2
+  shift 2
+  "$venv/bin/python" -m pip install --quiet --constraint "$constraints" --editable '.[dev]'
+  "$venv/bin/python" -m pip list --format=freeze >"$venv/versions.txt"
+  say "testing the versions in $venv/versions.txt"
+  "$venv/bin/python" -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow" "$@"
+}
+
+run_installed() { # a wheel or an sdist
+  local venv=.work/bounds/installed program
+  make_venv "$venv" "${PYTHON:-python3.11}"
+  say "installing $1"
+  "$venv/bin/python" -m pip install --quiet "$1"
+  "$venv/bin/python" -m pip check
+  program=$PWD/$venv/bin/python
+  (
+    cd / # where there is no checkout to import from
+    "$program" -m thermo_jax.main --config=table1:quick --config.num_folds=1 \
+      --workdir="$OLDPWD/.work/bounds/run-$(basename "$1")"
+  )
+}
+
+what=${1:-}
+[ $# = 0 ] || shift
+mkdir -p .work/bounds
+case $what in
+  lowest)
+    make_venv .work/bounds/lowest "${PYTHON:-python3.11}"
+    lower_bounds .work/bounds/lowest >.work/bounds/lowest.txt
+    run_tests .work/bounds/lowest .work/bounds/lowest.txt "$@"
+    ;;
+  newest)
+    make_venv .work/bounds/newest "${PYTHON:-python3.12}"
+    run_tests .work/bounds/newest /dev/null "$@"
+    ;;
+  wheel)
+    rm -rf .work/bounds/dist .work/bounds/run-*
+    make_venv .work/bounds/build "${PYTHON:-python3.11}"
+    .work/bounds/build/bin/python -m pip install --quiet build
+    .work/bounds/build/bin/python -m build --outdir .work/bounds/dist . >.work/bounds/build.log
+    for file in .work/bounds/dist/*; do
+      run_installed "$file"
+    done
+    say "built, installed and run: $(cd .work/bounds/dist && echo ./*)"
+    ;;
+  *)
+    say "say what to test: lowest, newest or wheel; the top of $0 explains all"
+    exit 2
+    ;;
+esac

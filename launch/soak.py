@@ -1,0 +1,103 @@
+"""Trains, evaluates and saves for hours, and watches memory and open files.
+
+    .venv/bin/python launch/soak.py --hours=1 --workdir=/tmp/soak
+
+An encoder, then a segmenter, on a small phantom, a checkpoint at every epoch. A line of
+soak.jsonl is written every half a minute: memory of the process and of the devices' buffers in
+bytes, open files, threads. At the end it says how much each has grown since the first tenth.
+"""
+
+import argparse
+import json
+import os
+import threading
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+from absl import logging
+
+from thermo_jax import main
+from thermo_jax.configs import encoder, segment
+from thermo_jax.training import preemption
+
+PAUSE = 30.0  # seconds between lines
+EPOCHS = 10**6  # more than there is time for
+
+
+def sample() -> dict[str, float]:
+    """What the process holds now."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return {
+        "seconds": time.monotonic(),
+        "memory": pages * os.sysconf("SC_PAGE_SIZE"),
+        "device_buffers": sum(array.nbytes for array in jax.live_arrays()),
+        "open_files": len(os.listdir("/proc/self/fd")),
+        "threads": threading.active_count(),
+    }
+
+
+def watch(file: Path, stage: str, *, seconds: float) -> None:
+    """Writes lines for so long; then asks the run to stop, as SIGTERM does."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        time.sleep(PAUSE)
+        with file.open("a") as lines:
+            lines.write(json.dumps({"stage": stage, **sample()}) + "\n")
+    preemption._asked.set()
+
+
+def configuration(task: str, workdir: Path):
+    """A small run that does not end."""
+    module, preset = {"encoder": (encoder, "heat"), "segment": (segment, "H/H")}[task]
+    config = module.get_config(f"{preset},phantom")
+    config.data.downscale = 4
+    config.data.phantom_patients = 12
+    config.data.loader = "tf.data"
+    config.train.batch_size = 4
+    config.train.epochs = EPOCHS
+    config.train.patience = 0
+    config.parallel.resident_gb = 0.0  # batches are streamed, and the encoder runs in every step
+    if task == "encoder":
+        config.model.num_kernels = 2
+    else:
+        config.model.unet_width = 2
+        config.encoder.workdir = str(workdir / "encoder")
+    return config
+
+
+def soak(workdir: Path, *, hours: float) -> None:
+    """Runs both stages, half of the time each, and says what has grown."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    file = workdir / "soak.jsonl"
+    for task in ("encoder", "segment"):
+        preemption._asked.clear()
+        clock = threading.Thread(target=watch, args=(file, task), kwargs={"seconds": 1800 * hours})
+        clock.start()
+        try:
+            main.run(configuration(task, workdir), workdir / task)
+        except preemption.Stopped:
+            clock.join()
+        rows = [json.loads(line) for line in file.open()]
+        report(task, [row for row in rows if row["stage"] == task], workdir / task)
+
+
+def report(task: str, rows: list[dict], workdir: Path) -> None:
+    """Prints medians of the second tenth and of the last one."""
+    tenth = max(1, len(rows) // 10)
+    epochs = sum(1 for _ in (workdir / "metrics.jsonl").open())
+    print(f"{task}: {epochs} epochs in {rows[-1]['seconds'] - rows[0]['seconds']:.0f} s")
+    for name in ("memory", "device_buffers", "open_files", "threads"):
+        values = [row[name] for row in rows]
+        first, last = np.median(values[tenth : 2 * tenth]), np.median(values[-tenth:])
+        print(f"  {name:15} {first:15,.0f} -> {last:15,.0f}")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--hours", type=float, default=1.0)
+    parser.add_argument("--workdir", type=Path, required=True)
+    arguments = parser.parse_args()
+    logging.set_verbosity(logging.WARNING)
+    soak(arguments.workdir, hours=arguments.hours)

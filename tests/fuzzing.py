@@ -1,0 +1,97 @@
+"""Fuzzing for test_fuzz.py: how files are damaged, and what a test of damaged files must bear."""
+
+import contextlib
+import functools
+import signal
+from collections.abc import Callable, Iterator
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from thermo_jax import main
+
+LONGEST = 20  # seconds that a case may take, on a busy machine
+NUMBERS = [b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"\x00\x00\x00\x00", b"\x80", b"1e999", b"nan"]
+TOKENS = [b",", b";", b"\n", b"\r", b"\t", b"-", b".", b"[", b"{", b'"', b"\x00", b"\xef\xbb\xbf"]
+
+
+def fuzz(cases: tuple[int, int], *needs: str, **strategies: st.SearchStrategy) -> Callable:
+    """Runs a test on examples of `strategies`, as many as `cases` says: (quick suite, all).
+
+    The test's first argument is a folder; it also gets the fixtures that `needs` names.
+    """
+
+    def decorate(test: Callable) -> Callable:
+        @pytest.mark.parametrize("scale", ["quick", pytest.param("all", marks=pytest.mark.slow)])
+        def run(scale, tmp_path, request):
+            count = cases[scale == "all"]
+            fixtures = {fixture: request.getfixturevalue(fixture) for fixture in needs}
+
+            @settings(
+                max_examples=count,
+                database=None,
+                deadline=None,
+                derandomize=True,
+                suppress_health_check=list(HealthCheck),
+            )
+            @given(**strategies)
+            def each(**values):
+                with time_limit():
+                    test(tmp_path, **values, **fixtures)
+
+            each()
+
+        functools.update_wrapper(run, test, assigned=("__name__", "__doc__", "__module__"))
+        del run.__wrapped__  # pytest would take the test's arguments for fixtures
+        return run
+
+    return decorate
+
+
+@contextlib.contextmanager
+def time_limit() -> Iterator[None]:
+    def stop(*_):
+        raise AssertionError(f"no end after {LONGEST} s")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(LONGEST)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@contextlib.contextmanager
+def only_user_errors() -> Iterator[None]:
+    """Nothing, or an error that the program turns into one line."""
+    try:
+        yield
+    except main.USER_ERRORS as error:
+        assert str(error).strip() and "\n" not in str(error)
+
+
+@st.composite
+def damaged(draw, seeds: list[bytes]) -> bytes:
+    """A whole file with one to six wounds, half of them in its first part."""
+    data = bytearray(draw(st.sampled_from(seeds)))
+    for _ in range(draw(st.integers(1, 6))):
+        reach = min(len(data), 300) if draw(st.booleans()) else len(data)
+        start = draw(st.integers(0, reach))
+        stop = min(len(data), start + draw(st.integers(1, 64)))
+        how = draw(st.sampled_from(["cut", "drop", "repeat", "zero", "write", "insert", "flip"]))
+        if how == "cut":
+            del data[start:]
+        elif how == "drop":
+            del data[start:stop]
+        elif how == "repeat":
+            data[start:start] = data[start:stop] * draw(st.integers(1, 50))
+        elif how == "zero":
+            data[start:stop] = bytes(stop - start)
+        elif how == "flip" and start < len(data):
+            data[start] ^= 1 << draw(st.integers(0, 7))
+        else:
+            piece = draw(st.sampled_from(NUMBERS + TOKENS) | st.binary(min_size=1, max_size=8))
+            data[start : start + len(piece) * (how == "write")] = piece
+    return bytes(data)

@@ -1,0 +1,120 @@
+"""Runs killed at random moments, again and again, end as one that nobody touched: bit for bit."""
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from thermo_jax.training import preemption
+from thermo_jax.training.checkpoints import FOLDER
+
+ROOT = Path(__file__).resolve().parent.parent
+KILLED = {signal.SIGKILL: {-signal.SIGKILL}, signal.SIGTERM: {preemption.EXIT_STOPPED}}
+# So long after SIGTERM a program has gone: ten seconds, the dispatch in progress, a busy machine.
+PATIENCE = 20
+
+DATA = ["--config.data.phantom_patients=12", "--config.parallel.devices=1"]
+TINY = [*DATA, "--config.data.downscale=4", "--config.split.folds=3", "--config.train.batch_size=4"]
+FLAGS = {
+    "encoder": ["encoder:heat,phantom", *TINY, "--config.model.num_kernels=2"],
+    "segment": ["segment:H/H,phantom", *TINY, "--config.model.unet_width=2"],
+    "table1": ["table1:quick", *DATA, "--config.num_folds=1"],
+}
+EPOCHS = {"encoder": "train", "segment": "train", "table1": "stages.segment.train"}
+
+
+class Killer:
+    """Starts a program, with a cache of its own for data, and ends it after a while."""
+
+    def __init__(self, task: str, folder: Path, *, encoder: Path):
+        self.folder = folder
+        self.flags = [f"--config={FLAGS[task][0]}", *FLAGS[task][1:]]
+        self.flags.append(f"--config.{EPOCHS[task]}.epochs=30")
+        if task == "segment":
+            self.flags.append(f"--config.encoder.workdir={encoder}")
+
+    def start(self, name: str) -> subprocess.Popen:
+        command = [sys.executable, "-m", "thermo_jax.main", *self.flags]
+        return subprocess.Popen(
+            [*command, f"--workdir={self.folder / name}"],
+            cwd=ROOT,
+            env={**os.environ, "THERMO_JAX_CACHE_DIR": str(self.folder / f"{name}-cache")},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def finish(self, name: str) -> Path:
+        program = self.start(name)
+        text, _ = program.communicate(timeout=600)
+        assert program.returncode == 0, text
+        return self.folder / name
+
+    def kill(self, name: str, how: signal.Signals, *, after: float) -> bool:
+        """False if it had finished by then."""
+        program = self.start(name)
+        try:
+            text, _ = program.communicate(timeout=after)
+        except subprocess.TimeoutExpired:
+            program.send_signal(how)
+            text, _ = program.communicate(timeout=PATIENCE)
+            finished = program.returncode == 0  # too late
+            # Before the program listens, SIGTERM is the system's.
+            assert finished or program.returncode in KILLED[how] | {-how}, text
+            return not finished
+        assert program.returncode == 0, text
+        return False
+
+
+def models(workdir: Path) -> dict[str, np.ndarray]:
+    """All parameters and statistics of a workdir's best models, by path."""
+    found = {}
+    for folder in sorted(workdir.glob(f"**/{FOLDER}/*/model")):
+        tree = ocp.StandardCheckpointer().restore(folder)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+            found[f"{folder.relative_to(workdir)}{jax.tree_util.keystr(path)}"] = np.asarray(leaf)
+    return found
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    return Killer("encoder", tmp_path_factory.mktemp("encoder"), encoder=Path()).finish("run")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", FLAGS)
+def test_a_run_that_is_killed_again_and_again_ends_as_if_it_had_not_been(task, tmp_path, encoder):
+    kills, attempts = 12, 0
+    rng = random.Random(task)
+    killer = Killer(task, tmp_path, encoder=encoder)
+    killer.finish("warm")  # compiles
+    shutil.rmtree(tmp_path / "warm-cache")
+    started = time.monotonic()
+    expected = killer.finish("straight")
+    duration = time.monotonic() - started
+    straight = models(expected)
+    assert straight
+    while kills:
+        attempts += 1
+        name = f"run{attempts}"
+        while kills:
+            how = rng.choice(list(KILLED))
+            if not killer.kill(name, how, after=rng.uniform(0, duration)):
+                break
+            kills -= 1
+        workdir = killer.finish(name)
+        for file in expected.glob("**/metrics.jsonl"):
+            assert (workdir / file.relative_to(expected)).read_bytes() == file.read_bytes()
+        found = models(workdir)
+        assert found.keys() == straight.keys()
+        for path, values in straight.items():
+            np.testing.assert_array_equal(found[path], values, err_msg=path)
