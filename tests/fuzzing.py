@@ -64,12 +64,12 @@ def time_limit() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def only_user_errors() -> Iterator[None]:
-    """Nothing, or an error that the program turns into one line."""
+def only_user_errors(message: str = "") -> Iterator[None]:
+    """Nothing, or an error, with `message`, that the program turns into one line."""
     try:
         yield
     except main.USER_ERRORS as error:
-        assert str(error).strip() and "\n" not in str(error)
+        assert str(error).strip() and message in str(error) and "\n" not in str(error)
 
 
 @st.composite

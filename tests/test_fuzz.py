@@ -351,8 +351,8 @@ def test_a_damaged_checkpoint_is_refused_or_gives_what_was_saved(folder, trained
     files = sorted(path for path in (workdir / checkpoints.FOLDER).rglob("*") if path.is_file())
     file = choice.draw(st.sampled_from(files))
     file.write_bytes(choice.draw(damaged([file.read_bytes()])))
-    with only_user_errors():
+    with only_user_errors("is damaged"):
         tiny.assert_same_tree(load_encoder(workdir), load_encoder(whole))
-    with only_user_errors():
+    with only_user_errors("is damaged"):
         state = run.fit(workdir, tiny.plan(epochs=2))
         tiny.assert_same_tree(state.variables, run.fit(whole, tiny.plan(epochs=2)).variables)

@@ -30,6 +30,7 @@ from thermo_jax.training.state import TrainState
 
 FOLDER = "checkpoints"
 BEST_OF = "validation_value"
+_META = {"best_step", "config", "early_stopping", "encoder", "epoch", "examples", "finished"}
 _COMMITTED = "commit_success.txt"  # Orbax ends with it
 
 
@@ -54,16 +55,14 @@ class Checkpoints:
             best_fn=_rank,
             preservation_policy=managers.AnyPreservationPolicy([managers.LatestN(1), best]),
         )
-        self._manager = ocp.CheckpointManager(
-            self.directory,
-            options=options,
-            item_handlers={
-                "model": ocp.StandardCheckpointHandler(),
-                "training": ocp.StandardCheckpointHandler(),
-                "encoder": ocp.StandardCheckpointHandler(),
-                "meta": ocp.JsonCheckpointHandler(),
-            },
-        )
+        handlers = {
+            item: ocp.StandardCheckpointHandler() for item in ("model", "training", "encoder")
+        }
+        handlers["meta"] = ocp.JsonCheckpointHandler()
+        with self._reading():
+            self._manager = ocp.CheckpointManager(
+                self.directory, options=options, item_handlers=handlers
+            )
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -84,6 +83,23 @@ class Checkpoints:
                 f"{self.directory}: a checkpoint cannot be written "
                 f"({full if full in said else said}). Earlier ones are whole: put that right, and "
                 "the same command continues"
+            ) from error
+
+    @contextlib.contextmanager
+    def _reading(self, step: int | None = None) -> Iterator[None]:
+        """Orbax raises whatever it stumbles over in a damaged file."""
+        try:
+            yield
+        except (OSError, jax.errors.JaxRuntimeError):
+            raise
+        except Exception as error:
+            where = (
+                f"a checkpoint in {self.directory}" if step is None else self.directory / str(step)
+            )
+            said = " ".join(str(error).split())[:200]
+            raise ValueError(
+                f"{where} is damaged ({type(error).__name__}: {said}): restore it, or remove its "
+                "folder to go on from an earlier one, if there is one"
             ) from error
 
     def latest_step(self) -> int | None:
@@ -121,9 +137,13 @@ class Checkpoints:
     def meta(self, step: int | None = None) -> dict:
         """The meta of `step` (default: the latest)."""
         step = self._require(step)
-        return self._manager.restore(
-            step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())
-        ).meta
+        with self._reading(step):
+            args = ocp.args.Composite(meta=ocp.args.JsonRestore())
+            meta = self._manager.restore(step, args=args).meta
+            missing = sorted(_META - meta.keys())
+            if missing:
+                raise ValueError(f"its meta has no {', '.join(missing)}")
+        return meta
 
     def restore(self, like: TrainState, *, step: int | None = None) -> TrainState:
         """The state of `step` (default: the latest), shaped and placed like `like`.
@@ -183,11 +203,14 @@ class Checkpoints:
         return step
 
     def _restore_items(self, step: int, items: dict[str, Any]) -> dict[str, Any]:
-        saved = self._manager.item_metadata(step)
+        with self._reading(step):
+            saved = self._manager.item_metadata(step)
+            found = {name: _leaves(saved[name]) for name in items}
         for name, like in items.items():
-            _compare(saved[name], like, where=f"{self.directory}/{step}/{name}")
+            _compare(found[name], _leaves(like), where=f"{self.directory}/{step}/{name}")
         args = {name: ocp.args.StandardRestore(_abstract(like)) for name, like in items.items()}
-        return dict(self._manager.restore(step, args=ocp.args.Composite(**args)).items())
+        with self._reading(step):
+            return dict(self._manager.restore(step, args=ocp.args.Composite(**args)).items())
 
 
 def _rank(metrics: dict) -> tuple[float, int]:
@@ -210,18 +233,17 @@ def _abstract(tree: Any) -> Any:
     return jax.tree.map(target, tree)
 
 
-def _compare(saved: Any, like: Any, *, where: str) -> None:
+def _leaves(tree: Any) -> dict[tuple, tuple]:
+    """(shape, type) by path, of arrays or of what Orbax knows of them."""
+    tree = ocp.utils.serialize_tree(getattr(tree, "tree", tree), keep_empty_nodes=False)
+    return {
+        ocp.utils.tuple_path_from_keypath(path): (tuple(leaf.shape), np.dtype(leaf.dtype))
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+
+
+def _compare(have: dict[tuple, tuple], want: dict[tuple, tuple], *, where: str) -> None:
     """Orbax casts types silently and is long-winded about shapes: compare first, in one line."""
-
-    def leaves(tree):
-        tree = ocp.utils.serialize_tree(getattr(tree, "tree", tree), keep_empty_nodes=False)
-        paths = jax.tree_util.tree_leaves_with_path(tree)
-        return {
-            ocp.utils.tuple_path_from_keypath(path): (tuple(leaf.shape), np.dtype(leaf.dtype))
-            for path, leaf in paths
-        }
-
-    have, want = leaves(saved), leaves(like)
     for path in sorted(have.keys() | want.keys()):
         if have.get(path) != want.get(path):
             raise ValueError(

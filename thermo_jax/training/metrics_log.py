@@ -69,7 +69,7 @@ class MetricsLog:
 
 
 def read_jsonl(path: str | os.PathLike) -> list[dict]:
-    """The rows of a JSON-lines file, [] if there is none, up to one that is broken or has no step."""
+    """The rows of a JSON-lines file, up to a broken one or one without step; [] without a file."""
     rows, path = [], folder_path(path)
     if path.is_file():
         for line in path.read_text(encoding="utf-8").splitlines():
