@@ -8,7 +8,9 @@ import json
 import pathlib
 import resource
 import shutil
+import struct
 import types
+import zlib
 from collections.abc import Iterator
 from unittest import mock
 
@@ -16,7 +18,7 @@ import numpy as np
 import pytest
 import tiny_training as tiny
 from absl import flags
-from fuzzing import damaged, fuzz, only_user_errors
+from fuzzing import damaged, fuzz, only_user_errors, time_limit
 from hypothesis import strategies as st
 from ml_collections import config_flags
 from PIL import Image
@@ -178,6 +180,35 @@ ARRAYS = [
 @fuzz(CASES["npy"], data=damaged(ARRAYS))
 def test_a_damaged_array_is_read_or_refused(folder, data):
     check_picture(written(folder, "damaged.npy", data))
+
+
+def huge_png() -> bytes:
+    """A whole PNG of 30,000 x 30,000 black pixels in 1 MB."""
+    file = io.BytesIO()
+    Image.new("1", (8, 8)).save(file, "PNG")
+    rows = zlib.compress(bytes(30_000 * (30_000 // 8 + 1)), 9)
+    chunks = {b"IHDR": struct.pack(">IIBBBBB", 30_000, 30_000, 1, 0, 0, 0, 0), b"IDAT": rows}
+    body = b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks.items()
+    )
+    return file.getvalue()[:8] + body + file.getvalue()[-12:]
+
+
+HUGE = {
+    "columns.txt": lambda: b"36.6 " * 1_000_000,
+    "lines.csv": lambda: b"36.6\n" * 1_000_000,
+    "bomb.png": huge_png,
+}
+
+
+@pytest.mark.parametrize("name", HUGE)
+def test_a_file_that_is_or_claims_to_be_huge_is_refused(tmp_path, name):
+    path = written(tmp_path, name, HUGE[name]())
+    with time_limit():
+        assert isinstance(pictures.read_picture("name", [path]), pictures.Unreadable)
+        with pytest.raises(thermogram.DataError):
+            radiometry.read_gray(path)
 
 
 # --------------------------------------------------------------------------------------------------
