@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Tests setup.cfg's bounds, and the package as it is installed without this checkout.
-#   bash launch/bounds.sh lowest [pytest arguments]   the lower bound of every requirement, Python 3.11
+#   bash launch/bounds.sh lowest [pytest arguments]   the lower bounds (extras: dev alone), Python 3.11
 #   bash launch/bounds.sh newest [pytest arguments]   the newest versions allowed, Python 3.12
 #   bash launch/bounds.sh wheel                       builds sdist and wheel, installs each, runs both
 # PYTHON=/path/to/python3.13 chooses another interpreter. Everything is made anew, below .work/bounds/.

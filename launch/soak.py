@@ -4,10 +4,12 @@
 
 An encoder, then a segmenter, on a small phantom, a checkpoint at every epoch. A line of
 soak.jsonl is written every half a minute: memory of the process and of the devices' buffers in
-bytes, open files, threads. At the end it says how much each has grown since the first tenth.
+bytes, open files, threads. At the end it prints each one's median at the beginning (in the second
+tenth of the time) and at the end.
 """
 
 import argparse
+import functools
 import json
 import os
 import threading
@@ -71,9 +73,11 @@ def soak(workdir: Path, *, hours: float) -> None:
     """Runs both stages, half of the time each, and says what has grown."""
     workdir.mkdir(parents=True, exist_ok=True)
     file = workdir / "soak.jsonl"
+    file.write_text("")
     for task in ("encoder", "segment"):
         preemption._asked.clear()
-        clock = threading.Thread(target=watch, args=(file, task), kwargs={"seconds": 1800 * hours})
+        watched = functools.partial(watch, file, task, seconds=1800 * hours)
+        clock = threading.Thread(target=watched, daemon=True)
         clock.start()
         try:
             main.run(configuration(task, workdir), workdir / task)
@@ -85,7 +89,10 @@ def soak(workdir: Path, *, hours: float) -> None:
 
 def report(task: str, rows: list[dict], workdir: Path) -> None:
     """Prints medians of the second tenth and of the last one."""
-    tenth = max(1, len(rows) // 10)
+    tenth = len(rows) // 10
+    if not tenth:
+        print(f"{task}: too short to say anything")
+        return
     epochs = sum(1 for _ in (workdir / "metrics.jsonl").open())
     print(f"{task}: {epochs} epochs in {rows[-1]['seconds'] - rows[0]['seconds']:.0f} s")
     for name in ("memory", "device_buffers", "open_files", "threads"):

@@ -10,6 +10,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LONGEST = (
     "test_table1.py",
     "test_end_to_end.py",
+    "test_kills.py",
     "test_processes.py",
     "test_few_shot.py",
     "test_preemption.py",

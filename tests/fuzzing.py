@@ -4,6 +4,7 @@ import contextlib
 import functools
 import signal
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from thermo_jax import main
 
 LONGEST = 20  # seconds that a case may take, on a busy machine
+MOST_MEMORY = 1e9  # bytes that a test may add at its height
 NUMBERS = [b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"\x00\x00\x00\x00", b"\x80", b"1e999", b"nan"]
 TOKENS = [b",", b";", b"\n", b"\r", b"\t", b"-", b".", b"[", b"{", b'"', b"\x00", b"\xef\xbb\xbf"]
 
@@ -25,7 +27,7 @@ def fuzz(cases: tuple[int, int], *needs: str, **strategies: st.SearchStrategy) -
     def decorate(test: Callable) -> Callable:
         @pytest.mark.parametrize("scale", ["quick", pytest.param("all", marks=pytest.mark.slow)])
         def run(scale, tmp_path, request):
-            count = cases[scale == "all"]
+            count, calls = cases[scale == "all"], 0
             fixtures = {fixture: request.getfixturevalue(fixture) for fixture in needs}
 
             @settings(
@@ -37,10 +39,14 @@ def fuzz(cases: tuple[int, int], *needs: str, **strategies: st.SearchStrategy) -
             )
             @given(**strategies)
             def each(**values):
+                nonlocal calls
+                calls += 1
                 with time_limit():
                     test(tmp_path, **values, **fixtures)
 
-            each()
+            with memory_limit():
+                each()
+            assert calls >= count
 
         functools.update_wrapper(run, test, assigned=("__name__", "__doc__", "__module__"))
         del run.__wrapped__  # pytest would take the test's arguments for fixtures
@@ -49,10 +55,16 @@ def fuzz(cases: tuple[int, int], *needs: str, **strategies: st.SearchStrategy) -
     return decorate
 
 
+class NoEnd(BaseException):
+    """Nothing that reads damaged files takes it for damage."""
+
+
 @contextlib.contextmanager
 def time_limit() -> Iterator[None]:
+    """Raises NoEnd after a while."""
+
     def stop(*_):
-        raise AssertionError(f"no end after {LONGEST} s")
+        raise NoEnd(f"no end after {LONGEST} s")
 
     before = signal.signal(signal.SIGALRM, stop)
     signal.alarm(LONGEST)
@@ -61,6 +73,22 @@ def time_limit() -> Iterator[None]:
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, before)
+
+
+@contextlib.contextmanager
+def memory_limit() -> Iterator[None]:
+    """The process is never larger by more than MOST_MEMORY than at the start."""
+    Path("/proc/self/clear_refs").write_text("5")  # forgets the highest so far
+    before = _memory("VmRSS")
+    yield
+    added = _memory("VmHWM") - before
+    assert added < MOST_MEMORY, f"{added / 1e9:.1f} GB"
+
+
+def _memory(name: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    (line,) = (line for line in lines if line.startswith(name))
+    return 1024 * int(line.split()[1])
 
 
 @contextlib.contextmanager

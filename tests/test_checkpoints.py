@@ -134,6 +134,32 @@ def test_a_workdir_without_a_complete_checkpoint_says_what_to_do(tmp_path):
         load_encoder(tmp_path, like=lambda meta: {})
 
 
+def test_a_meta_that_was_changed_is_refused(tmp_path):
+    tiny.toy_run([2.0, 1.0]).fit(tmp_path, tiny.plan(epochs=2))
+    (file,) = (tmp_path / FOLDER / "10" / "meta").glob("metadata")
+    text = file.read_text()
+    changed = text.replace('"best_value": 1.0', '"best_value": 7.0')
+    assert changed != text
+    file.write_text(changed)
+    with (
+        Checkpoints(tmp_path, read_only=True) as checkpoints,
+        pytest.raises(ValueError, match="checkpoints/10 cannot be read.*meta is not what was"),
+    ):
+        checkpoints.meta()
+
+
+def test_a_model_that_was_not_trained_here_has_no_early_stopping(tmp_path):
+    """As the one that `convert` makes of published weights."""
+    state = tiny.toy_run([1.0]).state()
+    config = {"task": "encoder"}
+    meta = {"config": config, "encoder": {}, "epoch": 0, "best_step": 0, "finished": True}
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(state, encoder={"params": {"w": state.params["w"]}}, meta=meta, value=0.0)
+    keep_best_model(tmp_path)
+    encoder, found = load_encoder(tmp_path, like=toy_encoder)
+    assert found == meta and encoder["params"]["w"] == 0
+
+
 def test_opening_a_workdir_to_read_writes_nothing(tmp_path):
     with pytest.raises(FileNotFoundError):
         Checkpoints(tmp_path, read_only=True)

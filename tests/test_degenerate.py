@@ -94,7 +94,7 @@ def test_a_fold_without_a_positive_has_no_recall(data, tmp_path):
     assert 0 <= scores["specificity"] <= 1
 
 
-def test_a_single_image_to_train_on_fills_batches_by_repetition(data, tmp_path):
+def test_a_single_image_can_be_trained_on(data, tmp_path):
     diagnose(data, {1, 2, 3})
     file = patients_of(tmp_path, train={1}, val={2, 4}, test={3, 5, 6})
     assert classified(data, tmp_path, file=file)["counts"]["n"] == 3

@@ -17,7 +17,7 @@ from thermo_jax.training import preemption
 from thermo_jax.training.checkpoints import FOLDER
 
 ROOT = Path(__file__).resolve().parent.parent
-KILLED = {signal.SIGKILL: {-signal.SIGKILL}, signal.SIGTERM: {preemption.EXIT_STOPPED}}
+KILLED = {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: preemption.EXIT_STOPPED}
 # So long after SIGTERM a program has gone: ten seconds, the dispatch in progress, a busy machine.
 PATIENCE = 20
 
@@ -36,6 +36,7 @@ class Killer:
 
     def __init__(self, task: str, folder: Path, *, encoder: Path):
         self.folder = folder
+        self.codes = []  # of the programs that were killed
         self.flags = [f"--config={FLAGS[task][0]}", *FLAGS[task][1:]]
         self.flags.append(f"--config.{EPOCHS[task]}.epochs=30")
         if task == "segment":
@@ -60,18 +61,21 @@ class Killer:
 
     def kill(self, name: str, how: signal.Signals, *, after: float) -> bool:
         """False if it had finished by then."""
-        program = self.start(name)
+        program, killed = self.start(name), False
         try:
             text, _ = program.communicate(timeout=after)
         except subprocess.TimeoutExpired:
             program.send_signal(how)
             text, _ = program.communicate(timeout=PATIENCE)
-            finished = program.returncode == 0  # too late
-            # Before the program listens, SIGTERM is the system's.
-            assert finished or program.returncode in KILLED[how] | {-how}, text
-            return not finished
-        assert program.returncode == 0, text
-        return False
+            killed = program.returncode != 0
+            if killed:
+                # Before the program listens, and says anything, SIGTERM is the system's.
+                assert program.returncode == KILLED[how] or not text.strip(), text
+                self.codes.append(program.returncode)
+        finally:
+            program.kill()
+        assert killed or program.returncode == 0, text
+        return killed
 
 
 def models(workdir: Path) -> dict[str, np.ndarray]:
@@ -120,3 +124,4 @@ def test_a_run_that_is_killed_again_and_again_ends_as_if_it_had_not_been(task, t
                 break
             kills -= 1
         assert_same(killer.finish(name), expected)
+    assert set(KILLED.values()) <= set(killer.codes)

@@ -129,21 +129,24 @@ def test_more_epochs_continue_a_finished_run(tmp_path):
     tiny.assert_same_tree(continued, straight)
 
 
+def batch_names(step):
+    rows = batching.batch_indices(20, tiny.BATCH_SIZE, seed=0, step=step - 1)
+    return {f"{row}.jpg" for row in rows}
+
+
+def named(pattern, caught):
+    return set(re.search(pattern, str(caught.value)).group(1).split(", "))
+
+
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(tmp_path):
     run = tiny.toy_run([2.0, 1.0, math.nan])
-    with pytest.raises(
-        FloatingPointError, match=r"loss is nan in epoch 3, in validation\..*0\.25:"
-    ):
+    with pytest.raises(FloatingPointError, match=r"nan in validation, .*rate was 0\.25") as caught:
         run.fit(tmp_path, tiny.plan(epochs=5, learning_rate=0.25))
+    assert named(r"after the update of step 15 \(images (.*?)\)", caught) == batch_names(15)
     with Checkpoints(tmp_path, read_only=True) as checkpoints:
         assert checkpoints.latest_step() == 10
         assert checkpoints.meta()["early_stopping"]["best_value"] == 1.0
     assert epochs_of(tmp_path) == [1, 2]
-
-
-def batch_names(step):
-    rows = batching.batch_indices(20, tiny.BATCH_SIZE, seed=0, step=step - 1)
-    return {f"{row}.jpg" for row in rows}
 
 
 def test_a_training_loss_that_is_not_finite_names_its_step_and_its_images(tmp_path):
@@ -153,11 +156,10 @@ def test_a_training_loss_that_is_not_finite_names_its_step_and_its_images(tmp_pa
         state, metrics = run.train_step(state, batch)
         return state, metrics | {"loss": metrics["loss"] / (int(state.step) != 8)}
 
-    where = r"loss is inf in epoch 2, in training at step 8, of the images (.*)\. Training stopped"
-    with pytest.raises(FloatingPointError, match=where) as caught:
+    with pytest.raises(FloatingPointError, match=r"loss is inf in training") as caught:
         run.fit(tmp_path, tiny.plan(epochs=3), train_step=explode)
-    images = re.search(where, str(caught.value)).group(1)
-    assert set(images.split(", ")) == batch_names(8)
+    assert named(r"at step 8 \(images (.*?)\)", caught) == batch_names(8)
+    assert named(r"after the update of step 7 \(images (.*?)\)", caught) == batch_names(7)
     with Checkpoints(tmp_path, read_only=True) as checkpoints:
         assert checkpoints.latest_step() == 5
 

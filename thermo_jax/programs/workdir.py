@@ -3,6 +3,7 @@
 config.json      the resolved configuration and the versions that ran it
 metrics.jsonl, timing.jsonl, tensorboard/, checkpoints/, pictures/
 results.txt, results.json, predictions.csv
+.lock            held, and naming its process, while a run writes here
 """
 
 import contextlib

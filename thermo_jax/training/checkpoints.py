@@ -24,13 +24,14 @@ import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 
+from thermo_jax.data.prepared import digest
 from thermo_jax.training import processes
 from thermo_jax.training.paths import folder_path, is_remote
 from thermo_jax.training.state import TrainState
 
 FOLDER = "checkpoints"
 BEST_OF = "validation_value"
-_META = {"best_step", "config", "early_stopping", "encoder", "epoch", "examples", "finished"}
+_DIGEST = "digest"  # in the meta, of the rest of it: arrays have checksums of their own
 _COMMITTED = "commit_success.txt"  # Orbax ends with it
 
 
@@ -43,7 +44,7 @@ class Checkpoints:
             raise FileNotFoundError(
                 f"{self.directory} does not exist: {workdir} is not the workdir of a training run"
             )
-        logging.get_absl_logger().addFilter(_only_orbax_errors)
+        logging.get_absl_logger().addFilter(_not_orbax)
         managers = ocp.checkpoint_managers
         # Descending: the last one has the lowest value, the first of its equals.
         best = managers.BestN(get_metric_fn=_rank, reverse=True, n=1)
@@ -68,9 +69,14 @@ class Checkpoints:
         return self
 
     def __exit__(self, *exc_info) -> None:
+        try:
+            self._wait()
+        finally:
+            self._manager.close()
+
+    def _wait(self) -> None:
         with self._writing():
             self._manager.wait_until_finished()
-        self._manager.close()
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
@@ -78,11 +84,11 @@ class Checkpoints:
         try:
             yield
         except (OSError, ValueError) as error:
-            full, said = os.strerror(errno.ENOSPC), str(error)
+            full = os.strerror(errno.ENOSPC)
             raise OSError(
                 f"{self.directory}: a checkpoint cannot be written "
-                f"({full if full in said else said}). Earlier ones are whole: put that right, and "
-                "the same command continues"
+                f"({full if full in str(error) else _short(error)}). Earlier ones are whole: put "
+                "that right, and the same command continues"
             ) from error
 
     @contextlib.contextmanager
@@ -90,16 +96,16 @@ class Checkpoints:
         """Orbax raises whatever it stumbles over in a damaged file."""
         try:
             yield
-        except (OSError, jax.errors.JaxRuntimeError):
+        except (OSError, MemoryError, jax.errors.JaxRuntimeError):
             raise
         except Exception as error:
             where = (
                 f"a checkpoint in {self.directory}" if step is None else self.directory / str(step)
             )
-            said = " ".join(str(error).split())[:200]
             raise ValueError(
-                f"{where} is damaged ({type(error).__name__}: {said}): restore it, or remove its "
-                "folder to go on from an earlier one, if there is one"
+                f"{where} cannot be read, and is damaged unless other versions wrote it "
+                f"({_short(error)}): restore it, or move its folder away to go on from an earlier "
+                "one, if there is one"
             ) from error
 
     def latest_step(self) -> int | None:
@@ -127,7 +133,7 @@ class Checkpoints:
                 model=ocp.args.StandardSave(state.variables),
                 training=ocp.args.StandardSave(_training(state)),
                 encoder=ocp.args.StandardSave(encoder),
-                meta=ocp.args.JsonSave(meta),
+                meta=ocp.args.JsonSave(meta | {_DIGEST: digest(meta)}),
             ),
             metrics={BEST_OF: float(value), "step": step},
         )
@@ -140,9 +146,8 @@ class Checkpoints:
         with self._reading(step):
             args = ocp.args.Composite(meta=ocp.args.JsonRestore())
             meta = self._manager.restore(step, args=args).meta
-            missing = sorted(_META - meta.keys())
-            if missing:
-                raise ValueError(f"its meta has no {', '.join(missing)}")
+            if "config" not in meta or meta.pop(_DIGEST, digest(meta)) != digest(meta):
+                raise ValueError("its meta is not what was saved")
         return meta
 
     def restore(self, like: TrainState, *, step: int | None = None) -> TrainState:
@@ -193,7 +198,7 @@ class Checkpoints:
         return found["model"], found["encoder"]
 
     def _require(self, step: int | None) -> int:
-        self._manager.wait_until_finished()
+        self._wait()
         step = self.latest_step() if step is None else step
         if step is None:
             raise FileNotFoundError(
@@ -257,8 +262,13 @@ def _describe(leaf: tuple | None) -> str:
     return f"{leaf[1]}{list(leaf[0])}" if leaf else "absent"
 
 
-def _only_orbax_errors(record: python_logging.LogRecord) -> bool:
-    return "orbax" not in record.pathname or record.levelno >= python_logging.ERROR
+def _not_orbax(record: python_logging.LogRecord) -> bool:
+    """What matters of its errors is raised."""
+    return "orbax" not in record.pathname
+
+
+def _short(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
 def has_checkpoint(workdir: str | os.PathLike) -> bool:

@@ -149,7 +149,7 @@ def fit(
                 metrics |= {f"val/{name}": value for name, value in result.items()}
                 at.epoch, at.history = at.epoch + 1, {}
                 step = at.epoch * steps
-                _check_validation(result, epoch=at.epoch, plan=plan)
+                _check_finite(result, where="in validation", updates=step, names=names, plan=plan)
                 value = _VALUES[plan.choose_by](metrics)
                 improved = at.stopping.update(value, step=step, epoch=at.epoch)
                 rate = plan.batch_size * (steps - begun) / seconds
@@ -314,30 +314,31 @@ def _train_epoch(
 
 
 def _check_steps(at: Position, *, first_step: int, names: Sequence[str], plan: Plan) -> None:
-    for number, values in enumerate(zip(*at.history.values(), strict=True)):
+    for number, values in enumerate(zip(*at.history.values(), strict=True), start=first_step):
         metrics = dict(zip(at.history, values, strict=True))
-        if not all(map(math.isfinite, values)):
-            step = first_step + number
-            rows = batching.batch_indices(len(names), plan.batch_size, seed=plan.seed, step=step)
-            images = ", ".join(sorted({names[row] for row in rows}))
-            where = f"training at step {step + 1}, of the images {images}"
-            raise _not_finite(metrics, where=where, epoch=at.epoch + 1, plan=plan)
+        where = f"in training at step {number + 1} ({_images(number, names=names, plan=plan)})"
+        _check_finite(metrics, where=where, updates=number, names=names, plan=plan)
 
 
-def _check_validation(metrics: dict[str, float], *, epoch: int, plan: Plan) -> None:
-    if not all(map(math.isfinite, metrics.values())):
-        raise _not_finite(metrics, where="validation", epoch=epoch, plan=plan)
-
-
-def _not_finite(
-    metrics: dict[str, float], *, where: str, epoch: int, plan: Plan
-) -> FloatingPointError:
-    found = ", ".join(f"{k} is {v:g}" for k, v in metrics.items() if not math.isfinite(v))
-    return FloatingPointError(
-        f"{found} in epoch {epoch}, in {where}. Training stopped, and keeps the checkpoints of "
-        f"earlier epochs. The learning rate was {plan.learning_rate:g}: look at the images, or try "
-        "a lower config.train.learning_rate, in another --workdir"
+def _check_finite(
+    metrics: dict[str, float], *, where: str, updates: int, names: Sequence[str], plan: Plan
+) -> None:
+    bad = [f"{name} is {x:g}" for name, x in metrics.items() if not math.isfinite(x)]
+    if not bad:
+        return
+    if updates:  # the last of them may have spoilt the parameters
+        before = _images(updates - 1, names=names, plan=plan)
+        where += f", after the update of step {updates} ({before})"
+    raise FloatingPointError(
+        f"{', '.join(bad)} {where}. Training stopped, and keeps the checkpoints of earlier epochs. "
+        f"The learning rate was {plan.learning_rate:g}: look at these images, or try a lower "
+        "config.train.learning_rate, in another --workdir"
     )
+
+
+def _images(step: int, *, names: Sequence[str], plan: Plan) -> str:
+    rows = batching.batch_indices(len(names), plan.batch_size, seed=plan.seed, step=step)
+    return "images " + ", ".join(sorted({names[row] for row in rows}))
 
 
 def _describe_epoch(epoch: int, metrics: dict[str, float], *, rate: float, improved: bool) -> None:

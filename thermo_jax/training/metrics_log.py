@@ -72,11 +72,12 @@ def read_jsonl(path: str | os.PathLike) -> list[dict]:
     """The rows of a JSON-lines file, up to a broken one or one without step; [] without a file."""
     rows, path = [], folder_path(path)
     if path.is_file():
-        for line in path.read_text(encoding="utf-8").splitlines():
+        for line in path.read_bytes().splitlines():
             try:
                 row = json.loads(line)
-                row["step"]
-            except (ValueError, RecursionError, TypeError, KeyError):
+            except (ValueError, RecursionError):
+                break
+            if not (isinstance(row, dict) and isinstance(row.get("step"), int)):
                 break
             rows.append(row)
     return rows
