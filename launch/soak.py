@@ -6,6 +6,9 @@ An encoder, then a segmenter, on a small phantom, a checkpoint at every epoch. A
 soak.jsonl is written every half a minute: memory of the process and of the devices' buffers in
 bytes, open files, threads. At the end it prints each one's median at the beginning (in the second
 tenth of the time) and at the end.
+
+One leak is known, and taken out here (`LEAKING`) so that another one would show: TensorStore 0.1.86
+loses about 0.1 MB at every checkpoint, which is 20 MB in a run of 200 epochs.
 """
 
 import argparse
@@ -18,6 +21,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import tensorstore
 from absl import logging
 
 from thermo_jax import main
@@ -26,6 +30,7 @@ from thermo_jax.training import preemption
 
 PAUSE = 30.0  # seconds between lines
 EPOCHS = 10**6  # more than there is time for
+LEAKING = "experimental_collect_matching_metrics"  # of tensorstore; Orbax asks it for statistics
 
 
 def sample() -> dict[str, float]:
@@ -107,4 +112,5 @@ if __name__ == "__main__":
     parser.add_argument("--workdir", type=Path, required=True)
     arguments = parser.parse_args()
     logging.set_verbosity(logging.WARNING)
+    setattr(tensorstore, LEAKING, lambda *_, **__: [])
     soak(arguments.workdir, hours=arguments.hours)
