@@ -10,6 +10,10 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 say() { printf '%s: %s\n' "$(basename "$0")" "$*" >&2; }
 
 make_venv() { # its folder, the interpreter
+  if ! "$2" -c 'import ensurepip, venv' >/dev/null 2>&1; then
+    say "no $2 with the venv module was found: name one, PYTHON=/path/to/$2"
+    exit 2
+  fi
   say "making $1 with $2"
   "$2" -m venv --clear "$1"
 }
