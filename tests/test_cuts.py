@@ -153,15 +153,26 @@ def test_reconstruction_rows_are_ordered_channel_row_column():
     np.testing.assert_array_equal(patch[1], expected)
 
 
-def test_the_model_returns_what_lies_at_the_sampled_positions():
+@pytest.mark.parametrize("train", [False, True])
+def test_the_model_returns_what_lies_at_the_sampled_positions(train):
     model = Cuts(channels=1, num_kernels=2)
     images = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (1, 9, 8, 1)), jnp.float32)
     anchors, positives = jnp.array([[[2, 5], [6, 3]]]), jnp.array([[[3, 4], [5, 2]]])
-    outputs, variables = jax.jit(partial(model.init_with_output, train=False))(
-        KEY, images, anchors, positives
-    )
-    np.testing.assert_array_equal(outputs.anchors[0, 0], outputs.latents[0, 2, 5])
-    np.testing.assert_array_equal(outputs.positives[0, 1], outputs.latents[0, 5, 2])
+
+    @jax.jit
+    def run():
+        variables = model.init(KEY, images, anchors, positives, train=False)
+        apply = partial(model.apply, variables, images, mutable=["batch_stats"])
+        outputs, updates = apply(anchors, positives, train=train)
+        latents, _ = apply(method=lambda cuts, x: cuts.encoder(x, train=train))
+        return variables, outputs, updates, latents
+
+    variables, outputs, updates, latents = run()
+    close = partial(np.testing.assert_allclose, atol=1e-6)
+    close(outputs.anchors[0, 0], latents[0, 2, 5])
+    close(outputs.positives[0, 1], latents[0, 5, 2])
+    moved = np.ptp(updates["batch_stats"]["encoder"]["batch_norm4"]["mean"]) > 0
+    assert moved == train
     np.testing.assert_array_equal(outputs.patches[0, 1], images[0, 4:9, 1:6])
     linear = variables["params"]["reconstruction"]["linear"]
     rows = outputs.anchors[0] @ linear["kernel"] + linear["bias"]
@@ -177,6 +188,7 @@ def test_bfloat16_is_a_compute_type_parameters_and_losses_inputs_stay_float32():
         POSITIONS,
         POSITIONS,
     )
-    assert outputs.latents.dtype == jnp.bfloat16
-    assert {x.dtype for x in outputs[1:]} == {jnp.dtype("float32")}
+    assert {x.dtype for x in outputs} == {jnp.dtype("float32")}
+    encode = partial(model.apply, method=lambda cuts, x: cuts.encoder(x, train=False))
+    assert jax.eval_shape(encode, variables, jnp.zeros((1, 9, 8, 1))).dtype == jnp.bfloat16
     assert {x.dtype for x in jax.tree.leaves(variables)} == {jnp.dtype("float32")}

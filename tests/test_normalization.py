@@ -38,6 +38,24 @@ def test_running_statistics_keep_nine_tenths_and_take_the_unbiased_variance():
     np.testing.assert_allclose(new["var"], 0.9 * old["var"] + 0.1 * unbiased, rtol=1e-6)
 
 
+def test_the_variance_survives_a_mean_far_from_zero_that_the_running_one_follows():
+    far = X + np.float32(1000)
+    variables = {**VARIABLES, "batch_stats": {"mean": far.mean((0, 1, 2)) + 1, "var": jnp.ones(5)}}
+    _, updates = BatchNorm().apply(variables, jnp.asarray(far), train=True, mutable=["batch_stats"])
+    variance = (updates["batch_stats"]["var"] - 0.9) / 0.1
+    exact = far.astype(np.float64).var((0, 1, 2), ddof=1)
+    np.testing.assert_allclose(variance, exact, rtol=1e-4)  # 1000**2 in float32 would leave .06
+
+
+def test_only_some_vectors_are_normalised_by_the_statistics_of_all():
+    whole, updates = normalize(jnp.asarray(X), train=True)
+    some, same = BatchNorm().apply(
+        VARIABLES, jnp.asarray(X), train=True, only=jnp.asarray(X[0, 1]), mutable=["batch_stats"]
+    )
+    np.testing.assert_array_equal(some, whole[0, 1])
+    jax.tree.map(np.testing.assert_array_equal, updates, same)
+
+
 def test_a_batch_of_one_sample_keeps_finite_statistics():
     _, updates = normalize(jnp.ones((1, 1, 1, 5)), train=True)
     np.testing.assert_allclose(updates["batch_stats"]["var"], VARIABLES["batch_stats"]["var"] * 0.9)

@@ -47,7 +47,17 @@ class CutsEncoder(nn.Module):
         return self.num_kernels * 2 ** (NUM_BLOCKS - 1)
 
     @nn.compact
-    def __call__(self, images: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h w l"]:
+    def __call__(
+        self,
+        images: Float[Array, "b h w c"],
+        *,
+        train: bool,
+        only_at: Int[Array, "b s 2"] | None = None,
+    ) -> Float[Array, "b h w l"] | Float[Array, "b s l"]:
+        """All latents, or those `only_at` some positions; batch statistics are of all either way.
+
+        Pretraining reads few positions: nothing of full size is written after the last convolution.
+        """
         x = images
         margin = KERNEL_SIZE // 2
         convolve = replicate_edges(self.conv_general_dilated)
@@ -63,8 +73,10 @@ class CutsEncoder(nn.Module):
                 conv_general_dilated=convolve,
                 name=f"conv{block + 1}",
             )(x)
-            x = BatchNorm(axis_name=self.axis_name, name=f"batch_norm{block + 1}")(x, train=train)
-            x = nn.leaky_relu(x, LEAKY_SLOPE)
+            last = block == NUM_BLOCKS - 1
+            only = gather_latents(x, only_at) if last and only_at is not None else None
+            norm = BatchNorm(axis_name=self.axis_name, name=f"batch_norm{block + 1}")
+            x = nn.leaky_relu(norm(x, train=train, only=only), LEAKY_SLOPE)
         return x
 
 
@@ -122,7 +134,6 @@ class PatchReconstruction(nn.Module):
 class CutsOutputs(NamedTuple):
     """What the pretraining losses need; one row per sampled patch."""
 
-    latents: Float[Array, "b h w l"]
     anchors: Float[Array, "b s l"]
     positives: Float[Array, "b s l"]
     patches: Float[Array, "b s p p c"]
@@ -162,14 +173,14 @@ class Cuts(nn.Module):
         *,
         train: bool,
     ) -> CutsOutputs:
-        latents = self.encoder(images, train=train)
+        positions = jnp.concatenate([anchors_hw, positives_hw], axis=1)
+        latents = self.encoder(images, train=train, only_at=positions)
         # The losses are computed in float32, whatever the encoder's compute type.
         wide = jnp.promote_types(latents.dtype, jnp.float32)
-        anchors = gather_latents(latents, anchors_hw).astype(wide)
+        anchors, positives = jnp.split(latents.astype(wide), 2, axis=1)
         return CutsOutputs(
-            latents=latents,
             anchors=anchors,
-            positives=gather_latents(latents, positives_hw).astype(wide),
+            positives=positives,
             patches=extract_patches(images, anchors_hw, patch_size=self.patch_size),
             reconstructed=self.reconstruction(anchors),
         )

@@ -3,6 +3,9 @@
 Flax stores the biased batch variance; the published models stored the unbiased one, and with a
 handful of images the difference is visible. Statistics are those of the *global* batch: they cross
 the devices of `axis_name` by `pmean`, so results do not depend on the number of devices.
+
+Mean and variance are found in one pass over the activations, as sums of what is left after the
+running mean is taken off; without that, a mean far from 0 would drown the variance in rounding.
 """
 
 import flax.linen as nn
@@ -24,7 +27,14 @@ class BatchNorm(nn.Module):
     axis_name: str | None = None
 
     @nn.compact
-    def __call__(self, x: Float[Array, "*batch c"], *, train: bool) -> Float[Array, "*batch c"]:
+    def __call__(
+        self,
+        x: Float[Array, "*batch c"],
+        *,
+        train: bool,
+        only: Float[Array, "*some c"] | None = None,
+    ) -> Float[Array, "*normalized c"]:
+        """Normalises x; or, by the statistics of x, `only` those of its vectors."""
         features = x.shape[-1]
         # Statistics and affine in float32 at least, whatever the compute type.
         stats_dtype = jnp.promote_types(x.dtype, jnp.float32)
@@ -35,9 +45,10 @@ class BatchNorm(nn.Module):
 
         if train:
             axis_name = None if self.is_initializing() else self.axis_name
-            wide = x.astype(stats_dtype)
-            mean = _mean_over_batch(wide, axis_name=axis_name)
-            var = _mean_over_batch(jnp.square(wide - mean), axis_name=axis_name)
+            shifted = x.astype(stats_dtype) - running_mean.value
+            mean = _mean_over_batch(shifted, axis_name=axis_name)
+            var = _mean_over_batch(jnp.square(shifted), axis_name=axis_name) - jnp.square(mean)
+            mean, var = mean + running_mean.value, jnp.maximum(var, 0)
             if not self.is_initializing():
                 devices = jax.lax.axis_size(axis_name) if axis_name else 1
                 count = devices * x.size // features
@@ -48,7 +59,8 @@ class BatchNorm(nn.Module):
             mean, var = running_mean.value, running_var.value
 
         multiplier = scale * jax.lax.rsqrt(var + EPSILON)
-        return ((x - mean) * multiplier + bias).astype(x.dtype)
+        chosen = x if only is None else only
+        return ((chosen - mean) * multiplier + bias).astype(x.dtype)
 
 
 def _mean_over_batch(x: Array, *, axis_name: str | None) -> Array:
