@@ -184,10 +184,11 @@ def _backward(padding, residuals, gradient: Array):
 
 
 def _kernel_gradient(x: Array, gradient: Array, shape: tuple[int, ...]) -> Array:
-    """Image by image, a matrix product for each of the kernel's rows.
+    """Image by image, as matrix products.
 
     The gradient, shifted by each of the kernel's columns, is one matrix; whole rows of x are the
-    other, without a copy.
+    others, without a copy. Of few channels all rows together make a faster product, which is worth
+    copying them.
     """
     rows, columns, inputs, outputs = shape
     height, margin = gradient.shape[1], columns - 1
@@ -198,10 +199,12 @@ def _kernel_gradient(x: Array, gradient: Array, shape: tuple[int, ...]) -> Array
         starts = range(margin, -1, -1)
         shifted = [padded[:, start : start + image.shape[1]] for start in starts]
         matrix = jnp.concatenate(shifted, axis=-1).reshape(-1, columns * outputs)
-        products = [image[row : row + height].reshape(-1, inputs).T @ matrix for row in range(rows)]
-        return total + jnp.stack(products), None
+        lines = [image[row : row + height].reshape(-1, inputs) for row in range(rows)]
+        if inputs < outputs:
+            return total + jnp.concatenate(lines, axis=-1).T @ matrix, None
+        return total + jnp.concatenate([line.T @ matrix for line in lines]), None
 
-    start = jnp.zeros((rows, inputs, columns * outputs), x.dtype)
+    start = jnp.zeros((rows * inputs, columns * outputs), x.dtype)
     total = lax.scan(add_image, start, (x, gradient))[0]
     return total.reshape(rows, inputs, columns, outputs).swapaxes(1, 2)
 
