@@ -179,11 +179,10 @@ def _backward(padding, residuals, gradient: Array):
         for size, (low, high) in zip(kernel.shape, padding, strict=False)
     )
     dx = _convolve(gradient, kernel[::-1, ::-1].swapaxes(2, 3), opposite)
-    padded = jnp.pad(x, ((0, 0), *padding, (0, 0)))
-    return dx, _kernel_gradient(padded, gradient, kernel.shape)
+    return dx, _kernel_gradient(x, gradient, kernel.shape, padding)
 
 
-def _kernel_gradient(x: Array, gradient: Array, shape: tuple[int, ...]) -> Array:
+def _kernel_gradient(x: Array, gradient: Array, shape: tuple[int, ...], padding) -> Array:
     """Image by image, as matrix products.
 
     The gradient, shifted by each of the kernel's columns, is one matrix; whole rows of x are the
@@ -195,6 +194,7 @@ def _kernel_gradient(x: Array, gradient: Array, shape: tuple[int, ...]) -> Array
 
     def add_image(total, image_and_gradient):
         image, gradient = image_and_gradient
+        image = jnp.pad(image, (*padding, (0, 0)))
         padded = jnp.pad(gradient, ((0, 0), (margin, margin), (0, 0)))
         starts = range(margin, -1, -1)
         shifted = [padded[:, start : start + image.shape[1]] for start in starts]

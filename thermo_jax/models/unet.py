@@ -89,6 +89,7 @@ class UNet(nn.Module):
             (1, 1),
             kernel_init=kernel_init,
             bias_init=bias_init(fan_in=x.shape[-1]),
+            conv_general_dilated=self.conv_general_dilated,
             name="out",
         )(x)
 
