@@ -40,6 +40,7 @@ def _build(_: str) -> ConfigDict:
     # matplotlib colour map of temperatures in the reports.
     config.colormap = "inferno"
     config.model = ConfigDict()
-    # Compute type: "float32", "bfloat16", or "auto" (bfloat16 on GPU and TPU).
+    # Compute type: "float32", "bfloat16", or "auto" (bfloat16 on
+    # TPUs, and on GPUs but for NVIDIA's before Ampere, which emulate it).
     config.model.dtype = "auto"
     return config

@@ -36,8 +36,9 @@ def measure(
     """One row of the benchmark's table; times are of a whole step, medians of dispatches.
 
     The first dispatch is not timed, and compilation is timed apart. `tflops_xla` is XLA's own count
-    of the program before it is optimised, `tflops` that of SPEC section 6; `peak_bytes` is what one
-    device holds at most while the program runs, tables included.
+    of the program before it is optimised, `tflops` that of SPEC section 6. `gb_per_s` is XLA's
+    account of what the optimised program reads and writes (of a loop, one turn: of a dispatch, one
+    step); `peak_bytes` is what one device holds at most while the program runs, tables included.
     """
     steps = steps_per_dispatch if case.train else 1
     function, batch = prepare(case, parallel=parallel, steps=steps)
@@ -45,7 +46,7 @@ def measure(
     started = time.perf_counter()
     compiled = function.lower(state, batch).compile()
     compile_s = time.perf_counter() - started
-    flops = _flops(case, state, parallel=parallel)
+    operations = flops(case, state, parallel=parallel)
 
     def run():
         nonlocal state
@@ -66,7 +67,8 @@ def measure(
         "ms_max": 1e3 * max(times),
         "compile_s": compile_s,
         "tflops": gflop and gflop / 1e3 / median,
-        "tflops_xla": flops * len(parallel.devices) / 1e12 / median,
+        "tflops_xla": operations * len(parallel.devices) / 1e12 / median,
+        "gb_per_s": compiled.cost_analysis()["bytes accessed"] / 1e9 / median,
         "peak_bytes": peak_bytes(compiled),
     }
 
@@ -151,8 +153,11 @@ def peak_bytes(compiled: Any) -> int:
     )
 
 
-def _flops(case: Case, state: Any, *, parallel: DataParallel) -> float:
-    """Of one step on one device; loops would be counted once, so that there is none."""
+def flops(case: Case, state: Any, *, parallel: DataParallel) -> float:
+    """XLA's count of operations of one step on one device, not optimised.
+
+    Of a loop it would count one turn, so that there is none.
+    """
     function = DataParallel(parallel.devices, mode="shard_map").wrap(case.step)
     return function.lower(state, case.abstract_batch()).cost_analysis()["flops"]
 

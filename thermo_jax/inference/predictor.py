@@ -32,6 +32,7 @@ from thermo_jax.inference.pictures import Picture, Unreadable
 from thermo_jax.models.convolution import choose_convolution
 from thermo_jax.models.cuts import RawPixels
 from thermo_jax.models.decoders import CHANNELS
+from thermo_jax.models.precision import choose_dtype
 from thermo_jax.training import finetune
 from thermo_jax.training.checkpoints import (
     FOLDER,
@@ -117,7 +118,7 @@ def load_model(workdir: str | os.PathLike, *, name: str = "", dtype: str = "auto
     """The best model of a decoder's run.
 
     Args:
-      dtype: compute type: "float32", "bfloat16", or "auto" (bfloat16 on GPU and TPU).
+      dtype: compute type: "float32", "bfloat16", or "auto" (`choose_dtype`).
     Raises:
       FileNotFoundError: there is no checkpoint.
       ValueError: the run trained something else, or was stopped in its first epoch.
@@ -137,9 +138,7 @@ def load_model(workdir: str | os.PathLike, *, name: str = "", dtype: str = "auto
                 f"{workdir} holds an {config.task}: expected a classifier or segmenter"
             )
         check_validated(meta, workdir=workdir)
-        if dtype == "auto":
-            dtype = "float32" if platform == "cpu" else "bfloat16"
-        config.model.dtype = dtype
+        config.model.dtype = choose_dtype(dtype, device=jax.devices()[0])
         conv = choose_convolution("auto", platform=platform)
         encoder = _encoder(config, meta["encoder"], conv=conv)
         decoder = finetune.make_decoder(config, conv=conv)

@@ -62,7 +62,8 @@ def _measure_all(config: ConfigDict):
             )
             used = row["tflops"] or row["tflops_xla"]
             share = used / (matrix * len(parallel.devices))
-            yield row | about | ceilings | {"share_of_matrix": share}
+            shares = {"share_of_matrix": share, "share_of_copy": row["gb_per_s"] / copy}
+            yield row | about | ceilings | shares
     case = make_case(config.cases[0], config, dtype=config.dtypes[0], conv=conv)
     if case.train:
         for name, ways in measure.measure_feeding(
@@ -83,7 +84,8 @@ def _read(file: Path) -> list[dict[str, Any]]:
 def throughput_table(rows: Sequence[dict[str, Any]]) -> str:
     """The rows for reading, and below them how steps are fed."""
     header = f"{'case':<14} {'by':<11} {'type':<9}{'batch':>6}{'images/s':>10}{'ms/step':>10}"
-    header += f"{'spread':>8}{'compile':>9}{'TFLOP/s':>9}{'of matrix':>10}{'peak GB':>9}"
+    header += f"{'spread':>8}{'compile':>9}{'TFLOP/s':>9}"
+    header += f"{'of matrix':>10}{'of copy':>8}{'peak GB':>9}"
     lines = [header]
     for row in rows:
         if "ms_min" not in row:
@@ -95,6 +97,7 @@ def throughput_table(rows: Sequence[dict[str, Any]]) -> str:
             f"{row['images_per_s']:>10.4g}{row['ms_per_step']:>10.4g}{spread:>8.0%}"
             f"{_number(row.get('compile_s'), '9.1f')}{_number(tflops, '9.3g')}"
             f"{_number(row.get('share_of_matrix'), '10.0%')}"
+            f"{_number(row.get('share_of_copy'), '8.0%')}"
             f"{_number(row.get('peak_bytes') and row['peak_bytes'] / 1e9, '9.2f')}"
         )
     fed = [row for row in rows if "way" in row]

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from thermo_jax.data import pipeline
 from thermo_jax.data.examples import Examples
 from thermo_jax.data.prepared import digest
-from thermo_jax.models import convolution
+from thermo_jax.models import convolution, precision
 from thermo_jax.models.decoders import CHANNELS, HEADS
 from thermo_jax.models.losses import CONTRASTIVE_LOSSES
 from thermo_jax.programs.sources import PAPER, PROTOCOLS
@@ -40,7 +40,7 @@ _CHOICES = {
     "data.type": tuple(CHANNELS),
     "loss.form": tuple(CONTRASTIVE_LOSSES),
     "model.conv": convolution.NAMES,
-    "model.dtype": ("auto", "float32", "bfloat16"),
+    "model.dtype": precision.NAMES,
     "model.head": HEADS,
     "parallel.mode": MODES,
     "encoder.kind": ("pretrained", "random", "none"),
@@ -76,8 +76,8 @@ def resolve(config: ConfigDict) -> ConfigDict:
         if field in fields and not is_fine(fields[field]):
             raise ValueError(f"config.{name}={fields[field]!r} must be {expected}")
     resolved = config.copy_and_resolve_references()
-    if resolved.get("model", {}).get("dtype") == "auto":
-        resolved.model.dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    if "dtype" in resolved.get("model", {}):
+        resolved.model.dtype = precision.choose_dtype(resolved.model.dtype, device=jax.devices()[0])
     return resolved
 
 
