@@ -162,8 +162,8 @@ def decoder(task: str, *, preset: str) -> ConfigDict:
     config.model = ConfigDict()
     # Channels of the U-Net's first stage; 64 is the published size.
     config.model.unet_width = 64
-    # Compute type of the layers: "float32", "bfloat16", or "auto" (bfloat16 on
-    # TPUs, and on GPUs but for NVIDIA's before Ampere, which emulate it).
+    # Compute type of the layers: "float32", "bfloat16", or "auto" (bfloat16, but
+    # float32 on CPUs and on NVIDIA's GPUs before Ampere).
     # Parameters, statistics, losses and the patch sampler are float32 always.
     config.model.dtype = "auto"
     # Convolution: "auto" (by platform), "native" (XLA's own) or "cpu" (models/convolution.py).

@@ -40,7 +40,7 @@ def _build(_: str) -> ConfigDict:
     # matplotlib colour map of temperatures in the reports.
     config.colormap = "inferno"
     config.model = ConfigDict()
-    # Compute type: "float32", "bfloat16", or "auto" (bfloat16 on
-    # TPUs, and on GPUs but for NVIDIA's before Ampere, which emulate it).
+    # Compute type: "float32", "bfloat16", or "auto" (bfloat16, but
+    # float32 on CPUs and on NVIDIA's GPUs before Ampere).
     config.model.dtype = "auto"
     return config

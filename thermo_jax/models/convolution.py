@@ -1,10 +1,9 @@
 """Convolutions for the CPU, injected into Flax through `conv_general_dilated`.
 
 On GPU and TPU XLA's own convolution is the one to use. On the CPU (JAX 0.10) a padded one is fast,
-an unpadded one three times slower for the same work, and the weight gradient slower still.
-Measured on 2 cores, GFLOP/s, 5x5, 64 -> 128 channels, 4 heatmaps: padded 190, unpadded 55; weight
-gradient of XLA 21, patches times matrix 30, `_kernel_gradient` 73. A heatmap encoder step of 16
-images takes 4.9 s and a U-Net step of 8 images 5.5 s (launch/BENCHMARKS.md).
+an unpadded one three times slower for the same work, and the weight gradient slower still: on 2
+cores, 5x5, 64 -> 128 channels, 4 heatmaps, 190 GFLOP/s padded, 55 unpadded, 21 for the weight
+gradient (launch/BENCHMARKS.md).
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,6 +18,7 @@ from jaxtyping import Array, Float
 NAMES = ("auto", "native", "cpu")
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 _FEW_CHANNELS = 8
+_STRIP_PIXELS = 19_200  # a heatmap; strips of a gray image are twice as fast as all of it at once
 
 
 def choose_convolution(name: str, *, platform: str) -> Callable | None:
@@ -69,9 +69,9 @@ def replicate_edges(conv: Callable | None) -> Callable:
     an image is its outermost lines again, so their share of the output, a frame as wide as the
     padding, comes from four one-dimensional convolutions and is added.
 
-    It is added in place on the CPU; elsewhere as arrays of full size, which XLA never writes but
-    fuses into what reads the sum (on a TPU v5e 8 % fewer bytes a pretraining step than in place).
-    In bfloat16 that sum is rounded once more than one convolution's: 1.6 times its error there.
+    With `convolve_on_cpu` it is added in place; else as arrays of full size, which XLA fuses into
+    what reads the sum and never writes (TPU v5e: 402 MB an image in place, 370 so). In bfloat16 the
+    sum is rounded again: 1.6 times one convolution's error there, in place 2.2 times at corners.
 
     The result raises ValueError for another stride than 1, and for a padding that does not keep
     the size under a square kernel.
@@ -183,30 +183,43 @@ def _backward(padding, residuals, gradient: Array):
 
 
 def _kernel_gradient(x: Array, gradient: Array, shape: tuple[int, ...], padding) -> Array:
-    """Image by image, as matrix products.
-
-    The gradient, shifted by each of the kernel's columns, is one matrix; whole rows of x are the
-    others, without a copy. Of few channels all rows together make a faster product, which is worth
-    copying them.
-    """
+    """As matrix products, a strip of an image at a time, so that its copies stay in the caches."""
     rows, columns, inputs, outputs = shape
-    height, margin = gradient.shape[1], columns - 1
+    height, width = gradient.shape[1:3]
+    fitting = max(_STRIP_PIXELS // width, 1)
+    strip = max(lines for lines in range(1, height + 1) if height % lines == 0 and lines <= fitting)
 
     def add_image(total, image_and_gradient):
         image, gradient = image_and_gradient
         image = jnp.pad(image, (*padding, (0, 0)))
-        padded = jnp.pad(gradient, ((0, 0), (margin, margin), (0, 0)))
-        starts = range(margin, -1, -1)
-        shifted = [padded[:, start : start + image.shape[1]] for start in starts]
-        matrix = jnp.concatenate(shifted, axis=-1).reshape(-1, columns * outputs)
-        lines = [image[row : row + height].reshape(-1, inputs) for row in range(rows)]
-        if inputs < outputs:
-            return total + jnp.concatenate(lines, axis=-1).T @ matrix, None
-        return total + jnp.concatenate([line.T @ matrix for line in lines]), None
+
+        def add_strip(total, first):
+            seen = lax.dynamic_slice_in_dim(image, first, strip + rows - 1)
+            own = lax.dynamic_slice_in_dim(gradient, first, strip)
+            return total + _strip_gradient(seen, own, rows=rows, columns=columns), None
+
+        return lax.scan(add_strip, total, jnp.arange(0, height, strip))[0], None
 
     start = jnp.zeros((rows * inputs, columns * outputs), x.dtype)
     total = lax.scan(add_image, start, (x, gradient))[0]
     return total.reshape(rows, inputs, columns, outputs).swapaxes(1, 2)
+
+
+def _strip_gradient(x: Array, gradient: Array, *, rows: int, columns: int) -> Array:
+    """The kernel's gradient from lines of one image, `[rows * inputs, columns * outputs]`.
+
+    The gradient, shifted by each of the kernel's columns, is one matrix; whole lines of x, for each
+    of its rows, are the others, without a copy. If x has the fewer channels, one product of all
+    rows together is so much faster that copying them pays.
+    """
+    (height, _, outputs), inputs, margin = gradient.shape, x.shape[-1], columns - 1
+    padded = jnp.pad(gradient, ((0, 0), (margin, margin), (0, 0)))
+    shifted = [padded[:, start : start + x.shape[1]] for start in range(margin, -1, -1)]
+    matrix = jnp.concatenate(shifted, axis=-1).reshape(-1, columns * outputs)
+    lines = [x[row : row + height].reshape(-1, inputs) for row in range(rows)]
+    if inputs < outputs:
+        return jnp.concatenate(lines, axis=-1).T @ matrix
+    return jnp.concatenate([line.T @ matrix for line in lines])
 
 
 _convolve.defvjp(_forward, _backward)

@@ -44,7 +44,7 @@ def soft_labels(
     batch, full_height, full_width = label_maps.shape
     factor = full_height // height
     blocks = label_maps.reshape(batch, height, factor, full_width // factor, factor)
-    # Pixel by pixel of a block: the one-hot map of full size, 64 bytes a pixel, is never written.
+    # Pixel by pixel of a block: the one-hot map of full size, 32 bytes a pixel, is never written.
     pixels = [blocks[:, :, row, :, column] for row in range(factor) for column in range(factor)]
     counts = sum((pixel[..., None] == jnp.arange(num_classes)).astype(dtype) for pixel in pixels)
     return counts / factor**2

@@ -5,7 +5,8 @@ handful of images the difference is visible. Statistics are those of the *global
 the devices of `axis_name` by `pmean`, so results do not depend on the number of devices.
 
 Mean and variance are found in one pass over the activations, as sums of what is left after the
-running mean is taken off; without that, a mean far from 0 would drown the variance in rounding.
+running mean is taken off. In float32 the variance is then exact to about 1e-7 * d**2, where d is
+the distance of the batch's mean from the running one in standard deviations (below 4 in training).
 """
 
 import flax.linen as nn
@@ -46,9 +47,12 @@ class BatchNorm(nn.Module):
         if train:
             axis_name = None if self.is_initializing() else self.axis_name
             shifted = x.astype(stats_dtype) - running_mean.value
-            mean = _mean_over_batch(shifted, axis_name=axis_name)
-            var = _mean_over_batch(jnp.square(shifted), axis_name=axis_name) - jnp.square(mean)
-            mean, var = mean + running_mean.value, jnp.maximum(var, 0)
+            axes = range(x.ndim - 1)
+            mean, square = jnp.mean(shifted, axes), jnp.mean(jnp.square(shifted), axes)
+            if axis_name:
+                mean, square = jax.lax.pmean((mean, square), axis_name)
+            var = jnp.maximum(square - jnp.square(mean), 0)
+            mean += running_mean.value
             if not self.is_initializing():
                 devices = jax.lax.axis_size(axis_name) if axis_name else 1
                 count = devices * x.size // features
@@ -61,8 +65,3 @@ class BatchNorm(nn.Module):
         multiplier = scale * jax.lax.rsqrt(var + EPSILON)
         chosen = x if only is None else only
         return ((chosen - mean) * multiplier + bias).astype(x.dtype)
-
-
-def _mean_over_batch(x: Array, *, axis_name: str | None) -> Array:
-    mean = jnp.mean(x, axis=range(x.ndim - 1))
-    return jax.lax.pmean(mean, axis_name) if axis_name else mean

@@ -10,7 +10,12 @@ def choose_dtype(name: str, *, device: jax.Device) -> str:
     """What "auto" stands for on a device; any other name stays.
 
     bfloat16 on TPUs and GPUs, but for NVIDIA's before Ampere, such as the T4, which emulate it.
+
+    Raises:
+      ValueError: an unknown name.
     """
+    if name not in NAMES:
+        raise ValueError(f"compute type {name!r} is unknown: choose one of {', '.join(NAMES)}")
     if name != "auto":
         return name
     if device.platform == "cpu":
