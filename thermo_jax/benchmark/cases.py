@@ -25,6 +25,10 @@ from thermo_jax.training.parallel import gather
 SHAPES = {"gray": GRAY_SHAPE, "heat": HEAT_SHAPE}
 # MFLOP per pixel, counted by hand at the published widths (SPEC section 6): forward, training.
 ENCODER_MFLOP, UNET_MFLOP = (0.54, 1.62), (1.36, 4.1)
+# Values that all convolutions leave per pixel of the image, at the published widths, and how often
+# each must be read or written at least, forward and in training: 110 MB a heatmap in bfloat16.
+ENCODER_VALUES, UNET_VALUES = 240, 456
+PASSES = 2, 12
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,6 +43,7 @@ class Case:
       columns: what a batch holds besides its rows, name -> (shape of one example, type).
       batch_size: images a step, over all devices.
       gflop_per_image: by hand; None at other widths than the published ones.
+      gb_per_image: to be read and written at least, by hand; None likewise.
     """
 
     name: str
@@ -48,6 +53,7 @@ class Case:
     columns: dict[str, tuple[tuple[int, ...], Any]]
     batch_size: int
     gflop_per_image: float | None
+    gb_per_image: float | None
 
     def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
         """Shapes and types of one streamed batch, to compile the step without data."""
@@ -90,11 +96,11 @@ def make_case(name: str, config: ConfigDict, *, dtype: str, conv: Callable | Non
         )
     data_type = types[-1]
     shape = tuple(side // config.downscale for side in SHAPES[data_type])
-    step, make_state, columns, forward_or_train = make(types, shape, config, dtype, conv)
-    gflop = None
+    step, make_state, columns, (mflop, values) = make(types, shape, config, dtype, conv)
+    gflop = gb = None
     if (config.num_kernels, config.unet_width) == (16, 64):
-        views = 3 if types == ["gray", "heat"] else 1
-        gflop = views * forward_or_train * float(np.prod(shape)) / 1e3
+        pixels = float(np.prod(shape)) * (3 if types == ["gray", "heat"] else 1)
+        gflop, gb = mflop * pixels / 1e3, values * jnp.dtype(dtype).itemsize * pixels / 1e9
     return Case(
         name=name,
         step=step,
@@ -103,6 +109,7 @@ def make_case(name: str, config: ConfigDict, *, dtype: str, conv: Callable | Non
         columns=columns,
         batch_size=config.batch_size[data_type],
         gflop_per_image=gflop,
+        gb_per_image=gb,
     )
 
 
@@ -115,7 +122,8 @@ def _pretrain(types, shape, config, dtype, conv):
     make_state = partial(
         pretrain.create_state, model, tx=tx, rng=jax.random.key(0), image_shape=image
     )
-    return step, make_state, {"images": (image, np.uint8)}, ENCODER_MFLOP[1]
+    work = ENCODER_MFLOP[1], ENCODER_VALUES * PASSES[1]
+    return step, make_state, {"images": (image, np.uint8)}, work
 
 
 def _frozen(encoder_type, config, dtype, conv):
@@ -133,7 +141,8 @@ def _encode(types, shape, config, dtype, conv):
         latents = finetune.encode(images, encoder=model, variables=variables, channels=channels)
         return gather({"latents": latents})
 
-    return step, make_state, {"images": ((*shape, channels), np.uint8)}, ENCODER_MFLOP[0]
+    work = ENCODER_MFLOP[0], ENCODER_VALUES * PASSES[0]
+    return step, make_state, {"images": ((*shape, channels), np.uint8)}, work
 
 
 def _decode(task, predict, types, shape, config, dtype, conv):
@@ -159,11 +168,13 @@ def _decode(task, predict, types, shape, config, dtype, conv):
     if predict:
         step = partial(finetune.predict_step, full_shape=GRAY_SHAPE, **models)
         columns = {"images": ((*shape, CHANNELS[types[-1]]), np.uint8)}
-        return step, make_state, columns, ENCODER_MFLOP[0] + UNET_MFLOP[0]
+        work = ENCODER_MFLOP[0] + UNET_MFLOP[0], (ENCODER_VALUES + UNET_VALUES) * PASSES[0]
+        return step, make_state, columns, work
     target = {"labels": ((), np.int32)} if task == "classify" else {}
     target = target or {"label_maps": (GRAY_SHAPE, np.uint8)}
     columns = {"latents": (latents, jnp.dtype(dtype))} | target
-    return partial(finetune.train_step, tx=tx, **models), make_state, columns, UNET_MFLOP[1]
+    work = UNET_MFLOP[1], UNET_VALUES * PASSES[1]
+    return partial(finetune.train_step, tx=tx, **models), make_state, columns, work
 
 
 _MAKERS = {  # task -> (maker, number of data types in the name)

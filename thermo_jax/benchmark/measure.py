@@ -36,9 +36,10 @@ def measure(
     """One row of the benchmark's table; times are of a whole step, medians of dispatches.
 
     The first dispatch is not timed, and compilation is timed apart. `tflops_xla` is XLA's own count
-    of the program before it is optimised, `tflops` that of SPEC section 6. `gb_per_s` is XLA's
-    account of what the optimised program reads and writes (of a loop, one turn: of a dispatch, one
-    step); `peak_bytes` is what one device holds at most while the program runs, tables included.
+    of the program before it is optimised, `tflops` that of SPEC section 6; `gb_per_s` is made of
+    what no program can do without (`cases.PASSES`), because XLA's account of bytes leaves out loops
+    and calls of libraries; `peak_bytes` is what one device holds at most while the program runs,
+    tables included.
     """
     steps = steps_per_dispatch if case.train else 1
     function, batch = prepare(case, parallel=parallel, steps=steps)
@@ -58,6 +59,7 @@ def measure(
     times = [seconds / steps for seconds in _times(run, repeats=repeats)]
     median = statistics.median(times)
     gflop = case.gflop_per_image and case.gflop_per_image * case.batch_size
+    gb = case.gb_per_image and case.gb_per_image * case.batch_size
     return {
         "case": case.name,
         "batch_size": case.batch_size,
@@ -68,7 +70,7 @@ def measure(
         "compile_s": compile_s,
         "tflops": gflop and gflop / 1e3 / median,
         "tflops_xla": operations * len(parallel.devices) / 1e12 / median,
-        "gb_per_s": compiled.cost_analysis()["bytes accessed"] / 1e9 / median,
+        "gb_per_s": gb and gb / median,
         "peak_bytes": peak_bytes(compiled),
     }
 

@@ -61,9 +61,10 @@ def _measure_all(config: ConfigDict):
                 repeats=config.repeats,
             )
             used = row["tflops"] or row["tflops_xla"]
-            share = used / (matrix * len(parallel.devices))
-            shares = {"share_of_matrix": share, "share_of_copy": row["gb_per_s"] / copy}
-            yield row | about | ceilings | shares
+            count = len(parallel.devices)
+            row["share_of_matrix"] = used / (matrix * count)
+            row["share_of_copy"] = row["gb_per_s"] and row["gb_per_s"] / (copy * count)
+            yield row | about | ceilings
     case = make_case(config.cases[0], config, dtype=config.dtypes[0], conv=conv)
     if case.train:
         for name, ways in measure.measure_feeding(
