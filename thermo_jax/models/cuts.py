@@ -56,7 +56,7 @@ class CutsEncoder(nn.Module):
     ) -> Float[Array, "b h w l"] | Float[Array, "b s l"]:
         """All latents, or those `only_at` some positions; batch statistics are of all either way.
 
-        Pretraining reads few positions: nothing of full size is written after the last convolution.
+        Pretraining reads few positions, and so never writes the last block's normalised ones.
         """
         x = images
         margin = KERNEL_SIZE // 2
