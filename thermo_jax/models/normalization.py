@@ -6,7 +6,7 @@ the devices of `axis_name` by `pmean`, so results do not depend on the number of
 
 Mean and variance are found in one pass over the activations, as sums of what is left after the
 running mean is taken off. In float32 the variance is then exact to about 1e-7 * d**2, where d is
-the distance of the batch's mean from the running one in standard deviations (below 4 in training).
+the distance of the batch's mean from the running one in standard deviations (a U-Net: 3.6 at most).
 """
 
 import flax.linen as nn
