@@ -152,3 +152,18 @@ def test_sigterm_is_obeyed_at_once_where_nothing_is_trained(tmp_path):
     _, errors = waiting.communicate(timeout=60)
     assert waiting.returncode == preemption.EXIT_STOPPED
     assert errors.splitlines()[-1] == "thermo_jax: stopped; the same command continues"
+
+
+def test_sigterm_while_a_finished_program_ends_does_not_make_it_one_that_was_killed():
+    code = """
+import os, signal
+from thermo_jax.training import preemption
+
+class Last:
+    def __del__(self, kill=os.kill, program=os.getpid(), number=signal.SIGTERM):
+        kill(program, number)  # after Python has given up its handlers
+
+last = Last()
+preemption.listen()
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -20,7 +20,7 @@ DELETE = "gcloud compute tpus tpu-vm delete thermo-jax --zone=us-west4-a --quiet
 
 GCLOUD = '''
 """Records its arguments; answers as the scenario says: per verb, one word per call."""
-import json, os, pathlib, re, shutil, subprocess, sys, time
+import fcntl, json, os, pathlib, re, shutil, subprocess, sys, time
 
 cloud = pathlib.Path(os.environ["FAKE_CLOUD"])
 words = sys.argv[1:]
@@ -35,15 +35,26 @@ with (cloud / "calls").open("a+") as calls:
 scenario = json.loads((cloud / "scenario").read_text()).get(verb, [])
 event = scenario[earlier] if earlier < len(scenario) else ""
 state, workers = cloud / "state", cloud / "workers"
+
+
+def lose(word):
+    """Preempts or removes the VM, whose programs must not write on: it waits for their end."""
+    for lock in workers.glob("*/thermo_jax/lock"):
+        with lock.open() as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+    if word == "preempt":
+        state.write_text("PREEMPTED")
+    else:
+        shutil.rmtree(workers)
+        state.unlink()
+
+
 if event == "hang":
     if (cloud / "hanging").exists():
         (cloud / "hanging").write_text(str(os.getpid()))
     time.sleep(60)
-if event == "preempt":
-    state.write_text("PREEMPTED")
-if event == "vanish":
-    shutil.rmtree(workers)
-    state.unlink()
+if event in ("preempt", "vanish"):
+    lose(event)
 if event in ("fail", "preempt", "vanish"):
     sys.exit("ERROR: (gcloud) no capacity")
 if words[0] == "storage":
@@ -59,8 +70,7 @@ elif verb == "describe":
     print("WARNING: a newer gcloud is available", file=sys.stderr)
     print(state.read_text())
 elif verb == "delete":
-    shutil.rmtree(workers)
-    state.unlink()
+    lose("delete")
 elif state.read_text() != "READY":
     sys.exit(255)
 elif verb == "scp" and words[4] == "--recurse":

@@ -5,6 +5,7 @@ second one ends the program on the spot. Of several processes JAX tells all when
 and all stop after the same step; where they do not train, they do not listen.
 """
 
+import atexit
 import contextlib
 import os
 import signal
@@ -41,6 +42,9 @@ def listen() -> None:
     signal.signal(signal.SIGTERM, lambda *_: None)
     signal.signal(_WAKE, lambda *_: check())
     threading.Thread(target=_wait, args=(reading,), name="sigterm", daemon=True).start()
+    for number in (signal.SIGTERM, _WAKE):
+        # Python's end gives them back to the system: a finished run would count as killed.
+        atexit.register(signal.signal, number, signal.SIG_IGN)
 
 
 def _wait(reading: int) -> None:
