@@ -1,5 +1,7 @@
 """Checkpoints: which are kept, what is refused on the way back, and the encoder's hand-over."""
 
+import shutil
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -262,6 +264,20 @@ def test_of_a_finished_run_the_best_model_is_kept_and_can_be_used(tmp_path, loss
     tiny.assert_same_tree(run.fit(tmp_path, plan), best)
     variables, meta = load_encoder(tmp_path, like=toy_encoder)
     assert variables["params"]["w"] == float(best.params["w"]) and meta["finished"]
+
+
+@pytest.mark.parametrize("deleted", ["nothing", "metrics", "meta", "_CHECKPOINT_METADATA"])
+def test_what_a_killed_run_had_not_deleted_is_deleted_when_it_has_finished(tmp_path, deleted):
+    run, plan = tiny.toy_run([3.0, 1.0, 2.0]), tiny.plan(epochs=3)
+    best = run.fit(tmp_path, plan)
+    stale = shutil.copytree(tmp_path / FOLDER / "10", tmp_path / FOLDER / "5")
+    if deleted == "_CHECKPOINT_METADATA":
+        (stale / deleted).unlink()
+    elif deleted != "nothing":
+        shutil.rmtree(stale / deleted)
+    keep_best_model(tmp_path)
+    assert kept_steps(tmp_path) == [10, 15]
+    tiny.assert_same_tree(run.fit(tmp_path, plan), best)
 
 
 def test_an_unfinished_run_keeps_its_optimiser(tmp_path):

@@ -112,6 +112,10 @@ class Checkpoints:
         """Step of the newest checkpoint, None if there is none."""
         return self._manager.latest_step()
 
+    def steps(self) -> list[int]:
+        """Steps of all checkpoints, ascending."""
+        return sorted(self._manager.all_steps())
+
     def save(self, state: TrainState, *, encoder: dict, meta: dict, value: float) -> None:
         """Saves in the background; `meta` must be JSON; the lowest `value` is the best.
 
@@ -291,7 +295,7 @@ def check_validated(meta: dict, *, workdir: str | os.PathLike) -> None:
 
 
 def keep_best_model(workdir: str | os.PathLike) -> None:
-    """Frees what a finished run no longer needs: the optimiser, and the latest model.
+    """Frees what a finished run no longer needs: the optimiser, the latest model, older ones.
 
     Whenever it is interrupted, what is left can be used, and freed by another call.
     """
@@ -303,6 +307,9 @@ def keep_best_model(workdir: str | os.PathLike) -> None:
         drop[meta["best_step"]] = ["training"]
         if not processes.is_writer():
             return
+        # Older ones stay where a run was killed between saving and deleting.
+        for step in set(checkpoints.steps()) - drop.keys():
+            (checkpoints.directory / str(step)).rmtree()
         for step, items in drop.items():
             for item in items:
                 (checkpoints.directory / str(step) / item).rmtree(missing_ok=True)
