@@ -40,13 +40,14 @@ def _build(_: str) -> ConfigDict:
     for stage in (config.stages.classify, config.stages.segment):
         stage.model.unet_width = 16
         stage.train.batch_size = 8
-        stage.train.epochs = 16
     # One warm spot anywhere: the mean over pixels learns it from few patients (AUROC .99 against
     # .87 for the published head, which has a weight for every pixel).
     config.stages.classify.model.head = "pooled"
     # Less than the published 5e-3, which at this size is a gamble: AUROC .99 to 1.0 over three
     # seeds (2e-3: .92 to 1.0).
     config.stages.classify.train.learning_rate = 1e-3
-    # Epochs of 6 steps.
+    # Epochs of 6 steps. Nipples, .7 % of the pixels each, come late: after 16 epochs not one is
+    # found.
     config.stages.classify.train.epochs = 20
+    config.stages.segment.train.epochs = 24
     return config
