@@ -30,24 +30,23 @@ event = scenario[earlier] if earlier < len(scenario) else ""
 state, workers = cloud / "state", cloud / "workers"
 
 
-def lose(word):
-    """Preempts or removes the VM, whose programs must not write on: it waits for their end."""
+def remove():
+    """Takes the VM away once its programs have ended, lest they write on."""
     for lock in workers.glob("*/thermo_jax/lock"):
         with lock.open() as file:
             fcntl.flock(file, fcntl.LOCK_EX)
-    if word == "preempt":
-        state.write_text("PREEMPTED")
-    else:
-        shutil.rmtree(workers)
-        state.unlink()
+    shutil.rmtree(workers)
+    state.unlink()
 
 
 if event == "hang":
     if (cloud / "hanging").exists():
         (cloud / "hanging").write_text(str(os.getpid()))
     time.sleep(60)
-if event in ("preempt", "vanish"):
-    lose(event)
+if event == "preempt":
+    state.write_text("PREEMPTED")
+if event == "vanish":
+    remove()
 if event in ("fail", "preempt", "vanish"):
     sys.exit("ERROR: (gcloud) no capacity")
 if words[0] == "storage":
@@ -63,7 +62,7 @@ elif verb == "describe":
     print("WARNING: a newer gcloud is available", file=sys.stderr)
     print(state.read_text())
 elif verb == "delete":
-    lose("delete")
+    remove()
 elif state.read_text() != "READY":
     sys.exit(255)
 elif verb == "scp" and words[4] == "--recurse":

@@ -270,11 +270,8 @@ def test_of_a_finished_run_the_best_model_is_kept_and_can_be_used(tmp_path, loss
 def test_what_a_killed_run_had_not_deleted_is_deleted_when_it_has_finished(tmp_path, deleted):
     run, plan = tiny.toy_run([3.0, 1.0, 2.0]), tiny.plan(epochs=3)
     best = run.fit(tmp_path, plan)
-    stale = shutil.copytree(tmp_path / FOLDER / "10", tmp_path / FOLDER / "5")
-    if deleted == "_CHECKPOINT_METADATA":
-        (stale / deleted).unlink()
-    elif deleted != "nothing":
-        shutil.rmtree(stale / deleted)
+    best_step, stale = tmp_path / FOLDER / "10", tmp_path / FOLDER / "5"
+    shutil.copytree(best_step, stale, ignore=shutil.ignore_patterns(deleted))
     keep_best_model(tmp_path)
     assert kept_steps(tmp_path) == [10, 15]
     tiny.assert_same_tree(run.fit(tmp_path, plan), best)

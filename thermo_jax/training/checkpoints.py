@@ -113,8 +113,8 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def steps(self) -> list[int]:
-        """Steps of all checkpoints, ascending."""
-        return sorted(self._manager.all_steps())
+        """Steps of all checkpoints."""
+        return list(self._manager.all_steps())
 
     def save(self, state: TrainState, *, encoder: dict, meta: dict, value: float) -> None:
         """Saves in the background; `meta` must be JSON; the lowest `value` is the best.
@@ -127,7 +127,7 @@ class Checkpoints:
 
     def _save(self, state: TrainState, *, encoder: dict, meta: dict, value: float) -> None:
         step = int(state.step)
-        replaces = step in self._manager.all_steps()
+        replaces = step in self.steps()
         if replaces:  # a run that was stopped between training and evaluation saved it
             self._manager.delete(step)
         self._manager.save(

@@ -1,8 +1,9 @@
 """SIGTERM, with which machines and jobs are taken away: a run saves, leaves, and can be continued.
 
 The first one is obeyed after the dispatch in progress where a run trains, at once elsewhere; a
-second one ends the program on the spot. Of several processes JAX tells all when one got the signal,
-and all stop after the same step; where they do not train, they do not listen.
+second one ends the program on the spot. While a program shuts down it is ignored. Of several
+processes JAX tells all when one got the signal, and all stop after the same step; where they do not
+train, they do not listen.
 """
 
 import atexit
