@@ -32,8 +32,10 @@ def _build(preset: str) -> ConfigDict:
     # What to run.
     config.task = "benchmark"
     # What is timed: "pretrain", "classify" and "segment" are training steps, "encode" and "predict"
-    # inference; then data type or row.
+    # inference; then data type or row. "encode and segment" (or classify) encodes in every step.
     config.cases = ("pretrain H", *_DECODERS, "pretrain G", "encode H", "predict H/H")
+    # Training cases of which is also timed how the way in which steps are fed matters.
+    config.feeding = ("pretrain H", "encode and segment H/H")
     # Compute types.
     config.dtypes = ("bfloat16", "float32")
     # Images in a batch by the decoder's (or encoder's) data type, over all devices.
@@ -81,6 +83,7 @@ def _gpu(config: ConfigDict) -> None:
 def _quick(config: ConfigDict) -> None:
     _cpu(config)
     config.cases = ("pretrain H", "segment G/H", "encode H", "predict H/H")
+    config.feeding = ("pretrain H",)
     config.batch_size.heat = 2
     config.steps_per_dispatch = 2
     config.repeats = 2

@@ -5,10 +5,13 @@
 
 It appends its rows to the workdir's benchmark.jsonl; the second command then prints both in one
 table. Written from the papers (CUTS encoder, patch sampler on the device, U-Net), it needs
-PyTorch and nothing of this project. On a GPU: bfloat16 autocast, channels last, `torch.compile`.
+PyTorch and nothing of this project. On a GPU: bfloat16 autocast and latents, channels last,
+`torch.compile`. On the CPU it keeps freed memory, as thermo_jax does.
 """
 
 import argparse
+import ctypes
+import datetime
 import json
 import statistics
 import time
@@ -144,7 +147,8 @@ def make(case: str, device: str, batch: int, height: int, width: int):
         images = images.to(torch.uint8)
         model = Encoder(channels).to(device, memory_format=channels_last)
         return model, lambda: pretraining_loss(model, images), ENCODER_MFLOP * height * width / 1e3
-    latents = torch.randn(batch, 128, height, width, device=device)
+    kind = torch.bfloat16 if device == "cuda" else torch.float32
+    latents = torch.randn(batch, 128, height, width, device=device, dtype=kind)
     latents = latents.to(memory_format=channels_last)
     targets = torch.rand(batch, 8, height, width, device=device).softmax(1)
     model = UNet().to(device, memory_format=channels_last)
@@ -157,6 +161,8 @@ def measure(case: str, *, device: str, batch: int, repeats: int, steps: int, qui
     if quick:
         height, width = height // 4, width // 4
     torch.manual_seed(0)
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
     model, loss, gflop = make(case, device, batch, height, width)
     pretraining = case.startswith("pretrain")
     options = {"lr": 1e-3, "weight_decay": 1e-4} if pretraining else {"lr": 5e-3}
@@ -201,7 +207,18 @@ def measure(case: str, *, device: str, batch: int, repeats: int, steps: int, qui
         "tflops": None if quick else gflop * batch / 1e3 / median,
         "peak_bytes": torch.cuda.max_memory_allocated() if device == "cuda" else None,
         "torch": torch.__version__,
+        "date": datetime.date.today().isoformat(),
     }
+
+
+def keep_freed_memory() -> None:
+    """Or glibc returns it to the kernel, and every step asks for it again (10-25 % of its time)."""
+    trim_threshold, mmap_max, arena_max = -1, -4, -8  # malloc.h
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        libc.mallopt(arena_max, 1)
+        libc.mallopt(mmap_max, 0)
+        libc.mallopt(trim_threshold, -1)
 
 
 def main() -> None:
@@ -212,6 +229,8 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="tiny images, to try the script")
     arguments = parser.parse_args()
     on_gpu = arguments.device == "cuda"
+    if not on_gpu:
+        keep_freed_memory()
     batch = arguments.batch or (64 if on_gpu else 16)
     batch = 2 if arguments.quick else batch
     file = Path(arguments.workdir) / "benchmark.jsonl"

@@ -95,6 +95,14 @@ def test_few_and_many_channels_equal_xlas_in_float32(channels):
         assert error < 1e-5
 
 
+def test_the_kernels_gradient_of_many_pixels_is_not_rounded_away_in_bfloat16(monkeypatch):
+    monkeypatch.setattr(convolution, "_STRIP_PIXELS", 16)
+    x, cotangent = jnp.ones((8, 64, 16, 1), jnp.bfloat16), jnp.ones((8, 64, 16, 2), jnp.bfloat16)
+    kernel = jnp.zeros((1, 1, 1, 2), jnp.bfloat16)
+    gradient = output_and_gradients(convolve_on_cpu, "SAME", x, kernel, cotangent)[2]
+    np.testing.assert_array_equal(gradient, 8 * 64 * 16)  # 512 strips of 16
+
+
 @pytest.mark.parametrize(
     "options",
     [

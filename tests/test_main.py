@@ -5,10 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 
 from thermo_jax import main
-from thermo_jax.configs import encoder
+from thermo_jax.configs import benchmark, encoder
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -78,3 +79,22 @@ def test_the_traceback_is_shown_when_asked_for():
     done = start("--config=configs/encoder.py", "--traceback")
     assert done.returncode != 0
     assert "Traceback" in done.stderr and "--workdir is missing" in done.stderr
+
+
+def test_compiled_programs_are_kept_for_the_next_start_but_not_those_of_a_benchmark(
+    tmp_path, monkeypatch
+):
+    before = jax.config.jax_compilation_cache_dir
+    monkeypatch.setenv("THERMO_JAX_CACHE_DIR", str(tmp_path / "cache"))
+    try:
+        jax.config.update("jax_compilation_cache_dir", None)
+        timed = benchmark.get_config("quick")
+        timed.cases = ("nothing",)
+        with pytest.raises(ValueError, match="no case 'nothing'"):
+            main.run(timed, tmp_path / "benchmark")
+        assert jax.config.jax_compilation_cache_dir is None
+        with pytest.raises(ValueError, match=r"config\.data\.root"):
+            main.run(encoder.get_config("heat"), tmp_path / "run")
+        assert jax.config.jax_compilation_cache_dir == str(tmp_path / "cache" / "xla")
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)

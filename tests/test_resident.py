@@ -1,5 +1,7 @@
 """Tables on the devices: the same batches and results as streaming, with fewer dispatches."""
 
+from unittest import mock
+
 import jax
 import numpy as np
 import pytest
@@ -83,11 +85,19 @@ def test_dispatches_divide_an_epoch(steps, at_most, expected):
     assert resident.steps_of_dispatch(steps, at_most=at_most) == expected
 
 
-def test_the_budget_is_the_configured_one_or_a_share_of_the_memory():
+def test_the_budget_is_the_configured_one_or_a_share_of_the_memory(caplog):
     (device, *_) = jax.devices()
     assert resident.budget_bytes(1.5, device=device) == 1_500_000_000
     assert resident.budget_bytes(0.0, device=device) == 0
     assert 2**30 < resident.budget_bytes(-1.0, device=device) < resident.host_memory_bytes()
+    gpu = mock.Mock(spec=jax.Device, platform="gpu")
+    gpu.memory_stats.return_value = {"bytes_limit": 1000}
+    assert resident.budget_bytes(-1.0, device=gpu) == 350
+    assert not caplog.text
+    gpu.memory_stats.return_value = None  # XLA_PYTHON_CLIENT_ALLOCATOR=platform
+    assert resident.budget_bytes(-1.0, device=gpu) == 0
+    assert "set config.parallel.resident_gb" in caplog.text
+    assert resident.budget_bytes(2.0, device=gpu) == 2_000_000_000
 
 
 @pytest.mark.parametrize("resident_tables", [False, True])

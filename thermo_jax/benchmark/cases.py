@@ -3,7 +3,8 @@
     pretrain H       one encoder update        classify G/H, segment G/H   one decoder update
     encode H         frozen latents            predict H/H                 images -> label maps
 
-Decoders train on latents that were encoded once, as in a run where they fit on the device.
+Decoders train on latents that were encoded once, as in a run where they fit on the device;
+"encode and segment H/H" encodes in every step, as where they do not.
 """
 
 import dataclasses
@@ -68,9 +69,9 @@ class Case:
         rng = np.random.default_rng(0)
         table = {}
         for name, (shape, dtype) in self.columns.items():
-            if name == "latents":
-                small = rng.standard_normal((1, *shape[:2], 1, shape[-1])).astype(dtype)
-                table[name] = np.ascontiguousarray(np.broadcast_to(small, (count, *shape)))
+            if name == "latents":  # all different, of one image's random numbers
+                one = rng.standard_normal(shape, np.float32).astype(dtype)
+                table[name] = np.stack([np.roll(one, example, axis=-2) for example in range(count)])
             else:
                 high = {"labels": 2, "label_maps": 8}.get(name, 256)
                 table[name] = rng.integers(0, high, (count, *shape)).astype(dtype)
@@ -83,7 +84,7 @@ def make_case(name: str, config: ConfigDict, *, dtype: str, conv: Callable | Non
     Raises:
       ValueError: an unknown name.
     """
-    task, _, what = name.partition(" ")
+    task, _, what = name.rpartition(" ")
     try:
         types = [common.ROW_TYPES[letter] for letter in what.split("/")]
         make, count = _MAKERS[task]
@@ -92,7 +93,8 @@ def make_case(name: str, config: ConfigDict, *, dtype: str, conv: Callable | Non
     if len(types) != count:
         raise ValueError(
             f"config.cases: no case {name!r}; known are 'pretrain' and 'encode' with G or H, and "
-            "'classify', 'segment' and 'predict' with a row such as G/H"
+            "'classify', 'segment', 'encode and classify', 'encode and segment' and 'predict' with "
+            "a row such as G/H"
         )
     data_type = types[-1]
     shape = tuple(side // config.downscale for side in SHAPES[data_type])
@@ -104,7 +106,7 @@ def make_case(name: str, config: ConfigDict, *, dtype: str, conv: Callable | Non
     return Case(
         name=name,
         step=step,
-        train=task in ("pretrain", "classify", "segment"),
+        train=task not in ("encode", "predict"),
         make_state=make_state,
         columns=columns,
         batch_size=config.batch_size[data_type],
@@ -145,7 +147,7 @@ def _encode(types, shape, config, dtype, conv):
     return step, make_state, {"images": ((*shape, channels), np.uint8)}, work
 
 
-def _decode(task, predict, types, shape, config, dtype, conv):
+def _decode(task, types, shape, config, dtype, conv, *, encoded=False, predict=False):
     own = (
         {"classify": classify, "segment": segment}[task].get_config().copy_and_resolve_references()
     )
@@ -161,26 +163,31 @@ def _decode(task, predict, types, shape, config, dtype, conv):
             tx=tx,
             rng=jax.random.key(0),
             latents_shape=latents,
-            frozen=init() if predict else {},
+            frozen={} if encoded else init(),
         )
 
     models = {"encoder": frozen, "encoder_type": types[0], "decoder": decoder}
+    images = {"images": ((*shape, CHANNELS[types[-1]]), np.uint8)}
     if predict:
         step = partial(finetune.predict_step, full_shape=GRAY_SHAPE, **models)
-        columns = {"images": ((*shape, CHANNELS[types[-1]]), np.uint8)}
         work = ENCODER_MFLOP[0] + UNET_MFLOP[0], (ENCODER_VALUES + UNET_VALUES) * PASSES[0]
-        return step, make_state, columns, work
+        return step, make_state, images, work
+    inputs = {"latents": (latents, jnp.dtype(dtype))} if encoded else images
     target = {"labels": ((), np.int32)} if task == "classify" else {}
     target = target or {"label_maps": (GRAY_SHAPE, np.uint8)}
-    columns = {"latents": (latents, jnp.dtype(dtype))} | target
-    work = UNET_MFLOP[1], UNET_VALUES * PASSES[1]
-    return partial(finetune.train_step, tx=tx, **models), make_state, columns, work
+    mflop, values = UNET_MFLOP[1], UNET_VALUES * PASSES[1]
+    if not encoded:
+        mflop, values = mflop + ENCODER_MFLOP[0], values + ENCODER_VALUES * PASSES[0]
+    step = partial(finetune.train_step, tx=tx, **models)
+    return step, make_state, inputs | target, (mflop, values)
 
 
 _MAKERS = {  # task -> (maker, number of data types in the name)
     "pretrain": (_pretrain, 1),
     "encode": (_encode, 1),
-    "classify": (partial(_decode, "classify", False), 2),
-    "segment": (partial(_decode, "segment", False), 2),
-    "predict": (partial(_decode, "segment", True), 2),
+    "classify": (partial(_decode, "classify", encoded=True), 2),
+    "segment": (partial(_decode, "segment", encoded=True), 2),
+    "encode and classify": (partial(_decode, "classify"), 2),
+    "encode and segment": (partial(_decode, "segment"), 2),
+    "predict": (partial(_decode, "segment", predict=True), 2),
 }

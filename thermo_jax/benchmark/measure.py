@@ -1,33 +1,41 @@
 """Timing of one case, of the two ceilings beside it, and of what the host costs."""
 
+import datetime
+import itertools
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 
 from thermo_jax.benchmark.cases import Case
 from thermo_jax.data import batching, pipeline
 from thermo_jax.training import resident
-from thermo_jax.training.parallel import DataParallel
+from thermo_jax.training.parallel import MODES, DataParallel
 from thermo_jax.training.state import initialise
+
+_CALLS = 10  # in a row, to time what is short
 
 
 def matrix_ceiling(side: int, *, dtype: str, repeats: int) -> float:
-    """TFLOP/s of a product of square matrices, the best of some."""
-    a = jnp.ones((side, side), dtype)
+    """TFLOP/s of a product of random square matrices, the best of some.
+
+    Random, because GPUs multiply constants at a higher clock.
+    """
+    a = jax.random.normal(jax.random.key(0), (side, side), dtype)
     product = jax.jit(lambda a, b: a @ b).lower(a, a).compile()
-    return 2 * side**3 / min(_times(lambda: product(a, a), repeats=repeats)) / 1e12
+    times = _times(lambda: product(a, a), repeats=repeats, calls=_CALLS)
+    return 2 * side**3 / min(times) / 1e12
 
 
 def copy_ceiling(megabytes: int, *, repeats: int) -> float:
     """GB/s read and written by an element-wise pass over a large array, the best of some."""
-    x = jnp.ones(megabytes * 2**20 // 4, jnp.float32)
+    x = jax.random.normal(jax.random.key(0), (megabytes * 2**20 // 4,))
     shift = jax.jit(lambda x: x + 1).lower(x).compile()
-    return 2 * x.nbytes / min(_times(lambda: shift(x), repeats=repeats)) / 1e9
+    return 2 * x.nbytes / min(_times(lambda: shift(x), repeats=repeats, calls=_CALLS)) / 1e9
 
 
 def measure(
@@ -35,11 +43,10 @@ def measure(
 ) -> dict[str, Any]:
     """One row of the benchmark's table; times are of a whole step, medians of dispatches.
 
-    The first dispatch is not timed, and compilation is timed apart. `tflops_xla` is XLA's own count
-    of the program before it is optimised, `tflops` that of SPEC section 6; `gb_per_s` is made of
-    what no program can do without (`cases.PASSES`), because XLA's account of bytes leaves out loops
-    and calls of libraries; `peak_bytes` is what one device holds at most while the program runs,
-    tables included.
+    The first dispatch is not timed, and compilation is timed apart. `tflops` is of the operations
+    counted by hand (SPEC section 6); `gb_per_s` is made of what no program can do without
+    (`cases.PASSES`), because XLA's account of bytes leaves out loops and calls of libraries;
+    `peak_bytes` is what one device holds at most while the program runs, tables included.
     """
     steps = steps_per_dispatch if case.train else 1
     function, batch = prepare(case, parallel=parallel, steps=steps)
@@ -47,7 +54,6 @@ def measure(
     started = time.perf_counter()
     compiled = function.lower(state, batch).compile()
     compile_s = time.perf_counter() - started
-    operations = flops(case, state, parallel=parallel)
 
     def run():
         nonlocal state
@@ -56,21 +62,18 @@ def measure(
             state = result[0]
         return result
 
-    times = [seconds / steps for seconds in _times(run, repeats=repeats)]
-    median = statistics.median(times)
+    row = _timing([seconds / steps for seconds in _times(run, repeats=repeats)])
+    seconds = row["ms_per_step"] / 1e3
     gflop = case.gflop_per_image and case.gflop_per_image * case.batch_size
     gb = case.gb_per_image and case.gb_per_image * case.batch_size
     return {
         "case": case.name,
         "batch_size": case.batch_size,
-        "images_per_s": case.batch_size / median,
-        "ms_per_step": 1e3 * median,
-        "ms_min": 1e3 * min(times),
-        "ms_max": 1e3 * max(times),
+        "images_per_s": case.batch_size / seconds,
+        **row,
         "compile_s": compile_s,
-        "tflops": gflop and gflop / 1e3 / median,
-        "tflops_xla": operations * len(parallel.devices) / 1e12 / median,
-        "gb_per_s": gb and gb / median,
+        "tflops": gflop and gflop / 1e3 / seconds,
+        "gb_per_s": gb and gb / seconds,
         "peak_bytes": peak_bytes(compiled),
     }
 
@@ -92,56 +95,63 @@ def prepare(case: Case, *, parallel: DataParallel, steps: int) -> tuple[Callable
 
 def measure_feeding(
     case: Case, *, parallel: DataParallel, steps_per_dispatch: int, repeats: int
-) -> dict[str, Any]:
-    """Milliseconds of a training step by how it is fed, and the share in which the device waits.
+) -> Iterator[dict[str, Any]]:
+    """A training step's time by how it is fed, and the share of it in which the device waits.
 
     "streamed": a batch of host memory and a dispatch for each step; "resident": gathered on the
-    device; "dispatched together": and several steps at once. The last is taken as the device's own
-    time.
+    device; "dispatched together": and several steps at once. The fastest is taken as the device's
+    own time.
     """
-    steps = steps_per_dispatch * repeats
-    columns = case.random_columns(2 * case.batch_size)
-    plain = parallel.wrap(case.step, donate_state=True)
+    steps = steps_per_dispatch
 
-    def streamed() -> float:
+    def timing(function: Callable, batches: Iterator, *, calls: int) -> dict[str, float]:
+        """Of as many calls as make `steps` steps."""
         state = parallel.replicate(initialise(case.make_state))
+
+        def run():
+            nonlocal state
+            for batch in itertools.islice(batches, calls):
+                state, _ = function(state, batch)
+            return state
+
+        return _timing([seconds / steps for seconds in _times(run, repeats=repeats)])
+
+    def streamed() -> dict[str, float]:
         batches = pipeline.prefetch(
             batching.train_batches(
-                columns, batch_size=case.batch_size, seed=0, num_steps=steps + 1
+                case.random_columns(2 * case.batch_size),
+                batch_size=case.batch_size,
+                seed=0,
+                num_steps=steps * (repeats + 1),
             ),
             parallel.put_batch,
         )
-        state, _ = plain(state, next(batches))
-        jax.block_until_ready(state)
-        started = time.perf_counter()
-        for batch in batches:
-            state, _ = plain(state, batch)
-        jax.block_until_ready(state)
-        return (time.perf_counter() - started) / steps
+        function = parallel.wrap(case.step, donate_state=True)
+        return timing(function, batches, calls=steps)
 
-    def gathered(together: int) -> float:
+    def gathered(together: int) -> dict[str, float]:
         function, batch = prepare(case, parallel=parallel, steps=together)
-        state = parallel.replicate(initialise(case.make_state))
-        state, _ = function(state, batch)
-        jax.block_until_ready(state)
-        started = time.perf_counter()
-        for _ in range(steps // together):
-            state, _ = function(state, batch)
-        jax.block_until_ready(state)
-        return (time.perf_counter() - started) / (steps // together * together)
+        return timing(function, itertools.repeat(batch), calls=steps // together)
 
-    seconds = {
-        "streamed": streamed(),
-        "resident": gathered(1),
-        "dispatched together": gathered(steps_per_dispatch),
-    }
-    own = seconds["dispatched together"]
-    return {
-        f"feeding {case.name}": {
-            name: {"ms_per_step": 1e3 * value, "waits": max(0.0, 1 - own / value)}
-            for name, value in seconds.items()
-        }
-    }
+    ways = {"streamed": streamed(), "resident": gathered(1)}
+    if steps > 1:
+        ways["dispatched together"] = gathered(steps)
+    own = min(row["ms_per_step"] for row in ways.values())
+    for way, row in ways.items():
+        yield {"case": case.name, "way": way, **row, "waits": 1 - own / row["ms_per_step"]}
+
+
+def measure_calls(num_arrays: int = 60, *, repeats: int) -> Iterator[dict[str, Any]]:
+    """What Python and JAX cost in each call of a step that does nothing, by wrapper."""
+    state = {str(i): np.zeros(8, np.float32) for i in range(num_arrays)}
+    for mode in MODES:
+        parallel = DataParallel(mode=mode)
+        count = len(parallel.devices)
+        function = parallel.wrap(lambda state, batch: state)
+        batch = parallel.put_batch({"x": np.zeros(count, np.float32)})
+        call = partial(function, parallel.replicate(state), batch)
+        times = _times(call, repeats=repeats, calls=10 * _CALLS)
+        yield {"case": f"a call with {num_arrays} arrays", "way": mode, **_timing(times)}
 
 
 def peak_bytes(compiled: Any) -> int:
@@ -155,26 +165,55 @@ def peak_bytes(compiled: Any) -> int:
     )
 
 
-def flops(case: Case, state: Any, *, parallel: DataParallel) -> float:
-    """XLA's count of operations of one step on one device, not optimised.
+def flops(case: Case) -> float | None:
+    """XLA's count of the operations of one step, not optimised; None if it does not count.
 
-    Of a loop it would count one turn, so that there is none.
+    Counted for the CPU: through PJRT's C interface (CUDA, TPU) there is no such count, and none
+    where JAX_PLATFORMS hides the CPU. Make the case with XLA's own convolution: of a loop one turn
+    would be counted.
     """
-    function = DataParallel(parallel.devices, mode="shard_map").wrap(case.step)
-    return function.lower(state, case.abstract_batch()).cost_analysis()["flops"]
+    try:
+        device = jax.local_devices(backend="cpu")[0]
+    except RuntimeError:
+        return None
+    function = DataParallel([device], mode="shard_map").wrap(case.step)
+    lowered = function.lower(jax.eval_shape(case.make_state), case.abstract_batch())
+    cost = lowered.cost_analysis()
+    return cost and cost["flops"]
 
 
-def _times(run: Callable[[], Any], *, repeats: int) -> list[float]:
-    jax.block_until_ready(run())
-    times = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        jax.block_until_ready(run())
-        times.append(time.perf_counter() - started)
-    return times
+def is_too_large(error: jax.errors.JaxRuntimeError) -> bool:
+    """Whether a step failed because the device's memory is too small."""
+    return "RESOURCE_EXHAUSTED" in str(error)
 
 
 def versions() -> dict[str, str]:
     """What the figures depend on."""
     device = jax.devices()[0]
-    return {"jax": jax.__version__, "platform": device.platform, "device": device.device_kind}
+    return {
+        "date": datetime.date.today().isoformat(),
+        "jax": jax.__version__,
+        "platform": device.platform,
+        "device": device.device_kind,
+    }
+
+
+def _times(run: Callable[[], Any], *, repeats: int, calls: int = 1) -> list[float]:
+    """Seconds of a call, for each time that `calls` of them were made, after one that is not."""
+    jax.block_until_ready(run())
+    times = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        for _ in range(calls):
+            result = run()
+        jax.block_until_ready(result)
+        times.append((time.perf_counter() - started) / calls)
+    return times
+
+
+def _timing(seconds: list[float]) -> dict[str, float]:
+    return {
+        "ms_per_step": 1e3 * statistics.median(seconds),
+        "ms_min": 1e3 * min(seconds),
+        "ms_max": 1e3 * max(seconds),
+    }

@@ -15,7 +15,7 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from thermo_jax.benchmark.cases import Case, make_case
-from thermo_jax.benchmark.measure import peak_bytes
+from thermo_jax.benchmark.measure import is_too_large, peak_bytes
 from thermo_jax.training.parallel import DataParallel
 
 # Generation -> (GB of memory, bf16 TFLOP/s, GB/s) of one chip.
@@ -58,8 +58,13 @@ def describe(topology: str) -> Sequence[Any]:
     """The devices of a slice such as "v5e:2x2".
 
     Raises:
-      ValueError: libtpu is missing, or does not know the slice.
+      ValueError: no rates are known of its chips, libtpu is missing, or does not know the slice.
     """
+    if topology.split(":")[0] not in CHIPS:
+        raise ValueError(
+            f"config.topologies: no rates are known of the chips of {topology!r}, only of those of "
+            f"{', '.join(CHIPS)}"
+        )
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # no metadata server here
     from jax.experimental import topologies
 
@@ -85,7 +90,7 @@ def compile_case(case: Case, *, device: Any, chip: str) -> dict[str, Any]:
         )
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
+        if not is_too_large(error):
             raise
         return row | {"fits": False, "why": str(error).splitlines()[0][:200]}
     cost = compiled.cost_analysis()

@@ -183,9 +183,13 @@ def _backward(padding, residuals, gradient: Array):
 
 
 def _kernel_gradient(x: Array, gradient: Array, shape: tuple[int, ...], padding) -> Array:
-    """As matrix products, a strip of an image at a time, so that its copies stay in the caches."""
+    """As matrix products, a strip of an image at a time, so that its copies stay in the caches.
+
+    Strips are added up in float32 at least: in bfloat16 a sum of many stops growing.
+    """
     rows, columns, inputs, outputs = shape
     height, width = gradient.shape[1:3]
+    sum_type = jnp.promote_types(x.dtype, jnp.float32)
     fitting = max(_STRIP_PIXELS // width, 1)
     strip = max(lines for lines in range(1, height + 1) if height % lines == 0 and lines <= fitting)
 
@@ -196,16 +200,19 @@ def _kernel_gradient(x: Array, gradient: Array, shape: tuple[int, ...], padding)
         def add_strip(total, first):
             seen = lax.dynamic_slice_in_dim(image, first, strip + rows - 1)
             own = lax.dynamic_slice_in_dim(gradient, first, strip)
-            return total + _strip_gradient(seen, own, rows=rows, columns=columns), None
+            part = _strip_gradient(seen, own, rows=rows, columns=columns, sum_type=sum_type)
+            return total + part, None
 
         return lax.scan(add_strip, total, jnp.arange(0, height, strip))[0], None
 
-    start = jnp.zeros((rows * inputs, columns * outputs), x.dtype)
-    total = lax.scan(add_image, start, (x, gradient))[0]
+    start = jnp.zeros((rows * inputs, columns * outputs), sum_type)
+    total = lax.scan(add_image, start, (x, gradient))[0].astype(x.dtype)
     return total.reshape(rows, inputs, columns, outputs).swapaxes(1, 2)
 
 
-def _strip_gradient(x: Array, gradient: Array, *, rows: int, columns: int) -> Array:
+def _strip_gradient(
+    x: Array, gradient: Array, *, rows: int, columns: int, sum_type: jnp.dtype
+) -> Array:
     """The kernel's gradient from lines of one image, `[rows * inputs, columns * outputs]`.
 
     The gradient, shifted by each of the kernel's columns, is one matrix; whole lines of x, for each
@@ -216,10 +223,11 @@ def _strip_gradient(x: Array, gradient: Array, *, rows: int, columns: int) -> Ar
     padded = jnp.pad(gradient, ((0, 0), (margin, margin), (0, 0)))
     shifted = [padded[:, start : start + x.shape[1]] for start in range(margin, -1, -1)]
     matrix = jnp.concatenate(shifted, axis=-1).reshape(-1, columns * outputs)
+    product = partial(jnp.matmul, preferred_element_type=sum_type)
     lines = [x[row : row + height].reshape(-1, inputs) for row in range(rows)]
     if inputs < outputs:
-        return jnp.concatenate(lines, axis=-1).T @ matrix
-    return jnp.concatenate([line.T @ matrix for line in lines])
+        return product(jnp.concatenate(lines, axis=-1).T, matrix)
+    return jnp.concatenate([product(line.T, matrix) for line in lines])
 
 
 _convolve.defvjp(_forward, _backward)

@@ -1,15 +1,17 @@
 """Program "benchmark": the product's steps on random images -> benchmark.jsonl and a table."""
 
+import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 from absl import logging
 from ml_collections import ConfigDict
 
 from thermo_jax.benchmark import collectives, measure, tpu
-from thermo_jax.benchmark.cases import make_case
+from thermo_jax.benchmark.cases import Case, make_case
 from thermo_jax.models.convolution import choose_convolution
 from thermo_jax.programs.workdir import open_workdir
 from thermo_jax.training.parallel import DataParallel
@@ -40,11 +42,13 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
     return {"rows": shown}
 
 
-def _measure_all(config: ConfigDict):
+def _measure_all(config: ConfigDict) -> Iterator[dict[str, Any]]:
     parallel = DataParallel(mode=config.mode)
     about = {"framework": "thermo_jax", "mode": config.mode, **measure.versions()}
-    about["devices"] = len(parallel.devices)
+    count = about["devices"] = len(parallel.devices)
     conv = choose_convolution(config.conv, platform=about["platform"])
+    options = {"parallel": parallel, "repeats": config.repeats}
+    options["steps_per_dispatch"] = config.steps_per_dispatch
     copy = measure.copy_ceiling(config.copy_mb, repeats=config.repeats)
     for dtype in config.dtypes:
         matrix = measure.matrix_ceiling(config.matrix, dtype=dtype, repeats=config.repeats)
@@ -54,27 +58,38 @@ def _measure_all(config: ConfigDict):
             case = make_case(name, config, dtype=dtype, conv=conv)
             parallel.check_batch_size(case.batch_size, field="config.batch_size")
             logging.info("%s, %s", name, dtype)
-            row = measure.measure(
-                case,
-                parallel=parallel,
-                steps_per_dispatch=config.steps_per_dispatch,
-                repeats=config.repeats,
-            )
-            used = row["tflops"] or row["tflops_xla"]
-            count = len(parallel.devices)
-            row["share_of_matrix"] = used / (matrix * count)
-            row["share_of_copy"] = row["gb_per_s"] and row["gb_per_s"] / (copy * count)
-            yield row | about | ceilings
-    case = make_case(config.cases[0], config, dtype=config.dtypes[0], conv=conv)
-    if case.train:
-        for name, ways in measure.measure_feeding(
-            case,
-            parallel=parallel,
-            steps_per_dispatch=config.steps_per_dispatch,
-            repeats=config.repeats,
-        ).items():
-            for way, values in ways.items():
-                yield {"case": name, "way": way, "dtype": config.dtypes[0], **about, **values}
+            rows = []
+            with _noting_what_is_too_large(case, rows):
+                row = measure.measure(case, **options)
+                counted = measure.flops(make_case(name, config, dtype=dtype, conv=None))
+                row["tflops_xla"] = counted and counted / 1e9 / row["ms_per_step"]
+                used = row["tflops"] or row["tflops_xla"]
+                row["share_of_matrix"] = used and used / (matrix * count)
+                row["share_of_copy"] = row["gb_per_s"] and row["gb_per_s"] / (copy * count)
+                rows.append(row)
+            yield from (row | about | ceilings for row in rows)
+    about["dtype"] = config.dtypes[0]
+    for name in config.feeding:
+        case = make_case(name, config, dtype=about["dtype"], conv=conv)
+        logging.info("%s, how it is fed", name)
+        rows = []
+        with _noting_what_is_too_large(case, rows):
+            rows += measure.measure_feeding(case, **options)
+        yield from (row | about for row in rows)
+    for row in measure.measure_calls(repeats=config.repeats):
+        yield row | about
+
+
+@contextlib.contextmanager
+def _noting_what_is_too_large(case: Case, rows: list[dict[str, Any]]) -> Iterator[None]:
+    """A case that does not fit the device's memory becomes a row that says so."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if not measure.is_too_large(error):
+            raise
+        why = str(error).splitlines()[0][:200]
+        rows.append({"case": case.name, "batch_size": case.batch_size, "why": why})
 
 
 def _read(file: Path) -> list[dict[str, Any]]:
@@ -84,18 +99,20 @@ def _read(file: Path) -> list[dict[str, Any]]:
 
 def throughput_table(rows: Sequence[dict[str, Any]]) -> str:
     """The rows for reading, and below them how steps are fed."""
-    header = f"{'case':<14} {'by':<11} {'type':<9}{'batch':>6}{'images/s':>10}{'ms/step':>10}"
+    header = f"{'case':<24} {'by':<11} {'type':<9}{'batch':>6}{'images/s':>10}{'ms/step':>10}"
     header += f"{'spread':>8}{'compile':>9}{'TFLOP/s':>9}"
     header += f"{'of matrix':>10}{'of copy':>8}{'peak GB':>9}"
     lines = [header]
     for row in rows:
-        if "ms_min" not in row:
+        if "batch_size" not in row or "topology" in row:
             continue
-        spread = (row["ms_max"] - row["ms_min"]) / row["ms_per_step"]
+        what = f"{row['case']:<24} {row['framework']:<11} {row['dtype']:<9}{row['batch_size']:>6}"
+        if "why" in row:
+            lines.append(f"{what}  {row['why']}")
+            continue
         tflops = row.get("tflops") or row.get("tflops_xla")
         lines.append(
-            f"{row['case']:<14} {row['framework']:<11} {row['dtype']:<9}{row['batch_size']:>6}"
-            f"{row['images_per_s']:>10.4g}{row['ms_per_step']:>10.4g}{spread:>8.0%}"
+            f"{what}{row['images_per_s']:>10.4g}{row['ms_per_step']:>10.4g}{_spread(row):>8.0%}"
             f"{_number(row.get('compile_s'), '9.1f')}{_number(tflops, '9.3g')}"
             f"{_number(row.get('share_of_matrix'), '10.0%')}"
             f"{_number(row.get('share_of_copy'), '8.0%')}"
@@ -103,13 +120,20 @@ def throughput_table(rows: Sequence[dict[str, Any]]) -> str:
         )
     fed = [row for row in rows if "way" in row]
     if fed:
-        lines += ["", f"{'how a step is fed':<36}{'ms/step':>10}{'device waits':>14}"]
+        lines += ["", f"{'how a step is fed':<45}{'ms/step':>10}{'spread':>8}{'device waits':>14}"]
     for row in fed:
-        what = f"{row['case'].removeprefix('feeding ')}, {row['way']}"
-        lines.append(f"{what:<36}{row['ms_per_step']:>10.4g}{row['waits']:>14.0%}")
+        lines.append(
+            f"{row['case'] + ', ' + row['way']:<45}{row['ms_per_step']:>10.4g}{_spread(row):>8.0%}"
+            f"{_number(row.get('waits'), '14.0%')}"
+        )
     devices = {(row["device"], row["platform"]) for row in rows if "device" in row}
-    lines.append("\non " + "; ".join(f"{device} ({platform})" for device, platform in devices))
+    if devices:
+        lines.append("\non " + "; ".join(f"{device} ({platform})" for device, platform in devices))
     return "\n".join(lines)
+
+
+def _spread(row: dict[str, Any]) -> float:
+    return (row["ms_max"] - row["ms_min"]) / row["ms_per_step"]
 
 
 def _number(value: float | None, form: str) -> str:

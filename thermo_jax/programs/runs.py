@@ -135,8 +135,8 @@ def fits(num_bytes: float, what: str, config: ConfigDict, *, parallel: DataParal
     budget = budget_bytes(config.parallel.resident_gb, device=device)
     if num_bytes > budget:
         logging.info(
-            "%s would take %.2f GB of every device, more than the %.2f GB of "
-            "config.parallel.resident_gb.",
+            "%s would take %.2f GB of every device, more than the %.2f GB that data may take "
+            "(config.parallel.resident_gb).",
             what,
             num_bytes / 1e9,
             budget / 1e9,

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 
 from thermo_jax.data import batching
 
@@ -27,11 +28,19 @@ def budget_bytes(limit_gb: float, *, device: jax.Device) -> int:
 
     Args:
       limit_gb: the configured limit, or a negative number for a share of the device's memory (of
-        the host's, on the CPU).
+        the host's, on the CPU; nothing, with a warning, on another device that does not tell it).
     """
     if limit_gb >= 0:
         return int(limit_gb * 1e9)
-    memory = (device.memory_stats() or {}).get("bytes_limit") or host_memory_bytes()
+    if device.platform == "cpu":
+        return int(_SHARE * host_memory_bytes())
+    memory = (device.memory_stats() or {}).get("bytes_limit", 0)
+    if not memory:
+        logging.warning(
+            "%s does not tell how much memory it has, so that no data are kept there: set "
+            "config.parallel.resident_gb to what they may take.",
+            device,
+        )
     return int(_SHARE * memory)
 
 
