@@ -5,7 +5,7 @@ import types
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 from thermogram_files import gray_pixels, matrix, matrix_text, write_gray, write_matrix, write_snap
 
 from thermo_jax.data import radiometry
@@ -52,6 +52,43 @@ def test_gray_and_coloured_images_are_told_apart(suffix, tmp_path):
     picture = read_picture("colour", [tmp_path / f"colour.{suffix}"])
     assert picture.colour.shape == (480, 640, 3) and picture.gray is None
     assert picture.notes == (pictures.NOT_RADIOMETRIC, pictures.COLOURS)
+
+
+UPRIGHT = {  # by EXIF orientation
+    1: lambda pixels: pixels,
+    2: lambda pixels: pixels[:, ::-1],
+    3: lambda pixels: pixels[::-1, ::-1],
+    4: lambda pixels: pixels[::-1],
+    5: lambda pixels: pixels.T,
+    6: lambda pixels: np.rot90(pixels, -1),
+    7: lambda pixels: pixels[::-1, ::-1].T,
+    8: lambda pixels: np.rot90(pixels),
+}
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif"])
+@pytest.mark.parametrize("orientation", UPRIGHT)
+def test_a_picture_is_read_upright_whatever_its_exif_orientation(suffix, orientation, tmp_path):
+    turned, plain, exif = tmp_path / f"turned.{suffix}", tmp_path / f"plain.{suffix}", Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    Image.fromarray(gray_pixels()).save(turned, exif=exif)
+    Image.fromarray(gray_pixels()).save(plain)
+    as_stored = read_picture("plain", [plain]).gray
+    found = read_picture("turned", [turned]).gray
+    np.testing.assert_array_equal(found, UPRIGHT[orientation](as_stored))
+
+
+def test_a_size_is_told_as_the_picture_is_seen(tmp_path):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    Image.new("L", (8, 20)).save(tmp_path / "a.jpg", exif=exif)
+    assert "8x20 pixels" in read_picture("a", [tmp_path / "a.jpg"]).reason
+
+
+def test_damaged_exif_data_turn_nothing(tmp_path):
+    exif = b"Exif\x00\x00MM\x00*\x00\x00"  # cut short
+    Image.fromarray(gray_pixels()).save(tmp_path / "a.jpg", exif=exif)
+    assert read_picture("a", [tmp_path / "a.jpg"]).gray.shape == (480, 640)
 
 
 def test_files_of_one_name_are_one_thermogram(tmp_path):
@@ -178,12 +215,15 @@ def test_an_image_of_one_value_is_noted(tmp_path):
 
 
 def radiometric(path):
-    data = write_gray(path).read_bytes()
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 3
+    Image.fromarray(gray_pixels()).save(path, exif=exif)
+    data = path.read_bytes()
     path.write_bytes(data[:2] + b"\xff\xe1\x00\x0aFLIR\x00\x01\x00\x01" + data[2:])
     return path
 
 
-def test_a_radiometric_image_gives_its_temperatures_through_flyr(tmp_path, monkeypatch):
+def test_temperatures_of_a_radiometric_image_stay_as_the_sensor_gave_them(tmp_path, monkeypatch):
     thermogram = types.SimpleNamespace(celsius=temperatures())
     module = types.SimpleNamespace(unpack=lambda file: thermogram)
     monkeypatch.setitem(sys.modules, "flyr", module)
