@@ -1,5 +1,8 @@
 """A user's files: every kind that is read, and what is said of those that cannot be."""
 
+import errno
+import os
+import pathlib
 import sys
 import types
 
@@ -8,10 +11,13 @@ import pytest
 from PIL import ExifTags, Image
 from thermogram_files import gray_pixels, matrix, matrix_text, write_gray, write_matrix, write_snap
 
+from thermo_jax.configs import predict
 from thermo_jax.data import radiometry
 from thermo_jax.data.thermogram import DataError
 from thermo_jax.inference import pictures
+from thermo_jax.inference.patients import patient_of
 from thermo_jax.inference.pictures import Picture, Unreadable, model_input, read_picture
+from thermo_jax.programs.workdir import open_workdir
 
 
 def temperatures(height=60, width=80):
@@ -131,6 +137,64 @@ def test_the_folder_of_results_is_left_out(tmp_path):
     write_gray(tmp_path / "results" / "label_maps" / "a.png")
     found = pictures.find_pictures(tmp_path, leave_out=tmp_path / "results")
     assert [name for name, _ in found] == ["a"]
+
+
+def test_workdirs_are_left_out_aloud_and_folders_that_look_like_one_are_not(tmp_path, caplog):
+    write_matrix(tmp_path / "0001" / "a.txt")
+    workdir = open_workdir(tmp_path / "0001" / "out", predict.get_config())
+    write_gray(workdir / "overlays" / "a.png")
+    others = ("", "[]", "{}", '{"config": {"task": "predict"}}', '{"config": {}, "versions": {}}')
+    for index, text in enumerate(others):
+        write_matrix(tmp_path / f"own{index}" / "a.txt")
+        (tmp_path / f"own{index}" / "config.json").write_text(text)
+    found = [name for name, _ in pictures.find_pictures(tmp_path)]
+    assert found == ["0001/a", *(f"own{index}/a" for index in range(len(others)))]
+    assert f"{workdir} is left out: the workdir of a run of predict" in caplog.text
+    with pytest.raises(ValueError, match="out is the workdir of a run of predict.*name the folder"):
+        pictures.find_pictures(workdir)
+
+
+def test_a_folder_that_cannot_be_read_is_told_and_the_rest_is_read(tmp_path, monkeypatch):
+    write_matrix(tmp_path / "b" / "T0002.txt")
+    for name in ("0001", "c"):
+        write_matrix(tmp_path / name / "a.txt")
+    close(monkeypatch, tmp_path / "0001", tmp_path / "c")
+    first, second, third = pictures.find_pictures(tmp_path)
+    assert first == Unreadable("0001/*", "folder 0001 cannot be read: check its permissions")
+    assert patient_of(first.name) == "0001"
+    assert second[0] == "b/T0002" and third.name == "c/*"
+    close(monkeypatch, tmp_path)
+    with pytest.raises(PermissionError, match="cannot be read: check the permissions"):
+        pictures.find_pictures(tmp_path)
+
+
+def close(monkeypatch, *folders):
+    """Takes the right to read folders, from root too."""
+    scandir = os.scandir
+
+    def refuse(path):
+        if pathlib.Path(path) in folders:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), os.fspath(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+
+
+def test_linked_folders_are_read_once(tmp_path):
+    write_matrix(tmp_path / "elsewhere" / "a.txt")
+    data = tmp_path / "data"
+    write_matrix(data / "own" / "b.txt")
+    (data / "link").symlink_to(tmp_path / "elsewhere")
+    (data / "own" / "loop").symlink_to(data)
+    assert [name for name, _ in pictures.find_pictures(data)] == ["link/a", "own/b"]
+
+
+def test_files_of_other_kinds_are_counted(tmp_path, caplog):
+    write_matrix(tmp_path / "a.txt")
+    for name in ("b.bmp", "c.BMP", "d.webp", "README", ".hidden.gif"):
+        (tmp_path / name).write_bytes(b"x")
+    pictures.find_pictures(tmp_path)
+    assert "4 files of other kinds are ignored: .bmp (2), .webp (1), no suffix (1)" in caplog.text
 
 
 def test_the_files_of_nothing_are_named(tmp_path):

@@ -14,8 +14,10 @@ from saved_decoders import save_decoder
 from thermogram_files import matrix, write_gray, write_matrix
 
 from thermo_jax import main
+from thermo_jax.configs import classify
 from thermo_jax.configs import predict as predict_config
 from thermo_jax.programs import predict
+from thermo_jax.programs.workdir import open_workdir
 
 quick_compilation = pytest.fixture(scope="module", autouse=True)(tiny.quick_compilation)
 
@@ -195,8 +197,38 @@ def test_what_is_done_is_kept_when_a_run_is_stopped(models, tmp_path, monkeypatc
 
 def test_results_of_two_inputs_are_not_mixed(outcome, models, tmp_path):
     write_matrix(tmp_path / "other.txt")
-    with pytest.raises(ValueError, match="holds predictions already: choose another --workdir"):
+    message = "holds predictions already: choose another --workdir, or remove that folder"
+    with pytest.raises(ValueError, match=message):
         main.run(config(tmp_path / "other.txt", models), outcome[0])
+
+
+def test_nobody_is_advised_to_remove_what_is_not_predictions(models, tmp_path):
+    write_matrix(tmp_path / "a.txt")
+    trained = open_workdir(tmp_path / "trained", classify.get_config("H/H"))
+    (trained / "predictions.csv").write_text("name\n")
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "predictions.csv").write_text("name\n")
+    for folder, message in ((trained, "holds a run of classify"), (foreign, "holds predictions")):
+        with pytest.raises(ValueError, match=f"{message}.*: choose another --workdir$"):
+            main.run(config(tmp_path / "a.txt", models), folder)
+
+
+def test_results_among_the_thermograms_are_refused_before_anything_is_written(models, tmp_path):
+    write_matrix(tmp_path / "a.txt")
+    with pytest.raises(ValueError, match="is config.input too: choose another --workdir"):
+        main.run(config(tmp_path, models), tmp_path)
+    assert not (tmp_path / "config.json").exists()
+
+
+def test_earlier_results_are_no_thermograms(models, tmp_path):
+    write_matrix(tmp_path / "0001" / "a.txt")
+    rows = [
+        main.run(config(tmp_path, models / "segment"), tmp_path / "0001" / name)["predictions"]
+        for name in ("out1", "out2")
+    ]
+    assert [row["name"] for row in rows[1]] == ["0001/a"]
+    assert rows[0] == rows[1]
 
 
 def test_a_mistyped_colour_map_is_told_before_any_work(models, tmp_path):

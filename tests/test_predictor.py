@@ -1,5 +1,9 @@
 """An ensemble of saved decoders on pictures: which models are found, and what comes back."""
 
+import errno
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 import tiny_training as tiny
@@ -43,6 +47,20 @@ def test_all_decoders_below_a_folder_are_found_once(runs):
 def test_a_folder_without_a_decoder_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="holds no trained decoder: give the --workdir"):
         find_models([tmp_path])
+
+
+def test_a_model_that_may_be_missing_is_no_ensemble(runs, monkeypatch):
+    is_closed, scandir = runs / "fold1" / "classify", os.scandir
+
+    def refuse(path):
+        if Path(path) == is_closed:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), os.fspath(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(PermissionError, match="fold1/classify cannot be read.*check its permis"):
+        find_models([runs])
+    assert find_models([runs / "fold0"]) == [runs / "fold0" / "classify"]
 
 
 def test_probabilities_come_by_classifier_and_evidence_adds_up(predictor):

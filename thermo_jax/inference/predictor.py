@@ -26,6 +26,7 @@ from jaxtyping import Float, UInt8
 from ml_collections import ConfigDict
 
 from thermo_jax.data.examples import IMAGE_SHAPES, block_mean, downscaled_size, ordered_map
+from thermo_jax.data.inventory import walk
 from thermo_jax.data.thermogram import GRAY_SHAPE, DataError
 from thermo_jax.inference import grids, pictures
 from thermo_jax.inference.pictures import Picture, Unreadable
@@ -34,12 +35,7 @@ from thermo_jax.models.cuts import RawPixels
 from thermo_jax.models.decoders import CHANNELS
 from thermo_jax.models.precision import choose_dtype
 from thermo_jax.training import finetune
-from thermo_jax.training.checkpoints import (
-    FOLDER,
-    Checkpoints,
-    check_validated,
-    has_checkpoint,
-)
+from thermo_jax.training.checkpoints import Checkpoints, check_validated, has_checkpoint
 from thermo_jax.training.paths import folder_path, is_remote
 
 DECODERS = ("classify", "segment")
@@ -93,13 +89,20 @@ def find_models(paths: Iterable[str | os.PathLike]) -> list[Path]:
 
     Raises:
       FileNotFoundError: a path has no trained decoder.
+      PermissionError: a folder below a path cannot be read, so that its model would be missing.
     """
     found: list[Path] = []
     for path in paths:
         folders = [folder_path(path)]
-        if not is_remote(folders[0]):  # a bucket cannot be searched through
-            folders += [folder.parent for folder in sorted(Path(folders[0]).rglob(FOLDER))]
-        here = [f for f in dict.fromkeys(folders) if has_checkpoint(f) and _task(f) in DECODERS]
+        if not is_remote(folders[0]) and folders[0].is_dir():  # a bucket cannot be searched through
+            closed: list[Path] = []
+            folders = [folder for folder, _, _ in walk(Path(folders[0]), closed=closed)]
+            if closed:
+                raise PermissionError(
+                    f"{closed[0]} cannot be read, so that a model of the ensemble may be missing: "
+                    "check its permissions, or name each model's folder in config.models"
+                )
+        here = [f for f in folders if has_checkpoint(f) and _task(f) in DECODERS]
         if not here:
             raise FileNotFoundError(
                 f"{path} holds no trained decoder: give the --workdir of a run of "
@@ -162,7 +165,7 @@ def load_models(workdirs: Iterable[str | os.PathLike], *, dtype: str = "auto") -
     """Every model that `find_models` finds, named by what its path does not share with the others.
 
     Raises:
-      FileNotFoundError, ValueError: as `find_models` and `load_model`.
+      FileNotFoundError, PermissionError, ValueError: as `find_models` and `load_model`.
     """
     folders = find_models(workdirs)
     names = _short_names(folders)
@@ -222,7 +225,7 @@ class Predictor:
         Args and raises: as `pictures.find_pictures`.
         """
         found = pictures.find_pictures(path, leave_out=leave_out)
-        read = ordered_map(lambda one: pictures.read_picture(*one), found, description="predicting")
+        read = ordered_map(_read, found, description="predicting")
         return self.predict(read, count=len(found))
 
     def predict(
@@ -280,6 +283,10 @@ class Predictor:
             )
             for row, picture in enumerate(batch)
         ]
+
+
+def _read(found: tuple[str, list[Path]] | Unreadable) -> Picture | Unreadable:
+    return found if isinstance(found, Unreadable) else pictures.read_picture(*found)
 
 
 def _short_names(folders: Sequence[Path]) -> list[str]:
