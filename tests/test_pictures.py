@@ -122,6 +122,21 @@ def test_a_bad_file_does_not_take_the_good_one_of_its_name_with_it(tmp_path):
     assert any(note.startswith("a.txt: no matrix of numbers") for note in picture.notes)
 
 
+@pytest.mark.parametrize(
+    ("name", "note"),
+    [
+        ("0001/T0044.1.1.S.2012-10-08.00", ("name says patient 0044, folder says 0001",)),
+        ("0044/0001/T0044", ()),
+        ("2/T0044", ()),  # may be a visit
+        ("0001/frontal", ()),
+    ],
+)
+def test_a_name_and_a_folder_of_two_patients_are_told(name, note, tmp_path):
+    write_matrix(tmp_path / f"{name}.txt")
+    ((_, files),) = pictures.find_pictures(tmp_path)
+    assert read_picture(name, files).notes == note
+
+
 @pytest.mark.parametrize(("name", "size"), [("a.png", (160, 120)), ("a_snap.png", (120, 120))])
 def test_colours_beside_temperatures_count_as_the_databases_heatmap_only(name, size, tmp_path):
     write_matrix(tmp_path / "a.txt")

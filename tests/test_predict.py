@@ -125,6 +125,23 @@ def test_a_patient_has_a_row_with_her_mean_and_spread(of_patients):
     assert "T0008.txt: no matrix of numbers" in rows["0008"]["notes"]
 
 
+def test_a_patients_mean_is_over_the_views_that_the_models_saw(models, tmp_path, capsys):
+    data = tmp_path / "data"
+    for name in ("T0007.1.1", "T0007.1.2", "T0009.1.5"):
+        write_matrix(data / f"{name}.S.2012-10-08.00.txt")
+    wanted = config(data, models)
+    wanted.reports = False
+    results = main.run(wanted, tmp_path / "out")
+    frontal, side, _ = results["predictions"]
+    assert "right 45 view, of which the models saw none in training" in side["notes"]
+    first, second = read_csv(tmp_path / "out" / "patients.csv")
+    assert (first["thermograms"], first["in_mean"]) == ("2", "1")
+    assert float(first["probability_sick"]) == pytest.approx(frontal["probability_sick"])
+    assert (second["in_mean"], second["probability_sick"]) == ("0", "")
+    assert "left 90 view" in second["notes"] and "patient's mean" in second["notes"]
+    assert "2, left out of the patients' means" in capsys.readouterr().out
+
+
 def test_a_patient_has_one_page_and_a_file_named_like_her_another(of_patients):
     workdir, results = of_patients
     pages = {path.relative_to(workdir).as_posix() for path in workdir.rglob("*.html")}

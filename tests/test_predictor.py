@@ -102,6 +102,41 @@ def test_a_model_that_cannot_read_a_picture_is_noted_and_the_others_go_on(runs):
     assert any(note.startswith("gray: a gray model cannot read colours") for note in found.notes)
 
 
+UNSEEN = "of which {} saw none in training{}"
+LEFT_OUT = ": left out of the patient's mean"
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("0008/T0008.1.2.S.2012-10-08.00", "right 45 view, "),
+        ("RT0008.1.1.S.2012-10-08.00", "mirrored copy of frontal view, "),
+        ("RT0008", "mirrored copy, "),
+        ("T0008.1.1.S.2012-10-08.00", ""),
+        ("T0008", ""),
+        ("right 45", ""),
+    ],
+)
+def test_a_view_that_no_model_saw_is_noted_and_does_not_count(predictor, name, what):
+    (found,) = predictor.predict([thermogram(name)])
+    expected = (what + UNSEEN.format("the models", LEFT_OUT),) if what else ()
+    assert found.notes == expected
+    assert found.counts == (not what) and found.probability is not None
+
+
+def test_each_model_tells_what_views_it_saw(tmp_path):
+    seen = {"views": (1, 2), "mirrored": True}
+    save_decoder(tmp_path / "sides", "classify", **seen)
+    save_decoder(tmp_path / "frontal", "segment")
+    predictor = Predictor([tmp_path], batch_size=2)
+    names = ("RT0008.1.2.S.2012-10-08.00", "T0008.1.5.S.2012-10-08.00")
+    known, unknown = predictor.predict(map(thermogram, names))
+    assert known.counts and not unknown.counts
+    what = "mirrored copy of right 45 view, "
+    assert known.notes == (what + UNSEEN.format("frontal", ""),)
+    assert unknown.notes == ("left 90 view, " + UNSEEN.format("the models", LEFT_OUT),)
+
+
 def test_files_are_read_and_predicted_in_order(predictor, tmp_path):
     write_matrix(tmp_path / "b.txt")
     write_gray(tmp_path / "a.jpg")

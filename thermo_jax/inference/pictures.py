@@ -19,7 +19,7 @@ from jaxtyping import Float32, UInt8
 
 from thermo_jax.data import radiometry
 from thermo_jax.data.inventory import walk
-from thermo_jax.data.thermogram import HEAT_SHAPE, DataError, split_name
+from thermo_jax.data.thermogram import HEAT_SHAPE, DataError, contradiction, parse_name, split_name
 from thermo_jax.inference import grids
 from thermo_jax.training.paths import task_of_run
 
@@ -164,6 +164,9 @@ def read_picture(name: str, files: Sequence[str | os.PathLike]) -> Picture | Unr
             continue
         pixels[kind], sources[kind] = values, file
         notes += remarks
+    parsed, folders = parse_name(pathlib.PurePath(name).name), pathlib.PurePath(name).parts[:-1]
+    if odd := contradiction(parsed.patient if parsed else None, folders):
+        notes.append(odd)
     if not pixels:
         return Unreadable(name, "; ".join(notes))
     if "temperatures" in pixels:

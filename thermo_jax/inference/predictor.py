@@ -15,7 +15,7 @@ import itertools
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import jax
@@ -27,7 +27,7 @@ from ml_collections import ConfigDict
 
 from thermo_jax.data.examples import IMAGE_SHAPES, block_mean, downscaled_size, ordered_map
 from thermo_jax.data.inventory import walk
-from thermo_jax.data.thermogram import GRAY_SHAPE, DataError
+from thermo_jax.data.thermogram import GRAY_SHAPE, VIEW_NAMES, DataError, ParsedName, parse_name
 from thermo_jax.inference import grids, pictures
 from thermo_jax.inference.pictures import Picture, Unreadable
 from thermo_jax.models.convolution import choose_convolution
@@ -49,6 +49,8 @@ class Model(NamedTuple):
     data_type: str  # what it reads
     colormap: str  # renders heatmaps from temperatures
     downscale: int
+    views: tuple[int, ...]  # that it was trained on, keys of VIEW_NAMES
+    mirrored: bool  # whether mirrored copies were among them
     channels: int  # of the encoder
     encoder: Any
     decoder: Any
@@ -64,7 +66,8 @@ class Prediction(NamedTuple):
       evidence: by classifier, on the classifier's grid (which includes repeated edges): each
         pixel's exact part of its logit, less the bias.
       label_map: class indexes on the picture's grid, from the segmenters' mean probabilities.
-      notes: the picture's, and which model could not read it.
+      notes: the picture's, which model could not read it, and which saw no such view in training.
+      counts: for the patient's mean; not where a classifier saw no such view in training.
     """
 
     picture: Picture
@@ -72,6 +75,7 @@ class Prediction(NamedTuple):
     evidence: dict[str, Float[np.ndarray, "eh ew"]]
     label_map: UInt8[np.ndarray, "h w"] | None
     notes: tuple[str, ...]
+    counts: bool = True
 
     @property
     def name(self) -> str:
@@ -153,6 +157,9 @@ def load_model(workdir: str | os.PathLike, *, name: str = "", dtype: str = "auto
         data_type=config.data.type,
         colormap=config.data.colormap,
         downscale=config.data.downscale,
+        # A model that was imported does not tell: the published ones saw frontal views.
+        views=tuple(config.data.get("views", (1,))),
+        mirrored=config.data.get("mirrored", False),
         channels=CHANNELS[config.encoder.type],
         encoder=encoder,
         decoder=decoder,
@@ -273,16 +280,42 @@ class Predictor:
                     evidence[row][model.name] = outputs["evidence"][row]
                 else:
                     classes[row].append(outputs["classes"][row])
+        unseen = [_unseen(picture.name, self.models) for picture in batch]
         return [
             Prediction(
                 picture,
                 probabilities[row],
                 evidence[row],
                 _label_map(classes[row], picture.grid),
-                tuple(notes[row]),
+                (*notes[row], *filter(None, [unseen[row].note])),
+                unseen[row].counts,
             )
             for row, picture in enumerate(batch)
         ]
+
+
+class _Unseen(NamedTuple):
+    note: str
+    counts: bool
+
+
+def _unseen(name: str, models: Sequence[Model]) -> _Unseen:
+    """What follows from the view that a file name of the database tells; of others, nothing."""
+    parsed = parse_name(PurePosixPath(name).name) or ParsedName()
+    strange = [
+        model
+        for model in models
+        if parsed.view not in (0, *model.views) or (parsed.mirrored and not model.mirrored)
+    ]
+    if not strange:
+        return _Unseen("", True)
+    what = f"{VIEW_NAMES[parsed.view]} view"
+    if parsed.mirrored:
+        what = f"mirrored copy of {what}" if parsed.view else "mirrored copy"
+    who = "the models" if len(strange) == len(models) else ", ".join(m.name for m in strange)
+    counts = not any(model.task == "classify" for model in strange)
+    left_out = "" if counts else ": left out of the patient's mean"
+    return _Unseen(f"{what}, of which {who} saw none in training{left_out}", counts)
 
 
 def _read(found: tuple[str, list[Path]] | Unreadable) -> Picture | Unreadable:

@@ -161,7 +161,7 @@ def _patient_row(patient: Patient, *, reports: bool) -> dict[str, Any]:
         "patient": patient.name,
         "told_by_name": "yes" if patient.known else "no",
         "thermograms": len(patient.findings),
-        "with_probability": len(images),
+        "in_mean": len(images),
         "unreadable": len(patient.unreadable),
         "probability_sick": patient.probability,
         "lowest_of_thermograms": min(images, default=None),
@@ -238,6 +238,8 @@ def _summary(rows: Sequence[dict], patients: Sequence[Patient], predictor: Predi
         "patients": sum(patient.known for patient in patients),
         "of no known patient": sum(not patient.known for patient in patients),
     }
+    if unseen := sum(len(patient.findings) - len(patient.counted) for patient in patients):
+        facts["of views not trained on"] = f"{unseen}, left out of the patients' means"
     for row in [row for row in rows if row["status"] == "unreadable"][:10]:
         facts[printable(row["name"])] = printable(row["notes"])
     return f"{results.facts_text('Predictions', facts)}\n\n{DISCLAIMER}"
