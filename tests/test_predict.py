@@ -193,6 +193,14 @@ def test_names_that_are_no_text_are_written_all_the_same(models, tmp_path, capsy
     assert "S\\udce3o2" in capsys.readouterr().out
 
 
+@pytest.mark.filterwarnings("error:Glyph")
+def test_names_that_the_figures_font_lacks_are_drawn_without_a_warning(models, tmp_path):
+    name = "\t\u65e5"
+    write_matrix(tmp_path / "data" / f"{name}.txt")
+    main.run(config(tmp_path / "data", models), tmp_path / "out")
+    assert (tmp_path / "out" / "overlays" / f"{name}.png").is_file()
+
+
 def test_what_is_done_is_kept_when_a_run_is_stopped(models, tmp_path, monkeypatch):
     write_matrix(tmp_path / "data" / "a.txt")
     write_matrix(tmp_path / "data" / "b.txt")
