@@ -209,7 +209,7 @@ def test_files_of_other_kinds_are_counted(tmp_path, caplog):
     for name in ("b.bmp", "c.BMP", "d.webp", "README", ".hidden.gif"):
         (tmp_path / name).write_bytes(b"x")
     pictures.find_pictures(tmp_path)
-    assert "4 files of other kinds are ignored: .bmp (2), .webp (1), no suffix (1)" in caplog.text
+    assert "ignored, 4 of other kinds: .bmp (2), .webp (1), no suffix (1)" in caplog.text
 
 
 def test_the_files_of_nothing_are_named(tmp_path):

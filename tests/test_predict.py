@@ -222,21 +222,17 @@ def test_what_is_done_is_kept_when_a_run_is_stopped(models, tmp_path, monkeypatc
 
 def test_results_of_two_inputs_are_not_mixed(outcome, models, tmp_path):
     write_matrix(tmp_path / "other.txt")
-    message = "holds predictions already: choose another --workdir, or remove that folder"
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match="holds predictions already: choose another --workdir$"):
         main.run(config(tmp_path / "other.txt", models), outcome[0])
 
 
-def test_nobody_is_advised_to_remove_what_is_not_predictions(models, tmp_path):
+def test_a_workdir_of_another_program_is_named_and_nobody_is_told_to_remove_it(models, tmp_path):
     write_matrix(tmp_path / "a.txt")
     trained = open_workdir(tmp_path / "trained", classify.get_config("H/H"))
-    (trained / "predictions.csv").write_text("name\n")
-    foreign = tmp_path / "foreign"
-    foreign.mkdir()
-    (foreign / "predictions.csv").write_text("name\n")
-    for folder, message in ((trained, "holds a run of classify"), (foreign, "holds predictions")):
-        with pytest.raises(ValueError, match=f"{message}.*: choose another --workdir$"):
-            main.run(config(tmp_path / "a.txt", models), folder)
+    before = (trained / "config.json").read_text()
+    with pytest.raises(ValueError, match="holds a run of classify: choose another --workdir$"):
+        main.run(config(tmp_path / "a.txt", models), trained)
+    assert (trained / "config.json").read_text() == before
 
 
 def test_results_among_the_thermograms_are_refused_before_anything_is_written(models, tmp_path):

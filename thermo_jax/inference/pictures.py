@@ -106,7 +106,7 @@ def find_pictures(
             others[file.suffix.lower() or "no suffix"] += 1
     if others:
         counts = ", ".join(f"{kind} ({count})" for kind, count in sorted(others.items()))
-        logging.warning("%d files of other kinds are ignored: %s", others.total(), counts)
+        logging.warning("ignored, %d of other kinds: %s", others.total(), counts)
     if not (found or closed):
         kinds = ", ".join(suffix[1:] for suffix in MATRICES + IMAGES)
         raise ValueError(f"{path} is or holds no thermogram: expected files of {kinds}")

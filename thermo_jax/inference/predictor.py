@@ -35,7 +35,12 @@ from thermo_jax.models.cuts import RawPixels
 from thermo_jax.models.decoders import CHANNELS
 from thermo_jax.models.precision import choose_dtype
 from thermo_jax.training import finetune
-from thermo_jax.training.checkpoints import Checkpoints, check_validated, has_checkpoint
+from thermo_jax.training.checkpoints import (
+    FOLDER,
+    Checkpoints,
+    check_validated,
+    has_checkpoint,
+)
 from thermo_jax.training.paths import folder_path, is_remote
 
 DECODERS = ("classify", "segment")
@@ -97,16 +102,7 @@ def find_models(paths: Iterable[str | os.PathLike]) -> list[Path]:
     """
     found: list[Path] = []
     for path in paths:
-        folders = [folder_path(path)]
-        if not is_remote(folders[0]) and folders[0].is_dir():  # a bucket cannot be searched through
-            closed: list[Path] = []
-            folders = [folder for folder, _, _ in walk(Path(folders[0]), closed=closed)]
-            if closed:
-                raise PermissionError(
-                    f"{closed[0]} cannot be read, so that a model of the ensemble may be missing: "
-                    "check its permissions, or name each model's folder in config.models"
-                )
-        here = [f for f in folders if has_checkpoint(f) and _task(f) in DECODERS]
+        here = [f for f in _folders(path) if has_checkpoint(f) and _task(f) in DECODERS]
         if not here:
             raise FileNotFoundError(
                 f"{path} holds no trained decoder: give the --workdir of a run of "
@@ -114,6 +110,25 @@ def find_models(paths: Iterable[str | os.PathLike]) -> list[Path]:
             )
         found += here
     return list(dict.fromkeys(found))
+
+
+def _folders(path: str | os.PathLike) -> list[Path]:
+    """A folder and all below it; a bucket, which cannot be searched through, alone."""
+    root = folder_path(path)
+    if is_remote(root) or not root.is_dir():
+        return [root]
+    found: list[Path] = []
+    closed: list[Path] = []
+    for folder, subfolders, _ in walk(Path(root), closed=closed):
+        found.append(folder)
+        if folder.name == FOLDER:
+            subfolders.clear()  # checkpoints, which a run may be replacing
+    if closed:
+        raise PermissionError(
+            f"{closed[0]} cannot be read, so that a model of the ensemble may be missing: check "
+            "its permissions, or name each model's folder in config.models"
+        )
+    return found
 
 
 def _task(workdir: Path) -> str:

@@ -88,9 +88,9 @@ def _check_unused(workdir: str | Path, *, thermograms: str) -> None:
     task = task_of_run(folder)
     if task not in (None, "predict"):
         raise ValueError(f"{workdir} holds a run of {task}: choose another --workdir")
+    # Nobody is told to remove it: trained models may be below.
     if (folder / PREDICTIONS).exists():
-        remedy = ", or remove that folder" if task else ""
-        raise ValueError(f"{workdir} holds predictions already: choose another --workdir{remedy}")
+        raise ValueError(f"{workdir} holds predictions already: choose another --workdir")
 
 
 def _save_tables(workdir: Path, tables: dict[str, list], maps: dict[str, Path]) -> list[Path]:
