@@ -6,7 +6,8 @@
 Reads JPEG, PNG, TIFF, and temperatures in degrees C (txt, csv, npy, floating-point TIFF; FLIR
 radiometric JPEG with `pip install 'thermo_jax[flir]'`) of any size. Files of one folder and one
 name are one thermogram. Patients are told by file names (T0001.1.1.S.2012-10-08.00.txt) or folders
-(0001, patient 1): a patient's probability is the mean over her thermograms, and her page shows them
+(0001, patient 1): a patient's probability is the mean over her thermograms, but for those whose
+names tell a view, or a mirrored copy, that a classifier was not trained on; her page shows them
 all; a thermogram that tells no patient stands alone. A file that cannot be read is told in
 predictions.csv; the rest goes on.
 Takes about a second a thermogram on a CPU at full resolution.

@@ -1,6 +1,7 @@
 """Saves decoders of random weights as a training run would leave them."""
 
 from pathlib import Path
+from typing import Any
 
 import jax
 import tiny_training as tiny
@@ -15,11 +16,22 @@ DOWNSCALE = {"heat": 4, "gray": 16}  # 30x40 pixels
 
 
 def save_decoder(
-    workdir: Path, task: str, row: str = "H/H", *, seed: int = 0, finished: bool = True
+    workdir: Path,
+    task: str,
+    row: str = "H/H",
+    *,
+    seed: int = 0,
+    finished: bool = True,
+    **data: Any,
 ) -> Path:
-    """A run's checkpoint, as its last epoch leaves it; the weights are random."""
+    """A run's checkpoint, as its last epoch leaves it; the weights are random.
+
+    Args:
+      data: fields of `config.data` that are unlike the shipped ones.
+    """
     config = tiny.decoder_config(task, row)
     config.data = common.data(config.data.type)
+    config.data.update(data)
     config.data.downscale = DOWNSCALE[config.data.type]
     encoder, frozen = tiny.frozen_encoder(config.encoder.type)
     decoder = finetune.make_decoder(config)

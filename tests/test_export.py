@@ -1,6 +1,7 @@
 """An exported decoder runs without this package, on batches of any size, and says the same."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -63,4 +64,13 @@ def test_the_program_exports_every_model_of_a_folder(tmp_path):
     ]
     config.models = " , "
     with pytest.raises(ValueError, match="config.models is empty: give --config.models=<path>"):
+        main.run(config, tmp_path / "out")
+
+
+@pytest.mark.parametrize("platforms", [("gpu",), ("cpu", "GPU"), ()])
+def test_a_platform_that_jax_does_not_know_is_refused_by_name(platforms, tmp_path):
+    config = export_config.get_config()
+    config.models, config.platforms = str(tmp_path), platforms
+    message = rf"config.platforms={re.escape(repr(platforms))} must be among cpu, cuda, rocm, tpu"
+    with pytest.raises(ValueError, match=message):
         main.run(config, tmp_path / "out")

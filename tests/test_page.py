@@ -101,6 +101,13 @@ def test_the_overview_has_a_row_per_thermogram(write, finding):
     ]
 
 
+def test_a_view_that_does_not_count_is_marked_in_the_overview(write, finding):
+    side = finding("T0001.1.2.S.2012-10-08.00", probabilities={"A": 0.9})._replace(counts=False)
+    page = write(finding(FRAME.format(0), probabilities={"A": 0.5}), side)
+    assert [row[1] for row in rows_of(page)[1:]] == ["0.500", "0.900, not in the mean"]
+    assert "Mean probability of sick: 0.500" in page
+
+
 def test_the_overview_leaves_out_what_no_thermogram_has(write, finding):
     one, two = (finding(f"0001/{k}", celsius=False, probabilities={"A": 0.5}) for k in "ab")
     assert rows_of(write(one, two))[0] == ["", "probability of sick"]

@@ -58,6 +58,14 @@ def test_a_thermogram_that_no_classifier_reads_counts_for_nothing():
     assert alone.probability is None
 
 
+def test_what_does_not_count_is_in_no_mean():
+    (patient,) = by_patient(
+        [finding("0001/a", {"A": 0.5}), finding("0001/b", {"A": 1.0})._replace(counts=False)]
+    )
+    assert len(patient.findings) == 2 and patient.by_image == [0.5]
+    assert (patient.probability, patient.by_model) == (0.5, {"A": 0.5})
+
+
 def test_thermograms_that_tell_no_patient_stand_alone():
     patients = by_patient([finding(name, {}) for name in ("a", "b", "0001", "T0001")])
     named = [(patient.name, patient.known) for patient in patients]

@@ -1,17 +1,23 @@
 """A user's files: every kind that is read, and what is said of those that cannot be."""
 
+import errno
+import os
+import pathlib
 import sys
 import types
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 from thermogram_files import gray_pixels, matrix, matrix_text, write_gray, write_matrix, write_snap
 
+from thermo_jax.configs import predict
 from thermo_jax.data import radiometry
 from thermo_jax.data.thermogram import DataError
 from thermo_jax.inference import pictures
+from thermo_jax.inference.patients import patient_of
 from thermo_jax.inference.pictures import Picture, Unreadable, model_input, read_picture
+from thermo_jax.programs.workdir import open_workdir
 
 
 def temperatures(height=60, width=80):
@@ -54,6 +60,43 @@ def test_gray_and_coloured_images_are_told_apart(suffix, tmp_path):
     assert picture.notes == (pictures.NOT_RADIOMETRIC, pictures.COLOURS)
 
 
+UPRIGHT = {  # by EXIF orientation
+    1: lambda pixels: pixels,
+    2: lambda pixels: pixels[:, ::-1],
+    3: lambda pixels: pixels[::-1, ::-1],
+    4: lambda pixels: pixels[::-1],
+    5: lambda pixels: pixels.T,
+    6: lambda pixels: np.rot90(pixels, -1),
+    7: lambda pixels: pixels[::-1, ::-1].T,
+    8: lambda pixels: np.rot90(pixels),
+}
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif"])
+@pytest.mark.parametrize("orientation", UPRIGHT)
+def test_a_picture_is_read_upright_whatever_its_exif_orientation(suffix, orientation, tmp_path):
+    turned, plain, exif = tmp_path / f"turned.{suffix}", tmp_path / f"plain.{suffix}", Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    Image.fromarray(gray_pixels()).save(turned, exif=exif)
+    Image.fromarray(gray_pixels()).save(plain)
+    as_stored = read_picture("plain", [plain]).gray
+    found = read_picture("turned", [turned]).gray
+    np.testing.assert_array_equal(found, UPRIGHT[orientation](as_stored))
+
+
+def test_a_size_is_told_as_the_picture_is_seen(tmp_path):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    Image.new("L", (8, 20)).save(tmp_path / "a.jpg", exif=exif)
+    assert "8x20 pixels" in read_picture("a", [tmp_path / "a.jpg"]).reason
+
+
+def test_damaged_exif_data_turn_nothing(tmp_path):
+    exif = b"Exif\x00\x00MM\x00*\x00\x00"  # cut short
+    Image.fromarray(gray_pixels()).save(tmp_path / "a.jpg", exif=exif)
+    assert read_picture("a", [tmp_path / "a.jpg"]).gray.shape == (480, 640)
+
+
 def test_files_of_one_name_are_one_thermogram(tmp_path):
     folder = tmp_path / "0001"
     write_gray(folder / "T0001.1.1.S.2012-10-08.00.jpg")
@@ -79,6 +122,21 @@ def test_a_bad_file_does_not_take_the_good_one_of_its_name_with_it(tmp_path):
     assert any(note.startswith("a.txt: no matrix of numbers") for note in picture.notes)
 
 
+@pytest.mark.parametrize(
+    ("name", "note"),
+    [
+        ("0001/T0044.1.1.S.2012-10-08.00", ("name says patient 0044, folder says 0001",)),
+        ("0044/0001/T0044", ()),
+        ("2/T0044", ()),  # may be a visit
+        ("0001/frontal", ()),
+    ],
+)
+def test_a_name_and_a_folder_of_two_patients_are_told(name, note, tmp_path):
+    write_matrix(tmp_path / f"{name}.txt")
+    ((_, files),) = pictures.find_pictures(tmp_path)
+    assert read_picture(name, files).notes == note
+
+
 @pytest.mark.parametrize(("name", "size"), [("a.png", (160, 120)), ("a_snap.png", (120, 120))])
 def test_colours_beside_temperatures_count_as_the_databases_heatmap_only(name, size, tmp_path):
     write_matrix(tmp_path / "a.txt")
@@ -94,6 +152,64 @@ def test_the_folder_of_results_is_left_out(tmp_path):
     write_gray(tmp_path / "results" / "label_maps" / "a.png")
     found = pictures.find_pictures(tmp_path, leave_out=tmp_path / "results")
     assert [name for name, _ in found] == ["a"]
+
+
+def test_workdirs_are_left_out_aloud_and_folders_that_look_like_one_are_not(tmp_path, caplog):
+    write_matrix(tmp_path / "0001" / "a.txt")
+    workdir = open_workdir(tmp_path / "0001" / "out", predict.get_config())
+    write_gray(workdir / "overlays" / "a.png")
+    others = ("", "[]", "{}", '{"config": {"task": "predict"}}', '{"config": {}, "versions": {}}')
+    for index, text in enumerate(others):
+        write_matrix(tmp_path / f"own{index}" / "a.txt")
+        (tmp_path / f"own{index}" / "config.json").write_text(text)
+    found = [name for name, _ in pictures.find_pictures(tmp_path)]
+    assert found == ["0001/a", *(f"own{index}/a" for index in range(len(others)))]
+    assert f"{workdir} is left out: the workdir of a run of predict" in caplog.text
+    with pytest.raises(ValueError, match="out is the workdir of a run of predict.*name the folder"):
+        pictures.find_pictures(workdir)
+
+
+def test_a_folder_that_cannot_be_read_is_told_and_the_rest_is_read(tmp_path, monkeypatch):
+    write_matrix(tmp_path / "b" / "T0002.txt")
+    for name in ("0001", "c"):
+        write_matrix(tmp_path / name / "a.txt")
+    close(monkeypatch, tmp_path / "0001", tmp_path / "c")
+    first, second, third = pictures.find_pictures(tmp_path)
+    assert first == Unreadable("0001/*", "folder 0001 cannot be read: check its permissions")
+    assert patient_of(first.name) == "0001"
+    assert second[0] == "b/T0002" and third.name == "c/*"
+    close(monkeypatch, tmp_path)
+    with pytest.raises(PermissionError, match="cannot be read: check the permissions"):
+        pictures.find_pictures(tmp_path)
+
+
+def close(monkeypatch, *folders):
+    """Takes the right to read folders, from root too."""
+    scandir = os.scandir
+
+    def refuse(path):
+        if pathlib.Path(path) in folders:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), os.fspath(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+
+
+def test_linked_folders_are_read_once(tmp_path):
+    write_matrix(tmp_path / "elsewhere" / "a.txt")
+    data = tmp_path / "data"
+    write_matrix(data / "own" / "b.txt")
+    (data / "link").symlink_to(tmp_path / "elsewhere")
+    (data / "own" / "loop").symlink_to(data)
+    assert [name for name, _ in pictures.find_pictures(data)] == ["link/a", "own/b"]
+
+
+def test_files_of_other_kinds_are_counted(tmp_path, caplog):
+    write_matrix(tmp_path / "a.txt")
+    for name in ("b.bmp", "c.BMP", "d.webp", "README", ".hidden.gif"):
+        (tmp_path / name).write_bytes(b"x")
+    pictures.find_pictures(tmp_path)
+    assert "ignored, 4 of other kinds: .bmp (2), .webp (1), no suffix (1)" in caplog.text
 
 
 def test_the_files_of_nothing_are_named(tmp_path):
@@ -178,12 +294,15 @@ def test_an_image_of_one_value_is_noted(tmp_path):
 
 
 def radiometric(path):
-    data = write_gray(path).read_bytes()
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 3
+    Image.fromarray(gray_pixels()).save(path, exif=exif)
+    data = path.read_bytes()
     path.write_bytes(data[:2] + b"\xff\xe1\x00\x0aFLIR\x00\x01\x00\x01" + data[2:])
     return path
 
 
-def test_a_radiometric_image_gives_its_temperatures_through_flyr(tmp_path, monkeypatch):
+def test_temperatures_of_a_radiometric_image_stay_as_the_sensor_gave_them(tmp_path, monkeypatch):
     thermogram = types.SimpleNamespace(celsius=temperatures())
     module = types.SimpleNamespace(unpack=lambda file: thermogram)
     monkeypatch.setitem(sys.modules, "flyr", module)

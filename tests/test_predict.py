@@ -14,8 +14,10 @@ from saved_decoders import save_decoder
 from thermogram_files import matrix, write_gray, write_matrix
 
 from thermo_jax import main
+from thermo_jax.configs import classify
 from thermo_jax.configs import predict as predict_config
 from thermo_jax.programs import predict
+from thermo_jax.programs.workdir import open_workdir
 
 quick_compilation = pytest.fixture(scope="module", autouse=True)(tiny.quick_compilation)
 
@@ -123,6 +125,23 @@ def test_a_patient_has_a_row_with_her_mean_and_spread(of_patients):
     assert "T0008.txt: no matrix of numbers" in rows["0008"]["notes"]
 
 
+def test_a_patients_mean_is_over_the_views_that_the_models_saw(models, tmp_path, capsys):
+    data = tmp_path / "data"
+    for name in ("T0007.1.1", "T0007.1.2", "T0009.1.5"):
+        write_matrix(data / f"{name}.S.2012-10-08.00.txt")
+    wanted = config(data, models)
+    wanted.reports = False
+    results = main.run(wanted, tmp_path / "out")
+    frontal, side, _ = results["predictions"]
+    assert "right 45 view, of which the models saw none in training" in side["notes"]
+    first, second = read_csv(tmp_path / "out" / "patients.csv")
+    assert (first["thermograms"], first["in_mean"]) == ("2", "1")
+    assert float(first["probability_sick"]) == pytest.approx(frontal["probability_sick"])
+    assert (second["in_mean"], second["probability_sick"]) == ("0", "")
+    assert "left 90 view" in second["notes"] and "patient's mean" in second["notes"]
+    assert "2, left out of the patients' means" in capsys.readouterr().out
+
+
 def test_a_patient_has_one_page_and_a_file_named_like_her_another(of_patients):
     workdir, results = of_patients
     pages = {path.relative_to(workdir).as_posix() for path in workdir.rglob("*.html")}
@@ -174,6 +193,14 @@ def test_names_that_are_no_text_are_written_all_the_same(models, tmp_path, capsy
     assert "S\\udce3o2" in capsys.readouterr().out
 
 
+@pytest.mark.filterwarnings("error:Glyph")
+def test_names_that_the_figures_font_lacks_are_drawn_without_a_warning(models, tmp_path):
+    name = "\t\u65e5"
+    write_matrix(tmp_path / "data" / f"{name}.txt")
+    main.run(config(tmp_path / "data", models), tmp_path / "out")
+    assert (tmp_path / "out" / "overlays" / f"{name}.png").is_file()
+
+
 def test_what_is_done_is_kept_when_a_run_is_stopped(models, tmp_path, monkeypatch):
     write_matrix(tmp_path / "data" / "a.txt")
     write_matrix(tmp_path / "data" / "b.txt")
@@ -195,8 +222,34 @@ def test_what_is_done_is_kept_when_a_run_is_stopped(models, tmp_path, monkeypatc
 
 def test_results_of_two_inputs_are_not_mixed(outcome, models, tmp_path):
     write_matrix(tmp_path / "other.txt")
-    with pytest.raises(ValueError, match="holds predictions already: choose another --workdir"):
+    with pytest.raises(ValueError, match="holds predictions already: choose another --workdir$"):
         main.run(config(tmp_path / "other.txt", models), outcome[0])
+
+
+def test_a_workdir_of_another_program_is_named_and_nobody_is_told_to_remove_it(models, tmp_path):
+    write_matrix(tmp_path / "a.txt")
+    trained = open_workdir(tmp_path / "trained", classify.get_config("H/H"))
+    before = (trained / "config.json").read_text()
+    with pytest.raises(ValueError, match="holds a run of classify: choose another --workdir$"):
+        main.run(config(tmp_path / "a.txt", models), trained)
+    assert (trained / "config.json").read_text() == before
+
+
+def test_results_among_the_thermograms_are_refused_before_anything_is_written(models, tmp_path):
+    write_matrix(tmp_path / "a.txt")
+    with pytest.raises(ValueError, match="is config.input too: choose another --workdir"):
+        main.run(config(tmp_path, models), tmp_path)
+    assert not (tmp_path / "config.json").exists()
+
+
+def test_earlier_results_are_no_thermograms(models, tmp_path):
+    write_matrix(tmp_path / "0001" / "a.txt")
+    rows = [
+        main.run(config(tmp_path, models / "segment"), tmp_path / "0001" / name)["predictions"]
+        for name in ("out1", "out2")
+    ]
+    assert [row["name"] for row in rows[1]] == ["0001/a"]
+    assert rows[0] == rows[1]
 
 
 def test_a_mistyped_colour_map_is_told_before_any_work(models, tmp_path):

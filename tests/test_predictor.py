@@ -1,5 +1,9 @@
 """An ensemble of saved decoders on pictures: which models are found, and what comes back."""
 
+import errno
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 import tiny_training as tiny
@@ -45,6 +49,20 @@ def test_a_folder_without_a_decoder_is_named(tmp_path):
         find_models([tmp_path])
 
 
+def test_a_model_that_may_be_missing_is_no_ensemble(runs, monkeypatch):
+    is_closed, scandir = runs / "fold1" / "classify", os.scandir
+
+    def refuse(path):
+        if Path(path) == is_closed:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), os.fspath(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(PermissionError, match="fold1/classify cannot be read.*check its permis"):
+        find_models([runs])
+    assert find_models([runs / "fold0"]) == [runs / "fold0" / "classify"]
+
+
 def test_probabilities_come_by_classifier_and_evidence_adds_up(predictor):
     (found,) = predictor.predict([thermogram()])
     assert list(found.probabilities) == ["fold0/classify", "fold1/classify"]
@@ -82,6 +100,41 @@ def test_a_model_that_cannot_read_a_picture_is_noted_and_the_others_go_on(runs):
     (found,) = predictor.predict([colour], count=1)
     assert list(found.probabilities) == ["fold0/classify"]
     assert any(note.startswith("gray: a gray model cannot read colours") for note in found.notes)
+
+
+UNSEEN = "of which {} saw none in training{}"
+LEFT_OUT = ": left out of the patient's mean"
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("0008/T0008.1.2.S.2012-10-08.00", "right 45 view, "),
+        ("RT0008.1.1.S.2012-10-08.00", "mirrored copy of frontal view, "),
+        ("RT0008", "mirrored copy, "),
+        ("T0008.1.1.S.2012-10-08.00", ""),
+        ("T0008", ""),
+        ("right 45", ""),
+    ],
+)
+def test_a_view_that_no_model_saw_is_noted_and_does_not_count(predictor, name, what):
+    (found,) = predictor.predict([thermogram(name)])
+    expected = (what + UNSEEN.format("the models", LEFT_OUT),) if what else ()
+    assert found.notes == expected
+    assert found.counts == (not what) and found.probability is not None
+
+
+def test_each_model_tells_what_views_it_saw(tmp_path):
+    seen = {"views": (1, 2), "mirrored": True}
+    save_decoder(tmp_path / "sides", "classify", **seen)
+    save_decoder(tmp_path / "frontal", "segment")
+    predictor = Predictor([tmp_path], batch_size=2)
+    names = ("RT0008.1.2.S.2012-10-08.00", "T0008.1.5.S.2012-10-08.00")
+    known, unknown = predictor.predict(map(thermogram, names))
+    assert known.counts and not unknown.counts
+    what = "mirrored copy of right 45 view, "
+    assert known.notes == (what + UNSEEN.format("frontal", ""),)
+    assert unknown.notes == ("left 90 view, " + UNSEEN.format("the models", LEFT_OUT),)
 
 
 def test_files_are_read_and_predicted_in_order(predictor, tmp_path):

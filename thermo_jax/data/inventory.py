@@ -7,7 +7,7 @@ directory's: everything is sorted by relative path.
 import dataclasses
 import os
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from thermo_jax.data.data_report import DataReport
 from thermo_jax.data.thermogram import split_name
@@ -73,7 +73,10 @@ def take_inventory(root: str | os.PathLike) -> Inventory:
     if not root.is_dir():
         raise ValueError(f"data root {root} is a file; set config.data.root to its folder")
     inventory = Inventory(root)
-    for path in _walk(root, inventory.closed):
+    files = [
+        folder / name for folder, _, names in walk(root, closed=inventory.closed) for name in names
+    ]
+    for path in sorted(files, key=lambda path: path.relative_to(root).parts):
         name, suffix = path.name.lower(), path.suffix.lower()
         if name in DIAGNOSIS_PAGES:
             inventory.pages.append(path)
@@ -92,9 +95,17 @@ def take_inventory(root: str | os.PathLike) -> Inventory:
     return inventory
 
 
-def _walk(root: pathlib.Path, closed: list[pathlib.Path]) -> list[pathlib.Path]:
+def walk(
+    root: pathlib.Path, *, closed: list[pathlib.Path]
+) -> Iterator[tuple[pathlib.Path, list[str], list[str]]]:
+    """(folder, its subfolders, its files) from `root` on; links are followed, each folder once.
+
+    Hidden files and folders are passed over, and so is what the caller takes out of the subfolders.
+
+    Args:
+      closed: gets the folders that cannot be read.
+    """
     seen: set[str] = set()
-    found: list[pathlib.Path] = []
 
     def note_closed(error: OSError) -> None:
         closed.append(pathlib.Path(error.filename))
@@ -106,8 +117,7 @@ def _walk(root: pathlib.Path, closed: list[pathlib.Path]) -> list[pathlib.Path]:
             continue
         seen.add(real)
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        found += [pathlib.Path(folder, name) for name in names if not name.startswith(".")]
-    return sorted(found, key=lambda path: path.relative_to(root).parts)
+        yield pathlib.Path(folder), subfolders, [n for n in names if not n.startswith(".")]
 
 
 def group(inventory: Inventory, report: DataReport) -> list[Draft]:

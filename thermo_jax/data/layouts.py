@@ -36,6 +36,7 @@ from thermo_jax.data.thermogram import (
     DataError,
     ParsedName,
     Thermogram,
+    contradiction,
     parse_name,
     patients_of_folders,
     split_name,
@@ -119,8 +120,7 @@ def _identify(draft: Draft, report: DataReport) -> Thermogram | None:
     parts = diagnoses.below_class_folder(draft.folder)  # folds of a split may be above: 1/sick/
     sure, unsure = patients_of_folders(parts)
     patient = parsed.patient or next(iter(sure + unsure), None)
-    if sure and patient not in sure + unsure:
-        detail = f"name says patient {patient}, folder says {sure[0]}"
+    if detail := contradiction(patient, parts):
         report.add("patient-mismatch", draft.file, detail)
         return None
     if patient is None:

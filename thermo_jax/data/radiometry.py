@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float32, Float64, UInt8
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from thermo_jax.data.thermogram import GRAY_SHAPE, HEAT_SHAPE, DataError, Thermogram
 
@@ -35,6 +35,17 @@ _IMAGE_ERRORS = (
     Image.DecompressionBombError,
     Image.DecompressionBombWarning,
 )
+# By EXIF orientation. `ImageOps.exif_transpose` fails where other EXIF data are damaged.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_SIDEWAYS = tuple(_TURNS[orientation] for orientation in (5, 6, 7, 8))
 
 
 class Pixels(NamedTuple):
@@ -225,15 +236,21 @@ def open_image(
     formats: Sequence[str],
     check: Callable[[str | os.PathLike, int, int], None],
 ) -> Image.Image:
-    """Decodes an image once `check` (file, height, width) has let its size pass.
+    """Decodes an image, upright by its EXIF data, once `check` (file, height, width) lets it pass.
 
     Raises:
       DataError: it is no whole image of these formats, or what `check` raises.
     """
     try:
         image = Image.open(io.BytesIO(data), formats=formats)
-        check(path, image.height, image.width)  # from the header: a huge image is never decoded
+        # Pillow turns TIFF files itself, and has swapped their size already.
+        sideways = image.format != "TIFF" and _turn(image) in _SIDEWAYS
+        size = (image.width, image.height) if sideways else (image.height, image.width)
+        check(path, *size)  # from the header: a huge image is never decoded
         image.load()
+        if (turn := _turn(image)) is not None:
+            image = image.transpose(turn)
+            check(path, image.height, image.width)  # a PNG may tell of it after its pixels
     except DataError:
         raise
     except _IMAGE_ERRORS as error:
@@ -241,6 +258,14 @@ def open_image(
         detail = f"not a whole image ({cause}); copy it anew"
         raise DataError("unreadable-image", path, detail) from error
     return image
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """What sets an image upright; None where its EXIF data ask for nothing, or are damaged."""
+    try:
+        return _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+    except Exception:  # Pillow raises whatever its parser stumbles over
+        return None
 
 
 def render_gray(temperatures: Float32[np.ndarray, "480 640"]) -> UInt8[np.ndarray, "480 640 1"]:

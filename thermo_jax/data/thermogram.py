@@ -175,6 +175,14 @@ def patients_of_folders(folders: Sequence[str]) -> tuple[list[str], list[str]]:
     return sure, unsure
 
 
+def contradiction(patient: str | None, folders: Sequence[str]) -> str:
+    """What is wrong where a file name tells a patient and its folders surely another; else ""."""
+    sure, unsure = patients_of_folders(folders)
+    if patient is None or not sure or patient in sure + unsure:
+        return ""
+    return f"name says patient {patient}, folder says {sure[0]}"
+
+
 def patient_of_folder(folder_name: str) -> str | None:
     """Returns the patient a folder is named for (`0001`, `1`, `T0001`, `patient 1`), or None.
 

@@ -42,7 +42,7 @@ def overlay_figure(
         1,
         len(headings),
         shape,
-        title=canvas.short_name(prediction.name, 60),
+        title=_drawable(canvas.short_name(prediction.name, 60)),
         headings=headings,
         footer_lines=4.9,
     )
@@ -58,6 +58,14 @@ def overlay_figure(
     if prediction.label_map is not None:
         canvas.legend(figure, _handles(prediction.label_map), columns=4)
     return canvas.save(figure, path, note=SIDES_NOTE)
+
+
+def _drawable(text: str) -> str:
+    """Text with a sign of matplotlib's font for each that it lacks: else matplotlib warns."""
+    from matplotlib.font_manager import FontProperties, findfont, get_font
+
+    known = get_font(findfont(FontProperties())).get_char_index
+    return "".join(sign if known(ord(sign)) else "\N{REPLACEMENT CHARACTER}" for sign in text)
 
 
 def _show_thermogram(figure, axis, prediction, drawn, *, colormap, extent):

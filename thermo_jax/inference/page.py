@@ -23,7 +23,7 @@ MEANING = (
 )
 OF_SEVERAL = (
     "Thermograms of one visit are near-copies: that they agree says little. The mean covers all "
-    "visits and views alike."
+    "visits alike, and the views that the models were trained on."
 )
 ALONE = "The name does not tell a patient, so this page is of one thermogram."
 STYLE_OF_SEVERAL = """
@@ -163,8 +163,10 @@ def _with_models(finding: Finding) -> str | None:
     values = finding.probabilities.values()
     if not values:
         return None
-    mean = _chance(finding.probability)
-    return f"{mean} [{_chance(min(values))}, {_chance(max(values))}]" if len(values) > 1 else mean
+    text = _chance(finding.probability)
+    if len(values) > 1:
+        text += f" [{_chance(min(values))}, {_chance(max(values))}]"
+    return text if finding.counts else f"{text}, not in the mean"
 
 
 def _hottest(regions: Sequence[Region]) -> str | None:

@@ -1,7 +1,7 @@
 """What is found in thermograms, by patient: her probability is the mean over her images.
 
-So does the evaluation (SPEC section 5). File names and folders tell the patient; where they do not,
-a thermogram stands alone.
+So does the evaluation (SPEC section 5). Images of a view that a classifier was not trained on do
+not count. File names and folders tell the patient; where they do not, a thermogram stands alone.
 """
 
 import dataclasses
@@ -26,6 +26,7 @@ class Finding(NamedTuple):
       celsius: whether it has temperatures.
       probabilities: of sick, by classifier.
       overlay: the picture of `overlay.overlay_figure`, on disk.
+      counts: for the patient's mean, as in `Prediction`.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Finding(NamedTuple):
     regions: list[Region]
     notes: tuple[str, ...]
     overlay: str | os.PathLike | None
+    counts: bool = True
 
     @classmethod
     def of(
@@ -49,6 +51,7 @@ class Finding(NamedTuple):
             regions,
             found.notes,
             overlay,
+            found.counts,
         )
 
     @property
@@ -72,22 +75,27 @@ class Patient:
     unreadable: list[Unreadable] = dataclasses.field(default_factory=list)
 
     @property
+    def counted(self) -> list[Finding]:
+        """Those that count for her mean."""
+        return [finding for finding in self.findings if finding.counts]
+
+    @property
     def by_image(self) -> list[float]:
-        """Probabilities of sick, of the thermograms that a classifier reads."""
-        return [f.probability for f in self.findings if f.probability is not None]
+        """Probabilities of sick, of the thermograms that a classifier reads and that count."""
+        return [f.probability for f in self.counted if f.probability is not None]
 
     @property
     def by_model(self) -> dict[str, float]:
-        """Probability of sick by classifier: its mean over the thermograms that it reads."""
+        """Probability of sick by classifier: its mean over the same thermograms."""
         values: dict[str, list[float]] = {}
-        for finding in self.findings:
+        for finding in self.counted:
             for model, value in finding.probabilities.items():
                 values.setdefault(model, []).append(value)
         return {model: float(np.mean(each)) for model, each in values.items()}
 
     @property
     def probability(self) -> float | None:
-        """Of sick: the mean over her thermograms, each the mean of its classifiers."""
+        """Of sick: the mean over those thermograms, each the mean of its classifiers."""
         return float(np.mean(self.by_image)) if self.by_image else None
 
 

@@ -4,6 +4,7 @@ Files of one folder and one name (`a.jpg`, `a_snap.jpg`, `a.txt`) are one thermo
 What cannot be read is told by file name, and does not stop the rest.
 """
 
+import collections
 import dataclasses
 import io
 import os
@@ -13,11 +14,14 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from absl import logging
 from jaxtyping import Float32, UInt8
 
 from thermo_jax.data import radiometry
-from thermo_jax.data.thermogram import HEAT_SHAPE, DataError, split_name
+from thermo_jax.data.inventory import walk
+from thermo_jax.data.thermogram import HEAT_SHAPE, DataError, contradiction, parse_name, split_name
 from thermo_jax.inference import grids
+from thermo_jax.training.paths import task_of_run
 
 MATRICES, IMAGES = (".txt", ".csv", ".npy"), (".jpg", ".jpeg", ".png", ".tif", ".tiff")
 SMALLEST, LARGEST = 16, 4096  # pixels of a side
@@ -61,7 +65,7 @@ class Picture:
 
 
 class Unreadable(NamedTuple):
-    """A thermogram none of whose files can be used, and why."""
+    """A thermogram none of whose files can be used, or a folder; and why."""
 
     name: str
     reason: str
@@ -74,31 +78,69 @@ class Unreadable(NamedTuple):
 
 def find_pictures(
     path: str | os.PathLike, *, leave_out: str | os.PathLike | None = None
-) -> list[tuple[str, list[pathlib.Path]]]:
+) -> list[tuple[str, list[pathlib.Path]] | Unreadable]:
     """(name, its files) of every thermogram of a folder, or of one file, sorted by name.
+
+    A folder within that cannot be read is an `Unreadable`. What is ignored is logged: workdirs of
+    this program, whose pictures are results, and files of other kinds.
 
     Args:
       leave_out: a folder whose files are none: that of the results, which may be inside.
     Raises:
       FileNotFoundError: there is no such file or folder.
-      ValueError: it holds nothing of a kind that is read.
+      PermissionError: the folder cannot be read.
+      ValueError: it holds nothing of a kind that is read, or is the workdir of a run.
     """
     path = pathlib.Path(path).expanduser()
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist: name a thermogram or a folder of them")
     root = path if path.is_dir() else path.parent
-    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    files, closed = _list(root, leave_out=leave_out) if path.is_dir() else ([path], [])
     found: dict[str, list[pathlib.Path]] = {}
+    others: collections.Counter[str] = collections.Counter()
     for file in files:
-        hidden = any(part.startswith(".") for part in file.relative_to(root).parts)
-        ours = leave_out is not None and file.absolute().is_relative_to(pathlib.Path(leave_out))
-        if file.suffix.lower() in MATRICES + IMAGES and not (hidden or ours or file.is_dir()):
+        if file.suffix.lower() in MATRICES + IMAGES:
             name = (file.relative_to(root).parent / _stem(file)).as_posix()
             found.setdefault(name, []).append(file)
-    if not found:
+        else:
+            others[file.suffix.lower() or "no suffix"] += 1
+    if others:
+        counts = ", ".join(f"{kind} ({count})" for kind, count in sorted(others.items()))
+        logging.warning("ignored, %d of other kinds: %s", others.total(), counts)
+    if not (found or closed):
         kinds = ", ".join(suffix[1:] for suffix in MATRICES + IMAGES)
         raise ValueError(f"{path} is or holds no thermogram: expected files of {kinds}")
-    return sorted(found.items())
+    unreadable = [_closed_folder(folder.relative_to(root)) for folder in closed]
+    return sorted([*found.items(), *unreadable], key=lambda item: item[0])
+
+
+def _list(
+    root: pathlib.Path, *, leave_out: str | os.PathLike | None
+) -> tuple[list[pathlib.Path], list[pathlib.Path]]:
+    """(files, unreadable folders) of a folder; the workdirs of runs are left out, aloud."""
+    if task := task_of_run(root):
+        raise ValueError(
+            f"{root} is the workdir of a run of {task}, whose pictures are no thermograms: name "
+            "the folder of the thermograms; if they are in it too, move them to one of their own"
+        )
+    files: list[pathlib.Path] = []
+    closed: list[pathlib.Path] = []
+    for folder, subfolders, names in walk(root, closed=closed):
+        if leave_out is not None and folder.absolute() == pathlib.Path(leave_out).absolute():
+            subfolders.clear()
+        elif task := task_of_run(folder):
+            logging.warning("%s is left out: the workdir of a run of %s", folder, task)
+            subfolders.clear()
+        else:
+            files += sorted(folder / name for name in names)
+    if root in closed:
+        raise PermissionError(f"{root} cannot be read: check the permissions of this folder")
+    return files, closed
+
+
+def _closed_folder(folder: pathlib.PurePath) -> Unreadable:
+    reason = f"folder {folder.as_posix()} cannot be read: check its permissions"
+    return Unreadable((folder / "*").as_posix(), reason)  # below it: its name may tell the patient
 
 
 def _stem(file: pathlib.Path) -> str:
@@ -122,6 +164,9 @@ def read_picture(name: str, files: Sequence[str | os.PathLike]) -> Picture | Unr
             continue
         pixels[kind], sources[kind] = values, file
         notes += remarks
+    parsed, folders = parse_name(pathlib.PurePath(name).name), pathlib.PurePath(name).parts[:-1]
+    if odd := contradiction(parsed.patient if parsed else None, folders):
+        notes.append(odd)
     if not pixels:
         return Unreadable(name, "; ".join(notes))
     if "temperatures" in pixels:

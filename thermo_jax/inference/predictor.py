@@ -15,7 +15,7 @@ import itertools
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import jax
@@ -26,7 +26,8 @@ from jaxtyping import Float, UInt8
 from ml_collections import ConfigDict
 
 from thermo_jax.data.examples import IMAGE_SHAPES, block_mean, downscaled_size, ordered_map
-from thermo_jax.data.thermogram import GRAY_SHAPE, DataError
+from thermo_jax.data.inventory import walk
+from thermo_jax.data.thermogram import GRAY_SHAPE, VIEW_NAMES, DataError, ParsedName, parse_name
 from thermo_jax.inference import grids, pictures
 from thermo_jax.inference.pictures import Picture, Unreadable
 from thermo_jax.models.convolution import choose_convolution
@@ -53,6 +54,8 @@ class Model(NamedTuple):
     data_type: str  # what it reads
     colormap: str  # renders heatmaps from temperatures
     downscale: int
+    views: tuple[int, ...]  # that it was trained on, keys of VIEW_NAMES
+    mirrored: bool  # whether mirrored copies were among them
     channels: int  # of the encoder
     encoder: Any
     decoder: Any
@@ -68,7 +71,8 @@ class Prediction(NamedTuple):
       evidence: by classifier, on the classifier's grid (which includes repeated edges): each
         pixel's exact part of its logit, less the bias.
       label_map: class indexes on the picture's grid, from the segmenters' mean probabilities.
-      notes: the picture's, and which model could not read it.
+      notes: the picture's, which model could not read it, and which saw no such view in training.
+      counts: for the patient's mean; not where a classifier saw no such view in training.
     """
 
     picture: Picture
@@ -76,6 +80,7 @@ class Prediction(NamedTuple):
     evidence: dict[str, Float[np.ndarray, "eh ew"]]
     label_map: UInt8[np.ndarray, "h w"] | None
     notes: tuple[str, ...]
+    counts: bool = True
 
     @property
     def name(self) -> str:
@@ -93,13 +98,11 @@ def find_models(paths: Iterable[str | os.PathLike]) -> list[Path]:
 
     Raises:
       FileNotFoundError: a path has no trained decoder.
+      PermissionError: a folder below a path cannot be read, so that its model would be missing.
     """
     found: list[Path] = []
     for path in paths:
-        folders = [folder_path(path)]
-        if not is_remote(folders[0]):  # a bucket cannot be searched through
-            folders += [folder.parent for folder in sorted(Path(folders[0]).rglob(FOLDER))]
-        here = [f for f in dict.fromkeys(folders) if has_checkpoint(f) and _task(f) in DECODERS]
+        here = [f for f in _folders(path) if has_checkpoint(f) and _task(f) in DECODERS]
         if not here:
             raise FileNotFoundError(
                 f"{path} holds no trained decoder: give the --workdir of a run of "
@@ -107,6 +110,25 @@ def find_models(paths: Iterable[str | os.PathLike]) -> list[Path]:
             )
         found += here
     return list(dict.fromkeys(found))
+
+
+def _folders(path: str | os.PathLike) -> list[Path]:
+    """A folder and all below it; a bucket, which cannot be searched through, alone."""
+    root = folder_path(path)
+    if is_remote(root) or not root.is_dir():
+        return [root]
+    found: list[Path] = []
+    closed: list[Path] = []
+    for folder, subfolders, _ in walk(Path(root), closed=closed):
+        found.append(folder)
+        if folder.name == FOLDER:
+            subfolders.clear()  # checkpoints, which a run may be replacing
+    if closed:
+        raise PermissionError(
+            f"{closed[0]} cannot be read, so that a model of the ensemble may be missing: check "
+            "its permissions, or name each model's folder in config.models"
+        )
+    return found
 
 
 def _task(workdir: Path) -> str:
@@ -150,6 +172,9 @@ def load_model(workdir: str | os.PathLike, *, name: str = "", dtype: str = "auto
         data_type=config.data.type,
         colormap=config.data.colormap,
         downscale=config.data.downscale,
+        # A model that was imported does not tell: the published ones saw frontal views.
+        views=tuple(config.data.get("views", (1,))),
+        mirrored=config.data.get("mirrored", False),
         channels=CHANNELS[config.encoder.type],
         encoder=encoder,
         decoder=decoder,
@@ -162,7 +187,7 @@ def load_models(workdirs: Iterable[str | os.PathLike], *, dtype: str = "auto") -
     """Every model that `find_models` finds, named by what its path does not share with the others.
 
     Raises:
-      FileNotFoundError, ValueError: as `find_models` and `load_model`.
+      FileNotFoundError, PermissionError, ValueError: as `find_models` and `load_model`.
     """
     folders = find_models(workdirs)
     names = _short_names(folders)
@@ -222,7 +247,7 @@ class Predictor:
         Args and raises: as `pictures.find_pictures`.
         """
         found = pictures.find_pictures(path, leave_out=leave_out)
-        read = ordered_map(lambda one: pictures.read_picture(*one), found, description="predicting")
+        read = ordered_map(_read, found, description="predicting")
         return self.predict(read, count=len(found))
 
     def predict(
@@ -270,16 +295,46 @@ class Predictor:
                     evidence[row][model.name] = outputs["evidence"][row]
                 else:
                     classes[row].append(outputs["classes"][row])
+        unseen = [_unseen(picture.name, self.models) for picture in batch]
         return [
             Prediction(
                 picture,
                 probabilities[row],
                 evidence[row],
                 _label_map(classes[row], picture.grid),
-                tuple(notes[row]),
+                (*notes[row], *filter(None, [unseen[row].note])),
+                unseen[row].counts,
             )
             for row, picture in enumerate(batch)
         ]
+
+
+class _Unseen(NamedTuple):
+    note: str
+    counts: bool
+
+
+def _unseen(name: str, models: Sequence[Model]) -> _Unseen:
+    """What follows from the view that a file name of the database tells; of others, nothing."""
+    parsed = parse_name(PurePosixPath(name).name) or ParsedName()
+    strange = [
+        model
+        for model in models
+        if parsed.view not in (0, *model.views) or (parsed.mirrored and not model.mirrored)
+    ]
+    if not strange:
+        return _Unseen("", True)
+    what = f"{VIEW_NAMES[parsed.view]} view"
+    if parsed.mirrored:
+        what = f"mirrored copy of {what}" if parsed.view else "mirrored copy"
+    who = "the models" if len(strange) == len(models) else ", ".join(m.name for m in strange)
+    counts = not any(model.task == "classify" for model in strange)
+    left_out = "" if counts else ": left out of the patient's mean"
+    return _Unseen(f"{what}, of which {who} saw none in training{left_out}", counts)
+
+
+def _read(found: tuple[str, list[Path]] | Unreadable) -> Picture | Unreadable:
+    return found if isinstance(found, Unreadable) else pictures.read_picture(*found)
 
 
 def _short_names(folders: Sequence[Path]) -> list[str]:

@@ -10,6 +10,8 @@ from thermo_jax.inference.predictor import load_models
 from thermo_jax.programs import runs
 from thermo_jax.programs.workdir import open_workdir
 
+KNOWN_PLATFORMS = ("cpu", "cuda", "rocm", "tpu")  # JAX's words
+
 
 def run(config: ConfigDict, workdir: str | Path) -> dict[str, list[str]]:
     """Writes one file and its description per model; returns {"files": their paths}."""
@@ -17,7 +19,7 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, list[str]]:
     if config.format == "onnx":
         write, dtype = export_onnx, "float32"
     elif config.format == "stablehlo":
-        write = partial(export_stablehlo, platforms=tuple(config.platforms))
+        write = partial(export_stablehlo, platforms=_platforms(config))
         dtype = config.model.dtype
     else:
         raise ValueError(f"config.format={config.format!r} must be one of stablehlo, onnx")
@@ -27,3 +29,13 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, list[str]]:
         files += write(model, workdir / f"{model.name}.{config.format}")
     runs.report(f"{len(files) // 2} models exported", files=files, workdir=workdir)
     return {"files": [str(file) for file in files]}
+
+
+def _platforms(config: ConfigDict) -> tuple[str, ...]:
+    unknown = sorted(set(config.platforms) - set(KNOWN_PLATFORMS))
+    if unknown or not config.platforms:
+        raise ValueError(
+            f"config.platforms={tuple(config.platforms)!r} must be among "
+            f"{', '.join(KNOWN_PLATFORMS)} (a GPU is cuda or rocm)"
+        )
+    return tuple(config.platforms)

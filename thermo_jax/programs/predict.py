@@ -25,6 +25,7 @@ from thermo_jax.inference.predictor import Prediction, Predictor
 from thermo_jax.inference.regions import PAIRS, Region, differences, measure_regions
 from thermo_jax.programs import runs
 from thermo_jax.programs.workdir import open_workdir
+from thermo_jax.training.paths import task_of_run
 
 PREDICTIONS, COCO = "predictions.csv", "regions_coco.json"
 LABEL_MAPS, EVIDENCE, OVERLAYS, REPORTS = "label_maps", "evidence", "overlays", "reports"
@@ -38,7 +39,7 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
     if not config.input:
         raise ValueError("config.input is empty: give --config.input=<a thermogram or a folder>")
     radiometry.find_colormap(config.colormap)
-    _check_unused(workdir)
+    _check_unused(workdir, thermograms=config.input)
     workdir = open_workdir(workdir, config)
     predictor = Predictor(models, batch_size=config.batch_size, dtype=config.model.dtype)
     rows: list[dict[str, Any]] = []
@@ -74,12 +75,22 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
     return tables
 
 
-def _check_unused(workdir: str | Path) -> None:
-    """Results of two inputs in one folder could not be told apart."""
-    if str(workdir) and (Path(workdir).expanduser() / PREDICTIONS).exists():
+def _check_unused(workdir: str | Path, *, thermograms: str) -> None:
+    """Results of two inputs in one folder could not be told apart, nor results from the input."""
+    if not str(workdir):  # `open_workdir` asks for it
+        return
+    folder = Path(workdir).expanduser()
+    if folder.resolve() == Path(thermograms).expanduser().resolve():
         raise ValueError(
-            f"{workdir} holds predictions already: choose another --workdir, or remove that folder"
+            f"--workdir={workdir} is config.input too: choose another --workdir, so that results "
+            "do not mix with thermograms"
         )
+    task = task_of_run(folder)
+    if task not in (None, "predict"):
+        raise ValueError(f"{workdir} holds a run of {task}: choose another --workdir")
+    # Nobody is told to remove it: trained models may be below.
+    if (folder / PREDICTIONS).exists():
+        raise ValueError(f"{workdir} holds predictions already: choose another --workdir")
 
 
 def _save_tables(workdir: Path, tables: dict[str, list], maps: dict[str, Path]) -> list[Path]:
@@ -150,7 +161,7 @@ def _patient_row(patient: Patient, *, reports: bool) -> dict[str, Any]:
         "patient": patient.name,
         "told_by_name": "yes" if patient.known else "no",
         "thermograms": len(patient.findings),
-        "with_probability": len(images),
+        "in_mean": len(images),
         "unreadable": len(patient.unreadable),
         "probability_sick": patient.probability,
         "lowest_of_thermograms": min(images, default=None),
@@ -227,6 +238,8 @@ def _summary(rows: Sequence[dict], patients: Sequence[Patient], predictor: Predi
         "patients": sum(patient.known for patient in patients),
         "of no known patient": sum(not patient.known for patient in patients),
     }
+    if unseen := sum(len(patient.findings) - len(patient.counted) for patient in patients):
+        facts["of views not trained on"] = f"{unseen}, left out of the patients' means"
     for row in [row for row in rows if row["status"] == "unreadable"][:10]:
         facts[printable(row["name"])] = printable(row["notes"])
     return f"{results.facts_text('Predictions', facts)}\n\n{DISCLAIMER}"

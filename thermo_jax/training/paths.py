@@ -1,5 +1,6 @@
 """Folders of runs: on a disk, or in a bucket of Google Cloud Storage (gs://bucket/folder)."""
 
+import json
 import os
 
 from etils import epath
@@ -14,3 +15,16 @@ def folder_path(folder: str | os.PathLike) -> epath.Path:
 def is_remote(path: str | os.PathLike) -> bool:
     """Whether it is in a bucket."""
     return "://" in os.fspath(path)
+
+
+def task_of_run(folder: str | os.PathLike) -> str | None:
+    """The task of the run whose workdir this is; None where it is the workdir of none.
+
+    Told by the config.json that every run leaves there: a configuration with a task, and versions.
+    """
+    try:
+        saved = json.loads((folder_path(folder) / "config.json").read_text(encoding="utf-8"))
+        task = saved["config"]["task"] if "thermo_jax" in saved["versions"] else None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):  # somebody else's file
+        return None
+    return task if isinstance(task, str) else None
