@@ -28,6 +28,9 @@ def test_shipped_configurations_are_fine(config):
         ("model.dtype", "int32", "one of auto, float32, bfloat16"),
         ("model.patch_size", 4, "odd and at least 3"),
         ("split.val_fraction", 0.0, "above 0 and below 1"),
+        ("split.seed", -1, "from 0 to 4294967295"),
+        ("seed", -1, "from 0 to 4294967295"),
+        ("seed", 2**32, "from 0 to 4294967295"),
     ],
 )
 def test_a_value_that_no_run_can_use_is_refused(field, value, expected):
@@ -41,6 +44,20 @@ def test_an_unknown_head_is_refused():
     config = classify.get_config()
     config.model.head = "mean"
     with pytest.raises(ValueError, match="config.model.head='mean'.*linear, pooled"):
+        runs.resolve(config)
+
+
+def test_a_colour_map_that_only_predictions_would_need_is_checked_before_training():
+    config = classify.get_config()
+    config.data.colormap = "jett"
+    with pytest.raises(ValueError, match="config.data.colormap: unknown colour map 'jett'.*'jet'"):
+        runs.resolve(config)
+
+
+def test_a_seed_of_the_resampling_is_checked_before_training():
+    config = classify.get_config()
+    config.report.seed = -1
+    with pytest.raises(ValueError, match="config.report.seed=-1 must be from 0"):
         runs.resolve(config)
 
 

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from thermo_jax.data import pipeline
 from thermo_jax.data.examples import Examples
 from thermo_jax.data.prepared import digest
+from thermo_jax.data.radiometry import find_colormap
 from thermo_jax.models import convolution, precision
 from thermo_jax.models.decoders import CHANNELS, HEADS
 from thermo_jax.models.losses import CONTRASTIVE_LOSSES
@@ -46,12 +47,17 @@ _CHOICES = {
     "encoder.kind": ("pretrained", "random", "none"),
     "split.protocol": PROTOCOLS,
 }
+# JAX's keys hold 32 bits of it.
+_SEED = ("from 0 to 4294967295", lambda value: 0 <= value < 2**32)
 _RANGES = {
     "loss.contrastive_weight": ("from 0 to 1", lambda value: 0 <= value <= 1),
     "loss.temperature": ("above 0", lambda value: value > 0),
     "model.patch_size": ("odd and at least 3", lambda value: value >= 3 and value % 2 == 1),
     "split.val_fraction": ("above 0 and below 1", lambda value: 0 < value < 1),
     "train.learning_rate": ("above 0", lambda value: value > 0),
+    "seed": _SEED,
+    "report.seed": _SEED,
+    "split.seed": _SEED,
     "split.max_train_patients": ("at least 0", lambda value: value >= 0),
     "parallel.steps_per_dispatch": ("at least 0", lambda value: value >= 0),
     "train.patience": ("at least 0", lambda value: value >= 0),
@@ -75,6 +81,11 @@ def resolve(config: ConfigDict) -> ConfigDict:
         fields = config.get(section, {}) if section else config
         if field in fields and not is_fine(fields[field]):
             raise ValueError(f"config.{name}={fields[field]!r} must be {expected}")
+    if "colormap" in config.get("data", {}):
+        try:
+            find_colormap(config.data.colormap)
+        except ValueError as error:
+            raise ValueError(f"config.data.colormap: {error}") from error
     resolved = config.copy_and_resolve_references()
     if "dtype" in resolved.get("model", {}):
         resolved.model.dtype = precision.choose_dtype(resolved.model.dtype, device=jax.devices()[0])
