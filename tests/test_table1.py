@@ -218,6 +218,7 @@ def test_the_repeats_of_one_fold_are_pooled_as_different_models(finished, tmp_pa
         ({"transductive": True, "split": {"protocol": "paper"}}, "config.transductive=True"),
         ({"data": {"root": ""}}, "config.data.root is empty"),
         ({"downscale": {"heat": 7}}, "downscale=7 does not divide"),
+        ({"downscale": {"heat": 40}}, "config.model.patch_size=5 is too large"),
         ({"rows": ("G/H",), "stages": {"segment": {"encoder": {"kind": "none"}}}}, "kind='none'"),
     ],
 )

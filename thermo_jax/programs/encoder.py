@@ -8,7 +8,7 @@ from absl import logging
 from etils.epath import Path
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from thermo_jax.data.examples import Examples
+from thermo_jax.data.examples import IMAGE_SHAPES, Examples, downscaled_size
 from thermo_jax.data.splits import Split
 from thermo_jax.evaluation import figures, results
 from thermo_jax.models.convolution import choose_convolution
@@ -30,6 +30,7 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
     Of several processes the first one does; the others return {}.
     """
     config = runs.resolve(config)
+    check_patches(config)
     parallel = runs.data_parallel(config)
     parallel.check_batch_size(config.train.batch_size)
     workdir = open_workdir(workdir, config)
@@ -93,6 +94,18 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
     processes.wait("the results are written")
     keep_best_model(workdir)
     return outcome
+
+
+def check_patches(config: ConfigDict) -> None:
+    """Raises ValueError where the images are too small to sample patches from."""
+    patch, factor = config.model.patch_size, config.data.downscale
+    height, width = downscaled_size(*IMAGE_SHAPES[config.data.type][:2], factor)
+    if patch >= min(height, width):  # an anchor needs a neighbour
+        raise ValueError(
+            f"config.model.patch_size={patch} is too large for {config.data.type} images of "
+            f"{height}x{width} pixels (config.data.downscale={factor}): they need at least one row "
+            "and one column more than a patch; choose a smaller patch_size or downscale"
+        )
 
 
 def sets(examples: Examples, split: Split, config: ConfigDict) -> tuple[Examples, Examples]:

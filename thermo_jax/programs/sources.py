@@ -10,7 +10,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from thermo_jax.data import examples, layouts, phantom, splits
-from thermo_jax.data.prepared import cache_dir, digest
+from thermo_jax.data.prepared import cache_dir, digest, writing
 from thermo_jax.data.thermogram import UNLABELLED, Thermogram
 from thermo_jax.training import processes
 from thermo_jax.training.paths import folder_path
@@ -41,7 +41,7 @@ def root_of(data: ConfigDict) -> Path:
     """The folder to read; writes the phantom data set if it is asked for and not there yet.
 
     Raises:
-      ValueError: no folder is configured.
+      ValueError: no folder is configured, or the phantom's cannot be written.
     """
     if not data.root:
         raise ValueError(
@@ -50,8 +50,9 @@ def root_of(data: ConfigDict) -> Path:
         )
     if data.root != PHANTOM:
         return Path(data.root).expanduser()
-    count = data.phantom_patients
-    return phantom.write_phantom(cache_dir() / PHANTOM / f"patients{count}", patients=count)
+    count, folder = data.phantom_patients, cache_dir() / PHANTOM
+    with writing(folder):
+        return phantom.write_phantom(folder / f"patients{count}", patients=count)
 
 
 def open_source(data: ConfigDict, *, workdir: epath.Path) -> Source:

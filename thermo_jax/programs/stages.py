@@ -63,7 +63,9 @@ def check_stages(stages: Sequence[Stage], workdir: Path) -> None:
         )
         sources.root_of(config.data)
         downscaled_size(*IMAGE_SHAPES[config.data.type][:2], config.data.downscale)
-        if stage.task != "encoder" and config.encoder.kind == "none":
+        if stage.task == "encoder":
+            encoder.check_patches(config)
+        elif config.encoder.kind == "none":
             decoder.check_raw_pixels(config)
     _check_disk(stages, workdir)
 
