@@ -14,7 +14,7 @@ from thermo_jax.evaluation import figures, results
 from thermo_jax.models.convolution import choose_convolution
 from thermo_jax.models.decoders import CHANNELS
 from thermo_jax.programs import reports, runs, sources
-from thermo_jax.programs.workdir import PICTURES, open_workdir, to_json
+from thermo_jax.programs.workdir import PICTURES, check_workdir, to_json
 from thermo_jax.training import finetune, loop, pretrain, processes
 from thermo_jax.training.checkpoints import FOLDER, keep_best_model
 from thermo_jax.training.metrics_log import METRICS, read_jsonl
@@ -33,12 +33,15 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
     check_patches(config)
     parallel = runs.data_parallel(config)
     parallel.check_batch_size(config.train.batch_size)
-    workdir = open_workdir(workdir, config)
-    source = sources.open_source(config.data, workdir=workdir)
+    workdir = check_workdir(workdir, config)
+    source = sources.open_source(config.data)
     examples = source.load("pretrain")
-    split = sources.split_of(config.split, source, workdir=workdir)
+    split = sources.split_of(config.split, source)
     train, validation = sets(examples, split, config)
     runs.check_not_empty({"training": train, "validation": validation}, of=len(examples))
+    fingerprint = runs.fingerprint({"train": train, "validation": validation})
+    runs.check_examples(workdir, fingerprint)
+    runs.begin(workdir, config, source=source, split=split)
     unseen = split.test - {*train.patients, *validation.patients}
     logging.info(
         "%d images train, %d validate; %d patients are kept for testing decoders.",
@@ -82,7 +85,7 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
                 # Validation patients chose the epoch: they were seen, too.
                 patients=sorted({*train.patients, *validation.patients}),
             ),
-            "examples": runs.fingerprint({"train": train, "validation": validation}),
+            "examples": fingerprint,
         },
     )
     losses = loop.evaluate(state, eval_step, tables[1], plan=plan, parallel=parallel)
