@@ -5,10 +5,9 @@ from pathlib import Path
 from absl import logging
 from ml_collections import ConfigDict
 
-from thermo_jax.programs import decoder, encoder, runs
+from thermo_jax.programs import runs
+from thermo_jax.programs.stages import PROGRAMS
 from thermo_jax.programs.workdir import check_workdir, write_config
-
-PROGRAMS = {"encoder": encoder, "classify": decoder, "segment": decoder}
 
 
 def run(config: ConfigDict, workdir: str | Path) -> dict:

@@ -155,7 +155,8 @@ def saved_config(workdir: Path) -> dict[str, Any]:
     """
     file = workdir / CONFIG
     try:
-        return dict(json.loads(file.read_text(encoding="utf-8"))["config"])
+        text = file.read_text(encoding="utf-8") if file.is_file() else ""  # buckets' errors differ
+        return dict(json.loads(text)["config"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(
             f"{file} cannot be read, so that it is not known whose checkpoints are beside it: "
