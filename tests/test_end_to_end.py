@@ -118,10 +118,11 @@ def test_a_saved_decoder_reproduces_its_reported_score(segment_run, encoder_run,
 
 
 def test_a_decoder_that_continues_keeps_the_name_of_its_encoder_where_that_is_gone(
-    segment_run, encoder_run, tmp_path
+    segment_run, encoder_run, tmp_path, caplog
 ):
     workdir = shutil.copytree(segment_run[0], tmp_path / "run")
     main.run(tiny(segment.get_config("H/H,phantom"), workdir="/nowhere"), workdir)
+    assert "/nowhere holds no encoder: the run goes on with the one" in caplog.text
     saved = json.loads((workdir / "config.json").read_text())["config"]
     assert saved["encoder"]["workdir"] == str(encoder_run)
     page = (workdir / "report.html").read_text()

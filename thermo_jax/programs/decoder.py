@@ -135,6 +135,12 @@ def _own_encoder(config: ConfigDict, workdir: Path, *, conv) -> tuple[Any, dict,
         return carried
     began_with = saved_config(workdir)["encoder"]["workdir"]
     if not given or not has_checkpoint(given):
+        logging.warning(
+            "config.encoder.workdir=%s holds no encoder: the run goes on with the one that it "
+            "carries, from %s.",
+            given,
+            began_with,
+        )
         config.encoder.workdir = began_with
         return carried
     _, found, _ = _load_pretrained(config, given, conv=conv)
