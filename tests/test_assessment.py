@@ -43,6 +43,19 @@ def test_every_models_own_threshold_decides_over_its_own_rows():
     assert rows["image"]["H/H at tuned"]["accuracy"] == 1.0
     assert rows["image"]["H/H"]["accuracy"] == 0.5
     assert list(rows["patient"]) == ["H/H"]  # no threshold per patient was given
+    assert rows["image"]["H/H at tuned"]["thresholds"] == {"fold 0": 0.25, "fold 1": 0.7}
+    assert np.isnan(rows["image"]["H/H at tuned"]["threshold"])
+
+
+def test_a_threshold_that_all_rows_share_is_kept_with_the_measures():
+    found = judged(["1", "2"], [0, 1], [0.2, 0.3], thresholds={"image, tuned": 0.25}, year=[0, 1])
+    rows = assessment.assess_classification(found, row="H/H", **SAMPLING)["classification"]["image"]
+    assert {name: row["threshold"] for name, row in rows.items()} == {
+        "H/H": 0.5,
+        "H/H at tuned": 0.25,
+        "year": 0.5,
+    }
+    assert not any("thresholds" in row for row in rows.values())
 
 
 def test_an_interval_holds_its_value_and_the_seed_decides_it():

@@ -2,15 +2,18 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+from folder_contents import contents
 
 from thermo_jax import main
 from thermo_jax.configs import classify, data_report, demo, encoder, segment
 from thermo_jax.data import annotations, layouts
+from thermo_jax.data.splits import Split
 from thermo_jax.data.thermogram import CLASS_NAMES
 from thermo_jax.evaluation import metrics
 from thermo_jax.evaluation.predictions import Predictions
@@ -112,6 +115,57 @@ def test_a_saved_decoder_reproduces_its_reported_score(segment_run, encoder_run,
     np.testing.assert_equal(again["segmentation"], outcome["segmentation"])
     assert (workdir / "metrics.jsonl").read_bytes() == before
     assert "Segmentation" in capsys.readouterr().out
+
+
+def test_a_decoder_that_continues_keeps_the_name_of_its_encoder_where_that_is_gone(
+    segment_run, encoder_run, tmp_path, caplog
+):
+    workdir = shutil.copytree(segment_run[0], tmp_path / "run")
+    main.run(tiny(segment.get_config("H/H,phantom"), workdir="/nowhere"), workdir)
+    assert "/nowhere holds no encoder: the run goes on with the one" in caplog.text
+    saved = json.loads((workdir / "config.json").read_text())["config"]
+    assert saved["encoder"]["workdir"] == str(encoder_run)
+    page = (workdir / "report.html").read_text()
+    assert encoder_run.name in page and "/nowhere" not in page
+
+
+def test_a_decoder_continues_with_its_encoder_elsewhere_and_with_no_other(
+    segment_run, encoder_run, tmp_path
+):
+    workdir = shutil.copytree(segment_run[0], tmp_path / "run")
+    moved = shutil.copytree(encoder_run, tmp_path / "moved")
+    main.run(tiny(segment.get_config("H/H,phantom"), workdir=str(moved)), workdir)
+    saved = json.loads((workdir / "config.json").read_text())["config"]
+    assert saved["encoder"]["workdir"] == str(moved)
+    config = tiny(encoder.get_config("heat,phantom"))
+    config.seed = 1
+    main.run(config, tmp_path / "other")
+    before = contents(workdir)
+    config = tiny(segment.get_config("H/H,phantom"), workdir=str(tmp_path / "other"))
+    message = f"{tmp_path}/other holds another encoder than .*/run carries, .*then in {moved}: "
+    with pytest.raises(ValueError, match=message):
+        main.run(config, workdir)
+    assert contents(workdir) == before
+
+
+@pytest.mark.parametrize("program", ["encoder", "segment"])
+def test_a_run_that_other_patients_would_continue_is_refused_and_stays_as_it_is(
+    program, segment_run, encoder_run, tmp_path
+):
+    finished, build = {
+        "encoder": (encoder_run, encoder.get_config("heat,phantom")),
+        "segment": (segment_run[0], segment.get_config("H/H,phantom")),
+    }[program]
+    workdir = shutil.copytree(finished, tmp_path / "run")
+    split = Split.load(workdir / "split.json")
+    Split(split.test, split.val, split.train).save(tmp_path / "other.json")
+    config = tiny(build, workdir=str(encoder_run))
+    config.split.file = str(tmp_path / "other.json")
+    config.data.loader = "tf.data"
+    before = contents(workdir)
+    with pytest.raises(ValueError, match="the data changed since the run in .* began"):
+        main.run(config, workdir)
+    assert contents(workdir) == before
 
 
 def test_prediction_of_the_same_files_gives_what_the_run_reported(segment_run, cache):

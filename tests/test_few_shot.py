@@ -5,11 +5,13 @@ import json
 import numpy as np
 import pytest
 from example_tables import table
+from folder_contents import contents
 from ml_collections import ConfigDict
 
 from thermo_jax import main
 from thermo_jax.configs import common, segment
 from thermo_jax.configs import few_shot as few_shot_config
+from thermo_jax.data.splits import Split
 from thermo_jax.programs import decoder, encoder, few_shot
 
 
@@ -66,6 +68,22 @@ def test_what_can_be_told_before_the_encoder_trains_is(fields, message, tmp_path
     config.update(fields)
     with pytest.raises(ValueError, match=message):
         main.run(config, tmp_path)
+
+
+def test_a_run_that_would_deal_its_patients_anew_is_refused_and_stays_as_it_is(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setenv("THERMO_JAX_CACHE_DIR", str(tmp_path / "cache"))
+    config = few_shot_config.get_config("heat,smoke")
+    config.data.update({"phantom_patients": 12, "loader": "numpy"})
+    config.parallel.devices = 1
+    workdir = tmp_path / "run"
+    (workdir / "encoder" / "checkpoints").mkdir(parents=True)
+    Split(frozenset({"0001"}), frozenset(), frozenset()).save(workdir / "split.json")
+    before = contents(workdir)
+    with pytest.raises(ValueError, match="split.json deals the patients otherwise"):
+        main.run(config, workdir)
+    assert contents(workdir) == before
 
 
 @pytest.fixture(scope="module")

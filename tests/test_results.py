@@ -72,6 +72,15 @@ def test_rows_of_different_thresholds_name_theirs():
     text = results.results_table(table)
     assert "model >0.500" in text
     assert "model, tuned >0.430" in text
+    assert "(4: 2 healthy, 2 sick; sick above 0.500)" in text  # per patient, one row
+
+
+def test_thresholds_of_several_folds_are_named_from_the_lowest_to_the_highest():
+    table = _results()
+    rows = table["classification"]["image"]
+    by_fold = {"fold 0": 0.43, "fold 1": 0.2, "fold 2": 0.3}
+    rows["model, tuned"] = {**rows["model"], "threshold": np.nan, "thresholds": by_fold}
+    assert "model, tuned >0.200..0.430" in results.results_table(table)
 
 
 def test_image_left_is_explained_exactly_once_and_only_with_a_segmentation():

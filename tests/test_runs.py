@@ -3,7 +3,9 @@
 import pytest
 from ml_collections import ConfigDict
 
+from thermo_jax import main
 from thermo_jax.configs import classify, encoder, segment
+from thermo_jax.programs import encoder as encoder_program
 from thermo_jax.programs import runs
 
 
@@ -28,6 +30,9 @@ def test_shipped_configurations_are_fine(config):
         ("model.dtype", "int32", "one of auto, float32, bfloat16"),
         ("model.patch_size", 4, "odd and at least 3"),
         ("split.val_fraction", 0.0, "above 0 and below 1"),
+        ("split.seed", -1, "from 0 to 4294967295"),
+        ("seed", -1, "from 0 to 4294967295"),
+        ("seed", 2**32, "from 0 to 4294967295"),
     ],
 )
 def test_a_value_that_no_run_can_use_is_refused(field, value, expected):
@@ -41,6 +46,42 @@ def test_an_unknown_head_is_refused():
     config = classify.get_config()
     config.model.head = "mean"
     with pytest.raises(ValueError, match="config.model.head='mean'.*linear, pooled"):
+        runs.resolve(config)
+
+
+@pytest.mark.parametrize(
+    ("downscale", "patch_size", "shape"), [(40, 5, "3x4"), (4, 99, "30x40"), (8, 15, "15x20")]
+)
+def test_images_without_room_for_a_patch_and_its_neighbour_are_refused(
+    downscale, patch_size, shape, tmp_path
+):
+    config = encoder.get_config("heat,phantom")
+    config.data.downscale, config.model.patch_size = downscale, patch_size
+    message = (
+        f"config.model.patch_size={patch_size} is too large for heat images of {shape} pixels "
+        rf"\(config.data.downscale={downscale}\).*choose a smaller patch_size or downscale"
+    )
+    with pytest.raises(ValueError, match=message):
+        main.run(config, tmp_path / "run")
+
+
+def test_the_smallest_images_that_a_patch_fits_are_fine():
+    config = encoder.get_config()
+    config.data.downscale = 20  # 6x8 pixels
+    encoder_program.check_patches(config)
+
+
+def test_a_colour_map_that_only_predictions_would_need_is_checked_before_training():
+    config = classify.get_config()
+    config.data.colormap = "jett"
+    with pytest.raises(ValueError, match="config.data.colormap: unknown colour map 'jett'.*'jet'"):
+        runs.resolve(config)
+
+
+def test_a_seed_of_the_resampling_is_checked_before_training():
+    config = classify.get_config()
+    config.report.seed = -1
+    with pytest.raises(ValueError, match="config.report.seed=-1 must be from 0"):
         runs.resolve(config)
 
 

@@ -8,7 +8,7 @@ from example_tables import table
 
 from thermo_jax.data.thermogram import CLASS_NAMES
 from thermo_jax.evaluation import assessment
-from thermo_jax.programs import scores
+from thermo_jax.programs import reports, scores
 
 SAMPLING = {"samples": 50, "seed": 0}
 
@@ -44,6 +44,15 @@ def test_the_plain_row_uses_one_half_and_the_tuned_row_the_validation_threshold(
     assert rows["H/H"]["counts"] == counts
     tuned = rows[f"H/H at {assessment.TUNED}"]
     assert (tuned["counts"]["tp"], tuned["counts"]["fp"]) == (2, 1)
+
+
+def test_the_reports_table_names_the_threshold_of_every_row(measures):
+    table = reports.classification_table("Classification per image", measures["image"])
+    shown = {row[0]: row[table.columns.index("sick above")] for row in table.rows}
+    chosen = measures["image"][f"H/H at {assessment.TUNED}"]["threshold"]
+    assert 0.2 < chosen < 0.4
+    assert shown["H/H"] == shown["majority class"] == "0.500"
+    assert shown[f"H/H at {assessment.TUNED}"] == f"{chosen:.3f}"
 
 
 def test_a_patients_score_is_the_mean_over_her_images(measures):

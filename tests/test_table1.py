@@ -6,6 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
+from folder_contents import contents
 from PIL import Image
 
 from thermo_jax import main
@@ -33,7 +34,7 @@ def quick(**fields):
 
 
 def write_folds(config, workdir):
-    table1._write_folds(config, workdir, stages=list(table1.plan(config, workdir)))
+    table1._begin(config, workdir, stages=list(table1.plan(config, workdir)))
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +170,7 @@ def test_fold_files_of_other_data_are_refused(tmp_path):
     Split(frozenset({"0001"}), frozenset({"0002"}), frozenset({"0003"})).save(tmp_path / "a.json")
     stage = next(table1.plan(quick(), tmp_path)).config
     stage.split.file = str(tmp_path / "a.json")
-    source = sources.open_source(stage.data, workdir=tmp_path)
+    source = sources.open_source(stage.data)
     with pytest.raises(ValueError, match=r"a.json names no set for 9 patients .* such as 0004"):
         sources.split_of(stage.split, source)
 
@@ -218,6 +219,7 @@ def test_the_repeats_of_one_fold_are_pooled_as_different_models(finished, tmp_pa
         ({"transductive": True, "split": {"protocol": "paper"}}, "config.transductive=True"),
         ({"data": {"root": ""}}, "config.data.root is empty"),
         ({"downscale": {"heat": 7}}, "downscale=7 does not divide"),
+        ({"downscale": {"heat": 40}}, "config.model.patch_size=5 is too large"),
         ({"rows": ("G/H",), "stages": {"segment": {"encoder": {"kind": "none"}}}}, "kind='none'"),
     ],
 )
@@ -232,6 +234,31 @@ def test_a_finished_stage_of_another_configuration_is_refused(finished, no_stage
     config.stages.classify.train.learning_rate = 1.0
     with pytest.raises(ValueError, match=r"classify_HH holds .*train.learning_rate was 0.005"):
         main.run(config, workdir)
+
+
+def test_a_refused_run_changes_no_file(finished, no_stage_runs):
+    workdir, _ = finished
+    before = contents(workdir)
+    config = quick(seed=3)
+    config.split.seed = 4
+    with pytest.raises(ValueError, match=r"encoder_heat holds .*config.seed was 0, is 3"):
+        main.run(config, workdir)
+    config = quick()
+    config.data.phantom_patients = 16
+    with pytest.raises(ValueError, match=r"data.phantom_patients was 12, is 16"):
+        main.run(config, workdir)
+    assert contents(workdir) == before
+
+
+def test_folds_of_other_data_are_refused_before_anything_is_written(tmp_path):
+    write_folds(quick(), tmp_path)
+    (tmp_path / "repeat0_fold0" / "encoder_heat" / "checkpoints").mkdir(parents=True)
+    before = contents(tmp_path)
+    config = quick()
+    config.split.seed = 5
+    with pytest.raises(ValueError, match="deals the patients otherwise"):
+        write_folds(config, tmp_path)
+    assert contents(tmp_path) == before
 
 
 def test_a_disk_that_is_too_small_is_told_before_the_run(tmp_path, monkeypatch):
@@ -271,7 +298,7 @@ def test_no_patient_is_on_two_sides(crowded, tmp_path, protocol):
         stages = [s for s in table1.plan(config, tmp_path) if f"_fold{fold}/" in s.folder]
         pretraining, *decoders = [stage.config for stage in stages]
         pretraining.split.protocol = protocol
-        source = sources.open_source(pretraining.data, workdir=tmp_path)
+        source = sources.open_source(pretraining.data)
         split = sources.split_of(pretraining.split, source)
         examples = source.load("pretrain")
         assert len(examples) == 8 * 3 * 3  # frames, mirrored ones, a second visit
@@ -297,7 +324,7 @@ def test_the_papers_protocol_validates_on_test_and_pretrains_on_every_image(crow
     config.data.root = str(crowded)
     config.split.protocol = "paper"
     stage = next(table1.plan(config, tmp_path)).config
-    source = sources.open_source(stage.data, workdir=tmp_path)
+    source = sources.open_source(stage.data)
     write_folds(config, tmp_path)
     split = sources.split_of(stage.split, source)
     examples = source.load("pretrain")
@@ -312,9 +339,9 @@ def test_the_papers_protocol_validates_on_test_and_pretrains_on_every_image(crow
 def test_shuffled_diagnoses_stay_one_per_patient_and_as_many(crowded, tmp_path):
     data = next(table1.plan(quick(), tmp_path)).config.data
     data.root = str(crowded)
-    plain = sources.open_source(data, workdir=tmp_path)
+    plain = sources.open_source(data)
     data.shuffle_labels = True
-    shuffled = sources.open_source(data, workdir=tmp_path)
+    shuffled = sources.open_source(data)
     before, after = (
         {record.patient: record.label for record in source.records} for source in (plain, shuffled)
     )

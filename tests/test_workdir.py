@@ -6,10 +6,12 @@ import json
 import os
 
 import pytest
+from folder_contents import contents
 
 from thermo_jax import main
-from thermo_jax.configs import demo, encoder
-from thermo_jax.programs.workdir import only_run_in, open_workdir
+from thermo_jax.configs import data_report, demo, encoder
+from thermo_jax.programs import runs
+from thermo_jax.programs.workdir import check_workdir, only_run_in, open_workdir
 from thermo_jax.training.metrics_log import METRICS
 
 
@@ -67,6 +69,37 @@ def test_fields_that_change_no_result_may_differ(trained):
     config.train.checkpoint_every = 5
     config.parallel.devices = 4
     open_workdir(trained, config)
+
+
+@pytest.mark.parametrize("program", ["data_report", "demo"])
+def test_a_folder_that_another_task_wrote_is_refused_and_stays_as_it_is(tmp_path, program):
+    configs = {"data_report": data_report.get_config("phantom"), "demo": demo.get_config()}
+    config = configs.pop(program)
+    (other,) = configs.values()
+    workdir = open_workdir(tmp_path / "run", other)
+    before = contents(workdir)
+    message = (
+        rf"{workdir} holds .*config.task was '{other.task}', is '{program}'.*another --workdir"
+    )
+    with pytest.raises(ValueError, match=message):
+        main.run(config, workdir)
+    assert contents(workdir) == before
+
+
+def test_a_folder_is_checked_without_being_made(tmp_path):
+    assert not check_workdir(tmp_path / "run", encoder.get_config()).exists()
+
+
+def test_a_demo_whose_last_stage_is_refused_changes_nothing(tmp_path):
+    config = demo.get_config()
+    workdir = open_workdir(tmp_path, config)
+    stage = open_workdir(workdir / "segment", runs.resolve(config.stages.segment))
+    (stage / "checkpoints" / "5").mkdir(parents=True)
+    before = contents(workdir)
+    config.stages.segment.seed = 3
+    with pytest.raises(ValueError, match="segment holds .*config.seed was 0, is 3"):
+        main.run(config, workdir)
+    assert contents(workdir) == before
 
 
 def test_runs_in_subfolders_look_after_themselves(tmp_path):

@@ -6,6 +6,7 @@ the source. `dmr_ir.py` writes and reads them; nothing here needs TensorFlow.
 
 import contextlib
 import dataclasses
+import errno
 import fcntl
 import hashlib
 import json
@@ -20,6 +21,7 @@ DATASET_NAME, DATASET_VERSION = "dmr_ir", "1.1.0"  # of TFDS, in a prepared fold
 # Raise it when what is stored, or how a source is read, changes: all sets are then prepared again.
 FORMAT_VERSION = 2
 CACHE_DIR_VARIABLE = "THERMO_JAX_CACHE_DIR"
+_ELSEWHERE = f"config.data.prepared_dir or ${CACHE_DIR_VARIABLE}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -91,6 +93,23 @@ def cache_dir() -> pathlib.Path:
     return pathlib.Path(os.environ.get(CACHE_DIR_VARIABLE) or "~/.cache/thermo_jax").expanduser()
 
 
+@contextlib.contextmanager
+def writing(path: pathlib.Path, *, elsewhere: str = f"${CACHE_DIR_VARIABLE}") -> Iterator[None]:
+    """Says how to choose another folder where this one cannot be written.
+
+    Raises:
+      ValueError: it cannot; a full disk stays the system's own error.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise ValueError(
+            f"{path} cannot be written ({error.strerror}): choose another folder with {elsewhere}"
+        ) from error
+
+
 def choose_prepared_dir(
     prepared_dir: str | os.PathLike | None, *, root: pathlib.Path
 ) -> pathlib.Path:
@@ -99,16 +118,20 @@ def choose_prepared_dir(
     if path.is_relative_to(root):
         raise ValueError(
             f"prepared_dir {path} lies inside the data root {root}, which would change with every "
-            f"preparation: choose another (config.data.prepared_dir or ${CACHE_DIR_VARIABLE})"
+            f"preparation: choose another ({_ELSEWHERE})"
         )
-    path.mkdir(parents=True, exist_ok=True)
+    with writing(path, elsewhere=_ELSEWHERE):
+        path.mkdir(parents=True, exist_ok=True)
     return path
 
 
 @contextlib.contextmanager
 def lock(directory: pathlib.Path) -> Iterator[None]:
     """One process prepares, others wait; the lock of a process that dies is freed."""
-    with open(directory.with_name(f"{directory.name}.lock"), "w") as file:
+    path = directory.with_name(f"{directory.name}.lock")
+    with writing(directory.parent, elsewhere=_ELSEWHERE):
+        path.touch()
+    with open(path, "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 

@@ -86,7 +86,9 @@ def assess_classification(
       samples: bootstrap resamples of patients.
     Returns:
       "classification": {unit: {row name: measures with "interval"}}; the model at 0.5, then at
-        the operating points chosen on validation data, then the baselines;
+        the operating points chosen on validation data, then the baselines. Where models of
+        several folds have thresholds of their own, "threshold" is NaN and "thresholds" has them
+        by model;
       "reliability": {unit: ReliabilityCurve};
       "subsets": {subset: measures per image at 0.5 with "interval"};
       "cautions": sentences about baselines that come within the model's interval.
@@ -96,13 +98,11 @@ def assess_classification(
     for name, unit in by_unit.items():
         weights = bootstrap.patient_weights(unit.patients.tolist(), samples=samples, seed=seed)
         drawn[name] = weights
-        rows = {row: _measured(unit, unit.scores, unit.scores > 0.5, weights)}
-        for point, threshold in unit.thresholds.items():
-            rows[f"{row} at {point}"] = _measured(
-                unit, unit.scores, unit.scores > threshold, weights
-            )
+        rows = {row: _measured(unit, unit.scores, weights)}
+        for point, thresholds in unit.thresholds.items():
+            rows[f"{row} at {point}"] = _measured(unit, unit.scores, weights, thresholds=thresholds)
         for baseline, scores in unit.baselines.items():
-            rows[baseline] = _measured(unit, scores, scores > 0.5, weights)
+            rows[baseline] = _measured(unit, scores, weights)
         found["classification"][name] = rows
         found["reliability"][name] = operating.reliability_curve(unit.scores, unit.labels)
     image, weights = by_unit["image"], drawn["image"]
@@ -115,14 +115,21 @@ def assess_classification(
     ).items():
         rows = (image.patients[mask], image.models[mask], image.labels[mask], image.scores[mask])
         part = Unit(*rows, {}, {})
-        called = part.scores > 0.5
-        found["subsets"][name] = _measured(part, part.scores, called, weights[:, mask])
+        found["subsets"][name] = _measured(part, part.scores, weights[:, mask])
     found["cautions"] = cautions(found["classification"], row=row, baselines=list(image.baselines))
     return found
 
 
-def _measured(unit: Unit, scores, called, weights) -> dict[str, Any]:
+def _measured(unit: Unit, scores, weights, *, thresholds=0.5) -> dict[str, Any]:
+    """Measures of one row; `thresholds` is one for all, or one per entry (the same in a fold)."""
+    thresholds = np.broadcast_to(thresholds, scores.shape)
+    called = scores > thresholds
     measures = metrics.classification_measures(scores, unit.labels, called=called)
+    if (thresholds == thresholds[0]).all():
+        measures["threshold"] = float(thresholds[0])
+    else:
+        models, first = np.unique(unit.models, return_index=True)
+        measures["thresholds"] = dict(zip(models.tolist(), thresholds[first].tolist(), strict=True))
     resampled = bootstrap.classification_samples(scores, unit.labels, weights, called=called)
     measures["interval"] = {
         name: bootstrap.interval(values, level=LEVEL) for name, values in resampled.items()

@@ -107,6 +107,12 @@ def with_interval(value: float, low: float, high: float, *, digits: int = 3) -> 
     return f"{value:.{digits}f}" + (f" [{low:.{digits}f}, {high:.{digits}f}]" if known else "")
 
 
+def thresholds_text(measures: Mapping[str, Any]) -> str:
+    """Above which probability a row calls sick: "0.500", or "0.250..0.700" by fold."""
+    values = measures.get("thresholds", {"": measures["threshold"]}).values()
+    return "..".join(dict.fromkeys(f"{value:.3f}" for value in (min(values), max(values))))
+
+
 def write_predictions_csv(
     path: str | os.PathLike,
     rows: Sequence[Mapping[str, Any]],
@@ -155,12 +161,11 @@ def _classification(unit, rows):
     counts = next(iter(rows.values())).get("counts")
     if counts:
         facts.append(f"{counts['n']}: {counts['healthy']} healthy, {counts['sick']} sick")
-    thresholds = {measures.get("threshold", np.nan) for measures in rows.values()}
-    thresholds = {threshold for threshold in thresholds if math.isfinite(threshold)}
-    if len(thresholds) == 1:
-        facts.append(f"sick above {thresholds.pop():.3g}")
-    elif thresholds:
-        rows = {f"{name} >{row.get('threshold', np.nan):.3f}": row for name, row in rows.items()}
+    thresholds = {name: thresholds_text(measures) for name, measures in rows.items()}
+    if len(set(thresholds.values())) == 1:
+        facts.append(f"sick above {next(iter(thresholds.values()))}")
+    else:
+        rows = {f"{name} >{thresholds[name]}": row for name, row in rows.items()}
     title = f"Classification per {unit}" + (f" ({'; '.join(facts)})" if facts else "")
     return _table(title, rows, CLASSIFICATION_COLUMNS)
 

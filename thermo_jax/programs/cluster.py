@@ -18,6 +18,7 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from thermo_jax.data.examples import Examples
+from thermo_jax.data.splits import Split
 from thermo_jax.data.thermogram import CLASS_NAMES
 from thermo_jax.evaluation import figures, matching, metrics, results
 from thermo_jax.evaluation.report_parts import Section, Table
@@ -27,7 +28,7 @@ from thermo_jax.models.decoders import CHANNELS
 from thermo_jax.models.kmeans import kmeans
 from thermo_jax.programs import reports, runs, scores, sources
 from thermo_jax.programs.decoder import open_encoder, seen_by_encoder
-from thermo_jax.programs.workdir import PICTURES, open_workdir
+from thermo_jax.programs.workdir import PICTURES, check_workdir
 from thermo_jax.training import finetune, loop
 from thermo_jax.training.parallel import gather
 
@@ -41,12 +42,14 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
     parallel = runs.data_parallel(config)
     parallel.check_batch_size(config.batch_size, field="config.batch_size")
     conv = choose_convolution(config.model.conv, platform=parallel.devices[0].platform)
-    workdir = open_workdir(workdir, config)
+    workdir = check_workdir(workdir, config)
     encoder, variables, encoder_meta = open_encoder(
         config, workdir=config.encoder.workdir, conv=conv
     )
-    source = sources.open_source(config.data, workdir=workdir)
-    examples = _annotated(config, source, workdir=workdir)
+    source = sources.open_source(config.data)
+    split = sources.split_of(config.split, source) if config.only_test else None
+    examples = _annotated(source, split)
+    runs.begin(workdir, config, source=source, split=split)
     logging.info("Clustering %d images.", len(examples))
     step = partial(
         cluster_step,
@@ -106,13 +109,12 @@ def cluster_step(
     return gather({way: x.reshape(count, height, width) for way, x in clusters.items()})
 
 
-def _annotated(config: ConfigDict, source: sources.Source, *, workdir: Path) -> Examples:
-    """The annotated images, of the test patients or of all."""
+def _annotated(source: sources.Source, split: Split | None) -> Examples:
+    """The annotated images, of the split's test patients or of all."""
     examples = source.load("segment")
-    if not config.only_test:
+    if split is None:
         return examples
-    test = sources.split_of(config.split, source, workdir=workdir).test
-    chosen = examples.where(np.array([patient in test for patient in examples.patients]))
+    chosen = examples.where(np.array([patient in split.test for patient in examples.patients]))
     runs.check_not_empty({"test": chosen}, of=len(examples))
     return chosen
 

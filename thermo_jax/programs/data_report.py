@@ -6,14 +6,15 @@ from ml_collections import ConfigDict
 
 from thermo_jax.data import layouts
 from thermo_jax.programs import sources
-from thermo_jax.programs.workdir import open_workdir
+from thermo_jax.programs.workdir import check_workdir, write_config
 
 
 def run(config: ConfigDict, workdir: str | Path) -> dict:
     """Scans, prints the report and writes it as text and CSV; returns the counts."""
-    workdir = open_workdir(workdir, config)
+    workdir = check_workdir(workdir, config)
     root = sources.root_of(config.data)
     records, report = layouts.scan(root, layout=config.data.layout, strict=config.data.strict)
+    write_config(workdir, config)
     print(report.text(records))
     print(f"Written to {workdir}:")
     for path in report.write(workdir, records):

@@ -19,10 +19,10 @@ from thermo_jax.data.examples import Examples
 from thermo_jax.data.splits import Split
 from thermo_jax.data.thermogram import GRAY_SHAPE
 from thermo_jax.models.convolution import choose_convolution
-from thermo_jax.models.cuts import RawPixels
+from thermo_jax.models.cuts import CutsEncoder, RawPixels
 from thermo_jax.models.decoders import CHANNELS
 from thermo_jax.programs import runs, scores, sources
-from thermo_jax.programs.workdir import open_workdir, to_json
+from thermo_jax.programs.workdir import check_workdir, saved_config, to_json
 from thermo_jax.training import finetune, loop, processes
 from thermo_jax.training.checkpoints import has_checkpoint, keep_best_model, load_encoder
 from thermo_jax.training.parallel import DataParallel, gather
@@ -49,16 +49,17 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
     parallel = runs.data_parallel(config)
     parallel.check_batch_size(config.train.batch_size)
     conv = choose_convolution(config.model.conv, platform=parallel.devices[0].platform)
-    workdir = open_workdir(workdir, config)
-    # A run that continues carries its encoder, whose own workdir may have changed, or gone, since.
-    origin = workdir if has_checkpoint(workdir) else config.encoder.workdir
-    encoder, variables, encoder_meta = open_encoder(config, workdir=origin, conv=conv)
-    source = sources.open_source(config.data, workdir=workdir)
-    split = sources.split_of(config.split, source, workdir=workdir)
+    workdir = check_workdir(workdir, config)
+    encoder, variables, encoder_meta = _own_encoder(config, workdir, conv=conv)
+    source = sources.open_source(config.data)
+    split = sources.split_of(config.split, source)
     sets = split_examples(source.load(config.task), split, protocol=config.split.protocol)
     fewer = fewer_patients(sets.train, config.split, seed=config.seed)
     sets = sets._replace(train=fewer)
     caveat = _check_encoder_data(encoder_meta, source=source, sets=sets)
+    fingerprint = runs.fingerprint(sets._asdict())
+    runs.check_examples(workdir, fingerprint)
+    runs.begin(workdir, config, source=source, split=split)
     tables, resident = place(sets, config, encoder=encoder, variables=variables, parallel=parallel)
 
     decoder = finetune.make_decoder(config, conv=conv)
@@ -87,7 +88,7 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
         meta={
             "config": to_json(config),
             "encoder": encoder_meta,
-            "examples": runs.fingerprint(sets._asdict()),
+            "examples": fingerprint,
         },
     )
     predict_step = runs.wrap(
@@ -117,6 +118,41 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
     return outcome
 
 
+def _own_encoder(config: ConfigDict, workdir: Path, *, conv) -> tuple[Any, dict, dict]:
+    """As `open_encoder`: the configured one, or, to continue, the one that the run carries.
+
+    The workdir of the latter may be gone since; `config.encoder.workdir` then becomes again what it
+    was when the run began.
+
+    Raises:
+      ValueError: the configured workdir holds another encoder than the run carries.
+    """
+    given = config.encoder.workdir
+    if not has_checkpoint(workdir):
+        return open_encoder(config, workdir=given, conv=conv)
+    carried = open_encoder(config, workdir=workdir, conv=conv)
+    if config.encoder.kind != "pretrained":
+        return carried
+    began_with = saved_config(workdir)["encoder"]["workdir"]
+    if not given or not has_checkpoint(given):
+        logging.warning(
+            "config.encoder.workdir=%s holds no encoder: the run goes on with the one that it "
+            "carries, from %s.",
+            given,
+            began_with,
+        )
+        config.encoder.workdir = began_with
+        return carried
+    _, found, _ = _load_pretrained(config, given, conv=conv)
+    if not all(jax.tree.leaves(jax.tree.map(np.array_equal, found, carried[1]))):
+        raise ValueError(
+            f"config.encoder.workdir={given} holds another encoder than the run in {workdir} "
+            f"carries, which began with the one then in {began_with}: give that one, or a copy of "
+            "it, or choose another --workdir"
+        )
+    return carried
+
+
 def open_encoder(config: ConfigDict, *, workdir: str | Path, conv) -> tuple[Any, dict, dict]:
     """The frozen encoder of a workdir: (model, variables, what its run said of it).
 
@@ -134,17 +170,7 @@ def open_encoder(config: ConfigDict, *, workdir: str | Path, conv) -> tuple[Any,
             f"--config=configs/encoder.py:{config.encoder.type} and give its --workdir here"
         )
 
-    def make(meta: dict):
-        return finetune.make_encoder(
-            num_kernels=meta["num_kernels"], dtype=config.model.dtype, conv=conv
-        )
-
-    def like(meta: dict) -> dict:
-        images = jnp.zeros((1, 8, 8, meta["encoder"]["channels"]))
-        init = partial(make(meta["encoder"]).init, train=False)
-        return jax.eval_shape(init, jax.random.key(0), images)
-
-    variables, meta = load_encoder(workdir, like=like)
+    encoder, variables, meta = _load_pretrained(config, workdir, conv=conv)
     found = meta["encoder"]
     if not meta["finished"] and meta["config"]["task"] == "encoder":
         logging.warning(
@@ -164,7 +190,25 @@ def open_encoder(config: ConfigDict, *, workdir: str | Path, conv) -> tuple[Any,
             found["downscale"],
             config.data.downscale,
         )
-    return make(found), variables, found
+    return encoder, variables, found
+
+
+def _load_pretrained(
+    config: ConfigDict, workdir: str | Path, *, conv
+) -> tuple[CutsEncoder, dict, dict]:
+    """(model, variables, the checkpoint's meta) of a workdir's encoder."""
+
+    def make(meta: dict) -> CutsEncoder:
+        return finetune.make_encoder(
+            num_kernels=meta["encoder"]["num_kernels"], dtype=config.model.dtype, conv=conv
+        )
+
+    def like(meta: dict) -> dict:
+        images = jnp.zeros((1, 8, 8, meta["encoder"]["channels"]))
+        return jax.eval_shape(partial(make(meta).init, train=False), jax.random.key(0), images)
+
+    variables, meta = load_encoder(workdir, like=like)
+    return make(meta), variables, meta
 
 
 def _untrained(kind: str, config: ConfigDict, *, conv) -> tuple[Any, dict, dict]:

@@ -5,21 +5,23 @@ from pathlib import Path
 from absl import logging
 from ml_collections import ConfigDict
 
-from thermo_jax.programs import decoder, encoder
-from thermo_jax.programs.workdir import open_workdir
+from thermo_jax.programs import runs
+from thermo_jax.programs.stages import PROGRAMS
+from thermo_jax.programs.workdir import check_workdir, write_config
 
 
 def run(config: ConfigDict, workdir: str | Path) -> dict:
     """Runs the three stages; returns their results by stage."""
-    workdir = open_workdir(workdir, config)
-    stages = config.stages
-    outcome = {}
-    for number, (name, program) in enumerate(
-        (("encoder", encoder), ("classify", decoder), ("segment", decoder)), start=1
-    ):
-        logging.info("Stage %d of 3: %s", number, name)
-        stage = stages[name].copy_and_resolve_references()
+    workdir = check_workdir(workdir, config)
+    stages = {}
+    for name in PROGRAMS:
+        stages[name] = config.stages[name].copy_and_resolve_references()
         if name != "encoder":
-            stage.encoder.workdir = str(workdir / "encoder")
-        outcome[name] = program.run(stage, workdir / name)
+            stages[name].encoder.workdir = str(workdir / "encoder")
+        check_workdir(workdir / name, runs.resolve(stages[name]))
+    write_config(workdir, config)
+    outcome = {}
+    for number, (name, stage) in enumerate(stages.items(), start=1):
+        logging.info("Stage %d of 3: %s", number, name)
+        outcome[name] = PROGRAMS[name].run(stage, workdir / name)
     return outcome

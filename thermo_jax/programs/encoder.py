@@ -8,13 +8,13 @@ from absl import logging
 from etils.epath import Path
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from thermo_jax.data.examples import Examples
+from thermo_jax.data.examples import IMAGE_SHAPES, Examples, downscaled_size
 from thermo_jax.data.splits import Split
 from thermo_jax.evaluation import figures, results
 from thermo_jax.models.convolution import choose_convolution
 from thermo_jax.models.decoders import CHANNELS
 from thermo_jax.programs import reports, runs, sources
-from thermo_jax.programs.workdir import PICTURES, open_workdir, to_json
+from thermo_jax.programs.workdir import PICTURES, check_workdir, to_json
 from thermo_jax.training import finetune, loop, pretrain, processes
 from thermo_jax.training.checkpoints import FOLDER, keep_best_model
 from thermo_jax.training.metrics_log import METRICS, read_jsonl
@@ -30,14 +30,18 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
     Of several processes the first one does; the others return {}.
     """
     config = runs.resolve(config)
+    check_patches(config)
     parallel = runs.data_parallel(config)
     parallel.check_batch_size(config.train.batch_size)
-    workdir = open_workdir(workdir, config)
-    source = sources.open_source(config.data, workdir=workdir)
+    workdir = check_workdir(workdir, config)
+    source = sources.open_source(config.data)
     examples = source.load("pretrain")
-    split = sources.split_of(config.split, source, workdir=workdir)
+    split = sources.split_of(config.split, source)
     train, validation = sets(examples, split, config)
     runs.check_not_empty({"training": train, "validation": validation}, of=len(examples))
+    fingerprint = runs.fingerprint({"train": train, "validation": validation})
+    runs.check_examples(workdir, fingerprint)
+    runs.begin(workdir, config, source=source, split=split)
     unseen = split.test - {*train.patients, *validation.patients}
     logging.info(
         "%d images train, %d validate; %d patients are kept for testing decoders.",
@@ -81,7 +85,7 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
                 # Validation patients chose the epoch: they were seen, too.
                 patients=sorted({*train.patients, *validation.patients}),
             ),
-            "examples": runs.fingerprint({"train": train, "validation": validation}),
+            "examples": fingerprint,
         },
     )
     losses = loop.evaluate(state, eval_step, tables[1], plan=plan, parallel=parallel)
@@ -93,6 +97,18 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
     processes.wait("the results are written")
     keep_best_model(workdir)
     return outcome
+
+
+def check_patches(config: ConfigDict) -> None:
+    """Raises ValueError where the images are too small to sample patches from."""
+    patch, factor = config.model.patch_size, config.data.downscale
+    height, width = downscaled_size(*IMAGE_SHAPES[config.data.type][:2], factor)
+    if patch >= min(height, width):  # an anchor needs a neighbour
+        raise ValueError(
+            f"config.model.patch_size={patch} is too large for {config.data.type} images of "
+            f"{height}x{width} pixels (config.data.downscale={factor}): they need at least one row "
+            "and one column more than a patch; choose a smaller patch_size or downscale"
+        )
 
 
 def sets(examples: Examples, split: Split, config: ConfigDict) -> tuple[Examples, Examples]:

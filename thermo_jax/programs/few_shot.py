@@ -18,8 +18,8 @@ from thermo_jax.evaluation.predictions import Predictions
 from thermo_jax.evaluation.report_parts import Section, Table, Text
 from thermo_jax.evaluation.wording import DISCLAIMER
 from thermo_jax.programs import reports, runs, scores, sources
-from thermo_jax.programs.stages import Stage, check_stages, run_stages, stage_config
-from thermo_jax.programs.workdir import PICTURES, open_workdir
+from thermo_jax.programs.stages import Stage, check_split, check_stages, run_stages, stage_config
+from thermo_jax.programs.workdir import PICTURES, check_workdir
 
 KINDS = {"pretrained": "CUTS, pretrained", "random": "random, frozen", "none": "none: raw pixels"}
 VALIDATION = "Validation patients choose the epoch; they are labelled, too, and not counted."
@@ -35,17 +35,19 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
             f"config.repeats={config.repeats} and config.split.protocol={config.split.protocol!r}: "
             "at least 1, and not 'paper', which selects on test"
         )
-    workdir = open_workdir(workdir, config)
+    workdir = check_workdir(workdir, config)
     common = {"split": {"fold": config.fold}, "data_type": config.type}
     encoder = Stage("encoder", "encoder", "", stage_config(config, "encoder", **common))
     segmenter = stage_config(config, "segment", **common)
-    source = sources.open_source(segmenter.data, workdir=workdir)
-    split = sources.split_of(segmenter.split, source, workdir=workdir)
+    source = sources.open_source(segmenter.data)
+    split = sources.split_of(segmenter.split, source)
     chosen = sources.selected(source, segmenter.data, task="segment")
     annotated = {record.patient for record in chosen}
     stages = list(_stages(config, segmenter, workdir, available=len(split.train & annotated)))
     every = [encoder] * ("pretrained" in config.kinds) + stages
     check_stages(every, workdir)
+    check_split(workdir / sources.SPLIT, split, every, workdir)
+    runs.begin(workdir, config, source=source, split=split)
     run_stages(every, workdir)
     points: dict[str, dict[int, list[float]]] = {kind: {} for kind in config.kinds}
     for stage in stages:

@@ -23,6 +23,7 @@ from thermo_jax.evaluation.report_parts import (
 from thermo_jax.evaluation.results import (
     CLASSIFICATION_COLUMNS,
     SEGMENTATION_COLUMNS,
+    thresholds_text,
     with_interval,
 )
 from thermo_jax.evaluation.wording import OPTIMISTIC, SIDES_NOTE, class_title
@@ -103,14 +104,14 @@ def classification_table(title: str, rows: Mapping[str, Mapping[str, Any]]) -> T
     note += f"{next(iter(rows.values()))['patients']} patients. " if same else ""
     return Table(
         title,
-        ["", *number, *CLASSIFICATION_COLUMNS.values(), "AUROC within folds"],
+        ["", "sick above", *number, *CLASSIFICATION_COLUMNS.values(), "AUROC within folds"],
         [
-            [name, *(measures["counts"][key] for key in number)]
+            [name, thresholds_text(measures), *(measures["counts"][key] for key in number)]
             + [_with_interval(measures, key) for key in CLASSIFICATION_COLUMNS]
             + [measures["auroc_within"]]
             for name, measures in rows.items()
         ],
-        note=f"{note}Sick above 0.5 where nothing else is said.",
+        note=f"{note}Thresholds other than 0.5 were chosen on validation patients.",
         ours=[0] if same else [],
     )
 

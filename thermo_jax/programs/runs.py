@@ -11,12 +11,15 @@ from ml_collections import ConfigDict
 from thermo_jax.data import pipeline
 from thermo_jax.data.examples import Examples
 from thermo_jax.data.prepared import digest
+from thermo_jax.data.radiometry import find_colormap
+from thermo_jax.data.splits import Split
 from thermo_jax.models import convolution, precision
 from thermo_jax.models.decoders import CHANNELS, HEADS
 from thermo_jax.models.losses import CONTRASTIVE_LOSSES
-from thermo_jax.programs.sources import PAPER, PROTOCOLS
-from thermo_jax.training import processes
-from thermo_jax.training.loop import Plan
+from thermo_jax.programs import sources
+from thermo_jax.programs.workdir import write_config
+from thermo_jax.training import loop, processes
+from thermo_jax.training.checkpoints import Checkpoints, has_checkpoint
 from thermo_jax.training.parallel import MODES, DataParallel
 from thermo_jax.training.resident import budget_bytes, gather_batch, scan_steps
 
@@ -44,14 +47,19 @@ _CHOICES = {
     "model.head": HEADS,
     "parallel.mode": MODES,
     "encoder.kind": ("pretrained", "random", "none"),
-    "split.protocol": PROTOCOLS,
+    "split.protocol": sources.PROTOCOLS,
 }
+# JAX's keys hold 32 bits of it.
+_SEED = ("from 0 to 4294967295", lambda value: 0 <= value < 2**32)
 _RANGES = {
     "loss.contrastive_weight": ("from 0 to 1", lambda value: 0 <= value <= 1),
     "loss.temperature": ("above 0", lambda value: value > 0),
     "model.patch_size": ("odd and at least 3", lambda value: value >= 3 and value % 2 == 1),
     "split.val_fraction": ("above 0 and below 1", lambda value: 0 < value < 1),
     "train.learning_rate": ("above 0", lambda value: value > 0),
+    "seed": _SEED,
+    "report.seed": _SEED,
+    "split.seed": _SEED,
     "split.max_train_patients": ("at least 0", lambda value: value >= 0),
     "parallel.steps_per_dispatch": ("at least 0", lambda value: value >= 0),
     "train.patience": ("at least 0", lambda value: value >= 0),
@@ -75,6 +83,11 @@ def resolve(config: ConfigDict) -> ConfigDict:
         fields = config.get(section, {}) if section else config
         if field in fields and not is_fine(fields[field]):
             raise ValueError(f"config.{name}={fields[field]!r} must be {expected}")
+    if "colormap" in config.get("data", {}):
+        try:
+            find_colormap(config.data.colormap)
+        except ValueError as error:
+            raise ValueError(f"config.data.colormap: {error}") from error
     resolved = config.copy_and_resolve_references()
     if "dtype" in resolved.get("model", {}):
         resolved.model.dtype = precision.choose_dtype(resolved.model.dtype, device=jax.devices()[0])
@@ -102,9 +115,9 @@ def data_parallel(config: ConfigDict) -> DataParallel:
     return DataParallel(available[: wanted or None], mode=config.parallel.mode)
 
 
-def plan(config: ConfigDict) -> Plan:
+def plan(config: ConfigDict) -> loop.Plan:
     """The training plan of a configuration."""
-    return Plan(
+    return loop.Plan(
         batch_size=config.train.batch_size,
         epochs=config.train.epochs,
         patience=config.train.patience,
@@ -113,7 +126,7 @@ def plan(config: ConfigDict) -> Plan:
         loader=config.data.loader,
         checkpoint_every=config.train.checkpoint_every,
         choose_by="errors"
-        if (config.split.protocol, config.task) == (PAPER, "classify")
+        if (config.split.protocol, config.task) == (sources.PAPER, "classify")
         else "loss",
         steps_per_dispatch=config.parallel.steps_per_dispatch
         or (1 if jax.default_backend() == "cpu" else STEPS_PER_DISPATCH),
@@ -179,6 +192,31 @@ def paths(config: ConfigDict, field: str) -> list[str]:
     if not found:
         raise ValueError(f"config.{field} is empty: give --config.{field}=<path>[,<path>...]")
     return found
+
+
+def check_examples(workdir: Path, examples: str) -> None:
+    """Raises ValueError where the run that would continue in the workdir began with others.
+
+    Args:
+      examples: their fingerprint.
+    """
+    if has_checkpoint(workdir):
+        with Checkpoints(workdir, read_only=True) as checkpoints:
+            loop.check_examples(checkpoints.meta(), examples, workdir=workdir)
+
+
+def begin(
+    workdir: Path, config: ConfigDict, *, source: sources.Source, split: Split | None = None
+) -> None:
+    """What is written before the work: config.json, the data report, the patients of each set.
+
+    Call it when all that may refuse the run has been checked: a refused one changes no file.
+    """
+    write_config(workdir, config)
+    if processes.is_writer():
+        source.write_report(workdir)
+        if split is not None:
+            split.save(workdir / sources.SPLIT)
 
 
 def report(text: str, *, files: Sequence[Path], workdir: Path) -> None:

@@ -10,9 +10,8 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from thermo_jax.data import examples, layouts, phantom, splits
-from thermo_jax.data.prepared import cache_dir, digest
+from thermo_jax.data.prepared import cache_dir, digest, writing
 from thermo_jax.data.thermogram import UNLABELLED, Thermogram
-from thermo_jax.training import processes
 from thermo_jax.training.paths import folder_path
 
 PHANTOM = "phantom"
@@ -30,18 +29,20 @@ class Source:
       fingerprint: of their names and patients; the same for a copy of the files elsewhere.
       load: (task, data type = the configured one) -> the selected examples; tasks are "pretrain",
         "classify" and "segment".
+      write_report: writes the data report's files to a folder.
     """
 
     records: Sequence[Thermogram]
     fingerprint: str
     load: Callable[..., examples.Examples]
+    write_report: Callable[[epath.Path], object]
 
 
 def root_of(data: ConfigDict) -> Path:
     """The folder to read; writes the phantom data set if it is asked for and not there yet.
 
     Raises:
-      ValueError: no folder is configured.
+      ValueError: no folder is configured, or the phantom's cannot be written.
     """
     if not data.root:
         raise ValueError(
@@ -50,17 +51,18 @@ def root_of(data: ConfigDict) -> Path:
         )
     if data.root != PHANTOM:
         return Path(data.root).expanduser()
-    count = data.phantom_patients
-    return phantom.write_phantom(cache_dir() / PHANTOM / f"patients{count}", patients=count)
+    count, folder = data.phantom_patients, cache_dir() / PHANTOM
+    with writing(folder):
+        return phantom.write_phantom(folder / f"patients{count}", patients=count)
 
 
-def open_source(data: ConfigDict, *, workdir: epath.Path) -> Source:
-    """Scans or prepares `config.data.root`, and leaves the data report in the workdir.
+def open_source(data: ConfigDict) -> Source:
+    """Scans or prepares `config.data.root`.
 
     With loader "tf.data" the folder is prepared once by TFDS; with "numpy" it is read directly, and
     TensorFlow is not needed. Both give the same examples.
     """
-    source = _open(data, workdir=workdir)
+    source = _open(data)
     return _shuffled(source) if data.shuffle_labels else source
 
 
@@ -85,12 +87,10 @@ def _shuffled(source: Source) -> Source:
     return dataclasses.replace(source, records=records, load=load)
 
 
-def _open(data: ConfigDict, *, workdir: epath.Path) -> Source:
+def _open(data: ConfigDict) -> Source:
     root = root_of(data)
     if data.loader == "numpy":
         records, report = layouts.scan(root, layout=data.layout, strict=data.strict)
-        if processes.is_writer():
-            report.write(workdir, records)
         logging.info("%s: %s", root, report.summary())
         return Source(
             records=records,
@@ -102,6 +102,7 @@ def _open(data: ConfigDict, *, workdir: epath.Path) -> Source:
                 downscale=data.downscale,
                 colormap=data.colormap,
             ),
+            write_report=lambda folder: report.write(folder, records),
         )
     from thermo_jax.data import dmr_ir  # imports tensorflow_datasets
 
@@ -112,9 +113,6 @@ def _open(data: ConfigDict, *, workdir: epath.Path) -> Source:
         prepared_dir=data.prepared_dir or None,
         colormap=data.colormap,
     )
-    if processes.is_writer():
-        for path in prepared.report_files:
-            (workdir / path.name).write_bytes(path.read_bytes())
     records = dmr_ir.load_records(prepared)
     return Source(
         records=records,
@@ -126,6 +124,9 @@ def _open(data: ConfigDict, *, workdir: epath.Path) -> Source:
             selection=_selection(data),
             downscale=data.downscale,
         ),
+        write_report=lambda folder: [
+            (folder / path.name).write_bytes(path.read_bytes()) for path in prepared.report_files
+        ],
     )
 
 
@@ -138,10 +139,8 @@ def selected(source: Source, data: ConfigDict, *, task: str) -> list[Thermogram]
     return examples.select(source.records, _selection(data), task=task, data_type=data.type)
 
 
-def split_of(
-    split: ConfigDict, source: Source, *, workdir: epath.Path | None = None
-) -> splits.Split:
-    """The run's patients, also written to the workdir as split.json.
+def split_of(split: ConfigDict, source: Source) -> splits.Split:
+    """The run's patients.
 
     They depend on the data set and `config.split` alone, not on the task, so that an encoder and
     its decoders agree on the test patients.
@@ -168,8 +167,6 @@ def split_of(
             val_fraction=0 if split.protocol == PAPER else split.val_fraction,
             seed=split.seed,
         )
-    if workdir is not None and processes.is_writer():
-        found.save(workdir / SPLIT)
     return found
 
 

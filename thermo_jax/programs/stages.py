@@ -16,9 +16,11 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from thermo_jax.data.examples import IMAGE_SHAPES, downscaled_size
+from thermo_jax.data.splits import Split
 from thermo_jax.programs import decoder, encoder, runs, scores, sources
-from thermo_jax.programs.workdir import only_run_in, open_workdir
+from thermo_jax.programs.workdir import check_workdir, only_run_in
 from thermo_jax.training import finetune
+from thermo_jax.training.checkpoints import FOLDER
 
 FINISHED = "finished"
 PROGRAMS = {"encoder": encoder, "classify": decoder, "segment": decoder}
@@ -51,10 +53,10 @@ def stage_config(config: ConfigDict, task: str, *, data_type: str, split: dict) 
 
 
 def check_stages(stages: Sequence[Stage], workdir: Path) -> None:
-    """What can be told before the first stage runs: fields, sizes, devices, the disk.
+    """What can be told before the first stage runs: fields, sizes, devices, folders, the disk.
 
     Raises:
-      ValueError: names the field, or the disk.
+      ValueError: names the field, the stage's folder of another configuration, or the disk.
     """
     for stage in stages:
         config = runs.resolve(stage.config)
@@ -63,21 +65,29 @@ def check_stages(stages: Sequence[Stage], workdir: Path) -> None:
         )
         sources.root_of(config.data)
         downscaled_size(*IMAGE_SHAPES[config.data.type][:2], config.data.downscale)
-        if stage.task != "encoder" and config.encoder.kind == "none":
+        if stage.task == "encoder":
+            encoder.check_patches(config)
+        elif config.encoder.kind == "none":
             decoder.check_raw_pixels(config)
+        check_workdir(workdir / stage.folder, config)
     _check_disk(stages, workdir)
 
 
-def run_stages(stages: Sequence[Stage], workdir: Path) -> None:
-    """Runs those that are not finished yet.
+def check_split(path: Path, split: Split, stages: Sequence[Stage], workdir: Path) -> None:
+    """Raises ValueError where a stage has begun, and the saved split deals patients otherwise."""
+    begun = any((workdir / stage.folder / FOLDER).exists() for stage in stages)
+    if begun and path.exists() and Split.load(path) != split:
+        raise ValueError(
+            f"{path} deals the patients otherwise than this data and configuration: restore "
+            "them as they were when the run began, or choose another --workdir"
+        )
 
-    Raises:
-      ValueError: a finished stage has another configuration.
-    """
+
+def run_stages(stages: Sequence[Stage], workdir: Path) -> None:
+    """Runs those that are not finished yet."""
     for number, stage in enumerate(stages, start=1):
         folder = workdir / stage.folder
         if _is_finished(stage, workdir):
-            open_workdir(folder, runs.resolve(stage.config))
             logging.info("Stage %d of %d: %s is finished.", number, len(stages), stage.folder)
             continue
         logging.info("Stage %d of %d: %s", number, len(stages), stage.folder)

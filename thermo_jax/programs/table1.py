@@ -20,9 +20,8 @@ from thermo_jax.evaluation.predictions import Predictions, pool
 from thermo_jax.evaluation.report_parts import Picture, Section, Table
 from thermo_jax.evaluation.wording import DISCLAIMER, OPTIMISTIC
 from thermo_jax.programs import reports, runs, scores, sources
-from thermo_jax.programs.stages import Stage, check_stages, run_stages, stage_config
-from thermo_jax.programs.workdir import PICTURES, open_workdir
-from thermo_jax.training.checkpoints import FOLDER
+from thermo_jax.programs.stages import Stage, check_split, check_stages, run_stages, stage_config
+from thermo_jax.programs.workdir import PICTURES, check_workdir
 
 FOLDS = "folds"
 
@@ -30,10 +29,10 @@ FOLDS = "folds"
 def run(config: ConfigDict, workdir: str | Path) -> dict:
     """Runs what is not finished yet; returns the results that it also writes to the workdir."""
     _check_fields(config)
-    workdir = open_workdir(workdir, config)
+    workdir = check_workdir(workdir, config)
     stages = list(plan(config, workdir))
     check_stages(stages, workdir)
-    _write_folds(config, workdir, stages=stages)
+    _begin(config, workdir, stages=stages)
     run_stages(stages, workdir)
     return _finish(config, workdir, stages)
 
@@ -89,28 +88,26 @@ def _fold(config, workdir: Path, *, name: str, split: dict, variant: str) -> Ite
             yield Stage(task, f"{name}/{task}_{row.replace('/', '')}{suffix}", shown, stage)
 
 
-def _write_folds(config: ConfigDict, workdir: Path, *, stages: Sequence[Stage]) -> None:
-    """folds/*.json: the given ones, or dealt anew; the same for every row.
+def _begin(config: ConfigDict, workdir: Path, *, stages: Sequence[Stage]) -> None:
+    """Writes config.json, the data report and folds/*.json: the given ones, or dealt anew.
+
+    They are the same for every row.
 
     Raises:
       ValueError: the given ones are incomplete, or the run has begun with others.
     """
-    folder = workdir / FOLDS
-    folder.mkdir(exist_ok=True)
-    source = sources.open_source(stages[0].config.data, workdir=workdir)
+    source = sources.open_source(stages[0].config.data)
     splits = {}
     for stage in stages:
         path = Path(stage.config.split.file)
         if path not in splits:
             splits[path] = _split(config, stage, source)
     _check_splits(config, list(splits.values()))
-    begun = any((workdir / stage.folder / FOLDER).exists() for stage in stages)
     for path, split in splits.items():
-        if begun and path.exists() and Split.load(path) != split:
-            raise ValueError(
-                f"{path} deals the patients otherwise than this data and configuration: restore "
-                "them as they were when the run began, or choose another --workdir"
-            )
+        check_split(path, split, stages, workdir)
+    runs.begin(workdir, config, source=source)
+    (workdir / FOLDS).mkdir(exist_ok=True)
+    for path, split in splits.items():
         split.save(path)
 
 

@@ -38,7 +38,7 @@ FREE_FIELDS = (
     "parallel.resident_gb",
     "parallel.steps_per_dispatch",
     "model.conv",
-    # A run that goes on carries its encoder, and knows its examples.
+    # A run that goes on carries its encoder, and knows its examples: both are compared.
     "encoder.workdir",
     "split.file",
     "report.bootstrap",
@@ -84,25 +84,48 @@ def only_run_in(path: str | Path) -> Iterator[None]:
 
 
 def open_workdir(path: str | Path, config: ConfigDict) -> Path:
-    """Makes the folder, or checks that it belongs to the same configuration.
+    """The folder, checked (`check_workdir`) and made this configuration's (`write_config`)."""
+    workdir = check_workdir(path, config)
+    write_config(workdir, config)
+    return workdir
+
+
+def check_workdir(path: str | Path, config: ConfigDict) -> Path:
+    """The folder, which may be missing; nothing is written.
 
     Raises:
-      ValueError: no path, or it holds a run of another configuration, or is not the same folder for
-        all processes of the run.
+      ValueError: no path, or it holds a run of another configuration.
     """
     workdir = _check_path(path)
+    begun = has_checkpoint(workdir)
+    try:
+        saved = saved_config(workdir)
+    except ValueError:
+        if begun:
+            raise
+        return workdir
+    wanted = to_json(config)
+    if not begun:
+        # A run that failed before its first checkpoint left nothing that another one of its task
+        # could spoil. Runs in subfolders look after themselves.
+        saved, wanted = ({"task": each.get("task")} for each in (saved, wanted))
+    different = _differences(saved, wanted)
+    if different:
+        raise ValueError(
+            f"{workdir} holds a run of another configuration ({'; '.join(different)}): choose "
+            "another --workdir to start anew, or give the same configuration to continue"
+        )
+    return workdir
+
+
+def write_config(workdir: Path, config: ConfigDict) -> None:
+    """Makes the folder and writes config.json, once all else that could refuse the run is checked.
+
+    Raises:
+      ValueError: it is not the same folder for all processes of the run.
+    """
     file = workdir / CONFIG
-    resolved = to_json(config)
-    # A run that failed before its first checkpoint left nothing that another could spoil.
-    # Runs in subfolders look after themselves.
-    if has_checkpoint(workdir):
-        different = _differences(_saved_config(file), resolved)
-        if different:
-            raise ValueError(
-                f"{workdir} holds a run of another configuration ({'; '.join(different)}): choose "
-                "another --workdir to start anew, or give the same configuration to continue"
-            )
-    text = json.dumps({"config": resolved, "versions": versions()}, indent=2) + "\n"
+    text = json.dumps({"config": to_json(config), "versions": versions()}, indent=2) + "\n"
     processes.wait("all have read the workdir")
     if processes.is_writer():
         (workdir / PICTURES).mkdir(parents=True, exist_ok=True)
@@ -113,7 +136,6 @@ def open_workdir(path: str | Path, config: ConfigDict) -> Path:
             f"{workdir} is not one folder for all {jax.process_count()} processes of this run: "
             "choose a --workdir on a disk that all of them see"
         )
-    return workdir
 
 
 def _check_path(path: str | Path) -> Path:
@@ -125,9 +147,16 @@ def _check_path(path: str | Path) -> Path:
     return workdir
 
 
-def _saved_config(file: Path) -> dict[str, Any]:
+def saved_config(workdir: Path) -> dict[str, Any]:
+    """The configuration of the run that the folder holds.
+
+    Raises:
+      ValueError: there is none, or it is damaged.
+    """
+    file = workdir / CONFIG
     try:
-        return json.loads(file.read_text(encoding="utf-8"))["config"]
+        text = file.read_text(encoding="utf-8") if file.is_file() else ""  # buckets' errors differ
+        return dict(json.loads(text)["config"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(
             f"{file} cannot be read, so that it is not known whose checkpoints are beside it: "

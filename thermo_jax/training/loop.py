@@ -171,12 +171,21 @@ def _saved_position(
     checkpoints: Checkpoints, meta: dict, *, plan: Plan, workdir: str | os.PathLike
 ) -> Position:
     saved = checkpoints.meta()
-    if saved["examples"] != meta["examples"]:
+    check_examples(saved, meta["examples"], workdir=workdir)
+    return Position.of(saved, patience=plan.patience)
+
+
+def check_examples(meta: dict, examples: str, *, workdir: str | os.PathLike) -> None:
+    """Raises ValueError where a checkpoint's `meta` tells of others, or of the same in other sets.
+
+    Args:
+      examples: as in the meta of `fit`.
+    """
+    if meta["examples"] != examples:
         raise ValueError(
             f"the data changed since the run in {workdir} began: its patients would be dealt to "
             "other sets. Restore the data, or choose another --workdir"
         )
-    return Position.of(saved, patience=plan.patience)
 
 
 def evaluate(

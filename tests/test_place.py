@@ -1,0 +1,115 @@
+"""What a decoder trains on: latents or images, on the devices or in host memory, all the same."""
+
+import functools
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import optax
+import pytest
+import tiny_training as tiny
+from example_tables import table
+
+from thermo_jax.programs import decoder, runs
+from thermo_jax.training import finetune, loop
+from thermo_jax.training.metrics_log import METRICS, read_jsonl
+
+quick_compilation = pytest.fixture(scope="module", autouse=True)(tiny.quick_compilation)
+
+# 25 images: 0.03 MB, targets 0.04 MB; their latents 0.6 MB in float32, 0.3 MB in bfloat16.
+COUNTS = {"train": 14, "validation": 6, "test": 5}
+BUDGETS_GB = {"latents": 1e-3, "images": 2e-4, "streamed": 0.0}
+SAID = {
+    "latents": "Encoding 25 images once",
+    "images": "The encoder runs in every step.",
+    "streamed": "Images are streamed, and the encoder runs in every step.",
+}
+
+
+class Placed(NamedTuple):
+    """What `place` returns and says, and the metrics of an epoch of training on it."""
+
+    tables: dict[str, dict]
+    resident: bool
+    said: list[str]
+    metrics: dict[str, float]
+
+
+@pytest.fixture(scope="module")
+def placed(tmp_path_factory):
+    """(way, compute type) -> what is placed on two devices, and what training on it gives."""
+    sets = decoder.Sets(
+        *(
+            table([f"{role}{i}" for i in range(count)], **tiny.columns(count, seed=seed))
+            for seed, (role, count) in enumerate(COUNTS.items())
+        )
+    )
+    parallel, tx = tiny.devices(2), optax.sgd(0.05)  # Adam would amplify rounding
+    with tiny.shallow_decoders():
+        state = tiny.decoder_trainer("segment", tx=tx).state
+
+    @functools.cache
+    def get(way: str, dtype: str = "float32") -> Placed:
+        config = tiny.decoder_config("segment", dtype=dtype)
+        config.parallel.resident_gb = BUDGETS_GB[way]
+        config.train.batch_size = tiny.BATCH_SIZE
+        config.data.loader = "numpy"
+        encoder = finetune.make_encoder(num_kernels=2, dtype=dtype)
+        with pytest.MonkeyPatch.context() as patch:
+            said = []
+            patch.setattr(decoder.logging, "info", lambda text, *args: said.append(text % args))
+            tables, resident = decoder.place(
+                sets, config, encoder=encoder, variables=state.frozen, parallel=parallel
+            )
+        models = {
+            "encoder": encoder,
+            "encoder_type": "heat",
+            "decoder": finetune.make_decoder(config),
+        }
+        workdir = tmp_path_factory.mktemp(way)
+        train_step = partial(finetune.train_step, tx=tx, **models)
+        eval_step = partial(finetune.eval_step, **models)
+        loop.fit(
+            parallel.replicate(state),
+            train_step=runs.wrap(parallel, train_step, resident=resident, train=True),
+            eval_step=runs.wrap(parallel, eval_step, resident=resident),
+            train=tables["train"],
+            validation=tables["validation"],
+            names=sets.train.names,
+            plan=tiny.plan(epochs=1),
+            parallel=parallel,
+            workdir=workdir,
+            encoder_of=lambda state: state.frozen,
+            meta=tiny.META,
+        )
+        (row,) = read_jsonl(workdir / METRICS)
+        return Placed(tables, resident, said, row)
+
+    with tiny.shallow_decoders():
+        yield get
+
+
+@pytest.mark.parametrize("way", BUDGETS_GB)
+def test_the_first_way_that_the_budget_allows_is_taken_and_told(placed, way):
+    found = placed(way)
+    (said,) = [text for text in found.said if text.startswith(tuple(SAID.values()))]
+    assert said.startswith(SAID[way])
+    assert found.resident == (way != "streamed")
+    inputs = "latents" if way == "latents" else "images"
+    for role, count in COUNTS.items():
+        columns = found.tables[role]
+        assert set(columns) == {inputs, "label_maps"}
+        assert all(isinstance(x, jax.Array) == found.resident for x in columns.values())
+        assert {len(x) for x in columns.values()} == {count}
+
+
+@pytest.mark.parametrize("way", ["latents", "images"])
+def test_in_float32_training_gives_the_same_wherever_its_inputs_live(placed, way):
+    assert placed(way).metrics == pytest.approx(placed("streamed").metrics, rel=1e-5)
+
+
+def test_in_bfloat16_latents_are_rounded_once_and_training_gives_nearly_the_same(placed):
+    kept = placed("latents", "bfloat16")
+    assert kept.tables["train"]["latents"].dtype == jax.numpy.bfloat16
+    streamed = placed("streamed", "bfloat16")
+    assert kept.metrics == pytest.approx(streamed.metrics, rel=0.02)

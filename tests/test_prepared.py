@@ -1,0 +1,47 @@
+"""A cache that cannot be written, such as a read-only home on a cluster, is told with a remedy."""
+
+import errno
+import os
+
+import pytest
+
+from thermo_jax.configs import data_report
+from thermo_jax.data import prepared
+from thermo_jax.programs import sources
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """A cache inside a file: not even root can write it."""
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv(prepared.CACHE_DIR_VARIABLE, str(tmp_path / "file" / "cache"))
+    return tmp_path / "file" / "cache"
+
+
+def test_a_cache_that_cannot_be_made_is_told_with_both_remedies(cache, tmp_path):
+    message = (
+        rf"{cache}/prepared cannot be written \(.*config.data.prepared_dir or .THERMO_JAX_CACHE"
+    )
+    with pytest.raises(ValueError, match=message):
+        prepared.choose_prepared_dir(None, root=tmp_path / "data")
+
+
+def test_a_cache_that_is_there_but_cannot_be_written_is_told_with_both_remedies(cache):
+    with (
+        pytest.raises(ValueError, match=rf"{cache} cannot be written \(.*config.data.prepared_dir"),
+        prepared.lock(cache / "site-0123"),
+    ):
+        pass
+
+
+def test_a_phantom_that_cannot_be_written_is_told_with_the_remedy_that_moves_it(cache):
+    message = (
+        rf"{cache}/phantom cannot be written \(Not a directory\): .* with .THERMO_JAX_CACHE_DIR"
+    )
+    with pytest.raises(ValueError, match=message):
+        sources.root_of(data_report.get_config("phantom").data)
+
+
+def test_a_full_disk_stays_a_full_disk(tmp_path):
+    with pytest.raises(OSError, match="No space left"), prepared.writing(tmp_path):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(tmp_path))
