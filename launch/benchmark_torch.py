@@ -5,12 +5,11 @@
 
 It appends its rows to the workdir's benchmark.jsonl; the second command then prints both in one
 table. Written from the papers (CUTS encoder, patch sampler on the device, U-Net), it needs
-PyTorch and nothing of this project. On a GPU: bfloat16 autocast and latents, channels last,
-`torch.compile`. On the CPU it keeps freed memory, as thermo_jax does.
+PyTorch and, on a GPU, nothing of this project: bfloat16 autocast and latents, channels last,
+`torch.compile`. On the CPU freed memory is kept by thermo_jax's own function, to be alike.
 """
 
 import argparse
-import ctypes
 import datetime
 import json
 import statistics
@@ -211,16 +210,6 @@ def measure(case: str, *, device: str, batch: int, repeats: int, steps: int, qui
     }
 
 
-def keep_freed_memory() -> None:
-    """Or glibc returns it to the kernel, and every step asks for it again (10-25 % of its time)."""
-    trim_threshold, mmap_max, arena_max = -1, -4, -8  # malloc.h
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt"):
-        libc.mallopt(arena_max, 1)
-        libc.mallopt(mmap_max, 0)
-        libc.mallopt(trim_threshold, -1)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--workdir", required=True, help="folder of benchmark.jsonl")
@@ -230,6 +219,8 @@ def main() -> None:
     arguments = parser.parse_args()
     on_gpu = arguments.device == "cuda"
     if not on_gpu:
+        from thermo_jax.training.memory import keep_freed_memory
+
         keep_freed_memory()
     batch = arguments.batch or (64 if on_gpu else 16)
     batch = 2 if arguments.quick else batch

@@ -3,7 +3,6 @@
 It parses flags and dispatches on `config.task`; everything it calls can be called from a notebook.
 """
 
-import ctypes
 import errno
 import importlib
 import logging as python_logging
@@ -16,7 +15,7 @@ from ml_collections import ConfigDict, config_flags
 
 from thermo_jax.data.prepared import cache_dir
 from thermo_jax.programs.workdir import only_run_in
-from thermo_jax.training import preemption, processes
+from thermo_jax.training import memory, preemption, processes
 from thermo_jax.training.paths import is_remote
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -58,7 +57,7 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
     if config.task != "benchmark":  # which tells how long a compilation takes
         _keep_compiled_programs()
     if jax.default_backend() == "cpu":
-        _keep_freed_memory()
+        memory.keep_freed_memory()
     program = importlib.import_module(f"thermo_jax.programs.{TASKS[config.task]}")
     with only_run_in(workdir):
         return program.run(config, workdir)
@@ -81,21 +80,6 @@ def _keep_compiled_programs() -> None:
     """A second start of the same run takes its programs from the user's cache."""
     if jax.config.jax_compilation_cache_dir is None:
         jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "xla"))
-
-
-def _keep_freed_memory() -> None:
-    """glibc returns freed gigabytes to the kernel, and every step on the CPU asks for them again.
-
-    One arena that is never trimmed keeps them: a segmentation step of 16 heatmaps then touches no
-    new page instead of 690,000, and takes 13.2 s of CPU time instead of 18.4. Accelerators have
-    allocators of their own.
-    """
-    trim_threshold, mmap_max, arena_max = -1, -4, -8  # malloc.h
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt"):
-        libc.mallopt(arena_max, 1)
-        libc.mallopt(mmap_max, 0)
-        libc.mallopt(trim_threshold, -1)
 
 
 def find_config(value: str) -> str:

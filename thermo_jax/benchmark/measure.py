@@ -182,9 +182,11 @@ def flops(case: Case) -> float | None:
     return cost and cost["flops"]
 
 
-def is_too_large(error: jax.errors.JaxRuntimeError) -> bool:
-    """Whether a step failed because the device's memory is too small."""
-    return "RESOURCE_EXHAUSTED" in str(error)
+def why_too_large(error: jax.errors.JaxRuntimeError) -> str:
+    """What a step says that failed for the device's memory; another error is raised again."""
+    if "RESOURCE_EXHAUSTED" not in str(error):
+        raise error
+    return str(error).splitlines()[0][:200]
 
 
 def versions() -> dict[str, str]:

@@ -15,7 +15,7 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from thermo_jax.benchmark.cases import Case, make_case
-from thermo_jax.benchmark.measure import is_too_large, peak_bytes
+from thermo_jax.benchmark.measure import peak_bytes, why_too_large
 from thermo_jax.training.parallel import DataParallel
 
 # Generation -> (GB of memory, bf16 TFLOP/s, GB/s) of one chip.
@@ -90,9 +90,7 @@ def compile_case(case: Case, *, device: Any, chip: str) -> dict[str, Any]:
         )
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
-        if not is_too_large(error):
-            raise
-        return row | {"fits": False, "why": str(error).splitlines()[0][:200]}
+        return row | {"fits": False, "why": why_too_large(error)}
     cost = compiled.cost_analysis()
     roofline = max(cost["flops"] / tflops / 1e12, cost["bytes accessed"] / gb_per_s / 1e9)
     return row | {

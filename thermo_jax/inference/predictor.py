@@ -302,7 +302,7 @@ class Predictor:
                 probabilities[row],
                 evidence[row],
                 _label_map(classes[row], picture.grid),
-                (*notes[row], *filter(None, [unseen[row].note])),
+                (*notes[row], *unseen[row].notes),
                 unseen[row].counts,
             )
             for row, picture in enumerate(batch)
@@ -310,7 +310,7 @@ class Predictor:
 
 
 class _Unseen(NamedTuple):
-    note: str
+    notes: tuple[str, ...]
     counts: bool
 
 
@@ -323,14 +323,14 @@ def _unseen(name: str, models: Sequence[Model]) -> _Unseen:
         if parsed.view not in (0, *model.views) or (parsed.mirrored and not model.mirrored)
     ]
     if not strange:
-        return _Unseen("", True)
+        return _Unseen((), True)
     what = f"{VIEW_NAMES[parsed.view]} view"
     if parsed.mirrored:
         what = f"mirrored copy of {what}" if parsed.view else "mirrored copy"
     who = "the models" if len(strange) == len(models) else ", ".join(m.name for m in strange)
     counts = not any(model.task == "classify" for model in strange)
     left_out = "" if counts else ": left out of the patient's mean"
-    return _Unseen(f"{what}, of which {who} saw none in training{left_out}", counts)
+    return _Unseen((f"{what}, of which {who} saw none in training{left_out}",), counts)
 
 
 def _read(found: tuple[str, list[Path]] | Unreadable) -> Picture | Unreadable:

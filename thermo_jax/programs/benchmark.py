@@ -86,9 +86,7 @@ def _noting_what_is_too_large(case: Case, rows: list[dict[str, Any]]) -> Iterato
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
-        if not measure.is_too_large(error):
-            raise
-        why = str(error).splitlines()[0][:200]
+        why = measure.why_too_large(error)
         rows.append({"case": case.name, "batch_size": case.batch_size, "why": why})
 
 

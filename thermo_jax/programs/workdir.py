@@ -23,9 +23,9 @@ from ml_collections import ConfigDict
 
 from thermo_jax.training import processes
 from thermo_jax.training.checkpoints import has_checkpoint
-from thermo_jax.training.paths import folder_path, is_remote
+from thermo_jax.training.paths import CONFIG, folder_path, is_remote
 
-CONFIG, PICTURES, LOCK = "config.json", "pictures", ".lock"
+PICTURES, LOCK = "pictures", ".lock"
 VERSIONED = ("thermo_jax", "jax", "flax", "optax", "orbax-checkpoint", "numpy")
 # These change neither what is computed (but for rounding) nor the order of images: a run may
 # continue with others.

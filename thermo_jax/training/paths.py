@@ -5,6 +5,8 @@ import os
 
 from etils import epath
 
+CONFIG = "config.json"  # in every run's workdir
+
 
 def folder_path(folder: str | os.PathLike) -> epath.Path:
     """The folder's absolute path; `~` is the home folder."""
@@ -23,7 +25,7 @@ def task_of_run(folder: str | os.PathLike) -> str | None:
     Told by the config.json that every run leaves there: a configuration with a task, and versions.
     """
     try:
-        saved = json.loads((folder_path(folder) / "config.json").read_text(encoding="utf-8"))
+        saved = json.loads((folder_path(folder) / CONFIG).read_text(encoding="utf-8"))
         task = saved["config"]["task"] if "thermo_jax" in saved["versions"] else None
     except (OSError, ValueError, KeyError, TypeError, RecursionError):  # somebody else's file
         return None
