@@ -11,6 +11,7 @@ from folder_contents import contents
 from thermo_jax import main
 from thermo_jax.configs import data_report, demo, encoder
 from thermo_jax.programs import runs
+from thermo_jax.programs import workdir as workdirs
 from thermo_jax.programs.workdir import check_workdir, only_run_in, open_workdir
 from thermo_jax.training.metrics_log import METRICS
 
@@ -136,3 +137,17 @@ def test_a_missing_workdir_and_a_file_are_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="is a file"):
         open_workdir(tmp_path / "file", encoder.get_config())
+
+
+def test_a_field_that_an_old_configuration_lacks_counts_as_its_old_default(trained, monkeypatch):
+    saved = json.loads((trained / "config.json").read_text())
+    del saved["config"]["data"]["frames"]
+    (trained / "config.json").write_text(json.dumps(saved))
+    config = encoder.get_config()
+    with pytest.raises(ValueError, match="config.data.frames was None, is 'first'"):
+        open_workdir(trained, config)
+    monkeypatch.setitem(workdirs.OLD_DEFAULTS, "data.frames", "first")
+    assert check_workdir(trained, config) == trained
+    config.data.frames = "all"
+    with pytest.raises(ValueError, match="config.data.frames was 'first', is 'all'"):
+        check_workdir(trained, config)

@@ -45,6 +45,9 @@ FREE_FIELDS = (
     "report.seed",
 )
 _FREE_ENDINGS = tuple(f".{name}" for name in FREE_FIELDS)
+# Fields that were added to configurations since version 1 of config.json, each with the value that
+# stands for what the code did before: runs of earlier versions continue. Name every new field here.
+OLD_DEFAULTS: dict[str, Any] = {}
 
 
 @contextlib.contextmanager
@@ -180,8 +183,17 @@ def versions() -> dict[str, str]:
     return found
 
 
+def lacking_fields(saved: dict, new: dict) -> set[str]:
+    """Names of the fields of a new configuration that a saved one does not have."""
+    return dict(_flatten(new)).keys() - dict(_flatten(saved)).keys()
+
+
 def _differences(saved: dict, new: dict) -> list[str]:
     have, want = dict(_flatten(saved)), dict(_flatten(new))
+    for name in lacking_fields(saved, new):
+        for field, value in OLD_DEFAULTS.items():
+            if f".{name}".endswith(f".{field}"):
+                have[name] = value
     return [
         f"config.{name} was {have.get(name)!r}, is {want.get(name)!r}"
         for name in sorted(have.keys() | want.keys())

@@ -1,0 +1,85 @@
+"""Runs of earlier versions can be opened, continued and used to predict (old_runs/README.md)."""
+
+import csv
+import shutil
+from pathlib import Path
+
+import make_old_runs as old_runs
+import numpy as np
+import pytest
+import tiny_training as tiny
+
+from thermo_jax import main
+from thermo_jax.configs import classify, encoder, segment
+from thermo_jax.evaluation.predictions import Predictions
+from thermo_jax.inference.predictor import Predictor
+from thermo_jax.programs import workdir as workdirs
+from thermo_jax.training.metrics_log import METRICS, read_jsonl
+
+quick_compilation = pytest.fixture(scope="module", autouse=True)(tiny.quick_compilation)
+
+ARCHIVES = sorted((Path(__file__).parent / "old_runs").glob("*.tar.xz"))
+PROGRAMS = {"encoder": encoder, "classify": classify, "segment": segment}
+TOLERANCE = 1e-3  # other JAX versions and processors sum in another order
+
+
+@pytest.fixture(params=ARCHIVES, ids=lambda path: path.name.removesuffix(".tar.xz"))
+def runs(request, tmp_path, monkeypatch):
+    """The folder of one day's runs, which is also the working folder: their paths are relative."""
+    shutil.unpack_archive(request.param, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def config_of(program):
+    given = {} if program == "encoder" else {"workdir": "finished/encoder"}
+    preset = "heat" if program == "encoder" else "H/H"
+    return old_runs.shrink(PROGRAMS[program].get_config(preset), **given)
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_a_stopped_run_continues_to_what_it_would_have_become(runs, program):
+    workdir = runs / "stopped" / program
+    before = read_jsonl(workdir / METRICS)
+    main.run(config_of(program), workdir)
+    found, expected = (read_jsonl(runs / s / program / METRICS) for s in ("stopped", "finished"))
+    assert len(before) == 2 and found[:2] == before
+    assert found[2].keys() == expected[2].keys()
+    for name, value in expected[2].items():
+        assert found[2][name] == pytest.approx(value, abs=TOLERANCE), name
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_a_finished_run_opens_without_further_training(runs, program):
+    workdir = runs / "finished" / program
+    before = (workdir / METRICS).read_bytes()
+    outcome = main.run(config_of(program), workdir)
+    assert (workdir / METRICS).read_bytes() == before
+    assert outcome["run"]["epochs"].startswith("3, ")
+
+
+@pytest.mark.parametrize("state", ["finished", "stopped"])
+def test_decoders_predict(runs, state):
+    found = {p.name: p for p in Predictor([runs / state]).predict_files(runs / "data")}
+    assert len(found) == 8
+    assert all(p.probability is not None and p.label_map is not None for p in found.values())
+    if state == "stopped":  # it was not scored yet
+        return
+    with open(runs / "finished/classify/predictions.csv", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            probability = float(row["probability_sick"])
+            assert found[row["name"]].probability == pytest.approx(probability, abs=TOLERANCE)
+    saved = Predictions.load(runs / "finished/segment/predictions.npz")
+    assert len(saved) == 2
+    for name, confusion in zip(saved.names, saved.columns["confusion/480x640"], strict=True):
+        # Regions on the picture's grid cover what they cover at full size.
+        predicted = np.bincount(found[name].label_map.ravel(), minlength=8)
+        shares = confusion.sum(0) / confusion.sum()
+        np.testing.assert_allclose(predicted / predicted.sum(), shares, atol=0.002)
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_every_field_that_old_runs_lack_has_an_old_default(runs, program):
+    saved = workdirs.saved_config(workdirs.folder_path(runs / "finished" / program))
+    lacking = workdirs.lacking_fields(saved, workdirs.to_json(config_of(program)))
+    assert lacking <= workdirs.OLD_DEFAULTS.keys(), "name them in workdir.OLD_DEFAULTS"
