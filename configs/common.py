@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping
 
 from ml_collections import ConfigDict
 
+from thermo_jax.errors import UserError
+
 
 def base(task: str, *, data_type: str) -> ConfigDict:
     """Fields that every training run has."""
@@ -196,7 +198,7 @@ def parse_preset(
       choices: mutually exclusive words, given to `build`.
       options: words that change the built configuration.
     Raises:
-      ValueError: an unknown word, or two choices.
+      UserError: an unknown word, or two choices.
     """
     words = [word.strip() for word in (argument or "").split(",") if word.strip()]
     known = [*choices, *options]
@@ -205,10 +207,10 @@ def parse_preset(
         if word not in known:
             near = difflib.get_close_matches(word, known, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"{file} has no preset {word!r}.{hint} Presets: {presets}.")
+            raise UserError(f"{file} has no preset {word!r}.{hint} Presets: {presets}.")
     chosen = [word for word in words if word in choices]
     if len(chosen) > 1:
-        raise ValueError(f"{file}: choose one of {', '.join(choices)}, not {', '.join(chosen)}.")
+        raise UserError(f"{file}: choose one of {', '.join(choices)}, not {', '.join(chosen)}.")
     config = build(chosen[0] if chosen else default)
     for word in words:
         if word in options:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from thermo_jax import main
+from thermo_jax.errors import UserError, is_users
 
 LONGEST = 20  # seconds that a case may take, on a busy machine
 MOST_MEMORY = 1e9  # bytes that a test may add at its height
@@ -96,7 +96,8 @@ def only_user_errors(message: str = "") -> Iterator[None]:
     """Nothing, or an error, with `message`, that the program turns into one line."""
     try:
         yield
-    except main.USER_ERRORS as error:
+    except (UserError, OSError) as error:
+        assert is_users(error)
         assert str(error).strip() and message in str(error) and "\n" not in str(error)
 
 

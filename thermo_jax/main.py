@@ -3,9 +3,9 @@
 It parses flags and dispatches on `config.task`; everything it calls can be called from a notebook.
 """
 
-import errno
 import importlib
 import logging as python_logging
+import re
 import sys
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from thermo_jax.data.prepared import cache_dir
+from thermo_jax.errors import MissingFileError, UserError, is_full_disk, is_users
 from thermo_jax.programs.workdir import only_run_in
 from thermo_jax.training import memory, preemption, processes
 from thermo_jax.training.paths import is_remote
@@ -44,14 +45,14 @@ TASKS = {  # config.task -> module of thermo_jax.programs
 }
 CONTINUE = ("encoder", "classify", "segment", "demo", "few_shot", "table1")
 TRAINING = ("encoder", "classify", "segment")
-USER_ERRORS = (ValueError, OSError, FloatingPointError)
+_OWN_ERROR = re.compile(r"(?:UserError|ValueError): (.*)")  # of a configuration file
 EXIT_USER_ERROR, EXIT_INTERRUPTED = 2, 130  # the latter as by Ctrl-C
 
 
 def run(config: ConfigDict, workdir: str | Path) -> dict:
     """Runs the program that `config.task` names; returns its results."""
     if config.task not in TASKS:
-        raise ValueError(f"config.task={config.task!r} is unknown: choose one of {sorted(TASKS)}")
+        raise UserError(f"config.task={config.task!r} is unknown: choose one of {sorted(TASKS)}")
     if config.task not in TRAINING:
         _check_alone(config.task, workdir)
     if config.task != "benchmark":  # which tells how long a compilation takes
@@ -65,12 +66,12 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
 
 def _check_alone(task: str, workdir: str | Path) -> None:
     if jax.distributed.is_initialized() and jax.process_count() > 1:
-        raise ValueError(
+        raise UserError(
             f"config.task={task!r} runs in one process ({', '.join(TRAINING)} run in several): "
             "start it once, outside the launcher that started several"
         )
     if is_remote(workdir):
-        raise ValueError(
+        raise UserError(
             f"--workdir={workdir}: only {', '.join(TRAINING)} write to a bucket; give "
             f"{task!r} a local folder"
         )
@@ -97,16 +98,16 @@ def find_config(value: str) -> str:
     known = sorted({p.stem for p in folder.glob("*.py")} - {"__init__", "common"})
     if bare and installed.stem in known:
         return f"{installed}{colon}{preset}"
-    raise FileNotFoundError(
+    raise MissingFileError(
         f"there is no configuration {name!r}; installed ones: {', '.join(known)}"
     )
 
 
 def _main(argv: list[str]) -> None:
     if len(argv) > 1:
-        raise ValueError(f"unexpected argument {argv[1]!r}: fields are set by --config.name=value")
+        raise UserError(f"unexpected argument {argv[1]!r}: fields are set by --config.name=value")
     if _CONFIG.value is None:
-        raise ValueError("--config is missing: give one, such as --config=configs/demo.py")
+        raise UserError("--config is missing: give one, such as --config=configs/demo.py")
     logging.set_verbosity(logging.INFO)
     logging.get_absl_handler().setFormatter(None)
     python_logging.getLogger("jax").setLevel(python_logging.WARNING)  # it probes for TPUs aloud
@@ -117,17 +118,20 @@ def _main(argv: list[str]) -> None:
     try:
         run(_CONFIG.value, _WORKDIR.value)
     except Exception as error:
-        processes.leave_at_once(EXIT_USER_ERROR if isinstance(error, USER_ERRORS) else 1)
+        processes.leave_at_once(EXIT_USER_ERROR if is_users(error) else 1)
         raise
 
 
 def main() -> None:
-    """Entry point: a user's mistake ends with one clear line and exit code 2."""
+    """Entry point: a user's mistake ends with one clear line and exit code 2.
+
+    Such are the system's errors about the user's files, too. A bug shows its traceback.
+    """
     try:
         argv = _with_found_config(sys.argv)
         app.run(_main, argv=argv, flags_parser=_parse_flags)
-    except USER_ERRORS as error:
-        if "--traceback" in sys.argv:
+    except (UserError, OSError) as error:
+        if _wants_traceback(sys.argv) or not is_users(error):
             raise
         print(f"thermo_jax: {_describe(error)}", file=sys.stderr)
         sys.exit(EXIT_USER_ERROR)
@@ -138,8 +142,18 @@ def main() -> None:
         sys.exit(preemption.EXIT_STOPPED if preemption.asked() and continues else EXIT_INTERRUPTED)
 
 
+def _wants_traceback(argv: list[str]) -> bool:
+    """The flag's value, also where the flags could not be parsed; the last one counts."""
+    wanted = False
+    for argument in argv:
+        name, equals, value = argument.lstrip("-").partition("=")
+        if argument.startswith("-") and name in ("traceback", "notraceback"):
+            wanted = name == "traceback" and (not equals or value.lower() in ("true", "t", "1"))
+    return wanted
+
+
 def _describe(error: Exception) -> str:
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if is_full_disk(error):
         where = error.filename or f"--workdir={_WORKDIR.value} or the cache {cache_dir()}"
         return f"{where}: {error.strerror}. Make room, and give the same command again"
     return str(error)
@@ -161,12 +175,12 @@ def _parse_flags(argv: list[str]) -> list[str]:
         return flags.FLAGS(argv)
     except AttributeError as error:  # a ConfigDict's, around a KeyError: an unknown field
         reason = getattr(error.args[0], "args", error.args)[0]
-        raise ValueError(f"config has no field {'. '.join(str(reason).splitlines())}") from error
+        raise UserError(f"config has no field {'. '.join(str(reason).splitlines())}") from error
     except flags.Error as error:
         # A configuration's own error comes wrapped in its traceback.
         lines = str(error).splitlines()
-        own = [line.partition("ValueError: ")[2] for line in lines if "ValueError: " in line]
-        raise ValueError(own[-1] if own else lines[0]) from error
+        own = [found[1] for line in lines if (found := _OWN_ERROR.search(line))]
+        raise UserError(own[-1] if own else lines[0]) from error
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 
 from thermo_jax.configs import classify, common, encoder, segment
 from thermo_jax.data.thermogram import GRAY_SHAPE, HEAT_SHAPE
+from thermo_jax.errors import UserError
 from thermo_jax.models.decoders import CHANNELS
 from thermo_jax.training import finetune, pretrain
 from thermo_jax.training.parallel import gather
@@ -82,7 +83,7 @@ def make_case(name: str, config: ConfigDict, *, dtype: str, conv: Callable | Non
     """A case by name, at the sizes of a benchmark's configuration.
 
     Raises:
-      ValueError: an unknown name.
+      UserError: an unknown name.
     """
     task, _, what = name.rpartition(" ")
     try:
@@ -91,7 +92,7 @@ def make_case(name: str, config: ConfigDict, *, dtype: str, conv: Callable | Non
     except KeyError:
         types, count = [], -1
     if len(types) != count:
-        raise ValueError(
+        raise UserError(
             f"config.cases: no case {name!r}; known are 'pretrain' and 'encode' with G or H, and "
             "'classify', 'segment', 'encode and classify', 'encode and segment' and 'predict' with "
             "a row such as G/H"

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 
 from thermo_jax.benchmark.cases import make_case
 from thermo_jax.benchmark.measure import prepare
+from thermo_jax.errors import UserError
 from thermo_jax.training.parallel import DataParallel
 from thermo_jax.training.state import initialise
 
@@ -28,11 +29,11 @@ def count_all(config: ConfigDict) -> Iterator[dict[str, Any]]:
     """One row per case and number of devices; every device has `config.batch_size` images.
 
     Raises:
-      ValueError: there are fewer devices than asked for.
+      UserError: there are fewer devices than asked for.
     """
     available = jax.devices()
     if max(config.device_counts) > len(available):
-        raise ValueError(
+        raise UserError(
             f"config.device_counts={tuple(config.device_counts)}: there are {len(available)} "
             "devices; on the CPU, start with "
             f"XLA_FLAGS=--xla_force_host_platform_device_count={max(config.device_counts)}"

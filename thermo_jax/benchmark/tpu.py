@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 
 from thermo_jax.benchmark.cases import Case, make_case
 from thermo_jax.benchmark.measure import peak_bytes, why_too_large
+from thermo_jax.errors import UserError
 from thermo_jax.training.parallel import DataParallel
 
 # Generation -> (GB of memory, bf16 TFLOP/s, GB/s) of one chip.
@@ -32,7 +33,7 @@ def compile_all(config: ConfigDict) -> Iterator[dict[str, Any]]:
     """One row per slice, case and type, for one chip's share of the batch.
 
     Raises:
-      ValueError: libtpu is missing or does not know a slice; or a step does not fit a chip, after
+      UserError: libtpu is missing or does not know a slice; or a step does not fit a chip, after
         the rows of all.
     """
     too_large = []
@@ -48,7 +49,7 @@ def compile_all(config: ConfigDict) -> Iterator[dict[str, Any]]:
                     too_large.append(f"{case_name} ({dtype}) on {name}")
                 yield row
     if too_large:
-        raise ValueError(
+        raise UserError(
             f"these steps do not fit the chip's memory: {', '.join(too_large)}; choose a smaller "
             "config.batch_size, or share the batch among more chips"
         )
@@ -58,10 +59,10 @@ def describe(topology: str) -> Sequence[Any]:
     """The devices of a slice such as "v5e:2x2".
 
     Raises:
-      ValueError: no rates are known of its chips, libtpu is missing, or does not know the slice.
+      UserError: no rates are known of its chips, libtpu is missing, or does not know the slice.
     """
     if topology.split(":")[0] not in CHIPS:
-        raise ValueError(
+        raise UserError(
             f"config.topologies: no rates are known of the chips of {topology!r}, only of those of "
             f"{', '.join(CHIPS)}"
         )
@@ -71,7 +72,7 @@ def describe(topology: str) -> Sequence[Any]:
     try:
         return topologies.get_topology_desc(topology, "tpu").devices
     except Exception as error:  # JAX raises RuntimeError, NotImplementedError and others
-        raise ValueError(
+        raise UserError(
             f"config.topologies: {topology!r} cannot be compiled for ({error}): is libtpu "
             "installed (pip install '.[tpu]'), and does it know this slice?"
         ) from error

@@ -20,6 +20,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from thermo_jax.errors import UserError
+
 MIN_STEPS_PER_EPOCH = 5  # 18 images would otherwise make 2 updates an epoch
 RESERVED = ("index", "slot", "mask")
 
@@ -101,14 +103,14 @@ def process_slots(batch_size: int, *, process_index: int, process_count: int) ->
     """Positions of the global batch that one process reads.
 
     Raises:
-      ValueError: if the processes do not divide the batch, or there is no such process.
+      UserError: if the processes do not divide the batch, or there is no such process.
     """
     if not 0 <= process_index < process_count:
         raise ValueError(f"process_index={process_index} is not one of {process_count} processes")
     if batch_size % process_count:
         lower = batch_size // process_count * process_count
         fits = " or ".join(str(size) for size in (lower, lower + process_count) if size)
-        raise ValueError(
+        raise UserError(
             f"a batch of {batch_size} cannot be shared by {process_count} processes: "
             f"choose a multiple of {process_count}, such as {fits}"
         )

@@ -139,7 +139,7 @@ def prepare(
       colormap: matplotlib colour map for heatmaps rendered from temperatures.
     Raises:
       FileNotFoundError: there is no such root.
-      ValueError: no usable thermogram, an unknown layout, or `prepared_dir` inside the root.
+      UserError: no usable thermogram, an unknown layout, or `prepared_dir` inside the root.
       DataError: a bad file, under `strict`.
     """
     root = pathlib.Path(root).expanduser().resolve()

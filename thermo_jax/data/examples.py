@@ -27,6 +27,7 @@ from thermo_jax.data.thermogram import (
     VIEW_NAMES,
     Thermogram,
 )
+from thermo_jax.errors import UserError
 
 TASKS = ("pretrain", "classify", "segment")
 IMAGE_SHAPES = {"gray": (*GRAY_SHAPE, 1), "heat": (*HEAT_SHAPE, 3)}  # data type -> [H, W, C]
@@ -60,7 +61,7 @@ class Selection:
         ):
             unknown = [value for value in chosen if value not in known]
             if unknown or not chosen:
-                raise ValueError(f"{name}={chosen!r}: choose one or more of {list(known)}")
+                raise UserError(f"{name}={chosen!r}: choose one or more of {list(known)}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -128,7 +129,7 @@ def select(
       task: "pretrain", "classify" or "segment".
       data_type: "gray" or "heat" leaves out thermograms that cannot give this type.
     Raises:
-      ValueError: if nothing is left; it says which filter removed how many.
+      UserError: if nothing is left; it says which filter removed how many.
     """
     _check_choice("task", task, TASKS)
     kept, removed = list(records), {}
@@ -145,7 +146,7 @@ def select(
         "task %s: %d of %d thermograms; removed: %s", task, len(kept), len(records), reasons
     )
     if not kept:
-        raise ValueError(
+        raise UserError(
             f"no thermogram is left for task {task!r} of {len(records)} found: removed "
             f"{reasons}. Widen the selection (config.data) or choose other data"
         )
@@ -169,7 +170,7 @@ def load_examples(
       downscale: images become smaller by this factor: block mean, rounded to 8 bit.
       colormap: renders heatmaps where only temperatures exist.
     Raises:
-      ValueError: for no records, records that are not annotated (task "segment"), or a `downscale`
+      UserError: for no records, records that are not annotated (task "segment"), or a `downscale`
         that does not divide the image.
     """
     records = with_data_type(records, data_type)
@@ -190,7 +191,7 @@ def with_data_type(records: Sequence[Thermogram], data_type: str) -> list[Thermo
     if len(kept) < len(records):
         logging.warning("%d thermograms have no %s pixels", len(records) - len(kept), data_type)
     if not kept:
-        raise ValueError(f"none of {len(records)} thermograms has {data_type} pixels")
+        raise UserError(f"none of {len(records)} thermograms has {data_type} pixels")
     return kept
 
 
@@ -312,11 +313,11 @@ def _has(record: Thermogram, data_type: str) -> bool:
 
 
 def downscaled_size(height: int, width: int, factor: int) -> tuple[int, int]:
-    """(height, width) of an image made smaller; ValueError if `factor` does not divide it."""
+    """(height, width) of an image made smaller; UserError if `factor` does not divide it."""
     if factor < 1 or height % factor or width % factor:
         largest = math.gcd(height, width)
         fitting = [str(value) for value in range(1, largest + 1) if largest % value == 0]
-        raise ValueError(
+        raise UserError(
             f"downscale={factor} does not divide an image of {height}x{width} pixels: "
             f"choose one of {', '.join(fitting)}"
         )
@@ -325,4 +326,4 @@ def downscaled_size(height: int, width: int, factor: int) -> tuple[int, int]:
 
 def _check_choice(name: str, value: object, choices: Sequence[object]) -> None:
     if value not in choices:
-        raise ValueError(f"{name}={value!r}: choose one of {', '.join(map(repr, choices))}")
+        raise UserError(f"{name}={value!r}: choose one of {', '.join(map(repr, choices))}")

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 
 from thermo_jax.data.data_report import DataReport
 from thermo_jax.data.thermogram import split_name
+from thermo_jax.errors import MissingFileError, UserError
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg"})
 MATRIX_SUFFIX = ".txt"
@@ -63,15 +64,15 @@ def take_inventory(root: str | os.PathLike) -> Inventory:
 
     Raises:
       FileNotFoundError: the root does not exist.
-      ValueError: the root is a file, or empty.
+      UserError: the root is a file, or empty.
     """
     root = pathlib.Path(root).expanduser().absolute()
     if not root.exists():
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"data root {root} does not exist; set config.data.root to the folder of the data set"
         )
     if not root.is_dir():
-        raise ValueError(f"data root {root} is a file; set config.data.root to its folder")
+        raise UserError(f"data root {root} is a file; set config.data.root to its folder")
     inventory = Inventory(root)
     files = [
         folder / name for folder, _, names in walk(root, closed=inventory.closed) for name in names
@@ -91,7 +92,7 @@ def take_inventory(root: str | os.PathLike) -> Inventory:
         else:
             inventory.others.append(path)
     if not (inventory.sources() or inventory.others or inventory.closed):
-        raise ValueError(f"data root {root} is empty; copy the data set there or point elsewhere")
+        raise UserError(f"data root {root} is empty; copy the data set there or point elsewhere")
     return inventory
 
 

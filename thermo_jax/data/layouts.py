@@ -41,6 +41,7 @@ from thermo_jax.data.thermogram import (
     patients_of_folders,
     split_name,
 )
+from thermo_jax.errors import UserError
 
 LAYOUTS = ("auto", "site", "matrices", "class_folders")
 _FIELDS = {"gray": "gray_path", "heat": "heat_path", "temperatures": "temperature_path"}
@@ -61,14 +62,14 @@ def scan(
 
     Raises:
       FileNotFoundError: the root does not exist.
-      ValueError: an unknown layout, or nothing usable under the root.
+      UserError: an unknown layout, or nothing usable under the root.
       DataError: a bad file, under `strict`.
     """
     if layout not in LAYOUTS:
-        raise ValueError(f"unknown layout {layout!r}; choose from {', '.join(LAYOUTS)}")
+        raise UserError(f"unknown layout {layout!r}; choose from {', '.join(LAYOUTS)}")
     inventory = take_inventory(root)
     if not inventory.pixels:
-        raise ValueError(
+        raise UserError(
             f"no thermograms (.jpg or .txt) under {inventory.root}; expected one of the layouts "
             "site, matrices or class_folders (see the README)"
         )
@@ -85,7 +86,7 @@ def scan(
     records = _with_regions(records, inventory, report)
     if not records:
         first = next(oddity for oddity in report.oddities if oddity.kind in BAD_FILES)
-        raise ValueError(
+        raise UserError(
             f"no usable thermogram among the {len(inventory.pixels)} files under {inventory.root}: "
             f"{report.summary()}; first: {first.file}: {first.detail}"
         )

@@ -16,6 +16,7 @@ from PIL import Image
 
 from thermo_jax.data import phantom_body, radiometry
 from thermo_jax.data.thermogram import BACKGROUND, CLASS_NAMES, GRAY_SHAPE
+from thermo_jax.errors import UserError
 
 MARKER = ".phantom.json"  # written last: a folder that holds it is complete, and ours
 COCO_NAME = "52_instances_default.json"
@@ -83,17 +84,17 @@ def _coco(drawn: list[tuple[str, dict[str, np.ndarray]]]) -> dict:
 def _check(args: dict) -> None:
     for name, low, high in (("patients", 1, 9999), ("frames", 1, 20), ("seed", 0, 2**32 - 1)):
         if not low <= args[name] <= high:
-            raise ValueError(f"phantom: {name}={args[name]} must be between {low} and {high}")
+            raise UserError(f"phantom: {name}={args[name]} must be between {low} and {high}")
     for name in ("sick_fraction", "annotated_fraction"):
         if not 0 <= args[name] <= 1:
-            raise ValueError(f"phantom: {name}={args[name]} must be between 0 and 1")
+            raise UserError(f"phantom: {name}={args[name]} must be between 0 and 1")
 
 
 def _is_ours(root: pathlib.Path, args: dict) -> bool:
-    """Whether `root` already holds this very phantom. ValueError if it holds anything else."""
+    """Whether `root` already holds this very phantom. UserError if it holds anything else."""
     remedy = "choose another folder, or delete this one"
     if root.exists() and not root.is_dir():
-        raise ValueError(f"{root} is a file where a phantom data set should go: {remedy}")
+        raise UserError(f"{root} is a file where a phantom data set should go: {remedy}")
     if not root.exists() or not any(root.iterdir()):
         return False
     try:
@@ -101,11 +102,11 @@ def _is_ours(root: pathlib.Path, args: dict) -> bool:
     except (OSError, ValueError):
         found = None
     if not isinstance(found, dict):
-        raise ValueError(f"{root} is not empty and holds no complete phantom data set: {remedy}")
+        raise UserError(f"{root} is not empty and holds no complete phantom data set: {remedy}")
     if found != args:
         differing = sorted(k for k in args.keys() | found if args.get(k) != found.get(k))
         change = ", ".join(f"{k}={found.get(k)} there, {args.get(k)} asked" for k in differing)
-        raise ValueError(f"{root} holds another phantom data set ({change}): {remedy}")
+        raise UserError(f"{root} holds another phantom data set ({change}): {remedy}")
     return True
 
 
@@ -150,7 +151,7 @@ def write_phantom(
 
     The same arguments give byte-identical files; a patient's body depends on `seed` and her number
     alone. The folder appears whole or not at all, and one that holds this very phantom is left as
-    it is. Raises ValueError for arguments out of range and for a folder that holds anything else.
+    it is. Raises UserError for arguments out of range and for a folder that holds anything else.
     """
     root = pathlib.Path(root)
     args = {

@@ -21,6 +21,7 @@ import numpy as np
 from absl import logging
 
 from thermo_jax.data import batching
+from thermo_jax.errors import UserError
 
 LOADERS = ("tf.data", "numpy")
 
@@ -39,7 +40,7 @@ def train_batches(
     """`batching.train_batches` through the chosen loader.
 
     Raises:
-      ValueError: for an unknown loader, TensorFlow missing, or an impossible batch.
+      UserError: for an unknown loader, TensorFlow missing, or an impossible batch.
     """
     _check_loader(loader)
     process = {"process_index": process_index, "process_count": process_count}
@@ -116,14 +117,14 @@ def import_tensorflow() -> Any:
     """Imports TensorFlow with every accelerator hidden from it, so that JAX can have them.
 
     Raises:
-      ValueError: if TensorFlow is not installed.
+      UserError: if TensorFlow is not installed.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # errors only; it does not cover the import
     with _native_stderr_held_back():
         try:
             tf = importlib.import_module("tensorflow")
         except ImportError as error:
-            raise ValueError(
+            raise UserError(
                 "the tf.data loader needs TensorFlow, which cannot be imported "
                 f"({error}): run `pip install tensorflow`, or choose the loader 'numpy'"
             ) from error
@@ -183,4 +184,4 @@ def _stream(
 
 def _check_loader(loader: str) -> None:
     if loader not in LOADERS:
-        raise ValueError(f"unknown loader {loader!r}: choose one of {', '.join(LOADERS)}")
+        raise UserError(f"unknown loader {loader!r}: choose one of {', '.join(LOADERS)}")

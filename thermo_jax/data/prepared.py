@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from thermo_jax.data.inventory import take_inventory
+from thermo_jax.errors import UserError
 
 DATASET_NAME, DATASET_VERSION = "dmr_ir", "1.1.0"  # of TFDS, in a prepared folder
 # Raise it when what is stored, or how a source is read, changes: all sets are then prepared again.
@@ -98,14 +99,14 @@ def writing(path: pathlib.Path, *, elsewhere: str = f"${CACHE_DIR_VARIABLE}") ->
     """Says how to choose another folder where this one cannot be written.
 
     Raises:
-      ValueError: it cannot; a full disk stays the system's own error.
+      UserError: it cannot; a full disk stays the system's own error.
     """
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise
-        raise ValueError(
+        raise UserError(
             f"{path} cannot be written ({error.strerror}): choose another folder with {elsewhere}"
         ) from error
 
@@ -116,7 +117,7 @@ def choose_prepared_dir(
     """The folder for prepared sets (see `dmr_ir.prepare`), made if need be; not inside `root`."""
     path = pathlib.Path(prepared_dir or cache_dir() / "prepared").expanduser().resolve()
     if path.is_relative_to(root):
-        raise ValueError(
+        raise UserError(
             f"prepared_dir {path} lies inside the data root {root}, which would change with every "
             f"preparation: choose another ({_ELSEWHERE})"
         )

@@ -17,6 +17,7 @@ from jaxtyping import Float32, Float64, UInt8
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from thermo_jax.data.thermogram import GRAY_SHAPE, HEAT_SHAPE, DataError, Thermogram
+from thermo_jax.errors import UserError
 
 MIN_CELSIUS, MAX_CELSIUS = 10.0, 45.0
 ZERO_CELSIUS_IN_KELVIN = 273.15
@@ -280,7 +281,7 @@ def render_heat(
     """Renders temperatures as a heatmap: min-max, 4x4 mean, then a matplotlib colour map.
 
     Raises:
-      ValueError: matplotlib knows no such colour map.
+      UserError: matplotlib knows no such colour map.
     """
     colors = find_colormap(colormap)
     rows, columns = HEAT_SHAPE
@@ -292,12 +293,12 @@ def find_colormap(name: str) -> Callable:
     """matplotlib's colour map of this name.
 
     Raises:
-      ValueError: there is no such colour map.
+      UserError: there is no such colour map.
     """
     import matplotlib
 
     if name not in matplotlib.colormaps:
-        raise ValueError(
+        raise UserError(
             f"unknown colour map {name!r}; use a matplotlib name such as 'jet' or 'inferno'"
         )
     # It cannot be shared by threads before its table is built: it is copied on look-up.
@@ -322,7 +323,7 @@ def load_pixels(
 
     Raises:
       DataError: a file that the record points to cannot be used.
-      ValueError: an unknown name in `wanted`, or an unknown colour map.
+      ValueError: an unknown name in `wanted`, or an unknown colour map (UserError).
     """
     if unknown := set(wanted) - set(Pixels._fields):
         raise ValueError(f"unknown pixels {sorted(unknown)}; choose from {Pixels._fields}")

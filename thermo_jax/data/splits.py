@@ -18,6 +18,7 @@ import numpy as np
 from etils import epath
 
 from thermo_jax.data.thermogram import HEALTHY, LABEL_NAMES, UNLABELLED
+from thermo_jax.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,10 +46,10 @@ class Split:
         partial.replace(path)
 
     def check_names(self, patients: Collection[str], *, path: str | os.PathLike) -> None:
-        """ValueError if a patient of the data is in no set; the file is named."""
+        """UserError if a patient of the data is in no set; the file is named."""
         missing = sorted(set(patients) - self.train - self.val - self.test)
         if missing:
-            raise ValueError(
+            raise UserError(
                 f"{path} names no set for {len(missing)} patients of the data, such as "
                 f"{missing[0]}: it was made for other data; leave config.split.file empty to deal "
                 "patients anew"
@@ -56,21 +57,21 @@ class Split:
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Split":
-        """Read what `save` wrote. ValueError, naming the file, if it is no disjoint split."""
+        """Read what `save` wrote. UserError, naming the file, if it is no disjoint split."""
         names = [f.name for f in dataclasses.fields(cls)]
         try:
             sets = json.loads(epath.Path(path).read_text(encoding="utf-8"))
         except (ValueError, RecursionError) as error:
-            raise ValueError(f"{path}: not a split in JSON ({error}); write it anew") from error
+            raise UserError(f"{path}: not a split in JSON ({error}); write it anew") from error
         if not isinstance(sets, dict) or sorted(sets) != sorted(names):
-            raise ValueError(f"{path}: a split is an object with the keys {', '.join(names)}")
+            raise UserError(f"{path}: a split is an object with the keys {', '.join(names)}")
         for name in names:
             if not isinstance(sets[name], list) or not all(isinstance(p, str) for p in sets[name]):
-                raise ValueError(f"{path}: {name!r} must be a list of patients (strings)")
+                raise UserError(f"{path}: {name!r} must be a list of patients (strings)")
         try:
             return cls(**{name: frozenset(sets[name]) for name in names})
         except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
+            raise UserError(f"{path}: {error}") from error
 
 
 def patient_folds(
@@ -84,14 +85,14 @@ def patient_folds(
     """Patient -> test fold in 0..folds-1; labels and annotated patients are spread evenly.
 
     `patients`, `labels` (HEALTHY, SICK, UNLABELLED) and `annotated` have one entry per image; a
-    patient counts as annotated if any of her images is. Raises ValueError for fewer than 2 folds,
+    patient counts as annotated if any of her images is. Raises UserError for fewer than 2 folds,
     fewer patients than folds, columns of unequal length, and a patient with two labels.
     """
     if folds < 2:
-        raise ValueError(f"folds={folds}: at least 2 are needed")
+        raise UserError(f"folds={folds}: at least 2 are needed")
     strata = _strata(patients, labels=labels, annotated=annotated)
     if len(strata) < folds:
-        raise ValueError(
+        raise UserError(
             f"{len(strata)} patients are too few for {folds} folds: use fewer folds or add patients"
         )
     ordered = _by_stratum(strata, rng=np.random.default_rng((seed, 0)))
@@ -110,14 +111,14 @@ def three_way_split(
 ) -> Split:
     """Fold `fold` of `patient_folds` as test; of the others, `val_fraction` (0: none) as val.
 
-    Validation patients are spread over the strata too. Raises ValueError as `patient_folds` does,
+    Validation patients are spread over the strata too. Raises UserError as `patient_folds` does,
     for `fold` or `val_fraction` out of range, and where training would lack patients or a label
     that the data has.
     """
     if not 0 <= fold < folds:
-        raise ValueError(f"fold={fold} must be in 0..{folds - 1} (folds={folds})")
+        raise UserError(f"fold={fold} must be in 0..{folds - 1} (folds={folds})")
     if not 0 <= val_fraction < 1:
-        raise ValueError(f"val_fraction={val_fraction} must be at least 0 and below 1")
+        raise UserError(f"val_fraction={val_fraction} must be at least 0 and below 1")
     of_patient = patient_folds(patients, labels=labels, annotated=annotated, folds=folds, seed=seed)
     strata = _strata(patients, labels=labels, annotated=annotated)
     rng = np.random.default_rng((seed, 1, fold))
@@ -147,7 +148,7 @@ def _strata(patients, *, labels, annotated) -> dict[str, tuple[int, bool]]:
         known, before = strata.get(patient, (int(label), False))
         if known != label:
             names = sorted(LABEL_NAMES.get(int(each), str(each)) for each in (known, label))
-            raise ValueError(
+            raise UserError(
                 f"patient {patient} is both {' and '.join(names)}: leave her out or correct a label"
             )
         strata[patient] = (known, before or bool(drawn))
@@ -167,14 +168,14 @@ def _by_stratum(strata: dict[str, tuple[int, bool]], *, rng: np.random.Generator
 
 def _check_training(split: Split, strata: dict[str, tuple[int, bool]]) -> None:
     if not split.train:
-        raise ValueError(
+        raise UserError(
             f"no patient is left for training ({len(split.val)} for validation, {len(split.test)} "
             "for test): use a smaller val_fraction or more patients"
         )
     have = {strata[patient][0] for patient in split.train}
     for label in sorted({label for label, _ in strata.values()} - have - {UNLABELLED}):
         count = sum(each == label for each, _ in strata.values())
-        raise ValueError(
+        raise UserError(
             f"training has no {LABEL_NAMES.get(label, label)} patient ({count} of {len(strata)} in "
             "all): use a smaller val_fraction, other folds, or more patients"
         )

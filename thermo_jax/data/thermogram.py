@@ -10,6 +10,8 @@ import pathlib
 import re
 from collections.abc import Sequence
 
+from thermo_jax.errors import UserError
+
 HEALTHY, SICK, UNLABELLED = 0, 1, -1
 LABEL_NAMES = {HEALTHY: "healthy", SICK: "sick", UNLABELLED: "unlabelled"}
 
@@ -63,7 +65,7 @@ class Thermogram:
     regions: tuple[Region, ...] = ()  # in drawing order; empty = not annotated
 
 
-class DataError(ValueError):
+class DataError(UserError):
     """A source file that cannot be used.
 
     `kind` is its slug in the data report, `size` its "rows x columns" where they could be read.

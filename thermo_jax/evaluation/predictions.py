@@ -23,6 +23,7 @@ import numpy as np
 from etils import epath
 
 from thermo_jax.data.examples import Examples
+from thermo_jax.errors import UserError
 
 _TEXTS = ("names", "patients", "protocols", "dates", "models")
 
@@ -75,7 +76,7 @@ class Predictions:
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Predictions":
-        """Reads what `save` wrote. ValueError, naming the file, if it is something else."""
+        """Reads what `save` wrote. UserError, naming the file, if it is something else."""
         try:
             data = io.BytesIO(epath.Path(path).read_bytes())
             with np.load(data, allow_pickle=False) as file:
@@ -89,7 +90,7 @@ class Predictions:
         except FileNotFoundError:
             raise
         except Exception as error:  # zipfile, zlib and NumPy raise a dozen kinds
-            raise ValueError(
+            raise UserError(
                 f"{path} holds no predictions ({error}): remove it, and run the stage again"
             ) from error
 

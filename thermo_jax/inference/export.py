@@ -28,6 +28,7 @@ from jax.extend.core import jaxpr_as_fun
 
 from thermo_jax.data.examples import IMAGE_SHAPES, downscaled_size
 from thermo_jax.data.thermogram import CLASS_NAMES, LABEL_NAMES
+from thermo_jax.errors import UserError
 from thermo_jax.evaluation.wording import DISCLAIMER, SIDES_NOTE
 from thermo_jax.inference.predictor import Model, forward
 
@@ -52,14 +53,14 @@ def export_onnx(model: Model, path: str | os.PathLike) -> list[Path]:
     """Writes `path` and its .json, once onnxruntime gives what JAX gives; returns both.
 
     Raises:
-      ValueError: jax2onnx is not installed, or its file says something else than the model.
+      UserError: jax2onnx is not installed, or its file says something else than the model.
     """
     try:
         import jax2onnx
         import onnx_ir
         import onnxruntime
     except ImportError as error:
-        raise ValueError(
+        raise UserError(
             f"ONNX needs the package {error.name}: pip install 'thermo_jax[onnx]'"
         ) from error
     python_logging.getLogger("onnx_ir").setLevel(python_logging.ERROR)  # of shapes that it guesses
@@ -125,7 +126,7 @@ def _difference(session, run: Callable, images: jax.ShapeDtypeStruct, *, name: s
     """The largest one between an onnxruntime session and `run`, on two random images.
 
     Raises:
-      ValueError: it is above `ONNX_TOLERANCE`.
+      UserError: it is above `ONNX_TOLERANCE`.
     """
     random = np.random.default_rng(0).integers(0, 256, (2, *images.shape[1:]), dtype=np.uint8)
     with jax.default_matmul_precision("highest"):  # an accelerator's own choice is a shorter type
@@ -136,7 +137,7 @@ def _difference(session, run: Callable, images: jax.ShapeDtypeStruct, *, name: s
         np.allclose(theirs[key], ours[key], rtol=ONNX_TOLERANCE, atol=ONNX_TOLERANCE)
         for key in ours
     ):
-        raise ValueError(
+        raise UserError(
             f"{name} was converted wrongly: onnxruntime differs from JAX by {difference:.1g}. "
             "Install other versions of jax2onnx and onnxruntime, or export StableHLO"
         )

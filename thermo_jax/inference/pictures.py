@@ -20,6 +20,7 @@ from jaxtyping import Float32, UInt8
 from thermo_jax.data import radiometry
 from thermo_jax.data.inventory import walk
 from thermo_jax.data.thermogram import HEAT_SHAPE, DataError, contradiction, parse_name, split_name
+from thermo_jax.errors import ClosedFolderError, MissingFileError, UserError
 from thermo_jax.inference import grids
 from thermo_jax.training.paths import task_of_run
 
@@ -89,11 +90,11 @@ def find_pictures(
     Raises:
       FileNotFoundError: there is no such file or folder.
       PermissionError: the folder cannot be read.
-      ValueError: it holds nothing of a kind that is read, or is the workdir of a run.
+      UserError: it holds nothing of a kind that is read, or is the workdir of a run.
     """
     path = pathlib.Path(path).expanduser()
     if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist: name a thermogram or a folder of them")
+        raise MissingFileError(f"{path} does not exist: name a thermogram or a folder of them")
     root = path if path.is_dir() else path.parent
     files, closed = _list(root, leave_out=leave_out) if path.is_dir() else ([path], [])
     found: dict[str, list[pathlib.Path]] = {}
@@ -109,7 +110,7 @@ def find_pictures(
         logging.warning("ignored, %d of other kinds: %s", others.total(), counts)
     if not (found or closed):
         kinds = ", ".join(suffix[1:] for suffix in MATRICES + IMAGES)
-        raise ValueError(f"{path} is or holds no thermogram: expected files of {kinds}")
+        raise UserError(f"{path} is or holds no thermogram: expected files of {kinds}")
     unreadable = [_closed_folder(folder.relative_to(root)) for folder in closed]
     return sorted([*found.items(), *unreadable], key=lambda item: item[0])
 
@@ -119,7 +120,7 @@ def _list(
 ) -> tuple[list[pathlib.Path], list[pathlib.Path]]:
     """(files, unreadable folders) of a folder; the workdirs of runs are left out, aloud."""
     if task := task_of_run(root):
-        raise ValueError(
+        raise UserError(
             f"{root} is the workdir of a run of {task}, whose pictures are no thermograms: name "
             "the folder of the thermograms; if they are in it too, move them to one of their own"
         )
@@ -134,7 +135,7 @@ def _list(
         else:
             files += sorted(folder / name for name in names)
     if root in closed:
-        raise PermissionError(f"{root} cannot be read: check the permissions of this folder")
+        raise ClosedFolderError(f"{root} cannot be read: check the permissions of this folder")
     return files, closed
 
 
@@ -289,7 +290,7 @@ def _unpack(data: bytes) -> np.ndarray:
     try:
         return np.asarray(flyr.unpack(io.BytesIO(data)).celsius, np.float64)
     except Exception as error:  # flyr raises whatever its parser stumbles over
-        raise ValueError(f"its temperatures cannot be read ({_short(error)})") from error
+        raise UserError(f"its temperatures cannot be read ({_short(error)})") from error
 
 
 def _short(error: Exception) -> str:

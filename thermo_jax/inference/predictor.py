@@ -28,6 +28,7 @@ from ml_collections import ConfigDict
 from thermo_jax.data.examples import IMAGE_SHAPES, block_mean, downscaled_size, ordered_map
 from thermo_jax.data.inventory import walk
 from thermo_jax.data.thermogram import GRAY_SHAPE, VIEW_NAMES, DataError, ParsedName, parse_name
+from thermo_jax.errors import ClosedFolderError, MissingFileError, UserError
 from thermo_jax.inference import grids, pictures
 from thermo_jax.inference.pictures import Picture, Unreadable
 from thermo_jax.models.convolution import choose_convolution
@@ -104,7 +105,7 @@ def find_models(paths: Iterable[str | os.PathLike]) -> list[Path]:
     for path in paths:
         here = [f for f in _folders(path) if has_checkpoint(f) and _task(f) in DECODERS]
         if not here:
-            raise FileNotFoundError(
+            raise MissingFileError(
                 f"{path} holds no trained decoder: give the --workdir of a run of "
                 "configs/classify.py or configs/segment.py, or a folder above several"
             )
@@ -124,7 +125,7 @@ def _folders(path: str | os.PathLike) -> list[Path]:
         if folder.name == FOLDER:
             subfolders.clear()  # checkpoints, which a run may be replacing
     if closed:
-        raise PermissionError(
+        raise ClosedFolderError(
             f"{closed[0]} cannot be read, so that a model of the ensemble may be missing: check "
             "its permissions, or name each model's folder in config.models"
         )
@@ -143,7 +144,7 @@ def load_model(workdir: str | os.PathLike, *, name: str = "", dtype: str = "auto
       dtype: compute type: "float32", "bfloat16", or "auto" (`choose_dtype`).
     Raises:
       FileNotFoundError: there is no checkpoint.
-      ValueError: the run trained something else, or was stopped in its first epoch.
+      UserError: the run trained something else, or was stopped in its first epoch.
     """
     platform = jax.default_backend()
     with Checkpoints(workdir, read_only=True) as checkpoints:
@@ -156,9 +157,7 @@ def load_model(workdir: str | os.PathLike, *, name: str = "", dtype: str = "auto
                 meta["epoch"],
             )
         if config.task not in DECODERS:
-            raise ValueError(
-                f"{workdir} holds an {config.task}: expected a classifier or segmenter"
-            )
+            raise UserError(f"{workdir} holds an {config.task}: expected a classifier or segmenter")
         check_validated(meta, workdir=workdir)
         config.model.dtype = choose_dtype(dtype, device=jax.devices()[0])
         conv = choose_convolution("auto", platform=platform)
@@ -187,7 +186,7 @@ def load_models(workdirs: Iterable[str | os.PathLike], *, dtype: str = "auto") -
     """Every model that `find_models` finds, named by what its path does not share with the others.
 
     Raises:
-      FileNotFoundError, PermissionError, ValueError: as `find_models` and `load_model`.
+      FileNotFoundError, PermissionError, UserError: as `find_models` and `load_model`.
     """
     folders = find_models(workdirs)
     names = _short_names(folders)
@@ -235,7 +234,7 @@ class Predictor:
           dtype: compute type, as in `load_model`.
         """
         if batch_size < 1:
-            raise ValueError(f"batch_size={batch_size} must be at least 1")
+            raise UserError(f"batch_size={batch_size} must be at least 1")
         self.batch_size = batch_size
         self.models = load_models(workdirs, dtype=dtype)
 

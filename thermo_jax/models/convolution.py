@@ -15,6 +15,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from thermo_jax.errors import UserError
+
 NAMES = ("auto", "native", "cpu")
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 _FEW_CHANNELS = 8
@@ -28,10 +30,10 @@ def choose_convolution(name: str, *, platform: str) -> Callable | None:
       name: "auto" (by platform), "native" (XLA's own) or "cpu" (`convolve_on_cpu`).
       platform: "cpu", "gpu" or "tpu".
     Raises:
-      ValueError: an unknown name.
+      UserError: an unknown name.
     """
     if name not in NAMES:
-        raise ValueError(f"config.model.conv={name!r} is unknown: choose one of {', '.join(NAMES)}")
+        raise UserError(f"config.model.conv={name!r} is unknown: choose one of {', '.join(NAMES)}")
     if name == "cpu" or (name == "auto" and platform == "cpu"):
         return convolve_on_cpu
     return None

@@ -12,6 +12,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int32, Key
 
+from thermo_jax.errors import UserError
+
 
 def kmeans(
     pixels: Float[Array, "n l"], *, rng: Key[Array, ""], num_clusters: int, iterations: int
@@ -29,15 +31,15 @@ def kmeans(
       The cluster of each pixel, 0..num_clusters-1, and the clusters' centers (float32); every
       pixel is in the cluster of its nearest center, of equally near ones the first.
     Raises:
-      ValueError: no cluster, more clusters than pixels, or no iteration.
+      UserError: no cluster, more clusters than pixels, or no iteration.
     """
     if not 1 <= num_clusters <= len(pixels):
-        raise ValueError(
+        raise UserError(
             f"num_clusters={num_clusters} cannot be made of {len(pixels)} pixels: choose 1 to "
             f"{len(pixels)}"
         )
     if iterations < 1:
-        raise ValueError(f"iterations={iterations}: at least 1 is needed")
+        raise UserError(f"iterations={iterations}: at least 1 is needed")
     pixels = pixels.astype(jnp.float32)
     origin = pixels.mean(0)
     pixels = pixels - origin  # |x|^2 - 2 x.c + |c|^2 cancels badly far from 0

@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
+from thermo_jax.errors import UserError
+
 WINDOW = 5  # candidates lie within +-5 pixels of their anchor
 NUM_CANDIDATES = 10
 SSIM_THRESHOLD = 0.5
@@ -79,11 +81,11 @@ def sample_positions(
     the image centre.
 
     Raises:
-      ValueError: an image smaller than a patch with its diagonal neighbour.
+      UserError: an image smaller than a patch with its diagonal neighbour.
     """
     height, width = images.shape[1:3]
     if min(height, width) <= patch_size:
-        raise ValueError(
+        raise UserError(
             f"Images of {height}x{width} pixels are too small to sample {patch_size}x{patch_size} "
             f"patches: at least {patch_size + 1} rows and columns are needed."
         )

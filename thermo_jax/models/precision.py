@@ -2,6 +2,8 @@
 
 import jax
 
+from thermo_jax.errors import UserError
+
 NAMES = ("auto", "float32", "bfloat16")
 _AMPERE = 8  # compute capability of NVIDIA's first GPUs that multiply bfloat16
 
@@ -12,10 +14,10 @@ def choose_dtype(name: str, *, device: jax.Device) -> str:
     bfloat16 on TPUs and GPUs, but for NVIDIA's before Ampere, such as the T4, which emulate it.
 
     Raises:
-      ValueError: an unknown name.
+      UserError: an unknown name.
     """
     if name not in NAMES:
-        raise ValueError(f"compute type {name!r} is unknown: choose one of {', '.join(NAMES)}")
+        raise UserError(f"compute type {name!r} is unknown: choose one of {', '.join(NAMES)}")
     if name != "auto":
         return name
     if device.platform == "cpu":

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from thermo_jax.errors import UserError
+
 _LEAF = {
     "weight": ("params", "scale"),
     "bias": ("params", "bias"),
@@ -78,7 +80,7 @@ def to_published(variables: Mapping[str, Mapping]) -> dict[str, np.ndarray]:
     Takes the variables of `models.cuts.Cuts`, `models.unet.UNet`, or a decoder.
 
     Raises:
-      ValueError: a variable that no published model has, such as the pooled classifier's head.
+      UserError: a variable that no published model has, such as the pooled classifier's head.
     """
     weights: dict[str, np.ndarray] = {}
     for tree in variables.values():
@@ -86,7 +88,7 @@ def to_published(variables: Mapping[str, Mapping]) -> dict[str, np.ndarray]:
             name = _published_name(path)
             array = np.asarray(leaf)
             if path[-1] == "head_weight" and array.ndim != 2:
-                raise ValueError(
+                raise UserError(
                     "a pooled classifier has no published form: its head has no weights"
                 )
             weights[name] = array.reshape(1) if path[-1] == "head_bias" else _to_torch_layout(array)

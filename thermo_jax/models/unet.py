@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from thermo_jax.errors import UserError
 from thermo_jax.models.initializers import bias_init, kernel_init
 from thermo_jax.models.normalization import BatchNorm
 
@@ -57,7 +58,7 @@ class UNet(nn.Module):
     @nn.compact
     def __call__(self, latents: Float[Array, "b h w l"], *, train: bool) -> Float[Array, "b h w k"]:
         if min(latents.shape[1:3]) < 16:
-            raise ValueError(
+            raise UserError(
                 f"The U-Net halves its input four times: {latents.shape[1]}x{latents.shape[2]} "
                 "pixels are too few, 16x16 is the least."
             )

@@ -22,6 +22,7 @@ from ml_collections import ConfigDict
 
 from thermo_jax.data import radiometry
 from thermo_jax.data.examples import IMAGE_SHAPES, downscaled_size
+from thermo_jax.errors import MissingFileError, UserError
 from thermo_jax.evaluation import results
 from thermo_jax.inference.predictor import load_model
 from thermo_jax.models.decoders import CHANNELS
@@ -53,7 +54,7 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, list[str]]:
     """Converts one model; returns {"files": what was written}."""
     config = runs.resolve(config)
     if config.direction not in DIRECTIONS:
-        raise ValueError(
+        raise UserError(
             f"config.direction={config.direction!r} must be one of {', '.join(DIRECTIONS)}"
         )
     convert = _import if config.direction == "import" else _export
@@ -67,9 +68,9 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, list[str]]:
 
 def _import(config: ConfigDict, workdir: str | Path):
     if not config.weights:
-        raise ValueError("config.weights is empty: give --config.weights=<a state dict, .pty>")
+        raise UserError("config.weights is empty: give --config.weights=<a state dict, .pty>")
     if str(workdir) and has_checkpoint(workdir):
-        raise ValueError(f"{workdir} holds a trained model already: choose another --workdir")
+        raise UserError(f"{workdir} holds a trained model already: choose another --workdir")
     weights = read_state_dict(config.weights)
     is_encoder = "conv1.weight" in weights
     variables, encoder, meta = (_encoder if is_encoder else _decoder)(weights, config)
@@ -127,7 +128,7 @@ def _decoder(weights: Weights, config: ConfigDict) -> tuple[dict, dict, dict]:
     """(variables, its encoder's, meta) of a published decoder."""
     width = _shape(weights, "unet.inc.double_conv.0.weight", axes=4, config=config)[0]
     if not config.encoder.workdir:
-        raise ValueError(
+        raise UserError(
             f"{config.weights} holds a decoder: give --config.encoder.workdir=<workdir of the "
             "encoder that it reads>; import the encoder first"
         )
@@ -136,7 +137,7 @@ def _decoder(weights: Weights, config: ConfigDict) -> tuple[dict, dict, dict]:
     facts = encoder_meta["encoder"]
     data_type = config.type or facts["data_type"]
     if data_type not in CHANNELS:
-        raise ValueError(f"config.type={data_type!r} must be one of {', '.join(CHANNELS)}")
+        raise UserError(f"config.type={data_type!r} must be one of {', '.join(CHANNELS)}")
     its_config = ConfigDict(
         {
             "task": "classify" if "project.weight" in weights else "segment",
@@ -167,13 +168,13 @@ def _decoder(weights: Weights, config: ConfigDict) -> tuple[dict, dict, dict]:
 def _shape(weights: Weights, name: str, *, axes: int, config: ConfigDict) -> tuple[int, ...]:
     """The shape of a tensor that tells the model's size."""
     if name not in weights:
-        raise ValueError(
+        raise UserError(
             f"{config.weights} is of no published model: it has no {name}, but "
             f"{', '.join(list(weights)[:3]) or 'nothing'}"
         )
     shape = weights[name].shape
     if len(shape) != axes or not all(shape):
-        raise ValueError(f"{config.weights}: {name} is {list(shape)}, expected {axes} axes")
+        raise UserError(f"{config.weights}: {name} is {list(shape)}, expected {axes} axes")
     return shape
 
 
@@ -182,7 +183,7 @@ def _check(weights: Weights, shapes: dict, *, config: ConfigDict) -> None:
     try:
         check_published(weights, to_published(zeros))
     except ValueError as error:
-        raise ValueError(f"{config.weights}: {error}") from error
+        raise UserError(f"{config.weights}: {error}") from error
 
 
 def _frozen_shapes(meta: dict) -> dict:
@@ -210,7 +211,7 @@ def _encoder_shapes(config: ConfigDict) -> dict:
 
 def _export(config: ConfigDict, workdir: str | Path):
     if not config.run:
-        raise ValueError("config.run is empty: give --config.run=<workdir of a trained model>")
+        raise UserError("config.run is empty: give --config.run=<workdir of a trained model>")
     _torch()
     weights = to_published(_best_model(config.run))
     workdir = open_workdir(workdir, config)
@@ -241,21 +242,21 @@ def read_state_dict(path: str | Path) -> Weights:
 
     Raises:
       FileNotFoundError: there is no such file.
-      ValueError: it holds anything else, or PyTorch is not installed.
+      UserError: it holds anything else, or PyTorch is not installed.
     """
     torch = _torch()
     path = Path(path).expanduser()
     if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist: name a state dict that torch.save wrote")
+        raise MissingFileError(f"{path} does not exist: name a state dict that torch.save wrote")
     try:
         found = torch.load(path, weights_only=True, map_location="cpu")
     except Exception as error:  # a damaged file's differ
-        raise ValueError(
+        raise UserError(
             f"{path} is no plain state dict: it is damaged, or would have to be unpickled, which "
             "could run code and is refused. Save it anew: torch.save(model.state_dict(), path)"
         ) from error
     if not isinstance(found, Mapping):
-        raise ValueError(f"{path} holds a {type(found).__name__}, expected a state dict")
+        raise UserError(f"{path} holds a {type(found).__name__}, expected a state dict")
     return {str(name): _array(tensor, name=name, path=path) for name, tensor in found.items()}
 
 
@@ -264,7 +265,7 @@ def _array(tensor: Any, *, name: str, path: Path) -> np.ndarray:
         return tensor.detach().numpy()
     except (AttributeError, TypeError) as error:  # no tensor; of a type that NumPy has not
         kind = getattr(tensor, "dtype", type(tensor).__name__)
-        raise ValueError(f"{path}: {name} is {kind}, expected a tensor of float32") from error
+        raise UserError(f"{path}: {name} is {kind}, expected a tensor of float32") from error
 
 
 def write_state_dict(path: Path, weights: Mapping[str, np.ndarray]) -> None:
@@ -279,7 +280,7 @@ def _torch():
     try:
         import torch
     except ImportError as error:
-        raise ValueError(
+        raise UserError(
             "state dicts need PyTorch, which is not installed: pip install 'thermo_jax[torch]'"
         ) from error
     return torch

@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 from thermo_jax.data.examples import Examples
 from thermo_jax.data.splits import Split
 from thermo_jax.data.thermogram import GRAY_SHAPE
+from thermo_jax.errors import UserError
 from thermo_jax.models.convolution import choose_convolution
 from thermo_jax.models.cuts import CutsEncoder, RawPixels
 from thermo_jax.models.decoders import CHANNELS
@@ -125,7 +126,7 @@ def _own_encoder(config: ConfigDict, workdir: Path, *, conv) -> tuple[Any, dict,
     was when the run began.
 
     Raises:
-      ValueError: the configured workdir holds another encoder than the run carries.
+      UserError: the configured workdir holds another encoder than the run carries.
     """
     given = config.encoder.workdir
     if not has_checkpoint(workdir):
@@ -145,7 +146,7 @@ def _own_encoder(config: ConfigDict, workdir: Path, *, conv) -> tuple[Any, dict,
         return carried
     _, found, _ = _load_pretrained(config, given, conv=conv)
     if not all(jax.tree.leaves(jax.tree.map(np.array_equal, found, carried[1]))):
-        raise ValueError(
+        raise UserError(
             f"config.encoder.workdir={given} holds another encoder than the run in {workdir} "
             f"carries, which began with the one then in {began_with}: give that one, or a copy of "
             "it, or choose another --workdir"
@@ -157,7 +158,7 @@ def open_encoder(config: ConfigDict, *, workdir: str | Path, conv) -> tuple[Any,
     """The frozen encoder of a workdir: (model, variables, what its run said of it).
 
     Raises:
-      ValueError: no encoder is configured, or it is of another kind than `config.encoder.type`.
+      UserError: no encoder is configured, or it is of another kind than `config.encoder.type`.
       FileNotFoundError: there is no checkpoint.
     """
     row = f"{config.encoder.type} encoder"
@@ -165,7 +166,7 @@ def open_encoder(config: ConfigDict, *, workdir: str | Path, conv) -> tuple[Any,
     if kind != "pretrained":
         return _untrained(kind, config, conv=conv)
     if not str(workdir):
-        raise ValueError(
+        raise UserError(
             "config.encoder.workdir is empty: pretrain an encoder with "
             f"--config=configs/encoder.py:{config.encoder.type} and give its --workdir here"
         )
@@ -179,7 +180,7 @@ def open_encoder(config: ConfigDict, *, workdir: str | Path, conv) -> tuple[Any,
             meta["epoch"],
         )
     if found["data_type"] != config.encoder.type:
-        raise ValueError(
+        raise UserError(
             f"{workdir} holds a {found['data_type']} encoder, but this run asks for "
             f"a {row}: choose a preset with that encoder (such as "
             f"{_row(found['data_type'], config.data.type)}), or another encoder's workdir"
@@ -229,9 +230,9 @@ def _untrained(kind: str, config: ConfigDict, *, conv) -> tuple[Any, dict, dict]
 
 
 def check_raw_pixels(config: ConfigDict) -> None:
-    """Raises ValueError where raw pixels would be those of another data type."""
+    """Raises UserError where raw pixels would be those of another data type."""
     if config.encoder.type != config.data.type:
-        raise ValueError(
+        raise UserError(
             f"config.encoder.kind='none' takes the pixels as they are: config.encoder.type "
             f"{config.encoder.type!r} must be config.data.type {config.data.type!r}"
         )
@@ -245,7 +246,7 @@ def split_examples(examples: Examples, split: Split, *, protocol: str) -> Sets:
     """The rows of each set of patients; in the paper's protocol, test patients validate.
 
     Raises:
-      ValueError: a set has no image.
+      UserError: a set has no image.
     """
     validation = split.test if protocol == sources.PAPER else split.val
     roles = [

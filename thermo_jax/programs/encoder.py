@@ -10,6 +10,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 
 from thermo_jax.data.examples import IMAGE_SHAPES, Examples, downscaled_size
 from thermo_jax.data.splits import Split
+from thermo_jax.errors import UserError
 from thermo_jax.evaluation import figures, results
 from thermo_jax.models.convolution import choose_convolution
 from thermo_jax.models.decoders import CHANNELS
@@ -100,11 +101,11 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
 
 
 def check_patches(config: ConfigDict) -> None:
-    """Raises ValueError where the images are too small to sample patches from."""
+    """Raises UserError where the images are too small to sample patches from."""
     patch, factor = config.model.patch_size, config.data.downscale
     height, width = downscaled_size(*IMAGE_SHAPES[config.data.type][:2], factor)
     if patch >= min(height, width):  # an anchor needs a neighbour
-        raise ValueError(
+        raise UserError(
             f"config.model.patch_size={patch} is too large for {config.data.type} images of "
             f"{height}x{width} pixels (config.data.downscale={factor}): they need at least one row "
             "and one column more than a patch; choose a smaller patch_size or downscale"

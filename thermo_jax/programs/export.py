@@ -5,6 +5,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from thermo_jax.errors import UserError
 from thermo_jax.inference.export import export_onnx, export_stablehlo
 from thermo_jax.inference.predictor import load_models
 from thermo_jax.programs import runs
@@ -22,7 +23,7 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, list[str]]:
         write = partial(export_stablehlo, platforms=_platforms(config))
         dtype = config.model.dtype
     else:
-        raise ValueError(f"config.format={config.format!r} must be one of stablehlo, onnx")
+        raise UserError(f"config.format={config.format!r} must be one of stablehlo, onnx")
     workdir = open_workdir(workdir, config)
     files = []
     for model in load_models(runs.paths(config, "models"), dtype=dtype):
@@ -34,7 +35,7 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, list[str]]:
 def _platforms(config: ConfigDict) -> tuple[str, ...]:
     unknown = sorted(set(config.platforms) - set(KNOWN_PLATFORMS))
     if unknown or not config.platforms:
-        raise ValueError(
+        raise UserError(
             f"config.platforms={tuple(config.platforms)!r} must be among "
             f"{', '.join(KNOWN_PLATFORMS)} (a GPU is cuda or rocm)"
         )

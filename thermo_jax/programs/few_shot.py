@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
+from thermo_jax.errors import UserError
 from thermo_jax.evaluation import charts, metrics, results
 from thermo_jax.evaluation.predictions import Predictions
 from thermo_jax.evaluation.report_parts import Section, Table, Text
@@ -29,9 +30,9 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
     """Runs what is not finished yet; returns the results that it also writes to the workdir."""
     unknown = [kind for kind in config.kinds if kind not in KINDS]
     if unknown or not config.kinds:
-        raise ValueError(f"config.kinds={config.kinds!r}: choose one or more of {', '.join(KINDS)}")
+        raise UserError(f"config.kinds={config.kinds!r}: choose one or more of {', '.join(KINDS)}")
     if config.repeats < 1 or config.split.protocol == sources.PAPER:
-        raise ValueError(
+        raise UserError(
             f"config.repeats={config.repeats} and config.split.protocol={config.split.protocol!r}: "
             "at least 1, and not 'paper', which selects on test"
         )

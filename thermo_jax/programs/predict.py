@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from thermo_jax.data import radiometry
+from thermo_jax.errors import UserError
 from thermo_jax.evaluation import results
 from thermo_jax.evaluation.wording import DISCLAIMER, class_title, printable
 from thermo_jax.inference.coco import write_coco
@@ -37,7 +38,7 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
     config = runs.resolve(config)
     models = runs.paths(config, "models")
     if not config.input:
-        raise ValueError("config.input is empty: give --config.input=<a thermogram or a folder>")
+        raise UserError("config.input is empty: give --config.input=<a thermogram or a folder>")
     radiometry.find_colormap(config.colormap)
     _check_unused(workdir, thermograms=config.input)
     workdir = open_workdir(workdir, config)
@@ -81,16 +82,16 @@ def _check_unused(workdir: str | Path, *, thermograms: str) -> None:
         return
     folder = Path(workdir).expanduser()
     if folder.resolve() == Path(thermograms).expanduser().resolve():
-        raise ValueError(
+        raise UserError(
             f"--workdir={workdir} is config.input too: choose another --workdir, so that results "
             "do not mix with thermograms"
         )
     task = task_of_run(folder)
     if task not in (None, "predict"):
-        raise ValueError(f"{workdir} holds a run of {task}: choose another --workdir")
+        raise UserError(f"{workdir} holds a run of {task}: choose another --workdir")
     # Nobody is told to remove it: trained models may be below.
     if (folder / PREDICTIONS).exists():
-        raise ValueError(f"{workdir} holds predictions already: choose another --workdir")
+        raise UserError(f"{workdir} holds predictions already: choose another --workdir")
 
 
 def _save_tables(workdir: Path, tables: dict[str, list], maps: dict[str, Path]) -> list[Path]:

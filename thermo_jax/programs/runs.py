@@ -13,6 +13,7 @@ from thermo_jax.data.examples import Examples
 from thermo_jax.data.prepared import digest
 from thermo_jax.data.radiometry import find_colormap
 from thermo_jax.data.splits import Split
+from thermo_jax.errors import UserError
 from thermo_jax.models import convolution, precision
 from thermo_jax.models.decoders import CHANNELS, HEADS
 from thermo_jax.models.losses import CONTRASTIVE_LOSSES
@@ -70,7 +71,7 @@ def resolve(config: ConfigDict) -> ConfigDict:
     """A configuration with its compute type chosen for this platform; checked first.
 
     Raises:
-      ValueError: names the field, its value, and what it may be.
+      UserError: names the field, its value, and what it may be.
     """
     rules = dict(_RANGES)
     rules |= {name: ("at least 1", lambda value: value >= 1) for name in _COUNTS}
@@ -82,12 +83,12 @@ def resolve(config: ConfigDict) -> ConfigDict:
         section, _, field = name.rpartition(".")
         fields = config.get(section, {}) if section else config
         if field in fields and not is_fine(fields[field]):
-            raise ValueError(f"config.{name}={fields[field]!r} must be {expected}")
+            raise UserError(f"config.{name}={fields[field]!r} must be {expected}")
     if "colormap" in config.get("data", {}):
         try:
             find_colormap(config.data.colormap)
         except ValueError as error:
-            raise ValueError(f"config.data.colormap: {error}") from error
+            raise UserError(f"config.data.colormap: {error}") from error
     resolved = config.copy_and_resolve_references()
     if "dtype" in resolved.get("model", {}):
         resolved.model.dtype = precision.choose_dtype(resolved.model.dtype, device=jax.devices()[0])
@@ -98,17 +99,17 @@ def data_parallel(config: ConfigDict) -> DataParallel:
     """The devices and the wrapper that `config.parallel` asks for.
 
     Raises:
-      ValueError: more devices than there are, or fewer than several processes have; an unknown
+      UserError: more devices than there are, or fewer than several processes have; an unknown
         mode.
     """
     wanted, available = config.parallel.devices, jax.devices()
     if jax.process_count() > 1 and wanted not in (0, len(available)):
-        raise ValueError(
+        raise UserError(
             f"config.parallel.devices={wanted}: a run of {jax.process_count()} processes takes all "
             f"of their {len(available)} devices; leave it at 0"
         )
     if not 0 <= wanted <= len(available):
-        raise ValueError(
+        raise UserError(
             f"config.parallel.devices={wanted}: this machine has {len(available)} "
             f"{available[0].platform} device(s); 0 takes all"
         )
@@ -168,10 +169,10 @@ def image_shape(examples: Examples) -> tuple[int, ...]:
 
 
 def check_not_empty(sets: Mapping[str, Examples], *, of: int) -> None:
-    """Raises ValueError, naming the set, where one has no image."""
+    """Raises UserError, naming the set, where one has no image."""
     for name, part in sets.items():
         if not len(part):
-            raise ValueError(
+            raise UserError(
                 f"none of {of} usable images is of a {name} patient: choose other "
                 "config.split.folds, fold or val_fraction, or add data"
             )
@@ -186,16 +187,16 @@ def paths(config: ConfigDict, field: str) -> list[str]:
     """The paths of a field that joins them by commas.
 
     Raises:
-      ValueError: there is none.
+      UserError: there is none.
     """
     found = [part.strip() for part in config[field].split(",") if part.strip()]
     if not found:
-        raise ValueError(f"config.{field} is empty: give --config.{field}=<path>[,<path>...]")
+        raise UserError(f"config.{field} is empty: give --config.{field}=<path>[,<path>...]")
     return found
 
 
 def check_examples(workdir: Path, examples: str) -> None:
-    """Raises ValueError where the run that would continue in the workdir began with others.
+    """Raises UserError where the run that would continue in the workdir began with others.
 
     Args:
       examples: their fingerprint.

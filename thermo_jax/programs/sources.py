@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from thermo_jax.data import examples, layouts, phantom, splits
 from thermo_jax.data.prepared import cache_dir, digest, writing
 from thermo_jax.data.thermogram import UNLABELLED, Thermogram
+from thermo_jax.errors import UserError
 from thermo_jax.training.paths import folder_path
 
 PHANTOM = "phantom"
@@ -42,10 +43,10 @@ def root_of(data: ConfigDict) -> Path:
     """The folder to read; writes the phantom data set if it is asked for and not there yet.
 
     Raises:
-      ValueError: no folder is configured, or the phantom's cannot be written.
+      UserError: no folder is configured, or the phantom's cannot be written.
     """
     if not data.root:
-        raise ValueError(
+        raise UserError(
             "config.data.root is empty: give --config.data.root=/path/to/dmr-ir, or use the preset "
             "'phantom' (such as --config=configs/encoder.py:heat,phantom) for synthetic data"
         )
@@ -146,11 +147,11 @@ def split_of(split: ConfigDict, source: Source) -> splits.Split:
     its decoders agree on the test patients.
 
     Raises:
-      ValueError: no patient is known, or the given file does not name all of them.
+      UserError: no patient is known, or the given file does not name all of them.
     """
     known = [record for record in source.records if record.patient_known]
     if not known:
-        raise ValueError(
+        raise UserError(
             "no thermogram has a known patient, so that no patients can be kept for validation: "
             "name files as T<patient>.<visit>.<view>... (see the README)"
         )

@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 
 from thermo_jax.data.examples import IMAGE_SHAPES, downscaled_size
 from thermo_jax.data.splits import Split
+from thermo_jax.errors import UserError
 from thermo_jax.programs import decoder, encoder, runs, scores, sources
 from thermo_jax.programs.workdir import check_workdir, only_run_in
 from thermo_jax.training import finetune
@@ -56,7 +57,7 @@ def check_stages(stages: Sequence[Stage], workdir: Path) -> None:
     """What can be told before the first stage runs: fields, sizes, devices, folders, the disk.
 
     Raises:
-      ValueError: names the field, the stage's folder of another configuration, or the disk.
+      UserError: names the field, the stage's folder of another configuration, or the disk.
     """
     for stage in stages:
         config = runs.resolve(stage.config)
@@ -74,10 +75,10 @@ def check_stages(stages: Sequence[Stage], workdir: Path) -> None:
 
 
 def check_split(path: Path, split: Split, stages: Sequence[Stage], workdir: Path) -> None:
-    """Raises ValueError where a stage has begun, and the saved split deals patients otherwise."""
+    """Raises UserError where a stage has begun, and the saved split deals patients otherwise."""
     begun = any((workdir / stage.folder / FOLDER).exists() for stage in stages)
     if begun and path.exists() and Split.load(path) != split:
-        raise ValueError(
+        raise UserError(
             f"{path} deals the patients otherwise than this data and configuration: restore "
             "them as they were when the run began, or choose another --workdir"
         )
@@ -103,7 +104,7 @@ def _is_finished(stage: Stage, workdir: Path) -> bool:
 
 
 def _check_disk(stages: Sequence[Stage], workdir: Path) -> None:
-    """Says what the run will take; ValueError where the disk has less."""
+    """Says what the run will take; UserError where the disk has less."""
     kept = running = 0
     sizes: dict[tuple[str, str], int] = {}
     for stage in stages:
@@ -126,7 +127,7 @@ def _check_disk(stages: Sequence[Stage], workdir: Path) -> None:
         free / 1e9,
     )
     if kept + running > free:
-        raise ValueError(
+        raise UserError(
             f"{workdir}: this run takes {(kept + running) / 1e9:.1f} GB of disk, and "
             f"{free / 1e9:.1f} GB are free: free some, or choose another --workdir"
         )

@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from thermo_jax.configs.common import ROW_TYPES, ROWS
 from thermo_jax.data.splits import Split
+from thermo_jax.errors import UserError
 from thermo_jax.evaluation import assessment, charts, results, table1
 from thermo_jax.evaluation.predictions import Predictions, pool
 from thermo_jax.evaluation.report_parts import Picture, Section, Table
@@ -41,18 +42,18 @@ def _check_fields(config: ConfigDict) -> None:
     for name, known in (("rows", ROWS), ("tasks", ("classify", "segment"))):
         unknown = [value for value in config[name] if value not in known]
         if unknown or not config[name]:
-            raise ValueError(
+            raise UserError(
                 f"config.{name}={config[name]!r}: choose one or more of {', '.join(known)}"
             )
     if config.repeats < 1:
-        raise ValueError(f"config.repeats={config.repeats} must be at least 1")
+        raise UserError(f"config.repeats={config.repeats} must be at least 1")
     if not 0 <= config.num_folds <= config.split.folds:
-        raise ValueError(
+        raise UserError(
             f"config.num_folds={config.num_folds} must be from 0 (all) to config.split.folds="
             f"{config.split.folds}"
         )
     if config.transductive and config.split.protocol != "honest":
-        raise ValueError(
+        raise UserError(
             "config.transductive=True adds rows to the protocol 'honest'; in "
             f"{config.split.protocol!r} every encoder sees the test patients anyway"
         )
@@ -94,7 +95,7 @@ def _begin(config: ConfigDict, workdir: Path, *, stages: Sequence[Stage]) -> Non
     They are the same for every row.
 
     Raises:
-      ValueError: the given ones are incomplete, or the run has begun with others.
+      UserError: the given ones are incomplete, or the run has begun with others.
     """
     source = sources.open_source(stages[0].config.data)
     splits = {}
@@ -118,7 +119,7 @@ def _split(config: ConfigDict, stage: Stage, source: sources.Source) -> Split:
         return sources.split_of(dealt, source)
     given = Path(config.folds_dir).expanduser() / Path(stage.config.split.file).name
     if not given.is_file():
-        raise ValueError(
+        raise UserError(
             f"config.folds_dir: {given} is missing; give the folder {FOLDS} of another run "
             "with as many folds and repeats, or leave it empty"
         )
@@ -136,13 +137,13 @@ def _check_splits(config: ConfigDict, splits: Sequence[Split]) -> None:
         everybody = repeat[0].train | repeat[0].val | repeat[0].test
         twice = len(tested) > len(set(tested))
         if twice or (folds == config.split.folds and set(tested) != everybody):
-            raise ValueError(
+            raise UserError(
                 f"the {folds} folds test {len(tested)} patients, {len(set(tested))} different ones "
                 f"of {len(everybody)}: they were made for another number of folds. Give "
                 "config.split.folds as it was, or leave config.folds_dir empty"
             )
         if config.split.protocol != sources.PAPER and not all(split.val for split in repeat):
-            raise ValueError(
+            raise UserError(
                 "config.folds_dir: a fold has no validation patients (it was made for the protocol "
                 "'paper'); leave it empty to deal patients anew"
             )

@@ -21,6 +21,7 @@ from absl import logging
 from etils.epath import Path
 from ml_collections import ConfigDict
 
+from thermo_jax.errors import UserError
 from thermo_jax.training import processes
 from thermo_jax.training.checkpoints import has_checkpoint
 from thermo_jax.training.paths import CONFIG, folder_path, is_remote
@@ -57,7 +58,7 @@ def only_run_in(path: str | Path) -> Iterator[None]:
     The system frees it whenever the process ends. There is no such lock in a bucket.
 
     Raises:
-      ValueError: another run is writing it, or this one cannot.
+      UserError: another run is writing it, or this one cannot.
     """
     if not str(path) or is_remote(path) or not processes.is_writer():
         yield
@@ -67,7 +68,7 @@ def only_run_in(path: str | Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:
-        raise ValueError(
+        raise UserError(
             f"--workdir={path} cannot be written ({error.strerror}): choose another --workdir"
         ) from error
     with open(lock, "r+", encoding="utf-8") as file:
@@ -75,7 +76,7 @@ def only_run_in(path: str | Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-                raise ValueError(
+                raise UserError(
                     f"--workdir={path} is being written by another run ({file.read()}): wait for "
                     "it, stop it, or choose another --workdir"
                 ) from error
@@ -97,7 +98,7 @@ def check_workdir(path: str | Path, config: ConfigDict) -> Path:
     """The folder, which may be missing; nothing is written.
 
     Raises:
-      ValueError: no path, or it holds a run of another configuration.
+      UserError: no path, or it holds a run of another configuration.
     """
     workdir = _check_path(path)
     begun = has_checkpoint(workdir)
@@ -114,7 +115,7 @@ def check_workdir(path: str | Path, config: ConfigDict) -> Path:
         saved, wanted = ({"task": each.get("task")} for each in (saved, wanted))
     different = _differences(saved, wanted)
     if different:
-        raise ValueError(
+        raise UserError(
             f"{workdir} holds a run of another configuration ({'; '.join(different)}): choose "
             "another --workdir to start anew, or give the same configuration to continue"
         )
@@ -125,7 +126,7 @@ def write_config(workdir: Path, config: ConfigDict) -> None:
     """Makes the folder and writes config.json, once all else that could refuse the run is checked.
 
     Raises:
-      ValueError: it is not the same folder for all processes of the run.
+      UserError: it is not the same folder for all processes of the run.
     """
     file = workdir / CONFIG
     text = json.dumps({"config": to_json(config), "versions": versions()}, indent=2) + "\n"
@@ -135,7 +136,7 @@ def write_config(workdir: Path, config: ConfigDict) -> None:
         _write_whole(file, text)
     processes.wait("the workdir is written")
     if not processes.all_true(file.is_file() and file.read_text(encoding="utf-8") == text):
-        raise ValueError(
+        raise UserError(
             f"{workdir} is not one folder for all {jax.process_count()} processes of this run: "
             "choose a --workdir on a disk that all of them see"
         )
@@ -143,10 +144,10 @@ def write_config(workdir: Path, config: ConfigDict) -> None:
 
 def _check_path(path: str | Path) -> Path:
     if not str(path):
-        raise ValueError("--workdir is missing: name a folder for the results, such as runs/first")
+        raise UserError("--workdir is missing: name a folder for the results, such as runs/first")
     workdir = folder_path(path)
     if workdir.exists() and not workdir.is_dir():
-        raise ValueError(f"--workdir={path} is a file: name a folder")
+        raise UserError(f"--workdir={path} is a file: name a folder")
     return workdir
 
 
@@ -154,14 +155,14 @@ def saved_config(workdir: Path) -> dict[str, Any]:
     """The configuration of the run that the folder holds.
 
     Raises:
-      ValueError: there is none, or it is damaged.
+      UserError: there is none, or it is damaged.
     """
     file = workdir / CONFIG
     try:
         text = file.read_text(encoding="utf-8") if file.is_file() else ""  # buckets' errors differ
         return dict(json.loads(text)["config"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ValueError(
+        raise UserError(
             f"{file} cannot be read, so that it is not known whose checkpoints are beside it: "
             "restore it, or choose another --workdir"
         ) from error

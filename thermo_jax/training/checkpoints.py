@@ -16,6 +16,7 @@ import contextlib
 import errno
 import logging as python_logging
 import os
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -25,6 +26,7 @@ import orbax.checkpoint as ocp
 from absl import logging
 
 from thermo_jax.data.prepared import digest
+from thermo_jax.errors import MissingFileError, UnwrittenError, UserError
 from thermo_jax.training import processes
 from thermo_jax.training.paths import folder_path, is_remote
 from thermo_jax.training.state import TrainState
@@ -32,6 +34,10 @@ from thermo_jax.training.state import TrainState
 FOLDER = "checkpoints"
 BEST_OF = "validation_value"
 _DIGEST = "digest"  # in the meta, of the rest of it: arrays have checksums of their own
+_STORAGE_STATUS = re.compile(
+    "(RESOURCE_EXHAUSTED|PERMISSION_DENIED|UNAUTHENTICATED|UNAVAILABLE|DEADLINE_EXCEEDED|"
+    "FAILED_PRECONDITION|NOT_FOUND|ABORTED|DATA_LOSS): "
+)
 _COMMITTED = "commit_success.txt"  # Orbax ends with it
 
 
@@ -41,7 +47,7 @@ class Checkpoints:
     def __init__(self, workdir: str | os.PathLike, *, read_only: bool = False):
         self.directory = folder_path(workdir) / FOLDER
         if read_only and not self.directory.is_dir():
-            raise FileNotFoundError(
+            raise MissingFileError(
                 f"{self.directory} does not exist: {workdir} is not the workdir of a training run"
             )
         logging.get_absl_logger().addFilter(_not_orbax)
@@ -80,15 +86,16 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
-        """Orbax tells of a full disk in many types and words, and some saves later."""
+        """Orbax reports a full disk by several types of error, and some saves later."""
         try:
             yield
         except (OSError, ValueError) as error:
-            full = os.strerror(errno.ENOSPC)
-            raise OSError(
-                f"{self.directory}: a checkpoint cannot be written "
-                f"({full if full in str(error) else _short(error)}). Earlier ones are whole: put "
-                "that right, and the same command continues"
+            reason = _storage_failure(error)
+            if reason is None:
+                raise  # not the storage's, so a bug
+            raise UnwrittenError(
+                f"{self.directory}: a checkpoint cannot be written ({reason}). Earlier ones are "
+                "whole: put that right, and the same command continues"
             ) from error
 
     @contextlib.contextmanager
@@ -102,7 +109,7 @@ class Checkpoints:
             where = (
                 f"a checkpoint in {self.directory}" if step is None else self.directory / str(step)
             )
-            raise ValueError(
+            raise UserError(
                 f"{where} cannot be read, and is damaged unless other versions wrote it "
                 f"({_short(error)}): restore it, or move its folder away to go on from an earlier "
                 "one, if there is one"
@@ -158,7 +165,7 @@ class Checkpoints:
         """The state of `step` (default: the latest), shaped and placed like `like`.
 
         Raises:
-          ValueError: the checkpoint holds other shapes or types.
+          UserError: the checkpoint holds other shapes or types.
         """
         step = self._require(step)
         return self._restore(like, step=step, items={"training": _training(like)})
@@ -167,7 +174,7 @@ class Checkpoints:
         """The model of `step` and its frozen encoder, without an optimiser: to use, not to train.
 
         Raises:
-          ValueError: the checkpoint holds other shapes or types.
+          UserError: the checkpoint holds other shapes or types.
         """
         here = jax.device_put(np.asarray(step, like.step.dtype), like.step.sharding)
         like = like.replace(opt_state=(), step=here)
@@ -195,7 +202,7 @@ class Checkpoints:
         """(the model's, its encoder's) variables of `step`, as NumPy arrays; shapes are given.
 
         Raises:
-          ValueError: the checkpoint holds other shapes or types.
+          UserError: the checkpoint holds other shapes or types.
         """
         found = self._restore_items(self._require(step), {"model": like, "encoder": frozen})
         found = jax.tree.map(np.asarray, found)
@@ -205,7 +212,7 @@ class Checkpoints:
         self._wait()
         step = self.latest_step() if step is None else step
         if step is None:
-            raise FileNotFoundError(
+            raise MissingFileError(
                 f"{self.directory} holds no complete checkpoint: train first, or choose the "
                 "workdir of a run that has"
             )
@@ -255,7 +262,7 @@ def _compare(have: dict[tuple, tuple], want: dict[tuple, tuple], *, where: str) 
     """Orbax casts types silently and is long-winded about shapes: compare first, in one line."""
     for path in sorted(have.keys() | want.keys()):
         if have.get(path) != want.get(path):
-            raise ValueError(
+            raise UserError(
                 f"{where} does not fit this configuration: {'/'.join(path)} is "
                 f"{_describe(have.get(path))} in the checkpoint, {_describe(want.get(path))} here. "
                 "Use the configuration that made it, or another --workdir."
@@ -269,6 +276,18 @@ def _describe(leaf: tuple | None) -> str:
 def _not_orbax(record: python_logging.LogRecord) -> bool:
     """What matters of its errors is raised."""
     return "orbax" not in record.pathname
+
+
+def _storage_failure(error: OSError | ValueError) -> str | None:
+    """What the disk or bucket said; None where the error is none of theirs."""
+    text = str(error)
+    full = os.strerror(errno.ENOSPC)
+    if full in text:
+        return full
+    # TensorStore raises ValueErrors that begin with the status of the file system or bucket.
+    if isinstance(error, OSError) or _STORAGE_STATUS.match(text):
+        return _short(error)
+    return None
 
 
 def _short(error: Exception) -> str:
@@ -286,9 +305,9 @@ def has_checkpoint(workdir: str | os.PathLike) -> bool:
 
 
 def check_validated(meta: dict, *, workdir: str | os.PathLike) -> None:
-    """Raises ValueError where a run was stopped before the end of its first epoch."""
+    """Raises UserError where a run was stopped before the end of its first epoch."""
     if "early_stopping" in meta and not meta["early_stopping"]["best_step"]:
-        raise ValueError(
+        raise UserError(
             f"the run in {workdir} was stopped in its first epoch, and no model of it was ever "
             "validated: continue it with its own command first"
         )
@@ -323,7 +342,7 @@ def load_encoder(workdir: str | os.PathLike, *, like: Callable[[dict], dict]) ->
       like: meta -> variables of the right shapes.
     Raises:
       FileNotFoundError: no checkpoint there.
-      ValueError: it holds other shapes than its own meta says.
+      UserError: it holds other shapes than its own meta says.
     """
     with Checkpoints(workdir, read_only=True) as checkpoints:
         meta = checkpoints.meta()

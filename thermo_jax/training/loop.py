@@ -22,6 +22,7 @@ from absl import logging
 from tqdm import tqdm
 
 from thermo_jax.data import batching, pipeline
+from thermo_jax.errors import DivergedError, UserError
 from thermo_jax.training import preemption, processes
 from thermo_jax.training.checkpoints import Checkpoints
 from thermo_jax.training.metrics_log import MetricsLog
@@ -96,12 +97,12 @@ def fit(
     Raises:
       FloatingPointError: a loss is not finite; nothing of that epoch is saved.
       Stopped: the run was asked to stop (`preemption.py`); it has saved, within the epoch too.
-      ValueError: the checkpoint is of other examples or of another model; or several processes
+      UserError: the checkpoint is of other examples or of another model; or several processes
         read different ones.
     """
     parallel.check_batch_size(plan.batch_size)
     if not processes.agree(meta["examples"]):
-        raise ValueError(
+        raise UserError(
             "the processes of this run read different images: give all of them the same data "
             "(config.data.root on a disk that all see, or equal copies)"
         )
@@ -176,13 +177,13 @@ def _saved_position(
 
 
 def check_examples(meta: dict, examples: str, *, workdir: str | os.PathLike) -> None:
-    """Raises ValueError where a checkpoint's `meta` tells of others, or of the same in other sets.
+    """Raises UserError where a checkpoint's `meta` tells of others, or of the same in other sets.
 
     Args:
       examples: as in the meta of `fit`.
     """
     if meta["examples"] != examples:
-        raise ValueError(
+        raise UserError(
             f"the data changed since the run in {workdir} began: its patients would be dealt to "
             "other sets. Restore the data, or choose another --workdir"
         )
@@ -338,7 +339,7 @@ def _check_finite(
     if updates:  # the last of them may have spoilt the parameters
         before = _images(updates - 1, names=names, plan=plan)
         where += f", after the update of step {updates} ({before})"
-    raise FloatingPointError(
+    raise DivergedError(
         f"{', '.join(bad)} {where}. Training stopped, and keeps the checkpoints of earlier epochs. "
         f"The learning rate was {plan.learning_rate:g}: look at these images, or try a lower "
         "config.train.learning_rate, in another --workdir"

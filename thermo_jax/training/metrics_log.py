@@ -11,6 +11,7 @@ import os
 from etils import epath
 from tensorboardX import SummaryWriter
 
+from thermo_jax.errors import UserError
 from thermo_jax.training import processes
 from thermo_jax.training.paths import folder_path, is_remote
 
@@ -23,7 +24,7 @@ class MetricsLog:
     Of several processes only the first one writes. A bucket gets no TensorBoard files.
 
     Raises:
-      ValueError: the files end before the checkpoint that is resumed.
+      UserError: the files end before the checkpoint that is resumed.
     """
 
     def __init__(self, workdir: str | os.PathLike, *, resume_step: int = 0):
@@ -35,7 +36,7 @@ class MetricsLog:
         for path in self._rows:
             kept = [row for row in read_jsonl(path) if row["step"] <= resume_step]
             if resume_step and (not kept or kept[-1]["step"] < resume_step):
-                raise ValueError(
+                raise UserError(
                     f"{path} does not reach step {resume_step} of the checkpoint beside it: "
                     "restore the file, or choose another --workdir"
                 )

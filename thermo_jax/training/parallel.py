@@ -12,6 +12,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from thermo_jax.errors import UserError
+
 AXIS = "data"
 MODES = ("pmap", "shard_map")
 
@@ -27,7 +29,7 @@ class DataParallel:
 
     def __init__(self, devices: Sequence[jax.Device] | None = None, *, mode: str = "pmap"):
         if mode not in MODES:
-            raise ValueError(f"parallel mode {mode!r} is unknown: choose one of {MODES}")
+            raise UserError(f"parallel mode {mode!r} is unknown: choose one of {MODES}")
         self.devices = list(devices if devices is not None else jax.devices())
         self.mode = mode
         self.mesh = Mesh(np.array(self.devices), (AXIS,))
@@ -69,12 +71,12 @@ class DataParallel:
         return NamedSharding(self.mesh, PartitionSpec())
 
     def check_batch_size(self, batch_size: int, *, field: str = "config.train.batch_size") -> None:
-        """Raises ValueError if the devices do not divide `batch_size`."""
+        """Raises UserError if the devices do not divide `batch_size`."""
         count = len(self.devices)
         if batch_size % count:
             lower = batch_size // count * count
             fits = " or ".join(str(size) for size in (lower, lower + count) if size)
-            raise ValueError(
+            raise UserError(
                 f"{field}={batch_size} cannot be shared by {count} devices: choose {fits}, or set "
                 "config.parallel.devices to a number that divides it"
             )

@@ -17,6 +17,8 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from thermo_jax.errors import UserError
+
 EXPLICIT = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 
 
@@ -26,7 +28,7 @@ def join() -> None:
     In this order: the three variables of `EXPLICIT`; a Slurm step of several tasks; a TPU VM.
 
     Raises:
-      ValueError: the variables are incomplete or no numbers.
+      UserError: the variables are incomplete or no numbers.
     """
     given = {name: os.environ[name] for name in EXPLICIT if os.environ.get(name)}
     if given:
@@ -42,13 +44,13 @@ def join() -> None:
 def _explicit(given: dict[str, str]) -> dict[str, Any]:
     missing = [name for name in EXPLICIT if name not in given]
     if missing:
-        raise ValueError(
+        raise UserError(
             f"{', '.join(given)} of several processes set, but not {', '.join(missing)}: set all "
             "three (host:port of process 0, how many processes, this one's number), or none"
         )
     address, count, index = (given[name] for name in EXPLICIT)
     if not (count.isdecimal() and index.isdecimal() and int(index) < int(count)):
-        raise ValueError(
+        raise UserError(
             f"JAX_PROCESS_ID={index} and JAX_NUM_PROCESSES={count} must be numbers, the first from "
             "0 to below the second"
         )
