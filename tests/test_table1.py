@@ -195,8 +195,8 @@ def test_fold_files_are_dealt_anew_until_a_stage_has_begun(tmp_path):
         write_folds(quick(), tmp_path)
 
 
-def test_the_repeats_of_one_fold_are_pooled_as_different_models(finished, tmp_path):
-    workdir, _ = finished
+def test_a_patient_who_is_tested_in_two_repeats_counts_once(finished, tmp_path):
+    workdir, outcome = finished
     config = quick(repeats=2)
     stages = list(table1.plan(config, tmp_path))
     for stage in stages:
@@ -205,8 +205,18 @@ def test_the_repeats_of_one_fold_are_pooled_as_different_models(finished, tmp_pa
         folder.mkdir(parents=True)
         if stage.task != "encoder":
             shutil.copy(finished_one / "predictions.npz", folder)
-    rows = table1._finish(config, tmp_path, stages)["rows"]["H/H"]["classification"]["patient"]
-    assert (rows["H/H"]["counts"]["n"], rows["H/H"]["patients"]) == (24, 12)
+    # Both repeats have the same predictions, so that every measure is what it is in one.
+    repeated = table1._finish(config, tmp_path, stages)
+    found, once = (each["rows"]["H/H"]["classification"] for each in (repeated, outcome))
+    for unit in ("image", "patient"):
+        for row, measures in once[unit].items():
+            expected = {k: v for k, v in measures.items() if k != "thresholds"}
+            np.testing.assert_equal({k: found[unit][row][k] for k in expected}, expected)
+    regions = [each["rows"]["H/H"]["segmentation"] for each in (repeated, outcome)]
+    np.testing.assert_equal(*regions)
+    assert found["patient"]["H/H"]["counts"]["n"] == 12
+    text = (tmp_path / "results.txt").read_text()
+    assert "2; every measure is the mean of those of the repeats" in text
 
 
 @pytest.mark.parametrize(

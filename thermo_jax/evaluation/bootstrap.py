@@ -14,7 +14,7 @@ other test patients would change, not what another training seed would.
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Bool, Float, Num
+from jaxtyping import Bool, Float, Num, Shaped
 
 from thermo_jax.evaluation import metrics
 
@@ -162,6 +162,24 @@ def interval(samples: Float[np.ndarray, " r"], *, level: float = 0.95) -> tuple[
         return float("nan"), float("nan")
     low, high = np.quantile(finite, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def perfect_auroc_bound(
+    patients: Shaped[np.ndarray, " n"], labels: Num[np.ndarray, " n"], *, level: float = 0.95
+) -> float:
+    """The lower end of an interval for an AUROC that is 1 in every resample: .025^(1/n) at 95 %.
+
+    Resampling perfect scores shows no uncertainty, however few patients there are. Instead, each
+    of the n patients of the rarer diagnosis counts as a trial that succeeded: n of n, for which
+    Clopper and Pearson (1934, doi 10.1093/biomet/26.4.404) give this bound, one-sided 97.5 %.
+
+    Args:
+        patients: as `patient_weights` takes them; each counts once.
+        labels: 1 sick, 0 healthy.
+    """
+    labels = np.asarray(labels)
+    rarer = min(len(np.unique(np.asarray(patients)[labels == label])) for label in (0, 1))
+    return float(((1 - level) / 2) ** (1 / rarer))
 
 
 def _checked_weights(weights, *, count):

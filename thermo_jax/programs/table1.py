@@ -5,6 +5,7 @@ splits (one assignment of patients for every row) -> per fold: encoders -> decod
 """
 
 import dataclasses
+import re
 import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -25,6 +26,7 @@ from thermo_jax.programs.stages import Stage, check_split, check_stages, run_sta
 from thermo_jax.programs.workdir import PICTURES, check_workdir
 
 FOLDS = "folds"
+_FOLD_NAME = re.compile(r"repeat(?P<repeat>\d+)_fold\d+")
 
 
 def run(config: ConfigDict, workdir: str | Path) -> dict:
@@ -194,8 +196,13 @@ def _finish(config: ConfigDict, workdir: Path, stages: list[Stage]) -> dict:
 
 def _predictions(folder: Path) -> Predictions:
     """A stage's predictions, its model named by repeat and fold."""
-    found = Predictions.load(folder / scores.PREDICTIONS)
-    return dataclasses.replace(found, models=np.full(len(found), folder.parent.name))
+    found, name = Predictions.load(folder / scores.PREDICTIONS), folder.parent.name
+    repeat = int(_FOLD_NAME.fullmatch(name)["repeat"])
+    return dataclasses.replace(
+        found,
+        models=np.full(len(found), name),
+        repeats=np.full(len(found), repeat, np.int32),
+    )
 
 
 def _summary(found: dict[str, Any]) -> dict[str, Any]:
@@ -215,12 +222,14 @@ def _facts(config: ConfigDict, stages: list[Stage]) -> dict[str, Any]:
         "task": "Table 1",
         "protocol": config.split.protocol,
         "data": config.data.root,
-        "folds": f"{folds} of {config.split.folds} by patient, {config.repeats} repeat(s), "
+        "folds": f"{folds} of {config.split.folds} by patient, "
         + ("out-of-fold predictions pooled" if honest else "test patients pooled"),
         "stages": len(stages),
         "classification": "per image, sick above 0.5",
         "segmentation": "at the images' own size",
     }
+    if config.repeats > 1:
+        facts["repeats"] = f"{config.repeats}; every measure is the mean of those of the repeats"
     if config.data.shuffle_labels:
         facts["diagnoses"] = scores.SHUFFLED
     used = {ROW_TYPES[letter] for row in config.rows for letter in row.split("/")}
