@@ -13,7 +13,6 @@ from thermo_jax import main
 from thermo_jax.configs import table1 as table1_config
 from thermo_jax.data import phantom
 from thermo_jax.data.splits import Split
-from thermo_jax.data.thermogram import UNLABELLED
 from thermo_jax.evaluation import table1 as table1_text
 from thermo_jax.programs import decoder, encoder, sources, stages, table1
 
@@ -125,7 +124,9 @@ def test_a_folds_two_encoders_are_shared_by_its_eight_decoders(tmp_path):
     assert [stage.task for stage in first[:2]] == ["encoder", "encoder"]
     used = {stage.config.encoder.workdir for stage in first[2:]}
     assert used == {str(tmp_path / stage.folder) for stage in first[:2]}
-    assert len({stage.config.split.file for stage in first}) == 1
+    # Encoders validate on more patients than decoders, so that each kind has its own file.
+    assert len({stage.config.split.file for stage in first[:2]}) == 1
+    assert len({stage.config.split.file for stage in first[2:]}) == 1
     assert {s.row for s in first[2:]} == {"G/G", "G/H", "H/G", "H/H"}
 
 
@@ -159,6 +160,25 @@ def test_fold_files_can_be_given_back(tmp_path):
     write_folds(config, again)
     for name in ("repeat0_fold0.json", "repeat0_fold1.json"):
         assert (again / "folds" / name).read_bytes() == (tmp_path / "folds" / name).read_bytes()
+
+
+def test_fold_files_of_earlier_versions_serve_encoders_too(tmp_path):
+    write_folds(quick(), tmp_path)
+    for path in (tmp_path / "folds").glob("*_encoder.json"):
+        path.unlink()
+    write_folds(quick(folds_dir=str(tmp_path / "folds")), tmp_path / "again")
+    for fold in (0, 1):
+        theirs = tmp_path / "again" / "folds" / f"repeat0_fold{fold}_encoder.json"
+        assert Split.load(theirs) == Split.load(tmp_path / "folds" / f"repeat0_fold{fold}.json")
+
+
+def test_an_encoders_fold_file_that_tests_others_is_refused(tmp_path):
+    write_folds(quick(), tmp_path)
+    file = tmp_path / "folds" / "repeat0_fold0_encoder.json"
+    split = Split.load(file)
+    Split(split.test, split.val, split.train).save(file)
+    with pytest.raises(ValueError, match="repeat0_fold0_encoder.json tests other patients than"):
+        write_folds(quick(folds_dir=str(tmp_path / "folds")), tmp_path / "again")
 
 
 def test_missing_fold_files_are_named(tmp_path):
@@ -226,6 +246,7 @@ def test_a_patient_who_is_tested_in_two_repeats_counts_once(finished, tmp_path):
         ({"tasks": ("clasify",)}, "config.tasks=.*classify, segment"),
         ({"repeats": 0}, "config.repeats=0 must be at least 1"),
         ({"num_folds": 3}, "config.num_folds=3 must be from 0"),
+        ({"encoder_val_fraction": 1.0}, "config.encoder_val_fraction=1.0 must be above 0 and"),
         ({"transductive": True, "split": {"protocol": "paper"}}, "config.transductive=True"),
         ({"data": {"root": ""}}, "config.data.root is empty"),
         ({"downscale": {"heat": 7}}, "downscale=7 does not divide"),
@@ -317,7 +338,9 @@ def test_no_patient_is_on_two_sides(crowded, tmp_path, protocol):
         assert not set(train.patients) & set(validation.patients)
         for config_of in decoders:
             sets = decoder.split_examples(
-                source.load(config_of.task), split, protocol=config_of.split.protocol
+                source.load(config_of.task),
+                sources.split_of(config_of.split, source),
+                protocol=config_of.split.protocol,
             )
             sides = [set(part.patients) for part in sets]
             assert not (sides[0] & sides[1] or sides[0] & sides[2] or sides[1] & sides[2])
@@ -344,22 +367,6 @@ def test_the_papers_protocol_validates_on_test_and_pretrains_on_every_image(crow
     sets = decoder.split_examples(source.load("classify"), split, protocol="paper")
     assert sets.validation.names == sets.test.names
     assert not set(sets.train.patients) & set(sets.test.patients)
-
-
-def test_shuffled_diagnoses_stay_one_per_patient_and_as_many(crowded, tmp_path):
-    data = next(table1.plan(quick(), tmp_path)).config.data
-    data.root = str(crowded)
-    plain = sources.open_source(data)
-    data.shuffle_labels = True
-    shuffled = sources.open_source(data)
-    before, after = (
-        {record.patient: record.label for record in source.records} for source in (plain, shuffled)
-    )
-    assert before != after and sorted(before.values()) == sorted(after.values())
-    assert UNLABELLED not in after.values()
-    loaded = shuffled.load("classify")
-    pairs = zip(loaded.patients, loaded.columns["labels"].tolist(), strict=True)
-    assert all(after[patient] == label for patient, label in pairs)
 
 
 # --------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float, Num, Shaped
+from scipy import stats
 
 from thermo_jax.evaluation import metrics
 
@@ -162,6 +163,19 @@ def interval(samples: Float[np.ndarray, " r"], *, level: float = 0.95) -> tuple[
         return float("nan"), float("nan")
     low, high = np.quantile(finite, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def chance_auroc_range(*, sick: int, healthy: int, level: float = 0.95) -> tuple[float, float]:
+    """(low, high): where the AUROC of scores that know nothing lies with this probability.
+
+    It is normal around 0.5 with variance (sick + healthy + 1) / (12 sick healthy) (Mann and Whitney
+    1947, doi 10.1214/aoms/1177730491). (NaN, NaN) where a diagnosis is absent.
+    """
+    if not sick or not healthy:
+        return np.nan, np.nan
+    deviation = np.sqrt((sick + healthy + 1) / (12 * sick * healthy))
+    reach = stats.norm.ppf((1 + level) / 2) * deviation
+    return float(max(0.5 - reach, 0)), float(min(0.5 + reach, 1))
 
 
 def perfect_auroc_bound(

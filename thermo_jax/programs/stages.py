@@ -47,6 +47,7 @@ def stage_config(config: ConfigDict, task: str, *, data_type: str, split: dict) 
         stage.split.update({"fold": 0, "file": "", "max_train_patients": 0} | split)
         stage.train.batch_size = config.batch_size[data_type]
         if task == "encoder":
+            stage.split.val_fraction = config.encoder_val_fraction
             del stage.report
         else:
             stage.encoder.update({"type": data_type, "workdir": ""})
