@@ -277,7 +277,7 @@ def _check_encoder_data(meta: dict, *, source: sources.Source, sets: Sets) -> st
             len(seen),
         )
         caveats.append(f"transductive: it saw {len(seen)} test patients unlabelled")
-    if set(meta["seen_patients"]) - {r.patient for r in source.records if r.patient_known}:
+    if saw_unknown_patients(meta, source=source):
         logging.warning(
             "The encoder was pretrained on images of unknown patients, too (without labels), who "
             "may be this run's test patients: pretrain it anew with config.split.protocol='honest'."
@@ -291,6 +291,12 @@ def seen_by_encoder(meta: dict, *, source: sources.Source, patients: set[str]) -
     if meta["data_fingerprint"] != source.fingerprint:
         return None
     return patients & set(meta["seen_patients"])
+
+
+def saw_unknown_patients(meta: dict, *, source: sources.Source) -> bool:
+    """Whether images whose patient cannot be told pretrained the encoder."""
+    known = {record.patient for record in source.records if record.patient_known}
+    return not known.issuperset(meta["seen_patients"])
 
 
 def fewer_patients(train: Examples, split: ConfigDict, *, seed: int) -> Examples:

@@ -125,10 +125,10 @@ def sets(examples: Examples, split: Split, config: ConfigDict) -> tuple[Examples
     validation = examples.where(np.array([p in split.val for p in examples.patients]))
     if config.split.protocol == sources.TRANSDUCTIVE:
         return examples.where(np.array([p not in split.val for p in examples.patients])), validation
-    unknown = len(set(examples.patients) - split.train - split.val - split.test)
-    if unknown:
+    known = split.train | split.val | split.test
+    if unknown := sum(patient not in known for patient in examples.patients):
         logging.info(
-            "%d folders of unknown patients are left out: they may show test patients.", unknown
+            "%d images of unknown patients are left out: they may show test patients.", unknown
         )
     return examples.where(np.array([p in split.train for p in examples.patients])), validation
 
