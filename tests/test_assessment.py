@@ -83,7 +83,7 @@ def test_a_resample_draws_the_same_patients_in_every_repeat():
 
 
 @pytest.mark.parametrize(("sick", "healthy"), [(3, 3), (2, 5), (6, 1)])
-def test_a_perfect_auroc_has_the_bound_of_as_many_successes(sick, healthy):
+def test_a_perfect_measure_has_the_bound_of_as_many_successes(sick, healthy):
     labels = [1] * sick + [0] * healthy
     # Two images of each patient: only patients count.
     patients, labels = [f"{i}" for i in range(len(labels))] * 2, labels * 2
@@ -92,9 +92,12 @@ def test_a_perfect_auroc_has_the_bound_of_as_many_successes(sick, healthy):
         judged(patients, labels, scores), row="H/H", **SAMPLING
     )
     bound = 0.025 ** (1 / min(sick, healthy))
+    tested = {"auroc": min(sick, healthy), "recall": sick, "specificity": healthy}
+    tested |= {"accuracy": sick + healthy, "f1": sick}
     for unit in ("image", "patient"):
-        rows = assessed["classification"][unit]
-        assert rows["H/H"]["interval"]["auroc"] == pytest.approx((bound, 1.0))
+        interval = assessed["classification"][unit]["H/H"]["interval"]
+        for name, patients in tested.items():
+            assert interval[name] == pytest.approx((0.025 ** (1 / patients), 1.0)), name
     (sentence,) = assessed["cautions"]
     expected = f"AUROC 1.000 per patient (every resample is perfect; AUROC >= {bound:.3f}, "
     assert f"{expected}one-sided 97.5 %)" in sentence

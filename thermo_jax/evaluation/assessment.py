@@ -158,11 +158,30 @@ def _measured(unit: Unit, scores, weights, *, thresholds=0.5) -> dict[str, Any]:
     measures["interval"] = {
         name: bootstrap.interval(values, level=LEVEL) for name, values in _means(resampled).items()
     }
-    if measures["interval"]["auroc"][0] == 1:  # as if nothing were uncertain
-        bound = bootstrap.perfect_auroc_bound(unit.patients, unit.labels, level=LEVEL)
-        measures["interval"]["auroc"] = (bound, 1.0)
+    for name, trials in _trials(unit, called).items():
+        if measures["interval"][name][0] == 1:  # as if nothing were uncertain
+            bound = bootstrap.perfect_bound(trials, level=LEVEL)
+            measures["interval"][name] = (bound, 1.0)
     measures["patients"] = len(np.unique(unit.patients))
     return measures
+
+
+def _trials(unit: Unit, called: np.ndarray) -> dict[str, int]:
+    """How many patients each measure puts to the test."""
+
+    def patients(rows: np.ndarray) -> int:
+        return len(np.unique(unit.patients[rows]))
+
+    sick, healthy = patients(unit.labels == SICK), patients(unit.labels != SICK)
+    return {
+        "accuracy": sick + healthy,
+        "precision": patients(called),
+        "recall": sick,
+        "specificity": healthy,
+        "f1": sick,
+        "auroc": min(sick, healthy),
+        "auprc": min(sick, healthy),
+    }
 
 
 def _rows_by_repeat(unit: Unit | Predictions) -> list[np.ndarray]:

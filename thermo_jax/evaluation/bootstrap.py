@@ -14,7 +14,7 @@ other test patients would change, not what another training seed would.
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Bool, Float, Num, Shaped
+from jaxtyping import Bool, Float, Num
 from scipy import stats
 
 from thermo_jax.evaluation import metrics
@@ -178,22 +178,14 @@ def chance_auroc_range(*, sick: int, healthy: int, level: float = 0.95) -> tuple
     return float(max(0.5 - reach, 0)), float(min(0.5 + reach, 1))
 
 
-def perfect_auroc_bound(
-    patients: Shaped[np.ndarray, " n"], labels: Num[np.ndarray, " n"], *, level: float = 0.95
-) -> float:
-    """The lower end of an interval for an AUROC that is 1 in every resample: .025^(1/n) at 95 %.
+def perfect_bound(trials: int, *, level: float = 0.95) -> float:
+    """The lower end of an interval for a measure that is 1 in every resample: .025^(1/n) at 95 %.
 
     Resampling perfect scores shows no uncertainty, however few patients there are. Instead, each
-    of the n patients of the rarer diagnosis counts as a trial that succeeded: n of n, for which
-    Clopper and Pearson (1934, doi 10.1093/biomet/26.4.404) give this bound, one-sided 97.5 %.
-
-    Args:
-        patients: as `patient_weights` takes them; each counts once.
-        labels: 1 sick, 0 healthy.
+    patient counts as a trial that succeeded: n of n, for which Clopper and Pearson (1934, doi
+    10.1093/biomet/26.4.404) give this bound, one-sided 97.5 %.
     """
-    labels = np.asarray(labels)
-    rarer = min(len(np.unique(np.asarray(patients)[labels == label])) for label in (0, 1))
-    return float(((1 - level) / 2) ** (1 / rarer))
+    return float(((1 - level) / 2) ** (1 / trials))
 
 
 def _checked_weights(weights, *, count):

@@ -32,8 +32,8 @@ from thermo_jax.training.metrics_log import TIMING, read_jsonl
 
 INTERVALS = "In brackets: 95 % intervals; patients, not images, are resampled."
 PERFECT = (
-    "An AUROC that is 1 in every resample has the lower end .025^(1/n) instead, where n patients "
-    "have the rarer diagnosis (one-sided 97.5 %)."
+    "A measure that is 1 in every resample has the lower end .025^(1/n) instead, where n patients "
+    "are put to the test: for AUROC and AUPRC, those of the rarer diagnosis (one-sided 97.5 %)."
 )
 ABSENT = (
     "Means run over the classes present in truth or prediction: a class that is only predicted "
@@ -94,7 +94,11 @@ def result_sections(outcome: Mapping[str, Any]) -> list[Section]:
                 )
             )
         rows = [row for unit in outcome["classification"].values() for row in unit.values()]
-        note = f"{INTERVALS} {PERFECT}" if any(row["auroc"] == 1 for row in rows) else INTERVALS
+        note = (
+            f"{INTERVALS} {PERFECT}"
+            if any(row["recall"] == 1 or row["auroc"] == 1 for row in rows)
+            else INTERVALS
+        )
         sections.append(Section("Classification", [*parts, Text(note)]))
     if "segmentation" in outcome:
         sections.append(Section("Segmentation", _segmentation_parts(outcome)))
