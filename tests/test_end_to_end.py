@@ -72,6 +72,26 @@ def segment_run(demo_run):
     return workdir / "segment", outcome["segment"]
 
 
+@pytest.fixture(scope="module")
+def other_encoder(encoder_run, tmp_path_factory):
+    """An encoder of another seed: its workdir, and its process, which has no TensorFlow."""
+    workdir = tmp_path_factory.mktemp("other")
+    program = f"""
+import sys
+for name in ("tensorflow", "tensorflow_datasets"):
+    sys.modules[name] = None  # an import now fails
+sys.path.insert(0, {os.path.dirname(__file__)!r})
+from test_end_to_end import encoder, main, tiny, tiny_training
+quick = tiny_training.quick_compilation()
+next(quick)
+config = tiny(encoder.get_config("heat,phantom"))
+config.seed = 1
+main.run(config, {str(workdir)!r})
+"""
+    command = [sys.executable, "-c", program]
+    return workdir, subprocess.run(command, capture_output=True, text=True, timeout=600)
+
+
 @pytest.mark.slow
 def test_the_demo_learns_what_was_planted(cache, tmp_path):
     config = demo.get_config()
@@ -152,19 +172,17 @@ def test_a_decoder_that_continues_keeps_the_name_of_its_encoder_where_that_is_go
 
 
 def test_a_decoder_continues_with_its_encoder_elsewhere_and_with_no_other(
-    segment_run, encoder_run, tmp_path
+    segment_run, encoder_run, other_encoder, tmp_path
 ):
+    other, _ = other_encoder
     workdir = shutil.copytree(segment_run[0], tmp_path / "run")
     moved = shutil.copytree(encoder_run, tmp_path / "moved")
     main.run(tiny(segment.get_config("H/H,phantom"), workdir=str(moved)), workdir)
     saved = json.loads((workdir / "config.json").read_text())["config"]
     assert saved["encoder"]["workdir"] == str(moved)
-    config = tiny(encoder.get_config("heat,phantom"))
-    config.seed = 1
-    main.run(config, tmp_path / "other")
     before = contents(workdir)
-    config = tiny(segment.get_config("H/H,phantom"), workdir=str(tmp_path / "other"))
-    message = f"{tmp_path}/other holds another encoder than .*/run carries, .*then in {moved}: "
+    config = tiny(segment.get_config("H/H,phantom"), workdir=str(other))
+    message = f"{other} holds another encoder than .*/run carries, .*then in {moved}: "
     with pytest.raises(ValueError, match=message):
         main.run(config, workdir)
     assert contents(workdir) == before
@@ -258,19 +276,7 @@ def test_the_data_report_is_printed_and_written(cache, tmp_path, capsys):
     assert (tmp_path / "records.csv").read_text().count("\n") == 13
 
 
-def test_training_runs_where_tensorflow_is_not_installed(cache, tmp_path):
-    program = f"""
-import sys
-for name in ("tensorflow", "tensorflow_datasets"):
-    sys.modules[name] = None  # an import now fails
-sys.path.insert(0, {os.path.dirname(__file__)!r})
-from test_end_to_end import encoder, main, tiny, tiny_training
-quick = tiny_training.quick_compilation()
-next(quick)
-main.run(tiny(encoder.get_config("heat,phantom")), {str(tmp_path)!r})
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=600
-    )
+def test_training_runs_where_tensorflow_is_not_installed(other_encoder):
+    workdir, done = other_encoder
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "results.txt").is_file()
+    assert (workdir / "results.txt").is_file()
