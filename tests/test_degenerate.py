@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+import tiny_training
 from PIL import Image
 
 from thermo_jax import main
@@ -15,6 +16,15 @@ from thermo_jax.data.thermogram import CLASS_NAMES
 PATIENTS = 6
 SIZE = "24x32"  # of the reduced label maps
 FULL = "480x640"
+
+quick_compilation = pytest.fixture(scope="module", autouse=True)(tiny_training.quick_compilation)
+
+
+@pytest.fixture(autouse=True, params=[True, pytest.param(False, marks=pytest.mark.slow)])
+def shallow(request):
+    """Whether decoders are of one stage."""
+    with tiny_training.shallow_decoders(request.param):
+        yield
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+import tiny_training
 from folder_contents import contents
 
 from thermo_jax import main
@@ -18,6 +19,8 @@ from thermo_jax.data.thermogram import CLASS_NAMES
 from thermo_jax.evaluation import metrics
 from thermo_jax.evaluation.predictions import Predictions
 from thermo_jax.inference.predictor import Predictor
+
+quick_compilation = pytest.fixture(scope="module", autouse=True)(tiny_training.quick_compilation)
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +40,7 @@ def tiny(config, **encoder_fields):
     config.parallel.devices = 1
     config.split.folds = 3
     config.train.batch_size = 4
-    config.train.epochs = 1
+    config.train.epochs = config.train.checkpoint_every = 1
     if config.task == "encoder":
         config.model.num_kernels = 2
     else:
@@ -47,21 +50,49 @@ def tiny(config, **encoder_fields):
 
 
 @pytest.fixture(scope="module")
-def encoder_run(cache, tmp_path_factory):
-    """The workdir of a tiny pretrained heatmap encoder."""
-    workdir = tmp_path_factory.mktemp("encoder")
-    main.run(tiny(encoder.get_config("heat,phantom")), workdir)
-    return workdir
-
-
-@pytest.fixture(scope="module")
-def segment_run(encoder_run, tmp_path_factory):
-    """The workdir and the results of a tiny segmenter on that encoder."""
-    workdir = tmp_path_factory.mktemp("segment")
-    config = tiny(segment.get_config("H/H,phantom"), workdir=str(encoder_run))
+def demo_run(cache, tmp_path_factory):
+    """The workdir and the results of the demo with tiny stages."""
+    workdir = tmp_path_factory.mktemp("demo")
+    config = demo.get_config()
+    for stage in config.stages.values():
+        tiny(stage)
     return workdir, main.run(config, workdir)
 
 
+@pytest.fixture(scope="module")
+def encoder_run(demo_run):
+    """The workdir of a tiny pretrained heatmap encoder."""
+    return demo_run[0] / "encoder"
+
+
+@pytest.fixture(scope="module")
+def segment_run(demo_run):
+    """The workdir and the results of a tiny segmenter on that encoder."""
+    workdir, outcome = demo_run
+    return workdir / "segment", outcome["segment"]
+
+
+@pytest.fixture(scope="module")
+def other_encoder(encoder_run, tmp_path_factory):
+    """An encoder of another seed: its workdir, and its process, which has no TensorFlow."""
+    workdir = tmp_path_factory.mktemp("other")
+    program = f"""
+import sys
+for name in ("tensorflow", "tensorflow_datasets"):
+    sys.modules[name] = None  # an import now fails
+sys.path.insert(0, {os.path.dirname(__file__)!r})
+from test_end_to_end import encoder, main, tiny, tiny_training
+quick = tiny_training.quick_compilation()
+next(quick)
+config = tiny(encoder.get_config("heat,phantom"))
+config.seed = 1
+main.run(config, {str(workdir)!r})
+"""
+    command = [sys.executable, "-c", program]
+    return workdir, subprocess.run(command, capture_output=True, text=True, timeout=600)
+
+
+@pytest.mark.slow
 def test_the_demo_learns_what_was_planted(cache, tmp_path):
     config = demo.get_config()
     for stage in config.stages.values():
@@ -70,15 +101,26 @@ def test_the_demo_learns_what_was_planted(cache, tmp_path):
     scores = outcome["segment"]["segmentation"]["60x80"]
     assert scores["miou"] > 0.5
     assert outcome["classify"]["classification"]["patient"]["H/H"]["auroc"] > 0.9
+    check_stages(tmp_path)
+
+
+def test_the_demo_leaves_pictures_results_and_a_report_of_every_stage(demo_run):
+    workdir, outcome = demo_run
+    assert 0 <= outcome["segment"]["segmentation"]["30x40"]["miou"] <= 1
+    assert 0 <= outcome["classify"]["classification"]["patient"]["H/H"]["auroc"] <= 1
+    check_stages(workdir)
+
+
+def check_stages(workdir):
     for stage, picture in (
         ("encoder", "latents"),
         ("classify", "evidence"),
         ("segment", "segmentation"),
     ):
         for name in (picture, "curves"):
-            assert (tmp_path / stage / "pictures" / f"{name}.png").stat().st_size > 10_000
-        assert (tmp_path / stage / "results.txt").read_text().strip()
-        assert picture in (tmp_path / stage / "report.md").read_text()
+            assert (workdir / stage / "pictures" / f"{name}.png").stat().st_size > 10_000
+        assert (workdir / stage / "results.txt").read_text().strip()
+        assert picture in (workdir / stage / "report.md").read_text()
 
 
 def test_a_decoder_leaves_table_predictions_pictures_and_records(segment_run, capsys):
@@ -130,19 +172,17 @@ def test_a_decoder_that_continues_keeps_the_name_of_its_encoder_where_that_is_go
 
 
 def test_a_decoder_continues_with_its_encoder_elsewhere_and_with_no_other(
-    segment_run, encoder_run, tmp_path
+    segment_run, encoder_run, other_encoder, tmp_path
 ):
+    other, _ = other_encoder
     workdir = shutil.copytree(segment_run[0], tmp_path / "run")
     moved = shutil.copytree(encoder_run, tmp_path / "moved")
     main.run(tiny(segment.get_config("H/H,phantom"), workdir=str(moved)), workdir)
     saved = json.loads((workdir / "config.json").read_text())["config"]
     assert saved["encoder"]["workdir"] == str(moved)
-    config = tiny(encoder.get_config("heat,phantom"))
-    config.seed = 1
-    main.run(config, tmp_path / "other")
     before = contents(workdir)
-    config = tiny(segment.get_config("H/H,phantom"), workdir=str(tmp_path / "other"))
-    message = f"{tmp_path}/other holds another encoder than .*/run carries, .*then in {moved}: "
+    config = tiny(segment.get_config("H/H,phantom"), workdir=str(other))
+    message = f"{other} holds another encoder than .*/run carries, .*then in {moved}: "
     with pytest.raises(ValueError, match=message):
         main.run(config, workdir)
     assert contents(workdir) == before
@@ -161,7 +201,7 @@ def test_a_run_that_other_patients_would_continue_is_refused_and_stays_as_it_is(
     Split(split.test, split.val, split.train).save(tmp_path / "other.json")
     config = tiny(build, workdir=str(encoder_run))
     config.split.file = str(tmp_path / "other.json")
-    config.data.loader = "tf.data"
+    config.parallel.resident_gb = 0.0  # which may change
     before = contents(workdir)
     with pytest.raises(ValueError, match="the data changed since the run in .* began"):
         main.run(config, workdir)
@@ -220,7 +260,8 @@ def test_an_encoder_that_saw_test_patients_is_called_transductive(encoder_run, t
     config = tiny(classify.get_config("H/H,phantom"), workdir=str(encoder_run))
     config.split.fold = 1
     config.model.head = "pooled"
-    outcome = main.run(config, tmp_path)
+    with tiny_training.shallow_decoders():
+        outcome = main.run(config, tmp_path)
     assert "transductive" in outcome["run"]["encoder"]
     rows = outcome["classification"]["patient"]
     assert {"H/H", "acquisition year", "patient number"} <= set(rows)
@@ -235,17 +276,7 @@ def test_the_data_report_is_printed_and_written(cache, tmp_path, capsys):
     assert (tmp_path / "records.csv").read_text().count("\n") == 13
 
 
-def test_training_runs_where_tensorflow_is_not_installed(cache, tmp_path):
-    program = f"""
-import sys
-for name in ("tensorflow", "tensorflow_datasets"):
-    sys.modules[name] = None  # an import now fails
-sys.path.insert(0, {os.path.dirname(__file__)!r})
-from test_end_to_end import encoder, main, tiny
-main.run(tiny(encoder.get_config("heat,phantom")), {str(tmp_path)!r})
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=600
-    )
+def test_training_runs_where_tensorflow_is_not_installed(other_encoder):
+    workdir, done = other_encoder
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "results.txt").is_file()
+    assert (workdir / "results.txt").is_file()

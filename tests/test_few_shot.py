@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import tiny_training as tiny
 from example_tables import table
 from folder_contents import contents
 from ml_collections import ConfigDict
@@ -13,6 +14,8 @@ from thermo_jax.configs import common, segment
 from thermo_jax.configs import few_shot as few_shot_config
 from thermo_jax.data.splits import Split
 from thermo_jax.programs import decoder, encoder, few_shot
+
+quick_compilation = pytest.fixture(scope="module", autouse=True)(tiny.quick_compilation)
 
 
 def split(count: int, **fields) -> ConfigDict:
@@ -65,6 +68,7 @@ def test_raw_pixels_need_one_data_type():
 )
 def test_what_can_be_told_before_the_encoder_trains_is(fields, message, tmp_path):
     config = few_shot_config.get_config("heat,smoke")
+    config.data.loader = "numpy"
     config.update(fields)
     with pytest.raises(ValueError, match=message):
         main.run(config, tmp_path)
@@ -102,7 +106,9 @@ def finished(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("few_shot")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("THERMO_JAX_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
-        yield workdir, main.run(config, workdir), lambda: main.run(config, workdir)
+        with tiny.shallow_decoders():
+            outcome = main.run(config, workdir)
+        yield workdir, outcome, lambda: main.run(config, workdir)
 
 
 def test_every_encoder_is_scored_and_drawn(finished):

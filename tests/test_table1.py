@@ -6,6 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
+import tiny_training as tiny
 from folder_contents import contents
 from PIL import Image
 
@@ -15,6 +16,8 @@ from thermo_jax.data import phantom
 from thermo_jax.data.splits import Split
 from thermo_jax.evaluation import table1 as table1_text
 from thermo_jax.programs import decoder, encoder, sources, stages, table1
+
+quick_compilation = pytest.fixture(scope="module", autouse=True)(tiny.quick_compilation)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -40,7 +43,8 @@ def write_folds(config, workdir):
 def finished(tmp_path_factory):
     """The workdir and the results of the quick preset, 2 folds."""
     workdir = tmp_path_factory.mktemp("table1")
-    return workdir, main.run(quick(), workdir)
+    with tiny.shallow_decoders():
+        return workdir, main.run(quick(), workdir)
 
 
 @pytest.fixture
