@@ -11,7 +11,6 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
-from unittest import mock
 
 import flax.linen as nn
 import jax
@@ -19,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from absl import logging
-from jax._src import compiler
+from jax._src import compiler  # JAX has no public option that holds for every program
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from thermo_jax.configs import classify, segment
@@ -35,25 +34,40 @@ HEIGHT, WIDTH = 16, 24
 BATCH_SIZE = 8
 CHANNELS = decoders.CHANNELS
 TARGETS = {"classify": "labels", "segment": "label_maps"}
-EMITTERS = "xla_cpu_use_fusion_emitters"  # of XLA's
+# XLA's older code generator, and no threads for modules that are compiled at once.
+QUICK_OPTIONS = {"xla_cpu_use_fusion_emitters": False, "xla_cpu_parallel_codegen_split_count": 1}
 
 
 def quick_compilation(*, emitters: bool = False):
-    """A module's fixture: XLA compiles in a sixth of the time, the programs are slower.
+    """A module's fixture: XLA compiles in a fifth of the time, the programs are slower.
 
-    `emitters`: with those of fused loops, which take half of what is left; sums are the usual ones.
+    With `emitters` of fused loops it takes twice as long, and sums are the usual ones.
     """
-    name, options = "jax_disable_most_optimizations", compiler.get_compile_options
+    compile_as_usual = compile_quickly(emitters=emitters)
+    yield
+    compile_as_usual()
 
-    def quick_options(*args, **kwargs):
-        found = options(*args, **kwargs)
-        found.env_option_overrides = [*found.env_option_overrides, (EMITTERS, emitters)]
-        return found
 
-    with mock.patch.object(compiler, "get_compile_options", quick_options):
-        jax.config.update(name, True)
-        yield
-        jax.config.update(name, False)
+def compile_quickly(*, emitters: bool = False) -> Callable[[], None]:
+    """From now on; the result undoes it."""
+    original = compiler.get_compile_options
+    quick = QUICK_OPTIONS | {"xla_cpu_use_fusion_emitters": emitters}
+    try:
+        jax.jit(lambda: 0, compiler_options=quick)()
+    except jax.errors.JaxRuntimeError:  # this version of XLA knows other options
+        quick = {}
+
+    def get_compile_options(*args, env_options_overrides=None, **options):
+        overrides = quick | (env_options_overrides or {})
+        return original(*args, env_options_overrides=overrides, **options)
+
+    def undo() -> None:
+        jax.config.update("jax_disable_most_optimizations", False)
+        compiler.get_compile_options = original
+
+    jax.config.update("jax_disable_most_optimizations", True)
+    compiler.get_compile_options = get_compile_options
+    return undo
 
 
 def columns(
@@ -328,7 +342,7 @@ if __name__ == "__main__":
             os.kill(os.getpid(), signal.Signals[name])
 
     logging.set_verbosity(logging.INFO if processes.is_writer() else logging.WARNING)
-    jax.config.update("jax_disable_most_optimizations", True)
+    compile_quickly()
     jax.config.update("jax_enable_x64", dtype == "float64")
     count = jax.device_count() if jax.process_count() > 1 else 1
     run = make_run(encoder_trainer(dtype=dtype), device_count=count)
