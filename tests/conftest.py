@@ -1,5 +1,6 @@
 """Where tests run (the CPU, eight fake devices), what they read, and shape checks at run time."""
 
+import collections
 import os
 from pathlib import Path
 
@@ -39,6 +40,17 @@ def pytest_collection_modifyitems(items):
     """The longest files first; the order within a file stays."""
     place = {name: number for number, name in enumerate(LONGEST)}
     items.sort(key=lambda item: place.get(item.path.name, len(place)))
+
+
+def pytest_terminal_summary(terminalreporter):
+    """The ten slowest tests in one line, with what they prepared."""
+    seconds = collections.Counter()
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if isinstance(report, pytest.TestReport):
+                seconds[report.nodeid.removeprefix("tests/")] += report.duration
+    slowest = [f"{name} {took:.0f} s" for name, took in seconds.most_common(10) if took >= 0.5]
+    terminalreporter.write_line(f"slowest: {', '.join(slowest) or 'none took a second'}")
 
 
 def find_golden_dir() -> Path:
