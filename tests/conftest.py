@@ -101,6 +101,16 @@ def sample_dir() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def foreign_dir() -> Path:
+    """Files of other cameras and tools; the test is skipped where they are absent."""
+    default = ROOT.parent / "shared" / "foreign-sample"
+    folder = Path(os.environ.get("THERMO_FOREIGN_DIR") or default)
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is absent: set THERMO_FOREIGN_DIR to files of other cameras")
+    return folder
+
+
 @pytest.fixture(scope="module", autouse=True)
 def free_compiled_programs():
     """Every compiled program holds memory maps, of which a process may have 65,530: thousands of
