@@ -14,7 +14,7 @@ from thermo_jax.data.phantom import write_phantom
 from thermo_jax.data.thermogram import CLASS_NAMES
 
 PATIENTS = 6
-SIZE = "24x32"  # of the reduced label maps
+SIZE = "60x80"  # of the reduced label maps
 FULL = "480x640"
 
 quick_compilation = pytest.fixture(scope="module", autouse=True)(tiny_training.quick_compilation)
@@ -37,7 +37,7 @@ def data(tmp_path, monkeypatch):
 def tiny(module, preset: str, data, **split) -> object:
     config = module.get_config(preset)
     config.data.root = str(data)
-    config.data.downscale = 5
+    config.data.downscale = 2
     config.data.loader = "numpy"
     config.parallel.devices = 1
     config.split.folds = 3

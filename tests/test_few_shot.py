@@ -96,7 +96,7 @@ def finished(tmp_path_factory):
     config = few_shot_config.get_config("heat,smoke")
     config.update({"patients": (1,), "repeats": 1})
     config.data.update({"phantom_patients": 12, "loader": "numpy"})
-    config.downscale.heat, config.batch_size.heat = 5, 4
+    config.downscale.heat, config.batch_size.heat = 2, 4
     config.split.folds = 3
     config.parallel.devices = 1
     for stage in config.stages.values():
