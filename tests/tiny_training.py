@@ -148,7 +148,7 @@ def line_trainer(*, dtype: str = "float32") -> Trainer:
 
     A line through the images' mean brightness, with shared statistics, random numbers and Adam.
     """
-    tx = optax.adam(1e-2)
+    tx = optax.adam(0.1)
     variables = {
         "params": {"slope": jnp.zeros(()), "offset": jnp.zeros(())},
         "batch_stats": {"brightness": jnp.zeros(())},
