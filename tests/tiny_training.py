@@ -27,8 +27,8 @@ from thermo_jax.models import decoders
 from thermo_jax.models.cuts import scale_images
 from thermo_jax.models.unet import DoubleConv
 from thermo_jax.training import finetune, loop, preemption, pretrain, processes
-from thermo_jax.training.parallel import DataParallel
-from thermo_jax.training.state import TrainState, initialise
+from thermo_jax.training.parallel import DataParallel, masked_sums, pmean
+from thermo_jax.training.state import TrainState, example_keys, initialise
 
 HEIGHT, WIDTH = 16, 24
 BATCH_SIZE = 8
@@ -144,6 +144,47 @@ def encoder_trainer(
         column_names=("images",),
         encoder_of=lambda state: {name: tree["encoder"] for name, tree in state.variables.items()},
     )
+
+
+def line_trainer(*, dtype: str = "float32") -> Trainer:
+    """The least that trains as the shipped trainers do, where a test is not about the model.
+
+    A line through the images' mean brightness, with shared statistics, random numbers and Adam.
+    """
+    tx = optax.adam(0.1)
+    variables = {
+        "params": {"slope": jnp.zeros(()), "offset": jnp.zeros(())},
+        "batch_stats": {"brightness": jnp.zeros(())},
+    }
+
+    def losses(variables, batch, keys):
+        x = jnp.asarray(batch["images"], variables["params"]["slope"].dtype).mean((1, 2, 3)) / 255
+        noise = jax.vmap(lambda key: jax.random.uniform(key, dtype=x.dtype))(keys)
+        centered = x - variables["batch_stats"]["brightness"]
+        line = variables["params"]["slope"] * centered + variables["params"]["offset"]
+        return (line - jnp.sin(9 * x) - noise) ** 2, x
+
+    def train_step(state, batch):
+        keys = example_keys(state.rng, state.step, examples=batch["slot"])
+
+        def loss_fn(params):
+            values, x = losses(state.variables | {"params": params}, batch, keys)
+            return values.mean(), x.mean()
+
+        (loss, x), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+        grads, loss, x = pmean((grads, loss, x))
+        stats = {"brightness": 0.9 * state.batch_stats["brightness"] + 0.1 * x}
+        return state.apply_gradients(grads, tx=tx, batch_stats=stats), {"loss": loss}
+
+    def eval_step(state, batch):
+        keys = example_keys(state.rng, pretrain.VALIDATION, examples=batch["index"])
+        return masked_sums({"loss": losses(state.variables, batch, keys)[0]}, batch["mask"])
+
+    state = cast(TrainState.create(variables, tx=tx, rng=jax.random.key(1)), dtype)
+    return Trainer(state, train_step, eval_step, ("images",), lambda state: state.variables)
+
+
+TRAINERS = {"encoder": encoder_trainer, "line": line_trainer}
 
 
 def decoder_config(task: str, row: str = "H/H", *, dtype: str = "float32") -> ConfigDict:
@@ -267,9 +308,12 @@ class Run(NamedTuple):
 
 
 def make_run(trainer: Trainer, *, device_count: int = 1, mode: str = "pmap") -> Run:
-    """A run on 20 training and 11 validation images."""
+    """A run on 20 training and 11 validation images, of half the size without a decoder."""
     parallel = devices(device_count, mode=mode)
-    tables = [columns(20, seed=0), columns(11, seed=1)]
+    size = {"height": HEIGHT, "width": WIDTH}
+    if trainer.column_names == ("images",):
+        size = {"height": HEIGHT // 2, "width": WIDTH // 2}  # too small for the U-Net only
+    tables = [columns(20, seed=0, **size), columns(11, seed=1, **size)]
     train, validation = ({k: t[k] for k in trainer.column_names} for t in tables)
     return Run(
         trainer=trainer,
@@ -328,22 +372,20 @@ def assert_same_tree(left: Any, right: Any) -> None:
 
 
 if __name__ == "__main__":
-    # `python tests/tiny_training.py WORKDIR LOADER DTYPE SIGNALS`: an encoder run. Its last process
-    # gets SIGTERM after the first epoch and SIGKILL in the second one's save, if named, each once.
-    workdir, loader, dtype, signals = Path(sys.argv[1]), *sys.argv[2:]
+    # `python tests/tiny_training.py TRAINER WORKDIR LOADER DTYPE EPOCHS [SIGNAL EPOCH]`: a run,
+    # whose last process gets the signal while that epoch is saved.
+    name, workdir, loader, dtype, epochs, *interruption = sys.argv[1:]
     processes.join()
     preemption.listen()
 
     def interrupt(epoch: int) -> None:
-        name = {1: "SIGTERM", 2: "SIGKILL"}.get(epoch, "")
         is_last = jax.process_index() == jax.process_count() - 1
-        if is_last and name in signals.split(",") and not (workdir / name).exists():
-            (workdir / name).touch()
-            os.kill(os.getpid(), signal.Signals[name])
+        if is_last and str(epoch) in interruption[1:]:
+            os.kill(os.getpid(), signal.Signals[interruption[0]])
 
     logging.set_verbosity(logging.INFO if processes.is_writer() else logging.WARNING)
     compile_quickly()
     jax.config.update("jax_enable_x64", dtype == "float64")
     count = jax.device_count() if jax.process_count() > 1 else 1
-    run = make_run(encoder_trainer(dtype=dtype), device_count=count)
-    run.fit(workdir, plan(loader=loader), on_epoch=interrupt)
+    run = make_run(TRAINERS[name](dtype=dtype), device_count=count)
+    run.fit(Path(workdir), plan(epochs=int(epochs), loader=loader), on_epoch=interrupt)
