@@ -9,6 +9,7 @@ import pytest
 import tiny_training as tiny
 from folder_contents import contents
 from PIL import Image
+from table1_runs import quick, write_folds
 
 from thermo_jax import main
 from thermo_jax.configs import table1 as table1_config
@@ -26,18 +27,6 @@ def cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("THERMO_JAX_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
         yield
-
-
-def quick(**fields):
-    config = table1_config.get_config("quick")
-    config.parallel.devices = 1
-    config.downscale.heat = 2
-    config.update(fields)
-    return config
-
-
-def write_folds(config, workdir):
-    table1._begin(config, workdir, stages=list(table1.plan(config, workdir)))
 
 
 @pytest.fixture(scope="module")
@@ -156,70 +145,6 @@ def test_every_repeat_deals_the_patients_anew(tmp_path):
     assert tests[0] != tests[1]
 
 
-def test_fold_files_can_be_given_back(tmp_path):
-    write_folds(quick(), tmp_path)
-    config = quick(folds_dir=str(tmp_path / "folds"))
-    config.split.seed = 7
-    again = tmp_path / "again"
-    again.mkdir()
-    write_folds(config, again)
-    for name in ("repeat0_fold0.json", "repeat0_fold1.json"):
-        assert (again / "folds" / name).read_bytes() == (tmp_path / "folds" / name).read_bytes()
-
-
-def test_fold_files_of_earlier_versions_serve_encoders_too(tmp_path):
-    write_folds(quick(), tmp_path)
-    for path in (tmp_path / "folds").glob("*_encoder.json"):
-        path.unlink()
-    write_folds(quick(folds_dir=str(tmp_path / "folds")), tmp_path / "again")
-    for fold in (0, 1):
-        theirs = tmp_path / "again" / "folds" / f"repeat0_fold{fold}_encoder.json"
-        assert Split.load(theirs) == Split.load(tmp_path / "folds" / f"repeat0_fold{fold}.json")
-
-
-def test_an_encoders_fold_file_that_tests_others_is_refused(tmp_path):
-    write_folds(quick(), tmp_path)
-    file = tmp_path / "folds" / "repeat0_fold0_encoder.json"
-    split = Split.load(file)
-    Split(split.test, split.val, split.train).save(file)
-    with pytest.raises(ValueError, match="repeat0_fold0_encoder.json tests other patients than"):
-        write_folds(quick(folds_dir=str(tmp_path / "folds")), tmp_path / "again")
-
-
-def test_missing_fold_files_are_named(tmp_path):
-    with pytest.raises(ValueError, match=r"folds_dir: .*repeat0_fold0.json is missing"):
-        write_folds(quick(folds_dir=str(tmp_path)), tmp_path)
-
-
-def test_fold_files_of_other_data_are_refused(tmp_path):
-    Split(frozenset({"0001"}), frozenset({"0002"}), frozenset({"0003"})).save(tmp_path / "a.json")
-    stage = next(table1.plan(quick(), tmp_path)).config
-    stage.split.file = str(tmp_path / "a.json")
-    source = sources.open_source(stage.data)
-    with pytest.raises(ValueError, match=r"a.json names no set for 9 patients .* such as 0004"):
-        sources.split_of(stage.split, source)
-
-
-def test_fold_files_made_for_more_folds_are_refused(tmp_path):
-    config = quick()
-    config.split.folds = 3
-    write_folds(config, tmp_path)
-    with pytest.raises(ValueError, match="folds test 8 patients, 8 different ones of 12"):
-        write_folds(quick(folds_dir=str(tmp_path / "folds")), tmp_path)
-
-
-def test_fold_files_are_dealt_anew_until_a_stage_has_begun(tmp_path):
-    write_folds(quick(), tmp_path)
-    before = Split.load(tmp_path / "folds" / "repeat0_fold0.json")
-    config = quick()
-    config.split.seed = 5
-    write_folds(config, tmp_path)
-    assert Split.load(tmp_path / "folds" / "repeat0_fold0.json") != before
-    (tmp_path / "repeat0_fold0" / "encoder_heat" / "checkpoints").mkdir(parents=True)
-    with pytest.raises(ValueError, match="deals the patients otherwise"):
-        write_folds(quick(), tmp_path)
-
-
 def test_a_patient_who_is_tested_in_two_repeats_counts_once(finished, tmp_path):
     workdir, outcome = finished
     config = quick(repeats=2)
@@ -272,6 +197,14 @@ def test_a_finished_stage_of_another_configuration_is_refused(finished, no_stage
         main.run(config, workdir)
 
 
+def test_a_run_of_an_earlier_version_is_told_how_its_encoders_validated(finished, no_stage_runs):
+    workdir, _ = finished
+    with pytest.raises(
+        ValueError, match="val_fraction was 0.3, is 0.2.*--config.encoder_val_fract"
+    ):
+        main.run(quick(encoder_val_fraction=0.2), workdir)
+
+
 def test_a_refused_run_changes_no_file(finished, no_stage_runs):
     workdir, _ = finished
     before = contents(workdir)
@@ -284,17 +217,6 @@ def test_a_refused_run_changes_no_file(finished, no_stage_runs):
     with pytest.raises(ValueError, match=r"data.phantom_patients was 12, is 16"):
         main.run(config, workdir)
     assert contents(workdir) == before
-
-
-def test_folds_of_other_data_are_refused_before_anything_is_written(tmp_path):
-    write_folds(quick(), tmp_path)
-    (tmp_path / "repeat0_fold0" / "encoder_heat" / "checkpoints").mkdir(parents=True)
-    before = contents(tmp_path)
-    config = quick()
-    config.split.seed = 5
-    with pytest.raises(ValueError, match="deals the patients otherwise"):
-        write_folds(config, tmp_path)
-    assert contents(tmp_path) == before
 
 
 def test_a_disk_that_is_too_small_is_told_before_the_run(tmp_path, monkeypatch):

@@ -48,11 +48,9 @@ FREE_FIELDS = (
 )
 _FREE_ENDINGS = tuple(f".{name}" for name in FREE_FIELDS)
 # Fields that were added to configurations since version 1 of config.json, each with the value that
-# stands for what the code did before (or a function that finds it in the saved fields): runs of
-# earlier versions continue. Name every new field here.
-OLD_DEFAULTS: dict[str, Any] = {
-    "encoder_val_fraction": lambda saved: saved["split.val_fraction"],
-}
+# stands for what the code did before: runs of earlier versions continue. Name every new field here
+# (but those of studies, whose stages alone are compared).
+OLD_DEFAULTS: dict[str, Any] = {}
 
 
 @contextlib.contextmanager
@@ -256,7 +254,7 @@ def _differences(saved: dict, new: dict) -> list[str]:
     for name in lacking_fields(saved, new):
         for field, value in OLD_DEFAULTS.items():
             if f".{name}".endswith(f".{field}"):
-                have[name] = value(have) if callable(value) else value
+                have[name] = value
     return [
         f"config.{name} was {have.get(name)!r}, is {want.get(name)!r}"
         for name in sorted(have.keys() | want.keys())
