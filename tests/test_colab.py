@@ -21,6 +21,7 @@ from jupyter_client.kernelspec import KernelSpecManager
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from PIL import Image
+from tiny_training import QUICK_COMPILATION
 
 import thermo_jax
 from thermo_jax import main
@@ -67,12 +68,14 @@ def run(notebook, folder, parameters=None):
         kernel_spec_manager=KernelSpecManager(kernel_dirs=[]),
         connection_file=str(folder / "kernel.json"),
     )
-    environment = os.environ | {
-        "IPYTHONDIR": str(folder / "ipython"),
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # compiles in half the time
-        "THERMO_JAX_CACHE_DIR": str(folder / "cache"),
-        "XLA_FLAGS": "",  # one device
-    }
+    environment = (
+        os.environ
+        | QUICK_COMPILATION
+        | {
+            "IPYTHONDIR": str(folder / "ipython"),
+            "THERMO_JAX_CACHE_DIR": str(folder / "cache"),
+        }
+    )
     client = NotebookClient(notebook, km=manager, timeout=SECONDS)
     return client.execute(cwd=folder, env=environment, cleanup_kc=True)
 

@@ -36,6 +36,8 @@ BATCH_SIZE = 8
 CHANNELS = decoders.CHANNELS
 TARGETS = {"classify": "labels", "segment": "label_maps"}
 EMITTERS = "xla_cpu_use_fusion_emitters"  # of XLA's
+# For processes of their own, on one device: as `quick_compilation`.
+QUICK_COMPILATION = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "XLA_FLAGS": f"--{EMITTERS}=false"}
 
 
 def quick_compilation(*, emitters: bool = False):
