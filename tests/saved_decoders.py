@@ -1,5 +1,7 @@
 """Saves decoders of random weights as a training run would leave them."""
 
+import functools
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -7,12 +9,21 @@ import jax
 import tiny_training as tiny
 
 from thermo_jax.configs import common
+from thermo_jax.models import decoders
 from thermo_jax.programs.workdir import to_json
 from thermo_jax.training import finetune
 from thermo_jax.training.checkpoints import Checkpoints
 from thermo_jax.training.state import TrainState
 
 DOWNSCALE = {"heat": 4, "gray": 16}  # 30x40 pixels
+
+frozen_encoder = functools.cache(tiny.frozen_encoder)
+
+
+@partial(jax.jit, static_argnames=("decoder", "unet"))
+def init(key, latents, *, decoder, unet):
+    """A decoder's random variables, compiled once for decoders of a kind and their `unet`."""
+    return decoder.init(key, latents, train=False)
 
 
 def save_decoder(
@@ -33,15 +44,13 @@ def save_decoder(
     config.data = common.data(config.data.type)
     config.data.update(data)
     config.data.downscale = DOWNSCALE[config.data.type]
-    encoder, frozen = tiny.frozen_encoder(config.encoder.type)
+    encoder, frozen = frozen_encoder(config.encoder.type)
     decoder = finetune.make_decoder(config)
     views = 3 if row == "G/H" else 1
     latents = jax.numpy.zeros((1, views, 30, 40, 16))
-    init = jax.jit(lambda key: decoder.init(key, latents, train=False))
+    variables = init(jax.random.key(seed), latents, decoder=decoder, unet=decoders.UNet)
     tx = finetune.make_optimizer(config)
-    state = TrainState.create(
-        init(jax.random.key(seed)), tx=tx, rng=jax.random.key(0), frozen=frozen
-    )
+    state = TrainState.create(variables, tx=tx, rng=jax.random.key(0), frozen=frozen)
     meta = {
         "config": to_json(config),
         "encoder": {"num_kernels": 2, "data_type": config.encoder.type},

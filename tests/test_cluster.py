@@ -1,5 +1,6 @@
 """An encoder judged without a decoder, through the program, on phantoms and a random encoder."""
 
+import functools
 import json
 from functools import partial
 from unittest import mock
@@ -32,10 +33,12 @@ def config(**fields):
     return shrunk
 
 
+@functools.cache
 def random_encoder(*, channels=3):
     """(model, variables) of an encoder that was never trained."""
     model = finetune.make_encoder(num_kernels=1)
-    return model, model.init(jax.random.key(0), jnp.zeros((1, 8, 8, channels)), train=False)
+    init = jax.jit(partial(model.init, train=False))
+    return model, init(jax.random.key(0), jnp.zeros((1, 8, 8, channels)))
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,7 @@
 """The notebooks for Colab: clean as committed, and run from the first cell to the last, made tiny.
 
 Only the parameter cell is changed. The kernel is the interpreter that runs the tests, so that
-nothing is installed; its folders and its cache are the tests' own.
+nothing is installed; its folders and its cache are the tests' own. Notebooks that train are slow.
 """
 
 import ast
@@ -21,9 +21,12 @@ from jupyter_client.kernelspec import KernelSpecManager
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from PIL import Image
+from tiny_training import QUICK_COMPILATION
 
 import thermo_jax
+from thermo_jax import main
 from thermo_jax.data.phantom import write_phantom
+from thermo_jax.programs import runs
 
 FOLDER = Path(__file__).resolve().parent.parent / "launch" / "colab"
 NAMES = ("quickstart", "own_data", "predict")
@@ -65,12 +68,14 @@ def run(notebook, folder, parameters=None):
         kernel_spec_manager=KernelSpecManager(kernel_dirs=[]),
         connection_file=str(folder / "kernel.json"),
     )
-    environment = os.environ | {
-        "IPYTHONDIR": str(folder / "ipython"),
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # compiles in half the time
-        "THERMO_JAX_CACHE_DIR": str(folder / "cache"),
-        "XLA_FLAGS": "",  # one device
-    }
+    environment = (
+        os.environ
+        | QUICK_COMPILATION
+        | {
+            "IPYTHONDIR": str(folder / "ipython"),
+            "THERMO_JAX_CACHE_DIR": str(folder / "cache"),
+        }
+    )
     client = NotebookClient(notebook, km=manager, timeout=SECONDS)
     return client.execute(cwd=folder, env=environment, cleanup_kc=True)
 
@@ -157,9 +162,46 @@ def test_a_package_replaced_while_in_use_asks_for_a_restart(tmp_path):
         run(notebook, tmp_path)
 
 
+QUICKSTART = TINY | {"PATIENTS": 12, "WORKDIR": "results"}
+QUICKSTART_PICTURES = {"look": 1, "encoder": 1, "segment": 2, "classify": 2}
+
+
+def test_quickstart_looks_at_its_data_and_asks_for_runs_whose_pictures_it_shows(
+    tmp_path, monkeypatch
+):
+    began, shown = {}, collections.Counter()
+
+    def run_program(config, workdir):
+        if config.task == "data_report":
+            return data_report(config, workdir)
+        runs.resolve(config)
+        assert config.train.epochs == 1 and config.data.phantom_patients == 12
+        if config.task != "encoder":
+            assert Path(config.encoder.workdir) == began["encoder"]
+        began[config.task] = workdir
+        (workdir / "pictures").mkdir(parents=True)
+        for name in ("latents", "evidence", "segmentation", "curves"):
+            Image.new("L", (1, 1)).save(workdir / "pictures" / f"{name}.png")
+
+    data_report = main.run
+    monkeypatch.setattr(main, "run", run_program)
+    monkeypatch.setattr("IPython.display.display", lambda picture: shown.update([one.id]))
+    monkeypatch.setenv("THERMO_JAX_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    variables = {"Path": Path}
+    notebook = read("quickstart")
+    parameter_cell(notebook).source += f"\nglobals().update({QUICKSTART})"
+    for one in notebook.cells:
+        if one.cell_type == "code" and one.id not in COMMON_CELLS:
+            exec(one.source, variables)
+    assert shown == QUICKSTART_PICTURES
+    assert began == {name: tmp_path / "results" / name for name in TINY["EPOCHS"]}
+
+
+@pytest.mark.slow
 def test_quickstart_runs(tmp_path):
-    notebook = run(read("quickstart"), tmp_path, TINY | {"PATIENTS": 12, "WORKDIR": "results"})
-    assert count_pictures(notebook) == {"look": 1, "encoder": 1, "segment": 2, "classify": 2}
+    notebook = run(read("quickstart"), tmp_path, QUICKSTART)
+    assert count_pictures(notebook) == QUICKSTART_PICTURES
     assert ("No GPU" in printed(notebook, "device")) == (jax.default_backend() == "cpu")
     assert "epoch   1  train loss" in printed(notebook, "segment")
     for stage in ("encoder", "segment", "classify"):

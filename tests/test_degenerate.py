@@ -80,7 +80,9 @@ def test_constant_images_train_an_encoder_and_a_segmenter(data, tmp_path):
     assert 0 <= outcome["segmentation"][SIZE]["miou"] <= 1
 
 
-@pytest.mark.parametrize("sick", [set(), set(range(1, PATIENTS + 1))])
+@pytest.mark.parametrize(
+    "sick", [pytest.param(set(), marks=pytest.mark.slow), set(range(1, PATIENTS + 1))]
+)
 def test_one_class_has_an_accuracy_and_no_auroc(data, tmp_path, sick):
     diagnose(data, sick)
     scores = classified(data, tmp_path)

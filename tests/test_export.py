@@ -1,6 +1,7 @@
 """An exported decoder runs without this package, on batches of any size, and says the same."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -20,24 +21,38 @@ quick_compilation = pytest.fixture(scope="module", autouse=True)(tiny.quick_comp
 ALONE = """
 import json, pathlib, sys
 import jax, numpy as np
-exported = jax.export.deserialize(pathlib.Path(sys.argv[1]).read_bytes())
-images = np.load(sys.argv[2])
-for count in (1, 3):
-    outputs = exported.call(images[:count])
-np.savez(sys.argv[3], **outputs)
+images = np.load("images.npy")
+for file in sys.argv[1:]:
+    exported = jax.export.deserialize(pathlib.Path(file).read_bytes())
+    for count in (1, 3):
+        outputs = exported.call(images[:count])
+    np.savez(f"{file}.npz", **outputs)
 assert not any(name.startswith(("thermo_jax", "flax")) for name in sys.modules)
 """
 
 
-@pytest.mark.parametrize(("task", "row"), [("classify", "H/H"), ("segment", "H/H")])
-def test_an_exported_model_runs_without_this_package(task, row, tmp_path):
-    model = load_model(save_decoder(tmp_path / "run", task, row))
-    file, facts = export_stablehlo(model, tmp_path / "model.stablehlo")
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """Models by task, images, and a folder with the models' files and what these say elsewhere."""
+    folder = tmp_path_factory.mktemp("exported")
     images = np.random.default_rng(0).integers(0, 256, (3, 30, 40, 3), dtype=np.uint8)
-    np.save(tmp_path / "images.npy", images)
-    program = [sys.executable, "-c", ALONE, file, tmp_path / "images.npy", tmp_path / "out.npz"]
-    done = subprocess.run(list(map(str, program)), capture_output=True, text=True, cwd=tmp_path)
+    np.save(folder / "images.npy", images)
+    models, files = {}, []
+    for task in ("classify", "segment"):
+        models[task] = load_model(save_decoder(folder / task, task))
+        file, _ = export_stablehlo(models[task], folder / f"{task}.stablehlo")
+        files.append(file)
+    program = [sys.executable, "-c", ALONE, *map(str, files)]
+    environment = os.environ | tiny.QUICK_COMPILATION
+    done = subprocess.run(program, capture_output=True, text=True, cwd=folder, env=environment)
     assert done.returncode == 0, done.stderr
+    return models, images, folder
+
+
+@pytest.mark.parametrize("task", ["classify", "segment"])
+def test_an_exported_model_runs_without_this_package(task, exported):
+    models, images, folder = exported
+    model = models[task]
     ours = forward(
         model.variables,
         model.frozen,
@@ -46,8 +61,8 @@ def test_an_exported_model_runs_without_this_package(task, row, tmp_path):
         decoder=model.decoder,
         channels=model.channels,
     )
-    theirs = np.load(tmp_path / "out.npz")
-    described = json.loads(facts.read_text())
+    theirs = np.load(folder / f"{task}.stablehlo.npz")
+    described = json.loads((folder / f"{task}.json").read_text())
     assert set(theirs.files) == set(ours) == set(described["outputs"])
     for name in ours:
         np.testing.assert_allclose(theirs[name], ours[name], atol=2e-5)

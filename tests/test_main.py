@@ -1,5 +1,6 @@
 """The program as a user starts it: one clear line and exit code 2 for a mistake."""
 
+import json
 import os
 import subprocess
 import sys
@@ -26,29 +27,54 @@ def start(*arguments, **environment):
     )
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--config=configs/encodr.py"], "no configuration 'configs/encodr.py'; installed ones"),
-        (["--config=configs/encoder.py:grey"], "no preset 'grey'. Did you mean 'gray'?"),
-        (
-            ["--config=configs/encoder.py", "--config.data.rot=x"],
-            "config has no field 'rot'. Did you mean \"root\"",
-        ),
-        (["--config=configs/encoder.py", "--config.dta.root=x"], "config has no field 'dta'."),
-        (["--config=configs/encoder.py", "--config.seed.x=1"], "names a field of a field that has"),
-        (["--config=configs/encoder.py", "--workdri=x"], "Did you mean: workdir"),
-        (["--config=configs/encoder.py", "--config.train.epochs=many"], "'many'"),
-        (["--config", "configs/encoder.py:grey"], "no preset 'grey'. Did you mean 'gray'?"),
-        (["--config=/nowhere/encoder.py:gray"], "no configuration '/nowhere/encoder.py'"),
-        (["--config=common"], "no configuration 'common'"),
-    ],
-)
-def test_a_mistake_in_the_flags_is_one_line_and_exit_code_2(arguments, message):
-    done = start(*arguments)
-    assert done.returncode == 2
-    assert message in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
+MISTAKES = [
+    (["--config=configs/encodr.py"], "no configuration 'configs/encodr.py'; installed ones"),
+    (["--config=configs/encoder.py:grey"], "no preset 'grey'. Did you mean 'gray'?"),
+    (
+        ["--config=configs/encoder.py", "--config.data.rot=x"],
+        "config has no field 'rot'. Did you mean \"root\"",
+    ),
+    (["--config=configs/encoder.py", "--config.dta.root=x"], "config has no field 'dta'."),
+    (["--config=configs/encoder.py", "--config.seed.x=1"], "names a field of a field that has"),
+    (["--config=configs/encoder.py", "--workdri=x"], "Did you mean: workdir"),
+    (["--config=configs/encoder.py", "--config.train.epochs=many"], "'many'"),
+    (["--config", "configs/encoder.py:grey"], "no preset 'grey'. Did you mean 'gray'?"),
+    (["--config=/nowhere/encoder.py:gray"], "no configuration '/nowhere/encoder.py'"),
+    (["--config=common"], "no configuration 'common'"),
+]
+# Importing the program takes longer than making a mistake: each is made in a copy of one process.
+EACH_IN_A_FORK = """
+import json, os, sys
+from thermo_jax import main
+
+folder, cases = sys.argv[1], json.loads(sys.argv[2])
+for number, arguments in enumerate(cases):
+    if not os.fork():
+        os.dup2(os.open(f"{folder}/{number}.txt", os.O_WRONLY | os.O_CREAT), sys.stderr.fileno())
+        sys.argv[1:] = arguments
+        sys.exit(main.main())
+    print(os.waitstatus_to_exitcode(os.wait()[1]))
+"""
+
+
+@pytest.fixture(scope="module")
+def mistaken(tmp_path_factory):
+    """(exit code, standard error) by mistake."""
+    folder = tmp_path_factory.mktemp("mistakes")
+    cases = json.dumps([arguments for arguments, _ in MISTAKES])
+    program = [sys.executable, "-c", EACH_IN_A_FORK, str(folder), cases]
+    done = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    codes = map(int, done.stdout.split())
+    return [(code, (folder / f"{n}.txt").read_text()) for n, code in enumerate(codes)]
+
+
+@pytest.mark.parametrize("number", range(len(MISTAKES)), ids=[" ".join(a) for a, _ in MISTAKES])
+def test_a_mistake_in_the_flags_is_one_line_and_exit_code_2(number, mistaken):
+    code, said = mistaken[number]
+    assert code == 2
+    assert MISTAKES[number][1] in said
+    assert len(said.strip().splitlines()) == 1
 
 
 def test_a_workdir_that_cannot_be_made_is_one_line(tmp_path):

@@ -16,11 +16,21 @@ from thermo_jax.inference.predictor import Predictor
 from thermo_jax.programs import workdir as workdirs
 from thermo_jax.training.metrics_log import METRICS, read_jsonl
 
-quick_compilation = pytest.fixture(scope="module", autouse=True)(tiny.quick_compilation)
-
 ARCHIVES = sorted((Path(__file__).parent / "old_runs").glob("*.tar.xz"))
 PROGRAMS = {"encoder": encoder, "classify": classify, "segment": segment}
 TOLERANCE = 1e-3  # other JAX versions and processors sum in another order
+
+
+def some_slow(*slow):
+    """All programs, some of them in the slow tests only."""
+    return [pytest.param(p, marks=[pytest.mark.slow] * (p in slow)) for p in PROGRAMS]
+
+
+@pytest.fixture(autouse=True)
+def quick_compilation(request):
+    """The slow tests' sums are the usual ones: a classifier of five images amplifies rounding."""
+    slow = request.node.get_closest_marker("slow") is not None
+    yield from tiny.quick_compilation(emitters=slow)
 
 
 @pytest.fixture(params=ARCHIVES, ids=lambda path: path.name.removesuffix(".tar.xz"))
@@ -37,7 +47,7 @@ def config_of(program):
     return old_runs.shrink(PROGRAMS[program].get_config(preset), **given)
 
 
-@pytest.mark.parametrize("program", PROGRAMS)
+@pytest.mark.parametrize("program", some_slow("classify"))
 def test_a_stopped_run_continues_to_what_it_would_have_become(runs, program):
     workdir = runs / "stopped" / program
     before = read_jsonl(workdir / METRICS)
@@ -49,7 +59,7 @@ def test_a_stopped_run_continues_to_what_it_would_have_become(runs, program):
         assert found[2][name] == pytest.approx(value, abs=TOLERANCE), name
 
 
-@pytest.mark.parametrize("program", PROGRAMS)
+@pytest.mark.parametrize("program", some_slow("encoder", "classify"))
 def test_a_finished_run_opens_without_further_training(runs, program):
     workdir = runs / "finished" / program
     before = (workdir / METRICS).read_bytes()

@@ -22,6 +22,13 @@ from thermo_jax.programs.workdir import open_workdir
 quick_compilation = pytest.fixture(scope="module", autouse=True)(tiny.quick_compilation)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def shallow_decoders():
+    """What is written for a reader does not depend on the U-Net's stages."""
+    with tiny.shallow_decoders():
+        yield
+
+
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
@@ -265,11 +272,16 @@ def test_prediction_runs_where_tensorflow_is_not_installed(models, tmp_path):
 import sys
 for name in ("tensorflow", "tensorflow_datasets"):
     sys.modules[name] = None  # an import now fails
+sys.path.insert(0, {os.path.dirname(__file__)!r})
+import tiny_training as tiny
 from thermo_jax import main
 from thermo_jax.configs import predict
+quick = tiny.quick_compilation()
+next(quick)
 config = predict.get_config()
 config.input, config.models = {str(tmp_path / "a.txt")!r}, {str(models / "segment")!r}
-main.run(config, {str(tmp_path / "out")!r})
+with tiny.shallow_decoders():
+    main.run(config, {str(tmp_path / "out")!r})
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

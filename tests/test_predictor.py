@@ -17,6 +17,13 @@ from thermo_jax.inference.predictor import Predictor, find_models
 quick_compilation = pytest.fixture(scope="module", autouse=True)(tiny.quick_compilation)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def shallow_decoders():
+    """How models make an ensemble does not depend on the U-Net's stages."""
+    with tiny.shallow_decoders():
+        yield
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """Two classifiers and a segmenter of heatmaps, and a classifier that reads gray images."""
