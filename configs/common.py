@@ -48,9 +48,9 @@ def data(data_type: str) -> ConfigDict:
     config.loader = "tf.data"
     # Folder of prepared (TFDS) data; "" = ~/.cache/thermo_jax, or $THERMO_JAX_CACHE_DIR.
     config.prepared_dir = ""
-    # A control: the diagnoses are dealt anew among the patients, at random by config.seed (folds
-    # stay as they are). Nothing can be learned then; how far from 0.5 an AUROC may fall by chance,
-    # the results say.
+    # A control: the diagnoses are dealt anew among the patients, at random by config.seed, which
+    # an encoder and its decoders must then share. Nothing can be learned; the results say how far
+    # from 0.5 an AUROC may fall by chance.
     config.shuffle_labels = False
     # root="phantom" only: number of synthetic patients, half of them sick.
     config.phantom_patients = 40
@@ -96,7 +96,7 @@ def stages(config: ConfigDict, **parts: ConfigDict) -> None:
     """Adds `config.stages`: runs whose common fields are set once for all of them."""
     config.data = data("heat")
     config.split = split()
-    # In place of split.val_fraction, for encoders.
+    # In place of split.val_fraction, for encoders: the decoders' validation patients and more.
     config.encoder_val_fraction = ENCODER_VAL_FRACTION
     config.parallel = parallel()
     config.report = report()

@@ -3,11 +3,11 @@
     python -m thermo_jax.main --config=configs/table1.py:honest --workdir=runs/table1 \
         --config.data.root=/data/dmr-ir
 
-Presets: `honest` (default: encoders see training patients only, validation patients choose epoch
-and threshold, out-of-fold predictions of 5 folds), `paper` (the published protocol, optimistic:
-selected on test), `smoke` (phantom data, reduced, H/H, 2 of 4 folds: 13 minutes on 2 CPU cores,
-AUROC .989, mIoU .815), `quick` (for tests: learns nothing). The same command continues after an
-interruption; finished stages are not repeated.
+Presets: `honest` (default: encoders train on training patients only, validation patients choose
+epoch and threshold, out-of-fold predictions of 5 folds), `paper` (the published protocol,
+optimistic: selected on test), `smoke` (phantom data, reduced, H/H, 2 of 4 folds: 13 minutes on 2
+CPU cores, AUROC .989, mIoU .815), `quick` (for tests: learns nothing). The same command continues
+after an interruption; finished stages are not repeated.
 """
 
 from ml_collections import ConfigDict

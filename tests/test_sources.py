@@ -49,10 +49,11 @@ def test_a_patients_images_share_their_shuffled_diagnosis(tmp_path):
     assert len(found) == 12 and len(pairs) == 4
 
 
-def test_whatever_the_seed_of_shuffled_diagnoses_the_folds_stay(root):
-    plain = split_of(using(encoder_config.get_config(), root))
+def test_folds_are_stratified_by_the_shuffled_diagnoses(root):
     config = using(encoder_config.get_config(), root, shuffle_labels=True)
-    assert plain == split_of(config, seed=0) == split_of(config, seed=1)
+    for seed in range(5):
+        found, split = labels(config, seed=seed), split_of(config, seed=seed)
+        assert sum(found[patient] for patient in split.test) == 2  # of the four sick
 
 
 @pytest.mark.parametrize("program", [encoder_config, table1, few_shot])
@@ -60,9 +61,7 @@ def test_an_encoder_validates_on_three_of_ten_in_every_program(root, program):
     config = using(program.get_config(), root)
     if program is not encoder_config:
         config = stages.stage_config(config, "encoder", data_type="heat", split={})
-    split = split_of(config)
     assert config.split.val_fraction == 0.3
-    assert (len(split.train), len(split.val), len(split.test)) == (3, 1, 4)
 
 
 @pytest.mark.parametrize("program", [segment, table1, few_shot])
@@ -72,3 +71,14 @@ def test_a_decoder_validates_on_two_of_ten_and_has_the_encoders_test_patients(ro
         config = stages.stage_config(config, "segment", data_type="heat", split={})
     assert config.split.val_fraction == 0.2
     assert split_of(config).test == split_of(using(encoder_config.get_config(), root)).test
+
+
+def test_a_studys_encoder_validates_on_its_decoders_patients_and_more(root):
+    config = using(segment.get_config(), root)
+    source, decoders = sources.open_source(config.data), split_of(config)
+    config.split.val_fraction = 0.5
+    encoders = sources.with_more_validation(decoders, config.split, source)
+    assert encoders.test == decoders.test and encoders.val > decoders.val
+    assert (len(encoders.train), len(encoders.val)) == (2, 2)
+    config.split.protocol = "paper"  # which validates encoders by image
+    assert sources.with_more_validation(decoders, config.split, source) == decoders

@@ -33,17 +33,36 @@ def test_fold_files_of_earlier_versions_serve_encoders_too(tmp_path):
         path.unlink()
     write_folds(quick(folds_dir=str(tmp_path / "folds")), tmp_path / "again")
     for fold in (0, 1):
-        theirs = tmp_path / "again" / "folds" / f"repeat0_fold{fold}_encoder.json"
-        assert Split.load(theirs) == Split.load(tmp_path / "folds" / f"repeat0_fold{fold}.json")
+        given = tmp_path / "folds" / f"repeat0_fold{fold}.json"
+        folder = tmp_path / "again" / "folds"
+        assert (folder / given.name).read_bytes() == given.read_bytes()
+        encoders = Split.load(folder / f"repeat0_fold{fold}_encoder.json")
+        assert encoders.val >= Split.load(given).val and encoders.test == Split.load(given).test
 
 
-def test_an_encoders_fold_file_that_tests_others_is_refused(tmp_path):
+@pytest.mark.parametrize("swapped", ["test", "val"])
+def test_an_encoder_that_would_train_on_others_who_validate_or_test_is_refused(tmp_path, swapped):
     write_folds(quick(), tmp_path)
     file = tmp_path / "folds" / "repeat0_fold0_encoder.json"
     split = Split.load(file)
-    Split(split.test, split.val, split.train).save(file)
-    with pytest.raises(ValueError, match="repeat0_fold0_encoder.json tests other patients than"):
+    if swapped == "test":
+        Split(split.test, split.val, split.train).save(file)
+    else:
+        Split(split.val, split.train, split.test).save(file)
+    with pytest.raises(ValueError, match="repeat0_fold0_encoder.json lets an encoder train on"):
         write_folds(quick(folds_dir=str(tmp_path / "folds")), tmp_path / "again")
+
+
+def test_whoever_validates_a_decoder_validates_its_encoder_too(tmp_path):
+    config = quick()
+    config.data.phantom_patients = 40
+    write_folds(config, tmp_path)
+    for fold in (0, 1):
+        files = [f"repeat0_fold{fold}.json", f"repeat0_fold{fold}_encoder.json"]
+        decoders, encoders = (Split.load(tmp_path / "folds" / name) for name in files)
+        assert encoders.test == decoders.test and encoders.val > decoders.val
+        sizes = [len(part) for part in (decoders.train, decoders.val, encoders.train, encoders.val)]
+        assert sizes == [16, 4, 14, 6]
 
 
 def test_missing_fold_files_are_named(tmp_path):

@@ -37,7 +37,8 @@ def is_full_disk(error: BaseException) -> bool:
 def is_users(error: BaseException) -> bool:
     """Whether the user, rather than a programmer, can mend what was raised.
 
-    An `OSError` is the system's own word on a file where it has both a number and the file's name.
+    An `OSError` is the system's own word on a file where it has both a number and the file's name;
+    others (a pipe that closed, a disk that fails while a file is read) show where they happened.
     """
     if isinstance(error, UserError) or is_full_disk(error):
         return True

@@ -45,7 +45,7 @@ TASKS = {  # config.task -> module of thermo_jax.programs
 }
 CONTINUE = ("encoder", "classify", "segment", "demo", "few_shot", "table1")
 TRAINING = ("encoder", "classify", "segment")
-_OWN_ERROR = re.compile(r"(?:UserError|ValueError): (.*)")  # of a configuration file
+_OWN_ERROR = re.compile(r"thermo_jax\.errors\.UserError: (.*)")  # of a configuration file
 EXIT_USER_ERROR, EXIT_INTERRUPTED = 2, 130  # the latter as by Ctrl-C
 
 
@@ -179,10 +179,11 @@ def _parse_flags(argv: list[str]) -> list[str]:
     except TypeError as error:  # of --config.data.root.name=x
         raise UserError("a --config flag names a field of a field that has none") from error
     except flags.Error as error:
-        # A configuration's own error comes wrapped in its traceback.
-        lines = str(error).splitlines()
-        own = [found[1] for line in lines if (found := _OWN_ERROR.search(line))]
-        raise UserError(own[-1] if own else lines[0]) from error
+        # A configuration file's own error comes wrapped in its traceback.
+        own = _OWN_ERROR.findall(str(error))
+        if not own and "Error whilst parsing config file" in str(error):
+            raise  # a bug of that file
+        raise UserError(own[-1] if own else str(error).splitlines()[0]) from error
 
 
 if __name__ == "__main__":

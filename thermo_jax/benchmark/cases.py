@@ -79,8 +79,8 @@ class Case:
         return table
 
 
-def make_case(name: str, config: ConfigDict, *, dtype: str, conv: Callable | None) -> Case:
-    """A case by name, at the sizes of a benchmark's configuration.
+def find_case(name: str) -> tuple[str, Callable, list[str]]:
+    """(task, what makes its case, data types) of a case's name.
 
     Raises:
       UserError: an unknown name.
@@ -97,6 +97,16 @@ def make_case(name: str, config: ConfigDict, *, dtype: str, conv: Callable | Non
             "'classify', 'segment', 'encode and classify', 'encode and segment' and 'predict' with "
             "a row such as G/H"
         )
+    return task, make, types
+
+
+def make_case(name: str, config: ConfigDict, *, dtype: str, conv: Callable | None) -> Case:
+    """A case by name, at the sizes of a benchmark's configuration.
+
+    Raises:
+      UserError: an unknown name.
+    """
+    task, make, types = find_case(name)
     data_type = types[-1]
     shape = tuple(side // config.downscale for side in SHAPES[data_type])
     step, make_state, columns, (mflop, values) = make(types, shape, config, dtype, conv)

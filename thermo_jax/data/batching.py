@@ -103,7 +103,8 @@ def process_slots(batch_size: int, *, process_index: int, process_count: int) ->
     """Positions of the global batch that one process reads.
 
     Raises:
-      UserError: if the processes do not divide the batch, or there is no such process.
+      UserError: if the processes do not divide the batch.
+      ValueError: if there is no such process.
     """
     if not 0 <= process_index < process_count:
         raise ValueError(f"process_index={process_index} is not one of {process_count} processes")

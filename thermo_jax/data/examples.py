@@ -176,8 +176,8 @@ def load_examples(
       downscale: images become smaller by this factor: block mean, rounded to 8 bit.
       colormap: renders heatmaps where only temperatures exist.
     Raises:
-      UserError: for no records, records that are not annotated (task "segment"), or a `downscale`
-        that does not divide the image.
+      UserError: for no records, or a `downscale` that does not divide the image.
+      ValueError: for records that are not annotated (task "segment").
     """
     records = with_data_type(records, data_type)
 

@@ -40,7 +40,8 @@ def train_batches(
     """`batching.train_batches` through the chosen loader.
 
     Raises:
-      UserError: for an unknown loader, TensorFlow missing, or an impossible batch.
+      UserError: for an unknown loader, or TensorFlow missing.
+      ValueError: for an impossible batch.
     """
     _check_loader(loader)
     process = {"process_index": process_index, "process_count": process_count}

@@ -86,7 +86,8 @@ def patient_folds(
 
     `patients`, `labels` (HEALTHY, SICK, UNLABELLED) and `annotated` have one entry per image; a
     patient counts as annotated if any of her images is. Raises UserError for fewer than 2 folds,
-    fewer patients than folds, columns of unequal length, and a patient with two labels.
+    fewer patients than folds, and a patient with two labels; ValueError for columns of unequal
+    length.
     """
     if folds < 2:
         raise UserError(f"folds={folds}: at least 2 are needed")
@@ -134,6 +135,34 @@ def three_way_split(
     )
     _check_training(split, strata)
     return split
+
+
+def with_more_validation(
+    split: Split,
+    *,
+    patients: Sequence[str],
+    labels: Sequence[int],
+    annotated: Sequence[bool],
+    val_fraction: float,
+    seed: int,
+) -> Split:
+    """The split with more of its training patients in val, spread over the strata.
+
+    Then val is `val_fraction` of those who are not tested; it stays where it is that much already.
+    Raises UserError where training would lack patients or a label that the data has.
+    """
+    strata = _strata(patients, labels=labels, annotated=annotated)
+    train = _by_stratum(
+        {p: s for p, s in strata.items() if p in split.train},
+        rng=np.random.default_rng((seed, 4)),
+    )
+    count = round(val_fraction * (len(train) + len(split.val))) - len(split.val)
+    if count <= 0:
+        return split
+    moved = frozenset(train[i * len(train) // count] for i in range(count))
+    wider = Split(train=split.train - moved, val=split.val | moved, test=split.test)
+    _check_training(wider, strata)
+    return wider
 
 
 def _strata(patients, *, labels, annotated) -> dict[str, tuple[int, bool]]:

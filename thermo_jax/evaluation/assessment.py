@@ -98,8 +98,9 @@ def assess_classification(
       "classification": {unit: {row name: measures with "interval"}}; the model at 0.5, then at
         the operating points chosen on validation data, then the baselines. Where models of
         several folds have thresholds of their own, "threshold" is NaN and "thresholds" has them
-        by model. In "counts", n, sick and healthy count images or patients, each once; the others
-        are means over repeats;
+        by model. "perfect" names the measures that are 1 in every resample and have the bound of
+        `bootstrap.perfect_bound` instead. In "counts", n, sick and healthy count images or
+        patients, each once; the others are means over repeats;
       "reliability": {unit: ReliabilityCurve}, of the rows of all repeats, the counts divided by
         their number;
       "subsets": {subset: measures per image at 0.5 with "interval"};
@@ -158,10 +159,12 @@ def _measured(unit: Unit, scores, weights, *, thresholds=0.5) -> dict[str, Any]:
     measures["interval"] = {
         name: bootstrap.interval(values, level=LEVEL) for name, values in _means(resampled).items()
     }
+    measures["perfect"] = []
     for name, trials in _trials(unit, called).items():
         if measures["interval"][name][0] == 1:  # as if nothing were uncertain
             bound = bootstrap.perfect_bound(trials, level=LEVEL)
             measures["interval"][name] = (bound, 1.0)
+            measures["perfect"].append(name)
     measures["patients"] = len(np.unique(unit.patients))
     return measures
 
@@ -239,7 +242,7 @@ def cautions(
     if not np.isfinite([value, low]).all():
         return []
     spread = f"95 % interval {low:.3f} to {high:.3f}"
-    if value == high == 1:
+    if "auroc" in rows[row]["perfect"]:
         spread = f"every resample is perfect; AUROC >= {low:.3f}, one-sided 97.5 %"
     start = f"{row} has AUROC {value:.3f} per patient ({spread})"
     if low <= CHANCE:
@@ -256,13 +259,20 @@ def cautions(
     ]
 
 
-def chance_note(counts: dict[str, float]) -> str:
-    """Of a run whose diagnoses were dealt at random: how far its AUROC per patient may fall."""
-    low, high = bootstrap.chance_auroc_range(sick=counts["sick"], healthy=counts["healthy"])
+def chance_note(predictions: Predictions, measures: dict[str, Any]) -> str:
+    """Of a run whose diagnoses were dealt at random: how far its AUROC per patient may fall.
+
+    Args:
+      measures: of the model, per patient.
+    """
+    sick, healthy = (measures["counts"][name] for name in ("sick", "healthy"))
+    models = len(np.unique(predictions.models))
+    low, high = bootstrap.chance_auroc_range(sick=sick, healthy=healthy, models=models)
+    pooled = " of several folds" if models > 1 else ""
     return (
-        "The diagnoses were dealt at random, so that there is nothing to learn: in 95 of 100 such "
-        f"runs, the AUROC of {counts['sick']} sick and {counts['healthy']} healthy patients lies "
-        f"between {low:.3f} and {high:.3f}."
+        "The diagnoses were dealt at random, so that there is nothing to learn: in about 95 of 100 "
+        f"such runs, the AUROC of {sick} sick and {healthy} healthy patients{pooled} lies between "
+        f"{low:.3f} and {high:.3f}."
     )
 
 

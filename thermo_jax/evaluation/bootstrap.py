@@ -19,6 +19,9 @@ from scipy import stats
 
 from thermo_jax.evaluation import metrics
 
+# Logistic regression and nearest neighbours on noise, 4 or 5 folds of 72 to 120 patients, 300 seeds
+# each: the standard deviation of the pooled AUROC was 1.0 to 1.4 times that of one model's.
+POOLED = 1.4
 _BLOCK = 64  # resamples whose sorted weights are in memory at once
 
 
@@ -165,16 +168,25 @@ def interval(samples: Float[np.ndarray, " r"], *, level: float = 0.95) -> tuple[
     return float(low), float(high)
 
 
-def chance_auroc_range(*, sick: int, healthy: int, level: float = 0.95) -> tuple[float, float]:
-    """(low, high): where the AUROC of scores that know nothing lies with this probability.
+def chance_auroc_range(
+    *, sick: int, healthy: int, models: int = 1, level: float = 0.95
+) -> tuple[float, float]:
+    """(low, high): where the AUROC of models that learned nothing lies with this probability.
 
-    It is normal around 0.5 with variance (sick + healthy + 1) / (12 sick healthy) (Mann and Whitney
-    1947, doi 10.1214/aoms/1177730491). (NaN, NaN) where a diagnosis is absent.
+    Of one model it is normal around 0.5 with variance (sick + healthy + 1) / (12 sick healthy)
+    (Mann and Whitney 1947, doi 10.1214/aoms/1177730491). Pooled over the folds of a
+    cross-validation it is wider, since each fold's patients trained the others' models: `POOLED`
+    times, as measured.
+
+    Args:
+      models: how many judged the patients, each those of a fold.
+    Returns:
+      (NaN, NaN) where a diagnosis is absent.
     """
     if not sick or not healthy:
         return np.nan, np.nan
     deviation = np.sqrt((sick + healthy + 1) / (12 * sick * healthy))
-    reach = stats.norm.ppf((1 + level) / 2) * deviation
+    reach = stats.norm.ppf((1 + level) / 2) * deviation * (POOLED if models > 1 else 1)
     return float(max(0.5 - reach, 0)), float(min(0.5 + reach, 1))
 
 

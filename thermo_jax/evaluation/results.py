@@ -17,7 +17,13 @@ import numpy as np
 from etils import epath
 
 from thermo_jax.data.thermogram import CLASS_NAMES
-from thermo_jax.evaluation.wording import DISCLAIMER, OPTIMISTIC, SIDES_NOTE, class_title
+from thermo_jax.evaluation.wording import (
+    DISCLAIMER,
+    OPTIMISTIC,
+    PERFECT,
+    SIDES_NOTE,
+    class_title,
+)
 
 CLASSIFICATION_COLUMNS = {
     "accuracy": "accuracy",
@@ -72,6 +78,11 @@ def results_table(results: Mapping[str, Any], *, class_names: Sequence[str] = CL
         notes.append(
             f"{UNDEFINED} = undefined (nothing to measure: a class or diagnosis is absent)"
         )
+    classified = [
+        row for unit in results.get("classification", {}).values() for row in unit.values()
+    ]
+    if any(row.get("perfect") for row in classified):
+        notes.append(textwrap.fill(PERFECT, WIDTH))
     if results.get("segmentation"):
         notes.append(textwrap.fill(SIDES_NOTE, WIDTH))
     return "\n\n".join([*sections, *notes, DISCLAIMER]) + "\n"

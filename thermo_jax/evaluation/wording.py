@@ -14,6 +14,11 @@ SIDES_NOTE = (
     "patient's right."
 )
 
+PERFECT = (  # beside measures that have the bound of `bootstrap.perfect_bound`
+    "A measure that is 1 in every resample has the lower end .025^(1/n) instead, where n patients "
+    "are put to the test: for AUROC and AUPRC, those of the rarer diagnosis (one-sided 97.5 %)."
+)
+
 
 def class_title(name: str) -> str:
     """What a reader sees for a class name in files: "left_breast" -> "image-left breast"."""

@@ -11,8 +11,12 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from thermo_jax.benchmark import collectives, measure, tpu
-from thermo_jax.benchmark.cases import Case, make_case
+from thermo_jax.benchmark.cases import Case, find_case, make_case
+from thermo_jax.data.examples import IMAGE_SHAPES, downscaled_size
+from thermo_jax.errors import UserError
+from thermo_jax.models import precision
 from thermo_jax.models.convolution import choose_convolution
+from thermo_jax.programs import runs
 from thermo_jax.programs.workdir import open_workdir
 from thermo_jax.training.parallel import DataParallel
 
@@ -24,6 +28,7 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
 
     Rows that are in the file already, such as those of launch/benchmark_torch.py, are shown, too.
     """
+    _check_fields(config)
     file = open_workdir(workdir, config) / RECORD
     shown = _read(file)
     if config.topologies:
@@ -40,6 +45,20 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
     finally:  # what was measured before an error is worth seeing
         print(f"\n{table(shown)}\nWritten to {file}")
     return {"rows": shown}
+
+
+def _check_fields(config: ConfigDict) -> None:
+    runs.check_fields(config)
+    known = [name for name in precision.NAMES if name != "auto"]
+    unknown = [name for name in config.dtypes if name not in known]
+    if unknown or not config.dtypes:
+        raise UserError(
+            f"config.dtypes={config.dtypes!r}: choose one or more of {', '.join(known)}"
+        )
+    for height, width, _ in IMAGE_SHAPES.values():
+        downscaled_size(height, width, config.downscale)
+    for name in (*config.cases, *config.feeding):
+        find_case(name)
 
 
 def _measure_all(config: ConfigDict) -> Iterator[dict[str, Any]]:

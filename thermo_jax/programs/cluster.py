@@ -46,7 +46,7 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
     encoder, variables, encoder_meta = open_encoder(
         config, workdir=config.encoder.workdir, conv=conv
     )
-    source = sources.open_source(config.data)
+    source = sources.open_source(config.data, seed=config.seed)
     split = sources.split_of(config.split, source) if config.only_test else None
     examples = _annotated(source, split)
     runs.begin(workdir, config, source=source, split=split)

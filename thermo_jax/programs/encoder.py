@@ -35,7 +35,7 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
     parallel = runs.data_parallel(config)
     parallel.check_batch_size(config.train.batch_size)
     workdir = check_workdir(workdir, config)
-    source = sources.open_source(config.data)
+    source = sources.open_source(config.data, seed=config.seed)
     examples = source.load("pretrain")
     split = sources.split_of(config.split, source)
     train, validation = sets(examples, split, config)

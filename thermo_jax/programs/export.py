@@ -9,7 +9,7 @@ from thermo_jax.errors import UserError
 from thermo_jax.inference.export import export_onnx, export_stablehlo
 from thermo_jax.inference.predictor import load_models
 from thermo_jax.programs import runs
-from thermo_jax.programs.workdir import open_workdir
+from thermo_jax.programs.workdir import check_workdir, write_config
 
 KNOWN_PLATFORMS = ("cpu", "cuda", "rocm", "tpu")  # JAX's words
 
@@ -24,9 +24,11 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, list[str]]:
         dtype = config.model.dtype
     else:
         raise UserError(f"config.format={config.format!r} must be one of stablehlo, onnx")
-    workdir = open_workdir(workdir, config)
+    workdir = check_workdir(workdir, config)
+    models = load_models(runs.paths(config, "models"), dtype=dtype)
+    write_config(workdir, config)
     files = []
-    for model in load_models(runs.paths(config, "models"), dtype=dtype):
+    for model in models:
         files += write(model, workdir / f"{model.name}.{config.format}")
     runs.report(f"{len(files) // 2} models exported", files=files, workdir=workdir)
     return {"files": [str(file) for file in files]}

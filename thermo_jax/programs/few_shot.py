@@ -18,31 +18,27 @@ from thermo_jax.evaluation import charts, metrics, results
 from thermo_jax.evaluation.predictions import Predictions
 from thermo_jax.evaluation.report_parts import Section, Table, Text
 from thermo_jax.evaluation.wording import DISCLAIMER
+from thermo_jax.models.decoders import CHANNELS
 from thermo_jax.programs import reports, runs, scores, sources
 from thermo_jax.programs.stages import Stage, check_split, check_stages, run_stages, stage_config
 from thermo_jax.programs.workdir import PICTURES, check_workdir
 
+ENCODER_SPLIT = "split_encoder.json"
 KINDS = {"pretrained": "CUTS, pretrained", "random": "random, frozen", "none": "none: raw pixels"}
 VALIDATION = "Validation patients choose the epoch; they are labelled, too, and not counted."
 
 
 def run(config: ConfigDict, workdir: str | Path) -> dict:
     """Runs what is not finished yet; returns the results that it also writes to the workdir."""
-    runs.check_fields(config)
-    unknown = [kind for kind in config.kinds if kind not in KINDS]
-    if unknown or not config.kinds:
-        raise UserError(f"config.kinds={config.kinds!r}: choose one or more of {', '.join(KINDS)}")
-    if config.repeats < 1 or config.split.protocol == sources.PAPER:
-        raise UserError(
-            f"config.repeats={config.repeats} and config.split.protocol={config.split.protocol!r}: "
-            "at least 1, and not 'paper', which selects on test"
-        )
+    _check_fields(config)
     workdir = check_workdir(workdir, config)
     common = {"split": {"fold": config.fold}, "data_type": config.type}
-    encoder = Stage("encoder", "encoder", "", stage_config(config, "encoder", **common))
     segmenter = stage_config(config, "segment", **common)
     source = sources.open_source(segmenter.data)
     split = sources.split_of(segmenter.split, source)
+    common["split"] |= {"file": str(workdir / ENCODER_SPLIT)}
+    encoder = Stage("encoder", "encoder", "", stage_config(config, "encoder", **common))
+    encoder_split = sources.with_more_validation(split, encoder.config.split, source)
     chosen = sources.selected(source, segmenter.data, task="segment")
     annotated = {record.patient for record in chosen}
     stages = list(_stages(config, segmenter, workdir, available=len(split.train & annotated)))
@@ -50,6 +46,7 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
     check_stages(every, workdir)
     check_split(workdir / sources.SPLIT, split, every, workdir)
     runs.begin(workdir, config, source=source, split=split)
+    encoder_split.save(workdir / ENCODER_SPLIT)
     run_stages(every, workdir)
     points: dict[str, dict[int, list[float]]] = {kind: {} for kind in config.kinds}
     for stage in stages:
@@ -58,10 +55,34 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
     return _finish(config, workdir, points, tested=len(split.test & annotated))
 
 
+def _check_fields(config: ConfigDict) -> None:
+    runs.check_fields(config)
+    if config.type not in CHANNELS:
+        raise UserError(f"config.type={config.type!r} must be one of {', '.join(CHANNELS)}")
+    if config.data.shuffle_labels:
+        raise UserError("config.data.shuffle_labels=True is a control of classifiers alone")
+    unknown = [kind for kind in config.kinds if kind not in KINDS]
+    if unknown or not config.kinds:
+        raise UserError(f"config.kinds={config.kinds!r}: choose one or more of {', '.join(KINDS)}")
+    if config.split.protocol == sources.PAPER:
+        raise UserError("config.split.protocol='paper' selects on test: choose 'honest'")
+    odd = [number for number in config.patients if not isinstance(number, int) or number < 0]
+    if odd or not config.patients:
+        raise UserError(
+            f"config.patients={config.patients!r}: give numbers of patients from 1, or 0 for all"
+        )
+
+
 def numbers(config: ConfigDict, *, available: int) -> list[int]:
     """The numbers of labelled patients to train on: those asked for that there are; 0 is all."""
     asked = [available if number == 0 else number for number in config.patients]
-    return sorted({number for number in asked if number <= available})
+    found = sorted({number for number in asked if 0 < number <= available})
+    if not found:
+        raise UserError(
+            f"config.patients={config.patients!r}: only {available} annotated patients train; ask "
+            "for fewer, or for 0, which is all of them"
+        )
+    return found
 
 
 def _stages(

@@ -25,7 +25,7 @@ from thermo_jax.inference.pictures import Unreadable
 from thermo_jax.inference.predictor import Prediction, Predictor
 from thermo_jax.inference.regions import PAIRS, Region, differences, measure_regions
 from thermo_jax.programs import runs
-from thermo_jax.programs.workdir import open_workdir
+from thermo_jax.programs.workdir import check_workdir, write_config
 from thermo_jax.training.paths import task_of_run
 
 PREDICTIONS, COCO = "predictions.csv", "regions_coco.json"
@@ -41,13 +41,15 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
         raise UserError("config.input is empty: give --config.input=<a thermogram or a folder>")
     radiometry.find_colormap(config.colormap)
     _check_unused(workdir, thermograms=config.input)
-    workdir = open_workdir(workdir, config)
+    workdir = check_workdir(workdir, config)
     predictor = Predictor(models, batch_size=config.batch_size, dtype=config.model.dtype)
+    predictions = predictor.predict_files(config.input, leave_out=workdir)
+    write_config(workdir, config)
     rows: list[dict[str, Any]] = []
     read: list[Finding | Unreadable] = []
     maps: dict[str, Path] = {}
     try:
-        for found in predictor.predict_files(config.input, leave_out=workdir):
+        for found in predictions:
             if isinstance(found, Unreadable):
                 rows.append(_unreadable_row(found))
                 read.append(found)
@@ -78,7 +80,7 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
 
 def _check_unused(workdir: str | Path, *, thermograms: str) -> None:
     """Results of two inputs in one folder could not be told apart, nor results from the input."""
-    if not str(workdir):  # `open_workdir` asks for it
+    if not str(workdir):  # `check_workdir` asks for it
         return
     folder = Path(workdir).expanduser()
     if folder.resolve() == Path(thermograms).expanduser().resolve():

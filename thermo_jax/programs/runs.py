@@ -36,8 +36,15 @@ _COUNTS = (
     "train.checkpoint_every",
     "train.epochs",
     "batch_size",
+    "copy_mb",
+    "downscale",
     "iterations",
+    "matrix",
     "num_clusters",
+    "num_kernels",
+    "repeats",
+    "steps_per_dispatch",
+    "unet_width",
 )
 _CHOICES = {
     "data.loader": pipeline.LOADERS,
@@ -47,6 +54,9 @@ _CHOICES = {
     "model.dtype": precision.NAMES,
     "model.head": HEADS,
     "parallel.mode": MODES,
+    "conv": convolution.NAMES,
+    "mode": MODES,
+    "encoder.type": tuple(CHANNELS),
     "encoder.kind": ("pretrained", "random", "none"),
     "split.protocol": sources.PROTOCOLS,
 }
@@ -93,11 +103,14 @@ def check_fields(config: ConfigDict) -> None:
     for name, (expected, is_fine) in rules.items():
         section, _, field = name.rpartition(".")
         fields = config.get(section, {}) if section else config
-        value = fields.get(field)
-        if isinstance(value, ConfigDict):
-            continue  # a study's, by data type: it is checked in the configuration of each stage
-        if field in fields and not is_fine(value):
-            raise UserError(f"config.{name}={fields[field]!r} must be {expected}")
+        if field not in fields:
+            continue
+        value = fields[field]
+        by_type = dict(value) if isinstance(value, ConfigDict) else {"": value}  # of images
+        for part, each in by_type.items():
+            if not is_fine(each):
+                name += f".{part}" if part else ""
+                raise UserError(f"config.{name}={each!r} must be {expected}")
     if "colormap" in config.get("data", {}):
         try:
             find_colormap(config.data.colormap)

@@ -73,8 +73,8 @@ def open_source(data: ConfigDict, *, seed: int = 0) -> Source:
 def _shuffled(source: Source, *, seed: int) -> Source:
     """The same thermograms, their diagnoses dealt anew among the patients who have one.
 
-    The records keep their own, so that an encoder and its decoders split the patients alike
-    whatever their seeds are.
+    Folds are stratified by the dealt ones: otherwise a fold with many sick patients would leave few
+    to train on, and scores pooled over folds would be too low for it.
     """
     label_of = {r.patient: r.label for r in source.records if r.label != UNLABELLED}
     patients = sorted(label_of)
@@ -88,7 +88,11 @@ def _shuffled(source: Source, *, seed: int) -> Source:
         new = np.array([dealt.get(patient, label) for patient, label in pairs], labels.dtype)
         return dataclasses.replace(found, columns=found.columns | {"labels": new})
 
-    return dataclasses.replace(source, load=load)
+    records = [
+        dataclasses.replace(record, label=dealt.get(record.patient, record.label))
+        for record in source.records
+    ]
+    return dataclasses.replace(source, records=records, load=load)
 
 
 def _open(data: ConfigDict) -> Source:
@@ -147,7 +151,7 @@ def split_of(split: ConfigDict, source: Source) -> splits.Split:
     """The run's patients.
 
     They depend on the data set and `config.split` alone, not on the task, so that an encoder and
-    its decoders agree on the test patients.
+    its decoders agree on the test patients. (Where diagnoses are dealt anew, also on that seed.)
 
     Raises:
       UserError: no patient is known, or the given file does not name all of them.
@@ -172,6 +176,25 @@ def split_of(split: ConfigDict, source: Source) -> splits.Split:
             seed=split.seed,
         )
     return found
+
+
+def with_more_validation(split: splits.Split, config: ConfigDict, source: Source) -> splits.Split:
+    """A decoder's split for its encoder: more of the training patients validate, no others train.
+
+    Args:
+      config: the encoder's `config.split`.
+    """
+    if config.protocol == PAPER:  # the encoder is validated by image
+        return split
+    known = [record for record in source.records if record.patient_known]
+    return splits.with_more_validation(
+        split,
+        patients=[record.patient for record in known],
+        labels=[record.label for record in known],
+        annotated=[bool(record.regions) for record in known],
+        val_fraction=config.val_fraction,
+        seed=config.seed,
+    )
 
 
 def _selection(data: ConfigDict) -> examples.Selection:

@@ -19,9 +19,10 @@ from thermo_jax.data.examples import IMAGE_SHAPES, downscaled_size
 from thermo_jax.data.splits import Split
 from thermo_jax.errors import UserError
 from thermo_jax.programs import decoder, encoder, runs, scores, sources
-from thermo_jax.programs.workdir import check_workdir, only_run_in
+from thermo_jax.programs.workdir import check_workdir, only_run_in, saved_config
 from thermo_jax.training import finetune
 from thermo_jax.training.checkpoints import FOLDER
+from thermo_jax.training.paths import folder_path
 
 FINISHED = "finished"
 PROGRAMS = {"encoder": encoder, "classify": decoder, "segment": decoder}
@@ -77,15 +78,20 @@ def check_stages(stages: Sequence[Stage], workdir: Path) -> None:
 
 def _check_folder(stage: Stage, config: ConfigDict, workdir: Path) -> None:
     """As `check_workdir`; also names the study's own field for an encoder's validation patients."""
+    folder = workdir / stage.folder
     try:
-        check_workdir(workdir / stage.folder, config)
+        check_workdir(folder, config)
     except UserError as error:
-        if stage.task == "encoder" and "config.split.val_fraction was" in str(error):
-            raise UserError(
-                f"{error}. An encoder's val_fraction is this run's config.encoder_val_fraction; "
-                "runs of earlier versions continue with --config.encoder_val_fraction=0.2"
-            ) from error
-        raise
+        if stage.task != "encoder":
+            raise
+        split = saved_config(folder_path(folder)).get("split", {})
+        share = split.get("val_fraction", config.split.val_fraction)
+        if share == config.split.val_fraction:
+            raise
+        raise UserError(
+            f"{error}. An encoder's split.val_fraction is config.encoder_val_fraction here: it was "
+            f"{share}, also where an earlier version had no such field"
+        ) from error
 
 
 def check_split(path: Path, split: Split, stages: Sequence[Stage], workdir: Path) -> None:

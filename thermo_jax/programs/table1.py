@@ -48,8 +48,6 @@ def _check_fields(config: ConfigDict) -> None:
             raise UserError(
                 f"config.{name}={config[name]!r}: choose one or more of {', '.join(known)}"
             )
-    if config.repeats < 1:
-        raise UserError(f"config.repeats={config.repeats} must be at least 1")
     if not 0 <= config.num_folds <= config.split.folds:
         raise UserError(
             f"config.num_folds={config.num_folds} must be from 0 (all) to config.split.folds="
@@ -108,11 +106,11 @@ def _begin(config: ConfigDict, workdir: Path, *, stages: Sequence[Stage]) -> Non
       UserError: the given ones are incomplete, or the run has begun with others.
     """
     source = sources.open_source(stages[0].config.data, seed=config.seed)
-    splits = {}
-    for stage in stages:
+    splits: dict[Path, Split] = {}
+    for stage in sorted(stages, key=lambda stage: stage.task == "encoder"):  # decoders first
         path = Path(stage.config.split.file)
         if path not in splits:
-            splits[path] = _split(config, stage, source)
+            splits[path] = _split(config, stage, source, splits=splits)
     _check_splits(config, splits)
     for path, split in splits.items():
         check_split(path, split, stages, workdir)
@@ -122,15 +120,21 @@ def _begin(config: ConfigDict, workdir: Path, *, stages: Sequence[Stage]) -> Non
         split.save(path)
 
 
-def _split(config: ConfigDict, stage: Stage, source: sources.Source) -> Split:
+def _split(
+    config: ConfigDict, stage: Stage, source: sources.Source, *, splits: Mapping[Path, Split]
+) -> Split:
+    """A stage's patients; an encoder's follow from those of its fold's decoders, in `splits`."""
+    file = Path(stage.config.split.file)
+    given = Path(config.folds_dir).expanduser() / file.name
+    if stage.task == "encoder" and not (config.folds_dir and given.is_file()):
+        # Not given either by runs of earlier versions.
+        return sources.with_more_validation(
+            splits[_decoders_file(file)], stage.config.split, source
+        )
     if not config.folds_dir:
         dealt = stage.config.split.copy_and_resolve_references()
         dealt.file, dealt.protocol = "", config.split.protocol
         return sources.split_of(dealt, source)
-    given = Path(config.folds_dir).expanduser() / Path(stage.config.split.file).name
-    if stage.task == "encoder" and not given.is_file():
-        # Runs of earlier versions have one file for both.
-        given = given.with_stem(given.stem.removesuffix(ENCODER))
     if not given.is_file():
         raise UserError(
             f"config.folds_dir: {given} is missing; give the folder {FOLDS} of another run "
@@ -141,25 +145,25 @@ def _split(config: ConfigDict, stage: Stage, source: sources.Source) -> Split:
     return split
 
 
-def _is_encoders(path: Path) -> bool:
-    return path.stem.endswith(ENCODER)
+def _decoders_file(path: Path) -> Path:
+    return path.with_stem(path.stem.removesuffix(ENCODER))
 
 
 def _check_splits(config: ConfigDict, splits: Mapping[Path, Split]) -> None:
     """Of each repeat's folds: nobody is tested twice, and where all are run, everybody once.
 
-    A fold's encoder must know the decoders' test patients for what they are.
+    A fold's encoder must train on nobody who validates or tests the decoders.
     """
     folds = config.num_folds or config.split.folds
-    of_decoders = {path: split for path, split in splits.items() if not _is_encoders(path)}
     for path, split in splits.items():
-        decoders = of_decoders[path.with_stem(path.stem.removesuffix(ENCODER))]
-        if split.test != decoders.test:
+        decoders = splits[_decoders_file(path)]
+        if split.test != decoders.test or not split.val >= decoders.val:
             raise UserError(
-                f"config.folds_dir: {path.name} tests other patients than its fold's decoders: "
-                "leave it empty to deal patients anew"
+                f"config.folds_dir: {path.name} lets an encoder train on patients who validate or "
+                f"test its fold's decoders: remove it, to have it made anew of "
+                f"{_decoders_file(path).name}"
             )
-    in_order = list(of_decoders.values())
+    in_order = [split for path, split in splits.items() if _decoders_file(path) == path]
     for first in range(0, len(in_order), folds):
         repeat = in_order[first : first + folds]
         tested = [patient for split in repeat for patient in split.test]

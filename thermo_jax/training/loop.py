@@ -185,7 +185,8 @@ def check_examples(meta: dict, examples: str, *, workdir: str | os.PathLike) -> 
     if meta["examples"] != examples:
         raise UserError(
             f"the data changed since the run in {workdir} began: its patients would be dealt to "
-            "other sets. Restore the data, or choose another --workdir"
+            "other sets (or it is an encoder's run of an earlier version, which also trained on "
+            "images of unknown patients). Restore the data, or choose another --workdir"
         )
 
 
