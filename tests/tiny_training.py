@@ -192,6 +192,7 @@ def decoder_config(task: str, row: str = "H/H", *, dtype: str = "float32") -> Co
     return config
 
 
+@cache
 def frozen_encoder(encoder_type: str, *, dtype: str = "float32") -> tuple[Any, dict]:
     """A tiny encoder and its variables; its batch statistics fit the images, as if trained."""
     encoder = finetune.make_encoder(num_kernels=2, dtype=dtype)
