@@ -13,7 +13,7 @@ FLAGS = ["--config=configs/encoder.py:heat", f"--workdir={WORKDIR}"]
 
 GCLOUD = '''
 """Records its arguments; answers as the scenario says: per verb, one word per call."""
-import fcntl, json, os, pathlib, re, shutil, subprocess, sys, time
+import json, os, pathlib, re, sys
 
 cloud = pathlib.Path(os.environ["FAKE_CLOUD"])
 words = sys.argv[1:]
@@ -32,6 +32,8 @@ state, workers = cloud / "state", cloud / "workers"
 
 def remove():
     """Takes the VM away once its programs have ended, lest they write on."""
+    import fcntl, shutil
+
     for lock in workers.glob("*/thermo_jax/lock"):
         with lock.open() as file:
             fcntl.flock(file, fcntl.LOCK_EX)
@@ -42,6 +44,8 @@ def remove():
 if event == "hang":
     if (cloud / "hanging").exists():
         (cloud / "hanging").write_text(str(os.getpid()))
+    import time
+
     time.sleep(60)
 if event == "preempt":
     state.write_text("PREEMPTED")
@@ -66,11 +70,17 @@ elif verb == "delete":
 elif state.read_text() != "READY":
     sys.exit(255)
 elif verb == "scp" and words[4] == "--recurse":
+    import shutil
+
     shutil.copytree(workers / "0" / words[5].partition(":")[2], words[6], dirs_exist_ok=True)
 elif verb == "scp":
+    import shutil
+
     for worker in workers.iterdir():
         shutil.copy(words[4], worker / words[5].partition(":")[2])
 else:
+    import subprocess
+
     chosen = next(w.removeprefix("--worker=") for w in words if w.startswith("--worker="))
     for worker in "01" if chosen == "all" else chosen:
         home = workers / worker
@@ -127,6 +137,13 @@ class Cloud:
             (folder / "bin" / name).write_text(f"#!{sys.executable} -IS\n{code}")
             (folder / "bin" / name).chmod(0o755)
         self.plan()
+
+    def copy(self, folder: Path) -> "Cloud":
+        """The same in another, empty folder."""
+        shutil.copytree(self.folder, folder, dirs_exist_ok=True)
+        cloud = object.__new__(Cloud)
+        cloud.folder, cloud.checkout = folder, folder / "checkout"
+        return cloud
 
     def plan(self, **scenario):
         """What the verbs answer, call by call, and the program's exit codes, start by start."""

@@ -10,6 +10,8 @@ import tiny_training as tiny
 
 from thermo_jax.training.checkpoints import FOLDER, Checkpoints, keep_best_model, load_encoder
 
+quick_compilation = pytest.fixture(scope="module", autouse=True)(tiny.quick_compilation)
+
 
 def kept_steps(workdir) -> list[int]:
     return sorted(int(path.name) for path in (workdir / FOLDER).iterdir() if path.name.isdigit())

@@ -11,6 +11,7 @@ from thermo_jax import main
 from thermo_jax.configs import demo
 from thermo_jax.training.checkpoints import FOLDER, Checkpoints
 
+quick_compilation = pytest.fixture(scope="module", autouse=True)(tiny.quick_compilation)
 BLOCK = 4096
 
 

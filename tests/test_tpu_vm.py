@@ -18,12 +18,18 @@ def cloud(tmp_path):
     return Cloud(tmp_path)
 
 
-@pytest.fixture
-def vm(cloud):
-    """A cloud with a VM that is set up."""
+@pytest.fixture(scope="module")
+def cloud_with_vm(tmp_path_factory):
+    cloud = Cloud(tmp_path_factory.mktemp("cloud"))
     assert cloud.call("create").returncode == cloud.call("setup").returncode == 0
     (cloud.folder / "calls").unlink()
     return cloud
+
+
+@pytest.fixture
+def vm(cloud_with_vm, tmp_path):
+    """A cloud with a VM that is set up."""
+    return cloud_with_vm.copy(tmp_path)
 
 
 def test_train_makes_a_vm_runs_the_program_on_all_workers_and_deletes_the_vm(cloud):

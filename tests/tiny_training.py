@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -200,6 +200,7 @@ def decoder_config(task: str, row: str = "H/H", *, dtype: str = "float32") -> Co
     return config
 
 
+@cache
 def frozen_encoder(encoder_type: str, *, dtype: str = "float32") -> tuple[Any, dict]:
     """A tiny encoder and its variables; its batch statistics fit the images, as if trained."""
     encoder = finetune.make_encoder(num_kernels=2, dtype=dtype)
@@ -330,6 +331,22 @@ def make_run(trainer: Trainer, *, device_count: int = 1, mode: str = "pmap") -> 
     )
 
 
+def toy_step(state: TrainState, batch: dict) -> tuple[TrainState, dict]:
+    """The training step of `toy_run`."""
+    mean = pmean(batch["images"].mean())
+    params = state.params | {"w": state.params["w"] + mean}
+    stats = {"seen": state.batch_stats["seen"] + 1}
+    new = state.replace(step=state.step + 1, params=params, batch_stats=stats)
+    return new, {"loss": mean}
+
+
+@cache
+def wrapped_toy_step(device_count: int) -> tuple[DataParallel, Callable]:
+    """Once, so that it is compiled once."""
+    parallel = devices(device_count)
+    return parallel, parallel.wrap(toy_step, donate_state=True)
+
+
 def toy_run(losses: list[float], *, device_count: int = 1, **parameters: Any) -> Run:
     """A run without a model: epoch n's validation loss is `losses[n - 1]`.
 
@@ -341,27 +358,19 @@ def toy_run(losses: list[float], *, device_count: int = 1, **parameters: Any) ->
         rng=jax.random.key(0),
     )
 
-    def train_step(state, batch):
-        mean = jax.lax.pmean(batch["images"].mean(), "data")
-        params = state.params | {"w": state.params["w"] + mean}
-        stats = {"seen": state.batch_stats["seen"] + 1}
-        new = state.replace(step=state.step + 1, params=params, batch_stats=stats)
-        return new, {"loss": mean}
-
     def eval_step(state, batch):
         epoch = int(state.step) // 5
         return {"loss": losses[epoch - 1] * batch["mask"].sum(), "count": batch["mask"].sum()}
 
     trainer = Trainer(
         state=state,
-        train_step=train_step,
+        train_step=toy_step,
         eval_step=eval_step,
         column_names=("images",),
         encoder_of=lambda state: {"params": {"w": state.params["w"]}},
     )
     table = {"images": np.random.default_rng(0).random((20, 2)).astype(np.float32)}
-    parallel = devices(device_count)
-    step = parallel.wrap(train_step, donate_state=True)
+    parallel, step = wrapped_toy_step(device_count)
     return Run(trainer, parallel, step, eval_step, table, table)
 
 
