@@ -9,6 +9,7 @@ import pytest
 import tiny_training as tiny
 
 from thermo_jax.training.checkpoints import FOLDER, Checkpoints, keep_best_model, load_encoder
+from thermo_jax.training.position import EarlyStopping, Position
 
 quick_compilation = pytest.fixture(scope="module", autouse=True)(tiny.quick_compilation)
 
@@ -92,6 +93,14 @@ def test_a_checkpoint_holds_the_whole_state_and_the_position_in_the_run(tmp_path
             "epochs_without": 2,
         },
     }
+
+
+def test_what_is_saved_in_the_background_does_not_grow_by_later_steps():
+    at = Position(stopping=EarlyStopping(patience=0), history={"loss": [3.0]})
+    meta = at.meta(step=6, finished=False)
+    at.history["loss"].append(2.0)
+    at.history["accuracy"] = [0.5]
+    assert meta["history"] == {"loss": [3.0]}
 
 
 def test_a_restored_state_lies_on_the_devices_it_is_asked_for(tmp_path):

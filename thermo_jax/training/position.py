@@ -55,10 +55,13 @@ class Position:
         return len(next(iter(self.history.values()), []))
 
     def meta(self, *, step: int, finished: bool) -> dict:
-        """As JSON, with what readers of the checkpoint of this step must know."""
+        """As JSON, with what readers of the checkpoint of this step must know.
+
+        A copy: it is written in the background, while the next steps add to the history.
+        """
         return {
             "epoch": self.epoch,
-            "history": self.history,
+            "history": {name: list(values) for name, values in self.history.items()},
             "finished": finished,
             "best_step": self.stopping.best_step or step,
             "early_stopping": dataclasses.asdict(self.stopping),
