@@ -30,7 +30,7 @@ def get_config(argument: str = "") -> ConfigDict:
 
 def _build(data_type: str) -> ConfigDict:
     config = common.base("encoder", data_type=data_type)
-    config.split.val_fraction = 0.3  # the paper's 70:30
+    config.split.val_fraction = common.ENCODER_VAL_FRACTION  # the paper's 70:30
 
     config.model = ConfigDict()
     # Channels of the first block, doubled three times: 16 gives 128 latents.

@@ -62,7 +62,6 @@ def _honest(config: ConfigDict) -> None:
 def _paper(config: ConfigDict) -> None:
     config.split.protocol = "paper"
     config.num_folds = 1  # 80:20
-    config.split.val_fraction = 0.3  # of images, for the encoder
     config.data.frames = "all"
 
 

@@ -1,7 +1,8 @@
 # shellcheck shell=bash
-# Sourced by the scripts beside it. `use_venv` goes to the checkout and makes .venv there fit setup.cfg:
-# it installs only when setup.cfg or pyproject.toml changed, one script at a time. Then it sets
-# `python`. Set PYTHON to choose the interpreter that .venv is made with (3.11 or newer).
+# Sourced by the scripts beside it. `use_venv [EXTRAS]` goes to the checkout and makes .venv there fit
+# setup.cfg, with these extras ("dev" by default): it installs only when setup.cfg or pyproject.toml
+# changed or an extra is missing, one script at a time. Then it sets `python`. Set PYTHON to choose
+# the interpreter that .venv is made with (3.11 or newer).
 
 say() { printf '%s: %s\n' "$(basename "$0")" "$*" >&2; }
 
@@ -29,14 +30,31 @@ python_version() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2
 # What .venv was installed for: the requirements, and this folder (the install is an editable one).
 wanted_stamp() { { cat setup.cfg pyproject.toml; pwd; } | cksum; }
 
+# Which extras are in .venv; none where it was installed for something else.
+installed_extras() {
+  [ "$(sed -n 1p .venv/installed-for 2>/dev/null)" = "$(wanted_stamp)" ] &&
+    sed -n 2p .venv/installed-for
+}
+
+has_extras() { # those installed, those wanted
+  local extra
+  for extra in ${2//,/ }; do
+    [[ ",$1," == *",$extra,"* ]] || return 1
+  done
+}
+
 is_current() {
-  [ "$(cat .venv/installed-for 2>/dev/null)" = "$(wanted_stamp)" ] && is_usable .venv/bin/python &&
+  local installed
+  installed=$(installed_extras) && has_extras "$installed" "$1" && is_usable .venv/bin/python &&
     { [ -z "${PYTHON:-}" ] || [ "$(python_version .venv/bin/python)" = "$(python_version "$PYTHON")" ]; }
 }
 
 install() {
-  local base stamp
+  local base stamp extras=$1 installed
   stamp=$(wanted_stamp)
+  # Extras that are there already stay.
+  installed=$(installed_extras) || installed=
+  extras=$(printf '%s,%s' "$installed" "$extras" | tr , '\n' | sed '/^$/d' | sort -u | paste -sd, -)
   base=$(find_python)
   rm -f .venv/installed-for
   if ! is_usable .venv/bin/python ||
@@ -45,8 +63,8 @@ install() {
     "$base" -m venv --clear .venv
   fi
   say "installing thermo_jax with its dependencies into .venv (some minutes the first time)"
-  .venv/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
-  printf '%s\n' "$stamp" >.venv/installed-for
+  .venv/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[$extras]"
+  printf '%s\n' "$stamp" "$extras" >.venv/installed-for
 }
 
 lock() { # macOS has no flock: there, no lock
@@ -55,14 +73,15 @@ lock() { # macOS has no flock: there, no lock
 }
 
 use_venv() {
+  local extras=${1:-dev}
   case ${PYTHON:-} in [!/]*/*) PYTHON=$PWD/$PYTHON ;; esac
   cd "$(dirname "${BASH_SOURCE[0]}")/.." || return
   # Shared while a script runs, exclusive while it installs: nobody's packages change under them.
   exec 9>.venv.lock
   lock --shared
-  if ! is_current; then
+  if ! is_current "$extras"; then
     lock --exclusive
-    is_current || install # another script may have installed while this one waited
+    is_current "$extras" || install "$extras" # another script may have installed while this one waited
     lock --shared
   fi
   # shellcheck disable=SC2034  # for the script that sources this one

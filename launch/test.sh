@@ -1,20 +1,36 @@
 #!/usr/bin/env bash
 # Runs the tests in .venv, which it makes first where needed.
 #   bash launch/test.sh [--all] [pytest arguments]
-# Without --all: the quick suite, that is everything not marked slow.
+# Without --all: the quick suite, that is everything not marked slow. --all also installs PyTorch, ONNX
+# and flyr (some GB, once), needs Chromium, and so skips no test for want of a package.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=_venv.sh
 source "$(dirname "${BASH_SOURCE[0]}")/_venv.sh"
 
+need_browser() {
+  local name
+  for name in chromium chromium-browser google-chrome; do
+    if command -v "$name" >/dev/null; then return; fi
+  done
+  say "the report's tests need Chromium: install it (Debian, Ubuntu: apt-get install chromium), or"
+  say "set THERMO_BROWSER_TEST=optional to do without them"
+  return 1
+}
+
+extras=dev
 if [ "${1:-}" = --all ]; then
   shift
+  extras=dev,flir,onnx,torch
+  export THERMO_BROWSER_TEST=${THERMO_BROWSER_TEST:-required}
+  [ "$THERMO_BROWSER_TEST" != required ] || need_browser
 else
   set -- -m "not slow" "$@"
 fi
 
-use_venv
+use_venv "$extras"
 # Two processes, each with whole files of tests: they wait for the compiler, which has little use for
 # a second core. tests/conftest.py puts the longest files first.
 set -- -n 2 --dist loadfile --no-loadscope-reorder "$@"
 say "running python -m pytest $*"
-exec "$python" -m pytest "$@"
+TIMEFORMAT="$(basename "$0"): %R s; CPU: %U s of its own and %S s of the system's"
+time "$python" -m pytest "$@"

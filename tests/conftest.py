@@ -1,5 +1,6 @@
 """Where tests run (the CPU, eight fake devices), what they read, and shape checks at run time."""
 
+import collections
 import os
 from pathlib import Path
 
@@ -39,6 +40,17 @@ def pytest_collection_modifyitems(items):
     """The longest files first; the order within a file stays."""
     place = {name: number for number, name in enumerate(LONGEST)}
     items.sort(key=lambda item: place.get(item.path.name, len(place)))
+
+
+def pytest_terminal_summary(terminalreporter):
+    """The ten slowest tests in one line, with what they prepared."""
+    seconds = collections.Counter()
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if isinstance(report, pytest.TestReport):
+                seconds[report.nodeid.removeprefix("tests/")] += report.duration
+    slowest = [f"{name} {took:.0f} s" for name, took in seconds.most_common(10) if took >= 0.5]
+    terminalreporter.write_line(f"slowest: {', '.join(slowest) or 'none took a second'}")
 
 
 def find_golden_dir() -> Path:
@@ -86,6 +98,16 @@ def sample_dir() -> Path:
     folder = find_sample_dir()
     if not folder.is_dir():
         pytest.skip(f"{folder} is absent: set THERMO_SAMPLE_DIR to a sample of DMR-IR")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def foreign_dir() -> Path:
+    """Files of other cameras and tools; the test is skipped where they are absent."""
+    default = ROOT.parent / "shared" / "foreign-sample"
+    folder = Path(os.environ.get("THERMO_FOREIGN_DIR") or default)
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is absent: set THERMO_FOREIGN_DIR to files of other cameras")
     return folder
 
 

@@ -3,10 +3,11 @@
 import os
 from pathlib import Path
 
-from thermo_jax.programs.workdir import LOCK
 
-
-def contents(folder: str | os.PathLike) -> dict[Path, bytes]:
-    """Every file's bytes, but for the lock, which names the last process that asked for it."""
-    files = [path for path in Path(folder).rglob("*") if path.is_file() and path.name != LOCK]
-    return {path: path.read_bytes() for path in files}
+def contents(folder: str | os.PathLike) -> dict[Path, tuple[bytes, int]]:
+    """Every file's bytes and time of change, and every folder."""
+    found = {}
+    for path in Path(folder).rglob("*"):
+        is_file = path.is_file()
+        found[path] = (path.read_bytes(), path.stat().st_mtime_ns) if is_file else (b"", 0)
+    return found

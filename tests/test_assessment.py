@@ -1,5 +1,7 @@
 """From predictions to measures: units, operating points, intervals, cautions, worst cases."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from example_tables import table
@@ -28,10 +30,77 @@ def test_a_patients_score_is_the_mean_over_her_images():
     np.testing.assert_allclose(patient.baselines["year"], [0.1, 0.3])
 
 
-def test_the_same_patient_in_two_repeats_is_two_rows_and_one_patient_to_resample():
-    parts = [judged(["1", "2"], [0, 1], [0.2, 0.8], model=f"repeat {r}") for r in (0, 1)]
-    patient = assessment.units(pool(parts))["patient"]
-    assert patient.patients.tolist() == ["1", "2", "1", "2"]
+def repeated(*scores, patients="123456", labels=(0, 1, 0, 1, 0, 1)):
+    """Two or more repeats of a cross-validation in which the patients get these scores."""
+    parts = [
+        judged(list(patients), labels, one, model=f"repeat {r}") for r, one in enumerate(scores)
+    ]
+    parts = [replace(part, repeats=np.full(len(part), r)) for r, part in enumerate(parts)]
+    return pool(parts)
+
+
+# The second repeat is on another scale: its healthy patients lie above the first one's sick.
+REPEATS = ([0.1, 0.2, 0.1, 0.3, 0.4, 0.3], [0.7, 0.9, 0.7, 0.8, 0.6, 0.95])
+
+
+def test_a_measure_is_the_mean_over_repeats_and_never_of_their_pooled_rows():
+    rows = assessment.assess_classification(repeated(*REPEATS), row="H/H", **SAMPLING)
+    single = [
+        assessment.assess_classification(repeated(one), row="H/H", **SAMPLING) for one in REPEATS
+    ]
+    for unit in ("image", "patient"):
+        found = rows["classification"][unit]["H/H"]
+        each = [one["classification"][unit]["H/H"] for one in single]
+        for name in ("auroc", "auprc", "accuracy", "brier", "ece", "f1", "auroc_within"):
+            assert found[name] == pytest.approx(np.mean([one[name] for one in each])), name
+        assert found["auroc"] == pytest.approx((2 / 3 + 1) / 2)
+
+
+def test_patients_count_once_however_often_they_are_tested():
+    found = assessment.assess_classification(repeated(*REPEATS), row="H/H", **SAMPLING)
+    counts = found["classification"]["patient"]["H/H"]["counts"]
+    assert {key: counts[key] for key in ("n", "sick", "healthy")} == {
+        "n": 6,
+        "sick": 3,
+        "healthy": 3,
+    }
+    # At 0.5 the first repeat calls nobody sick, the second everybody: means of both.
+    assert {key: counts[key] for key in ("tp", "fp", "tn", "fn")} == dict.fromkeys(
+        ("tp", "fp", "tn", "fn"), 1.5
+    )
+    assert found["reliability"]["patient"].count.sum() == 6
+
+
+def test_a_resample_draws_the_same_patients_in_every_repeat():
+    scores = [0.1, 0.4, 0.3, 0.6, 0.5, 0.2]
+    found, once = (
+        assessment.assess_classification(repeated(*each), row="H/H", **SAMPLING)
+        for each in ([scores] * 3, [scores])
+    )
+    found, once = (each["classification"]["patient"]["H/H"]["interval"] for each in (found, once))
+    for name, bounds in once.items():
+        np.testing.assert_allclose(found[name], bounds, err_msg=name)
+
+
+@pytest.mark.parametrize(("sick", "healthy"), [(3, 3), (2, 5), (6, 1)])
+def test_a_perfect_measure_has_the_bound_of_as_many_successes(sick, healthy):
+    labels = [1] * sick + [0] * healthy
+    # Two images of each patient: only patients count.
+    patients, labels = [f"{i}" for i in range(len(labels))] * 2, labels * 2
+    scores = [0.9 if label else 0.1 for label in labels]
+    assessed = assessment.assess_classification(
+        judged(patients, labels, scores), row="H/H", **SAMPLING
+    )
+    bound = 0.025 ** (1 / min(sick, healthy))
+    tested = {"auroc": min(sick, healthy), "recall": sick, "specificity": healthy}
+    tested |= {"accuracy": sick + healthy, "f1": sick}
+    for unit in ("image", "patient"):
+        interval = assessed["classification"][unit]["H/H"]["interval"]
+        for name, patients in tested.items():
+            assert interval[name] == pytest.approx((0.025 ** (1 / patients), 1.0)), name
+    (sentence,) = assessed["cautions"]
+    expected = f"AUROC 1.000 per patient (every resample is perfect; AUROC >= {bound:.3f}, "
+    assert f"{expected}one-sided 97.5 %)" in sentence
 
 
 def test_every_models_own_threshold_decides_over_its_own_rows():
@@ -160,6 +229,30 @@ def test_the_spread_over_images_and_the_worst_of_them_are_told(segmented):
     np.testing.assert_allclose(spread, [0, 0.25, 0.5, 0.75, 1])
     assert [one["patient"] for one in found["worst"]] == ["3", "2", "1"]
     assert found["worst"][0]["accuracy"] == 0.0
+
+
+def test_a_repeated_segmenter_has_the_mean_of_its_repeats_and_each_image_once(segmented):
+    found, confusions = segmented
+    hd95 = np.full((3, len(CLASS_NAMES)), np.nan)
+    hd95[:2, 6] = (1.0, 3.0)
+    parts = []
+    for repeat, order in enumerate(([0, 1, 2], [0, 0, 0])):  # in the second all three are right
+        columns = {"confusion/4x4": confusions[order], "hd95/4x4": hd95}
+        part = Predictions.of(
+            table(patients=["1", "2", "3"]), model=f"repeat {repeat}", columns=columns
+        )
+        parts.append(replace(part, repeats=np.full(3, repeat)))
+    repeated = assessment.assess_segmentation(pool(parts), **SAMPLING)
+    once, right = (
+        each["segmentation"]["4x4"]
+        for each in (found, assessment.assess_segmentation(parts[1], **SAMPLING))
+    )
+    both = repeated["segmentation"]["4x4"]
+    for name in ("accuracy", "miou", "f1"):
+        assert both[name] == pytest.approx((once[name] + right[name]) / 2), name
+    np.testing.assert_allclose(both["images"]["accuracy"], [0.5, 0.625, 0.75, 0.875, 1])
+    assert [one["patient"] for one in repeated["worst"]] == ["3", "2", "1"]
+    assert repeated["confusion"]["4x4"].sum() == confusions.sum()
 
 
 def test_auroc_within_models_is_not_hurt_by_their_different_scales():

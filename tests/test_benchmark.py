@@ -18,19 +18,23 @@ from thermo_jax.programs.benchmark import throughput_table
 quick_compilation = pytest.fixture(scope="module", autouse=True)(tiny.quick_compilation)
 
 
-def test_a_quick_run_prints_a_table_and_appends_json_lines(tmp_path, capsys):
+@pytest.mark.parametrize(
+    "trained", ["classify H/H", pytest.param("pretrain H", marks=pytest.mark.slow)]
+)
+def test_a_quick_run_prints_a_table_and_appends_json_lines(tmp_path, capsys, trained):
     config = benchmark.get_config("quick")
-    config.cases = ("pretrain H", "encode H")
+    config.cases, config.feeding = (trained, "encode H"), (trained,)
     config.mode = "shard_map"
     config.batch_size.heat = 8
     (tmp_path / "benchmark.jsonl").write_text(
         '{"case": "pretrain H", "framework": "torch", "dtype": "float32", "batch_size": 8, '
         '"images_per_s": 1.0, "ms_per_step": 8000.0, "ms_min": 7000.0, "ms_max": 9000.0}\n'
     )
-    main.run(config, tmp_path)
+    with tiny.shallow_decoders():
+        main.run(config, tmp_path)
     rows = [json.loads(line) for line in (tmp_path / "benchmark.jsonl").read_text().splitlines()]
     ours = [row for row in rows if row["framework"] == "thermo_jax" and "compile_s" in row]
-    assert [row["case"] for row in ours] == ["pretrain H", "encode H"]
+    assert [row["case"] for row in ours] == [trained, "encode H"]
     for row in ours:
         assert row["images_per_s"] == pytest.approx(8e3 / row["ms_per_step"])
         assert row["ms_min"] <= row["ms_per_step"] <= row["ms_max"]
@@ -41,7 +45,7 @@ def test_a_quick_run_prints_a_table_and_appends_json_lines(tmp_path, capsys):
     waits = [row["waits"] for row in fed[:3]]
     assert min(waits) == 0 and max(waits) < 1
     table = capsys.readouterr().out
-    assert "torch" in table and "pretrain H, dispatched together" in table
+    assert "torch" in table and f"{trained}, dispatched together" in table
 
 
 def test_a_case_that_does_not_fit_is_a_row_that_says_so(tmp_path, capsys, monkeypatch):

@@ -6,6 +6,7 @@ import itertools
 import pathlib
 
 import pytest
+from ml_collections import ConfigDict
 
 from thermo_jax import main
 from thermo_jax.configs import (
@@ -107,3 +108,24 @@ def test_configurations_are_found_by_path_and_by_bare_name(monkeypatch):
     assert main.find_config("configs/encoder.py:gray") == "configs/encoder.py:gray"
     with pytest.raises(FileNotFoundError, match="installed ones: benchmark, classify"):
         main.find_config("nonsense")
+
+
+def test_the_demo_says_of_every_field_that_it_differs():
+    stages = demo.get_config().stages
+    shipped = {
+        "encoder": encoder.get_config("heat,phantom"),
+        "classify": classify.get_config("H/H,phantom"),
+        "segment": segment.get_config("H/H,phantom"),
+    }
+    for name, config in shipped.items():
+        differing = {
+            f"{section}.{field}"
+            for section, fields in config.items()
+            if isinstance(fields, ConfigDict)
+            for field, value in fields.items()
+            if stages[name][section][field] != value
+        }
+        assert "train.epochs" in differing
+        for field in differing:
+            assert field in demo.__doc__, f"{name}: {field}"
+    assert "everything else" not in demo.__doc__

@@ -4,10 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny_training as tiny
 from jax import lax
 
 from thermo_jax.models import convolution
 from thermo_jax.models.convolution import choose_convolution, convolve_on_cpu, replicate_edges
+
+quick_compilation = pytest.fixture(scope="module", autouse=True)(tiny.quick_compilation)
 
 CASES = [
     ((1, 1), "VALID"),

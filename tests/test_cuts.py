@@ -6,8 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny_training as tiny
 
 from thermo_jax.models.cuts import Cuts, CutsEncoder, PatchReconstruction, scale_images
+
+quick_compilation = pytest.fixture(scope="module", autouse=True)(tiny.quick_compilation)
 
 POSITIONS = jnp.full((1, 1, 2), 2, jnp.int32)
 KEY = jax.random.key(0, impl="rbg")  # compiles faster than the default

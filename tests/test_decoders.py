@@ -7,8 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny_training as tiny
 
 from thermo_jax.models.decoders import Classifier, Segmenter, bridge, soft_labels
+
+quick_compilation = pytest.fixture(scope="module", autouse=True)(tiny.quick_compilation)
 
 KEY = jax.random.key(0, impl="rbg")  # compiles faster than the default
 LATENTS = np.random.default_rng(0).standard_normal((2, 3, 16, 17, 6)).astype(np.float32)

@@ -94,6 +94,13 @@ def test_classification_needs_a_diagnosis_and_segmentation_an_annotation():
     assert names(records, task="pretrain") == "a b"
 
 
+def test_where_only_gray_images_are_the_remedy_names_the_gray_presets():
+    records = [record("a", heat_path=None, gray_path=pathlib.Path("a.jpg"))]
+    for task in ("pretrain", "classify"):
+        with pytest.raises(ValueError, match="1 without heat pixels.*or choose gray presets"):
+            names(records, task=task, data_type="heat")
+
+
 def test_an_unknown_protocol_counts_only_where_there_is_no_choice_to_make():
     records = [record("a", protocol=""), record("b", protocol="S")]
     assert names(records) == "a b"

@@ -6,9 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny_training as tiny
 from scipy import stats
 
 from thermo_jax.models import patches
+
+quick_compilation = pytest.fixture(scope="module", autouse=True)(tiny.quick_compilation)
 
 MARGIN = 2  # of a 5x5 patch
 DRAWS = 200

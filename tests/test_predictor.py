@@ -51,6 +51,12 @@ def test_all_decoders_below_a_folder_are_found_once(runs):
     assert names == ["fold0/classify", "fold1/classify", "gray", "segment"]
 
 
+@pytest.mark.parametrize("kind", [str, Path])
+def test_one_path_stands_for_a_list_of_one(runs, kind):
+    assert find_models(kind(runs / "segment")) == [runs / "segment"]
+    assert [model.task for model in Predictor(kind(runs / "segment")).models] == ["segment"]
+
+
 def test_a_folder_without_a_decoder_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="holds no trained decoder: give the --workdir"):
         find_models([tmp_path])

@@ -27,7 +27,7 @@ def sigterm(monkeypatch):
 
 @pytest.fixture(scope="module")
 def run():
-    return tiny.make_run(tiny.encoder_trainer(), device_count=2)
+    return tiny.make_run(tiny.line_trainer(), device_count=2)
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +95,7 @@ def program(workdir, signals):
     code = f"""
 import os, signal, sys
 sys.path.insert(0, {os.path.dirname(__file__)!r})
-import jax, tiny_training as tiny
+import tiny_training as tiny
 from pathlib import Path
 from thermo_jax import main
 from thermo_jax.training import preemption
@@ -108,9 +108,9 @@ def interrupt(epoch):
 
 def run(argv):
     preemption.listen()
-    jax.config.update("jax_disable_most_optimizations", True)
+    tiny.compile_quickly()
     if {signals}:
-        tiny.make_run(tiny.encoder_trainer(), device_count=2).fit(
+        tiny.make_run(tiny.line_trainer(), device_count=2).fit(
             Path({str(workdir)!r}), tiny.plan(epochs=3), on_epoch=interrupt)
     else:
         Path({str(workdir / "ready")!r}).touch()

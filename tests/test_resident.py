@@ -35,12 +35,21 @@ def counting(step):
     return counted, calls
 
 
-@pytest.mark.parametrize(("mode", "steps"), [("pmap", 5), ("shard_map", 1)])
-def test_a_resident_run_equals_a_streamed_one(tmp_path, mode, steps):
+@pytest.mark.parametrize(
+    ("trainer", "mode", "steps"),
+    [
+        ("line", "pmap", 1),
+        ("line", "shard_map", 1),
+        ("line", "shard_map", 5),
+        ("encoder", "pmap", 5),
+        pytest.param("encoder", "shard_map", 1, marks=pytest.mark.slow),
+    ],
+)
+def test_a_resident_run_equals_a_streamed_one(tmp_path, trainer, mode, steps):
     # 2 devices: a batch's rows must reach the device that owns them. In float64, since Adam
     # amplifies float32 rounding.
     with jax.enable_x64(True):
-        trainer = tiny.encoder_trainer(dtype="float64")
+        trainer = tiny.TRAINERS[trainer](dtype="float64")
         run = tiny.make_run(trainer, device_count=2, mode=mode)
         plan = tiny.plan(epochs=2, steps_per_dispatch=steps)
         states = [
@@ -57,15 +66,19 @@ def test_a_resident_run_equals_a_streamed_one(tmp_path, mode, steps):
     np.testing.assert_allclose(*rows, rtol=1e-9)
 
 
-def test_several_steps_are_one_dispatch(tmp_path):
-    run = on_devices(tiny.make_run(tiny.encoder_trainer()))
+@pytest.fixture(scope="module")
+def run() -> tiny.Run:
+    """Of one device."""
+    return on_devices(tiny.make_run(tiny.line_trainer()))
+
+
+def test_several_steps_are_one_dispatch(run, tmp_path):
     train_step, calls = counting(run.train_step)
     run.fit(tmp_path, tiny.plan(epochs=2, steps_per_dispatch=50), train_step=train_step)
     assert calls == [(1, 8, 5)] * 2  # devices, batch, steps
 
 
-def test_a_resident_run_continues_exactly(tmp_path):
-    run = on_devices(tiny.make_run(tiny.encoder_trainer()))
+def test_a_resident_run_continues_exactly(run, tmp_path):
     plan = tiny.plan(epochs=2, steps_per_dispatch=5)
 
     def stop(epoch):
@@ -103,7 +116,7 @@ def test_the_budget_is_the_configured_one_or_a_share_of_the_memory(caplog):
 @pytest.mark.parametrize("resident_tables", [False, True])
 def test_nothing_is_compiled_after_the_first_epoch(tmp_path, resident_tables):
     # 11 validation images in batches of 8: the last one is padded.
-    run = tiny.make_run(tiny.encoder_trainer())
+    run = tiny.make_run(tiny.line_trainer())
     run = on_devices(run) if resident_tables else run
     compiled = []
     listener = lambda name, seconds, **_: compiled.append(name)  # noqa: E731

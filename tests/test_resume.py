@@ -19,6 +19,12 @@ from thermo_jax.training.state import TrainState
 quick_compilation = pytest.fixture(scope="module", autouse=True)(tiny.quick_compilation)
 
 EPOCHS = 3
+# What a model adds is told by its runs that are interrupted after every epoch.
+MODELS_ARE_SLOW = pytest.mark.parametrize(
+    "finished",
+    ["line", *(pytest.param(name, marks=pytest.mark.slow) for name in ("encoder", "classify"))],
+    indirect=True,
+)
 
 
 class Interrupted(Exception):
@@ -40,8 +46,8 @@ def finish(tmp_path_factory):
     @functools.cache
     def get(name: str) -> Finished:
         workdir = tmp_path_factory.mktemp(name)
-        if name == "encoder":
-            run = tiny.make_run(tiny.encoder_trainer())
+        if name in tiny.TRAINERS:
+            run = tiny.make_run(tiny.TRAINERS[name]())
         else:
             run = tiny.make_run(tiny.decoder_trainer(name), device_count=2)
         return Finished(run, workdir, run.fit(workdir, tiny.plan(epochs=EPOCHS)))
@@ -50,7 +56,7 @@ def finish(tmp_path_factory):
         yield get
 
 
-@pytest.fixture(params=["encoder", "classify"])
+@pytest.fixture(params=["line", "encoder", "classify"])
 def finished(finish, request):
     return finish(request.param)
 
@@ -90,18 +96,26 @@ def interrupt_in_step(run: tiny.Run, number: int):
     return {"train_step": train_step}
 
 
-@pytest.mark.parametrize("loader", ["numpy", "tf.data"])
-def test_a_run_interrupted_after_every_epoch_continues_exactly(finished, tmp_path, loader):
-    # The uninterrupted run read through NumPy: both loaders give the same.
-    if loader == "tf.data":
-        pytest.importorskip("tensorflow")
+def assert_exact_after_interruptions(finished, workdir, *, loader):
     plan = tiny.plan(epochs=EPOCHS, loader=loader)
     for epoch in range(1, EPOCHS):
         with pytest.raises(Interrupted):
-            finished.run.fit(tmp_path, plan, **interrupt_after_epoch(epoch))
-    assert_same(finished, tmp_path, finished.run.fit(tmp_path, plan))
+            finished.run.fit(workdir, plan, **interrupt_after_epoch(epoch))
+    assert_same(finished, workdir, finished.run.fit(workdir, plan))
 
 
+def test_a_run_interrupted_after_every_epoch_continues_exactly(finished, tmp_path):
+    assert_exact_after_interruptions(finished, tmp_path, loader="numpy")
+
+
+@MODELS_ARE_SLOW
+def test_a_run_that_tensorflow_feeds_continues_exactly(finished, tmp_path):
+    # The uninterrupted run read through NumPy: both loaders give the same.
+    pytest.importorskip("tensorflow")
+    assert_exact_after_interruptions(finished, tmp_path, loader="tf.data")
+
+
+@MODELS_ARE_SLOW
 def test_a_run_interrupted_within_an_epoch_continues_exactly(finished, tmp_path):
     run, plan = finished.run, tiny.plan(epochs=EPOCHS)
     with pytest.raises(Interrupted):
@@ -109,6 +123,7 @@ def test_a_run_interrupted_within_an_epoch_continues_exactly(finished, tmp_path)
     assert_same(finished, tmp_path, run.fit(tmp_path, plan))
 
 
+@MODELS_ARE_SLOW
 def test_a_run_interrupted_between_metrics_and_checkpoint_continues_exactly(
     finished, tmp_path, monkeypatch
 ):
@@ -128,9 +143,11 @@ def test_a_run_interrupted_between_metrics_and_checkpoint_continues_exactly(
     assert_same(finished, tmp_path, run.fit(tmp_path, plan))
 
 
-def test_a_run_that_was_killed_while_it_saved_continues_exactly(finish, tmp_path):
-    finished, workdir = finish("encoder"), tmp_path / "killed"
-    command = [sys.executable, tiny.__file__, str(workdir), "numpy", "float32", "SIGKILL"]
+@pytest.mark.parametrize("name", ["line", pytest.param("encoder", marks=pytest.mark.slow)])
+def test_a_run_that_was_killed_while_it_saved_continues_exactly(finish, tmp_path, name):
+    finished, workdir = finish(name), tmp_path / "killed"
+    arguments = [name, str(workdir), "numpy", "float32", str(EPOCHS), "SIGKILL", "2"]
+    command = [sys.executable, tiny.__file__, *arguments]
     program = subprocess.run(command, capture_output=True)
     assert program.returncode == -signal.SIGKILL, program.stderr.decode()[-2000:]
     assert read_jsonl(workdir / METRICS)[-1]["epoch"] == 2

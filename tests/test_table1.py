@@ -9,12 +9,12 @@ import pytest
 import tiny_training as tiny
 from folder_contents import contents
 from PIL import Image
+from table1_runs import quick, write_folds
 
 from thermo_jax import main
 from thermo_jax.configs import table1 as table1_config
 from thermo_jax.data import phantom
 from thermo_jax.data.splits import Split
-from thermo_jax.data.thermogram import UNLABELLED
 from thermo_jax.evaluation import table1 as table1_text
 from thermo_jax.programs import decoder, encoder, sources, stages, table1
 
@@ -27,18 +27,6 @@ def cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("THERMO_JAX_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
         yield
-
-
-def quick(**fields):
-    config = table1_config.get_config("quick")
-    config.parallel.devices = 1
-    config.downscale.heat = 2
-    config.update(fields)
-    return config
-
-
-def write_folds(config, workdir):
-    table1._begin(config, workdir, stages=list(table1.plan(config, workdir)))
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +118,9 @@ def test_a_folds_two_encoders_are_shared_by_its_eight_decoders(tmp_path):
     assert [stage.task for stage in first[:2]] == ["encoder", "encoder"]
     used = {stage.config.encoder.workdir for stage in first[2:]}
     assert used == {str(tmp_path / stage.folder) for stage in first[:2]}
-    assert len({stage.config.split.file for stage in first}) == 1
+    # Encoders validate on more patients than decoders, so that each kind has its own file.
+    assert len({stage.config.split.file for stage in first[:2]}) == 1
+    assert len({stage.config.split.file for stage in first[2:]}) == 1
     assert {s.row for s in first[2:]} == {"G/G", "G/H", "H/G", "H/H"}
 
 
@@ -155,53 +145,8 @@ def test_every_repeat_deals_the_patients_anew(tmp_path):
     assert tests[0] != tests[1]
 
 
-def test_fold_files_can_be_given_back(tmp_path):
-    write_folds(quick(), tmp_path)
-    config = quick(folds_dir=str(tmp_path / "folds"))
-    config.split.seed = 7
-    again = tmp_path / "again"
-    again.mkdir()
-    write_folds(config, again)
-    for name in ("repeat0_fold0.json", "repeat0_fold1.json"):
-        assert (again / "folds" / name).read_bytes() == (tmp_path / "folds" / name).read_bytes()
-
-
-def test_missing_fold_files_are_named(tmp_path):
-    with pytest.raises(ValueError, match=r"folds_dir: .*repeat0_fold0.json is missing"):
-        write_folds(quick(folds_dir=str(tmp_path)), tmp_path)
-
-
-def test_fold_files_of_other_data_are_refused(tmp_path):
-    Split(frozenset({"0001"}), frozenset({"0002"}), frozenset({"0003"})).save(tmp_path / "a.json")
-    stage = next(table1.plan(quick(), tmp_path)).config
-    stage.split.file = str(tmp_path / "a.json")
-    source = sources.open_source(stage.data)
-    with pytest.raises(ValueError, match=r"a.json names no set for 9 patients .* such as 0004"):
-        sources.split_of(stage.split, source)
-
-
-def test_fold_files_made_for_more_folds_are_refused(tmp_path):
-    config = quick()
-    config.split.folds = 3
-    write_folds(config, tmp_path)
-    with pytest.raises(ValueError, match="folds test 8 patients, 8 different ones of 12"):
-        write_folds(quick(folds_dir=str(tmp_path / "folds")), tmp_path)
-
-
-def test_fold_files_are_dealt_anew_until_a_stage_has_begun(tmp_path):
-    write_folds(quick(), tmp_path)
-    before = Split.load(tmp_path / "folds" / "repeat0_fold0.json")
-    config = quick()
-    config.split.seed = 5
-    write_folds(config, tmp_path)
-    assert Split.load(tmp_path / "folds" / "repeat0_fold0.json") != before
-    (tmp_path / "repeat0_fold0" / "encoder_heat" / "checkpoints").mkdir(parents=True)
-    with pytest.raises(ValueError, match="deals the patients otherwise"):
-        write_folds(quick(), tmp_path)
-
-
-def test_the_repeats_of_one_fold_are_pooled_as_different_models(finished, tmp_path):
-    workdir, _ = finished
+def test_a_patient_who_is_tested_in_two_repeats_counts_once(finished, tmp_path):
+    workdir, outcome = finished
     config = quick(repeats=2)
     stages = list(table1.plan(config, tmp_path))
     for stage in stages:
@@ -210,8 +155,18 @@ def test_the_repeats_of_one_fold_are_pooled_as_different_models(finished, tmp_pa
         folder.mkdir(parents=True)
         if stage.task != "encoder":
             shutil.copy(finished_one / "predictions.npz", folder)
-    rows = table1._finish(config, tmp_path, stages)["rows"]["H/H"]["classification"]["patient"]
-    assert (rows["H/H"]["counts"]["n"], rows["H/H"]["patients"]) == (24, 12)
+    # Both repeats have the same predictions, so that every measure is what it is in one.
+    repeated = table1._finish(config, tmp_path, stages)
+    found, once = (each["rows"]["H/H"]["classification"] for each in (repeated, outcome))
+    for unit in ("image", "patient"):
+        for row, measures in once[unit].items():
+            expected = {k: v for k, v in measures.items() if k != "thresholds"}
+            np.testing.assert_equal({k: found[unit][row][k] for k in expected}, expected)
+    regions = [each["rows"]["H/H"]["segmentation"] for each in (repeated, outcome)]
+    np.testing.assert_equal(*regions)
+    assert found["patient"]["H/H"]["counts"]["n"] == 12
+    text = (tmp_path / "results.txt").read_text()
+    assert "2; every measure is the mean of those of the repeats" in text
 
 
 @pytest.mark.parametrize(
@@ -221,6 +176,7 @@ def test_the_repeats_of_one_fold_are_pooled_as_different_models(finished, tmp_pa
         ({"tasks": ("clasify",)}, "config.tasks=.*classify, segment"),
         ({"repeats": 0}, "config.repeats=0 must be at least 1"),
         ({"num_folds": 3}, "config.num_folds=3 must be from 0"),
+        ({"encoder_val_fraction": 1.0}, "config.encoder_val_fraction=1.0 must be above 0 and"),
         ({"transductive": True, "split": {"protocol": "paper"}}, "config.transductive=True"),
         ({"data": {"root": ""}}, "config.data.root is empty"),
         ({"downscale": {"heat": 7}}, "downscale=7 does not divide"),
@@ -241,6 +197,14 @@ def test_a_finished_stage_of_another_configuration_is_refused(finished, no_stage
         main.run(config, workdir)
 
 
+def test_a_run_of_an_earlier_version_is_told_how_its_encoders_validated(finished, no_stage_runs):
+    workdir, _ = finished
+    with pytest.raises(
+        ValueError, match="val_fraction was 0.3, is 0.2.*--config.encoder_val_fract"
+    ):
+        main.run(quick(encoder_val_fraction=0.2), workdir)
+
+
 def test_a_refused_run_changes_no_file(finished, no_stage_runs):
     workdir, _ = finished
     before = contents(workdir)
@@ -253,17 +217,6 @@ def test_a_refused_run_changes_no_file(finished, no_stage_runs):
     with pytest.raises(ValueError, match=r"data.phantom_patients was 12, is 16"):
         main.run(config, workdir)
     assert contents(workdir) == before
-
-
-def test_folds_of_other_data_are_refused_before_anything_is_written(tmp_path):
-    write_folds(quick(), tmp_path)
-    (tmp_path / "repeat0_fold0" / "encoder_heat" / "checkpoints").mkdir(parents=True)
-    before = contents(tmp_path)
-    config = quick()
-    config.split.seed = 5
-    with pytest.raises(ValueError, match="deals the patients otherwise"):
-        write_folds(config, tmp_path)
-    assert contents(tmp_path) == before
 
 
 def test_a_disk_that_is_too_small_is_told_before_the_run(tmp_path, monkeypatch):
@@ -312,7 +265,9 @@ def test_no_patient_is_on_two_sides(crowded, tmp_path, protocol):
         assert not set(train.patients) & set(validation.patients)
         for config_of in decoders:
             sets = decoder.split_examples(
-                source.load(config_of.task), split, protocol=config_of.split.protocol
+                source.load(config_of.task),
+                sources.split_of(config_of.split, source),
+                protocol=config_of.split.protocol,
             )
             sides = [set(part.patients) for part in sets]
             assert not (sides[0] & sides[1] or sides[0] & sides[2] or sides[1] & sides[2])
@@ -339,22 +294,6 @@ def test_the_papers_protocol_validates_on_test_and_pretrains_on_every_image(crow
     sets = decoder.split_examples(source.load("classify"), split, protocol="paper")
     assert sets.validation.names == sets.test.names
     assert not set(sets.train.patients) & set(sets.test.patients)
-
-
-def test_shuffled_diagnoses_stay_one_per_patient_and_as_many(crowded, tmp_path):
-    data = next(table1.plan(quick(), tmp_path)).config.data
-    data.root = str(crowded)
-    plain = sources.open_source(data)
-    data.shuffle_labels = True
-    shuffled = sources.open_source(data)
-    before, after = (
-        {record.patient: record.label for record in source.records} for source in (plain, shuffled)
-    )
-    assert before != after and sorted(before.values()) == sorted(after.values())
-    assert UNLABELLED not in after.values()
-    loaded = shuffled.load("classify")
-    pairs = zip(loaded.patients, loaded.columns["labels"].tolist(), strict=True)
-    assert all(after[patient] == label for patient, label in pairs)
 
 
 # --------------------------------------------------------------------------------------------------

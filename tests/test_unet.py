@@ -7,9 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny_training as tiny
 from scipy import ndimage
 
 from thermo_jax.models.unet import UNet, concatenate_skip, max_pool, upsample_aligned
+
+quick_compilation = pytest.fixture(scope="module", autouse=True)(tiny.quick_compilation)
 
 
 def shapes(model, size, *, batch=1, channels=128):

@@ -26,6 +26,58 @@ def test_a_second_run_in_a_workdir_is_refused_while_the_first_one_runs(tmp_path)
         pass
 
 
+def test_a_run_leaves_no_lock_behind(tmp_path):
+    with only_run_in(tmp_path / "a" / "run"):
+        (tmp_path / "a" / "run" / "results.txt").write_text("")
+    assert [path.name for path in contents(tmp_path)] == ["a", "run", "results.txt"]
+
+
+def test_a_refused_run_leaves_no_folder_behind(tmp_path):
+    with pytest.raises(ValueError, match=r"config\.data\.root is empty"):
+        main.run(encoder.get_config(), tmp_path / "a" / "run")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("lock", [None, "process 1 on a machine that lost its power"])
+def test_a_refused_run_changes_no_file_of_a_finished_one(tmp_path, lock):
+    workdir = open_workdir(tmp_path / "run", data_report.get_config("phantom"))
+    if lock is not None:
+        (workdir / ".lock").write_text(lock)
+        os.utime(workdir / ".lock", (10**9, 10**9))
+    before = contents(tmp_path)
+    with pytest.raises(ValueError, match="config.task was 'data_report', is 'encoder'"):
+        main.run(encoder.get_config("heat,phantom"), workdir)
+    assert contents(tmp_path) == before
+
+
+def test_the_lock_of_a_run_that_was_killed_stops_nobody(tmp_path):
+    (tmp_path / ".lock").write_text("process 1 on a machine that lost its power, long ago")
+    with only_run_in(tmp_path):
+        assert (tmp_path / ".lock").read_text().startswith(f"process {os.getpid()} on ")
+        assert "long ago" not in (tmp_path / ".lock").read_text()
+
+
+def test_a_lock_that_its_run_removes_in_the_meantime_is_asked_for_again(tmp_path, monkeypatch):
+    flock, lock = fcntl.flock, tmp_path / ".lock"
+    first = []
+
+    def end_of_the_other_run(file, operation):
+        if not first:
+            first.append(True)
+            lock.unlink()
+        flock(file, operation)
+
+    monkeypatch.setattr(fcntl, "flock", end_of_the_other_run)
+    with only_run_in(tmp_path):
+        assert lock.exists()
+        with (
+            pytest.raises(ValueError, match="is being written by another run"),
+            only_run_in(tmp_path),
+        ):
+            pass
+    assert first and not lock.exists()
+
+
 def test_a_file_system_without_locks_is_told_and_used(tmp_path, monkeypatch, caplog):
     def refuse(*_):
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))

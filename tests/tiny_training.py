@@ -11,7 +11,6 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
-from unittest import mock
 
 import flax.linen as nn
 import jax
@@ -19,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from absl import logging
-from jax._src import compiler
+from jax._src import compiler  # JAX has no public option that holds for every program
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from thermo_jax.configs import classify, segment
@@ -28,34 +27,52 @@ from thermo_jax.models import decoders
 from thermo_jax.models.cuts import scale_images
 from thermo_jax.models.unet import DoubleConv
 from thermo_jax.training import finetune, loop, preemption, pretrain, processes
-from thermo_jax.training.parallel import DataParallel
-from thermo_jax.training.state import TrainState, initialise
+from thermo_jax.training.parallel import DataParallel, masked_sums, pmean
+from thermo_jax.training.state import TrainState, example_keys, initialise
 
 HEIGHT, WIDTH = 16, 24
 BATCH_SIZE = 8
 CHANNELS = decoders.CHANNELS
 TARGETS = {"classify": "labels", "segment": "label_maps"}
-EMITTERS = "xla_cpu_use_fusion_emitters"  # of XLA's
+# XLA's older code generator, and no threads for modules that are compiled at once.
+QUICK_OPTIONS = {"xla_cpu_use_fusion_emitters": False, "xla_cpu_parallel_codegen_split_count": 1}
 # For processes of their own, on one device: as `quick_compilation`.
-QUICK_COMPILATION = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "XLA_FLAGS": f"--{EMITTERS}=false"}
+QUICK_COMPILATION = {
+    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+    "XLA_FLAGS": "--xla_cpu_use_fusion_emitters=false",
+}
 
 
 def quick_compilation(*, emitters: bool = False):
-    """A module's fixture: XLA compiles in a sixth of the time, the programs are slower.
+    """A module's fixture: XLA compiles in a fifth of the time, the programs are slower.
 
-    `emitters`: with those of fused loops, which take half of what is left; sums are the usual ones.
+    With `emitters` of fused loops it takes twice as long, and sums are the usual ones.
     """
-    name, options = "jax_disable_most_optimizations", compiler.get_compile_options
+    compile_as_usual = compile_quickly(emitters=emitters)
+    yield
+    compile_as_usual()
 
-    def quick_options(*args, **kwargs):
-        found = options(*args, **kwargs)
-        found.env_option_overrides = [*found.env_option_overrides, (EMITTERS, emitters)]
-        return found
 
-    with mock.patch.object(compiler, "get_compile_options", quick_options):
-        jax.config.update(name, True)
-        yield
-        jax.config.update(name, False)
+def compile_quickly(*, emitters: bool = False) -> Callable[[], None]:
+    """From now on; the result undoes it."""
+    original = compiler.get_compile_options
+    quick = QUICK_OPTIONS | {"xla_cpu_use_fusion_emitters": emitters}
+    try:
+        jax.jit(lambda: 0, compiler_options=quick)()
+    except jax.errors.JaxRuntimeError:  # this version of XLA knows other options
+        quick = {}
+
+    def get_compile_options(*args, env_options_overrides=None, **options):
+        overrides = quick | (env_options_overrides or {})
+        return original(*args, env_options_overrides=overrides, **options)
+
+    def undo() -> None:
+        jax.config.update("jax_disable_most_optimizations", False)
+        compiler.get_compile_options = original
+
+    jax.config.update("jax_disable_most_optimizations", True)
+    compiler.get_compile_options = get_compile_options
+    return undo
 
 
 def columns(
@@ -132,6 +149,47 @@ def encoder_trainer(
         column_names=("images",),
         encoder_of=lambda state: {name: tree["encoder"] for name, tree in state.variables.items()},
     )
+
+
+def line_trainer(*, dtype: str = "float32") -> Trainer:
+    """The least that trains as the shipped trainers do, where a test is not about the model.
+
+    A line through the images' mean brightness, with shared statistics, random numbers and Adam.
+    """
+    tx = optax.adam(0.1)
+    variables = {
+        "params": {"slope": jnp.zeros(()), "offset": jnp.zeros(())},
+        "batch_stats": {"brightness": jnp.zeros(())},
+    }
+
+    def losses(variables, batch, keys):
+        x = jnp.asarray(batch["images"], variables["params"]["slope"].dtype).mean((1, 2, 3)) / 255
+        noise = jax.vmap(lambda key: jax.random.uniform(key, dtype=x.dtype))(keys)
+        centered = x - variables["batch_stats"]["brightness"]
+        line = variables["params"]["slope"] * centered + variables["params"]["offset"]
+        return (line - jnp.sin(9 * x) - noise) ** 2, x
+
+    def train_step(state, batch):
+        keys = example_keys(state.rng, state.step, examples=batch["slot"])
+
+        def loss_fn(params):
+            values, x = losses(state.variables | {"params": params}, batch, keys)
+            return values.mean(), x.mean()
+
+        (loss, x), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+        grads, loss, x = pmean((grads, loss, x))
+        stats = {"brightness": 0.9 * state.batch_stats["brightness"] + 0.1 * x}
+        return state.apply_gradients(grads, tx=tx, batch_stats=stats), {"loss": loss}
+
+    def eval_step(state, batch):
+        keys = example_keys(state.rng, pretrain.VALIDATION, examples=batch["index"])
+        return masked_sums({"loss": losses(state.variables, batch, keys)[0]}, batch["mask"])
+
+    state = cast(TrainState.create(variables, tx=tx, rng=jax.random.key(1)), dtype)
+    return Trainer(state, train_step, eval_step, ("images",), lambda state: state.variables)
+
+
+TRAINERS = {"encoder": encoder_trainer, "line": line_trainer}
 
 
 def decoder_config(task: str, row: str = "H/H", *, dtype: str = "float32") -> ConfigDict:
@@ -255,9 +313,12 @@ class Run(NamedTuple):
 
 
 def make_run(trainer: Trainer, *, device_count: int = 1, mode: str = "pmap") -> Run:
-    """A run on 20 training and 11 validation images."""
+    """A run on 20 training and 11 validation images, of half the size without a decoder."""
     parallel = devices(device_count, mode=mode)
-    tables = [columns(20, seed=0), columns(11, seed=1)]
+    size = {"height": HEIGHT, "width": WIDTH}
+    if trainer.column_names == ("images",):
+        size = {"height": HEIGHT // 2, "width": WIDTH // 2}  # too small for the U-Net only
+    tables = [columns(20, seed=0, **size), columns(11, seed=1, **size)]
     train, validation = ({k: t[k] for k in trainer.column_names} for t in tables)
     return Run(
         trainer=trainer,
@@ -316,22 +377,20 @@ def assert_same_tree(left: Any, right: Any) -> None:
 
 
 if __name__ == "__main__":
-    # `python tests/tiny_training.py WORKDIR LOADER DTYPE SIGNALS`: an encoder run. Its last process
-    # gets SIGTERM after the first epoch and SIGKILL in the second one's save, if named, each once.
-    workdir, loader, dtype, signals = Path(sys.argv[1]), *sys.argv[2:]
+    # `python tests/tiny_training.py TRAINER WORKDIR LOADER DTYPE EPOCHS [SIGNAL EPOCH]`: a run,
+    # whose last process gets the signal while that epoch is saved.
+    name, workdir, loader, dtype, epochs, *interruption = sys.argv[1:]
     processes.join()
     preemption.listen()
 
     def interrupt(epoch: int) -> None:
-        name = {1: "SIGTERM", 2: "SIGKILL"}.get(epoch, "")
         is_last = jax.process_index() == jax.process_count() - 1
-        if is_last and name in signals.split(",") and not (workdir / name).exists():
-            (workdir / name).touch()
-            os.kill(os.getpid(), signal.Signals[name])
+        if is_last and str(epoch) in interruption[1:]:
+            os.kill(os.getpid(), signal.Signals[interruption[0]])
 
     logging.set_verbosity(logging.INFO if processes.is_writer() else logging.WARNING)
-    jax.config.update("jax_disable_most_optimizations", True)
+    compile_quickly()
     jax.config.update("jax_enable_x64", dtype == "float64")
     count = jax.device_count() if jax.process_count() > 1 else 1
-    run = make_run(encoder_trainer(dtype=dtype), device_count=count)
-    run.fit(workdir, plan(loader=loader), on_epoch=interrupt)
+    run = make_run(TRAINERS[name](dtype=dtype), device_count=count)
+    run.fit(Path(workdir), plan(epochs=int(epochs), loader=loader), on_epoch=interrupt)

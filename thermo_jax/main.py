@@ -173,9 +173,11 @@ def _parse_flags(argv: list[str]) -> list[str]:
     """absl's parser, its errors in one line."""
     try:
         return flags.FLAGS(argv)
-    except AttributeError as error:  # a ConfigDict's, around a KeyError: an unknown field
+    except (AttributeError, KeyError) as error:  # a ConfigDict's: an unknown field or section
         reason = getattr(error.args[0], "args", error.args)[0]
         raise UserError(f"config has no field {'. '.join(str(reason).splitlines())}") from error
+    except TypeError as error:  # of --config.data.root.name=x
+        raise UserError("a --config flag names a field of a field that has none") from error
     except flags.Error as error:
         # A configuration's own error comes wrapped in its traceback.
         lines = str(error).splitlines()

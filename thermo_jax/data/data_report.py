@@ -49,6 +49,7 @@ BAD_FILES = {
 NOTES = {
     "missing-snap": ("no heatmap (snap)", "rendered from temperatures, else gray only"),
     "missing-gray": ("no gray image", "rendered from temperatures, else heatmap only"),
+    "assumed-view": ("no view in any file name of class folders", "all taken as frontal"),
     "missing-diagnosis": ("no diagnosis file or row", "treated as unlabelled"),
     "unknown-diagnosis": ("diagnosis is neither Healthy nor Sick", "treated as unlabelled"),
     "bad-row": ("row of the diagnosis table is not usable", "row left out"),

@@ -146,9 +146,15 @@ def select(
         "task %s: %d of %d thermograms; removed: %s", task, len(kept), len(records), reasons
     )
     if not kept:
+        remedy = "Widen the selection (config.data) or choose other data"
+        if removed.get(_without("heat")) == len(records):
+            remedy = (
+                "Heatmaps are read from _snap.jpg files or rendered from temperatures: add these, "
+                "or choose gray presets (such as encoder.py:gray and classify.py:G/G)"
+            )
         raise UserError(
             f"no thermogram is left for task {task!r} of {len(records)} found: removed "
-            f"{reasons}. Widen the selection (config.data) or choose other data"
+            f"{reasons}. {remedy}"
         )
     return kept
 
@@ -267,13 +273,17 @@ def ordered_map(
                 future.cancel()
 
 
+def _without(data_type: str) -> str:
+    return f"without {data_type} pixels"
+
+
 def _filters(
     selection: Selection, task: str, data_type: str | None
 ) -> Iterator[tuple[str, Callable[[Thermogram], bool]]]:
     """(why a thermogram is removed, test that keeps it), in the order they are applied."""
     if data_type is not None:
         _check_choice("data_type", data_type, tuple(IMAGE_SHAPES))
-        yield f"without {data_type} pixels", lambda record: _has(record, data_type)
+        yield _without(data_type), lambda record: _has(record, data_type)
     if task == "classify":
         yield "without a diagnosis", lambda record: record.label != UNLABELLED
     if task == "segment":

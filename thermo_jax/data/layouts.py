@@ -80,6 +80,7 @@ def scan(
     drafts = group(inventory, report)
     identified = [_identify(draft, report) for draft in drafts]
     records = [record for record in identified if record is not None]
+    records = _with_views(records, report)
     records = _with_labels(records, inventory, report)
     records = _check_pixels(records, inventory, report)
     records = _drop_duplicates(records, inventory, report)
@@ -144,6 +145,14 @@ def _identify(draft: Draft, report: DataReport) -> Thermogram | None:
         heat_path=draft.paths.get("heat"),
         temperature_path=draft.paths.get("temperatures"),
     )
+
+
+def _with_views(records: list[Thermogram], report: DataReport) -> list[Thermogram]:
+    """In class folders where no name tells a view, all are taken as frontal."""
+    if report.layout != "class_folders" or any(record.view for record in records):
+        return records
+    report.add("assumed-view", ".", f"none of {len(records)} file names tells a view")
+    return [dataclasses.replace(record, view=1) for record in records]
 
 
 def _with_labels(

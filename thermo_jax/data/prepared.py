@@ -20,7 +20,7 @@ from thermo_jax.errors import UserError
 
 DATASET_NAME, DATASET_VERSION = "dmr_ir", "1.1.0"  # of TFDS, in a prepared folder
 # Raise it when what is stored, or how a source is read, changes: all sets are then prepared again.
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 CACHE_DIR_VARIABLE = "THERMO_JAX_CACHE_DIR"
 _ELSEWHERE = f"config.data.prepared_dir or ${CACHE_DIR_VARIABLE}"
 

@@ -1,8 +1,12 @@
 """From predictions to everything a reviewer asks of them (SPEC section 5).
 
-Rows of one model or of a whole cross-validation (out-of-fold), per image and per patient. Intervals
-resample patients, not images: frames of one patient are near-copies. They tell which patients
-happened to be in the data, not what another training seed would give.
+Rows of one model or of a whole cross-validation (out-of-fold), per image and per patient. Where
+the cross-validation was repeated, a measure is the mean of those of the repeats, each computed on
+its own: rows of several repeats are never pooled, since they are of the same patients.
+
+Intervals resample patients, not images: frames of one patient are near-copies. A resample draws the
+same patients in every repeat. Intervals show what other patients would change, not what another
+training seed would.
 """
 
 from collections.abc import Sequence
@@ -10,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from thermo_jax.data.thermogram import CLASS_NAMES
+from thermo_jax.data.thermogram import CLASS_NAMES, SICK
 from thermo_jax.evaluation import bootstrap, metrics, operating
 from thermo_jax.evaluation.predictions import Predictions
 
@@ -23,10 +27,12 @@ TUNED, SENSITIVE = "best balanced accuracy", "90 % sensitivity"
 
 
 class Unit(NamedTuple):
-    """One row per image, or per patient and model."""
+    """One row per image and model, or per patient and model."""
 
+    names: np.ndarray  # of images, or of patients
     patients: np.ndarray
     models: np.ndarray
+    repeats: np.ndarray
     labels: np.ndarray
     scores: np.ndarray
     thresholds: dict[str, np.ndarray]
@@ -53,8 +59,10 @@ def units(predictions: Predictions) -> dict[str, Unit]:
         for unit in ("image", "patient")
     }
     image = Unit(
+        predictions.names,
         predictions.patients,
         predictions.models,
+        predictions.repeats,
         columns["labels"],
         columns["probabilities"],
         thresholds["image"],
@@ -68,7 +76,9 @@ def units(predictions: Predictions) -> dict[str, Unit]:
 
     patient = Unit(
         predictions.patients[first],
+        predictions.patients[first],
         predictions.models[first],
+        predictions.repeats[first],
         columns["labels"][first],
         mean(image.scores),
         {name: values[first] for name, values in thresholds["patient"].items()},
@@ -88,8 +98,10 @@ def assess_classification(
       "classification": {unit: {row name: measures with "interval"}}; the model at 0.5, then at
         the operating points chosen on validation data, then the baselines. Where models of
         several folds have thresholds of their own, "threshold" is NaN and "thresholds" has them
-        by model;
-      "reliability": {unit: ReliabilityCurve};
+        by model. In "counts", n, sick and healthy count images or patients, each once; the others
+        are means over repeats;
+      "reliability": {unit: ReliabilityCurve}, of the rows of all repeats, the counts divided by
+        their number;
       "subsets": {subset: measures per image at 0.5 with "interval"};
       "cautions": sentences about baselines that come within the model's interval.
     """
@@ -104,7 +116,9 @@ def assess_classification(
         for baseline, scores in unit.baselines.items():
             rows[baseline] = _measured(unit, scores, weights)
         found["classification"][name] = rows
-        found["reliability"][name] = operating.reliability_curve(unit.scores, unit.labels)
+        curve = operating.reliability_curve(unit.scores, unit.labels)
+        count = _per_repeat(curve.count, _rows_by_repeat(unit))
+        found["reliability"][name] = curve._replace(count=count)
     image, weights = by_unit["image"], drawn["image"]
     for name, mask in operating.subsets(
         image.labels,
@@ -113,8 +127,7 @@ def assess_classification(
         protocols=predictions.protocols.tolist(),
         dates=predictions.dates.tolist(),
     ).items():
-        rows = (image.patients[mask], image.models[mask], image.labels[mask], image.scores[mask])
-        part = Unit(*rows, {}, {})
+        part = Unit(*(column[mask] for column in image[:6]), {}, {})
         found["subsets"][name] = _measured(part, part.scores, weights[:, mask])
     found["cautions"] = cautions(found["classification"], row=row, baselines=list(image.baselines))
     return found
@@ -124,19 +137,81 @@ def _measured(unit: Unit, scores, weights, *, thresholds=0.5) -> dict[str, Any]:
     """Measures of one row; `thresholds` is one for all, or one per entry (the same in a fold)."""
     thresholds = np.broadcast_to(thresholds, scores.shape)
     called = scores > thresholds
-    measures = metrics.classification_measures(scores, unit.labels, called=called)
+    found, resampled = [], []
+    for rows in _rows_by_repeat(unit):
+        labels = unit.labels[rows]
+        measures = metrics.classification_measures(scores[rows], labels, called=called[rows])
+        measures["auroc_within"] = _auroc_within(unit.models[rows], scores[rows], labels)
+        found.append(measures)
+        resampled.append(
+            bootstrap.classification_samples(
+                scores[rows], labels, weights[:, rows], called=called[rows]
+            )
+        )
+    measures = {name: float(value) for name, value in _means(found).items()}
+    measures["counts"] = _counts(unit, [one["counts"] for one in found])
     if (thresholds == thresholds[0]).all():
         measures["threshold"] = float(thresholds[0])
     else:
         models, first = np.unique(unit.models, return_index=True)
         measures["thresholds"] = dict(zip(models.tolist(), thresholds[first].tolist(), strict=True))
-    resampled = bootstrap.classification_samples(scores, unit.labels, weights, called=called)
     measures["interval"] = {
-        name: bootstrap.interval(values, level=LEVEL) for name, values in resampled.items()
+        name: bootstrap.interval(values, level=LEVEL) for name, values in _means(resampled).items()
     }
-    measures["auroc_within"] = _auroc_within(unit.models, scores, unit.labels)
+    for name, trials in _trials(unit, called).items():
+        if measures["interval"][name][0] == 1:  # as if nothing were uncertain
+            bound = bootstrap.perfect_bound(trials, level=LEVEL)
+            measures["interval"][name] = (bound, 1.0)
     measures["patients"] = len(np.unique(unit.patients))
     return measures
+
+
+def _trials(unit: Unit, called: np.ndarray) -> dict[str, int]:
+    """How many patients each measure puts to the test."""
+
+    def patients(rows: np.ndarray) -> int:
+        return len(np.unique(unit.patients[rows]))
+
+    sick, healthy = patients(unit.labels == SICK), patients(unit.labels != SICK)
+    return {
+        "accuracy": sick + healthy,
+        "precision": patients(called),
+        "recall": sick,
+        "specificity": healthy,
+        "f1": sick,
+        "auroc": min(sick, healthy),
+        "auprc": min(sick, healthy),
+    }
+
+
+def _rows_by_repeat(unit: Unit | Predictions) -> list[np.ndarray]:
+    """Indexes of the rows of each repeat."""
+    return [np.flatnonzero(unit.repeats == repeat) for repeat in np.unique(unit.repeats)]
+
+
+def _means(found: Sequence[dict[str, Any]]) -> dict[str, np.ndarray]:
+    """The mean of each measure over repeats, of those in which it is defined; counts left out."""
+    means = {}
+    for name in found[0].keys() - {"counts"}:
+        values = np.array([one[name] for one in found], np.float64)
+        known = np.isfinite(values)
+        total = np.where(known, values, 0).sum(0)
+        means[name] = metrics.ratio(total, known.sum(0), otherwise=np.nan)
+    return means
+
+
+def _per_repeat(total, repeats: Sequence):
+    """A count over all repeats, divided among them; an integer stays one where it is of one."""
+    return total if len(repeats) == 1 else total / len(repeats)
+
+
+def _counts(unit: Unit, found: Sequence[dict[str, int]]) -> dict[str, float]:
+    _, first = np.unique(unit.names, return_index=True)
+    sick = int((unit.labels[first] == SICK).sum())
+    counts: dict[str, float] = {"n": len(first), "sick": sick, "healthy": len(first) - sick}
+    for name in found[0].keys() - counts.keys():
+        counts[name] = _per_repeat(sum(one[name] for one in found), found)
+    return counts
 
 
 def _auroc_within(models: np.ndarray, scores: np.ndarray, labels: np.ndarray) -> float:
@@ -163,7 +238,10 @@ def cautions(
     value, (low, high) = rows[row]["auroc"], rows[row]["interval"]["auroc"]
     if not np.isfinite([value, low]).all():
         return []
-    start = f"{row} has AUROC {value:.3f} per patient (95 % interval {low:.3f} to {high:.3f})"
+    spread = f"95 % interval {low:.3f} to {high:.3f}"
+    if value == high == 1:
+        spread = f"every resample is perfect; AUROC >= {low:.3f}, one-sided 97.5 %"
+    start = f"{row} has AUROC {value:.3f} per patient ({spread})"
     if low <= CHANCE:
         return [f"{start}, which chance (0.5) may explain: it shows nothing."]
     rivals = [
@@ -178,6 +256,16 @@ def cautions(
     ]
 
 
+def chance_note(counts: dict[str, float]) -> str:
+    """Of a run whose diagnoses were dealt at random: how far its AUROC per patient may fall."""
+    low, high = bootstrap.chance_auroc_range(sick=counts["sick"], healthy=counts["healthy"])
+    return (
+        "The diagnoses were dealt at random, so that there is nothing to learn: in 95 of 100 such "
+        f"runs, the AUROC of {counts['sick']} sick and {counts['healthy']} healthy patients lies "
+        f"between {low:.3f} and {high:.3f}."
+    )
+
+
 def _listed(items: Sequence[str]) -> str:
     return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"
 
@@ -188,18 +276,20 @@ def assess_segmentation(predictions: Predictions, *, samples: int, seed: int) ->
     Returns:
       "segmentation": {size: measures over all pixels of all images, with "hd95" [K] (mean over
         the images that have it), "interval" and "images" (quartiles over images)};
-      "confusion": {size: int64 [K, K]};
+      "confusion": {size: [K, K]}, pixels, the mean over repeats;
       "worst": the images with the lowest mIoU at the images' size.
     """
     found: dict[str, Any] = {"segmentation": {}, "confusion": {}}
     weights = bootstrap.patient_weights(predictions.patients.tolist(), samples=samples, seed=seed)
+    repeats = _rows_by_repeat(predictions)
     for size, confusions in predictions.named("confusion").items():
-        total = confusions.sum(0)
-        measures = metrics.segmentation_measures(total)
         distances = predictions.columns[f"hd95/{size}"]
-        measures["hd95"] = bootstrap.mean_samples(distances, np.ones((1, len(distances))))[0]
-        resampled = bootstrap.segmentation_samples(confusions, weights)
-        resampled["hd95"] = bootstrap.mean_samples(distances, weights)
+        whole = np.ones((1, len(confusions)))
+        measured, resampled = (
+            _means([_segmentation(confusions, distances, drawn, rows=rows) for rows in repeats])
+            for drawn in (whole, weights)
+        )
+        measures: dict[str, Any] = {name: values[0] for name, values in measured.items()}
         measures["interval"] = {
             name: bootstrap.interval(values, level=LEVEL)
             if values.ndim == 1
@@ -207,21 +297,36 @@ def assess_segmentation(predictions: Predictions, *, samples: int, seed: int) ->
             for name, values in resampled.items()
         }
         each = metrics.segmentation_measures(confusions)
+        names, first, image = np.unique(predictions.names, return_index=True, return_inverse=True)
+        of_image = {
+            name: np.bincount(image, weights=each[name]) / np.bincount(image)
+            for name in ("accuracy", "miou")
+        }
         measures["images"] = {
-            name: np.percentile(each[name], (0, 25, 50, 75, 100)) for name in ("accuracy", "miou")
+            name: np.percentile(values, (0, 25, 50, 75, 100)) for name, values in of_image.items()
         }
         found["segmentation"][size] = measures
-        found["confusion"][size] = total
+        found["confusion"][size] = _per_repeat(confusions.sum(0), repeats)
         if "worst" not in found:
-            order = np.argsort(each["miou"], kind="stable")[:WORST]
+            order = np.argsort(of_image["miou"], kind="stable")[:WORST]
             found["worst"] = [
                 {
-                    "name": str(predictions.names[i]),
-                    "patient": str(predictions.patients[i]),
-                    "miou": float(each["miou"][i]),
-                    "accuracy": float(each["accuracy"][i]),
-                    "lowest_class": CLASS_NAMES[int(np.nanargmin(each["iou"][i]))],
+                    "name": str(names[i]),
+                    "patient": str(predictions.patients[first[i]]),
+                    "miou": float(of_image["miou"][i]),
+                    "accuracy": float(of_image["accuracy"][i]),
+                    "lowest_class": _lowest_class(confusions[image == i].sum(0)),
                 }
                 for i in order
             ]
     return found
+
+
+def _lowest_class(confusion: np.ndarray) -> str:
+    return CLASS_NAMES[int(np.nanargmin(metrics.segmentation_measures(confusion)["iou"]))]
+
+
+def _segmentation(confusions, distances, weights, *, rows) -> dict[str, np.ndarray]:
+    """Measures of some rows in every resample."""
+    drawn = bootstrap.segmentation_samples(confusions[rows], weights[:, rows])
+    return drawn | {"hd95": bootstrap.mean_samples(distances[rows], weights[:, rows])}

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float, Num
+from scipy import stats
 
 from thermo_jax.evaluation import metrics
 
@@ -162,6 +163,29 @@ def interval(samples: Float[np.ndarray, " r"], *, level: float = 0.95) -> tuple[
         return float("nan"), float("nan")
     low, high = np.quantile(finite, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def chance_auroc_range(*, sick: int, healthy: int, level: float = 0.95) -> tuple[float, float]:
+    """(low, high): where the AUROC of scores that know nothing lies with this probability.
+
+    It is normal around 0.5 with variance (sick + healthy + 1) / (12 sick healthy) (Mann and Whitney
+    1947, doi 10.1214/aoms/1177730491). (NaN, NaN) where a diagnosis is absent.
+    """
+    if not sick or not healthy:
+        return np.nan, np.nan
+    deviation = np.sqrt((sick + healthy + 1) / (12 * sick * healthy))
+    reach = stats.norm.ppf((1 + level) / 2) * deviation
+    return float(max(0.5 - reach, 0)), float(min(0.5 + reach, 1))
+
+
+def perfect_bound(trials: int, *, level: float = 0.95) -> float:
+    """The lower end of an interval for a measure that is 1 in every resample: .025^(1/n) at 95 %.
+
+    Resampling perfect scores shows no uncertainty, however few patients there are. Instead, each
+    patient counts as a trial that succeeded: n of n, for which Clopper and Pearson (1934, doi
+    10.1093/biomet/26.4.404) give this bound, one-sided 97.5 %.
+    """
+    return float(((1 - level) / 2) ** (1 / trials))
 
 
 def _checked_weights(weights, *, count):

@@ -5,7 +5,9 @@ without pyplot: no global state, no display, safe in any thread.
 """
 
 import io
+import itertools
 import math
+import textwrap
 
 import numpy as np
 from etils import epath
@@ -14,6 +16,7 @@ from thermo_jax.evaluation.wording import DISCLAIMER, printable
 
 DPI = 120
 PANEL_INCHES = 2.4  # width of one picture
+MARGIN = 0.12  # inches between pictures and around them
 TEXT_INCHES = 0.24  # height of one line of small text
 SMALL, NORMAL = 7.5, 9.0  # points
 
@@ -29,7 +32,7 @@ def grid(rows, columns, shape, *, title, footer_lines, headings=()):
     from matplotlib.figure import Figure
 
     panel_height = PANEL_INCHES * shape[0] / shape[1]
-    line, margin = TEXT_INCHES, 0.12
+    line, margin = TEXT_INCHES, MARGIN
     header = line * ((1.2 if headings else 0.3) + (1.4 if title else 0))
     footer = line * footer_lines + margin
     width = columns * (PANEL_INCHES + margin) + margin
@@ -88,12 +91,39 @@ def overlay(axis, color, alpha, *, extent):
     axis.imshow(layer, extent=extent, interpolation="nearest")
 
 
-def legend(figure, handles, *, columns):
-    """The legend, below the pictures and above the note that `save` writes."""
+def wrap(text, *, panels):
+    """Small text in lines that a figure of so many pictures side by side has room for."""
+    from matplotlib.textpath import TextPath
+
+    # Drawn text is a little wider than its outline, for the sake of sharp pixels.
+    room = 0.93 * (panels * (PANEL_INCHES + MARGIN) - MARGIN)
+    for count in itertools.count(1):
+        least = -(-len(text) // count)  # so that lines are about equally long
+        lines = next(
+            lines
+            for characters in itertools.count(least)
+            if len(lines := textwrap.wrap(text, characters)) <= count
+        )
+        widths = [TextPath((0, 0), line, size=SMALL).get_extents().width / 72 for line in lines]
+        if max(widths) <= room:
+            break
+    return "\n".join(lines)
+
+
+def lines_of(text):
+    """The height of wrapped small text, in `footer_lines`; one line of it is 1."""
+    return 1 + 0.55 * text.count("\n")
+
+
+def legend(figure, handles, *, columns, note=""):
+    """The legend, below the pictures and above the `note` that `save` will write."""
     figure.legend(
         handles=handles,
         loc="lower center",
-        bbox_to_anchor=(0.5, 1.9 * TEXT_INCHES / figure.get_size_inches()[1]),
+        bbox_to_anchor=(
+            0.5,
+            (0.9 + lines_of(note)) * TEXT_INCHES / figure.get_size_inches()[1],
+        ),
         ncols=columns,
         fontsize=SMALL,
         frameon=False,

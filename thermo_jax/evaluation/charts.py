@@ -10,7 +10,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from jaxtyping import Float, Int, Num
+from jaxtyping import Float, Num
 
 from thermo_jax.evaluation import canvas
 from thermo_jax.evaluation.results import UNDEFINED, with_interval
@@ -69,7 +69,7 @@ def reliability_figure(
 
 def confusion_figure(
     path: str | os.PathLike,
-    matrices: Mapping[str, Int[np.ndarray, "k k"]],
+    matrices: Mapping[str, Num[np.ndarray, "k k"]],
     *,
     class_names: Sequence[str],
     title: str = "",
@@ -265,7 +265,7 @@ def _draw_confusion(axis, matrix, *, few):
         axis.text(
             column,
             row,
-            f"{matrix[row, column]:,}\n{percent}" if few else percent,
+            f"{_count(matrix[row, column])}\n{percent}" if few else percent,
             ha="center",
             va="center",
             linespacing=1.4,
@@ -279,6 +279,11 @@ def _draw_confusion(axis, matrix, *, few):
     axis.grid(which="minor", color="white", linewidth=1)
     axis.tick_params(which="both", length=0)
     axis.spines[:].set_visible(False)
+
+
+def _count(number):
+    """Such as 1,234; a mean over repeats may end in .5."""
+    return f"{number:,.0f}" if number == round(number) else f"{number:,.1f}"
 
 
 def _percent(share):

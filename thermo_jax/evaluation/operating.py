@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, Num, Shaped
+from jaxtyping import Bool, Float, Num, Shaped
 
 from thermo_jax.data.thermogram import HEALTHY, PROTOCOL_NAMES, SICK, VIEW_NAMES
 from thermo_jax.evaluation import metrics
@@ -22,7 +22,7 @@ class ReliabilityCurve(NamedTuple):
 
     mean_score: Float[np.ndarray, " bins"]  # NaN for an empty bin
     share_sick: Float[np.ndarray, " bins"]  # NaN for an empty bin
-    count: Int[np.ndarray, " bins"]
+    count: Num[np.ndarray, " bins"]
 
 
 def threshold_at_sensitivity(

@@ -25,7 +25,7 @@ from etils import epath
 from thermo_jax.data.examples import Examples
 from thermo_jax.errors import UserError
 
-_TEXTS = ("names", "patients", "protocols", "dates", "models")
+_ROWS = ("names", "patients", "views", "protocols", "dates", "models", "repeats")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,6 +38,7 @@ class Predictions:
     protocols: np.ndarray  # str [N]
     dates: np.ndarray  # str [N], ISO, "" = unknown
     models: np.ndarray  # str [N], which model (fold) judged the row
+    repeats: np.ndarray  # int32 [N], in which repeat of the cross-validation, from 0
     columns: dict[str, np.ndarray]
 
     def __len__(self) -> int:
@@ -53,6 +54,7 @@ class Predictions:
             protocols=np.array(examples.protocols, str),
             dates=np.array(examples.dates, str),
             models=np.array([model] * len(examples), str),
+            repeats=np.zeros(len(examples), np.int32),
             columns=columns,
         )
 
@@ -68,7 +70,7 @@ class Predictions:
         """Writes a compressed .npz, whole or not at all; no pickle."""
         path = epath.Path(path)
         partial = path.with_suffix(".partial")
-        rows = {name: getattr(self, name) for name in (*_TEXTS, "views")}
+        rows = {name: getattr(self, name) for name in _ROWS}
         file = io.BytesIO()  # a bucket takes whole files only
         np.savez_compressed(file, **rows, **{f"column:{k}": v for k, v in self.columns.items()})
         partial.write_bytes(file.getvalue())
@@ -86,6 +88,8 @@ class Predictions:
                 for key in list(arrays)
                 if key.startswith("column:")
             }
+            # Files of the first format knew no repeats.
+            arrays.setdefault("repeats", np.zeros(len(arrays["names"]), np.int32))
             return cls(**arrays, columns=columns)
         except FileNotFoundError:
             raise
@@ -105,10 +109,7 @@ def pool(parts: Sequence[Predictions]) -> Predictions:
     if any(part.columns.keys() != first for part in parts):
         raise ValueError("predictions of different tasks cannot be pooled")
     pooled = Predictions(
-        **{
-            name: np.concatenate([getattr(part, name) for part in parts])
-            for name in (*_TEXTS, "views")
-        },
+        **{name: np.concatenate([getattr(part, name) for part in parts]) for name in _ROWS},
         columns={key: np.concatenate([part.columns[key] for part in parts]) for key in first},
     )
     judged = list(zip(pooled.models.tolist(), pooled.names.tolist(), strict=True))

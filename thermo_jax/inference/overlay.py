@@ -15,6 +15,7 @@ from thermo_jax.inference.predictor import Prediction
 from thermo_jax.inference.regions import Region
 
 TINT = 0.3  # opacity of a region's area; its outline is solid
+SPOT_WIDTH, SPOT_HEIGHT = 20, 12  # points, of the temperature beside a cross
 DRAWN = 600  # pixels of the longer side, at most: a panel shows about half of them
 
 
@@ -34,6 +35,7 @@ def overlay_figure(
     headings = ["thermogram"]
     headings += ["regions"] if prediction.label_map is not None else []
     headings += ["evidence"] if prediction.evidence else []
+    note = canvas.wrap(SIDES_NOTE, panels=len(headings))
     pixels = prediction.picture.pixels
     shape = pixels.shape[:2]
     step = -(-max(shape) // DRAWN)
@@ -42,9 +44,10 @@ def overlay_figure(
         1,
         len(headings),
         shape,
-        title=_drawable(canvas.short_name(prediction.name, 60)),
+        title=_drawable(canvas.short_name(prediction.name, min(60, 28 * len(headings)))),
         headings=headings,
-        footer_lines=4.9,
+        # The scale, the legend, the note.
+        footer_lines=2 + 1.9 * (prediction.label_map is not None) + canvas.lines_of(note),
     )
     extent = (0, shape[1], shape[0], 0)
     _show_thermogram(figure, axes[0], prediction, drawn, colormap=colormap, extent=extent)
@@ -52,12 +55,12 @@ def overlay_figure(
         axis.imshow(_backdrop(drawn), cmap="gray", vmin=0, vmax=255, extent=extent)
         if heading == "regions":
             _paint_regions(axis, prediction.label_map[::step, ::step], extent=extent)
-            _mark_spots(axis, regions)
+            _mark_spots(axis, regions, shape=shape)
         else:
             _paint_evidence(axis, prediction, drawn.shape[:2], extent=extent)
     if prediction.label_map is not None:
-        canvas.legend(figure, _handles(prediction.label_map), columns=4)
-    return canvas.save(figure, path, note=SIDES_NOTE)
+        canvas.legend(figure, _handles(prediction.label_map), columns=4, note=note)
+    return canvas.save(figure, path, note=note)
 
 
 def _drawable(text: str) -> str:
@@ -104,7 +107,8 @@ def _paint_regions(axis, label_map, *, extent):
     canvas.overlay(axis, colors[label_map], alpha, extent=extent)
 
 
-def _mark_spots(axis, regions):
+def _mark_spots(axis, regions, *, shape):
+    """A cross and its temperature, above it and to the right where the panel has room there."""
     from matplotlib.patheffects import withStroke
 
     halo = [withStroke(linewidth=1.6, foreground="black")]
@@ -113,11 +117,16 @@ def _mark_spots(axis, regions):
             continue
         x, y = region.hottest[0] + 0.5, region.hottest[1] + 0.5
         axis.plot(x, y, "+", color="white", markersize=6, path_effects=halo)
+        points = 72 * canvas.PANEL_INCHES / shape[1]  # of paper, in a pixel
+        to_left = (shape[1] - x) * points < SPOT_WIDTH
+        below = y * points < SPOT_HEIGHT
         axis.annotate(
             f"{region.max:.1f}",
             (x, y),
-            xytext=(3, 3),
+            xytext=(-3 if to_left else 3, -3 if below else 3),
             textcoords="offset points",
+            ha="right" if to_left else "left",
+            va="top" if below else "bottom",
             fontsize=canvas.SMALL - 1.5,
             color="white",
             path_effects=halo,

@@ -239,7 +239,7 @@ def _read(file: pathlib.Path) -> tuple[str, np.ndarray, list[str]]:
             return "temperatures", _celsius(file, _unpack(data)), []
         except ImportError:
             remarks = ["radiometric, read as a picture: pip install 'thermo_jax[flir]'"]
-        except ValueError as error:
+        except UserError as error:
             remarks = [f"radiometric, read as a picture: {_short(error)}"]
     image = radiometry.open_image(file, data, formats=("JPEG", "PNG", "TIFF"), check=_check_size)
     if image.mode == "F":

@@ -94,15 +94,15 @@ class Prediction(NamedTuple):
         return float(np.mean(list(self.probabilities.values()))) if self.probabilities else None
 
 
-def find_models(paths: Iterable[str | os.PathLike]) -> list[Path]:
-    """The workdirs of decoders: those given, or all below a folder such as a table1 run's.
+def find_models(paths: str | os.PathLike | Iterable[str | os.PathLike]) -> list[Path]:
+    """The workdirs of decoders: the one or those given, or all below such as a table1 run's.
 
     Raises:
       FileNotFoundError: a path has no trained decoder.
       PermissionError: a folder below a path cannot be read, so that its model would be missing.
     """
     found: list[Path] = []
-    for path in paths:
+    for path in [paths] if isinstance(paths, str | os.PathLike) else paths:
         here = [f for f in _folders(path) if has_checkpoint(f) and _task(f) in DECODERS]
         if not here:
             raise MissingFileError(
@@ -182,7 +182,9 @@ def load_model(workdir: str | os.PathLike, *, name: str = "", dtype: str = "auto
     )
 
 
-def load_models(workdirs: Iterable[str | os.PathLike], *, dtype: str = "auto") -> list[Model]:
+def load_models(
+    workdirs: str | os.PathLike | Iterable[str | os.PathLike], *, dtype: str = "auto"
+) -> list[Model]:
     """Every model that `find_models` finds, named by what its path does not share with the others.
 
     Raises:
@@ -222,12 +224,12 @@ class Predictor:
 
     def __init__(
         self,
-        workdirs: Sequence[str | os.PathLike],
+        workdirs: str | os.PathLike | Sequence[str | os.PathLike],
         *,
         batch_size: int = 8,
         dtype: str = "auto",
     ):
-        """Loads every decoder in the workdirs (see `find_models`).
+        """Loads every decoder in the workdir or workdirs (see `find_models`).
 
         Args:
           batch_size: thermograms computed at once.

@@ -27,7 +27,7 @@ from thermo_jax.models.cuts import scale_images
 from thermo_jax.models.decoders import CHANNELS
 from thermo_jax.models.kmeans import kmeans
 from thermo_jax.programs import reports, runs, scores, sources
-from thermo_jax.programs.decoder import open_encoder, seen_by_encoder
+from thermo_jax.programs.decoder import open_encoder, saw_unknown_patients, seen_by_encoder
 from thermo_jax.programs.workdir import PICTURES, check_workdir
 from thermo_jax.training import finetune, loop
 from thermo_jax.training.parallel import gather
@@ -125,7 +125,10 @@ def _seen(encoder_meta: dict, *, source: sources.Source, examples: Examples) -> 
     seen = seen_by_encoder(encoder_meta, source=source, patients=patients)
     if seen is None:
         return "pretrained on other data: whether it saw these patients is not known"
-    return f"pretrained (without labels) on {len(seen)} of these {len(patients)} patients"
+    text = f"pretrained (without labels) on {len(seen)} of these {len(patients)} patients"
+    if saw_unknown_patients(encoder_meta, source=source):
+        text += ", and on images of unknown ones"
+    return text
 
 
 def _name_clusters(examples: Examples, clusters: np.ndarray, *, num_clusters: int) -> np.ndarray:

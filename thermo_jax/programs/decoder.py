@@ -52,7 +52,7 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
     conv = choose_convolution(config.model.conv, platform=parallel.devices[0].platform)
     workdir = check_workdir(workdir, config)
     encoder, variables, encoder_meta = _own_encoder(config, workdir, conv=conv)
-    source = sources.open_source(config.data)
+    source = sources.open_source(config.data, seed=config.seed)
     split = sources.split_of(config.split, source)
     sets = split_examples(source.load(config.task), split, protocol=config.split.protocol)
     fewer = fewer_patients(sets.train, config.split, seed=config.seed)
@@ -263,20 +263,27 @@ def _check_encoder_data(meta: dict, *, source: sources.Source, sets: Sets) -> st
     if "kind" in meta:
         return {"random": "random weights, frozen", "none": "none: raw pixels"}[meta["kind"]]
     seen = seen_by_encoder(meta, source=source, patients=set(sets.test.patients))
+    caveats = []
     if seen is None:
         logging.warning(
             "The encoder was pretrained on other data (or the same files were changed since): "
             "whether it saw this run's test patients is not known."
         )
         return "pretrained on other data: whether it saw test patients is not known"
-    if not seen:
-        return ""
-    logging.warning(
-        "The encoder was pretrained on %d of this run's test patients (without labels): the "
-        "results are transductive. Give both runs the same config.split to avoid it.",
-        len(seen),
-    )
-    return f"transductive: it saw {len(seen)} test patients unlabelled"
+    if seen:
+        logging.warning(
+            "The encoder was pretrained on %d of this run's test patients (without labels): the "
+            "results are transductive. Give both runs the same config.split to avoid it.",
+            len(seen),
+        )
+        caveats.append(f"transductive: it saw {len(seen)} test patients unlabelled")
+    if saw_unknown_patients(meta, source=source):
+        logging.warning(
+            "The encoder was pretrained on images of unknown patients, too (without labels), who "
+            "may be this run's test patients: pretrain it anew with config.split.protocol='honest'."
+        )
+        caveats.append("it saw images of unknown patients, who may be test patients")
+    return "; ".join(caveats)
 
 
 def seen_by_encoder(meta: dict, *, source: sources.Source, patients: set[str]) -> set[str] | None:
@@ -284,6 +291,12 @@ def seen_by_encoder(meta: dict, *, source: sources.Source, patients: set[str]) -
     if meta["data_fingerprint"] != source.fingerprint:
         return None
     return patients & set(meta["seen_patients"])
+
+
+def saw_unknown_patients(meta: dict, *, source: sources.Source) -> bool:
+    """Whether images whose patient cannot be told pretrained the encoder."""
+    known = {record.patient for record in source.records if record.patient_known}
+    return not known.issuperset(meta["seen_patients"])
 
 
 def fewer_patients(train: Examples, split: ConfigDict, *, seed: int) -> Examples:

@@ -115,16 +115,22 @@ def check_patches(config: ConfigDict) -> None:
 def sets(examples: Examples, split: Split, config: ConfigDict) -> tuple[Examples, Examples]:
     """Training and validation images, by `config.split.protocol`.
 
-    Images whose patient cannot be told belong to no set of patients; they only help training.
+    An image whose patient cannot be told may show a test patient: "honest" leaves it out, the other
+    protocols, whose encoders see test patients anyway, train on it.
     """
     if config.split.protocol == sources.PAPER:  # by image, whoever's it is
         order = np.random.default_rng((config.split.seed, 2)).permutation(len(examples))
         count = round(config.split.val_fraction * len(examples))
         return examples.take(np.sort(order[count:])), examples.take(np.sort(order[:count]))
-    seen_too = split.test if config.split.protocol == sources.TRANSDUCTIVE else frozenset()
-    left_out = (split.val | split.test) - seen_too
     validation = examples.where(np.array([p in split.val for p in examples.patients]))
-    return examples.where(np.array([p not in left_out for p in examples.patients])), validation
+    if config.split.protocol == sources.TRANSDUCTIVE:
+        return examples.where(np.array([p not in split.val for p in examples.patients])), validation
+    known = split.train | split.val | split.test
+    if unknown := sum(patient not in known for patient in examples.patients):
+        logging.info(
+            "%d images of unknown patients are left out: they may show test patients.", unknown
+        )
+    return examples.where(np.array([p in split.train for p in examples.patients])), validation
 
 
 def encoder_variables(variables: dict) -> dict:

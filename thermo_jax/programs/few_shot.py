@@ -28,6 +28,7 @@ VALIDATION = "Validation patients choose the epoch; they are labelled, too, and 
 
 def run(config: ConfigDict, workdir: str | Path) -> dict:
     """Runs what is not finished yet; returns the results that it also writes to the workdir."""
+    runs.check_fields(config)
     unknown = [kind for kind in config.kinds if kind not in KINDS]
     if unknown or not config.kinds:
         raise UserError(f"config.kinds={config.kinds!r}: choose one or more of {', '.join(KINDS)}")

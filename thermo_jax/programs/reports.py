@@ -31,6 +31,10 @@ from thermo_jax.programs.workdir import to_json, versions
 from thermo_jax.training.metrics_log import TIMING, read_jsonl
 
 INTERVALS = "In brackets: 95 % intervals; patients, not images, are resampled."
+PERFECT = (
+    "A measure that is 1 in every resample has the lower end .025^(1/n) instead, where n patients "
+    "are put to the test: for AUROC and AUPRC, those of the rarer diagnosis (one-sided 97.5 %)."
+)
 ABSENT = (
     "Means run over the classes present in truth or prediction: a class that is only predicted "
     "counts 0, one absent from both is left out. HD95 is the mean over the images that have the "
@@ -89,7 +93,13 @@ def result_sections(outcome: Mapping[str, Any]) -> list[Section]:
                     "Per image, within subsets that hold both diagnoses", outcome["subsets"]
                 )
             )
-        sections.append(Section("Classification", [*parts, Text(INTERVALS)]))
+        rows = [row for unit in outcome["classification"].values() for row in unit.values()]
+        note = (
+            f"{INTERVALS} {PERFECT}"
+            if any(row["recall"] == 1 or row["auroc"] == 1 for row in rows)
+            else INTERVALS
+        )
+        sections.append(Section("Classification", [*parts, Text(note)]))
     if "segmentation" in outcome:
         sections.append(Section("Segmentation", _segmentation_parts(outcome)))
     return sections

@@ -52,11 +52,13 @@ _CHOICES = {
 }
 # JAX's keys hold 32 bits of it.
 _SEED = ("from 0 to 4294967295", lambda value: 0 <= value < 2**32)
+_SHARE = ("above 0 and below 1", lambda value: 0 < value < 1)
 _RANGES = {
     "loss.contrastive_weight": ("from 0 to 1", lambda value: 0 <= value <= 1),
     "loss.temperature": ("above 0", lambda value: value > 0),
     "model.patch_size": ("odd and at least 3", lambda value: value >= 3 and value % 2 == 1),
-    "split.val_fraction": ("above 0 and below 1", lambda value: 0 < value < 1),
+    "split.val_fraction": _SHARE,
+    "encoder_val_fraction": _SHARE,
     "train.learning_rate": ("above 0", lambda value: value > 0),
     "seed": _SEED,
     "report.seed": _SEED,
@@ -71,8 +73,17 @@ def resolve(config: ConfigDict) -> ConfigDict:
     """A configuration with its compute type chosen for this platform; checked first.
 
     Raises:
-      UserError: names the field, its value, and what it may be.
+      UserError: as `check_fields`.
     """
+    check_fields(config)
+    resolved = config.copy_and_resolve_references()
+    if "dtype" in resolved.get("model", {}):
+        resolved.model.dtype = precision.choose_dtype(resolved.model.dtype, device=jax.devices()[0])
+    return resolved
+
+
+def check_fields(config: ConfigDict) -> None:
+    """Raises UserError, naming the field, its value and what it may be, where no run can use it."""
     rules = dict(_RANGES)
     rules |= {name: ("at least 1", lambda value: value >= 1) for name in _COUNTS}
     rules |= {
@@ -82,17 +93,16 @@ def resolve(config: ConfigDict) -> ConfigDict:
     for name, (expected, is_fine) in rules.items():
         section, _, field = name.rpartition(".")
         fields = config.get(section, {}) if section else config
-        if field in fields and not is_fine(fields[field]):
+        value = fields.get(field)
+        if isinstance(value, ConfigDict):
+            continue  # a study's, by data type: it is checked in the configuration of each stage
+        if field in fields and not is_fine(value):
             raise UserError(f"config.{name}={fields[field]!r} must be {expected}")
     if "colormap" in config.get("data", {}):
         try:
             find_colormap(config.data.colormap)
         except ValueError as error:
             raise UserError(f"config.data.colormap: {error}") from error
-    resolved = config.copy_and_resolve_references()
-    if "dtype" in resolved.get("model", {}):
-        resolved.model.dtype = precision.choose_dtype(resolved.model.dtype, device=jax.devices()[0])
-    return resolved
 
 
 def data_parallel(config: ConfigDict) -> DataParallel:

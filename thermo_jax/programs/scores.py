@@ -16,7 +16,7 @@ from thermo_jax.training.checkpoints import FOLDER
 from thermo_jax.training.metrics_log import METRICS, read_jsonl
 
 PREDICTIONS = "predictions.npz"
-SHUFFLED = "dealt anew at random: a control"
+SHUFFLED = "dealt anew at random (config.seed={seed}): a control"
 PICTURED = 4  # test images in the pictures
 
 
@@ -40,19 +40,20 @@ def finish(
     row, pictures = row_name(config), workdir / PICTURES
     title = f"{row} on test patients"
     outcome: dict[str, Any] = {"run": _facts(config, sets, epochs, best_step, encoder_caveat)}
-    sampling = {"samples": config.report.bootstrap, "seed": config.report.seed}
     model = f"fold {config.split.fold}"
     if config.task == "classify":
         # Where test patients validate, a threshold chosen on them would only flatter.
         tuned = config.split.protocol != sources.PAPER
         found = classified(sets, predictions, gray=gray, model=model, tuned=tuned)
-        outcome |= assessment.assess_classification(found, row=row, **sampling)
+        outcome |= assess_classification(found, row=row, config=config)
         rows = classification_rows(found)
         drawn = [_evidence_picture(workdir, sets["test"], predictions["test"], title=title)]
         drawn += classification_charts(pictures, {row: outcome}, title=title)
     else:
         found = segmented(sets["test"], predictions["test"], model=model)
-        outcome |= assessment.assess_segmentation(found, **sampling)
+        outcome |= assessment.assess_segmentation(
+            found, samples=config.report.bootstrap, seed=config.report.seed
+        )
         rows = segmentation_rows(found)
         drawn = [_segmentation_picture(workdir, sets["test"], predictions["test"], title=title)]
         drawn += segmentation_charts(pictures, {row: outcome}, title=title)
@@ -72,6 +73,17 @@ def finish(
     files += reports.write_run(workdir, outcome, config=config, pictures=[*drawn, curves])
     files += [workdir / METRICS, workdir / FOLDER]
     runs.report(results.results_table(outcome), files=files, workdir=workdir)
+    return outcome
+
+
+def assess_classification(found: Predictions, *, row: str, config: ConfigDict) -> dict[str, Any]:
+    """`assessment.assess_classification`, with what a control must say of itself."""
+    outcome = assessment.assess_classification(
+        found, row=row, samples=config.report.bootstrap, seed=config.report.seed
+    )
+    if config.data.shuffle_labels:
+        counts = outcome["classification"]["patient"][row]["counts"]
+        outcome["cautions"].append(assessment.chance_note(counts))
     return outcome
 
 
@@ -100,7 +112,7 @@ def _facts(config, sets, epochs, best_step, encoder_caveat) -> dict[str, str]:
     if config.split.file:
         facts["test"] += f"; patients of {config.split.file}"
     if config.data.shuffle_labels:
-        facts["diagnoses"] = SHUFFLED
+        facts["diagnoses"] = SHUFFLED.format(seed=config.seed)
     if config.data.downscale > 1:
         facts["resolution"] = f"reduced by {config.data.downscale}: not the paper's"
     if encoder_caveat:

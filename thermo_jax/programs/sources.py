@@ -57,21 +57,28 @@ def root_of(data: ConfigDict) -> Path:
         return phantom.write_phantom(folder / f"patients{count}", patients=count)
 
 
-def open_source(data: ConfigDict) -> Source:
+def open_source(data: ConfigDict, *, seed: int = 0) -> Source:
     """Scans or prepares `config.data.root`.
 
     With loader "tf.data" the folder is prepared once by TFDS; with "numpy" it is read directly, and
     TensorFlow is not needed. Both give the same examples.
+
+    Args:
+      seed: deals the diagnoses where `config.data.shuffle_labels` asks for that.
     """
     source = _open(data)
-    return _shuffled(source) if data.shuffle_labels else source
+    return _shuffled(source, seed=seed) if data.shuffle_labels else source
 
 
-def _shuffled(source: Source) -> Source:
-    """The same thermograms, their diagnoses dealt anew among the patients who have one."""
+def _shuffled(source: Source, *, seed: int) -> Source:
+    """The same thermograms, their diagnoses dealt anew among the patients who have one.
+
+    The records keep their own, so that an encoder and its decoders split the patients alike
+    whatever their seeds are.
+    """
     label_of = {r.patient: r.label for r in source.records if r.label != UNLABELLED}
     patients = sorted(label_of)
-    order = np.random.default_rng(0).permutation(len(patients))
+    order = np.random.default_rng(seed).permutation(len(patients))
     dealt = {patient: label_of[patients[i]] for patient, i in zip(patients, order, strict=True)}
 
     def load(*args, **kwargs) -> examples.Examples:
@@ -81,11 +88,7 @@ def _shuffled(source: Source) -> Source:
         new = np.array([dealt.get(patient, label) for patient, label in pairs], labels.dtype)
         return dataclasses.replace(found, columns=found.columns | {"labels": new})
 
-    records = [
-        dataclasses.replace(record, label=dealt.get(record.patient, record.label))
-        for record in source.records
-    ]
-    return dataclasses.replace(source, records=records, load=load)
+    return dataclasses.replace(source, load=load)
 
 
 def _open(data: ConfigDict) -> Source:

@@ -47,6 +47,7 @@ def stage_config(config: ConfigDict, task: str, *, data_type: str, split: dict) 
         stage.split.update({"fold": 0, "file": "", "max_train_patients": 0} | split)
         stage.train.batch_size = config.batch_size[data_type]
         if task == "encoder":
+            stage.split.val_fraction = config.encoder_val_fraction
             del stage.report
         else:
             stage.encoder.update({"type": data_type, "workdir": ""})
@@ -70,8 +71,21 @@ def check_stages(stages: Sequence[Stage], workdir: Path) -> None:
             encoder.check_patches(config)
         elif config.encoder.kind == "none":
             decoder.check_raw_pixels(config)
-        check_workdir(workdir / stage.folder, config)
+        _check_folder(stage, config, workdir)
     _check_disk(stages, workdir)
+
+
+def _check_folder(stage: Stage, config: ConfigDict, workdir: Path) -> None:
+    """As `check_workdir`; also names the study's own field for an encoder's validation patients."""
+    try:
+        check_workdir(workdir / stage.folder, config)
+    except UserError as error:
+        if stage.task == "encoder" and "config.split.val_fraction was" in str(error):
+            raise UserError(
+                f"{error}. An encoder's val_fraction is this run's config.encoder_val_fraction; "
+                "runs of earlier versions continue with --config.encoder_val_fraction=0.2"
+            ) from error
+        raise
 
 
 def check_split(path: Path, split: Split, stages: Sequence[Stage], workdir: Path) -> None:

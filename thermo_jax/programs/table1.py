@@ -5,8 +5,9 @@ splits (one assignment of patients for every row) -> per fold: encoders -> decod
 """
 
 import dataclasses
+import re
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,8 @@ from thermo_jax.programs import reports, runs, scores, sources
 from thermo_jax.programs.stages import Stage, check_split, check_stages, run_stages, stage_config
 from thermo_jax.programs.workdir import PICTURES, check_workdir
 
-FOLDS = "folds"
+FOLDS, ENCODER = "folds", "_encoder"
+_FOLD_NAME = re.compile(r"repeat(?P<repeat>\d+)_fold\d+")
 
 
 def run(config: ConfigDict, workdir: str | Path) -> dict:
@@ -39,6 +41,7 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
 
 
 def _check_fields(config: ConfigDict) -> None:
+    runs.check_fields(config)
     for name, known in (("rows", ROWS), ("tasks", ("classify", "segment"))):
         unknown = [value for value in config[name] if value not in known]
         if unknown or not config[name]:
@@ -64,8 +67,8 @@ def plan(config: ConfigDict, workdir: Path) -> Iterator[Stage]:
     for repeat in range(config.repeats):
         for fold in range(config.num_folds or config.split.folds):
             name = f"repeat{repeat}_fold{fold}"
-            split = {"file": str(workdir / FOLDS / f"{name}.json"), "fold": fold}
-            split |= {"seed": config.split.seed + repeat, "protocol": config.split.protocol}
+            split = {"fold": fold, "seed": config.split.seed + repeat}
+            split["protocol"] = config.split.protocol
             variants = [""] + [sources.TRANSDUCTIVE] * config.transductive
             for variant in variants:
                 yield from _fold(config, workdir, name=name, split=split, variant=variant)
@@ -75,10 +78,12 @@ def _fold(config, workdir: Path, *, name: str, split: dict, variant: str) -> Ite
     suffix = f"_{variant}" if variant else ""
     letters = sorted({row[0] for row in config.rows})
     for letter in letters:
-        stage = stage_config(config, "encoder", data_type=ROW_TYPES[letter], split=split)
+        given = split | {"file": str(_fold_file(workdir, name, of=ENCODER))}
+        stage = stage_config(config, "encoder", data_type=ROW_TYPES[letter], split=given)
         if variant:
             stage.split.protocol = variant
         yield Stage("encoder", f"{name}/encoder_{ROW_TYPES[letter]}{suffix}", "", stage)
+    split = split | {"file": str(_fold_file(workdir, name))}
     for task in config.tasks:
         for row in config.rows:
             types = [ROW_TYPES[letter] for letter in row.split("/")]
@@ -89,6 +94,11 @@ def _fold(config, workdir: Path, *, name: str, split: dict, variant: str) -> Ite
             yield Stage(task, f"{name}/{task}_{row.replace('/', '')}{suffix}", shown, stage)
 
 
+def _fold_file(workdir: Path, name: str, *, of: str = "") -> Path:
+    """Who is in which set of a fold: of its decoders, or of its encoders, who validate on more."""
+    return workdir / FOLDS / f"{name}{of}.json"
+
+
 def _begin(config: ConfigDict, workdir: Path, *, stages: Sequence[Stage]) -> None:
     """Writes config.json, the data report and folds/*.json: the given ones, or dealt anew.
 
@@ -97,13 +107,13 @@ def _begin(config: ConfigDict, workdir: Path, *, stages: Sequence[Stage]) -> Non
     Raises:
       UserError: the given ones are incomplete, or the run has begun with others.
     """
-    source = sources.open_source(stages[0].config.data)
+    source = sources.open_source(stages[0].config.data, seed=config.seed)
     splits = {}
     for stage in stages:
         path = Path(stage.config.split.file)
         if path not in splits:
             splits[path] = _split(config, stage, source)
-    _check_splits(config, list(splits.values()))
+    _check_splits(config, splits)
     for path, split in splits.items():
         check_split(path, split, stages, workdir)
     runs.begin(workdir, config, source=source)
@@ -118,6 +128,9 @@ def _split(config: ConfigDict, stage: Stage, source: sources.Source) -> Split:
         dealt.file, dealt.protocol = "", config.split.protocol
         return sources.split_of(dealt, source)
     given = Path(config.folds_dir).expanduser() / Path(stage.config.split.file).name
+    if stage.task == "encoder" and not given.is_file():
+        # Runs of earlier versions have one file for both.
+        given = given.with_stem(given.stem.removesuffix(ENCODER))
     if not given.is_file():
         raise UserError(
             f"config.folds_dir: {given} is missing; give the folder {FOLDS} of another run "
@@ -128,11 +141,27 @@ def _split(config: ConfigDict, stage: Stage, source: sources.Source) -> Split:
     return split
 
 
-def _check_splits(config: ConfigDict, splits: Sequence[Split]) -> None:
-    """Of each repeat's folds: nobody is tested twice, and where all are run, everybody once."""
+def _is_encoders(path: Path) -> bool:
+    return path.stem.endswith(ENCODER)
+
+
+def _check_splits(config: ConfigDict, splits: Mapping[Path, Split]) -> None:
+    """Of each repeat's folds: nobody is tested twice, and where all are run, everybody once.
+
+    A fold's encoder must know the decoders' test patients for what they are.
+    """
     folds = config.num_folds or config.split.folds
-    for first in range(0, len(splits), folds):
-        repeat = splits[first : first + folds]
+    of_decoders = {path: split for path, split in splits.items() if not _is_encoders(path)}
+    for path, split in splits.items():
+        decoders = of_decoders[path.with_stem(path.stem.removesuffix(ENCODER))]
+        if split.test != decoders.test:
+            raise UserError(
+                f"config.folds_dir: {path.name} tests other patients than its fold's decoders: "
+                "leave it empty to deal patients anew"
+            )
+    in_order = list(of_decoders.values())
+    for first in range(0, len(in_order), folds):
+        repeat = in_order[first : first + folds]
         tested = [patient for split in repeat for patient in split.test]
         everybody = repeat[0].train | repeat[0].val | repeat[0].test
         twice = len(tested) > len(set(tested))
@@ -155,7 +184,6 @@ def _check_splits(config: ConfigDict, splits: Sequence[Split]) -> None:
 
 
 def _finish(config: ConfigDict, workdir: Path, stages: list[Stage]) -> dict:
-    sampling = {"samples": config.report.bootstrap, "seed": config.report.seed}
     by_row: dict[str, dict[str, Any]] = {}
     files = []
     for task in config.tasks:
@@ -169,10 +197,12 @@ def _finish(config: ConfigDict, workdir: Path, stages: list[Stage]) -> dict:
             )
             name = f"predictions_{task}_{row.replace('/', '').replace(' ', '_')}.csv"
             if task == "classify":
-                found = assessment.assess_classification(pooled, row=row, **sampling)
+                found = scores.assess_classification(pooled, row=row, config=config)
                 rows = scores.classification_rows(pooled)
             else:
-                found = assessment.assess_segmentation(pooled, **sampling)
+                found = assessment.assess_segmentation(
+                    pooled, samples=config.report.bootstrap, seed=config.report.seed
+                )
                 rows = scores.segmentation_rows(pooled)
             files.append(results.write_predictions_csv(workdir / name, rows))
             by_row.setdefault(row, {}).update(found)
@@ -194,8 +224,13 @@ def _finish(config: ConfigDict, workdir: Path, stages: list[Stage]) -> dict:
 
 def _predictions(folder: Path) -> Predictions:
     """A stage's predictions, its model named by repeat and fold."""
-    found = Predictions.load(folder / scores.PREDICTIONS)
-    return dataclasses.replace(found, models=np.full(len(found), folder.parent.name))
+    found, name = Predictions.load(folder / scores.PREDICTIONS), folder.parent.name
+    repeat = int(_FOLD_NAME.fullmatch(name)["repeat"])
+    return dataclasses.replace(
+        found,
+        models=np.full(len(found), name),
+        repeats=np.full(len(found), repeat, np.int32),
+    )
 
 
 def _summary(found: dict[str, Any]) -> dict[str, Any]:
@@ -215,14 +250,16 @@ def _facts(config: ConfigDict, stages: list[Stage]) -> dict[str, Any]:
         "task": "Table 1",
         "protocol": config.split.protocol,
         "data": config.data.root,
-        "folds": f"{folds} of {config.split.folds} by patient, {config.repeats} repeat(s), "
+        "folds": f"{folds} of {config.split.folds} by patient, "
         + ("out-of-fold predictions pooled" if honest else "test patients pooled"),
         "stages": len(stages),
         "classification": "per image, sick above 0.5",
         "segmentation": "at the images' own size",
     }
+    if config.repeats > 1:
+        facts["repeats"] = f"{config.repeats}; every measure is the mean of those of the repeats"
     if config.data.shuffle_labels:
-        facts["diagnoses"] = scores.SHUFFLED
+        facts["diagnoses"] = scores.SHUFFLED.format(seed=config.seed)
     used = {ROW_TYPES[letter] for row in config.rows for letter in row.split("/")}
     for name, factor in config.downscale.items():
         if factor > 1 and name in used:

@@ -3,7 +3,7 @@
 config.json      the resolved configuration and the versions that ran it
 metrics.jsonl, timing.jsonl, tensorboard/, checkpoints/, pictures/
 results.txt, results.json, predictions.csv
-.lock            held, and naming its process, while a run writes here
+.lock            held, and naming its process, while a run writes here; gone at its end
 """
 
 import contextlib
@@ -11,10 +11,11 @@ import errno
 import fcntl
 import json
 import os
+import pathlib
 import socket
 from collections.abc import Iterator
 from importlib import metadata
-from typing import Any
+from typing import Any, BinaryIO
 
 import jax
 from absl import logging
@@ -47,15 +48,18 @@ FREE_FIELDS = (
 )
 _FREE_ENDINGS = tuple(f".{name}" for name in FREE_FIELDS)
 # Fields that were added to configurations since version 1 of config.json, each with the value that
-# stands for what the code did before: runs of earlier versions continue. Name every new field here.
+# stands for what the code did before: runs of earlier versions continue. Name every new field here
+# (but those of studies, whose stages alone are compared).
 OLD_DEFAULTS: dict[str, Any] = {}
 
 
 @contextlib.contextmanager
 def only_run_in(path: str | Path) -> Iterator[None]:
-    """Nobody else's run writes this folder in the meantime.
+    """Holds an exclusive lock on the folder, so that no second run writes it in the meantime.
 
-    The system frees it whenever the process ends. There is no such lock in a bucket.
+    The system frees it whenever the process ends. There is no such lock in a bucket. At the end the
+    lock's file is removed, and the folder too where nothing was written there: a run that is
+    refused leaves no trace.
 
     Raises:
       UserError: another run is writing it, or this one cannot.
@@ -63,28 +67,84 @@ def only_run_in(path: str | Path) -> Iterator[None]:
     if not str(path) or is_remote(path) or not processes.is_writer():
         yield
         return
-    folder = _check_path(path)
+    folder = pathlib.Path(_check_path(path))
+    with _made(folder), _locked(folder / LOCK):
+        yield
+
+
+@contextlib.contextmanager
+def _made(folder: pathlib.Path) -> Iterator[None]:
+    """The folder exists; at the end, those that were made for it and are still empty go again."""
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
-    except OSError as error:
-        raise UserError(
-            f"--workdir={path} cannot be written ({error.strerror}): choose another --workdir"
-        ) from error
-    with open(lock, "r+", encoding="utf-8") as file:
+        with _writable(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # the first that is not empty, or was not made
+            for each in missing:
+                each.rmdir()
+
+
+@contextlib.contextmanager
+def _locked(path: pathlib.Path) -> Iterator[None]:
+    """The file is locked and names this process; at the end it is as it was before, if it was."""
+    with _writable(path.parent):
+        file, before = _open_locked(path)
+    with file:
+        file.seek(0)
+        file.truncate()
+        file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
+        file.flush()
+        try:
+            yield
+        finally:  # while it is locked still
+            if before is None:
+                path.unlink(missing_ok=True)
+            else:  # what a run that was killed left there
+                content, times = before
+                file.seek(0)
+                file.truncate()
+                file.write(content)
+                file.flush()
+                os.utime(path, ns=times)
+
+
+def _open_locked(path: pathlib.Path) -> tuple[BinaryIO, tuple[bytes, tuple[int, int]] | None]:
+    """The file, locked, and its content and times before; None where there was no such file."""
+    while True:
+        before = None
+        if path.exists():
+            status = path.stat()
+            before = path.read_bytes(), (status.st_atime_ns, status.st_mtime_ns)
+        file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                with file:
+                    owner = file.read().decode(errors="replace")
                 raise UserError(
-                    f"--workdir={path} is being written by another run ({file.read()}): wait for "
+                    f"--workdir={path.parent} is being written by another run ({owner}): wait for "
                     "it, stop it, or choose another --workdir"
                 ) from error
-            logging.warning("%s cannot be locked (%s): start no second run in it.", folder, error)
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        file.flush()
+            logging.warning(
+                "%s cannot be locked (%s): start no second run in it.", path.parent, error
+            )
+        # The run that had it before may have removed the file after it was opened here.
+        if path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno())):
+            return file, before
+        file.close()
+
+
+@contextlib.contextmanager
+def _writable(folder: pathlib.Path) -> Iterator[None]:
+    try:
         yield
+    except OSError as error:
+        raise UserError(
+            f"--workdir={folder} cannot be written ({error.strerror}): choose another --workdir"
+        ) from error
 
 
 def open_workdir(path: str | Path, config: ConfigDict) -> Path:

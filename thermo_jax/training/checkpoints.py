@@ -26,7 +26,7 @@ import orbax.checkpoint as ocp
 from absl import logging
 
 from thermo_jax.data.prepared import digest
-from thermo_jax.errors import MissingFileError, UnwrittenError, UserError
+from thermo_jax.errors import MissingFileError, UnwrittenError, UserError, is_users
 from thermo_jax.training import processes
 from thermo_jax.training.paths import folder_path, is_remote
 from thermo_jax.training.state import TrainState
@@ -103,9 +103,11 @@ class Checkpoints:
         """Orbax raises whatever it stumbles over in a damaged file."""
         try:
             yield
-        except (OSError, MemoryError, jax.errors.JaxRuntimeError):
+        except (MemoryError, jax.errors.JaxRuntimeError):
             raise
         except Exception as error:
+            if is_users(error):
+                raise
             where = (
                 f"a checkpoint in {self.directory}" if step is None else self.directory / str(step)
             )

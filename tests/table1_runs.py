@@ -1,0 +1,16 @@
+"""The quick preset of Table 1, and its fold files alone."""
+
+from thermo_jax.configs import table1 as table1_config
+from thermo_jax.programs import table1
+
+
+def quick(**fields):
+    config = table1_config.get_config("quick")
+    config.parallel.devices = 1
+    config.downscale.heat = 2
+    config.update(fields)
+    return config
+
+
+def write_folds(config, workdir):
+    table1._begin(config, workdir, stages=list(table1.plan(config, workdir)))

@@ -1,0 +1,60 @@
+"""Class folders as the README shows them: plain file names, gray pictures alone."""
+
+import pytest
+from thermogram_files import write_gray
+
+from thermo_jax.configs import classify, encoder
+from thermo_jax.data import layouts
+from thermo_jax.programs import sources
+
+
+@pytest.fixture
+def root(tmp_path):
+    """healthy/<patient>/front.jpg and sick/<patient>/front.jpg, four of each."""
+    for patient in range(8):
+        label = ("healthy", "sick")[patient % 2]
+        write_gray(tmp_path / label / str(patient + 1) / "front.jpg", patient)
+    return tmp_path
+
+
+def test_where_no_name_tells_a_view_all_are_taken_as_frontal(root):
+    records, report = layouts.scan(root)
+    assert [record.view for record in records] == [1] * 8
+    assert [(o.kind, o.file) for o in report.oddities if o.kind == "assumed-view"] == [
+        ("assumed-view", ".")
+    ]
+
+
+def test_where_one_name_tells_its_view_the_others_are_of_none(root):
+    write_gray(root / "sick" / "2" / "T0002.1.2.S.2012-10-08.00.jpg")
+    records, report = layouts.scan(root)
+    assert sorted(record.view for record in records) == [0] * 8 + [2]
+    assert not report.count("assumed-view")
+
+
+def test_a_view_is_assumed_in_no_other_layout(tmp_path):
+    write_gray(tmp_path / "0278" / "photo.jpg")
+    records, report = layouts.scan(tmp_path)
+    assert [record.view for record in records] == [0] and report.layout == "site"
+
+
+@pytest.mark.parametrize("loader", ["numpy", "tf.data"])
+def test_the_readmes_example_gives_every_patient_to_encoder_and_classifier(
+    root, loader, monkeypatch, tmp_path_factory
+):
+    monkeypatch.setenv("THERMO_JAX_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+    for config in (encoder.get_config("gray"), classify.get_config("G/G")):
+        config.data.update({"root": str(root), "loader": loader, "downscale": 20})
+        config.split.folds = 2
+        source = sources.open_source(config.data)
+        found = source.load("pretrain" if config.task == "encoder" else config.task)
+        assert len(found) == 8 and sorted(found.columns["labels"]) == [0] * 4 + [1] * 4
+        split = sources.split_of(config.split, source)
+        assert len(split.train | split.val | split.test) == 8
+
+
+def test_heatmaps_of_gray_pictures_alone_are_refused_with_the_remedy(root):
+    config = classify.get_config("H/H")
+    config.data.update({"root": str(root), "loader": "numpy"})
+    with pytest.raises(ValueError, match="8 without heat pixels.*gray presets .*encoder.py:gray"):
+        sources.open_source(config.data).load("classify")

@@ -1,0 +1,93 @@
+"""The picture of a prediction: whatever it shows, nothing is cut off or covers something else."""
+
+import numpy as np
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+from thermo_jax.evaluation import canvas
+from thermo_jax.evaluation.wording import SIDES_NOTE
+from thermo_jax.inference.overlay import overlay_figure
+from thermo_jax.inference.pictures import Picture
+from thermo_jax.inference.predictor import Prediction
+from thermo_jax.inference.regions import Region
+
+HEIGHT, WIDTH = 120, 160
+CORNERS = [(0, 0), (WIDTH - 1, 0), (0, HEIGHT - 1), (WIDTH - 1, HEIGHT - 1)]
+
+
+def temperatures():
+    return np.linspace(25, 35, HEIGHT * WIDTH).reshape(HEIGHT, WIDTH)
+
+
+def region(hottest):
+    return Region("neck", 10, 0.1, 30.0, 30.0, 25.0, 35.0, 1.0, hottest)
+
+
+@pytest.fixture
+def drawn(monkeypatch, tmp_path):
+    """Draws an overlay with these panels besides the thermogram: (figure, its renderer)."""
+
+    def draw(*panels, hottest=(), name="T0001.1.1.D.2019-02-22.00"):
+        figures = []
+        write = canvas.write
+        monkeypatch.setattr(canvas, "write", lambda f, path: figures.append(f) or write(f, path))
+        picture = Picture(name=name, file=f"{name}.txt", temperatures=temperatures())
+        label_map = np.tile(np.arange(8, dtype=np.uint8), (HEIGHT, WIDTH // 8))
+        evidence = {"model": np.zeros((HEIGHT, WIDTH), np.float32)}
+        overlay_figure(
+            tmp_path / "overlay.png",
+            Prediction(
+                picture,
+                {"model": 0.5} if "evidence" in panels else {},
+                evidence if "evidence" in panels else {},
+                label_map if "regions" in panels else None,
+                (),
+            ),
+            [region(spot) for spot in hottest],
+        )
+        (figure,) = figures
+        return figure, FigureCanvasAgg(figure).get_renderer()
+
+    return draw
+
+
+PANELS = [(), ("regions",), ("evidence",), ("regions", "evidence")]
+
+
+@pytest.mark.parametrize("panels", PANELS)
+@pytest.mark.parametrize("name", ["T0001.1.1.D.2019-02-22.00", "a very long name " * 8])
+def test_every_text_is_within_the_picture(drawn, panels, name):
+    figure, renderer = drawn(*panels, name=name)
+    texts = [*figure.texts, *(text for legend in figure.legends for text in legend.get_texts())]
+    assert "patient's right" in " ".join(figure.texts[-1].get_text().split())
+    for text in texts:
+        box = text.get_window_extent(renderer)
+        assert box.x0 >= 0 and box.x1 <= figure.bbox.x1, text.get_text()
+        assert box.y0 >= 0 and box.y1 <= figure.bbox.y1, text.get_text()
+
+
+@pytest.mark.parametrize("panels", [("regions",), ("regions", "evidence")])
+def test_the_legend_covers_neither_the_note_nor_the_panels(drawn, panels):
+    figure, renderer = drawn(*panels)
+    (legend,) = figure.legends
+    box = legend.get_window_extent(renderer)
+    assert box.y0 >= figure.texts[-1].get_window_extent(renderer).y1
+    for axis in figure.axes:
+        assert axis.get_tightbbox(renderer).y0 >= box.y1
+
+
+@pytest.mark.parametrize("spot", CORNERS)
+def test_the_temperature_of_a_spot_stays_within_its_panel(drawn, spot):
+    figure, renderer = drawn("regions", hottest=[spot])
+    panel = figure.axes[1]
+    (label,) = (text for text in panel.texts if text.get_text() == "35.0")
+    box, room = label.get_window_extent(renderer), panel.get_window_extent(renderer)
+    assert room.x0 <= box.x0 and box.x1 <= room.x1
+    assert room.y0 <= box.y0 and box.y1 <= room.y1
+
+
+@pytest.mark.parametrize("panels", [1, 2, 3, 4])
+def test_wrapped_text_keeps_its_words_and_takes_no_more_lines_than_it_needs(panels):
+    text = canvas.wrap(SIDES_NOTE, panels=panels)
+    assert text.split() == SIDES_NOTE.split()
+    assert text.count("\n") == {1: 2, 2: 1, 3: 0, 4: 0}[panels]

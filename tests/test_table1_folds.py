@@ -1,0 +1,91 @@
+"""Table 1's fold files: given back, of earlier versions, of other data, dealt anew."""
+
+import pytest
+from folder_contents import contents
+from table1_runs import quick, write_folds
+
+from thermo_jax.data.splits import Split
+from thermo_jax.programs import sources, table1
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory):
+    """A cache of the tests' own: no data prepared by the user is touched."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("THERMO_JAX_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+def test_fold_files_can_be_given_back(tmp_path):
+    write_folds(quick(), tmp_path)
+    config = quick(folds_dir=str(tmp_path / "folds"))
+    config.split.seed = 7
+    again = tmp_path / "again"
+    again.mkdir()
+    write_folds(config, again)
+    for name in ("repeat0_fold0.json", "repeat0_fold1.json"):
+        assert (again / "folds" / name).read_bytes() == (tmp_path / "folds" / name).read_bytes()
+
+
+def test_fold_files_of_earlier_versions_serve_encoders_too(tmp_path):
+    write_folds(quick(), tmp_path)
+    for path in (tmp_path / "folds").glob("*_encoder.json"):
+        path.unlink()
+    write_folds(quick(folds_dir=str(tmp_path / "folds")), tmp_path / "again")
+    for fold in (0, 1):
+        theirs = tmp_path / "again" / "folds" / f"repeat0_fold{fold}_encoder.json"
+        assert Split.load(theirs) == Split.load(tmp_path / "folds" / f"repeat0_fold{fold}.json")
+
+
+def test_an_encoders_fold_file_that_tests_others_is_refused(tmp_path):
+    write_folds(quick(), tmp_path)
+    file = tmp_path / "folds" / "repeat0_fold0_encoder.json"
+    split = Split.load(file)
+    Split(split.test, split.val, split.train).save(file)
+    with pytest.raises(ValueError, match="repeat0_fold0_encoder.json tests other patients than"):
+        write_folds(quick(folds_dir=str(tmp_path / "folds")), tmp_path / "again")
+
+
+def test_missing_fold_files_are_named(tmp_path):
+    with pytest.raises(ValueError, match=r"folds_dir: .*repeat0_fold0.json is missing"):
+        write_folds(quick(folds_dir=str(tmp_path)), tmp_path)
+
+
+def test_fold_files_of_other_data_are_refused(tmp_path):
+    Split(frozenset({"0001"}), frozenset({"0002"}), frozenset({"0003"})).save(tmp_path / "a.json")
+    stage = next(table1.plan(quick(), tmp_path)).config
+    stage.split.file = str(tmp_path / "a.json")
+    source = sources.open_source(stage.data)
+    with pytest.raises(ValueError, match=r"a.json names no set for 9 patients .* such as 0004"):
+        sources.split_of(stage.split, source)
+
+
+def test_fold_files_made_for_more_folds_are_refused(tmp_path):
+    config = quick()
+    config.split.folds = 3
+    write_folds(config, tmp_path)
+    with pytest.raises(ValueError, match="folds test 8 patients, 8 different ones of 12"):
+        write_folds(quick(folds_dir=str(tmp_path / "folds")), tmp_path)
+
+
+def test_fold_files_are_dealt_anew_until_a_stage_has_begun(tmp_path):
+    write_folds(quick(), tmp_path)
+    before = Split.load(tmp_path / "folds" / "repeat0_fold0.json")
+    config = quick()
+    config.split.seed = 5
+    write_folds(config, tmp_path)
+    assert Split.load(tmp_path / "folds" / "repeat0_fold0.json") != before
+    (tmp_path / "repeat0_fold0" / "encoder_heat" / "checkpoints").mkdir(parents=True)
+    with pytest.raises(ValueError, match="deals the patients otherwise"):
+        write_folds(quick(), tmp_path)
+
+
+def test_folds_of_other_data_are_refused_before_anything_is_written(tmp_path):
+    write_folds(quick(), tmp_path)
+    (tmp_path / "repeat0_fold0" / "encoder_heat" / "checkpoints").mkdir(parents=True)
+    before = contents(tmp_path)
+    config = quick()
+    config.split.seed = 5
+    with pytest.raises(ValueError, match="deals the patients otherwise"):
+        write_folds(config, tmp_path)
+    assert contents(tmp_path) == before

@@ -1,0 +1,66 @@
+"""Images whose patient cannot be told: who trains on them, and what readers of results are told."""
+
+import types
+
+import pytest
+from example_tables import table
+
+from thermo_jax.configs import encoder as encoder_config
+from thermo_jax.data.splits import Split
+from thermo_jax.data.thermogram import Thermogram
+from thermo_jax.programs import decoder, encoder
+
+STRANGER = "folder:misc"
+PATIENTS = ("0001", "0002", "0003", STRANGER, STRANGER)
+SPLIT = Split(train=frozenset({"0001"}), val=frozenset({"0002"}), test=frozenset({"0003"}))
+
+
+def trained_on(protocol):
+    config = encoder_config.get_config()
+    config.split.protocol = protocol
+    return encoder.sets(table(PATIENTS), SPLIT, config)
+
+
+def test_an_honest_encoder_does_not_see_them():
+    train, validation = trained_on("honest")
+    assert train.patients == ["0001"] and validation.patients == ["0002"]
+
+
+def test_they_train_a_transductive_encoder():
+    train, validation = trained_on("transductive")
+    assert train.patients == ["0001", "0003", STRANGER, STRANGER]
+    assert validation.patients == ["0002"]
+
+
+def test_they_train_or_validate_the_papers_encoder():
+    train, validation = trained_on("paper")
+    assert sorted(train.patients + validation.patients) == sorted(PATIENTS)
+
+
+def caveat(seen):
+    """What the results of a decoder say of an encoder that saw these patients."""
+    records = [
+        Thermogram(name=f"{i}", patient=p, patient_known=p != STRANGER)
+        for i, p in enumerate(PATIENTS)
+    ]
+    source = types.SimpleNamespace(records=records, fingerprint="abc")
+    sets = decoder.Sets(*(table([p]) for p in ("0001", "0002", "0003")))
+    meta = {"data_fingerprint": "abc", "seen_patients": list(seen)}
+    return decoder._check_encoder_data(meta, source=source, sets=sets)
+
+
+UNKNOWN = "it saw images of unknown patients, who may be test patients"
+ONE_SEEN = "transductive: it saw 1 test patients unlabelled"
+
+
+@pytest.mark.parametrize(
+    ("seen", "expected"),
+    [
+        (["0001", "0002"], ""),
+        (["0001", STRANGER], UNKNOWN),
+        (["0001", "0003"], ONE_SEEN),
+        (["0003", STRANGER], f"{ONE_SEEN}; {UNKNOWN}"),
+    ],
+)
+def test_a_decoders_results_tell_that_its_encoder_saw_them(seen, expected):
+    assert caveat(seen) == expected
