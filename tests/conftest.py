@@ -9,6 +9,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 # Files that take minutes; started last, one would keep one of two processes busy alone.
 LONGEST = (
+    "test_learning.py",
     "test_table1.py",
     "test_end_to_end.py",
     "test_kills.py",

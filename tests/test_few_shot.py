@@ -90,9 +90,12 @@ def test_a_run_that_would_deal_its_patients_anew_is_refused_and_stays_as_it_is(
     assert contents(workdir) == before
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """The workdir and the results of a tiny run: three encoders, one labelled patient."""
+@pytest.fixture(scope="module", params=[True, pytest.param(False, marks=pytest.mark.slow)])
+def finished(request, tmp_path_factory):
+    """The workdir and the results of a tiny run: three encoders, one labelled patient.
+
+    Its segmenters are of one stage, or, slow, the U-Net.
+    """
     config = few_shot_config.get_config("heat,smoke")
     config.update({"patients": (1,), "repeats": 1})
     config.data.update({"phantom_patients": 12, "loader": "numpy"})
@@ -106,7 +109,7 @@ def finished(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("few_shot")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("THERMO_JAX_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
-        with tiny.shallow_decoders():
+        with tiny.shallow_decoders(request.param):
             outcome = main.run(config, workdir)
         yield workdir, outcome, lambda: main.run(config, workdir)
 

@@ -52,7 +52,12 @@ for number, arguments in enumerate(cases):
     if not os.fork():
         os.dup2(os.open(f"{folder}/{number}.txt", os.O_WRONLY | os.O_CREAT), sys.stderr.fileno())
         sys.argv[1:] = arguments
-        sys.exit(main.main())
+        try:
+            code = main.main()
+        except SystemExit as ended:
+            code = ended.code
+        sys.stderr.flush()
+        os._exit(code or 0)  # at once: Python takes longer to leave than the mistake to be made
     print(os.waitstatus_to_exitcode(os.wait()[1]))
 """
 
