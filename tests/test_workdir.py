@@ -9,7 +9,20 @@ import pytest
 from folder_contents import contents
 
 from thermo_jax import main
-from thermo_jax.configs import data_report, demo, encoder
+from thermo_jax.configs import (
+    benchmark,
+    classify,
+    cluster,
+    convert,
+    data_report,
+    demo,
+    encoder,
+    export,
+    few_shot,
+    predict,
+    table1,
+)
+from thermo_jax.errors import UserError
 from thermo_jax.programs import runs
 from thermo_jax.programs import workdir as workdirs
 from thermo_jax.programs.workdir import check_workdir, only_run_in, open_workdir
@@ -32,9 +45,30 @@ def test_a_run_leaves_no_lock_behind(tmp_path):
     assert [path.name for path in contents(tmp_path)] == ["a", "run", "results.txt"]
 
 
-def test_a_refused_run_leaves_no_folder_behind(tmp_path):
-    with pytest.raises(ValueError, match=r"config\.data\.root is empty"):
-        main.run(encoder.get_config(), tmp_path / "a" / "run")
+REFUSED = {
+    "encoder": (encoder.get_config(), "config.data.root is empty"),
+    "classify": (classify.get_config(), "config.encoder.workdir is empty"),
+    "cluster": (cluster.get_config(), "config.encoder.workdir is empty"),
+    "few_shot": (few_shot.get_config(), "config.data.root is empty"),
+    "table1": (table1.get_config(), "config.data.root is empty"),
+    "data_report": (data_report.get_config(), "config.data.root is empty"),
+    "predict": (predict.get_config(), "config.models is empty"),
+    "predict from nowhere": (predict.get_config(), "/nowhere holds no trained decoder"),
+    "export": (export.get_config(), "/nowhere holds no trained decoder"),
+    "convert": (convert.get_config("import"), "config.weights is empty"),
+    "benchmark": (benchmark.get_config("quick"), "config.repeats=0 must be at least 1"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_refused_run_leaves_no_folder_behind(tmp_path, name):
+    config, message = REFUSED[name]
+    if message.startswith("/nowhere"):
+        config.update({"models": "/nowhere"} | ({"input": "/data"} if "input" in config else {}))
+    if name == "benchmark":
+        config.repeats = 0
+    with pytest.raises(UserError, match=message):
+        main.run(config, tmp_path / "a" / "run")
     assert not list(tmp_path.iterdir())
 
 
@@ -55,6 +89,7 @@ def test_the_lock_of_a_run_that_was_killed_stops_nobody(tmp_path):
     with only_run_in(tmp_path):
         assert (tmp_path / ".lock").read_text().startswith(f"process {os.getpid()} on ")
         assert "long ago" not in (tmp_path / ".lock").read_text()
+    assert not (tmp_path / ".lock").exists()
 
 
 def test_a_lock_that_its_run_removes_in_the_meantime_is_asked_for_again(tmp_path, monkeypatch):

@@ -28,6 +28,7 @@ from thermo_jax.training.checkpoints import has_checkpoint
 from thermo_jax.training.paths import CONFIG, folder_path, is_remote
 
 PICTURES, LOCK = "pictures", ".lock"
+_LOCK_TRIES = 10
 VERSIONED = ("thermo_jax", "jax", "flax", "optax", "orbax-checkpoint", "numpy")
 # These change neither what is computed (but for rounding) nor the order of images: a run may
 # continue with others.
@@ -58,8 +59,8 @@ def only_run_in(path: str | Path) -> Iterator[None]:
     """Holds an exclusive lock on the folder, so that no second run writes it in the meantime.
 
     The system frees it whenever the process ends. There is no such lock in a bucket. At the end the
-    lock's file is removed, and the folder too where nothing was written there: a run that is
-    refused leaves no trace.
+    lock's file is removed, and the folder too where nothing was written there. A run that is refused
+    leaves no trace: what a killed one left is then as it was.
 
     Raises:
       UserError: another run is writing it, or this one cannot.
@@ -68,7 +69,7 @@ def only_run_in(path: str | Path) -> Iterator[None]:
         yield
         return
     folder = pathlib.Path(_check_path(path))
-    with _made(folder), _locked(folder / LOCK):
+    with _made(folder), _locked(folder):
         yield
 
 
@@ -87,54 +88,62 @@ def _made(folder: pathlib.Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _locked(path: pathlib.Path) -> Iterator[None]:
-    """The file is locked and names this process; at the end it is as it was before, if it was."""
-    with _writable(path.parent):
-        file, before = _open_locked(path)
+def _locked(folder: pathlib.Path) -> Iterator[None]:
+    """The folder's lock is held, and its file names this process."""
+    with _writable(folder):
+        file, is_new = _open_locked(folder)
     with file:
-        file.seek(0)
-        file.truncate()
-        file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
-        file.flush()
+        content, status = file.read(), os.fstat(file.fileno())
+        done = False
         try:
+            _overwrite(file, f"process {os.getpid()} on {socket.gethostname()}".encode())
             yield
+            done = True
         finally:  # while it is locked still
-            if before is None:
-                path.unlink(missing_ok=True)
-            else:  # what a run that was killed left there
-                content, times = before
-                file.seek(0)
-                file.truncate()
-                file.write(content)
-                file.flush()
-                os.utime(path, ns=times)
+            if done or is_new:
+                (folder / LOCK).unlink(missing_ok=True)
+            else:
+                _overwrite(file, content)
+                os.utime(folder / LOCK, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
-def _open_locked(path: pathlib.Path) -> tuple[BinaryIO, tuple[bytes, tuple[int, int]] | None]:
-    """The file, locked, and its content and times before; None where there was no such file."""
-    while True:
-        before = None
-        if path.exists():
-            status = path.stat()
-            before = path.read_bytes(), (status.st_atime_ns, status.st_mtime_ns)
-        file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b")
+def _overwrite(file: BinaryIO, content: bytes) -> None:
+    file.seek(0)
+    file.truncate()
+    file.write(content)
+    file.flush()
+
+
+def _open_locked(folder: pathlib.Path) -> tuple[BinaryIO, bool]:
+    """The lock's file, locked, and whether it was made for that."""
+    path = folder / LOCK
+    for _ in range(_LOCK_TRIES):
+        folder.mkdir(parents=True, exist_ok=True)
+        is_new = not path.exists()
+        try:
+            flags = os.O_RDWR | (os.O_CREAT | os.O_EXCL if is_new else 0)
+            file = os.fdopen(os.open(path, flags, 0o666), "r+b")
+        except (FileExistsError, FileNotFoundError):
+            continue  # another run made or removed it in the meantime
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-                with file:
-                    owner = file.read().decode(errors="replace")
-                raise UserError(
-                    f"--workdir={path.parent} is being written by another run ({owner}): wait for "
-                    "it, stop it, or choose another --workdir"
-                ) from error
-            logging.warning(
-                "%s cannot be locked (%s): start no second run in it.", path.parent, error
-            )
+            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                logging.warning(
+                    "%s cannot be locked (%s): start no second run in it.", folder, error
+                )
+                return file, is_new
+            with file:
+                owner = file.read().decode(errors="replace")
+            raise UserError(
+                f"--workdir={folder} is being written by another run ({owner}): wait for it, stop "
+                "it, or choose another --workdir"
+            ) from error
         # The run that had it before may have removed the file after it was opened here.
         if path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno())):
-            return file, before
+            return file, is_new
         file.close()
+    raise UserError(f"--workdir={folder}: its file {LOCK} changes all the time: choose another")
 
 
 @contextlib.contextmanager
