@@ -22,7 +22,7 @@ from thermo_jax.training.metrics_log import METRICS, read_jsonl
 quick_compilation = pytest.fixture(scope="module", autouse=True)(tiny.quick_compilation)
 
 TIMEOUT = 200
-TRAINING = str(Path(tiny.__file__))
+TRAINING = str(Path(__file__).with_name("tiny_program.py"))
 
 
 @pytest.fixture

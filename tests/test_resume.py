@@ -147,7 +147,7 @@ def test_a_run_interrupted_between_metrics_and_checkpoint_continues_exactly(
 def test_a_run_that_was_killed_while_it_saved_continues_exactly(finish, tmp_path, name):
     finished, workdir = finish(name), tmp_path / "killed"
     arguments = [name, str(workdir), "numpy", "float32", str(EPOCHS), "SIGKILL", "2"]
-    command = [sys.executable, tiny.__file__, *arguments]
+    command = [sys.executable, str(Path(__file__).with_name("tiny_program.py")), *arguments]
     program = subprocess.run(command, capture_output=True)
     assert program.returncode == -signal.SIGKILL, program.stderr.decode()[-2000:]
     assert read_jsonl(workdir / METRICS)[-1]["epoch"] == 2

@@ -4,9 +4,6 @@ Compilation is what these tests wait for, so that programs are few, small and ba
 """
 
 import contextlib
-import os
-import signal
-import sys
 from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
@@ -17,7 +14,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from absl import logging
 from jax._src import compiler  # JAX has no public option that holds for every program
 from ml_collections import ConfigDict, FrozenConfigDict
 
@@ -26,7 +22,7 @@ from thermo_jax.configs import encoder as encoder_config
 from thermo_jax.models import decoders
 from thermo_jax.models.cuts import scale_images
 from thermo_jax.models.unet import DoubleConv
-from thermo_jax.training import finetune, loop, preemption, pretrain, processes
+from thermo_jax.training import finetune, loop, pretrain
 from thermo_jax.training.parallel import DataParallel, masked_sums, pmean
 from thermo_jax.training.state import TrainState, example_keys, initialise
 
@@ -383,23 +379,3 @@ def assert_same_tree(left: Any, right: Any) -> None:
         name = jax.tree_util.keystr(path)
         assert one.dtype == other.dtype, name
         np.testing.assert_array_equal(np.asarray(one), np.asarray(other), err_msg=name)
-
-
-if __name__ == "__main__":
-    # `python tests/tiny_training.py TRAINER WORKDIR LOADER DTYPE EPOCHS [SIGNAL EPOCH]`: a run,
-    # whose last process gets the signal while that epoch is saved.
-    name, workdir, loader, dtype, epochs, *interruption = sys.argv[1:]
-    processes.join()
-    preemption.listen()
-
-    def interrupt(epoch: int) -> None:
-        is_last = jax.process_index() == jax.process_count() - 1
-        if is_last and str(epoch) in interruption[1:]:
-            os.kill(os.getpid(), signal.Signals[interruption[0]])
-
-    logging.set_verbosity(logging.INFO if processes.is_writer() else logging.WARNING)
-    compile_quickly()
-    jax.config.update("jax_enable_x64", dtype == "float64")
-    count = jax.device_count() if jax.process_count() > 1 else 1
-    run = make_run(TRAINERS[name](dtype=dtype), device_count=count)
-    run.fit(Path(workdir), plan(epochs=int(epochs), loader=loader), on_epoch=interrupt)

@@ -46,6 +46,7 @@ TASKS = {  # config.task -> module of thermo_jax.programs
 CONTINUE = ("encoder", "classify", "segment", "demo", "few_shot", "table1")
 TRAINING = ("encoder", "classify", "segment")
 _OWN_ERROR = re.compile(r"thermo_jax\.errors\.UserError: (.*)")  # of a configuration file
+_NO_FIELDS = "a --config flag names a field of a field that has none"
 EXIT_USER_ERROR, EXIT_INTERRUPTED = 2, 130  # the latter as by Ctrl-C
 
 
@@ -174,10 +175,12 @@ def _parse_flags(argv: list[str]) -> list[str]:
     try:
         return flags.FLAGS(argv)
     except (AttributeError, KeyError) as error:  # a ConfigDict's: an unknown field or section
-        reason = getattr(error.args[0], "args", error.args)[0]
-        raise UserError(f"config has no field {'. '.join(str(reason).splitlines())}") from error
-    except TypeError as error:  # of --config.data.root.name=x
-        raise UserError("a --config flag names a field of a field that has none") from error
+        reason = str(getattr(error.args[0], "args", error.args)[0])
+        if "does not support indexing" in reason:  # --config.seed.name=x
+            raise UserError(_NO_FIELDS) from error
+        raise UserError(f"config has no field {'. '.join(reason.splitlines())}") from error
+    except TypeError as error:  # --config.data.root.name=x
+        raise UserError(_NO_FIELDS) from error
     except flags.Error as error:
         # A configuration file's own error comes wrapped in its traceback.
         own = _OWN_ERROR.findall(str(error))

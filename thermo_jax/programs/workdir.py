@@ -59,8 +59,8 @@ def only_run_in(path: str | Path) -> Iterator[None]:
     """Holds an exclusive lock on the folder, so that no second run writes it in the meantime.
 
     The system frees it whenever the process ends. There is no such lock in a bucket. At the end the
-    lock's file is removed, and the folder too where nothing was written there. A run that is refused
-    leaves no trace: what a killed one left is then as it was.
+    lock's file is removed, and the folder too where nothing was written there. A run that is
+    refused leaves no trace: what a killed one left is then as it was.
 
     Raises:
       UserError: another run is writing it, or this one cannot.
