@@ -11,6 +11,7 @@ import glob
 import importlib.util
 import os
 import sys
+import time
 from typing import Any
 
 import jax
@@ -19,6 +20,7 @@ from jax.experimental import multihost_utils
 
 from thermo_jax.errors import UserError
 
+LAST = 5  # seconds by which the first process leaves later, after an error
 EXPLICIT = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 
 
@@ -77,12 +79,15 @@ def leave_at_once(code: int) -> None:
     """After an error, the interpreter's end does not wait for the other processes.
 
     They cannot go on without this one, and are ended by JAX within two minutes, or by what started
-    them.
+    them. JAX aborts them as soon as the first process is gone, so that it leaves some seconds later:
+    where all have met the same error, each says so and exits with its own code.
     """
 
     def leave() -> None:
         sys.stdout.flush()
         sys.stderr.flush()
+        if jax.process_index() == 0:
+            time.sleep(LAST)
         os._exit(code)
 
     if jax.process_count() > 1:
