@@ -79,8 +79,8 @@ def leave_at_once(code: int) -> None:
     """After an error, the interpreter's end does not wait for the other processes.
 
     They cannot go on without this one, and are ended by JAX within two minutes, or by what started
-    them. JAX aborts them as soon as the first process is gone, so that it leaves some seconds later:
-    where all have met the same error, each says so and exits with its own code.
+    them. JAX aborts them as soon as the first process is gone, so that it leaves some seconds
+    later: where all have met the same error, each says so and exits with its own code.
     """
 
     def leave() -> None:
