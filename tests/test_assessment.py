@@ -263,3 +263,15 @@ def test_auroc_within_models_is_not_hurt_by_their_different_scales():
     rows = assessment.assess_classification(pool(parts), row="H/H", **SAMPLING)["classification"]
     assert rows["image"]["H/H"]["auroc"] == 0.75
     assert rows["image"]["H/H"]["auroc_within"] == 1.0
+
+
+def test_a_control_says_how_far_chance_reaches_of_one_model_and_of_several():
+    labels = [0, 1] * 13
+    found = judged([f"{i}" for i in range(26)], labels, [0.5] * 26)
+    measures = {"counts": {"sick": 13, "healthy": 14}}
+    assert "13 sick and 14 healthy patients lies between 0.278 and 0.722" in assessment.chance_note(
+        found, measures
+    )
+    folds = replace(found, models=np.array(["fold 0", "fold 1"] * 13))
+    sentence = assessment.chance_note(folds, {"counts": {"sick": 36, "healthy": 36}})
+    assert "36 healthy patients of several folds lies between 0.312 and 0.688" in sentence

@@ -289,3 +289,22 @@ def test_means_leave_out_the_images_without_a_value_and_repeat_those_drawn_twice
     weights = np.array([[1.0, 1.0, 1.0], [2.0, 1.0, 0.0]])
     means = bootstrap.mean_samples(values, weights)
     np.testing.assert_allclose(means, [[2.5, 7.0], [2.0, np.nan]])
+
+
+@pytest.mark.parametrize(("sick", "healthy"), [(13, 14), (5, 40), (36, 36)])
+def test_chance_stays_in_its_range_in_95_of_100_draws(sick, healthy):
+    rng = np.random.default_rng(0)
+    labels = np.repeat([1, 0], [sick, healthy])
+    low, high = bootstrap.chance_auroc_range(sick=sick, healthy=healthy)
+    found = np.array(
+        [
+            metrics.classification_measures(rng.random(len(labels)), labels)["auroc"]
+            for _ in range(500)
+        ]
+    )
+    assert np.mean((found < low) | (found > high)) == pytest.approx(0.05, abs=0.025)
+
+
+def test_chance_has_no_range_without_both_diagnoses():
+    assert np.isnan(bootstrap.chance_auroc_range(sick=0, healthy=3)).all()
+    assert bootstrap.chance_auroc_range(sick=1, healthy=1) == (0, 1)

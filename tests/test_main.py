@@ -82,6 +82,14 @@ def test_a_mistake_in_the_flags_is_one_line_and_exit_code_2(number, mistaken):
     assert len(said.strip().splitlines()) == 1
 
 
+def test_a_bug_of_a_configuration_file_shows_where_it_is(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text("def get_config():\n    return len(3)  # the bug\n")
+    done = start(f"--config={file}")
+    assert done.returncode not in (0, main.EXIT_USER_ERROR)
+    assert "len(3)" in done.stderr and "has no len()" in done.stderr
+
+
 def test_a_workdir_that_cannot_be_made_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     done = start("--config=data_report:phantom", f"--workdir={tmp_path / 'file' / 'run'}")

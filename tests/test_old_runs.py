@@ -18,7 +18,10 @@ from thermo_jax.training.metrics_log import METRICS, read_jsonl
 
 ARCHIVES = sorted((Path(__file__).parent / "old_runs").glob("*.tar.xz"))
 PROGRAMS = {"encoder": encoder, "classify": classify, "segment": segment}
-TOLERANCE = 1e-3  # other JAX versions and processors sum in another order
+TOLERANCE = 1e-3  # of predictions: other JAX versions and processors sum in another order
+# Of losses after five more steps: rounding alone moved them by up to 1e-3, a lost optimiser by
+# .0075 (segmenter) and .015 (encoder).
+LOSS_TOLERANCE = 5e-3
 
 
 def some_slow(*slow):
@@ -56,7 +59,7 @@ def test_a_stopped_run_continues_to_what_it_would_have_become(runs, program):
     assert len(before) == 2 and found[:2] == before
     assert found[2].keys() == expected[2].keys()
     for name, value in expected[2].items():
-        assert found[2][name] == pytest.approx(value, abs=TOLERANCE), name
+        assert found[2][name] == pytest.approx(value, abs=LOSS_TOLERANCE), name
 
 
 @pytest.mark.parametrize("program", some_slow("encoder", "classify"))
