@@ -42,7 +42,8 @@ CAPTIONS = {
     "clusters_pixels": "Clusters of raw pixel values, named by the annotations.",
     "evidence": "What speaks for sick and for healthy in each image: exact parts of the logit.",
     "reliability": "Reliability: what share is sick among patients given a probability.",
-    "confusion_classification": "Confusion matrix per patient at 0.5; truth in rows.",
+    "confusion_classification": "Confusion matrix per patient at 0.5; truth in rows; of several "
+    "repeats, the mean.",
     "confusion_segmentation": "Confusion of regions, in shares of the true region; truth in rows.",
     "curves": "Training and validation by epoch.",
     "latents": "Latents: their first three principal components as colours.",
