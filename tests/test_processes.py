@@ -220,9 +220,9 @@ def test_programs_of_two_processes_give_what_one_gives(tmp_path):
     )
     rows, expected_rows = (read_jsonl(folder / METRICS) for folder in (two, one))
     assert len(rows) == len(expected_rows) == 2
-    # Other sums round otherwise, which Adam amplifies from step to step. The loss shows it as little
-    # as a mean does; accuracy counts every pixel that was between two classes (two on one processor,
-    # three on another, of 24,000).
+    # Other sums round otherwise, which Adam amplifies from step to step. Losses are means, and show
+    # little of it; accuracy counts each pixel that was between two classes (of 24,000 two on one
+    # processor, three on another).
     for row, expected in zip(rows, expected_rows, strict=True):
         accuracy, expected_accuracy = (each.pop("train/accuracy") for each in (row, expected))
         assert accuracy == pytest.approx(expected_accuracy, abs=1e-3)
