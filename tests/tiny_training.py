@@ -32,8 +32,8 @@ CHANNELS = decoders.CHANNELS
 TARGETS = {"classify": "labels", "segment": "label_maps"}
 # XLA's older code generator, and no threads for modules that are compiled at once.
 QUICK_OPTIONS = {"xla_cpu_use_fusion_emitters": False, "xla_cpu_parallel_codegen_split_count": 1}
-# For processes of their own, on one device. Not the options above: a JAX that does not know an option
-# of XLA_FLAGS does not start.
+# For processes of their own, on one device. Without the options above: a JAX that does not know an
+# option of XLA_FLAGS does not start.
 QUICK_COMPILATION = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "XLA_FLAGS": ""}
 
 
