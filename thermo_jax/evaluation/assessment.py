@@ -195,7 +195,7 @@ def _rows_by_repeat(unit: Unit | Predictions) -> list[np.ndarray]:
 def _means(found: Sequence[dict[str, Any]]) -> dict[str, np.ndarray]:
     """The mean of each measure over repeats, of those in which it is defined; counts left out."""
     means = {}
-    for name in found[0].keys() - {"counts"}:
+    for name in (name for name in found[0] if name != "counts"):
         values = np.array([one[name] for one in found], np.float64)
         known = np.isfinite(values)
         total = np.where(known, values, 0).sum(0)
@@ -212,7 +212,7 @@ def _counts(unit: Unit, found: Sequence[dict[str, int]]) -> dict[str, float]:
     _, first = np.unique(unit.names, return_index=True)
     sick = int((unit.labels[first] == SICK).sum())
     counts: dict[str, float] = {"n": len(first), "sick": sick, "healthy": len(first) - sick}
-    for name in found[0].keys() - counts.keys():
+    for name in (name for name in found[0] if name not in counts):
         counts[name] = _per_repeat(sum(one[name] for one in found), found)
     return counts
 
