@@ -15,7 +15,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import tiny_training as tiny
 from conftest import find_golden_dir, golden_file
 from ml_collections import FrozenConfigDict
 
@@ -31,7 +30,6 @@ from thermo_jax.training import pretrain
 from thermo_jax.training.parallel import DataParallel
 from thermo_jax.training.state import TrainState
 
-SLOW = pytest.mark.slow
 TOLERANCE = 1e-5  # float32, one pass
 TOLERANCE_WEIGHTS = 1e-4  # Adam amplifies the rounding of small gradients
 # A batch norm over this few samples divides by differences of nearly equal numbers.
@@ -80,12 +78,6 @@ def assert_same_weights(tree, published: dict[str, np.ndarray], *, tolerance: fl
         for key in path:
             actual = actual[key.key]
         assert_close(actual, expected, name=name, tolerance=tolerance)
-
-
-@pytest.fixture(scope="module", autouse=True, params=["quick", pytest.param("full", marks=SLOW)])
-def compilation(request):
-    """Quickly, and slowly as the programs of users are: the numbers are the same."""
-    yield from tiny.quick_compilation() if request.param == "quick" else [None]
 
 
 @pytest.fixture(scope="module", autouse=True)
