@@ -56,6 +56,7 @@ REFUSED = {
     "predict from nowhere": (predict.get_config(), "/nowhere holds no trained decoder"),
     "export": (export.get_config(), "/nowhere holds no trained decoder"),
     "convert": (convert.get_config("import"), "config.weights is empty"),
+    "demo": (demo.get_config(), "data root /nowhere does not exist"),
     "benchmark": (benchmark.get_config("quick"), "config.repeats=0 must be at least 1"),
 }
 
@@ -67,6 +68,8 @@ def test_a_refused_run_leaves_no_folder_behind(tmp_path, name):
         config.update({"models": "/nowhere"} | ({"input": "/data"} if "input" in config else {}))
     if name == "benchmark":
         config.repeats = 0
+    if name == "demo":
+        config.stages.encoder.data.root = "/nowhere"
     with pytest.raises(UserError, match=message):
         main.run(config, tmp_path / "a" / "run")
     assert not list(tmp_path.iterdir())

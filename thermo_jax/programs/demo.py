@@ -5,7 +5,7 @@ from pathlib import Path
 from absl import logging
 from ml_collections import ConfigDict
 
-from thermo_jax.programs import runs
+from thermo_jax.programs import runs, sources
 from thermo_jax.programs.stages import PROGRAMS
 from thermo_jax.programs.workdir import check_workdir, write_config
 
@@ -19,6 +19,7 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
         if name != "encoder":
             stages[name].encoder.workdir = str(workdir / "encoder")
         check_workdir(workdir / name, runs.resolve(stages[name]))
+    sources.open_source(stages["encoder"].data)  # refuses unusable data before anything is written
     write_config(workdir, config)
     outcome = {}
     for number, (name, stage) in enumerate(stages.items(), start=1):
