@@ -14,7 +14,8 @@ from absl import logging
 from thermo_jax.data import annotations, examples, layouts, phantom, radiometry
 from thermo_jax.data.thermogram import DataError
 
-pytest.importorskip("tensorflow")
+if importlib.util.find_spec("tensorflow") is None:  # importing it takes seconds
+    pytest.skip("TensorFlow is absent", allow_module_level=True)
 tfds = pytest.importorskip("tensorflow_datasets")
 dmr_ir = pytest.importorskip("thermo_jax.data.dmr_ir")
 

@@ -55,14 +55,14 @@ def test_an_encoder_that_would_train_on_others_who_validate_or_test_is_refused(t
 
 def test_whoever_validates_a_decoder_validates_its_encoder_too(tmp_path):
     config = quick()
-    config.data.phantom_patients = 40
+    config.data.phantom_patients = 20
     write_folds(config, tmp_path)
     for fold in (0, 1):
         files = [f"repeat0_fold{fold}.json", f"repeat0_fold{fold}_encoder.json"]
         decoders, encoders = (Split.load(tmp_path / "folds" / name) for name in files)
         assert encoders.test == decoders.test and encoders.val > decoders.val
         sizes = [len(part) for part in (decoders.train, decoders.val, encoders.train, encoders.val)]
-        assert sizes == [16, 4, 14, 6]
+        assert sizes == [8, 2, 7, 3]
 
 
 def test_missing_fold_files_are_named(tmp_path):
