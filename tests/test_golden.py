@@ -15,7 +15,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import tiny_training as tiny
 from conftest import find_golden_dir, golden_file
 from ml_collections import FrozenConfigDict
 
@@ -79,13 +78,6 @@ def assert_same_weights(tree, published: dict[str, np.ndarray], *, tolerance: fl
         for key in path:
             actual = actual[key.key]
         assert_close(actual, expected, name=name, tolerance=tolerance)
-
-
-@pytest.fixture(autouse=True)
-def compilation(request):
-    """As users' programs are compiled; quickly where another size of the model is tested so."""
-    quickly = any(name in request.node.name for name in ("encoder_c1", "unet_1"))
-    yield from tiny.quick_compilation() if quickly else [None]
 
 
 @pytest.fixture(scope="module", autouse=True)
