@@ -1,4 +1,4 @@
-"""Who is told what: a user's mistake is one line, a bug shows where it is."""
+"""A user's mistake ends in one line, a bug in a traceback."""
 
 import errno
 import os

@@ -19,7 +19,7 @@ from thermo_jax.training.state import TrainState
 quick_compilation = pytest.fixture(scope="module", autouse=True)(tiny.quick_compilation)
 
 EPOCHS = 3
-# What a model adds is told by its runs that are interrupted after every epoch.
+# The runs that are interrupted after every epoch test what a model adds.
 MODELS_ARE_SLOW = pytest.mark.parametrize(
     "finished",
     ["line", *(pytest.param(name, marks=pytest.mark.slow) for name in ("encoder", "classify"))],

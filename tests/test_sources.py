@@ -56,20 +56,17 @@ def test_folds_are_stratified_by_the_shuffled_diagnoses(root):
         assert sum(found[patient] for patient in split.test) == 2  # of the four sick
 
 
-@pytest.mark.parametrize("program", [encoder_config, table1, few_shot])
-def test_an_encoder_validates_on_three_of_ten_in_every_program(root, program):
-    config = using(program.get_config(), root)
-    if program is not encoder_config:
-        config = stages.stage_config(config, "encoder", data_type="heat", split={})
-    assert config.split.val_fraction == 0.3
-
-
-@pytest.mark.parametrize("program", [segment, table1, few_shot])
-def test_a_decoder_validates_on_two_of_ten_and_has_the_encoders_test_patients(root, program):
-    config = using(program.get_config(), root)
-    if program is not segment:
-        config = stages.stage_config(config, "segment", data_type="heat", split={})
-    assert config.split.val_fraction == 0.2
+@pytest.mark.parametrize(
+    ("task", "alone", "share"), [("encoder", encoder_config, 0.3), ("segment", segment, 0.2)]
+)
+@pytest.mark.parametrize("study", [None, table1, few_shot])
+def test_every_program_validates_on_the_same_share_and_tests_the_same_patients(
+    root, task, alone, share, study
+):
+    config = using((study or alone).get_config(), root)
+    if study:
+        config = stages.stage_config(config, task, data_type="heat", split={})
+    assert config.split.val_fraction == share
     assert split_of(config).test == split_of(using(encoder_config.get_config(), root)).test
 
 

@@ -1,4 +1,4 @@
-"""Images whose patient cannot be told: who trains on them, and what readers of results are told."""
+"""Images of unknown patients: which encoders train on them, and what results say about it."""
 
 import types
 

@@ -11,7 +11,7 @@ import concurrent.futures
 import dataclasses
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -100,6 +100,10 @@ class Examples:
             mean_temperatures=self.mean_temperatures[rows],
             columns={name: column[rows] for name, column in self.columns.items()},
         )
+
+    def of_patients(self, patients: Collection[str]) -> "Examples":
+        """The rows of these patients."""
+        return self.where(np.array([patient in patients for patient in self.patients], bool))
 
     def where(self, mask: Sequence[bool] | np.ndarray) -> "Examples":
         """The rows whose entry of `mask` (one Boolean a row) is true."""

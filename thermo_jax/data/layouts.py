@@ -148,10 +148,10 @@ def _identify(draft: Draft, report: DataReport) -> Thermogram | None:
 
 
 def _with_views(records: list[Thermogram], report: DataReport) -> list[Thermogram]:
-    """In class folders where no name tells a view, all are taken as frontal."""
+    """Takes all thermograms of class folders as frontal if no file name contains a view."""
     if report.layout != "class_folders" or any(record.view for record in records):
         return records
-    report.add("assumed-view", ".", f"none of {len(records)} file names tells a view")
+    report.add("assumed-view", ".", f"none of {len(records)} file names contains a view")
     return [dataclasses.replace(record, view=1) for record in records]
 
 

@@ -13,7 +13,6 @@ from ml_collections import ConfigDict
 from thermo_jax.benchmark import collectives, measure, tpu
 from thermo_jax.benchmark.cases import Case, find_case, make_case
 from thermo_jax.data.examples import IMAGE_SHAPES, downscaled_size
-from thermo_jax.errors import UserError
 from thermo_jax.models import precision
 from thermo_jax.models.convolution import choose_convolution
 from thermo_jax.programs import runs
@@ -49,12 +48,7 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
 
 def _check_fields(config: ConfigDict) -> None:
     runs.check_fields(config)
-    known = [name for name in precision.NAMES if name != "auto"]
-    unknown = [name for name in config.dtypes if name not in known]
-    if unknown or not config.dtypes:
-        raise UserError(
-            f"config.dtypes={config.dtypes!r}: choose one or more of {', '.join(known)}"
-        )
+    runs.check_chosen(config, "dtypes", [name for name in precision.NAMES if name != "auto"])
     for height, width, _ in IMAGE_SHAPES.values():
         downscaled_size(height, width, config.downscale)
     for name in (*config.cases, *config.feeding):

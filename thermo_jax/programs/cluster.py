@@ -114,7 +114,7 @@ def _annotated(source: sources.Source, split: Split | None) -> Examples:
     examples = source.load("segment")
     if split is None:
         return examples
-    chosen = examples.where(np.array([patient in split.test for patient in examples.patients]))
+    chosen = examples.of_patients(split.test)
     runs.check_not_empty({"test": chosen}, of=len(examples))
     return chosen
 

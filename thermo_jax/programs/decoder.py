@@ -249,10 +249,7 @@ def split_examples(examples: Examples, split: Split, *, protocol: str) -> Sets:
       UserError: a set has no image.
     """
     validation = split.test if protocol == sources.PAPER else split.val
-    roles = [
-        examples.where(np.array([patient in patients for patient in examples.patients]))
-        for patients in (split.train, validation, split.test)
-    ]
+    roles = [examples.of_patients(patients) for patients in (split.train, validation, split.test)]
     sets = dict(zip(("training", "validation", "test"), roles, strict=True))
     runs.check_not_empty(sets, of=len(examples))
     return Sets(*roles)
@@ -294,7 +291,7 @@ def seen_by_encoder(meta: dict, *, source: sources.Source, patients: set[str]) -
 
 
 def saw_unknown_patients(meta: dict, *, source: sources.Source) -> bool:
-    """Whether images whose patient cannot be told pretrained the encoder."""
+    """Whether the encoder was pretrained on images of unknown patients."""
     known = {record.patient for record in source.records if record.patient_known}
     return not known.issuperset(meta["seen_patients"])
 
@@ -306,7 +303,7 @@ def fewer_patients(train: Examples, split: ConfigDict, *, seed: int) -> Examples
         return train
     order = np.random.default_rng((split.seed, 3, split.fold, seed)).permutation(len(patients))
     chosen = {patients[i] for i in order[: split.max_train_patients]}
-    return train.where(np.array([patient in chosen for patient in train.patients]))
+    return train.of_patients(chosen)
 
 
 def _gray(source: sources.Source, sets: Sets, config: ConfigDict) -> dict[str, np.ndarray] | None:

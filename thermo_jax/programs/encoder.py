@@ -115,22 +115,24 @@ def check_patches(config: ConfigDict) -> None:
 def sets(examples: Examples, split: Split, config: ConfigDict) -> tuple[Examples, Examples]:
     """Training and validation images, by `config.split.protocol`.
 
-    An image whose patient cannot be told may show a test patient: "honest" leaves it out, the other
+    An image of an unknown patient may show a test patient: "honest" leaves it out, the other
     protocols, whose encoders see test patients anyway, train on it.
     """
     if config.split.protocol == sources.PAPER:  # by image, whoever's it is
         order = np.random.default_rng((config.split.seed, 2)).permutation(len(examples))
         count = round(config.split.val_fraction * len(examples))
         return examples.take(np.sort(order[count:])), examples.take(np.sort(order[:count]))
-    validation = examples.where(np.array([p in split.val for p in examples.patients]))
-    if config.split.protocol == sources.TRANSDUCTIVE:
-        return examples.where(np.array([p not in split.val for p in examples.patients])), validation
+    trained = split.train
     known = split.train | split.val | split.test
-    if unknown := sum(patient not in known for patient in examples.patients):
+    unknown = [patient for patient in examples.patients if patient not in known]
+    if config.split.protocol == sources.TRANSDUCTIVE:
+        trained |= split.test | set(unknown)
+    elif unknown:
         logging.info(
-            "%d images of unknown patients are left out: they may show test patients.", unknown
+            "%d images of unknown patients are left out: they may show test patients.",
+            len(unknown),
         )
-    return examples.where(np.array([p in split.train for p in examples.patients])), validation
+    return examples.of_patients(trained), examples.of_patients(split.val)
 
 
 def encoder_variables(variables: dict) -> dict:

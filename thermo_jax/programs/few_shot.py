@@ -61,9 +61,7 @@ def _check_fields(config: ConfigDict) -> None:
         raise UserError(f"config.type={config.type!r} must be one of {', '.join(CHANNELS)}")
     if config.data.shuffle_labels:
         raise UserError("config.data.shuffle_labels=True is a control of classifiers alone")
-    unknown = [kind for kind in config.kinds if kind not in KINDS]
-    if unknown or not config.kinds:
-        raise UserError(f"config.kinds={config.kinds!r}: choose one or more of {', '.join(KINDS)}")
+    runs.check_chosen(config, "kinds", KINDS)
     if config.split.protocol == sources.PAPER:
         raise UserError("config.split.protocol='paper' selects on test: choose 'honest'")
     odd = [number for number in config.patients if not isinstance(number, int) or number < 0]

@@ -1,6 +1,6 @@
 """What programs have in common: devices, plans and columns of a configuration, the last word."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import jax
 import numpy as np
@@ -116,6 +116,14 @@ def check_fields(config: ConfigDict) -> None:
             find_colormap(config.data.colormap)
         except ValueError as error:
             raise UserError(f"config.data.colormap: {error}") from error
+
+
+def check_chosen(config: ConfigDict, field: str, known: Collection[str]) -> None:
+    """Raises UserError where a field of several values has an unknown one, or none."""
+    if not config[field] or not set(config[field]) <= set(known):
+        raise UserError(
+            f"config.{field}={config[field]!r}: choose one or more of {', '.join(known)}"
+        )
 
 
 def data_parallel(config: ConfigDict) -> DataParallel:

@@ -156,20 +156,18 @@ def split_of(split: ConfigDict, source: Source) -> splits.Split:
     Raises:
       UserError: no patient is known, or the given file does not name all of them.
     """
-    known = [record for record in source.records if record.patient_known]
-    if not known:
+    known = _known(source)
+    if not known["patients"]:
         raise UserError(
             "no thermogram has a known patient, so that no patients can be kept for validation: "
             "name files as T<patient>.<visit>.<view>... (see the README)"
         )
     if split.file:
         found = splits.Split.load(folder_path(split.file))
-        found.check_names({record.patient for record in known}, path=split.file)
+        found.check_names(known["patients"], path=split.file)
     else:
         found = splits.three_way_split(
-            [record.patient for record in known],
-            labels=[record.label for record in known],
-            annotated=[bool(record.regions) for record in known],
+            **known,
             folds=split.folds,
             fold=split.fold,
             val_fraction=0 if split.protocol == PAPER else split.val_fraction,
@@ -186,15 +184,19 @@ def with_more_validation(split: splits.Split, config: ConfigDict, source: Source
     """
     if config.protocol == PAPER:  # the encoder is validated by image
         return split
-    known = [record for record in source.records if record.patient_known]
     return splits.with_more_validation(
-        split,
-        patients=[record.patient for record in known],
-        labels=[record.label for record in known],
-        annotated=[bool(record.regions) for record in known],
-        val_fraction=config.val_fraction,
-        seed=config.seed,
+        split, **_known(source), val_fraction=config.val_fraction, seed=config.seed
     )
+
+
+def _known(source: Source) -> dict[str, list]:
+    """What splits need of the thermograms whose patient is known."""
+    known = [record for record in source.records if record.patient_known]
+    return {
+        "patients": [record.patient for record in known],
+        "labels": [record.label for record in known],
+        "annotated": [bool(record.regions) for record in known],
+    }
 
 
 def _selection(data: ConfigDict) -> examples.Selection:

@@ -42,12 +42,8 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
 
 def _check_fields(config: ConfigDict) -> None:
     runs.check_fields(config)
-    for name, known in (("rows", ROWS), ("tasks", ("classify", "segment"))):
-        unknown = [value for value in config[name] if value not in known]
-        if unknown or not config[name]:
-            raise UserError(
-                f"config.{name}={config[name]!r}: choose one or more of {', '.join(known)}"
-            )
+    runs.check_chosen(config, "rows", ROWS)
+    runs.check_chosen(config, "tasks", ("classify", "segment"))
     if not 0 <= config.num_folds <= config.split.folds:
         raise UserError(
             f"config.num_folds={config.num_folds} must be from 0 (all) to config.split.folds="

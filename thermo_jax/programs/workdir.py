@@ -69,17 +69,15 @@ def only_run_in(path: str | Path) -> Iterator[None]:
         yield
         return
     folder = pathlib.Path(_check_path(path))
-    with _made(folder), _locked(folder):
+    with _no_empty_folders(folder), _locked(folder):
         yield
 
 
 @contextlib.contextmanager
-def _made(folder: pathlib.Path) -> Iterator[None]:
-    """The folder exists; at the end, those that were made for it and are still empty go again."""
+def _no_empty_folders(folder: pathlib.Path) -> Iterator[None]:
+    """At the end, the folder and those above it that were made since go if they are still empty."""
     missing = [each for each in (folder, *folder.parents) if not each.exists()]
     try:
-        with _writable(folder):
-            folder.mkdir(parents=True, exist_ok=True)
         yield
     finally:
         with contextlib.suppress(OSError):  # the first that is not empty, or was not made
