@@ -112,6 +112,15 @@ def foreign_dir() -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    """A cache of the module's own: no data prepared by the user is touched."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("THERMO_JAX_CACHE_DIR", str(folder))
+        yield folder
+
+
 @pytest.fixture(scope="module", autouse=True)
 def free_compiled_programs():
     """Every compiled program holds memory maps, of which a process may have 65,530: thousands of

@@ -23,15 +23,6 @@ from thermo_jax.inference.predictor import Predictor
 quick_compilation = pytest.fixture(scope="module", autouse=True)(tiny_training.quick_compilation)
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    """A cache of the tests' own: no data prepared by the user is touched."""
-    folder = tmp_path_factory.mktemp("cache")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("THERMO_JAX_CACHE_DIR", str(folder))
-        yield folder
-
-
 def tiny(config, **encoder_fields):
     """Shrinks a shipped configuration: 60x80 heatmaps of 12 phantom patients, 1 epoch, 1 device."""
     config.data.phantom_patients = 12

@@ -16,6 +16,7 @@ from thermo_jax.data.splits import Split
 from thermo_jax.programs import decoder, encoder, few_shot
 
 quick_compilation = pytest.fixture(scope="module", autouse=True)(tiny.quick_compilation)
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 def split(count: int, **fields) -> ConfigDict:

@@ -19,14 +19,7 @@ from thermo_jax.evaluation import table1 as table1_text
 from thermo_jax.programs import decoder, encoder, sources, stages, table1
 
 quick_compilation = pytest.fixture(scope="module", autouse=True)(tiny.quick_compilation)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    """A cache of the tests' own: no data prepared by the user is touched."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("THERMO_JAX_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
-        yield
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 @pytest.fixture(scope="module")

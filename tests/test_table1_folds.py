@@ -7,13 +7,7 @@ from table1_runs import quick, write_folds
 from thermo_jax.data.splits import Split
 from thermo_jax.programs import sources, table1
 
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    """A cache of the tests' own: no data prepared by the user is touched."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("THERMO_JAX_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
-        yield
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 def test_fold_files_can_be_given_back(tmp_path):
