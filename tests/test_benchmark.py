@@ -13,6 +13,7 @@ from conftest import ROOT
 from thermo_jax import main
 from thermo_jax.benchmark import cases, collectives, measure, tpu
 from thermo_jax.configs import benchmark
+from thermo_jax.models.operations import NATIVE
 from thermo_jax.programs.benchmark import throughput_table
 
 quick_compilation = pytest.fixture(scope="module", autouse=True)(tiny.quick_compilation)
@@ -68,7 +69,7 @@ def test_a_case_that_does_not_fit_is_a_row_that_says_so(tmp_path, capsys, monkey
 
 def test_random_examples_are_all_different():
     config = benchmark.get_config("quick")
-    case = cases.make_case("segment H/H", config, dtype="bfloat16", conv=None)
+    case = cases.make_case("segment H/H", config, dtype="bfloat16", operations=NATIVE)
     latents = case.random_columns(3)["latents"]
     assert latents.shape == (3, 1, 30, 40, 16) and latents.dtype == "bfloat16"
     assert len(np.unique(latents.astype(np.float32).reshape(3, -1), axis=0)) == 3
@@ -77,13 +78,13 @@ def test_random_examples_are_all_different():
 
 def test_hand_counts_are_those_of_the_published_sizes_only():
     config = benchmark.get_config("cpu")
-    case = cases.make_case("pretrain H", config, dtype="float32", conv=None)
+    case = cases.make_case("pretrain H", config, dtype="float32", operations=NATIVE)
     assert case.gflop_per_image == pytest.approx(31.1, abs=0.1)  # SPEC section 6
-    half = cases.make_case("pretrain H", config, dtype="bfloat16", conv=None)
+    half = cases.make_case("pretrain H", config, dtype="bfloat16", operations=NATIVE)
     assert case.gb_per_image == 2 * half.gb_per_image
     assert half.gb_per_image == pytest.approx(0.110, abs=0.001)  # SPEC section 7
     config.num_kernels = 2
-    case = cases.make_case("pretrain H", config, dtype="float32", conv=None)
+    case = cases.make_case("pretrain H", config, dtype="float32", operations=NATIVE)
     assert case.gflop_per_image is None and case.gb_per_image is None
 
 
@@ -93,7 +94,7 @@ def test_hand_counts_are_those_of_the_published_sizes_only():
 def test_xla_counts_the_operations_that_were_counted_by_hand(name):
     config = benchmark.get_config("gpu")
     config.batch_size.heat = 2
-    case = cases.make_case(name, config, dtype="float32", conv=None)
+    case = cases.make_case(name, config, dtype="float32", operations=NATIVE)
     # By hand, training is three times the forward pass; nobody needs the gradient of an input.
     assert measure.flops(case) / 2e9 == pytest.approx(case.gflop_per_image, rel=0.07)
 
@@ -103,7 +104,7 @@ def test_operations_are_not_counted_where_the_cpu_is_hidden(monkeypatch):
         raise RuntimeError("Unknown backend cpu")
 
     config = benchmark.get_config("quick")
-    case = cases.make_case("encode H", config, dtype="float32", conv=None)
+    case = cases.make_case("encode H", config, dtype="float32", operations=NATIVE)
     monkeypatch.setattr(jax, "local_devices", hidden)
     assert measure.flops(case) is None
 
@@ -111,7 +112,9 @@ def test_operations_are_not_counted_where_the_cpu_is_hidden(monkeypatch):
 def test_a_gray_encoder_on_heatmaps_costs_three_decoders():
     config = benchmark.get_config("gpu")
     one, three = (
-        cases.make_case(f"segment {row}", config, dtype="float32", conv=None).gflop_per_image
+        cases.make_case(
+            f"segment {row}", config, dtype="float32", operations=NATIVE
+        ).gflop_per_image
         for row in ("H/H", "G/H")
     )
     assert three == pytest.approx(3 * one)
@@ -121,7 +124,7 @@ def test_a_gray_encoder_on_heatmaps_costs_three_decoders():
 def test_an_unknown_case_is_refused_with_the_known_ones(name):
     config = benchmark.get_config("quick")
     with pytest.raises(ValueError, match=f"no case '{name}'; known are"):
-        cases.make_case(name, config, dtype="float32", conv=None)
+        cases.make_case(name, config, dtype="float32", operations=NATIVE)
 
 
 def test_a_step_that_fits_no_chip_is_told_after_the_rows_of_all(monkeypatch):

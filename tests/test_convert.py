@@ -17,6 +17,7 @@ from thermo_jax.configs import convert as convert_config
 from thermo_jax.configs import encoder as encoder_config
 from thermo_jax.configs import segment
 from thermo_jax.inference.predictor import load_model
+from thermo_jax.models.operations import NATIVE
 from thermo_jax.models.published import check_published
 from thermo_jax.programs import convert
 from thermo_jax.programs.decoder import open_encoder
@@ -107,7 +108,7 @@ def test_the_published_encoder_is_taken_by_a_decoders_run(torch, tmp_path):
     workdir = import_weights(file, tmp_path / "imported")
     config = segment.get_config("H/H")
     config.model.dtype = "float32"
-    encoder, variables, facts = open_encoder(config, workdir=workdir, conv=None)
+    encoder, variables, facts = open_encoder(config, workdir=workdir, operations=NATIVE)
     assert encoder.num_latents == 128
     kernel = variables["params"]["conv1"]["kernel"]
     np.testing.assert_array_equal(kernel.transpose(3, 2, 0, 1), arrays["init/conv1.weight"])

@@ -21,8 +21,8 @@ from ml_collections import FrozenConfigDict
 from thermo_jax.configs import encoder as encoder_config
 from thermo_jax.evaluation import metrics
 from thermo_jax.models import losses, patches
-from thermo_jax.models.convolution import choose_convolution
 from thermo_jax.models.cuts import Cuts, CutsOutputs
+from thermo_jax.models.operations import choose_operations
 from thermo_jax.models.published import from_published
 from thermo_jax.models.unet import UNet
 from thermo_jax.programs import runs
@@ -143,12 +143,12 @@ def _train(arrays, variables):
     config = runs.resolve(encoder_config.get_config({1: "gray", 3: "heat"}[sizes.pop("channels")]))
     config.model.update(sizes)
     parallel = DataParallel(jax.devices()[:1], mode="shard_map")
-    conv = choose_convolution(config.model.conv, platform=parallel.devices[0].platform)
+    operations = choose_operations(config.model.conv, platform=parallel.devices[0].platform)
     tx = pretrain.make_optimizer(config)
     step = parallel.wrap(
         partial(
             pretrain.train_step,
-            model=pretrain.make_model(config, conv=conv),
+            model=pretrain.make_model(config, operations=operations),
             tx=tx,
             loss=FrozenConfigDict(config.loss),
         )
@@ -162,8 +162,9 @@ def _train(arrays, variables):
         positions = arrays["anchors_hw"], arrays["positives_hw"]
         monkeypatch.setattr(pretrain, "scale_images", lambda images, **_: images)
         monkeypatch.setattr(
-            pretrain, "sample_positions", lambda *_, **__: tuple(map(jnp.asarray, positions))
+            pretrain, "draw_positions", lambda *_, **__: tuple(map(jnp.asarray, positions))
         )
+        monkeypatch.setattr(pretrain, "choose_positives", lambda images, anchors, given, **_: given)
         for _ in arrays["train/losses_total_contrastive_recon"]:
             state, values = step(states[-1], batch)
             states.append(state)

@@ -1,11 +1,15 @@
-"""Batch normalisation: which statistics are used, which are kept, and over which batch."""
+"""Batch norm: which statistics are used, which are kept, and over which batch."""
+
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from thermo_jax.models.normalization import BatchNorm
+from thermo_jax.models.layers import BatchNorm
+from thermo_jax.models.operations import GPU, NATIVE
+from thermo_jax.training.parallel import pmean
 
 X = np.random.default_rng(0).normal(3, 2, (4, 3, 2, 5)).astype(np.float32)
 VARIABLES = {
@@ -16,7 +20,8 @@ VARIABLES = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), VARIABLES)
 
 
 def normalize(x, *, train, axis_name=None):
-    return BatchNorm(axis_name=axis_name).apply(VARIABLES, x, train=train, mutable=["batch_stats"])
+    model = BatchNorm(slope=1.0, axis_name=axis_name)
+    return model.apply(VARIABLES, x, train=train, mutable=["batch_stats"])
 
 
 def affine(x, mean, var):
@@ -40,8 +45,13 @@ def test_running_statistics_keep_nine_tenths_and_take_the_unbiased_variance():
 
 def test_the_variance_survives_a_mean_far_from_zero_that_the_running_one_follows():
     far = X + np.float32(1000)
-    variables = {**VARIABLES, "batch_stats": {"mean": far.mean((0, 1, 2)) + 1, "var": jnp.ones(5)}}
-    _, updates = BatchNorm().apply(variables, jnp.asarray(far), train=True, mutable=["batch_stats"])
+    variables = {
+        **VARIABLES,
+        "batch_stats": {"mean": jnp.asarray(far.mean((0, 1, 2)) + 1), "var": jnp.ones(5)},
+    }
+    _, updates = BatchNorm(slope=1.0).apply(
+        variables, jnp.asarray(far), train=True, mutable=["batch_stats"]
+    )
     variance = (updates["batch_stats"]["var"] - 0.9) / 0.1
     exact = far.astype(np.float64).var((0, 1, 2), ddof=1)
     np.testing.assert_allclose(variance, exact, rtol=1e-4)  # off by 1 % if it were not taken off
@@ -49,7 +59,7 @@ def test_the_variance_survives_a_mean_far_from_zero_that_the_running_one_follows
 
 def test_only_some_vectors_are_normalised_by_the_statistics_of_all():
     whole, updates = normalize(jnp.asarray(X), train=True)
-    some, same = BatchNorm().apply(
+    some, same = BatchNorm(slope=1.0).apply(
         VARIABLES, jnp.asarray(X), train=True, only=jnp.asarray(X[0, 1]), mutable=["batch_stats"]
     )
     np.testing.assert_array_equal(some, whole[0, 1])
@@ -86,7 +96,7 @@ def test_devices_share_the_statistics_of_the_global_batch():
 
 
 def test_initialising_runs_outside_the_data_axis_and_leaves_mean_0_and_variance_1():
-    model = BatchNorm(axis_name="data")
+    model = BatchNorm(slope=1.0, axis_name="data")
     variables = model.init(jax.random.key(0), jnp.asarray(X), train=True)
     np.testing.assert_array_equal(variables["batch_stats"]["mean"], 0)
     np.testing.assert_array_equal(variables["batch_stats"]["var"], 1)
@@ -100,3 +110,34 @@ def test_bfloat16_is_normalised_with_float32_statistics():
     exact = np.asarray(half, np.float32).mean((0, 1, 2))
     expected = 0.9 * VARIABLES["batch_stats"]["mean"] + 0.1 * exact
     np.testing.assert_allclose(updates["batch_stats"]["mean"], expected, rtol=1e-5)
+
+
+def gradients(operations, slope, x, weights):
+    """Output, statistics, and the gradients by x, scale and bias, on one device's part of x."""
+    model = BatchNorm(slope=slope, axis_name="data", operations=operations)
+
+    wide = jax.tree.map(lambda v: v.astype(x.dtype), VARIABLES)
+
+    def loss(x, params):
+        variables = wide | {"params": params}
+        y, updates = model.apply(variables, x, train=True, mutable=["batch_stats"])
+        return (y * weights).sum(), (y, updates)
+
+    (_, (y, updates)), (d_x, d_params) = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(
+        x, wide["params"]
+    )
+    return {"y": y, "d_x": d_x}, pmean({"updates": updates, "d_params": d_params})
+
+
+@pytest.mark.parametrize("slope", [0.0, 0.01])
+def test_a_gradient_in_two_passes_equals_the_automatic_one_on_two_devices(slope):
+    if jax.device_count() < 2:
+        pytest.skip("one device only")
+    weights = np.random.default_rng(1).standard_normal(X.shape)
+    with jax.enable_x64(True):
+        arrays = [jnp.asarray(a.reshape(2, 2, *X.shape[1:]), jnp.float64) for a in (X, weights)]
+        expected, actual = (
+            jax.pmap(partial(gradients, ops, slope), "data", devices=jax.devices()[:2])(*arrays)
+            for ops in (NATIVE, GPU)
+        )
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-6, atol=1e-12), actual, expected)

@@ -19,7 +19,14 @@ DRAWS = 200
 
 @partial(jax.jit, static_argnames=("num_patches", "patch_size"))
 def _sample(keys, images, num_patches=16, patch_size=5):
-    return patches.sample_positions(keys, images, num_patches=num_patches, patch_size=patch_size)
+    height, width = images.shape[1:3]
+    anchors, candidates = patches.draw_positions(
+        keys, height=height, width=width, num_patches=num_patches, patch_size=patch_size
+    )
+    return anchors, patches.choose_positives(images, anchors, candidates, patch_size=patch_size)
+
+
+_choose = jax.jit(patches.choose_positives)
 
 
 def sample(image: np.ndarray, *, seed: int = 0, patch_size: int = 5):
@@ -66,21 +73,10 @@ def choose_positive(image, anchor, candidates) -> tuple[np.ndarray, bool]:
     return anchor + np.where(anchor < center, 1, -1), False
 
 
-@jax.jit
-def _positives(image, anchors, candidates):
-    draws = iter([anchors, candidates])
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(jax.random, "randint", lambda *_, **__: next(draws))
-        keys = jax.random.split(jax.random.key(0), 1)
-        return patches.sample_positions(keys, image[None], num_patches=len(anchors))
-
-
 def positives_of(image, anchors, candidates) -> np.ndarray:
     """The positives [S,2] where these anchors [S,2] and candidates [S,10,2] are drawn."""
-    drawn = (jnp.asarray(positions, jnp.int32) for positions in (anchors, candidates))
-    chosen, positives = _positives(jnp.asarray(image, jnp.float32), *drawn)
-    np.testing.assert_array_equal(chosen[0], anchors)
-    return np.asarray(positives[0])
+    drawn = (jnp.asarray(positions, jnp.int32)[None] for positions in (anchors, candidates))
+    return np.asarray(_choose(jnp.asarray(image, jnp.float32)[None], *drawn)[0])
 
 
 def random_positions(image, *, num: int = 60, seed: int = 0):
@@ -179,7 +175,7 @@ def test_positions_of_an_image_do_not_depend_on_the_rest_of_the_batch():
 def test_an_image_too_small_for_a_patch_and_its_neighbour_is_refused(height, width):
     keys = jax.random.split(jax.random.key(0), 1)
     with pytest.raises(ValueError, match=f"{height}x{width} pixels are too small.*at least 6"):
-        patches.sample_positions(keys, jnp.zeros((1, height, width, 1)))
+        patches.draw_positions(keys, height=height, width=width)
 
 
 def test_patch_ssim_equals_the_definition():

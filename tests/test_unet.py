@@ -2,15 +2,13 @@
 
 from functools import partial
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_training as tiny
-from scipy import ndimage
 
-from thermo_jax.models.unet import UNet, concatenate_skip, max_pool, upsample_aligned
+from thermo_jax.models.unet import UNet, concatenate_skip
 
 quick_compilation = pytest.fixture(scope="module", autouse=True)(tiny.quick_compilation)
 
@@ -73,23 +71,6 @@ def test_initial_weights_lie_within_one_over_root_fan_in():
     assert 0.5 * bound < bias.max() <= bound
 
 
-@pytest.mark.parametrize("shape", [(2, 3), (5, 4), (7, 1), (1, 1)])
-def test_upsampling_doubles_with_aligned_corners(shape):
-    image = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
-    up = upsample_aligned(jnp.asarray(image)[None, :, :, None])[0, :, :, 0]
-    expected = ndimage.zoom(image.astype(np.float64), 2, order=1, mode="nearest", grid_mode=False)
-    np.testing.assert_allclose(up, expected, atol=1e-6)
-    for corner in ((0, 0), (0, -1), (-1, 0), (-1, -1)):
-        np.testing.assert_allclose(up[corner], image[corner], rtol=1e-6)
-
-
-def test_upsampling_keeps_a_linear_ramp_linear():
-    rows, columns = np.mgrid[:5, :7].astype(np.float32)
-    up = upsample_aligned(jnp.asarray(3 * rows - 2 * columns)[None, :, :, None])[0, :, :, 0]
-    expected = 3 * np.linspace(0, 4, 10)[:, None] - 2 * np.linspace(0, 6, 14)
-    np.testing.assert_allclose(up, expected, atol=1e-5)
-
-
 def test_padding_to_the_skip_puts_the_smaller_half_left_and_top():
     skip = jnp.full((1, 7, 9, 2), 5.0)
     joined = np.asarray(concatenate_skip(skip, jnp.ones((1, 4, 6, 3))))
@@ -98,11 +79,3 @@ def test_padding_to_the_skip_puts_the_smaller_half_left_and_top():
     expected[1:5, 1:7] = 1  # 3 rows and 3 columns are missing: 1 before, 2 after
     for channel in range(2, 5):
         np.testing.assert_array_equal(joined[0, :, :, channel], expected)
-
-
-def test_max_pooling_equals_flaxs_and_leaves_out_an_odd_row_and_column():
-    x = jnp.asarray(np.random.default_rng(0).standard_normal((2, 5, 6, 3)), jnp.float32)
-    expected, pull_back = jax.vjp(lambda x: nn.max_pool(x, (2, 2), (2, 2)), x)
-    actual, ours = jax.vjp(max_pool, x)
-    np.testing.assert_array_equal(actual, expected)
-    np.testing.assert_array_equal(ours(expected)[0], pull_back(expected)[0])

@@ -21,6 +21,7 @@ from thermo_jax.configs import classify, segment
 from thermo_jax.configs import encoder as encoder_config
 from thermo_jax.models import decoders
 from thermo_jax.models.cuts import scale_images
+from thermo_jax.models.operations import NATIVE, Operations
 from thermo_jax.models.unet import DoubleConv
 from thermo_jax.training import finetune, loop, pretrain
 from thermo_jax.training.parallel import DataParallel, masked_sums, pmean
@@ -248,7 +249,7 @@ class ShallowUNet(nn.Module):
     width: int = 2
     axis_name: str | None = None
     dtype: Any = None
-    conv_general_dilated: Callable | None = None
+    operations: Operations = NATIVE
 
     @nn.compact
     def __call__(self, latents, *, train: bool):

@@ -10,7 +10,7 @@ Decoders train on latents that were encoded once, as in a run where they fit on 
 import dataclasses
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,7 @@ from thermo_jax.configs import classify, common, encoder, segment
 from thermo_jax.data.thermogram import GRAY_SHAPE, HEAT_SHAPE
 from thermo_jax.errors import UserError
 from thermo_jax.models.decoders import CHANNELS
+from thermo_jax.models.operations import Operations
 from thermo_jax.training import finetune, pretrain
 from thermo_jax.training.parallel import gather
 
@@ -42,6 +43,7 @@ class Case:
       step: per device, `step(state, batch)`.
       train: whether it returns a new state, which is donated and fed back.
       make_state: makes the state; under `jax.eval_shape` no array is made.
+      draw: what gives a step's random positions, see `resident.scan_steps`; None without.
       columns: what a batch holds besides its rows, name -> (shape of one example, type).
       batch_size: images a step, over all devices.
       gflop_per_image: by hand; None at other widths than the published ones.
@@ -52,6 +54,7 @@ class Case:
     step: Callable
     train: bool
     make_state: Callable[[], Any]
+    draw: Callable | None
     columns: dict[str, tuple[tuple[int, ...], Any]]
     batch_size: int
     gflop_per_image: float | None
@@ -100,7 +103,7 @@ def find_case(name: str) -> tuple[str, Callable, list[str]]:
     return task, make, types
 
 
-def make_case(name: str, config: ConfigDict, *, dtype: str, conv: Callable | None) -> Case:
+def make_case(name: str, config: ConfigDict, *, dtype: str, operations: Operations) -> Case:
     """A case by name, at the sizes of a benchmark's configuration.
 
     Raises:
@@ -109,44 +112,60 @@ def make_case(name: str, config: ConfigDict, *, dtype: str, conv: Callable | Non
     task, make, types = find_case(name)
     data_type = types[-1]
     shape = tuple(side // config.downscale for side in SHAPES[data_type])
-    step, make_state, columns, (mflop, values) = make(types, shape, config, dtype, conv)
+    parts = make(types, shape, config, dtype, operations)
     gflop = gb = None
     if (config.num_kernels, config.unet_width) == (16, 64):
         pixels = float(np.prod(shape)) * (3 if types == ["gray", "heat"] else 1)
+        mflop, values = parts.work
         gflop, gb = mflop * pixels / 1e3, values * jnp.dtype(dtype).itemsize * pixels / 1e9
     return Case(
         name=name,
-        step=step,
+        step=parts.step,
         train=task not in ("encode", "predict"),
-        make_state=make_state,
-        columns=columns,
+        make_state=parts.make_state,
+        draw=parts.draw,
+        columns=parts.columns,
         batch_size=config.batch_size[data_type],
         gflop_per_image=gflop,
         gb_per_image=gb,
     )
 
 
-def _pretrain(types, shape, config, dtype, conv):
+class _Parts(NamedTuple):
+    """What differs from case to case; `work` is MFLOP and values moved, per pixel."""
+
+    step: Callable
+    make_state: Callable[[], Any]
+    columns: dict[str, tuple[tuple[int, ...], Any]]
+    work: tuple[float, float]
+    draw: Callable | None = None
+
+
+def _pretrain(types, shape, config, dtype, operations):
     own = encoder.get_config(types[0]).copy_and_resolve_references()
     own.model.num_kernels, own.model.dtype = config.num_kernels, dtype
-    model, tx = pretrain.make_model(own, conv=conv), pretrain.make_optimizer(own)
+    model, tx = pretrain.make_model(own, operations=operations), pretrain.make_optimizer(own)
     image = (*shape, CHANNELS[types[0]])
-    step = partial(pretrain.train_step, model=model, tx=tx, loss=FrozenConfigDict(own.loss))
+    loss = FrozenConfigDict(own.loss)
+    step = partial(pretrain.train_step, model=model, tx=tx, loss=loss)
+    draw = partial(pretrain.draw, image_size=shape, model=model, loss=loss)
     make_state = partial(
         pretrain.create_state, model, tx=tx, rng=jax.random.key(0), image_shape=image
     )
     work = ENCODER_MFLOP[1], ENCODER_VALUES * PASSES[1]
-    return step, make_state, {"images": (image, np.uint8)}, work
+    return _Parts(step, make_state, {"images": (image, np.uint8)}, work, draw)
 
 
-def _frozen(encoder_type, config, dtype, conv):
-    model = finetune.make_encoder(num_kernels=config.num_kernels, dtype=dtype, conv=conv)
+def _frozen(encoder_type, config, dtype, operations):
+    model = finetune.make_encoder(
+        num_kernels=config.num_kernels, dtype=dtype, operations=operations
+    )
     images = jnp.zeros((1, 8, 8, CHANNELS[encoder_type]))
     return model, partial(model.init, jax.random.key(0), images, train=False)
 
 
-def _encode(types, shape, config, dtype, conv):
-    model, make_state = _frozen(types[0], config, dtype, conv)
+def _encode(types, shape, config, dtype, operations):
+    model, make_state = _frozen(types[0], config, dtype, operations)
     channels = CHANNELS[types[0]]
 
     def step(variables, batch):
@@ -155,16 +174,16 @@ def _encode(types, shape, config, dtype, conv):
         return gather({"latents": latents})
 
     work = ENCODER_MFLOP[0], ENCODER_VALUES * PASSES[0]
-    return step, make_state, {"images": ((*shape, channels), np.uint8)}, work
+    return _Parts(step, make_state, {"images": ((*shape, channels), np.uint8)}, work)
 
 
-def _decode(task, types, shape, config, dtype, conv, *, encoded=False, predict=False):
+def _decode(task, types, shape, config, dtype, operations, *, encoded=False, predict=False):
     own = (
         {"classify": classify, "segment": segment}[task].get_config().copy_and_resolve_references()
     )
     own.model.unet_width, own.model.dtype = config.unet_width, dtype
-    frozen, init = _frozen(types[0], config, dtype, conv)
-    decoder, tx = finetune.make_decoder(own, conv=conv), finetune.make_optimizer(own)
+    frozen, init = _frozen(types[0], config, dtype, operations)
+    decoder, tx = finetune.make_decoder(own, operations=operations), finetune.make_optimizer(own)
     views = 3 if types == ["gray", "heat"] else 1
     latents = (views, *shape, 8 * config.num_kernels)
 
@@ -182,7 +201,7 @@ def _decode(task, types, shape, config, dtype, conv, *, encoded=False, predict=F
     if predict:
         step = partial(finetune.predict_step, full_shape=GRAY_SHAPE, **models)
         work = ENCODER_MFLOP[0] + UNET_MFLOP[0], (ENCODER_VALUES + UNET_VALUES) * PASSES[0]
-        return step, make_state, images, work
+        return _Parts(step, make_state, images, work)
     inputs = {"latents": (latents, jnp.dtype(dtype))} if encoded else images
     target = {"labels": ((), np.int32)} if task == "classify" else {}
     target = target or {"label_maps": (GRAY_SHAPE, np.uint8)}
@@ -190,7 +209,7 @@ def _decode(task, types, shape, config, dtype, conv, *, encoded=False, predict=F
     if not encoded:
         mflop, values = mflop + ENCODER_MFLOP[0], values + ENCODER_VALUES * PASSES[0]
     step = partial(finetune.train_step, tx=tx, **models)
-    return step, make_state, inputs | target, (mflop, values)
+    return _Parts(step, make_state, inputs | target, (mflop, values))
 
 
 _MAKERS = {  # task -> (maker, number of data types in the name)

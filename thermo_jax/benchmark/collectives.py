@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from thermo_jax.benchmark.cases import make_case
 from thermo_jax.benchmark.measure import prepare
 from thermo_jax.errors import UserError
+from thermo_jax.models.operations import NATIVE
 from thermo_jax.training.parallel import DataParallel
 from thermo_jax.training.state import initialise
 
@@ -43,7 +44,7 @@ def count_all(config: ConfigDict) -> Iterator[dict[str, Any]]:
             own = config.copy_and_resolve_references()
             for data_type in own.batch_size:
                 own.batch_size[data_type] *= count
-            case = make_case(name, own, dtype=config.dtypes[0], conv=None)
+            case = make_case(name, own, dtype=config.dtypes[0], operations=NATIVE)
             parallel = DataParallel(available[:count], mode=config.mode)
             function, batch = prepare(case, parallel=parallel, steps=1)
             compiled = function.lower(

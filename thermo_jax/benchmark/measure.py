@@ -85,7 +85,7 @@ def prepare(case: Case, *, parallel: DataParallel, steps: int) -> tuple[Callable
     if case.train:
         plan = partial(batching.train_rows, count, case.batch_size, seed=0)
         rows = next(resident.train_rows(plan, start_step=0, num_dispatches=1, steps=steps))
-        wrapped = resident.scan_steps(case.step)
+        wrapped = resident.scan_steps(case.step, draw=case.draw)
     else:
         rows = batching.eval_rows(count, case.batch_size, step=0)._asdict()
         wrapped = resident.gather_batch(case.step)

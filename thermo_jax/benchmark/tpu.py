@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from thermo_jax.benchmark.cases import Case, make_case
 from thermo_jax.benchmark.measure import peak_bytes, why_too_large
 from thermo_jax.errors import UserError
+from thermo_jax.models.operations import NATIVE
 from thermo_jax.training.parallel import DataParallel
 
 # Generation -> (GB of memory, bf16 TFLOP/s, GB/s) of one chip.
@@ -42,7 +43,7 @@ def compile_all(config: ConfigDict) -> Iterator[dict[str, Any]]:
         for dtype in config.dtypes:
             for case_name in config.cases:
                 logging.info("compiling %s, %s for one chip of %s", case_name, dtype, name)
-                case = make_case(case_name, config, dtype=dtype, conv=None)
+                case = make_case(case_name, config, dtype=dtype, operations=NATIVE)
                 row = compile_case(case, device=device, chip=name.split(":")[0])
                 row |= {"topology": name, "dtype": dtype}
                 if not row["fits"]:

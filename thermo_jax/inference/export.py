@@ -31,6 +31,7 @@ from thermo_jax.data.thermogram import CLASS_NAMES, LABEL_NAMES
 from thermo_jax.errors import UserError
 from thermo_jax.evaluation.wording import DISCLAIMER, SIDES_NOTE
 from thermo_jax.inference.predictor import Model, forward
+from thermo_jax.models.operations import NATIVE
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 ONNX_TOLERANCE = 1e-4  # between onnxruntime and JAX, absolute and relative
@@ -95,11 +96,11 @@ def _program(model: Model) -> tuple[Callable, jax.ShapeDtypeStruct]:
     """(images -> outputs, the images that it takes, their batch of any size)."""
     height, width, channels = IMAGE_SHAPES[model.data_type]
     size = downscaled_size(height, width, model.downscale)
-    # XLA's own convolution: the one that is chosen for the CPU would be slower elsewhere.
+    # XLA's own operations: what is chosen for this machine would be slower elsewhere.
     encoder = model.encoder.clone()
-    if hasattr(encoder, "conv_general_dilated"):
-        encoder = encoder.clone(conv_general_dilated=None)
-    decoder = model.decoder.clone(conv_general_dilated=None)
+    if hasattr(encoder, "operations"):
+        encoder = encoder.clone(operations=NATIVE)
+    decoder = model.decoder.clone(operations=NATIVE)
 
     def run(images):
         return forward(

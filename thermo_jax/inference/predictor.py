@@ -31,9 +31,9 @@ from thermo_jax.data.thermogram import GRAY_SHAPE, VIEW_NAMES, DataError, Parsed
 from thermo_jax.errors import ClosedFolderError, MissingFileError, UserError
 from thermo_jax.inference import grids, pictures
 from thermo_jax.inference.pictures import Picture, Unreadable
-from thermo_jax.models.convolution import choose_convolution
 from thermo_jax.models.cuts import RawPixels
 from thermo_jax.models.decoders import CHANNELS
+from thermo_jax.models.operations import choose_operations
 from thermo_jax.models.precision import choose_dtype
 from thermo_jax.training import finetune
 from thermo_jax.training.checkpoints import (
@@ -160,9 +160,9 @@ def load_model(workdir: str | os.PathLike, *, name: str = "", dtype: str = "auto
             raise UserError(f"{workdir} holds an {config.task}: expected a classifier or segmenter")
         check_validated(meta, workdir=workdir)
         config.model.dtype = choose_dtype(dtype, device=jax.devices()[0])
-        conv = choose_convolution("auto", platform=platform)
-        encoder = _encoder(config, meta["encoder"], conv=conv)
-        decoder = finetune.make_decoder(config, conv=conv)
+        operations = choose_operations("auto", platform=platform)
+        encoder = _encoder(config, meta["encoder"], operations=operations)
+        decoder = finetune.make_decoder(config, operations=operations)
         like, frozen = _shapes(config, encoder=encoder, decoder=decoder)
         variables, frozen = checkpoints.model(like, frozen=frozen, step=meta["best_step"])
     return Model(
@@ -198,11 +198,13 @@ def load_models(
     ]
 
 
-def _encoder(config: ConfigDict, facts: dict, *, conv) -> Any:
+def _encoder(config: ConfigDict, facts: dict, *, operations) -> Any:
     if facts.get("kind") == "none":
         return RawPixels(channels=facts["channels"], dtype=jnp.dtype(config.model.dtype))
     kernels = facts.get("num_kernels") or config.encoder.num_kernels
-    return finetune.make_encoder(num_kernels=kernels, dtype=config.model.dtype, conv=conv)
+    return finetune.make_encoder(
+        num_kernels=kernels, dtype=config.model.dtype, operations=operations
+    )
 
 
 def _shapes(config: ConfigDict, *, encoder, decoder) -> tuple[dict, dict]:
@@ -367,8 +369,9 @@ def forward(variables, frozen, images, *, encoder, decoder, channels) -> dict[st
     if isinstance(outputs, tuple):
         logits, evidence = outputs
         return {"probabilities": jax.nn.sigmoid(logits), "evidence": evidence}
-    shape = (outputs.shape[0], *GRAY_SHAPE, outputs.shape[-1])
-    return {"classes": jax.nn.softmax(jax.image.resize(outputs, shape, "bilinear"))}
+    height, width = GRAY_SHAPE
+    full = decoder.operations.resize(outputs, height=height, width=width)
+    return {"classes": jax.nn.softmax(full)}
 
 
 def _label_map(classes: list[np.ndarray], grid: grids.Grid) -> np.ndarray | None:

@@ -4,16 +4,16 @@ Four 5x5 convolutions at full resolution turn a thermogram into a latent vector 
 linear layer turns a latent back into the 5x5 patch around its pixel (SPEC section 2).
 """
 
-from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt8
 
-from thermo_jax.models.convolution import replicate_edges
 from thermo_jax.models.initializers import bias_init, kernel_init
-from thermo_jax.models.normalization import BatchNorm
+from thermo_jax.models.layers import BatchNorm, Convolution
+from thermo_jax.models.operations import NATIVE, Operations
 from thermo_jax.models.patches import extract_patches, gather_latents
 
 KERNEL_SIZE = 5
@@ -33,13 +33,13 @@ class CutsEncoder(nn.Module):
       num_kernels: width of the first block; it doubles in each of the four (16 -> 128 latents).
       axis_name: mapped axis over which batch statistics are shared.
       dtype: compute type; parameters stay float32.
-      conv_general_dilated: the convolution used, None for `jax.lax`'s own.
+      operations: how the platform computes the layers.
     """
 
     num_kernels: int = 16
     axis_name: str | None = None
     dtype: jnp.dtype | None = None
-    conv_general_dilated: Callable | None = None
+    operations: Operations = NATIVE
 
     @property
     def num_latents(self) -> int:
@@ -54,29 +54,28 @@ class CutsEncoder(nn.Module):
         train: bool,
         only_at: Int[Array, "b s 2"] | None = None,
     ) -> Float[Array, "b h w l"] | Float[Array, "b s l"]:
-        """All latents, or those `only_at` some positions; batch statistics are of all either way.
+        """Returns latents at every position, or only at the positions `only_at`.
 
-        Pretraining reads few positions, and so never writes the last block's normalised ones.
+        Batch statistics are always computed over all positions. Pretraining reads few positions,
+        and so never writes the last block's normalised values.
         """
-        x = images
-        margin = KERNEL_SIZE // 2
-        convolve = replicate_edges(self.conv_general_dilated)
+        conv = partial(
+            Convolution,
+            size=KERNEL_SIZE,
+            edges="replicate",
+            bias=True,
+            dtype=self.dtype,
+            operations=self.operations,
+        )
+        norm = partial(
+            BatchNorm, slope=LEAKY_SLOPE, axis_name=self.axis_name, operations=self.operations
+        )
+        x, only = images, None
         for block in range(NUM_BLOCKS):
-            fan_in = KERNEL_SIZE**2 * x.shape[-1]
-            x = nn.Conv(
-                self.num_kernels * 2**block,
-                (KERNEL_SIZE, KERNEL_SIZE),
-                padding=margin,
-                dtype=self.dtype,
-                kernel_init=kernel_init,
-                bias_init=bias_init(fan_in=fan_in),
-                conv_general_dilated=convolve,
-                name=f"conv{block + 1}",
-            )(x)
-            last = block == NUM_BLOCKS - 1
-            only = gather_latents(x, only_at) if last and only_at is not None else None
-            norm = BatchNorm(axis_name=self.axis_name, name=f"batch_norm{block + 1}")
-            x = nn.leaky_relu(norm(x, train=train, only=only), LEAKY_SLOPE)
+            x = conv(self.num_kernels * 2**block, name=f"conv{block + 1}")(x)
+            if only_at is not None and block == NUM_BLOCKS - 1:
+                only = gather_latents(x, only_at)
+            x = norm(name=f"batch_norm{block + 1}")(x, train=train, only=only)
         return x
 
 
@@ -146,7 +145,7 @@ class Cuts(nn.Module):
     Attributes:
       channels: C of the images, 1 (gray) or 3 (heatmap).
       patch_size: P, pixels.
-      num_kernels, axis_name, dtype, conv_general_dilated: as in `CutsEncoder`.
+      num_kernels, axis_name, dtype, operations: as in `CutsEncoder`.
     """
 
     channels: int
@@ -154,14 +153,14 @@ class Cuts(nn.Module):
     num_kernels: int = 16
     axis_name: str | None = None
     dtype: jnp.dtype | None = None
-    conv_general_dilated: Callable | None = None
+    operations: Operations = NATIVE
 
     def setup(self):
         self.encoder = CutsEncoder(
             num_kernels=self.num_kernels,
             axis_name=self.axis_name,
             dtype=self.dtype,
-            conv_general_dilated=self.conv_general_dilated,
+            operations=self.operations,
         )
         self.reconstruction = PatchReconstruction(self.channels, patch_size=self.patch_size)
 

@@ -4,13 +4,12 @@ A decoder sees `views`: the latents of one image, or of the three colour channel
 a gray encoder read as three gray images. Their logits are averaged.
 """
 
-from collections.abc import Callable
-
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, UInt8
 
 from thermo_jax.models.initializers import bias_init, kernel_init
+from thermo_jax.models.operations import NATIVE, Operations
 from thermo_jax.models.unet import UNet
 
 CHANNELS = {"gray": 1, "heat": 3}
@@ -57,7 +56,7 @@ class Segmenter(nn.Module):
     width: int = 64
     axis_name: str | None = None
     dtype: jnp.dtype | None = None
-    conv_general_dilated: Callable | None = None
+    operations: Operations = NATIVE
 
     @nn.compact
     def __call__(
@@ -69,7 +68,7 @@ class Segmenter(nn.Module):
             width=self.width,
             axis_name=self.axis_name,
             dtype=self.dtype,
-            conv_general_dilated=self.conv_general_dilated,
+            operations=self.operations,
             name="unet",
         )(latents.reshape(-1, *latents.shape[2:]), train=train)
         return logits.reshape(batch, views, *logits.shape[1:]).mean(1)
@@ -86,7 +85,7 @@ class Classifier(nn.Module):
     width: int = 64
     axis_name: str | None = None
     dtype: jnp.dtype | None = None
-    conv_general_dilated: Callable | None = None
+    operations: Operations = NATIVE
 
     @nn.compact
     def __call__(
@@ -98,7 +97,7 @@ class Classifier(nn.Module):
             width=self.width,
             axis_name=self.axis_name,
             dtype=self.dtype,
-            conv_general_dilated=self.conv_general_dilated,
+            operations=self.operations,
             name="unet",
         )(latents.reshape(-1, *latents.shape[2:]), train=train)
         channel = channel.reshape(batch, views, height, width)

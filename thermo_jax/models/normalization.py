@@ -1,67 +1,124 @@
-"""Batch normalisation whose running variance is the unbiased one (SPEC section 2).
+"""Batch norm and the leaky ReLU that follows it, as functions of one batch (SPEC section 2).
 
-Flax stores the biased batch variance; the published models stored the unbiased one, and with a
-handful of images the difference is visible. Statistics are those of the *global* batch: they cross
-the devices of `axis_name` by `pmean`, so results do not depend on the number of devices.
-
-Mean and variance are found in one pass over the activations, as sums of what is left after the
-running mean is taken off. In float32 the variance is then exact to about 1e-7 * d**2, where d is
-the distance of the batch's mean from the running one in standard deviations (a U-Net: 3.6 at most).
+Statistics are those of the *global* batch: they cross the devices of `axis_name` by `pmean`, so
+that results do not depend on the number of devices. Mean and variance are computed in one pass over
+the activations, as sums of what is left after `shift`, the running mean, is subtracted. In float32
+the variance is then exact to about 1e-7 * d**2, where d is the distance of the batch's mean from
+the running one in standard deviations (a U-Net: 3.6 at most).
 """
 
-import flax.linen as nn
+from functools import partial
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax import lax
 from jaxtyping import Array, Float
 
-DECAY = 0.9
 EPSILON = 1e-5
 
+Vector = Float[Array | np.ndarray, " c"]  # of channels
 
-class BatchNorm(nn.Module):
-    """Normalises the last axis over all others: eps 1e-5, running statistics decay 0.9.
 
-    Attributes:
-      axis_name: mapped axis that shares the batch, None outside `pmap`/`shard_map`.
+class Moments(NamedTuple):
+    """Mean and (biased) variance of each channel over the global batch."""
+
+    mean: Vector
+    var: Vector
+
+
+def moments(
+    x: Float[Array, "*batch c"], *, shift: Vector, axis_name: str | None
+) -> Moments:
+    """The moments of x, in the type of `shift`."""
+    shifted = x.astype(shift.dtype) - shift
+    axes = range(x.ndim - 1)
+    mean, square = jnp.mean(shifted, axes), jnp.mean(jnp.square(shifted), axes)
+    if axis_name:
+        mean, square = lax.pmean((mean, square), axis_name)
+    return Moments(mean + shift, jnp.maximum(square - jnp.square(mean), 0))
+
+
+def activate(
+    x: Float[Array, "*batch c"],
+    by: Moments,
+    *,
+    scale: Vector,
+    bias: Vector,
+    slope: float,
+) -> Float[Array, "*batch c"]:
+    """Normalises x by given moments, then leaky ReLU; `slope` 0 is ReLU."""
+    multiplier = scale * lax.rsqrt(by.var + EPSILON)
+    y = (x - by.mean) * multiplier + bias
+    return _leaky_relu(y, slope).astype(x.dtype)
+
+
+def _leaky_relu(x: Array, slope: float) -> Array:
+    return jax.nn.leaky_relu(x, slope) if slope else jax.nn.relu(x)
+
+
+def normalize(
+    x: Float[Array, "*batch c"],
+    scale: Vector,
+    bias: Vector,
+    shift: Vector,
+    slope: float,
+    axis_name: str | None,
+) -> tuple[Float[Array, "*batch c"], Moments]:
+    """Normalises x by its own moments, then leaky ReLU; also returns the moments."""
+    by = moments(x, shift=shift, axis_name=axis_name)
+    return activate(x, by, scale=scale, bias=bias, slope=slope), by
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+def normalize_in_two_passes(
+    x: Float[Array, "*batch c"],
+    scale: Vector,
+    bias: Vector,
+    shift: Vector,
+    slope: float,
+    axis_name: str | None,
+) -> tuple[Float[Array, "*batch c"], Moments]:
+    """The same as `normalize`, with a gradient that reads x and the cotangent twice, for GPUs.
+
+    The automatic gradient makes three passes. The moments get no gradient here: they are for the
+    running statistics only.
     """
+    return normalize(x, scale, bias, shift, slope, axis_name)
 
-    axis_name: str | None = None
 
-    @nn.compact
-    def __call__(
-        self,
-        x: Float[Array, "*batch c"],
-        *,
-        train: bool,
-        only: Float[Array, "*some c"] | None = None,
-    ) -> Float[Array, "*normalized c"]:
-        """Normalises x; or, by the statistics of x, `only` those of its vectors."""
-        features = x.shape[-1]
-        # Statistics and affine in float32 at least, whatever the compute type.
-        stats_dtype = jnp.promote_types(x.dtype, jnp.float32)
-        scale = self.param("scale", nn.initializers.ones, (features,), stats_dtype)
-        bias = self.param("bias", nn.initializers.zeros, (features,), stats_dtype)
-        running_mean = self.variable("batch_stats", "mean", jnp.zeros, (features,), stats_dtype)
-        running_var = self.variable("batch_stats", "var", jnp.ones, (features,), stats_dtype)
+def _forward(x, scale, bias, shift, slope, axis_name):
+    y, by = normalize(x, scale, bias, shift, slope, axis_name)
+    rstd = lax.rsqrt(by.var + EPSILON)
+    multiplier = scale * rstd
+    # Not scale and bias themselves: XLA would copy them, lest their update overwrite them.
+    return (y, by), (x, multiplier, bias - by.mean * multiplier, by.mean, rstd)
 
-        if train:
-            axis_name = None if self.is_initializing() else self.axis_name
-            shifted = x.astype(stats_dtype) - running_mean.value
-            axes = range(x.ndim - 1)
-            mean, square = jnp.mean(shifted, axes), jnp.mean(jnp.square(shifted), axes)
-            if axis_name:
-                mean, square = jax.lax.pmean((mean, square), axis_name)
-            var = jnp.maximum(square - jnp.square(mean), 0)
-            mean += running_mean.value
-            if not self.is_initializing():
-                devices = jax.lax.axis_size(axis_name) if axis_name else 1
-                count = devices * x.size // features
-                unbiased = var * (count / max(count - 1, 1))
-                running_mean.value = DECAY * running_mean.value + (1 - DECAY) * mean
-                running_var.value = DECAY * running_var.value + (1 - DECAY) * unbiased
-        else:
-            mean, var = running_mean.value, running_var.value
 
-        multiplier = scale * jax.lax.rsqrt(var + EPSILON)
-        chosen = x if only is None else only
-        return ((chosen - mean) * multiplier + bias).astype(x.dtype)
+def _backward(slope, axis_name, residuals, cotangents):
+    x, multiplier, offset, mean, rstd = residuals
+    wide = mean.dtype
+
+    def parts(mean):
+        """The cotangent of the batch norm's output, and x without its mean."""
+        values = x.astype(wide)
+        _, pull_back = jax.vjp(partial(_leaky_relu, slope=slope), values * multiplier + offset)
+        return pull_back(cotangents[0].astype(wide))[0], values - mean
+
+    # The barriers keep XLA from computing a value once for both passes and storing it in between.
+    mean, multiplier = lax.optimization_barrier((mean, multiplier))
+    gradient, centered = parts(mean)
+    axes = range(x.ndim - 1)
+    d_bias, d_scale = jnp.sum(gradient, axes), jnp.sum(gradient * centered, axes) * rstd
+    count = x.size // x.shape[-1]
+    means = d_bias / count, d_scale * rstd / count
+    if axis_name:
+        means = lax.pmean(means, axis_name)
+    means, mean, multiplier = lax.optimization_barrier((means, mean, multiplier))
+    gradient, centered = parts(mean)
+    d_x = multiplier * (gradient - means[0] - centered * means[1])
+    return d_x.astype(x.dtype), d_scale, d_bias, jnp.zeros_like(mean)
+
+
+normalize_in_two_passes.defvjp(_forward, _backward)

@@ -66,58 +66,68 @@ def patch_ssim(
     return (luminance * structure).mean(-1)
 
 
-def sample_positions(
+def draw_positions(
     keys: Key[Array, " b"],
-    images: Float[Array, "b h w c"],
     *,
+    height: int,
+    width: int,
     num_patches: int = 16,
     patch_size: int = 5,
-) -> tuple[Int[Array, "b s 2"], Int[Array, "b s 2"]]:
-    """Anchors and positives, one random key per image.
+) -> tuple[Int[Array, "b s 2"], Int[Array, "b s n 2"]]:
+    """Random anchors, and 10 candidates for the positive of each; one random key per image.
 
-    Anchors are uniform over the positions whose patch lies inside the image. The positive is the
-    most similar of 10 candidates around the anchor (ties to the first; a candidate equal to its
-    anchor does not count) if its SSIM is above 0.5, else the diagonal neighbour one step toward
-    the image centre.
+    Anchors are uniform over the positions whose patch lies inside the image, candidates over those
+    of them that lie within 5 pixels of their anchor.
 
     Raises:
       UserError: an image smaller than a patch with its diagonal neighbour.
     """
-    height, width = images.shape[1:3]
     if min(height, width) <= patch_size:
         raise UserError(
             f"Images of {height}x{width} pixels are too small to sample {patch_size}x{patch_size} "
             f"patches: at least {patch_size + 1} rows and columns are needed."
         )
-    sample = partial(_sample_one, num_patches=num_patches, patch_size=patch_size)
-    return jax.vmap(sample)(keys, images)
-
-
-def _sample_one(key, image, *, num_patches: int, patch_size: int):
     margin = patch_size // 2
-    size = jnp.array(image.shape[:2], jnp.int32)
-    low, high = jnp.full(2, margin, jnp.int32), size - margin  # interior is [low, high)
-    anchor_key, candidate_key = jax.random.split(key)
-    anchors = jax.random.randint(anchor_key, (num_patches, 2), low, high, jnp.int32)
+    low = jnp.full(2, margin, jnp.int32)
+    high = jnp.array([height, width], jnp.int32) - margin  # interior is [low, high)
 
-    candidates = jax.random.randint(
-        candidate_key,
-        (num_patches, NUM_CANDIDATES, 2),
-        jnp.maximum(anchors - WINDOW, low)[:, None],
-        jnp.minimum(anchors + WINDOW + 1, high)[:, None],
-        jnp.int32,
-    )
-    extract = partial(extract_patches, image[None], patch_size=patch_size)
-    anchor_patches = extract(anchors[None])[0][:, None]
-    candidate_patches = extract(candidates.reshape(1, -1, 2))[0]
-    candidate_patches = candidate_patches.reshape(
-        num_patches, NUM_CANDIDATES, *candidate_patches.shape[1:]
-    )
-    similarity = patch_ssim(anchor_patches, candidate_patches)
-    is_anchor = (candidates == anchors[:, None]).all(-1)
+    def draw(key):
+        anchor_key, candidate_key = jax.random.split(key)
+        anchors = jax.random.randint(anchor_key, (num_patches, 2), low, high, jnp.int32)
+        candidates = jax.random.randint(
+            candidate_key,
+            (num_patches, NUM_CANDIDATES, 2),
+            jnp.maximum(anchors - WINDOW, low)[:, None],
+            jnp.minimum(anchors + WINDOW + 1, high)[:, None],
+            jnp.int32,
+        )
+        return anchors, candidates
+
+    return jax.vmap(draw)(keys)
+
+
+def choose_positives(
+    images: Float[Array, "b h w c"],
+    anchors_hw: Int[Array, "b s 2"],
+    candidates_hw: Int[Array, "b s n 2"],
+    *,
+    patch_size: int = 5,
+) -> Int[Array, "b s 2"]:
+    """The positive of each anchor.
+
+    It is the most similar candidate (ties to the first; a candidate equal to its anchor does not
+    count) if its SSIM is above 0.5, else the diagonal neighbour one step toward the image centre.
+    """
+    batch, num_patches, num_candidates = candidates_hw.shape[:3]
+    extract = partial(extract_patches, images, patch_size=patch_size)
+    patches = extract(candidates_hw.reshape(batch, -1, 2))
+    patches = patches.reshape(batch, num_patches, num_candidates, *patches.shape[2:])
+    similarity = patch_ssim(extract(anchors_hw)[:, :, None], patches)
+    is_anchor = (candidates_hw == anchors_hw[:, :, None]).all(-1)
     similarity = jnp.where(is_anchor, -jnp.inf, similarity)
-    best = jnp.argmax(similarity, axis=1)
-    positives = jnp.take_along_axis(candidates, best[:, None, None], axis=1)[:, 0]
-    toward_center = anchors + jnp.where(2 * anchors < size - 1, 1, -1).astype(jnp.int32)
-    similar_enough = similarity.max(axis=1, keepdims=True) > SSIM_THRESHOLD
-    return anchors, jnp.where(similar_enough, positives, toward_center)
+    best = jnp.argmax(similarity, axis=2)
+    positives = jnp.take_along_axis(candidates_hw, best[..., None, None], axis=2)[:, :, 0]
+    size = jnp.array(images.shape[1:3], jnp.int32)
+    toward_center = anchors_hw + jnp.where(2 * anchors_hw < size - 1, 1, -1).astype(jnp.int32)
+    similar_enough = similarity.max(axis=2)[..., None] > SSIM_THRESHOLD
+    return jnp.where(similar_enough, positives, toward_center)

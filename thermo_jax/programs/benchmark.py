@@ -14,7 +14,7 @@ from thermo_jax.benchmark import collectives, measure, tpu
 from thermo_jax.benchmark.cases import Case, find_case, make_case
 from thermo_jax.data.examples import IMAGE_SHAPES, downscaled_size
 from thermo_jax.models import precision
-from thermo_jax.models.convolution import choose_convolution
+from thermo_jax.models.operations import NATIVE, choose_operations
 from thermo_jax.programs import runs
 from thermo_jax.programs.workdir import open_workdir
 from thermo_jax.training.parallel import DataParallel
@@ -59,7 +59,7 @@ def _measure_all(config: ConfigDict) -> Iterator[dict[str, Any]]:
     parallel = DataParallel(mode=config.mode)
     about = {"framework": "thermo_jax", "mode": config.mode, **measure.versions()}
     count = about["devices"] = len(parallel.devices)
-    conv = choose_convolution(config.conv, platform=about["platform"])
+    operations = choose_operations(config.conv, platform=about["platform"])
     options = {"parallel": parallel, "repeats": config.repeats}
     options["steps_per_dispatch"] = config.steps_per_dispatch
     copy = measure.copy_ceiling(config.copy_mb, repeats=config.repeats)
@@ -68,13 +68,13 @@ def _measure_all(config: ConfigDict) -> Iterator[dict[str, Any]]:
         ceilings = {"dtype": dtype, "matrix_tflops": matrix, "copy_gb_per_s": copy}
         logging.info("%s: matrix product %.3g TFLOP/s, copy %.3g GB/s", dtype, matrix, copy)
         for name in config.cases:
-            case = make_case(name, config, dtype=dtype, conv=conv)
+            case = make_case(name, config, dtype=dtype, operations=operations)
             parallel.check_batch_size(case.batch_size, field="config.batch_size")
             logging.info("%s, %s", name, dtype)
             rows = []
             with _noting_what_is_too_large(case, rows):
                 row = measure.measure(case, **options)
-                counted = measure.flops(make_case(name, config, dtype=dtype, conv=None))
+                counted = measure.flops(make_case(name, config, dtype=dtype, operations=NATIVE))
                 row["tflops_xla"] = counted and counted / 1e9 / row["ms_per_step"]
                 used = row["tflops"] or row["tflops_xla"]
                 row["share_of_matrix"] = used and used / (matrix * count)
@@ -83,7 +83,7 @@ def _measure_all(config: ConfigDict) -> Iterator[dict[str, Any]]:
             yield from (row | about | ceilings for row in rows)
     about["dtype"] = config.dtypes[0]
     for name in config.feeding:
-        case = make_case(name, config, dtype=about["dtype"], conv=conv)
+        case = make_case(name, config, dtype=about["dtype"], operations=operations)
         logging.info("%s, how it is fed", name)
         rows = []
         with _noting_what_is_too_large(case, rows):

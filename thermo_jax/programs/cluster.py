@@ -22,10 +22,10 @@ from thermo_jax.data.splits import Split
 from thermo_jax.data.thermogram import CLASS_NAMES
 from thermo_jax.evaluation import figures, matching, metrics, results
 from thermo_jax.evaluation.report_parts import Section, Table
-from thermo_jax.models.convolution import choose_convolution
 from thermo_jax.models.cuts import scale_images
 from thermo_jax.models.decoders import CHANNELS
 from thermo_jax.models.kmeans import kmeans
+from thermo_jax.models.operations import choose_operations
 from thermo_jax.programs import reports, runs, scores, sources
 from thermo_jax.programs.decoder import open_encoder, saw_unknown_patients, seen_by_encoder
 from thermo_jax.programs.workdir import PICTURES, check_workdir
@@ -41,10 +41,10 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
     config = runs.resolve(config)
     parallel = runs.data_parallel(config)
     parallel.check_batch_size(config.batch_size, field="config.batch_size")
-    conv = choose_convolution(config.model.conv, platform=parallel.devices[0].platform)
+    operations = choose_operations(config.model.conv, platform=parallel.devices[0].platform)
     workdir = check_workdir(workdir, config)
     encoder, variables, encoder_meta = open_encoder(
-        config, workdir=config.encoder.workdir, conv=conv
+        config, workdir=config.encoder.workdir, operations=operations
     )
     source = sources.open_source(config.data, seed=config.seed)
     split = sources.split_of(config.split, source) if config.only_test else None

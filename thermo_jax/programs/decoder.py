@@ -19,9 +19,9 @@ from thermo_jax.data.examples import Examples
 from thermo_jax.data.splits import Split
 from thermo_jax.data.thermogram import GRAY_SHAPE
 from thermo_jax.errors import UserError
-from thermo_jax.models.convolution import choose_convolution
 from thermo_jax.models.cuts import CutsEncoder, RawPixels
 from thermo_jax.models.decoders import CHANNELS
+from thermo_jax.models.operations import choose_operations
 from thermo_jax.programs import runs, scores, sources
 from thermo_jax.programs.workdir import check_workdir, saved_config, to_json
 from thermo_jax.training import finetune, loop, processes
@@ -49,9 +49,9 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
     config = runs.resolve(config)
     parallel = runs.data_parallel(config)
     parallel.check_batch_size(config.train.batch_size)
-    conv = choose_convolution(config.model.conv, platform=parallel.devices[0].platform)
+    operations = choose_operations(config.model.conv, platform=parallel.devices[0].platform)
     workdir = check_workdir(workdir, config)
-    encoder, variables, encoder_meta = _own_encoder(config, workdir, conv=conv)
+    encoder, variables, encoder_meta = _own_encoder(config, workdir, operations=operations)
     source = sources.open_source(config.data, seed=config.seed)
     split = sources.split_of(config.split, source)
     sets = split_examples(source.load(config.task), split, protocol=config.split.protocol)
@@ -63,7 +63,7 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
     runs.begin(workdir, config, source=source, split=split)
     tables, resident = place(sets, config, encoder=encoder, variables=variables, parallel=parallel)
 
-    decoder = finetune.make_decoder(config, conv=conv)
+    decoder = finetune.make_decoder(config, operations=operations)
     tx = finetune.make_optimizer(config)
     shape = _latents_shape(sets.train, encoder=encoder, config=config)
     create_state = partial(finetune.create_state, decoder, tx=tx, latents_shape=shape)
@@ -119,7 +119,7 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
     return outcome
 
 
-def _own_encoder(config: ConfigDict, workdir: Path, *, conv) -> tuple[Any, dict, dict]:
+def _own_encoder(config: ConfigDict, workdir: Path, *, operations) -> tuple[Any, dict, dict]:
     """As `open_encoder`: the configured one, or, to continue, the one that the run carries.
 
     The workdir of the latter may be gone since; `config.encoder.workdir` then becomes again what it
@@ -130,8 +130,8 @@ def _own_encoder(config: ConfigDict, workdir: Path, *, conv) -> tuple[Any, dict,
     """
     given = config.encoder.workdir
     if not has_checkpoint(workdir):
-        return open_encoder(config, workdir=given, conv=conv)
-    carried = open_encoder(config, workdir=workdir, conv=conv)
+        return open_encoder(config, workdir=given, operations=operations)
+    carried = open_encoder(config, workdir=workdir, operations=operations)
     if config.encoder.kind != "pretrained":
         return carried
     began_with = saved_config(workdir)["encoder"]["workdir"]
@@ -144,7 +144,7 @@ def _own_encoder(config: ConfigDict, workdir: Path, *, conv) -> tuple[Any, dict,
         )
         config.encoder.workdir = began_with
         return carried
-    _, found, _ = _load_pretrained(config, given, conv=conv)
+    _, found, _ = _load_pretrained(config, given, operations=operations)
     if not all(jax.tree.leaves(jax.tree.map(np.array_equal, found, carried[1]))):
         raise UserError(
             f"config.encoder.workdir={given} holds another encoder than the run in {workdir} "
@@ -154,7 +154,7 @@ def _own_encoder(config: ConfigDict, workdir: Path, *, conv) -> tuple[Any, dict,
     return carried
 
 
-def open_encoder(config: ConfigDict, *, workdir: str | Path, conv) -> tuple[Any, dict, dict]:
+def open_encoder(config: ConfigDict, *, workdir: str | Path, operations) -> tuple[Any, dict, dict]:
     """The frozen encoder of a workdir: (model, variables, what its run said of it).
 
     Raises:
@@ -164,14 +164,14 @@ def open_encoder(config: ConfigDict, *, workdir: str | Path, conv) -> tuple[Any,
     row = f"{config.encoder.type} encoder"
     kind = config.encoder.get("kind", "pretrained")
     if kind != "pretrained":
-        return _untrained(kind, config, conv=conv)
+        return _untrained(kind, config, operations=operations)
     if not str(workdir):
         raise UserError(
             "config.encoder.workdir is empty: pretrain an encoder with "
             f"--config=configs/encoder.py:{config.encoder.type} and give its --workdir here"
         )
 
-    encoder, variables, meta = _load_pretrained(config, workdir, conv=conv)
+    encoder, variables, meta = _load_pretrained(config, workdir, operations=operations)
     found = meta["encoder"]
     if not meta["finished"] and meta["config"]["task"] == "encoder":
         logging.warning(
@@ -195,13 +195,15 @@ def open_encoder(config: ConfigDict, *, workdir: str | Path, conv) -> tuple[Any,
 
 
 def _load_pretrained(
-    config: ConfigDict, workdir: str | Path, *, conv
+    config: ConfigDict, workdir: str | Path, *, operations
 ) -> tuple[CutsEncoder, dict, dict]:
     """(model, variables, the checkpoint's meta) of a workdir's encoder."""
 
     def make(meta: dict) -> CutsEncoder:
         return finetune.make_encoder(
-            num_kernels=meta["encoder"]["num_kernels"], dtype=config.model.dtype, conv=conv
+            num_kernels=meta["encoder"]["num_kernels"],
+            dtype=config.model.dtype,
+            operations=operations,
         )
 
     def like(meta: dict) -> dict:
@@ -212,12 +214,12 @@ def _load_pretrained(
     return make(meta), variables, meta
 
 
-def _untrained(kind: str, config: ConfigDict, *, conv) -> tuple[Any, dict, dict]:
+def _untrained(kind: str, config: ConfigDict, *, operations) -> tuple[Any, dict, dict]:
     """What a pretrained encoder is compared with: as `open_encoder`."""
     channels = CHANNELS[config.encoder.type]
     if kind == "random":
         encoder = finetune.make_encoder(
-            num_kernels=config.encoder.num_kernels, dtype=config.model.dtype, conv=conv
+            num_kernels=config.encoder.num_kernels, dtype=config.model.dtype, operations=operations
         )
     else:
         check_raw_pixels(config)

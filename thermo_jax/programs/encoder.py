@@ -12,8 +12,8 @@ from thermo_jax.data.examples import IMAGE_SHAPES, Examples, downscaled_size
 from thermo_jax.data.splits import Split
 from thermo_jax.errors import UserError
 from thermo_jax.evaluation import figures, results
-from thermo_jax.models.convolution import choose_convolution
 from thermo_jax.models.decoders import CHANNELS
+from thermo_jax.models.operations import choose_operations
 from thermo_jax.programs import reports, runs, sources
 from thermo_jax.programs.workdir import PICTURES, check_workdir, to_json
 from thermo_jax.training import finetune, loop, pretrain, processes
@@ -51,8 +51,8 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
         len(unseen),
     )
 
-    conv = choose_convolution(config.model.conv, platform=parallel.devices[0].platform)
-    model = pretrain.make_model(config, conv=conv)
+    operations = choose_operations(config.model.conv, platform=parallel.devices[0].platform)
+    model = pretrain.make_model(config, operations=operations)
     tx = pretrain.make_optimizer(config)
     shape = runs.image_shape(examples)
     create_state = partial(pretrain.create_state, model, tx=tx, image_shape=shape)
@@ -63,13 +63,14 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
     if resident:
         tables = [parallel.place(table) for table in tables]
     train_step = partial(pretrain.train_step, model=model, tx=tx, loss=loss)
+    draw = partial(pretrain.draw, image_size=shape[:2], model=model, loss=loss)
     eval_step = runs.wrap(
         parallel, partial(pretrain.eval_step, model=model, loss=loss), resident=resident
     )
     plan = runs.plan(config)
     state = loop.fit(
         parallel.replicate(state),
-        train_step=runs.wrap(parallel, train_step, resident=resident, train=True),
+        train_step=runs.wrap(parallel, train_step, resident=resident, train=True, draw=draw),
         eval_step=eval_step,
         train=tables[0],
         validation=tables[1],
@@ -93,7 +94,13 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
     outcome = {}
     if processes.is_writer():
         outcome = _finish(
-            config, workdir, state, validation, losses=losses, conv=conv, train=len(train)
+            config,
+            workdir,
+            state,
+            validation,
+            losses=losses,
+            operations=operations,
+            train=len(train),
         )
     processes.wait("the results are written")
     keep_best_model(workdir)
@@ -153,7 +160,7 @@ def describe(config: ConfigDict, *, source: sources.Source, patients: list[str])
     }
 
 
-def _finish(config, workdir: Path, state, validation, *, losses, conv, train: int) -> dict:
+def _finish(config, workdir: Path, state, validation, *, losses, operations, train: int) -> dict:
     epochs = read_jsonl(workdir / METRICS)
     steps = epochs[-1]["step"] // epochs[-1]["epoch"]
     outcome = {
@@ -167,7 +174,7 @@ def _finish(config, workdir: Path, state, validation, *, losses, conv, train: in
     }
     pictures = workdir / PICTURES
     shown = validation.take(range(min(PICTURED, len(validation))))
-    encoder = finetune.make_encoder(num_kernels=config.model.num_kernels, conv=conv)
+    encoder = finetune.make_encoder(num_kernels=config.model.num_kernels, operations=operations)
     latents = jax.jit(
         partial(finetune.encode, encoder=encoder, channels=CHANNELS[config.data.type])
     )(shown.columns["images"], variables=jax.device_get(encoder_variables(state.variables)))

@@ -14,7 +14,7 @@ from thermo_jax.data.prepared import digest
 from thermo_jax.data.radiometry import find_colormap
 from thermo_jax.data.splits import Split
 from thermo_jax.errors import UserError
-from thermo_jax.models import convolution, precision
+from thermo_jax.models import operations, precision
 from thermo_jax.models.decoders import CHANNELS, HEADS
 from thermo_jax.models.losses import CONTRASTIVE_LOSSES
 from thermo_jax.programs import sources
@@ -50,11 +50,11 @@ _CHOICES = {
     "data.loader": pipeline.LOADERS,
     "data.type": tuple(CHANNELS),
     "loss.form": tuple(CONTRASTIVE_LOSSES),
-    "model.conv": convolution.NAMES,
+    "model.conv": operations.NAMES,
     "model.dtype": precision.NAMES,
     "model.head": HEADS,
     "parallel.mode": MODES,
-    "conv": convolution.NAMES,
+    "conv": operations.NAMES,
     "mode": MODES,
     "encoder.type": tuple(CHANNELS),
     "encoder.kind": ("pretrained", "random", "none"),
@@ -166,11 +166,20 @@ def plan(config: ConfigDict) -> loop.Plan:
 
 
 def wrap(
-    parallel: DataParallel, step: Callable, *, resident: bool, train: bool = False
+    parallel: DataParallel,
+    step: Callable,
+    *,
+    resident: bool,
+    train: bool = False,
+    draw: Callable | None = None,
 ) -> Callable:
-    """A per-device step over all devices, for tables that are on them or not."""
+    """A per-device step over all devices, for tables that are on them or not.
+
+    Args:
+      draw: of a training step that has random positions, see `resident.scan_steps`.
+    """
     if resident:
-        step = scan_steps(step) if train else gather_batch(step)
+        step = scan_steps(step, draw=draw) if train else gather_batch(step)
     return parallel.wrap(step, donate_state=train, resident=resident)
 
 

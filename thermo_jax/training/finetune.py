@@ -6,8 +6,6 @@ A batch that already holds "latents" skips the encoder: a frozen encoder's laten
 once. Classification and segmentation differ in their loss and in what they predict, nothing else.
 """
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 import ml_collections
@@ -17,26 +15,27 @@ from thermo_jax.data.thermogram import CLASS_NAMES
 from thermo_jax.models import losses
 from thermo_jax.models.cuts import CutsEncoder, Encoder, scale_images
 from thermo_jax.models.decoders import CHANNELS, Classifier, Segmenter, bridge, soft_labels
+from thermo_jax.models.operations import NATIVE, Operations
 from thermo_jax.training import parallel
 from thermo_jax.training.state import TrainState
 
 
 def make_encoder(
-    *, num_kernels: int, dtype: str = "float32", conv: Callable | None = None
+    *, num_kernels: int, dtype: str = "float32", operations: Operations = NATIVE
 ) -> CutsEncoder:
     """The frozen encoder; it never runs in training mode, so it needs no data axis."""
-    return CutsEncoder(num_kernels=num_kernels, dtype=jnp.dtype(dtype), conv_general_dilated=conv)
+    return CutsEncoder(num_kernels=num_kernels, dtype=jnp.dtype(dtype), operations=operations)
 
 
 def make_decoder(
-    config: ml_collections.ConfigDict, *, conv: Callable | None = None
+    config: ml_collections.ConfigDict, *, operations: Operations = NATIVE
 ) -> Classifier | Segmenter:
     """The decoder of `config.task`."""
     common = {
         "width": config.model.unet_width,
         "axis_name": parallel.AXIS,
         "dtype": jnp.dtype(config.model.dtype),
-        "conv_general_dilated": conv,
+        "operations": operations,
     }
     if config.task == "classify":
         return Classifier(head=config.model.head, **common)
@@ -165,8 +164,7 @@ def predict_step(
     if isinstance(outputs, tuple):
         logits, evidence = outputs
         return parallel.gather({"probabilities": jax.nn.sigmoid(logits), "evidence": evidence})
-    shape = (outputs.shape[0], *full_shape, outputs.shape[-1])
-    full = jax.image.resize(outputs, shape, "bilinear")
+    full = decoder.operations.resize(outputs, height=full_shape[0], width=full_shape[1])
     return parallel.gather(
         {
             "label_maps": outputs.argmax(-1).astype(jnp.uint8),

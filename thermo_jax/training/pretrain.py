@@ -4,8 +4,6 @@ images -> anchors and positives (sampled here, on the device) -> latents and pat
        -> lambda * contrastive + (1 - lambda) * reconstruction -> AdamW
 """
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 import ml_collections
@@ -14,7 +12,8 @@ import optax
 from thermo_jax.models import losses
 from thermo_jax.models.cuts import Cuts, scale_images
 from thermo_jax.models.decoders import CHANNELS
-from thermo_jax.models.patches import sample_positions
+from thermo_jax.models.operations import NATIVE, Operations
+from thermo_jax.models.patches import choose_positives, draw_positions
 from thermo_jax.training import parallel
 from thermo_jax.training.state import TrainState, example_keys
 
@@ -22,7 +21,7 @@ from thermo_jax.training.state import TrainState, example_keys
 VALIDATION = 2**31 - 1
 
 
-def make_model(config: ml_collections.ConfigDict, *, conv: Callable | None = None) -> Cuts:
+def make_model(config: ml_collections.ConfigDict, *, operations: Operations = NATIVE) -> Cuts:
     """The model of `config`; statistics are shared over the data axis."""
     return Cuts(
         channels=CHANNELS[config.data.type],
@@ -30,7 +29,7 @@ def make_model(config: ml_collections.ConfigDict, *, conv: Callable | None = Non
         num_kernels=config.model.num_kernels,
         axis_name=parallel.AXIS,
         dtype=jnp.dtype(config.model.dtype),
-        conv_general_dilated=conv,
+        operations=operations,
     )
 
 
@@ -50,6 +49,37 @@ def create_state(
     return TrainState.create(variables, tx=tx, rng=step_key)
 
 
+def draw(
+    state: TrainState,
+    rows: dict[str, jax.Array],
+    *,
+    image_size: tuple[int, int],
+    model: Cuts,
+    loss: ml_collections.FrozenConfigDict,
+) -> tuple[jax.Array, jax.Array]:
+    """The random positions of a step: anchors [b,S,2] and candidates [b,S,10,2].
+
+    They depend on no image, so that several steps can draw theirs together.
+
+    Args:
+      rows: "slot" int32 [b].
+      image_size: (H, W).
+    """
+    keys = example_keys(state.rng, state.step, examples=rows["slot"])
+    return _draw(keys, image_size=image_size, model=model, loss=loss)
+
+
+def _draw(keys, *, image_size, model, loss):
+    height, width = image_size
+    return draw_positions(
+        keys,
+        height=height,
+        width=width,
+        num_patches=loss.num_patches,
+        patch_size=model.patch_size,
+    )
+
+
 def train_step(
     state: TrainState,
     batch: dict[str, jax.Array],
@@ -61,16 +91,20 @@ def train_step(
     """One update, on one device's part of the batch.
 
     Args:
-      batch: "images" uint8 [b,H,W,C] and "slot" int32 [b], the global number in the batch.
+      batch: "images" uint8 [b,H,W,C] and "slot" int32 [b], the global number in the batch; or,
+        instead of the latter, "positions", as `draw` returns them.
       loss: `config.loss`.
     """
-    keys = example_keys(state.rng, state.step, examples=batch["slot"])
+    positions = batch.get("positions")
+    if positions is None:
+        size = batch["images"].shape[1:3]
+        positions = draw(state, batch, image_size=size, model=model, loss=loss)
 
     def loss_fn(params):
         values, batch_stats = _losses(
             {"params": params, "batch_stats": state.batch_stats},
             batch["images"],
-            keys,
+            positions,
             model=model,
             loss=loss,
             train=True,
@@ -91,17 +125,18 @@ def eval_step(
     loss: ml_collections.FrozenConfigDict,
 ) -> dict[str, jax.Array]:
     """Sums of the losses over the batch's examples, in inference mode, always the same patches."""
+    images = batch["images"]
     keys = example_keys(state.rng, VALIDATION, examples=batch["index"])
-    values, _ = _losses(state.variables, batch["images"], keys, model=model, loss=loss, train=False)
+    positions = _draw(keys, image_size=images.shape[1:3], model=model, loss=loss)
+    values, _ = _losses(state.variables, images, positions, model=model, loss=loss, train=False)
     return parallel.masked_sums(values, batch["mask"])
 
 
-def _losses(variables, images, keys, *, model, loss, train):
+def _losses(variables, images, positions, *, model, loss, train):
     # Patches are sampled and compared in the parameters' type, also where convolutions use bf16.
     images = scale_images(images, dtype=jax.tree.leaves(variables["params"])[0].dtype)
-    anchors_hw, positives_hw = sample_positions(
-        keys, images, num_patches=loss.num_patches, patch_size=model.patch_size
-    )
+    anchors_hw, candidates_hw = positions
+    positives_hw = choose_positives(images, anchors_hw, candidates_hw, patch_size=model.patch_size)
     outputs, updates = model.apply(
         variables, images, anchors_hw, positives_hw, train=train, mutable=["batch_stats"]
     )

@@ -73,14 +73,23 @@ def gather_batch(step: Callable) -> Callable:
     return gathered
 
 
-def scan_steps(step: Callable) -> Callable:
-    """A training step -> the K steps of a resident batch, rows `[B, K]`; metrics are `[K]`."""
+def scan_steps(step: Callable, *, draw: Callable | None = None) -> Callable:
+    """A training step -> the K steps of a resident batch, rows `[B, K]`; metrics are `[K]`.
+
+    Args:
+      draw: `draw(state, rows)` gives a step's random positions. They are drawn for all K steps
+        together, so that random numbers cost no kernels in the loop.
+    """
 
     def scanned(state: Any, batch: tuple[dict, dict]) -> tuple[Any, dict]:
         columns, rows = batch
         rows = {name: jnp.moveaxis(x, -1, 0) for name, x in rows.items()}
+        if draw is not None:
+            steps = state.step + jnp.arange(len(rows["index"]), dtype=state.step.dtype)
+            each = jax.vmap(lambda step, rows: draw(state.replace(step=step), rows))
+            rows["positions"] = each(steps, rows)
         if len(rows["index"]) == 1:  # XLA's CPU backend runs loops more slowly
-            state, metrics = step(state, _gather(columns, {k: x[0] for k, x in rows.items()}))
+            state, metrics = step(state, _gather(columns, jax.tree.map(lambda x: x[0], rows)))
             return state, {name: value[None] for name, value in metrics.items()}
         return jax.lax.scan(lambda state, rows: step(state, _gather(columns, rows)), state, rows)
 

@@ -1,0 +1,76 @@
+"""How each platform computes the operations that the models are made of.
+
+They are the same functions everywhere; what differs is their speed. The models are given one
+`Operations` and know nothing of platforms.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+from jaxtyping import Array, Float
+
+from thermo_jax.errors import UserError
+from thermo_jax.models import convolution, edges, normalization, resampling
+
+Image = Float[Array, "b h w c"]
+Kernel = Float[Array, "k k c d"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Operations:
+    """One way to compute them.
+
+    Attributes:
+      convolve: `(x, kernel, padding)`, zeros outside the image (`convolution.convolve`).
+      convolve_edges: `(x, kernel)`, the image's edges repeated (`edges`).
+      normalize: batch norm of a training batch and leaky ReLU (`normalization.normalize`).
+      max_pool: 2x2.
+      upsample: bilinear, to twice the size, corners aligned.
+      resize: bilinear, to any larger size, edges aligned (`resampling.resize`).
+    """
+
+    convolve: Callable[..., Image]
+    convolve_edges: Callable[[Image, Kernel], Image]
+    normalize: Callable[..., tuple[Image, normalization.Moments]]
+    max_pool: Callable[[Image], Image]
+    upsample: Callable[[Image], Image]
+    resize: Callable[..., Image]
+
+
+NATIVE = Operations(  # XLA's own, wherever it is good: the way of TPUs, and of exported models
+    convolve=convolution.convolve,
+    convolve_edges=edges.convolve_edges_apart,
+    normalize=normalization.normalize,
+    max_pool=resampling.max_pool,
+    upsample=resampling.upsample,
+    resize=resampling.resize,
+)
+CPU = dataclasses.replace(
+    NATIVE,
+    convolve=convolution.convolve_on_cpu,
+    convolve_edges=edges.convolve_edges_apart_on_cpu,
+)
+GPU = dataclasses.replace(
+    NATIVE,
+    convolve_edges=edges.convolve_padded,
+    normalize=normalization.normalize_in_two_passes,
+    max_pool=resampling.max_pool_without_masks,
+    upsample=resampling.upsample_by_gathers,
+    resize=resampling.resize_by_gathers,
+)
+_BY_NAME = {"native": NATIVE, "cpu": CPU, "gpu": GPU}
+NAMES = ("auto", *_BY_NAME)
+
+
+def choose_operations(name: str, *, platform: str) -> Operations:
+    """The operations of a name, or of a platform.
+
+    Args:
+      name: "auto" (by platform), "native", "cpu" or "gpu".
+      platform: "cpu", "gpu" or "tpu".
+    Raises:
+      UserError: an unknown name.
+    """
+    if name not in NAMES:
+        raise UserError(f"config.model.conv={name!r} is unknown: choose one of {', '.join(NAMES)}")
+    return _BY_NAME.get(platform if name == "auto" else name, NATIVE)
