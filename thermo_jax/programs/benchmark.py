@@ -1,6 +1,7 @@
 """Program "benchmark": the product's steps on random images -> benchmark.jsonl and a table."""
 
 import contextlib
+import dataclasses
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -48,7 +49,9 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
 
 def _check_fields(config: ConfigDict) -> None:
     runs.check_fields(config)
-    runs.check_chosen(config, "dtypes", [name for name in precision.NAMES if name != "auto"])
+    # What is only compiled or counted takes the names of arrays' types alone.
+    odd = ("auto", "tensorfloat32") if config.topologies or config.device_counts else ("auto",)
+    runs.check_chosen(config, "dtypes", [name for name in precision.NAMES if name not in odd])
     for height, width, _ in IMAGE_SHAPES.values():
         downscaled_size(height, width, config.downscale)
     for name in (*config.cases, *config.feeding):
@@ -64,17 +67,19 @@ def _measure_all(config: ConfigDict) -> Iterator[dict[str, Any]]:
     options["steps_per_dispatch"] = config.steps_per_dispatch
     copy = measure.copy_ceiling(config.copy_mb, repeats=config.repeats)
     for dtype in config.dtypes:
-        matrix = measure.matrix_ceiling(config.matrix, dtype=dtype, repeats=config.repeats)
+        array = precision.array_dtype(dtype).name
+        with precision.matmul_precision(dtype, platform=about["platform"]):
+            matrix = measure.matrix_ceiling(config.matrix, dtype=array, repeats=config.repeats)
         ceilings = {"dtype": dtype, "matrix_tflops": matrix, "copy_gb_per_s": copy}
         logging.info("%s: matrix product %.3g TFLOP/s, copy %.3g GB/s", dtype, matrix, copy)
         for name in config.cases:
-            case = make_case(name, config, dtype=dtype, conv=conv)
+            case = _case(name, config, dtype=dtype, conv=conv, platform=about["platform"])
             parallel.check_batch_size(case.batch_size, field="config.batch_size")
             logging.info("%s, %s", name, dtype)
             rows = []
             with _noting_what_is_too_large(case, rows):
                 row = measure.measure(case, **options)
-                counted = measure.flops(make_case(name, config, dtype=dtype, conv=None))
+                counted = measure.flops(make_case(name, config, dtype=array, conv=None))
                 row["tflops_xla"] = counted and counted / 1e9 / row["ms_per_step"]
                 used = row["tflops"] or row["tflops_xla"]
                 row["share_of_matrix"] = used and used / (matrix * count)
@@ -83,7 +88,7 @@ def _measure_all(config: ConfigDict) -> Iterator[dict[str, Any]]:
             yield from (row | about | ceilings for row in rows)
     about["dtype"] = config.dtypes[0]
     for name in config.feeding:
-        case = make_case(name, config, dtype=about["dtype"], conv=conv)
+        case = _case(name, config, dtype=about["dtype"], conv=conv, platform=about["platform"])
         logging.info("%s, how it is fed", name)
         rows = []
         with _noting_what_is_too_large(case, rows):
@@ -91,6 +96,13 @@ def _measure_all(config: ConfigDict) -> Iterator[dict[str, Any]]:
         yield from (row | about for row in rows)
     for row in measure.measure_calls(repeats=config.repeats):
         yield row | about
+
+
+def _case(name: str, config: ConfigDict, *, dtype: str, conv, platform: str) -> Case:
+    """A case whose step multiplies in the compute type."""
+    case = make_case(name, config, dtype=precision.array_dtype(dtype).name, conv=conv)
+    step = precision.matmul_precision(dtype, platform=platform)(case.step)
+    return dataclasses.replace(case, step=step)
 
 
 @contextlib.contextmanager
@@ -110,14 +122,14 @@ def _read(file: Path) -> list[dict[str, Any]]:
 
 def throughput_table(rows: Sequence[dict[str, Any]]) -> str:
     """The rows for reading, and below them how steps are fed."""
-    header = f"{'case':<24} {'by':<11} {'type':<9}{'batch':>6}{'images/s':>10}{'ms/step':>10}"
+    header = f"{'case':<24} {'by':<11} {'type':<14}{'batch':>6}{'images/s':>10}{'ms/step':>10}"
     header += f"{'spread':>8}{'compile':>9}{'TFLOP/s':>9}"
     header += f"{'of matrix':>10}{'of copy':>8}{'peak GB':>9}"
     lines = [header]
     for row in rows:
         if "batch_size" not in row or "topology" in row:
             continue
-        what = f"{row['case']:<24} {row['framework']:<11} {row['dtype']:<9}{row['batch_size']:>6}"
+        what = f"{row['case']:<24} {row['framework']:<11} {row['dtype']:<14}{row['batch_size']:>6}"
         if "why" in row:
             lines.append(f"{what}  {row['why']}")
             continue

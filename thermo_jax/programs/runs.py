@@ -166,9 +166,19 @@ def plan(config: ConfigDict) -> loop.Plan:
 
 
 def wrap(
-    parallel: DataParallel, step: Callable, *, resident: bool, train: bool = False
+    parallel: DataParallel,
+    step: Callable,
+    config: ConfigDict,
+    *,
+    resident: bool,
+    train: bool = False,
 ) -> Callable:
-    """A per-device step over all devices, for tables that are on them or not."""
+    """A per-device step over all devices, for tables that are on them or not.
+
+    It multiplies in the compute type of `config`, which is resolved.
+    """
+    platform = parallel.devices[0].platform
+    step = precision.matmul_precision(config.model.dtype, platform=platform)(step)
     if resident:
         step = scan_steps(step) if train else gather_batch(step)
     return parallel.wrap(step, donate_state=train, resident=resident)

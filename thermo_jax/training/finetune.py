@@ -17,6 +17,7 @@ from thermo_jax.data.thermogram import CLASS_NAMES
 from thermo_jax.models import losses
 from thermo_jax.models.cuts import CutsEncoder, Encoder, scale_images
 from thermo_jax.models.decoders import CHANNELS, Classifier, Segmenter, bridge, soft_labels
+from thermo_jax.models.precision import array_dtype
 from thermo_jax.training import parallel
 from thermo_jax.training.state import TrainState
 
@@ -25,7 +26,7 @@ def make_encoder(
     *, num_kernels: int, dtype: str = "float32", conv: Callable | None = None
 ) -> CutsEncoder:
     """The frozen encoder; it never runs in training mode, so it needs no data axis."""
-    return CutsEncoder(num_kernels=num_kernels, dtype=jnp.dtype(dtype), conv_general_dilated=conv)
+    return CutsEncoder(num_kernels=num_kernels, dtype=array_dtype(dtype), conv_general_dilated=conv)
 
 
 def make_decoder(
@@ -35,7 +36,7 @@ def make_decoder(
     common = {
         "width": config.model.unet_width,
         "axis_name": parallel.AXIS,
-        "dtype": jnp.dtype(config.model.dtype),
+        "dtype": array_dtype(config.model.dtype),
         "conv_general_dilated": conv,
     }
     if config.task == "classify":
