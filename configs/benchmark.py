@@ -36,7 +36,7 @@ def _build(preset: str) -> ConfigDict:
     config.cases = ("pretrain H", *_DECODERS, "pretrain G", "encode H", "predict H/H")
     # Training cases of which is also timed how the way in which steps are fed matters.
     config.feeding = ("pretrain H", "encode and segment H/H")
-    # Compute types.
+    # Compute types: "float32", "tensorfloat32" and "bfloat16", as in config.model.dtype.
     config.dtypes = ("bfloat16", "float32")
     # Images in a batch by the decoder's (or encoder's) data type, over all devices.
     config.batch_size = ConfigDict({"gray": 16, "heat": 16})

@@ -48,8 +48,9 @@ def _build(data_type: str) -> ConfigDict:
     # Data type the encoder was trained on: "gray" or "heat".
     config.encoder.type = data_type
     config.model = ConfigDict()
-    # Compute type of the encoder: "float32", "bfloat16", or "auto" (bfloat16, but
-    # float32 on CPUs and on NVIDIA's GPUs before Ampere).
+    # Compute type of the encoder: "float32", "tensorfloat32" (the same arrays, but an accelerator
+    # rounds what it multiplies: models/precision.py), "bfloat16", or "auto" (bfloat16, but float32
+    # on CPUs and on NVIDIA's GPUs before Ampere).
     # k-means computes in float32 always.
     config.model.dtype = "auto"
     # Convolution: "auto" (by platform), "native" (XLA's own) or "cpu" (models/convolution.py).

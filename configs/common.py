@@ -168,8 +168,9 @@ def decoder(task: str, *, preset: str) -> ConfigDict:
     config.model = ConfigDict()
     # Channels of the U-Net's first stage; 64 is the published size.
     config.model.unet_width = 64
-    # Compute type of the layers: "float32", "bfloat16", or "auto" (bfloat16, but
-    # float32 on CPUs and on NVIDIA's GPUs before Ampere).
+    # Compute type of the layers: "float32", "tensorfloat32" (the same arrays, but an accelerator
+    # rounds what it multiplies: models/precision.py), "bfloat16", or "auto" (bfloat16, but float32
+    # on CPUs and on NVIDIA's GPUs before Ampere).
     # Parameters, statistics, losses and the patch sampler are float32 always.
     config.model.dtype = "auto"
     # Convolution: "auto" (by platform), "native" (XLA's own) or "cpu" (models/convolution.py).

@@ -37,8 +37,9 @@ def _build(data_type: str) -> ConfigDict:
     config.model.num_kernels = 16
     # Side of the reconstructed patches, pixels, odd.
     config.model.patch_size = 5
-    # Compute type of the layers: "float32", "bfloat16", or "auto" (bfloat16, but
-    # float32 on CPUs and on NVIDIA's GPUs before Ampere).
+    # Compute type of the layers: "float32", "tensorfloat32" (the same arrays, but an accelerator
+    # rounds what it multiplies: models/precision.py), "bfloat16", or "auto" (bfloat16, but float32
+    # on CPUs and on NVIDIA's GPUs before Ampere).
     # Parameters, statistics, losses and the patch sampler are float32 always.
     config.model.dtype = "auto"
     # Convolution: "auto" (by platform), "native" (XLA's own) or "cpu" (models/convolution.py).

@@ -38,6 +38,6 @@ def _build(file_format: str) -> ConfigDict:
         # Where the files shall run: any of "cpu", "cuda", "rocm" and "tpu".
         config.platforms = ("cpu", "cuda", "tpu")
         config.model = ConfigDict()
-        # Compute type of the files: "float32" or "bfloat16".
+        # Compute type of the files: "float32", "tensorfloat32" or "bfloat16".
         config.model.dtype = "float32"
     return config

@@ -41,7 +41,8 @@ def _build(_: str) -> ConfigDict:
     # matplotlib colour map of temperatures in the reports.
     config.colormap = "inferno"
     config.model = ConfigDict()
-    # Compute type: "float32", "bfloat16", or "auto" (bfloat16, but
-    # float32 on CPUs and on NVIDIA's GPUs before Ampere).
+    # Compute type: "float32", "tensorfloat32" (the same arrays, but an accelerator
+    # rounds what it multiplies: models/precision.py), "bfloat16", or "auto" (bfloat16, but float32
+    # on CPUs and on NVIDIA's GPUs before Ampere).
     config.model.dtype = "auto"
     return config

@@ -71,8 +71,8 @@ def placed(tmp_path_factory):
         eval_step = partial(finetune.eval_step, **models)
         loop.fit(
             parallel.replicate(state),
-            train_step=runs.wrap(parallel, train_step, resident=resident, train=True),
-            eval_step=runs.wrap(parallel, eval_step, resident=resident),
+            train_step=runs.wrap(parallel, train_step, config, resident=resident, train=True),
+            eval_step=runs.wrap(parallel, eval_step, config, resident=resident),
             train=tables["train"],
             validation=tables["validation"],
             names=sets.train.names,

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict, config_flags
 from thermo_jax.data.prepared import cache_dir
 from thermo_jax.errors import MissingFileError, UserError, is_full_disk, is_users
 from thermo_jax.programs.workdir import only_run_in
-from thermo_jax.training import memory, preemption, processes
+from thermo_jax.training import memory, preemption, processes, xla_flags
 from thermo_jax.training.paths import is_remote
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -112,10 +112,12 @@ def _main(argv: list[str]) -> None:
     logging.set_verbosity(logging.INFO)
     logging.get_absl_handler().setFormatter(None)
     python_logging.getLogger("jax").setLevel(python_logging.WARNING)  # it probes for TPUs aloud
+    added = xla_flags.set_for_gpus()  # first: what follows starts XLA, which then reads them
     processes.join()
     preemption.listen()
     if not processes.is_writer():
         logging.set_verbosity(logging.WARNING)
+    xla_flags.log(added)
     try:
         run(_CONFIG.value, _WORKDIR.value)
     except Exception as error:

@@ -20,6 +20,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 from thermo_jax.configs import classify, common, encoder, segment
 from thermo_jax.data.thermogram import GRAY_SHAPE, HEAT_SHAPE
 from thermo_jax.errors import UserError
+from thermo_jax.models import precision
 from thermo_jax.models.decoders import CHANNELS
 from thermo_jax.models.operations import Operations
 from thermo_jax.training import finetune, pretrain
@@ -103,9 +104,19 @@ def find_case(name: str) -> tuple[str, Callable, list[str]]:
     return task, make, types
 
 
-def make_case(name: str, config: ConfigDict, *, dtype: str, operations: Operations) -> Case:
+def make_case(
+    name: str,
+    config: ConfigDict,
+    *,
+    dtype: str,
+    operations: Operations,
+    platform: str = "cpu",
+) -> Case:
     """A case by name, at the sizes of a benchmark's configuration.
 
+    Args:
+      dtype: compute type, as in `config.model.dtype`, but not "auto".
+      platform: "cpu", "gpu" or "tpu": what the step is compiled for.
     Raises:
       UserError: an unknown name.
     """
@@ -117,10 +128,11 @@ def make_case(name: str, config: ConfigDict, *, dtype: str, operations: Operatio
     if (config.num_kernels, config.unet_width) == (16, 64):
         pixels = float(np.prod(shape)) * (3 if types == ["gray", "heat"] else 1)
         mflop, values = parts.work
-        gflop, gb = mflop * pixels / 1e3, values * jnp.dtype(dtype).itemsize * pixels / 1e9
+        gflop = mflop * pixels / 1e3
+        gb = values * precision.array_dtype(dtype).itemsize * pixels / 1e9
     return Case(
         name=name,
-        step=parts.step,
+        step=precision.matmul_precision(dtype, platform=platform)(parts.step),
         train=task not in ("encode", "predict"),
         make_state=parts.make_state,
         draw=parts.draw,
@@ -202,7 +214,7 @@ def _decode(task, types, shape, config, dtype, operations, *, encoded=False, pre
         step = partial(finetune.predict_step, full_shape=GRAY_SHAPE, **models)
         work = ENCODER_MFLOP[0] + UNET_MFLOP[0], (ENCODER_VALUES + UNET_VALUES) * PASSES[0]
         return _Parts(step, make_state, images, work)
-    inputs = {"latents": (latents, jnp.dtype(dtype))} if encoded else images
+    inputs = {"latents": (latents, precision.array_dtype(dtype))} if encoded else images
     target = {"labels": ((), np.int32)} if task == "classify" else {}
     target = target or {"label_maps": (GRAY_SHAPE, np.uint8)}
     mflop, values = UNET_MFLOP[1], UNET_VALUES * PASSES[1]

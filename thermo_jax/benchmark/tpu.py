@@ -43,7 +43,7 @@ def compile_all(config: ConfigDict) -> Iterator[dict[str, Any]]:
         for dtype in config.dtypes:
             for case_name in config.cases:
                 logging.info("compiling %s, %s for one chip of %s", case_name, dtype, name)
-                case = make_case(case_name, config, dtype=dtype, operations=NATIVE)
+                case = make_case(case_name, config, dtype=dtype, operations=NATIVE, platform="tpu")
                 row = compile_case(case, device=device, chip=name.split(":")[0])
                 row |= {"topology": name, "dtype": dtype}
                 if not row["fits"]:

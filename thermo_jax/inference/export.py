@@ -32,6 +32,7 @@ from thermo_jax.errors import UserError
 from thermo_jax.evaluation.wording import DISCLAIMER, SIDES_NOTE
 from thermo_jax.inference.predictor import Model, forward
 from thermo_jax.models.operations import NATIVE
+from thermo_jax.models.precision import matmul_precision
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 ONNX_TOLERANCE = 1e-4  # between onnxruntime and JAX, absolute and relative
@@ -42,11 +43,16 @@ def export_stablehlo(
 ) -> list[Path]:
     """Writes `path` and its .json; returns both. It runs wherever JAX does.
 
+    The file names the precision of the model's compute type, so that it does not depend on the
+    machine that writes it.
+
     Args:
       platforms: where it shall run; "cpu", "cuda", "rocm" or "tpu".
     """
     run, images = _program(model)
-    exported = export.export(jax.jit(run), platforms=platforms)(images)
+    accelerator = next((name for name in platforms if name != "cpu"), "cpu")
+    with matmul_precision(model.dtype, platform=accelerator):
+        exported = export.export(jax.jit(run), platforms=platforms)(images)
     return _write(path, exported.serialize(), _facts(model, images, platforms=list(platforms)))
 
 
@@ -120,7 +126,7 @@ def _in_float32(model: Model) -> Model:
     """onnxruntime has no bfloat16 convolution on the CPU."""
     dtype = jnp.dtype("float32")
     encoder, decoder = model.encoder.clone(dtype=dtype), model.decoder.clone(dtype=dtype)
-    return model._replace(encoder=encoder, decoder=decoder)
+    return model._replace(dtype="float32", encoder=encoder, decoder=decoder)
 
 
 def _difference(session, run: Callable, images: jax.ShapeDtypeStruct, *, name: str) -> float:

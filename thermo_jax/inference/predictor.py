@@ -34,7 +34,7 @@ from thermo_jax.inference.pictures import Picture, Unreadable
 from thermo_jax.models.cuts import RawPixels
 from thermo_jax.models.decoders import CHANNELS
 from thermo_jax.models.operations import choose_operations
-from thermo_jax.models.precision import choose_dtype
+from thermo_jax.models.precision import array_dtype, choose_dtype, matmul_precision
 from thermo_jax.training import finetune
 from thermo_jax.training.checkpoints import (
     FOLDER,
@@ -58,6 +58,7 @@ class Model(NamedTuple):
     views: tuple[int, ...]  # that it was trained on, keys of VIEW_NAMES
     mirrored: bool  # whether mirrored copies were among them
     channels: int  # of the encoder
+    dtype: str  # compute type, of models/precision.py
     encoder: Any
     decoder: Any
     variables: dict
@@ -141,7 +142,7 @@ def load_model(workdir: str | os.PathLike, *, name: str = "", dtype: str = "auto
     """The best model of a decoder's run.
 
     Args:
-      dtype: compute type: "float32", "bfloat16", or "auto" (`choose_dtype`).
+      dtype: compute type, of models/precision.py.
     Raises:
       FileNotFoundError: there is no checkpoint.
       UserError: the run trained something else, or was stopped in its first epoch.
@@ -175,6 +176,7 @@ def load_model(workdir: str | os.PathLike, *, name: str = "", dtype: str = "auto
         views=tuple(config.data.get("views", (1,))),
         mirrored=config.data.get("mirrored", False),
         channels=CHANNELS[config.encoder.type],
+        dtype=config.model.dtype,
         encoder=encoder,
         decoder=decoder,
         variables=jax.device_put(variables),
@@ -200,7 +202,7 @@ def load_models(
 
 def _encoder(config: ConfigDict, facts: dict, *, operations) -> Any:
     if facts.get("kind") == "none":
-        return RawPixels(channels=facts["channels"], dtype=jnp.dtype(config.model.dtype))
+        return RawPixels(channels=facts["channels"], dtype=array_dtype(config.model.dtype))
     kernels = facts.get("num_kernels") or config.encoder.num_kernels
     return finetune.make_encoder(
         num_kernels=kernels, dtype=config.model.dtype, operations=operations
@@ -280,8 +282,8 @@ class Predictor:
             if kind not in inputs:
                 inputs[kind] = _inputs(batch, *kind, size=size)
             images, reasons = inputs[kind]
-            outputs = jax.device_get(
-                forward(
+            with matmul_precision(model.dtype, platform=jax.default_backend()):
+                outputs = forward(
                     model.variables,
                     model.frozen,
                     images,
@@ -289,7 +291,7 @@ class Predictor:
                     decoder=model.decoder,
                     channels=model.channels,
                 )
-            )
+            outputs = jax.device_get(outputs)
             for row, reason in enumerate(reasons):
                 if reason is not None:
                     notes[row].append(f"{model.name}: {reason}")

@@ -28,9 +28,7 @@ class Moments(NamedTuple):
     var: Vector
 
 
-def moments(
-    x: Float[Array, "*batch c"], *, shift: Vector, axis_name: str | None
-) -> Moments:
+def moments(x: Float[Array, "*batch c"], *, shift: Vector, axis_name: str | None) -> Moments:
     """The moments of x, in the type of `shift`."""
     shifted = x.astype(shift.dtype) - shift
     axes = range(x.ndim - 1)

@@ -1,11 +1,29 @@
-"""The compute type of a platform: parameters, statistics and losses stay in float32 anyway."""
+"""The compute type of a run (`config.model.dtype`): of its arrays, and of the products of them.
+
+| name | arrays of the layers | products on a GPU | products on a TPU |
+|---|---|---|---|
+| float32 | float32 | float32 | float32 (6 passes of bfloat16) |
+| tensorfloat32 | float32 | TF32, where the GPU has it | between the two (3 passes of bfloat16) |
+| bfloat16 | bfloat16 | bfloat16, sums in float32 | bfloat16, sums in float32 |
+
+JAX by itself rounds what it multiplies, also in float32: to TF32 (10 bits) on NVIDIA's GPUs since
+Ampere, to bfloat16 (7 bits) on TPUs. A CPU multiplies float32 as it is, whatever it is told.
+Parameters, statistics and losses stay in float32 anyway.
+"""
+
+import contextlib
+from collections.abc import Iterator
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from thermo_jax.errors import UserError
 
-NAMES = ("auto", "float32", "bfloat16")
+NAMES = ("auto", "float32", "tensorfloat32", "bfloat16")
 _AMPERE = 8  # compute capability of NVIDIA's first GPUs that multiply bfloat16
+# JAX's names; None leaves its default.
+_PRODUCTS = {"float32": "highest", "tensorfloat32": "tensorfloat32", "bfloat16": None}
 
 
 def choose_dtype(name: str, *, device: jax.Device) -> str:
@@ -25,3 +43,26 @@ def choose_dtype(name: str, *, device: jax.Device) -> str:
     generation = str(getattr(device, "compute_capability", "")).partition(".")[0]
     emulates = generation.isdigit() and int(generation) < _AMPERE  # AMD says such as "gfx942"
     return "float32" if emulates else "bfloat16"
+
+
+def array_dtype(name: str) -> np.dtype:
+    """The type of the layers' arrays, of a name that `choose_dtype` returned."""
+    return jnp.dtype("float32" if name == "tensorfloat32" else name)
+
+
+@contextlib.contextmanager
+def matmul_precision(name: str, *, platform: str) -> Iterator[None]:
+    """What is traced inside multiplies and convolves in this compute type; also a decorator.
+
+    Operations that name a precision of their own keep it.
+
+    Args:
+      name: as `choose_dtype` returned it.
+      platform: "gpu", "tpu" or "cpu", where nothing changes.
+    """
+    products = _PRODUCTS[name]
+    if products is None or platform == "cpu":
+        yield
+    else:
+        with jax.default_matmul_precision(products):
+            yield

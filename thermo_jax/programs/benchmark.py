@@ -59,16 +59,19 @@ def _measure_all(config: ConfigDict) -> Iterator[dict[str, Any]]:
     parallel = DataParallel(mode=config.mode)
     about = {"framework": "thermo_jax", "mode": config.mode, **measure.versions()}
     count = about["devices"] = len(parallel.devices)
-    operations = choose_operations(config.conv, platform=about["platform"])
+    platform = about["platform"]
+    operations = choose_operations(config.conv, platform=platform)
     options = {"parallel": parallel, "repeats": config.repeats}
     options["steps_per_dispatch"] = config.steps_per_dispatch
     copy = measure.copy_ceiling(config.copy_mb, repeats=config.repeats)
     for dtype in config.dtypes:
-        matrix = measure.matrix_ceiling(config.matrix, dtype=dtype, repeats=config.repeats)
+        array = precision.array_dtype(dtype).name
+        with precision.matmul_precision(dtype, platform=platform):
+            matrix = measure.matrix_ceiling(config.matrix, dtype=array, repeats=config.repeats)
         ceilings = {"dtype": dtype, "matrix_tflops": matrix, "copy_gb_per_s": copy}
         logging.info("%s: matrix product %.3g TFLOP/s, copy %.3g GB/s", dtype, matrix, copy)
         for name in config.cases:
-            case = make_case(name, config, dtype=dtype, operations=operations)
+            case = make_case(name, config, dtype=dtype, operations=operations, platform=platform)
             parallel.check_batch_size(case.batch_size, field="config.batch_size")
             logging.info("%s, %s", name, dtype)
             rows = []
@@ -83,7 +86,8 @@ def _measure_all(config: ConfigDict) -> Iterator[dict[str, Any]]:
             yield from (row | about | ceilings for row in rows)
     about["dtype"] = config.dtypes[0]
     for name in config.feeding:
-        case = make_case(name, config, dtype=about["dtype"], operations=operations)
+        dtype = about["dtype"]
+        case = make_case(name, config, dtype=dtype, operations=operations, platform=platform)
         logging.info("%s, how it is fed", name)
         rows = []
         with _noting_what_is_too_large(case, rows):
@@ -110,14 +114,14 @@ def _read(file: Path) -> list[dict[str, Any]]:
 
 def throughput_table(rows: Sequence[dict[str, Any]]) -> str:
     """The rows for reading, and below them how steps are fed."""
-    header = f"{'case':<24} {'by':<11} {'type':<9}{'batch':>6}{'images/s':>10}{'ms/step':>10}"
+    header = f"{'case':<24} {'by':<11} {'type':<14}{'batch':>6}{'images/s':>10}{'ms/step':>10}"
     header += f"{'spread':>8}{'compile':>9}{'TFLOP/s':>9}"
     header += f"{'of matrix':>10}{'of copy':>8}{'peak GB':>9}"
     lines = [header]
     for row in rows:
         if "batch_size" not in row or "topology" in row:
             continue
-        what = f"{row['case']:<24} {row['framework']:<11} {row['dtype']:<9}{row['batch_size']:>6}"
+        what = f"{row['case']:<24} {row['framework']:<11} {row['dtype']:<14}{row['batch_size']:>6}"
         if "why" in row:
             lines.append(f"{what}  {row['why']}")
             continue

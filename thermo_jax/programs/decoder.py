@@ -22,6 +22,7 @@ from thermo_jax.errors import UserError
 from thermo_jax.models.cuts import CutsEncoder, RawPixels
 from thermo_jax.models.decoders import CHANNELS
 from thermo_jax.models.operations import choose_operations
+from thermo_jax.models.precision import array_dtype
 from thermo_jax.programs import runs, scores, sources
 from thermo_jax.programs.workdir import check_workdir, saved_config, to_json
 from thermo_jax.training import finetune, loop, processes
@@ -75,10 +76,13 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
         train_step=runs.wrap(
             parallel,
             partial(finetune.train_step, tx=tx, **models),
+            config,
             resident=resident,
             train=True,
         ),
-        eval_step=runs.wrap(parallel, partial(finetune.eval_step, **models), resident=resident),
+        eval_step=runs.wrap(
+            parallel, partial(finetune.eval_step, **models), config, resident=resident
+        ),
         train=tables["train"],
         validation=tables["validation"],
         names=sets.train.names,
@@ -95,6 +99,7 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
     predict_step = runs.wrap(
         parallel,
         partial(finetune.predict_step, full_shape=GRAY_SHAPE, **models),
+        config,
         resident=resident,
     )
     predictions = {
@@ -223,7 +228,7 @@ def _untrained(kind: str, config: ConfigDict, *, operations) -> tuple[Any, dict,
         )
     else:
         check_raw_pixels(config)
-        encoder = RawPixels(channels=channels, dtype=jnp.dtype(config.model.dtype))
+        encoder = RawPixels(channels=channels, dtype=array_dtype(config.model.dtype))
     images = jnp.zeros((1, 8, 8, channels))
     init = jax.jit(partial(encoder.init, train=False))
     variables = jax.device_get(init(jax.random.key(config.seed), images))
@@ -341,7 +346,7 @@ def place(
     if runs.fits(latents + targets, "The latents", config, parallel=parallel):
         logging.info("Encoding %d images once (%.2f GB).", count, latents / 1e9)
         encode = partial(_encode_step, encoder=encoder, channels=CHANNELS[config.encoder.type])
-        step = runs.wrap(parallel, encode, resident=True)
+        step = runs.wrap(parallel, encode, config, resident=True)
         replicated, plan = parallel.replicate(variables), runs.plan(config)
         for table in tables.values():
             images = parallel.place({"images": table.pop("images")})

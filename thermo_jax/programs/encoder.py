@@ -65,12 +65,14 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
     train_step = partial(pretrain.train_step, model=model, tx=tx, loss=loss)
     draw = partial(pretrain.draw, image_size=shape[:2], model=model, loss=loss)
     eval_step = runs.wrap(
-        parallel, partial(pretrain.eval_step, model=model, loss=loss), resident=resident
+        parallel, partial(pretrain.eval_step, model=model, loss=loss), config, resident=resident
     )
     plan = runs.plan(config)
     state = loop.fit(
         parallel.replicate(state),
-        train_step=runs.wrap(parallel, train_step, resident=resident, train=True, draw=draw),
+        train_step=runs.wrap(
+            parallel, train_step, config, resident=resident, train=True, draw=draw
+        ),
         eval_step=eval_step,
         train=tables[0],
         validation=tables[1],

@@ -168,6 +168,7 @@ def plan(config: ConfigDict) -> loop.Plan:
 def wrap(
     parallel: DataParallel,
     step: Callable,
+    config: ConfigDict,
     *,
     resident: bool,
     train: bool = False,
@@ -175,9 +176,13 @@ def wrap(
 ) -> Callable:
     """A per-device step over all devices, for tables that are on them or not.
 
+    It multiplies in the compute type of `config`, which is resolved.
+
     Args:
       draw: of a training step that has random positions, see `resident.scan_steps`.
     """
+    platform = parallel.devices[0].platform
+    step = precision.matmul_precision(config.model.dtype, platform=platform)(step)
     if resident:
         step = scan_steps(step, draw=draw) if train else gather_batch(step)
     return parallel.wrap(step, donate_state=train, resident=resident)

@@ -16,6 +16,7 @@ from thermo_jax.models import losses
 from thermo_jax.models.cuts import CutsEncoder, Encoder, scale_images
 from thermo_jax.models.decoders import CHANNELS, Classifier, Segmenter, bridge, soft_labels
 from thermo_jax.models.operations import NATIVE, Operations
+from thermo_jax.models.precision import array_dtype
 from thermo_jax.training import parallel
 from thermo_jax.training.state import TrainState
 
@@ -24,7 +25,7 @@ def make_encoder(
     *, num_kernels: int, dtype: str = "float32", operations: Operations = NATIVE
 ) -> CutsEncoder:
     """The frozen encoder; it never runs in training mode, so it needs no data axis."""
-    return CutsEncoder(num_kernels=num_kernels, dtype=jnp.dtype(dtype), operations=operations)
+    return CutsEncoder(num_kernels=num_kernels, dtype=array_dtype(dtype), operations=operations)
 
 
 def make_decoder(
@@ -34,7 +35,7 @@ def make_decoder(
     common = {
         "width": config.model.unet_width,
         "axis_name": parallel.AXIS,
-        "dtype": jnp.dtype(config.model.dtype),
+        "dtype": array_dtype(config.model.dtype),
         "operations": operations,
     }
     if config.task == "classify":

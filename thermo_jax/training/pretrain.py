@@ -14,6 +14,7 @@ from thermo_jax.models.cuts import Cuts, scale_images
 from thermo_jax.models.decoders import CHANNELS
 from thermo_jax.models.operations import NATIVE, Operations
 from thermo_jax.models.patches import choose_positives, draw_positions
+from thermo_jax.models.precision import array_dtype
 from thermo_jax.training import parallel
 from thermo_jax.training.state import TrainState, example_keys
 
@@ -28,7 +29,7 @@ def make_model(config: ml_collections.ConfigDict, *, operations: Operations = NA
         patch_size=config.model.patch_size,
         num_kernels=config.model.num_kernels,
         axis_name=parallel.AXIS,
-        dtype=jnp.dtype(config.model.dtype),
+        dtype=array_dtype(config.model.dtype),
         operations=operations,
     )
 
