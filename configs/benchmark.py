@@ -2,10 +2,13 @@
 
     python -m thermo_jax.main --config=configs/benchmark.py:cpu --workdir=runs/benchmark
 
-Presets: `quick` (tiny, for the tests), `cpu` (default), `gpu`, and two that time nothing: `tpu_aot`
-compiles the real steps for TPU slices on any machine with libtpu (`pip install '.[tpu]'`) and says
-whether they fit; `collectives` counts what devices send each other in a step (on the CPU, start it
-with XLA_FLAGS=--xla_force_host_platform_device_count=8).
+Presets: `quick` (tiny, for the tests), `cpu` (default), `gpu`, and three that time nothing:
+- `tpu_aot` compiles the real steps for TPU slices on any machine with libtpu (`pip install
+  '.[tpu]'`) and says whether they fit;
+- `gpu_aot` compiles them for NVIDIA's H200 on any machine with JAX's plugin for CUDA 13 (`pip
+  install '.[cuda13]'`; start it with JAX_PLATFORMS=cpu), and counts their kernels and bytes;
+- `collectives` counts what devices send each other in a step (on the CPU, start it with
+  XLA_FLAGS=--xla_force_host_platform_device_count=8).
 """
 
 from ml_collections import ConfigDict
@@ -60,6 +63,10 @@ def _build(preset: str) -> ConfigDict:
     config.copy_mb = 1024
     # tpu_aot only: slices to compile for, as libtpu names them.
     config.topologies = ()
+    # gpu_aot only: numbers of H200 to compile for, each with the whole config.batch_size.
+    config.gpus = ()
+    # gpu_aot only: how many of a step's biggest kernels to list.
+    config.biggest = 0
     # collectives only: numbers of devices, each with the whole config.batch_size.
     config.device_counts = ()
     _PRESETS[preset](config)
@@ -101,6 +108,13 @@ def _tpu_aot(config: ConfigDict) -> None:
     config.topologies = ("v5e:2x2", "v6e:2x2")
 
 
+def _gpu_aot(config: ConfigDict) -> None:
+    config.cases = ("pretrain H", "segment H/H", "predict H/H", "pretrain G", "segment G/G")
+    config.dtypes = ("bfloat16",)
+    config.batch_size.heat = 64
+    config.gpus = (1, 8)
+
+
 def _collectives(config: ConfigDict) -> None:
     config.cases = ("pretrain H", "segment H/H")
     config.dtypes = ("float32",)
@@ -113,6 +127,7 @@ _PRESETS = {
     "collectives": _collectives,
     "cpu": _cpu,
     "gpu": _gpu,
+    "gpu_aot": _gpu_aot,
     "quick": _quick,
     "tpu_aot": _tpu_aot,
 }

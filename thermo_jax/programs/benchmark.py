@@ -10,7 +10,7 @@ import jax
 from absl import logging
 from ml_collections import ConfigDict
 
-from thermo_jax.benchmark import collectives, measure, tpu
+from thermo_jax.benchmark import collectives, gpu, measure, tpu
 from thermo_jax.benchmark.cases import Case, find_case, make_case
 from thermo_jax.data.examples import IMAGE_SHAPES, downscaled_size
 from thermo_jax.models import precision
@@ -32,6 +32,8 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
     shown = _read(file)
     if config.topologies:
         rows, table = tpu.compile_all(config), tpu.table
+    elif config.gpus:
+        rows, table = gpu.compile_all(config), gpu.table
     elif config.device_counts:
         rows, table = collectives.count_all(config), collectives.table
     else:
