@@ -10,11 +10,7 @@ import tiny_training as tiny
 from thermo_jax import main
 from thermo_jax.benchmark import cases, collectives, measure, tpu
 from thermo_jax.configs import benchmark
-<<<<<<< HEAD
 from thermo_jax.models.operations import NATIVE
-from thermo_jax.programs.benchmark import throughput_table
-=======
->>>>>>> 24eb3d054571adca1ef8465973f63be8cd20deb2
 
 quick_compilation = pytest.fixture(scope="module", autouse=True)(tiny.quick_compilation)
 

@@ -8,10 +8,10 @@ and its bytes as often as the loop turns.
 import collections
 import dataclasses
 import functools
-import itertools
 import math
 import re
 from collections.abc import Iterator
+from typing import NamedTuple
 
 _BITS = {"pred": 8} | {
     f"{letter}{bits}": bits
@@ -28,6 +28,7 @@ _FREE = {
     *("after-all", "partition-id", "replica-id"),
     *("all-reduce-done", "all-gather-done", "copy-done", "async-done"),
 }
+_TIMED = ("fusion", "custom-call", "copy")  # beside an all-reduce
 _TAKES_PART = ("dynamic-slice", "slice", "gather")  # of the first operand
 
 
@@ -61,6 +62,13 @@ class Kernel:
     def floor_s(self, *, bytes_per_s: float, flop_per_s: float) -> float:
         """Seconds that it takes at least."""
         return max(self.bytes / bytes_per_s, self.flop / flop_per_s)
+
+
+class AllReduce(NamedTuple):
+    """What the devices send each other at once, and the kernels that run in the meantime."""
+
+    bytes: int
+    beside: list[Kernel]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,21 +152,23 @@ class Program:
             source=each.attribute(r'op_name="([^"]*)"'),
         )
 
-    def exposed_all_reduces(self) -> list[tuple[int, int]]:
-        """(bytes, convolutions that come later) of each all-reduce for which the devices wait.
-
-        Those are the synchronous ones, and those that end before another convolution is launched.
-        """
+    def all_reduces(self) -> list[AllReduce]:
+        """The all-reduces of the entry, in the order in which they are launched."""
         table = self.computations[self.entry]
-        launched = list(itertools.accumulate("__cudnn$conv" in x.rest for x in table.values()))
-        at = dict(zip(table, launched, strict=True))  # convolutions so far, by instruction
-        ends = {x.operands[0]: x.name for x in table.values() if x.op == "all-reduce-done"}
-        return [
-            (sum(_bytes(table[name].type) for name in x.operands), launched[-1] - at[x.name])
-            for x in table.values()
-            if x.op in ("all-reduce", "all-reduce-start")
-            and at[ends.get(x.name, x.name)] == at[x.name]
-        ]
+        order = {name: i for i, name in enumerate(table)}
+        ends = {x.operands[0]: order[x.name] for x in table.values() if x.op == "all-reduce-done"}
+        found = []
+        for each in table.values():
+            if each.op in ("all-reduce", "all-reduce-start"):
+                start = order[each.name]
+                beside = list(table.values())[start + 1 : ends.get(each.name, start)]
+                found.append(
+                    AllReduce(
+                        bytes=sum(_bytes(table[name].type) for name in each.operands),
+                        beside=[self._kernel(x, table, turns=1) for x in beside if x.op in _TIMED],
+                    )
+                )
+        return found
 
 
 def _parse(line: str) -> _Instruction | None:
