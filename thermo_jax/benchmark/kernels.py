@@ -30,6 +30,7 @@ _FREE = {
 }
 _TIMED = ("fusion", "custom-call", "copy")  # beside an all-reduce
 _TAKES_PART = ("dynamic-slice", "slice", "gather")  # of the first operand
+_IN_PLACE = ("dynamic-update-slice", "scatter")  # change a part of the first operand
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +87,11 @@ class _Instruction:
 
 
 class Program:
-    """A compiled program's computations, each a dict of its instructions by name, in order."""
+    """A compiled program's computations, each a dict of its instructions by name, in order.
+
+    Raises:
+      ValueError: the text is not that of a program.
+    """
 
     def __init__(self, text: str):
         self.computations: dict[str, dict[str, _Instruction]] = {}
@@ -102,6 +107,8 @@ class Program:
                 current = None
             elif instruction := _parse(line):
                 current[instruction.name] = instruction
+        if not self.entry:
+            raise ValueError("the text has no entry computation")
 
     def kernels(self) -> list[Kernel]:
         """The kernels of one run, in the order in which they are launched."""
@@ -236,7 +243,7 @@ def _fusion_bytes(body: dict[str, _Instruction]) -> tuple[int, int]:
                 parts += _bytes(user.type)
             elif user.op == "bitcast":
                 parts += read(user)
-            elif not (user.op == "dynamic-update-slice" and position == 0):
+            elif not (user.op in _IN_PLACE and position == 0):
                 return _bytes(each.type)
         return min(parts, _bytes(each.type))
 
@@ -244,9 +251,9 @@ def _fusion_bytes(body: dict[str, _Instruction]) -> tuple[int, int]:
         inner = each
         while inner.op == "bitcast":
             inner = body[inner.operands[0]]
-        if inner.op == "dynamic-update-slice":  # in place
+        if inner.op == "dynamic-update-slice":
             return _bytes(body[inner.operands[1]].type)
-        if inner.op == "scatter":  # in place: what is added to is read, too
+        if inner.op == "scatter":  # what is added to is read, too
             return 2 * _bytes(body[inner.operands[2]].type)
         return _bytes(each.type)
 
