@@ -1,5 +1,6 @@
 """Checkpoints: which are kept, what is refused on the way back, and the encoder's hand-over."""
 
+import logging
 import shutil
 
 import jax
@@ -297,3 +298,12 @@ def test_an_unfinished_run_keeps_its_optimiser(tmp_path):
     with pytest.raises(ValueError, match="has not finished, and needs its optimiser"):
         keep_best_model(tmp_path)
     assert "5/training" in items(tmp_path)
+
+
+def test_orbaxs_unasked_exceptions_are_not_logged_and_others_are(tmp_path, caplog):
+    with Checkpoints(tmp_path):
+        pass
+    logger = logging.getLogger("asyncio")
+    logger.error("Task exception was never retrieved\nfuture: <coro at site-packages/orbax/a.py>")
+    logger.error("Task exception was never retrieved\nfuture: <coro at mine.py>")
+    assert [record.message.endswith("mine.py>") for record in caplog.records] == [True]

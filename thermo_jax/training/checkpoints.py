@@ -51,6 +51,8 @@ class Checkpoints:
                 f"{self.directory} does not exist: {workdir} is not the workdir of a training run"
             )
         logging.get_absl_logger().addFilter(_not_orbax)
+        # It logs an exception of a task that nobody asked for, when that is garbage collected.
+        python_logging.getLogger("asyncio").addFilter(_not_orbax)
         managers = ocp.checkpoint_managers
         # Descending: the last one has the lowest value, the first of its equals.
         best = managers.BestN(get_metric_fn=_rank, reverse=True, n=1)
@@ -277,7 +279,7 @@ def _describe(leaf: tuple | None) -> str:
 
 def _not_orbax(record: python_logging.LogRecord) -> bool:
     """What matters of its errors is raised."""
-    return "orbax" not in record.pathname
+    return "orbax" not in record.pathname + record.getMessage()
 
 
 def _storage_failure(error: OSError | ValueError) -> str | None:
