@@ -53,7 +53,8 @@ def _build(preset: str) -> ConfigDict:
     config.num_kernels = 16
     # See num_kernels.
     config.unet_width = 64
-    # Convolution: "auto" (by platform), "native" (XLA's own) or "cpu" (models/convolution.py).
+    # How layers are computed: "auto" (by platform), "native" (XLA's own, as on TPUs), "cpu" or "gpu"
+    # (models/operations.py). Results differ by rounding only.
     config.conv = "auto"
     # "pmap" or "shard_map".
     config.mode = "pmap"

@@ -173,7 +173,8 @@ def decoder(task: str, *, preset: str) -> ConfigDict:
     # on CPUs and on NVIDIA's GPUs before Ampere).
     # Parameters, statistics, losses and the patch sampler are float32 always.
     config.model.dtype = "auto"
-    # Convolution: "auto" (by platform), "native" (XLA's own) or "cpu" (models/convolution.py).
+    # How layers are computed: "auto" (by platform), "native" (XLA's own, as on TPUs), "cpu" or "gpu"
+    # (models/operations.py). Results differ by rounding only.
     config.model.conv = "auto"
     return config
 

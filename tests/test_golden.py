@@ -42,6 +42,12 @@ def file_names(pattern: str, *required: str) -> list[str]:
     return sorted({*required, *found})
 
 
+def with_operations(names: list[str]) -> list:
+    """Each file with this platform's operations; in the slow tests with a GPU's, too."""
+    ours, gpus = [(name, "auto") for name in names], [(name, "gpu") for name in names]
+    return ours + [pytest.param(each, marks=pytest.mark.slow) for each in gpus]
+
+
 def load(name: str) -> dict[str, np.ndarray]:
     with np.load(golden_file(name)) as arrays:
         return dict(arrays)
@@ -103,14 +109,17 @@ class EncoderRun(NamedTuple):
     states: list[TrainState]  # before the first step and after each
 
 
-@pytest.fixture(
-    scope="module", params=file_names("encoder_c*.npz", "encoder_c1.npz", "encoder_c3.npz")
-)
+ENCODERS = file_names("encoder_c*.npz", "encoder_c1.npz", "encoder_c3.npz")
+
+
+@pytest.fixture(scope="module", params=with_operations(ENCODERS), ids="-".join)
 def encoder(request) -> EncoderRun:
-    arrays = load(request.param)
+    name, operations = request.param
+    arrays = load(name)
     arrays |= {k: arrays[k].astype(np.int32) for k in ("anchors_hw", "positives_hw")}
     variables = jax.tree.map(jnp.asarray, from_published(with_prefix(arrays, "init/")))
-    return EncoderRun(arrays, *_forward(arrays, variables), *_train(arrays, variables))
+    ops = choose_operations(operations, platform=jax.default_backend())
+    return EncoderRun(arrays, *_forward(arrays, variables, ops), *_train(arrays, variables, ops))
 
 
 def _sizes(arrays) -> dict[str, int]:
@@ -121,8 +130,8 @@ def _sizes(arrays) -> dict[str, int]:
     }
 
 
-def _forward(arrays, variables):
-    model = Cuts(**_sizes(arrays))
+def _forward(arrays, variables, operations):
+    model = Cuts(**_sizes(arrays), operations=operations)
 
     @jax.jit
     def run(variables, images, anchors_hw, positives_hw):
@@ -137,13 +146,12 @@ def _forward(arrays, variables):
     return run(variables, *(arrays[k] for k in ("images", "anchors_hw", "positives_hw")))
 
 
-def _train(arrays, variables):
+def _train(arrays, variables, operations):
     """Steps of `pretrain.train_step` as `programs.encoder` builds it, but at given positions."""
     sizes = _sizes(arrays)
     config = runs.resolve(encoder_config.get_config({1: "gray", 3: "heat"}[sizes.pop("channels")]))
     config.model.update(sizes)
     parallel = DataParallel(jax.devices()[:1], mode="shard_map")
-    operations = choose_operations(config.model.conv, platform=parallel.devices[0].platform)
     tx = pretrain.make_optimizer(config)
     step = parallel.wrap(
         partial(
@@ -301,11 +309,16 @@ class UNetCase(NamedTuple):
     variables: dict
 
 
-@pytest.fixture(scope="module", params=file_names("unet_*.npz", "unet_1.npz", "unet_8.npz"))
+UNETS = file_names("unet_*.npz", "unet_1.npz", "unet_8.npz")
+
+
+@pytest.fixture(scope="module", params=with_operations(UNETS), ids="-".join)
 def unet(request) -> UNetCase:
-    arrays = load(request.param)
+    arrays = load(request.param[0])
     weights = draw_weights(arrays)
-    model = UNet(weights["outc.conv.bias"].size, width=weights["inc.double_conv.0.weight"].shape[0])
+    operations = choose_operations(request.param[1], platform=jax.default_backend())
+    width = weights["inc.double_conv.0.weight"].shape[0]
+    model = UNet(weights["outc.conv.bias"].size, width=width, operations=operations)
     return UNetCase(arrays, model, jax.tree.map(jnp.asarray, from_published(weights)))
 
 
