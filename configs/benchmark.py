@@ -53,7 +53,7 @@ def _build(preset: str) -> ConfigDict:
     config.num_kernels = 16
     # See num_kernels.
     config.unet_width = 64
-    # How layers are computed: "auto" (by platform), "native" (XLA's own, as on TPUs), "cpu" or "gpu"
+    # How layers are computed: "auto" (by platform), "native" (XLA's own, as on TPUs), "cpu", "gpu"
     # (models/operations.py). Results differ by rounding only.
     config.conv = "auto"
     # "pmap" or "shard_map".

@@ -53,7 +53,7 @@ def _build(data_type: str) -> ConfigDict:
     # on CPUs and on NVIDIA's GPUs before Ampere).
     # k-means computes in float32 always.
     config.model.dtype = "auto"
-    # How layers are computed: "auto" (by platform), "native" (XLA's own, as on TPUs), "cpu" or "gpu"
+    # How layers are computed: "auto" (by platform), "native" (XLA's own, as on TPUs), "cpu", "gpu"
     # (models/operations.py). Results differ by rounding only.
     config.model.conv = "auto"
     return config
