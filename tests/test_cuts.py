@@ -195,3 +195,15 @@ def test_bfloat16_is_a_compute_type_parameters_and_losses_inputs_stay_float32():
     encode = partial(model.apply, method=lambda cuts, x: cuts.encoder(x, train=False))
     assert jax.eval_shape(encode, variables, jnp.zeros((1, 9, 8, 1))).dtype == jnp.bfloat16
     assert {x.dtype for x in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
+
+
+def test_the_running_mean_follows_a_convolutions_bias_and_nothing_else_does(narrow):
+    images = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (2, 24, 27, 1)), jnp.float32)
+    latents, before = apply_narrow(narrow, images, train=True)
+    conv2 = narrow["params"]["conv2"]
+    params = narrow["params"] | {"conv2": conv2 | {"bias": conv2["bias"] + 0.5}}
+    same, after = apply_narrow(narrow | {"params": params}, images, train=True)
+    np.testing.assert_allclose(same, latents, atol=1e-4)
+    moved = jax.tree.map(lambda a, b: a - b, after, before)["batch_stats"]
+    np.testing.assert_allclose(moved["batch_norm2"]["mean"], 0.1 * 0.5, atol=1e-6)
+    np.testing.assert_allclose(moved["batch_norm2"]["var"], 0, atol=1e-6)

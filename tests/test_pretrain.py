@@ -144,7 +144,14 @@ def test_the_ablations_train_on_one_term_each():
 def test_without_reconstruction_its_layer_gets_no_gradient():
     tree = gradients(contrastive_weight=1.0)
     assert all(not leaf.any() for leaf in jax.tree.leaves(tree["reconstruction"]))
-    assert all(leaf.any() for leaf in jax.tree.leaves(tree["encoder"]["conv4"]))
+    assert tree["encoder"]["conv4"]["kernel"].any()
+
+
+def test_a_bias_before_batch_norm_gets_no_gradient():
+    layers = gradients()["encoder"]
+    biases = [tree["bias"] for name, tree in layers.items() if name.startswith("conv")]
+    assert len(biases) == 4 and not any(bias.any() for bias in biases)
+    assert all(tree["bias"].any() for name, tree in layers.items() if name.startswith("batch"))
 
 
 def test_without_the_contrastive_loss_nothing_comes_from_it():
