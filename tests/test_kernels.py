@@ -120,20 +120,29 @@ def test_all_reduces_tell_what_runs_beside_them():
   ROOT %n = f32[64]{0} negate(%t)
 }
 
+%sends (t: f32[2,64]) -> f32[2,64] {
+  %t = f32[2,64]{1,0} parameter(0)
+  ROOT %r = f32[2,64]{1,0} all-reduce(%t), replica_groups={{0,1}}, to_apply=%sum
+}
+
 ENTRY %main (a: f32[64]) -> f32[64] {
   %a = f32[64]{0} parameter(0)
+  %b = f32[2,64]{1,0} parameter(1)
   %waits = f32[64]{0} all-reduce(%a), replica_groups={{0,1}}, to_apply=%sum
   %start = (f32[64]{0}, f32[64]{0}) all-reduce-start(%a, %waits), to_apply=%sum
   %n = f32[64]{0} fusion(%waits), kind=kLoop, calls=%negates
+  %few = ((f32[2,64]{1,0}), f32[2,64]{1,0}) fusion-start(%b), kind=kCustom, calls=%sends
+  %few-done = f32[2,64]{1,0} fusion-done(%few)
   ROOT %done = (f32[64]{0}, f32[64]{0}) all-reduce-done(%start)
 }
 """
-    alone, accompanied = Program(program).all_reduces()
+    alone, accompanied, few = Program(program).all_reduces()
     assert (alone.bytes, alone.beside) == (256, [])
     assert accompanied.bytes == 512
     assert [kernel.name for kernel in accompanied.beside] == ["n"]
+    assert (few.bytes, few.beside) == (512, [])
     kinds = [kernel.kind for kernel in Program(program).kernels()]
-    assert kinds == ["all-reduce", "all-reduce", "element-wise"]
+    assert kinds == ["all-reduce", "all-reduce", "element-wise", "all-reduce"]
 
 
 @pytest.mark.parametrize("text", ["", "HloModule nothing"])

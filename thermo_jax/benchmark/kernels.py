@@ -22,11 +22,10 @@ _BITS["bf16"] = 16
 _ARRAY = re.compile(rf"\b({'|'.join(_BITS)})\[([\d,]*)\]")
 _HEADER = re.compile(r"(ENTRY )?%([\w.\-]+) \(.*\{\s*$")
 _INSTRUCTION = re.compile(r"\s*(ROOT )?%([\w.\-]+) = (.*)$")
-# What makes no kernel. The end of an asynchronous operation was counted at its start.
+# What makes no kernel; nor does the end of an asynchronous operation, "...-done".
 _FREE = {
     *("parameter", "constant", "get-tuple-element", "tuple", "bitcast", "opt-barrier"),
     *("after-all", "partition-id", "replica-id"),
-    *("all-reduce-done", "all-gather-done", "copy-done", "async-done"),
 }
 _TIMED = ("fusion", "custom-call", "copy")  # beside an all-reduce
 _TAKES_PART = ("dynamic-slice", "slice", "gather")  # of the first operand
@@ -117,7 +116,7 @@ class Program:
     def _kernels(self, computation: str, *, turns: int) -> Iterator[Kernel]:
         table = self.computations[computation]
         for each in table.values():
-            if each.op in _FREE:
+            if each.op in _FREE or each.op.endswith("-done"):
                 continue
             if each.op == "while":
                 count = int(each.attribute(r'known_trip_count":\{"n":"(\d+)"', "1"))
@@ -135,7 +134,9 @@ class Program:
         operands = [table[name] for name in each.operands if name in table]
         read, written = sum(_bytes(x.type) for x in operands), _bytes(each.type)
         kind, flop = each.op.removesuffix("-start"), 0.0
-        if each.op == "fusion":
+        if self._is_all_reduce(each):
+            kind, written = "all-reduce", read
+        elif each.op == "fusion":
             body = self.computations[each.attribute(r"calls=%([\w.\-]+)")]
             read, written = _fusion_bytes(body)
             ops = {inner.op for inner in body.values()}
@@ -159,14 +160,21 @@ class Program:
             source=each.attribute(r'op_name="([^"]*)"'),
         )
 
+    def _is_all_reduce(self, each: _Instruction) -> bool:
+        """Whether NCCL or a kernel of XLA's own (a fusion, for few bytes) makes one."""
+        if each.op == "fusion-start":
+            body = self.computations[each.attribute(r"calls=%([\w.\-]+)")]
+            return any(inner.op == "all-reduce" for inner in body.values())
+        return each.op in ("all-reduce", "all-reduce-start")
+
     def all_reduces(self) -> list[AllReduce]:
         """The all-reduces of the entry, in the order in which they are launched."""
         table = self.computations[self.entry]
         order = {name: i for i, name in enumerate(table)}
-        ends = {x.operands[0]: order[x.name] for x in table.values() if x.op == "all-reduce-done"}
+        ends = {x.operands[0]: order[x.name] for x in table.values() if x.op.endswith("-done")}
         found = []
         for each in table.values():
-            if each.op in ("all-reduce", "all-reduce-start"):
+            if self._is_all_reduce(each):
                 start = order[each.name]
                 beside = list(table.values())[start + 1 : ends.get(each.name, start)]
                 found.append(

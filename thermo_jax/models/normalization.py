@@ -33,9 +33,16 @@ def moments(x: Float[Array, "*batch c"], *, shift: Vector, axis_name: str | None
     shifted = x.astype(shift.dtype) - shift
     axes = range(x.ndim - 1)
     mean, square = jnp.mean(shifted, axes), jnp.mean(jnp.square(shifted), axes)
-    if axis_name:
-        mean, square = lax.pmean((mean, square), axis_name)
+    mean, square = _over_devices(mean, square, axis_name=axis_name)
     return Moments(mean + shift, jnp.maximum(square - jnp.square(mean), 0))
+
+
+def _over_devices(first: Array, second: Array, *, axis_name: str | None) -> tuple[Array, Array]:
+    """The means of two vectors over the devices, sent as one array."""
+    if not axis_name or lax.axis_size(axis_name) == 1:
+        return first, second
+    both = lax.pmean(jnp.stack([first, second]), axis_name)
+    return both[0], both[1]
 
 
 def activate(
@@ -111,8 +118,7 @@ def _backward(slope, axis_name, residuals, cotangents):
     d_bias, d_scale = jnp.sum(gradient, axes), jnp.sum(gradient * centered, axes) * rstd
     count = x.size // x.shape[-1]
     means = d_bias / count, d_scale * rstd / count
-    if axis_name:
-        means = lax.pmean(means, axis_name)
+    means = _over_devices(*means, axis_name=axis_name)
     means, mean, multiplier = lax.optimization_barrier((means, mean, multiplier))
     gradient, centered = parts(mean)
     d_x = multiplier * (gradient - means[0] - centered * means[1])
