@@ -61,12 +61,12 @@ def log(added: list[str]) -> None:
 
 
 def graphs(flags: str) -> str:
-    """What a value of XLA_FLAGS makes of a dispatch: "one" graph, "XLA's own", or as it says."""
+    """What a value of XLA_FLAGS makes of a dispatch: "one" graph, "XLA's own" choice, or other."""
     name, _, one = ONE_GRAPH.partition("=")
     values = [each.partition("=")[2] for each in flags.split() if _name(each) == name]
     if not values or values[-1] == XLA_GRAPHS.partition("=")[2]:
         return "XLA's own"
-    return "one" if values[-1] == one else values[-1]
+    return "one" if values[-1] == one else values[-1] or "no graphs"
 
 
 def _for_this_machine() -> list[str]:
