@@ -3,241 +3,210 @@
     python launch/benchmark_torch.py --workdir=runs/benchmark [--device=cuda] [--quick]
     python -m thermo_jax.main --config=configs/benchmark.py:cpu --workdir=runs/benchmark
 
-It appends its rows to the workdir's benchmark.jsonl; the second command then prints both in one
-table. Written from the papers (CUTS encoder, patch sampler on the device, U-Net), it needs
-PyTorch and, on a GPU, nothing of this project: bfloat16 autocast and latents, channels last,
-`torch.compile`. On the CPU freed memory is kept by thermo_jax's own function, to be alike.
+The first command appends its rows to the workdir's benchmark.jsonl; the second then prints both in
+one table. The steps (torch_steps.py) do the work of thermo_jax's: a batch is gathered from a table
+on the device, soft labels are made of label maps, and the same metrics are returned.
+
+On a GPU the script needs PyTorch and nothing of this project. There a step computes in bfloat16
+with channels last, is compiled, and is replayed as one CUDA graph: forward, backward and the fused
+optimiser. The U-Net's logits are rounded to bfloat16; ours are float32, which is more work. On the
+CPU a step runs as it is written, in float32, and freed memory is kept by thermo_jax's own function.
 """
 
 import argparse
 import datetime
+import gc
 import json
 import statistics
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import nn
+from torch_steps import Pretraining, Segmentation
 
-ENCODER_MFLOP, UNET_MFLOP = 1.62, 4.1  # a pixel, training
-PATCHES, CANDIDATES, REACH, PATCH = 16, 10, 5, 5
-
-
-class Encoder(nn.Module):
-    def __init__(self, channels: int, kernels: int = 16):
-        super().__init__()
-        layers, width = [], channels
-        for block in range(4):
-            out = kernels * 2**block
-            layers += [nn.Conv2d(width, out, 5, padding=2, padding_mode="replicate")]
-            layers += [nn.BatchNorm2d(out), nn.LeakyReLU(0.01, inplace=True)]
-            width = out
-        self.layers = nn.Sequential(*layers)
-        self.reconstruction = nn.Linear(width, PATCH * PATCH * channels)
-
-    def forward(self, images):
-        return self.layers(images)
+HEAT, GRAY = (120, 160), (480, 640)  # label maps have the size of gray images
+SIZES = {"pretrain H": HEAT, "pretrain G": GRAY, "segment H/H": HEAT, "segment G/G": GRAY}
+CASES = {
+    "cpu": "pretrain H:16,segment H/H:16",
+    "cuda": "pretrain H:64,segment H/H:64,pretrain H:16,segment H/H:16,pretrain G:16",
+}
+# How a step may run, best first: (name, mode of torch.compile, whether to record a CUDA graph).
+WAYS = {
+    "cpu": [("as written", None, False)],
+    "cuda": [
+        ("compiled, one CUDA graph", "default", True),
+        ("compiled, reduce-overhead", "reduce-overhead", False),
+        ("compiled, plain loop", "default", False),
+    ],
+}
 
 
-def double_convolution(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
-    layers = []
-    for a, b in ((inputs, hidden), (hidden, outputs)):
-        layers += [nn.Conv2d(a, b, 3, padding=1, bias=False), nn.BatchNorm2d(b)]
-        layers += [nn.ReLU(inplace=True)]
-    return nn.Sequential(*layers)
-
-
-class UNet(nn.Module):
-    def __init__(self, inputs: int = 128, outputs: int = 8, w: int = 64):
-        super().__init__()
-        self.start = double_convolution(inputs, w, w)
-        sizes = [w, 2 * w, 4 * w, 8 * w, 8 * w]
-        pairs = zip(sizes, sizes[1:], strict=False)
-        self.down = nn.ModuleList(double_convolution(a, b, b) for a, b in pairs)
-        wide = ((16 * w, 4 * w), (8 * w, 2 * w), (4 * w, w), (2 * w, w))
-        self.up = nn.ModuleList(double_convolution(a, a // 2, b) for a, b in wide)
-        self.end = nn.Conv2d(w, outputs, 1)
-
-    def forward(self, x):
-        x = self.start(x)
-        skips = []
-        for stage in self.down:
-            skips.append(x)
-            x = stage(F.max_pool2d(x, 2))
-        for stage in self.up:
-            skip = skips.pop()
-            x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True)
-            rows, columns = (a - b for a, b in zip(skip.shape[2:], x.shape[2:], strict=True))
-            x = F.pad(x, (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2))
-            x = stage(torch.cat([skip, x], 1))
-        return self.end(x)
-
-
-def patches_at(images, centers):
-    """[B,C,H,W], [B,S,2] -> [B,S,C,P,P]: one gather, no loop."""
-    offsets = torch.arange(PATCH, device=images.device) - PATCH // 2
-    rows = (centers[..., 0, None, None] + offsets[:, None]).expand(-1, -1, PATCH, PATCH)
-    columns = (centers[..., 1, None, None] + offsets[None, :]).expand(-1, -1, PATCH, PATCH)
-    batch = torch.arange(len(images), device=images.device)[:, None, None, None]
-    return images.permute(0, 2, 3, 1)[batch, rows, columns].permute(0, 1, 4, 2, 3)
-
-
-def similarity(a, b):
-    c1, c2 = 0.02**2, 0.06**2
-    mean_a, mean_b = a.mean((-2, -1)), b.mean((-2, -1))
-    var_a, var_b = a.var((-2, -1)), b.var((-2, -1))
-    product = (a - mean_a[..., None, None]) * (b - mean_b[..., None, None])
-    covariance = product.sum((-2, -1)) / (PATCH * PATCH - 1)
-    luminance = (2 * mean_a * mean_b + c1) / (mean_a**2 + mean_b**2 + c1)
-    return (luminance * (2 * covariance + c2) / (var_a + var_b + c2)).mean(-1)
-
-
-def sample(images):
-    count, _, height, width = images.shape
-    margin = PATCH // 2
-    high = torch.tensor([height - margin, width - margin], device=images.device)
-    span = (high - margin).float()
-    draw = torch.rand(count, PATCHES, 2, device=images.device)
-    anchors = margin + (draw * span).long()
-    low = (anchors - REACH).clamp(min=margin)[:, :, None]
-    top = torch.minimum(anchors + REACH + 1, high)[:, :, None]
-    draw = torch.rand(count, PATCHES, CANDIDATES, 2, device=images.device)
-    candidates = low + (draw * (top - low)).long()
-    found = patches_at(images, candidates.flatten(1, 2)).unflatten(1, (PATCHES, CANDIDATES))
-    scores = similarity(patches_at(images, anchors)[:, :, None], found)
-    scores = scores.masked_fill((candidates == anchors[:, :, None]).all(-1), -torch.inf)
-    best, index = scores.max(-1)
-    chosen = candidates.gather(2, index[..., None, None].expand(-1, -1, 1, 2))[:, :, 0]
-    middle = torch.tensor([height - 1, width - 1], device=images.device)
-    toward = anchors + torch.where(2 * anchors < middle, 1, -1)
-    return anchors, torch.where(best[..., None] > 0.5, chosen, toward)
-
-
-def pretraining_loss(model, images):
-    images = images.float() / 127.5 - 1
-    with torch.no_grad():
-        anchors_hw, positives_hw = sample(images)
-    latents = model(images).permute(0, 2, 3, 1)
-    batch = torch.arange(len(images), device=images.device)[:, None]
-    anchors = latents[batch, anchors_hw[..., 0], anchors_hw[..., 1]].float()
-    positives = latents[batch, positives_hw[..., 0], positives_hw[..., 1]].float()
-    a, q = F.normalize(anchors, dim=-1), F.normalize(positives, dim=-1)
-    exps = (a @ q.transpose(1, 2) / 0.5).exp()
-    same = torch.eye(PATCHES, device=images.device, dtype=torch.bool)
-    ratio = exps.masked_fill(~same, 0).sum((1, 2)) / (exps.masked_fill(same, 0).sum((1, 2)) + 1e-7)
-    contrastive = -(ratio + 1e-7).log().mean()
-    rebuilt = model.reconstruction(anchors).unflatten(-1, (images.shape[1], PATCH, PATCH))
-    return 0.01 * contrastive + 0.99 * F.mse_loss(rebuilt, patches_at(images, anchors_hw))
-
-
-def segmentation_loss(model, latents, targets):
-    weights = torch.tensor([1.0, 1, 2, 2, 1, 1, 1, 1], device=latents.device)
-    logits = model(latents).float()
-    return -(weights[:, None, None] * targets * logits.log_softmax(1)).sum(1).mean()
-
-
-def make(case: str, device: str, batch: int, height: int, width: int):
-    """(function of no arguments that returns the loss, parameters, GFLOP an image)."""
-    channels_last = torch.channels_last if device == "cuda" else torch.contiguous_format
-    if case.startswith("pretrain"):
-        channels = 3 if case.endswith("H") else 1
-        images = torch.randint(0, 256, (batch, channels, height, width), device=device)
-        images = images.to(torch.uint8)
-        model = Encoder(channels).to(device, memory_format=channels_last)
-        return model, lambda: pretraining_loss(model, images), ENCODER_MFLOP * height * width / 1e3
-    kind = torch.bfloat16 if device == "cuda" else torch.float32
-    latents = torch.randn(batch, 128, height, width, device=device, dtype=kind)
-    latents = latents.to(memory_format=channels_last)
-    targets = torch.rand(batch, 8, height, width, device=device).softmax(1)
-    model = UNet().to(device, memory_format=channels_last)
-    flops = UNET_MFLOP * height * width / 1e3
-    return model, lambda: segmentation_loss(model, latents, targets), flops
-
-
-def measure(case: str, *, device: str, batch: int, repeats: int, steps: int, quick: bool) -> dict:
-    height, width = (120, 160) if case.endswith("H") else (480, 640)
-    if quick:
-        height, width = height // 4, width // 4
+def make_case(name: str, *, device: str, batch: int, quick: bool) -> tuple[nn.Module, float]:
+    """A case with everything that it needs on the device, and its GFLOP an image."""
+    shrink = 4 if quick else 1
+    height, width, *label_shape = (side // shrink for side in (*SIZES[name], *GRAY))
     torch.manual_seed(0)
+    with torch.device(device):
+        if name.startswith("pretrain"):
+            case = Pretraining(3 if name.endswith("H") else 1, batch, height, width)
+        else:
+            dtype = torch.bfloat16 if device == "cuda" else torch.float32
+            case = Segmentation(batch, height, width, label_shape, dtype)
     if device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-    model, loss, gflop = make(case, device, batch, height, width)
-    pretraining = case.startswith("pretrain")
-    options = {"lr": 1e-3, "weight_decay": 1e-4} if pretraining else {"lr": 5e-3}
-    kind = torch.optim.AdamW if pretraining else torch.optim.Adam
-    optimizer = kind(model.parameters(), **options, fused=device == "cuda")
-    if device == "cuda":
-        loss = torch.compile(loss, mode="max-autotune-no-cudagraphs")
+        case = case.to(memory_format=torch.channels_last)
+    return case, case.mflop * height * width / 1e3
+
+
+def make_step(case: nn.Module, rows, mode: str | None) -> Callable:
+    """A function that makes one update and returns the metrics."""
+    optimizer = case.optimizer(fused=rows.is_cuda, capturable=rows.is_cuda)
+    forward = torch.compile(case, mode=mode, dynamic=False) if mode else case
 
     def step():
         optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
-            value = loss()
-        value.backward()
+        metrics = forward(rows)
+        metrics["loss"].backward()
         optimizer.step()
+        return {name: value.detach() for name, value in metrics.items()}
 
-    def wait():
-        if device == "cuda":
-            torch.cuda.synchronize()
+    return step
 
-    started = time.perf_counter()
-    step()
-    wait()
-    first = time.perf_counter() - started
-    times = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        for _ in range(steps):
+
+def as_cuda_graph(step: Callable) -> Callable:
+    """Records a step; a call of the result starts all its kernels at once."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):  # as PyTorch's notes on CUDA graphs advise
+        for _ in range(3):
             step()
+    torch.cuda.current_stream().wait_stream(side)
+    torch.cuda.reset_peak_memory_stats()  # of the algorithms that cuDNN tried in the first step
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        metrics = step()
+
+    def replay():
+        graph.replay()
+        return metrics
+
+    return replay
+
+
+def prepare(case: nn.Module, rows, ways: list) -> tuple[Callable, str]:
+    """The step in the first of the `ways` that works, called once, and the name of that way."""
+    for place, (how, mode, record) in enumerate(ways, start=1):
+        try:
+            step = make_step(case, rows, mode)
+            step = as_cuda_graph(step) if record else step
+            step()
+            return step, how
+        except RuntimeError as error:
+            if isinstance(error, torch.OutOfMemoryError) or place == len(ways):
+                raise
+            print(f"not {how}: {str(error).strip().splitlines()[0][:200]}", flush=True)
+    raise ValueError("no way to run a step is named")
+
+
+def measure(name: str, batch: int, *, device: str, quick: bool) -> dict:
+    """The row of one case; times are of a whole step, medians of rounds."""
+    on_gpu = device == "cuda"
+    repeats, steps = (7, 20) if on_gpu else (3, 1)
+    row = {"case": name, "framework": "torch", "dtype": "bfloat16" if on_gpu else "float32"}
+    row |= {"batch_size": batch, "torch": torch.__version__}
+    row |= {"date": datetime.date.today().isoformat(), "platform": "gpu" if on_gpu else "cpu"}
+    row["device"] = torch.cuda.get_device_name() if on_gpu else "cpu"
+    wait = torch.cuda.synchronize if on_gpu else lambda: None
+    torch.compiler.reset()
+    gc.collect()
+    if on_gpu:
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    try:
+        case, gflop = make_case(name, device=device, batch=batch, quick=quick)
+        rows = torch.randperm(2 * batch, device=device)[:batch]
+        started = time.perf_counter()
+        step, how = prepare(case, rows, WAYS[device])
         wait()
-        times.append((time.perf_counter() - started) / steps)
+        first = time.perf_counter() - started
+        times = []
+        for _ in range(repeats + on_gpu):  # one round more than counts
+            started = time.perf_counter()
+            for _ in range(steps):
+                metrics = step()
+            wait()
+            times.append((time.perf_counter() - started) / steps)
+    except torch.OutOfMemoryError as error:
+        return row | {"why": str(error).splitlines()[0][:200]}
+    times = times[-repeats:]
     median = statistics.median(times)
-    return {
-        "case": case,
-        "framework": "torch",
-        "dtype": "bfloat16" if device == "cuda" else "float32",
-        "batch_size": batch,
+    print({name: round(float(value), 4) for name, value in metrics.items()}, flush=True)
+    return row | {
+        "how": how,
         "images_per_s": batch / median,
         "ms_per_step": 1e3 * median,
         "ms_min": 1e3 * min(times),
         "ms_max": 1e3 * max(times),
-        "compile_s": first if device == "cuda" else None,
+        "compile_s": first if on_gpu else None,
         "tflops": None if quick else gflop * batch / 1e3 / median,
-        "peak_bytes": torch.cuda.max_memory_allocated() if device == "cuda" else None,
-        "torch": torch.__version__,
-        "date": datetime.date.today().isoformat(),
+        "peak_bytes": torch.cuda.max_memory_allocated() if on_gpu else None,
     }
 
 
-def main() -> None:
+def parse_cases(text: str, batch: int | None) -> list[tuple[str, int]]:
+    """'pretrain H:64,segment H/H:64' -> names and images a step; `batch` replaces the latter.
+
+    Raises:
+      ValueError: an unknown case, or no number of images; the message says what is known.
+    """
+    found = []
+    for item in text.split(","):
+        name, _, number = item.strip().partition(":")
+        if name not in SIZES:
+            raise ValueError(f"--cases: no case {name!r}; known are {', '.join(SIZES)}")
+        number = number if batch is None else str(batch)
+        if not number.isdecimal() or int(number) == 0:
+            raise ValueError(f"{name}: images a step must be 1 or more, such as '{name}:16'")
+        found.append((name, int(number)))
+    return list(dict.fromkeys(found))
+
+
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--workdir", required=True, help="folder of benchmark.jsonl")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--batch", type=int, help="images a step (heatmaps)")
+    default = "cuda" if torch.cuda.is_available() else "cpu"
+    parser.add_argument("--device", default=default, choices=CASES)
+    parser.add_argument("--cases", help="names and images a step, such as 'pretrain H:64'")
+    parser.add_argument("--batch", type=int, help="images a step, of all cases")
+    parser.add_argument("--budget", type=float, help="seconds after which no case is started")
     parser.add_argument("--quick", action="store_true", help="tiny images, to try the script")
-    arguments = parser.parse_args()
-    on_gpu = arguments.device == "cuda"
-    if not on_gpu:
+    args = parser.parse_args(arguments)
+    try:
+        cases = parse_cases(args.cases or CASES[args.device], 2 if args.quick else args.batch)
+    except ValueError as error:
+        parser.exit(2, f"{error}\n")
+    if args.device == "cuda":
+        if not torch.cuda.is_available():
+            parser.exit(2, "--device=cuda: PyTorch finds no GPU here\n")
+        torch.backends.cudnn.benchmark = True
+    else:
         from thermo_jax.training.memory import keep_freed_memory
 
         keep_freed_memory()
-    batch = arguments.batch or (64 if on_gpu else 16)
-    batch = 2 if arguments.quick else batch
-    file = Path(arguments.workdir) / "benchmark.jsonl"
+    file = Path(args.workdir) / "benchmark.jsonl"
     file.parent.mkdir(parents=True, exist_ok=True)
-    for case in ("pretrain H", "segment H/H"):
-        row = measure(
-            case,
-            device=arguments.device,
-            batch=batch,
-            repeats=7 if on_gpu else 3,
-            steps=20 if on_gpu else 1,
-            quick=arguments.quick,
-        )
+    started = time.perf_counter()
+    for place, (name, batch) in enumerate(cases):
+        if args.budget is not None and time.perf_counter() - started > args.budget:
+            left = ", ".join(f"{name}:{batch}" for name, batch in cases[place:])
+            print(f"{args.budget:g} s are over; not started: {left}")
+            break
+        row = measure(name, batch, device=args.device, quick=args.quick)
         with file.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(row) + "\n")
-        print(f"{case}: {row['ms_per_step']:.4g} ms/step, {row['images_per_s']:.4g} images/s")
+        speed = "{ms_per_step:.4g} ms/step, {images_per_s:.4g} images/s, {how}"
+        print(f"{name}, batch {batch}: {row.get('why') or speed.format(**row)}", flush=True)
 
 
 if __name__ == "__main__":

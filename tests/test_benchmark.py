@@ -1,20 +1,16 @@
 """The benchmark runs the product's steps; its counts are checked against hand-made ones."""
 
 import json
-import subprocess
-import sys
 
 import jax
 import numpy as np
 import pytest
 import tiny_training as tiny
-from conftest import ROOT
 
 from thermo_jax import main
 from thermo_jax.benchmark import cases, collectives, measure, tpu
 from thermo_jax.configs import benchmark
 from thermo_jax.models.operations import NATIVE
-from thermo_jax.programs.benchmark import throughput_table
 
 quick_compilation = pytest.fixture(scope="module", autouse=True)(tiny.quick_compilation)
 
@@ -156,17 +152,6 @@ def test_a_step_that_fits_no_chip_is_told_after_the_rows_of_all(monkeypatch):
 def test_a_chip_without_known_rates_is_refused():
     with pytest.raises(ValueError, match="'v99:2x2', only of those of v4, v5e, v5p, v6e"):
         tpu.describe("v99:2x2")
-
-
-def test_pytorch_runs_the_same_cases_into_the_same_file(tmp_path):
-    pytest.importorskip("torch", reason="PyTorch is absent: pip install 'thermo_jax[torch]'")
-    script = ROOT / "launch" / "benchmark_torch.py"
-    command = [sys.executable, script, "--quick", "--device=cpu", f"--workdir={tmp_path}"]
-    subprocess.run(command, check=True, timeout=600)
-    rows = [json.loads(line) for line in (tmp_path / "benchmark.jsonl").read_text().splitlines()]
-    assert [row["case"] for row in rows] == ["pretrain H", "segment H/H"]
-    table = throughput_table(rows).splitlines()
-    assert table[1].startswith("pretrain H") and " torch " in table[1]
 
 
 def test_collectives_are_counted_with_their_bytes():
