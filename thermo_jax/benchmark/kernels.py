@@ -14,7 +14,11 @@ from thermo_jax.training.parallel import DataParallel
 
 SHOWN = 15  # kernels in a row
 _NAME_LENGTH = 120
-_NO_KERNELS = ("end: ", "ThreadpoolListener")  # marks that the CPU's profile has between them
+_NO_KERNELS = (
+    "end: ",
+    "ThreadpoolListener",
+    "ThunkExecutor",
+)  # marks that the CPU's profile has between them
 
 
 def profile(program: Program, *, parallel: DataParallel) -> dict[str, Any]:
@@ -29,7 +33,7 @@ def profile(program: Program, *, parallel: DataParallel) -> dict[str, Any]:
     for name, nanoseconds in _trace(run):
         calls[name] += 1
         busy[name] += nanoseconds
-    per_step = program.steps * len(jax.local_devices())
+    per_step = program.steps * len(parallel.devices)
     return {
         "case": program.case.name,
         "batch_size": program.case.batch_size,
