@@ -17,7 +17,7 @@ case ${PYTHON:-} in [!/]*/*) PYTHON=$PWD/$PYTHON ;; esac
 say() { printf '%s: %s\n' "$(basename "$0")" "$*" >&2; }
 
 # Pure Python; the module that each gives, and its name on PyPI.
-modules=(absl=absl-py beartype=beartype etils=etils jaxtyping=jaxtyping jinja2=jinja2
+modules=(absl=absl-py beartype=beartype etils=etils jaxtyping=jaxtyping
   ml_collections=ml-collections tensorboardX=tensorboardX tqdm=tqdm wadler_lindig=wadler-lindig)
 
 has_module() {

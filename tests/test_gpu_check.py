@@ -133,7 +133,7 @@ def tripwire(tmp_path_factory) -> str:
 def test_all_parts_run_on_the_cpu_without_tensorflow(tmp_path, tripwire):
     before = sorted(ROOT.iterdir()), sorted((ROOT / "thermo_jax").iterdir())
     done = start("--tiny", OUT=str(tmp_path), PYTHONPATH=tripwire)
-    assert done.returncode == 0, done.stdout + (tmp_path / "log.txt").read_text()
+    assert done.returncode == 0, done.stdout + done.stderr
     rows = [json.loads(line) for line in (tmp_path / "gpu_check.jsonl").open()]
     outcomes = {row["part"]: row["outcome"] for row in rows if "part" in row}
     assert len(outcomes) == 7
@@ -153,7 +153,7 @@ def test_all_parts_run_on_the_cpu_without_tensorflow(tmp_path, tripwire):
 @pytest.mark.slow
 def test_quick_runs_the_named_cases_only(tmp_path):
     done = start("--tiny", "quick", "encode H:2", "--out", tmp_path)
-    assert done.returncode == 0, done.stdout + (tmp_path / "log.txt").read_text()
+    assert done.returncode == 0, done.stdout + done.stderr
     rows = [json.loads(line) for line in (tmp_path / "gpu_check.jsonl").open()]
     assert [row["case"] for row in rows if "case" in row] == ["encode H", "encode H"]
     outcomes = [row["outcome"] for row in rows if "part" in row]
