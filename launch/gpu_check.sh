@@ -71,7 +71,7 @@ part() { # name, seconds at most, command: runs it, and notes how it ended; sets
   else
     if [ "$left" -lt "$limit" ]; then limit=$left; fi
     say "$name, at most $limit s"
-    timeout --kill-after=10 "$limit" "$@" >>"$out/log.txt" 2>&1 </dev/null || status=$?
+    timeout --kill-after=5 "$limit" "$@" >>"$out/log.txt" 2>&1 </dev/null || status=$?
     case $status in
       0) outcome="done" ;;
       124 | 137) outcome="stopped after $limit s" ;;

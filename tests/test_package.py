@@ -121,7 +121,7 @@ def test_nothing_reads_pickles():
 
 
 def test_setup_cfg_names_every_imported_distribution():
-    own = {"thermo_jax", "configs"}
+    own = {"thermo_jax", "configs", *(path.stem for path in (ROOT / "launch").glob("*.py"))}
     provided_by = importlib.metadata.packages_distributions()
     declared = declared_distributions()
     missing = {
