@@ -2,13 +2,19 @@
 
     python -m thermo_jax.main --config=configs/benchmark.py:cpu --workdir=runs/benchmark
 
-Presets: `quick` (tiny, for the tests), `cpu` (default), `gpu`, and three that time nothing:
-- `tpu_aot` compiles the real steps for TPU slices on any machine with libtpu (`pip install
-  '.[tpu]'`) and says whether they fit;
-- `gpu_aot` compiles them for NVIDIA's H200 on any machine with JAX's plugin for CUDA 13 (`pip
-  install '.[cuda13]'`; start it with JAX_PLATFORMS=cpu), and counts their kernels and bytes;
+Presets: `quick` (tiny, for the tests), `cpu` (default) and `gpu` (five cases in five minutes).
+These time nothing:
+- `against_cpu` compares one step in each compute type with the CPU's in float32;
+- `tpu_aot` compiles the real steps for TPU slices on any machine with libtpu
+  (`pip install '.[tpu]'`) and says whether they fit;
+- `gpu_aot` compiles them for NVIDIA's H200 on any machine with JAX's plugin for CUDA 13
+  (`pip install '.[cuda13]'`; start it with JAX_PLATFORMS=cpu), and counts their kernels and bytes;
 - `collectives` counts what devices send each other in a step (on the CPU, start it with
   XLA_FLAGS=--xla_force_host_platform_device_count=8).
+
+On a GPU a dispatch is one CUDA graph (thermo_jax/training/xla_flags.py). To have rows of XLA's own
+choice in the same table, run it into the same workdir a second time with
+XLA_FLAGS=--xla_gpu_enable_command_buffer=-CONVOLUTION,-WHILE. `launch/gpu_check.sh` does all this.
 """
 
 from ml_collections import ConfigDict
@@ -36,9 +42,13 @@ def _build(preset: str) -> ConfigDict:
     config.task = "benchmark"
     # What is timed: "pretrain", "classify" and "segment" are training steps, "encode" and "predict"
     # inference; then data type or row. "encode and segment" (or classify) encodes in every step.
+    # "pretrain H:64" has 64 images in a step instead of config.batch_size.
     config.cases = ("pretrain H", *_DECODERS, "pretrain G", "encode H", "predict H/H")
-    # Training cases of which is also timed how the way in which steps are fed matters.
+    # Training cases of which is also timed how the way in which steps are fed matters; with any, a
+    # call of a step that does nothing is timed, too.
     config.feeding = ("pretrain H", "encode and segment H/H")
+    # Which of the cases also run once under JAX's profiler, in the first type: the biggest kernels.
+    config.profiled = ()
     # Compute types: "float32", "tensorfloat32" and "bfloat16", as in config.model.dtype.
     config.dtypes = ("bfloat16", "float32")
     # Images in a batch by the decoder's (or encoder's) data type, over all devices.
@@ -62,6 +72,8 @@ def _build(preset: str) -> ConfigDict:
     config.matrix = 8192
     # Megabytes whose copy is the memory ceiling.
     config.copy_mb = 1024
+    # True: nothing is timed, but one step of each case and type compared with the CPU's in float32.
+    config.against_cpu = False
     # tpu_aot only: slices to compile for, as libtpu names them.
     config.topologies = ()
     # gpu_aot only: numbers of H200 to compile for, each with the whole config.batch_size.
@@ -85,7 +97,19 @@ def _cpu(config: ConfigDict) -> None:
 
 
 def _gpu(config: ConfigDict) -> None:
-    config.batch_size.heat = 64
+    config.cases = ("pretrain H:64", "segment H/H:64", "pretrain H:16", "segment H/H:16")
+    config.cases += ("pretrain G:16",)
+    config.profiled = config.cases[:2]
+    config.feeding = ()
+    config.dtypes = ("bfloat16",)
+
+
+def _against_cpu(config: ConfigDict) -> None:
+    config.cases = ("pretrain H:4", "segment H/H:4")
+    config.feeding = ()
+    config.dtypes = ("float32", "tensorfloat32", "bfloat16")
+    config.downscale = 4
+    config.against_cpu = True
 
 
 def _quick(config: ConfigDict) -> None:
@@ -125,6 +149,7 @@ def _collectives(config: ConfigDict) -> None:
 
 
 _PRESETS = {
+    "against_cpu": _against_cpu,
     "collectives": _collectives,
     "cpu": _cpu,
     "gpu": _gpu,

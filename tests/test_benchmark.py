@@ -46,7 +46,8 @@ def test_a_quick_run_prints_a_table_and_appends_json_lines(tmp_path, capsys, tra
 
 
 def test_a_case_that_does_not_fit_is_a_row_that_says_so(tmp_path, capsys, monkeypatch):
-    def measured(case, **_):
+    def measured(program, **_):
+        case = program.case
         if case.name == "pretrain H":
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 3 GB too many\nstack")
         return {"case": case.name, "batch_size": 2, "images_per_s": 1.0, "tflops": 1e-3} | {
@@ -70,6 +71,15 @@ def test_random_examples_are_all_different():
     assert latents.shape == (3, 1, 30, 40, 16) and latents.dtype == "bfloat16"
     assert len(np.unique(latents.astype(np.float32).reshape(3, -1), axis=0)) == 3
     assert latents.astype(np.float32).std(axis=-2).min() > 0
+
+
+def test_a_name_may_say_how_many_images_a_step_has():
+    config = benchmark.get_config("quick")
+    case = cases.make_case("encode H:5", config, dtype="float32", operations=NATIVE)
+    assert (case.name, case.batch_size) == ("encode H", 5)
+    for images in ("0", "", "many", "-1"):
+        with pytest.raises(ValueError, match="1 or more images a step after the colon"):
+            cases.find_case(f"encode H:{images}")
 
 
 def test_hand_counts_are_those_of_the_published_sizes_only():

@@ -1,78 +1,155 @@
-"""The preset that compiles the real steps for an H200, where JAX has its plugin and no GPU."""
+"""What the benchmark does for a GPU, tried on the CPU."""
 
-import importlib.util
-import json
 import os
 import subprocess
 import sys
+import types
 
+import jax
 import pytest
+import tiny_training as tiny
+from conftest import ROOT
 
 from thermo_jax import main
-from thermo_jax.benchmark import gpu
+from thermo_jax.benchmark import cases, compare, compilation, measure, profiling
+from thermo_jax.benchmark.tables import throughput_table
 from thermo_jax.configs import benchmark
+from thermo_jax.models.operations import NATIVE
+from thermo_jax.training import xla_flags
+from thermo_jax.training.parallel import DataParallel
 
-# What each step may take at most: 2 % above what it took on 2026-11-28 (JAX 0.11.2). Kernels,
-# convolutions, MB an image.
-CEILINGS = {
-    "pretrain H": (128, 11, 94.5),
-    "segment H/H": (386, 53, 325.5),
-    "predict H/H": (101, 22, 132.5),
-    "pretrain G": (128, 11, 1475),
-}
+quick_compilation = pytest.fixture(scope="module", autouse=True)(tiny.quick_compilation)
+TIMES = {"images_per_s": 8.0, "ms_per_step": 2.0, "ms_min": 1.0, "ms_max": 3.0}
 
 
-@pytest.mark.slow
-def test_no_step_takes_more_kernels_or_bytes_than_it_did(tmp_path):
-    pytest.importorskip(
-        "jax_plugins.xla_cuda13",
-        reason="JAX's plugin for CUDA 13 is absent (3.5 GB): pip install '.[cuda13]'",
-    )
-    cases = f"--config.cases={tuple(CEILINGS)}"
-    command = [sys.executable, "-m", "thermo_jax.main", "--config=benchmark:gpu_aot", cases]
-    command += [f"--workdir={tmp_path}", "--config.gpus=(1,)", "--config.biggest=1"]
-    subprocess.run(command, check=True, timeout=900, env=os.environ | {"JAX_PLATFORMS": "cpu"})
-    rows = [json.loads(line) for line in (tmp_path / "benchmark.jsonl").read_text().splitlines()]
-    assert [row["case"] for row in rows] == list(CEILINGS)
-    for row in rows:
-        kernels, convolutions, mb_per_image = CEILINGS[row["case"]]
-        assert row["kernels"] <= kernels, row
-        assert row["convolutions"] <= convolutions, row
-        assert row["mb_per_image"] <= mb_per_image, row
+def test_the_gpu_preset_is_five_bfloat16_cases_without_what_the_host_costs():
+    config = benchmark.get_config("gpu")
+    found = [
+        cases.make_case(name, config, dtype=dtype, operations=NATIVE, platform="gpu")
+        for dtype in config.dtypes
+        for name in config.cases
+    ]
+    assert config.dtypes == ("bfloat16",) and not config.feeding
+    assert [(case.name, case.batch_size) for case in found] == [
+        ("pretrain H", 64),
+        ("segment H/H", 64),
+        ("pretrain H", 16),
+        ("segment H/H", 16),
+        ("pretrain G", 16),
+    ]
+    assert set(config.profiled) < set(config.cases)
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("jax_plugins") is not None, reason="a plugin of JAX is installed"
-)
-def test_without_the_plugin_one_line_says_what_to_install(tmp_path):
-    config = benchmark.get_config("gpu_aot")
-    with pytest.raises(ValueError, match=r"pip install '\.\[cuda13\]', 3\.5 GB.*JAX_PLATFORMS=cpu"):
-        main.run(config, tmp_path)
+def test_all_programs_are_compiled_before_the_first_is_timed(tmp_path, monkeypatch):
+    events = []
+
+    def compile_(lowered, columns, *, case, **_):
+        events.append("compiled")
+        if case.batch_size == 16:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: much too large\nstack")
+        return types.SimpleNamespace(case=case)
+
+    def measured(program, **_):
+        events.append("timed")
+        return {"case": program.case.name, "batch_size": 8, "tflops": 1.0, "gb_per_s": 1.0} | TIMES
+
+    monkeypatch.setattr(compilation, "_compile", compile_)
+    monkeypatch.setattr(measure, "measure", measured)
+    config = benchmark.get_config("quick")
+    config.cases, config.feeding = ("encode H:8", "encode H:16", "encode H:24"), ()
+    rows = main.run(config, tmp_path)["rows"]
+    assert events == 3 * ["compiled"] + 2 * ["timed"]
+    assert [row.get("why") for row in rows] == [None, "RESOURCE_EXHAUSTED: much too large", None]
+    assert rows[0]["flags"] == os.environ["XLA_FLAGS"]
 
 
-def row(gpus, **changes):
-    kernel = {"us": 9.5, "mb_read": 1.0, "mb_written": 2.0, "gflop": 3.0, "kind": "product"}
-    return {
-        "case": "pretrain H",
-        "dtype": "bfloat16",
-        "gpus": gpus,
-        "batch_size": 64,
-        "kernels": 125,
-        "convolutions": 11,
-        "different_convolutions": 11,
-        "gb": 5.9,
-        "mb_per_image": 92.25,
-        "floor_ms": 3.3,
-        "images_per_s_at_most": 19_000.0,
-        "peak_bytes": 1.2e9,
-        "all_reduces": 9,
-        "exposed_bytes": [1_000_000, 500_000],
-        "biggest": [kernel | {"shape": "f32[8]{0}", "source": "encoder/dot"}],
-    } | changes
+def test_programs_are_compiled_in_threads_where_the_devices_are_no_cpu(monkeypatch):
+    opened = []
+
+    class Threads(compilation.ThreadPoolExecutor):
+        def __init__(self, max_workers):
+            opened.append(max_workers)
+            super().__init__(max_workers)
+
+    monkeypatch.setattr(compilation, "ThreadPoolExecutor", Threads)
+    monkeypatch.setattr(os, "cpu_count", lambda: 3)
+    gpu = types.SimpleNamespace(devices=[types.SimpleNamespace(platform="gpu")])
+    for parallel in (gpu, DataParallel(jax.devices()[:1])):
+        assert compilation.compile_all([], parallel=parallel, steps_per_dispatch=1) == []
+    assert opened == [3, 1]
 
 
-def test_the_table_shows_exposed_all_reduces_of_several_gpus_and_the_biggest_kernels():
-    one, its_kernel, eight, _ = gpu.table([row(1), row(8)]).splitlines()[1:]
-    assert one.split()[:4] == ["1", "pretrain", "H", "bfloat16"] and " of " not in one
-    assert "9.5 us" in its_kernel and its_kernel.endswith("encoder/dot")
-    assert eight.split()[-5:] == ["2", "of", "9", "1.5", "MB"]
+@pytest.mark.parametrize("mode", ["pmap", "shard_map"])
+def test_the_kernels_of_a_step_are_told_with_their_times(mode):
+    config = benchmark.get_config("quick")
+    case = cases.make_case("encode H:8", config, dtype="float32", operations=NATIVE)
+    parallel = DataParallel(jax.devices()[:1], mode=mode)
+    (program,) = compilation.compile_all([case], parallel=parallel, steps_per_dispatch=2)
+    row = profiling.profile(program.result(), parallel=parallel)
+    assert (row["case"], row["batch_size"]) == ("encode H", 8)
+    assert 0 < len(row["kernels"]) <= profiling.SHOWN
+    assert any("conv" in name for name, _, _ in row["kernels"])
+    assert row["busy_us_per_step"] >= sum(took for _, _, took in row["kernels"]) > 0
+    name, calls, took = row["kernels"][0]
+    line = profiling.table([row]).splitlines()[2]
+    assert line.split() == [f"{took:.4g}", f"{calls:.3g}", *name.split()]
+    # No row of the throughput's table.
+    assert name in throughput_table([row]) and "encode H  " not in throughput_table([row])
+
+
+def test_one_step_in_each_type_is_compared_with_float32_on_the_cpu(tmp_path, capsys):
+    config = benchmark.get_config("against_cpu")
+    config.cases, config.num_kernels = ("pretrain H:2",), 2
+    full, tf32, half = main.run(config, tmp_path)["rows"]
+    assert [row["dtype"] for row in (full, tf32, half)] == list(config.dtypes)
+    for what in ("loss", "gradients", "statistics"):
+        # The CPU's own convolution against XLA's; it multiplies TF32 as float32.
+        assert 0 <= full["errors"][what] == tf32["errors"][what] < 1e-4
+        assert 1e-4 < half["errors"][what] < 0.5
+    assert "pretrain H:2              bfloat16" in capsys.readouterr().out
+
+
+def test_nothing_is_compared_where_the_cpu_is_hidden(monkeypatch):
+    def local_devices(backend):
+        raise RuntimeError(f"Unknown backend {backend}")
+
+    monkeypatch.setattr(jax, "local_devices", local_devices)
+    with pytest.raises(ValueError, match="JAX_PLATFORMS hides: unset it, or add ',cpu'"):
+        next(compare.compare_all(benchmark.get_config("against_cpu")))
+
+
+def test_the_table_says_whether_a_dispatch_is_one_graph():
+    def row(**about):
+        return {"case": "pretrain H", "dtype": "bfloat16", "batch_size": 64} | TIMES | about
+
+    ours = {"framework": "thermo_jax", "platform": "gpu"}
+    rows = [
+        row(**ours, flags=f"--xla_dump_to=/x {xla_flags.ONE_GRAPH}"),
+        row(**ours, flags=xla_flags.XLA_GRAPHS),
+        row(**ours, flags=""),
+        row(**ours, flags="--xla_gpu_enable_command_buffer="),
+        row(framework="torch", platform="gpu", how="compiled, one CUDA graph"),
+        row(framework="thermo_jax", platform="cpu", flags=xla_flags.ONE_GRAPH),
+    ]
+    rows = [each | {"device": "a chip"} for each in rows]
+    lines = throughput_table(rows).splitlines()[1:7]
+    found = [line.rpartition("  ")[2] for line in lines]
+    assert found == ["one", "XLA's own", "XLA's own", "no graphs", "one", "-"]
+
+
+def test_a_benchmark_imports_no_tensorflow(tmp_path):
+    code = f"""
+import sys
+sys.modules["tensorflow"] = sys.modules["tensorflow_datasets"] = None  # importing them fails
+from thermo_jax import main
+from thermo_jax.configs import benchmark
+config = benchmark.get_config("quick")
+config.cases, config.feeding, config.dtypes = ("encode H",), (), ("bfloat16",)
+main.run(config, {str(tmp_path)!r})
+assert not [name for name in sys.modules if name.startswith(("tensorflow.", "tensorboard."))]
+"""
+    environment = os.environ | tiny.QUICK_COMPILATION
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "encode H" in done.stdout

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from thermo_jax.models import cuts, decoders, losses, patches, unet
-from thermo_jax.programs.benchmark import throughput_table
+from thermo_jax.benchmark.tables import throughput_table
+from thermo_jax.models import cuts, decoders, losses, patches, resampling
 from thermo_jax.training import memory
 
 torch = pytest.importorskip("torch", reason="PyTorch is absent: pip install 'thermo_jax[torch]'")
@@ -81,12 +81,11 @@ def test_edges_of_slices_are_those_of_replicate_padding():
 def test_doubling_and_halving_by_slices_are_the_products(on_a_gpu, height, width):
     x = normal(0, 2, height, width, 3)
     doubled = torch_steps.upsample(channels_first(x))
-    np.testing.assert_allclose(
-        channels_last(doubled), unet.upsample_aligned(jnp.asarray(x)), atol=1e-6
-    )
+    expected = resampling.upsample(jnp.asarray(x))
+    np.testing.assert_allclose(channels_last(doubled), expected, atol=1e-6)
     if height > 1:
         halved = torch_steps.halve(channels_first(x))
-        np.testing.assert_array_equal(channels_last(halved), unet.max_pool(jnp.asarray(x)))
+        np.testing.assert_array_equal(channels_last(halved), resampling.max_pool(jnp.asarray(x)))
 
 
 @pytest.mark.parametrize("gpu", [False, True])

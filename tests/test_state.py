@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from thermo_jax.training.state import TrainState, example_keys
+from thermo_jax.training.state import TrainState, example_keys, initialise
 
 TX = optax.sgd(0.5, momentum=0.9)
 
@@ -71,3 +71,34 @@ def test_keys_are_the_same_for_a_step_number_on_the_device():
     rng = make_state().rng
     on_device = draws(rng, jnp.int32(7), examples=range(4))
     np.testing.assert_array_equal(on_device, draws(rng, 7, examples=range(4)))
+
+
+def test_a_state_is_initialised_on_the_cpu_beside_an_accelerator(monkeypatch):
+    *_, accelerator = jax.devices()  # another device than the first, where the state is made
+    frozen = jax.device_put({"w": jnp.ones(2)}, accelerator)
+
+    def create(rng, frozen):
+        return {"drawn": jax.random.normal(rng, (3,)), "frozen": frozen}
+
+    expected = create(jax.random.key(1), frozen)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    with jax.default_device(accelerator):
+        made = initialise(create, rng=jax.random.key(1), frozen=frozen)
+    assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(made))
+    jax.tree.map(np.testing.assert_array_equal, made, jax.device_get(expected))
+
+
+@pytest.mark.parametrize("why", ["no CPU", "several processes"])
+def test_a_state_is_initialised_on_the_accelerator_where_it_must_be(monkeypatch, why):
+    def local_devices(backend):
+        raise RuntimeError(f"Unknown backend {backend}")
+
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    if why == "no CPU":
+        monkeypatch.setattr(jax, "local_devices", local_devices)
+    else:
+        monkeypatch.setattr(jax, "process_count", lambda: 2)
+    *_, accelerator = jax.devices()
+    with jax.default_device(accelerator):
+        made = initialise(lambda rng: jax.random.normal(rng, (3,)), rng=jax.random.key(1))
+    assert made.devices() == {accelerator}

@@ -3,6 +3,7 @@
     pretrain H       one encoder update        classify G/H, segment G/H   one decoder update
     encode H         frozen latents            predict H/H                 images -> label maps
 
+A number of images may follow, "pretrain H:64"; else it is that of `config.batch_size`.
 Decoders train on latents that were encoded once, as in a run where they fit on the device;
 "encode and segment H/H" encodes in every step, as where they do not.
 """
@@ -40,7 +41,7 @@ class Case:
     """One thing to time.
 
     Attributes:
-      name: such as "pretrain H".
+      name: such as "pretrain H", without a number of images.
       step: per device, `step(state, batch)`.
       train: whether it returns a new state, which is donated and fed back.
       make_state: makes the state; under `jax.eval_shape` no array is made.
@@ -69,27 +70,30 @@ class Case:
             for name, (shape, dtype) in (self.columns | rows).items()
         }
 
-    def random_columns(self, count: int) -> dict[str, np.ndarray]:
-        """`count` examples."""
-        rng = np.random.default_rng(0)
+    def random_columns(self, count: int) -> dict[str, jax.Array]:
+        """`count` examples, all different. Under `jit` they are made on the device."""
         table = {}
-        for name, (shape, dtype) in self.columns.items():
-            if name == "latents":  # all different, of one image's random numbers
-                one = rng.standard_normal(shape, np.float32).astype(dtype)
-                table[name] = np.stack([np.roll(one, example, axis=-2) for example in range(count)])
+        for place, (name, (shape, dtype)) in enumerate(self.columns.items()):
+            key = jax.random.key(place)
+            if name == "latents":  # of one image's random numbers: a CPU needs seconds for each
+                one = jax.random.normal(key, shape).astype(dtype)
+                roll = jax.vmap(lambda example, one=one: jnp.roll(one, example, axis=-2))
+                table[name] = roll(jnp.arange(count))
             else:
                 high = {"labels": 2, "label_maps": 8}.get(name, 256)
-                table[name] = rng.integers(0, high, (count, *shape)).astype(dtype)
+                drawn = jax.random.randint(key, (count, *shape), 0, high, jnp.int32)
+                table[name] = drawn.astype(dtype)
         return table
 
 
-def find_case(name: str) -> tuple[str, Callable, list[str]]:
-    """(task, what makes its case, data types) of a case's name.
+def find_case(name: str) -> tuple[str, Callable, list[str], int | None]:
+    """(task, what makes its case, data types, images a step if it has them) of a case's name.
 
     Raises:
-      UserError: an unknown name.
+      UserError: an unknown name, or no number of images.
     """
-    task, _, what = name.rpartition(" ")
+    bare, colon, images = name.partition(":")
+    task, _, what = bare.rpartition(" ")
     try:
         types = [common.ROW_TYPES[letter] for letter in what.split("/")]
         make, count = _MAKERS[task]
@@ -101,7 +105,12 @@ def find_case(name: str) -> tuple[str, Callable, list[str]]:
             "'classify', 'segment', 'encode and classify', 'encode and segment' and 'predict' with "
             "a row such as G/H"
         )
-    return task, make, types
+    if colon and not (images.isdecimal() and int(images)):
+        raise UserError(
+            f"config.cases: {name!r} must name 1 or more images a step after the colon, such as "
+            f"'{bare}:16'"
+        )
+    return task, make, types, int(images) if colon else None
 
 
 def make_case(
@@ -115,12 +124,13 @@ def make_case(
     """A case by name, at the sizes of a benchmark's configuration.
 
     Args:
+      name: with or without a number of images.
       dtype: compute type, as in `config.model.dtype`, but not "auto".
       platform: "cpu", "gpu" or "tpu": what the step is compiled for.
     Raises:
       UserError: an unknown name.
     """
-    task, make, types = find_case(name)
+    task, make, types, images = find_case(name)
     data_type = types[-1]
     shape = tuple(side // config.downscale for side in SHAPES[data_type])
     parts = make(types, shape, config, dtype, operations)
@@ -131,13 +141,13 @@ def make_case(
         gflop = mflop * pixels / 1e3
         gb = values * precision.array_dtype(dtype).itemsize * pixels / 1e9
     return Case(
-        name=name,
+        name=name.partition(":")[0],
         step=precision.matmul_precision(dtype, platform=platform)(parts.step),
         train=task not in ("encode", "predict"),
         make_state=parts.make_state,
         draw=parts.draw,
         columns=parts.columns,
-        batch_size=config.batch_size[data_type],
+        batch_size=images or config.batch_size[data_type],
         gflop_per_image=gflop,
         gb_per_image=gb,
     )

@@ -15,11 +15,10 @@ import jax
 from ml_collections import ConfigDict
 
 from thermo_jax.benchmark.cases import make_case
-from thermo_jax.benchmark.measure import prepare
+from thermo_jax.benchmark.compilation import prepare, table_maker
 from thermo_jax.errors import UserError
 from thermo_jax.models.operations import NATIVE
 from thermo_jax.training.parallel import DataParallel
-from thermo_jax.training.state import initialise
 
 _KINDS = ("all-reduce", "all-gather", "reduce-scatter", "collective-permute", "all-to-all")
 _OPERATION = re.compile(rf"= (\(.*?\)|\S+) ({'|'.join(_KINDS)})(?:-start)?\(")
@@ -46,10 +45,10 @@ def count_all(config: ConfigDict) -> Iterator[dict[str, Any]]:
                 own.batch_size[data_type] *= count
             case = make_case(name, own, dtype=config.dtypes[0], operations=NATIVE)
             parallel = DataParallel(available[:count], mode=config.mode)
-            function, batch = prepare(case, parallel=parallel, steps=1)
-            compiled = function.lower(
-                parallel.replicate(initialise(case.make_state)), batch
-            ).compile()
+            function, rows = prepare(case, parallel=parallel, steps=1)
+            state, columns = map(jax.eval_shape, (case.make_state, table_maker(case)))
+            batch = parallel.abstract(columns), rows
+            compiled = function.lower(parallel.abstract(state), batch).compile()
             found = count_collectives(compiled.as_text())
             yield {"case": name, "devices": count, "framework": "thermo_jax", "collectives": found}
 

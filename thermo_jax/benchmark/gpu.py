@@ -18,7 +18,7 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from thermo_jax.benchmark.cases import Case, make_case
-from thermo_jax.benchmark.kernels import AllReduce, Kernel, Program
+from thermo_jax.benchmark.hlo import AllReduce, HloProgram, Kernel
 from thermo_jax.benchmark.measure import peak_bytes
 from thermo_jax.errors import UserError
 from thermo_jax.models.operations import GPU
@@ -85,7 +85,7 @@ def compile_case(case: Case, *, devices: Sequence[Any], biggest: int) -> dict[st
     name, _, value = xla_flags.COMBINE.removeprefix("--").partition("=")
     compiled = lowered.compile(compiler_options={name: int(value)} if len(devices) > 1 else None)
     compile_s = time.perf_counter() - started
-    program = Program(compiled.as_text())
+    program = HloProgram(compiled.as_text())
     kernels = program.kernels()
     convolutions = [kernel for kernel in kernels if kernel.kind.startswith("convolution")]
     moved = sum(kernel.bytes for kernel in kernels)

@@ -2,6 +2,7 @@
 
 import datetime
 import itertools
+import os
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -12,8 +13,8 @@ import jax
 import numpy as np
 
 from thermo_jax.benchmark.cases import Case
+from thermo_jax.benchmark.compilation import Program, prepare, table_maker
 from thermo_jax.data import batching, pipeline
-from thermo_jax.training import resident
 from thermo_jax.training.parallel import MODES, DataParallel
 from thermo_jax.training.state import initialise
 
@@ -38,31 +39,16 @@ def copy_ceiling(megabytes: int, *, repeats: int) -> float:
     return 2 * x.nbytes / min(_times(lambda: shift(x), repeats=repeats, calls=_CALLS)) / 1e9
 
 
-def measure(
-    case: Case, *, parallel: DataParallel, steps_per_dispatch: int, repeats: int
-) -> dict[str, Any]:
+def measure(program: Program, *, parallel: DataParallel, repeats: int) -> dict[str, Any]:
     """One row of the benchmark's table; times are of a whole step, medians of dispatches.
 
-    The first dispatch is not timed, and compilation is timed apart. `tflops` is of the operations
-    counted by hand (SPEC section 6); `gb_per_s` is made of what no program can do without
-    (`cases.PASSES`), because XLA's account of bytes leaves out loops and calls of libraries;
-    `peak_bytes` is what one device holds at most while the program runs, tables included.
+    The first dispatch is not timed. `tflops` is of the operations counted by hand (SPEC section 6);
+    `gb_per_s` is made of what no program can do without (`cases.PASSES`), because XLA's account of
+    bytes leaves out loops and calls of libraries; `peak_bytes` is what one device holds at most
+    while the program runs, tables included.
     """
-    steps = steps_per_dispatch if case.train else 1
-    function, batch = prepare(case, parallel=parallel, steps=steps)
-    state = parallel.replicate(initialise(case.make_state))
-    started = time.perf_counter()
-    compiled = function.lower(state, batch).compile()
-    compile_s = time.perf_counter() - started
-
-    def run():
-        nonlocal state
-        result = compiled(state, batch)
-        if case.train:
-            state = result[0]
-        return result
-
-    row = _timing([seconds / steps for seconds in _times(run, repeats=repeats)])
+    case, run = program.case, start(program, parallel=parallel)
+    row = _timing([seconds / program.steps for seconds in _times(run, repeats=repeats)])
     seconds = row["ms_per_step"] / 1e3
     gflop = case.gflop_per_image and case.gflop_per_image * case.batch_size
     gb = case.gb_per_image and case.gb_per_image * case.batch_size
@@ -71,26 +57,26 @@ def measure(
         "batch_size": case.batch_size,
         "images_per_s": case.batch_size / seconds,
         **row,
-        "compile_s": compile_s,
+        "compile_s": program.compile_s,
         "tflops": gflop and gflop / 1e3 / seconds,
         "gb_per_s": gb and gb / seconds,
-        "peak_bytes": peak_bytes(compiled),
+        "peak_bytes": peak_bytes(program.compiled),
     }
 
 
-def prepare(case: Case, *, parallel: DataParallel, steps: int) -> tuple[Callable, Any]:
-    """The case over all devices, and a resident batch of `steps` steps for it."""
-    count = 2 * case.batch_size
-    columns = parallel.place(case.random_columns(count))
-    if case.train:
-        plan = partial(batching.train_rows, count, case.batch_size, seed=0)
-        rows = next(resident.train_rows(plan, start_step=0, num_dispatches=1, steps=steps))
-        wrapped = resident.scan_steps(case.step, draw=case.draw)
-    else:
-        rows = batching.eval_rows(count, case.batch_size, step=0)._asdict()
-        wrapped = resident.gather_batch(case.step)
-    function = parallel.wrap(wrapped, donate_state=case.train, resident=True)
-    return function, (columns, parallel.put_batch(rows))
+def start(program: Program, *, parallel: DataParallel) -> Callable[[], Any]:
+    """A function that makes the program's next steps, with a table and a state of its own."""
+    batch = parallel.place(program.make_columns()), program.rows
+    state = parallel.replicate(program.initial)
+
+    def run():
+        nonlocal state
+        result = program.compiled(state, batch)
+        if program.case.train:
+            state = result[0]
+        return result
+
+    return run
 
 
 def measure_feeding(
@@ -119,7 +105,7 @@ def measure_feeding(
     def streamed() -> dict[str, float]:
         batches = pipeline.prefetch(
             batching.train_batches(
-                case.random_columns(2 * case.batch_size),
+                jax.device_get(table_maker(case)()),
                 batch_size=case.batch_size,
                 seed=0,
                 num_steps=steps * (repeats + 1),
@@ -130,7 +116,8 @@ def measure_feeding(
         return timing(function, batches, calls=steps)
 
     def gathered(together: int) -> dict[str, float]:
-        function, batch = prepare(case, parallel=parallel, steps=together)
+        function, rows = prepare(case, parallel=parallel, steps=together)
+        batch = parallel.place(table_maker(case)()), rows
         return timing(function, itertools.repeat(batch), calls=steps // together)
 
     ways = {"streamed": streamed(), "resident": gathered(1)}
@@ -190,9 +177,10 @@ def why_too_large(error: jax.errors.JaxRuntimeError) -> str:
 
 
 def versions() -> dict[str, str]:
-    """What the figures depend on."""
+    """What the figures depend on; "flags" are XLA's, as the environment sets them."""
     device = jax.devices()[0]
     return {
+        "flags": os.environ.get("XLA_FLAGS", ""),
         "date": datetime.date.today().isoformat(),
         "jax": jax.__version__,
         "platform": device.platform,

@@ -2,7 +2,8 @@
 
 import contextlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,10 @@ import jax
 from absl import logging
 from ml_collections import ConfigDict
 
-from thermo_jax.benchmark import collectives, gpu, measure, tpu
+from thermo_jax.benchmark import collectives, compare, gpu, measure, profiling, tpu
 from thermo_jax.benchmark.cases import Case, find_case, make_case
+from thermo_jax.benchmark.compilation import compile_all
+from thermo_jax.benchmark.tables import throughput_table
 from thermo_jax.data.examples import IMAGE_SHAPES, downscaled_size
 from thermo_jax.models import precision
 from thermo_jax.models.operations import NATIVE, choose_operations
@@ -36,6 +39,8 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
         rows, table = gpu.compile_all(config), gpu.table
     elif config.device_counts:
         rows, table = collectives.count_all(config), collectives.table
+    elif config.against_cpu:
+        rows, table = compare.compare_all(config), compare.table
     else:
         rows, table = _measure_all(config), throughput_table
     try:
@@ -53,50 +58,75 @@ def _check_fields(config: ConfigDict) -> None:
     runs.check_chosen(config, "dtypes", [name for name in precision.NAMES if name != "auto"])
     for height, width, _ in IMAGE_SHAPES.values():
         downscaled_size(height, width, config.downscale)
-    for name in (*config.cases, *config.feeding):
+    for name in (*config.cases, *config.feeding, *config.profiled):
         find_case(name)
 
 
 def _measure_all(config: ConfigDict) -> Iterator[dict[str, Any]]:
     parallel = DataParallel(mode=config.mode)
     about = {"framework": "thermo_jax", "mode": config.mode, **measure.versions()}
-    count = about["devices"] = len(parallel.devices)
+    about["devices"] = len(parallel.devices)
     platform = about["platform"]
-    operations = choose_operations(config.conv, platform=platform)
-    options = {"parallel": parallel, "repeats": config.repeats}
-    options["steps_per_dispatch"] = config.steps_per_dispatch
-    copy = measure.copy_ceiling(config.copy_mb, repeats=config.repeats)
-    for dtype in config.dtypes:
-        array = precision.array_dtype(dtype).name
-        with precision.matmul_precision(dtype, platform=platform):
-            matrix = measure.matrix_ceiling(config.matrix, dtype=array, repeats=config.repeats)
-        ceilings = {"dtype": dtype, "matrix_tflops": matrix, "copy_gb_per_s": copy}
-        logging.info("%s: matrix product %.3g TFLOP/s, copy %.3g GB/s", dtype, matrix, copy)
-        for name in config.cases:
-            case = make_case(name, config, dtype=dtype, operations=operations, platform=platform)
-            parallel.check_batch_size(case.batch_size, field="config.batch_size")
-            logging.info("%s, %s", name, dtype)
-            rows = []
-            with _noting_what_is_too_large(case, rows):
-                row = measure.measure(case, **options)
+    steps, repeats = config.steps_per_dispatch, config.repeats
+    chosen = [(name, dtype) for dtype in config.dtypes for name in config.cases]
+    make = partial(make_case, config=config, platform=platform)
+    make = partial(make, operations=choose_operations(config.conv, platform=platform))
+    cases = [make(name, dtype=dtype) for name, dtype in chosen]
+    for case in cases:
+        parallel.check_batch_size(case.batch_size, field="config.batch_size")
+    logging.info("compiling %d programs", len(cases))
+    programs = compile_all(cases, parallel=parallel, steps_per_dispatch=steps)
+    ceilings = {}
+    for (name, dtype), case, program in zip(chosen, cases, programs, strict=True):
+        if dtype not in ceilings:
+            ceilings[dtype] = _ceilings(config, dtype=dtype, platform=platform)
+        logging.info("%s, %s", name, dtype)
+        rows = []
+        with _noting_what_is_too_large(case, rows):
+            row = measure.measure(program.result(), parallel=parallel, repeats=repeats)
+            if row["tflops"] is None:
                 counted = measure.flops(make_case(name, config, dtype=dtype, operations=NATIVE))
                 row["tflops_xla"] = counted and counted / 1e9 / row["ms_per_step"]
-                used = row["tflops"] or row["tflops_xla"]
-                row["share_of_matrix"] = used and used / (matrix * count)
-                row["share_of_copy"] = row["gb_per_s"] and row["gb_per_s"] / (copy * count)
-                rows.append(row)
-            yield from (row | about | ceilings for row in rows)
+            rows.append(row)
+        yield from (
+            row | {"dtype": dtype} | ceilings[dtype] | _shares(row, about, ceilings[dtype]) | about
+            for row in rows
+        )
     about["dtype"] = config.dtypes[0]
+    for (name, dtype), program in zip(chosen, programs, strict=True):
+        if name in config.profiled and dtype == config.dtypes[0]:
+            logging.info("%s, its kernels", name)
+            yield profiling.profile(program.result(), parallel=parallel) | about
     for name in config.feeding:
-        dtype = about["dtype"]
-        case = make_case(name, config, dtype=dtype, operations=operations, platform=platform)
+        case = make(name, dtype=about["dtype"])
         logging.info("%s, how it is fed", name)
         rows = []
         with _noting_what_is_too_large(case, rows):
-            rows += measure.measure_feeding(case, **options)
+            options = {"parallel": parallel, "repeats": repeats}
+            rows += measure.measure_feeding(case, steps_per_dispatch=steps, **options)
         yield from (row | about for row in rows)
-    for row in measure.measure_calls(repeats=config.repeats):
-        yield row | about
+    if config.feeding:
+        for row in measure.measure_calls(repeats=repeats):
+            yield row | about
+
+
+def _ceilings(config: ConfigDict, *, dtype: str, platform: str) -> dict[str, float]:
+    copy = measure.copy_ceiling(config.copy_mb, repeats=config.repeats)
+    array = precision.array_dtype(dtype).name
+    with precision.matmul_precision(dtype, platform=platform):
+        matrix = measure.matrix_ceiling(config.matrix, dtype=array, repeats=config.repeats)
+    logging.info("%s: matrix product %.3g TFLOP/s, copy %.3g GB/s", dtype, matrix, copy)
+    return {"matrix_tflops": matrix, "copy_gb_per_s": copy}
+
+
+def _shares(row: dict, about: dict, ceilings: dict[str, float]) -> dict[str, float | None]:
+    """What a row's step reaches of all devices' ceilings."""
+    count = about["devices"]
+    tflops, gb_per_s = row.get("tflops") or row.get("tflops_xla"), row.get("gb_per_s")
+    return {
+        "share_of_matrix": tflops and tflops / (ceilings["matrix_tflops"] * count),
+        "share_of_copy": gb_per_s and gb_per_s / (ceilings["copy_gb_per_s"] * count),
+    }
 
 
 @contextlib.contextmanager
@@ -112,47 +142,3 @@ def _noting_what_is_too_large(case: Case, rows: list[dict[str, Any]]) -> Iterato
 def _read(file: Path) -> list[dict[str, Any]]:
     lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
     return [json.loads(line) for line in lines]
-
-
-def throughput_table(rows: Sequence[dict[str, Any]]) -> str:
-    """The rows for reading, and below them how steps are fed."""
-    header = f"{'case':<24} {'by':<11} {'type':<14}{'batch':>6}{'images/s':>10}{'ms/step':>10}"
-    header += f"{'spread':>8}{'compile':>9}{'TFLOP/s':>9}"
-    header += f"{'of matrix':>10}{'of copy':>8}{'peak GB':>9}"
-    lines = [header]
-    for row in rows:
-        if "batch_size" not in row or "topology" in row:
-            continue
-        what = f"{row['case']:<24} {row['framework']:<11} {row['dtype']:<14}{row['batch_size']:>6}"
-        if "why" in row:
-            lines.append(f"{what}  {row['why']}")
-            continue
-        tflops = row.get("tflops") or row.get("tflops_xla")
-        lines.append(
-            f"{what}{row['images_per_s']:>10.4g}{row['ms_per_step']:>10.4g}{_spread(row):>8.0%}"
-            f"{_number(row.get('compile_s'), '9.1f')}{_number(tflops, '9.3g')}"
-            f"{_number(row.get('share_of_matrix'), '10.0%')}"
-            f"{_number(row.get('share_of_copy'), '8.0%')}"
-            f"{_number(row.get('peak_bytes') and row['peak_bytes'] / 1e9, '9.2f')}"
-        )
-    fed = [row for row in rows if "way" in row]
-    if fed:
-        lines += ["", f"{'how a step is fed':<45}{'ms/step':>10}{'spread':>8}{'device waits':>14}"]
-    for row in fed:
-        lines.append(
-            f"{row['case'] + ', ' + row['way']:<45}{row['ms_per_step']:>10.4g}{_spread(row):>8.0%}"
-            f"{_number(row.get('waits'), '14.0%')}"
-        )
-    devices = {(row["device"], row["platform"]) for row in rows if "device" in row}
-    if devices:
-        lines.append("\non " + "; ".join(f"{device} ({platform})" for device, platform in devices))
-    return "\n".join(lines)
-
-
-def _spread(row: dict[str, Any]) -> float:
-    return (row["ms_max"] - row["ms_min"]) / row["ms_per_step"]
-
-
-def _number(value: float | None, form: str) -> str:
-    width = int(form.split(".")[0])
-    return f"{'-':>{width}}" if value is None else f"{value:>{form}}"

@@ -88,6 +88,12 @@ class DataParallel:
         """
         return jax.tree.map(lambda x: self._put(np.array(x)), tree)
 
+    def abstract(self, tree: Any) -> Any:
+        """Shapes and types of `tree` on every device, to compile a step without the arrays."""
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self._replicated), tree
+        )
+
     def place(self, columns: dict[str, Any]) -> dict[str, jax.Array]:
         """A whole table on every device; columns that are there already stay as they are."""
         return {k: self._put(x) for k, x in columns.items()}

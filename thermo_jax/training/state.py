@@ -75,12 +75,32 @@ class TrainState(flax.struct.PyTreeNode):
 def initialise(create_state: Callable[..., Any], **arrays: Any) -> Any:
     """`create_state(**arrays)`, compiled: a `TrainState`, or an encoder's variables.
 
-    Static arguments belong into a `partial`.
+    It runs on the CPU where JAX has one beside the accelerator, and then returns NumPy arrays: a
+    GPU needs 9 s to compile hundreds of kernels that run once. Static arguments belong into a
+    `partial`.
     """
     # Dozens of small random draws: optimising the program would take longer (9.5 s for a U-Net on
     # 2 CPU cores, 2.4 s without) than it ever runs.
-    options = {"xla_backend_optimization_level": 0}
-    return jax.jit(create_state, compiler_options=options)(**arrays)
+    create = jax.jit(create_state, compiler_options={"xla_backend_optimization_level": 0})
+    host = _cpu_beside_accelerator()
+    if host is None:
+        return create(**arrays)
+    with jax.default_device(host):
+        return jax.device_get(create(**jax.device_put(arrays, host)))
+
+
+def _cpu_beside_accelerator() -> jax.Device | None:
+    """None on the CPU itself, and where JAX_PLATFORMS names the accelerator alone.
+
+    None for several processes, too: their CPUs may differ and round differently, and all processes
+    must start from equal numbers.
+    """
+    if jax.default_backend() == "cpu" or jax.process_count() > 1:
+        return None
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError:
+        return None
 
 
 def example_keys(

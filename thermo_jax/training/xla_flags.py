@@ -24,6 +24,7 @@ from absl import logging
 # XLA leaves convolutions and loops out of its command buffers (CUDA graphs), which cuts a step into
 # a graph between every two convolutions. With them, a dispatch of several steps is one graph.
 ONE_GRAPH = "--xla_gpu_enable_command_buffer=+CONVOLUTION,+WHILE"
+XLA_GRAPHS = "--xla_gpu_enable_command_buffer=-CONVOLUTION,-WHILE"  # as if nothing were set
 # Batch statistics make dozens of small all-reduces: combined, at most this many bytes at once, they
 # can run beside the computation.
 COMBINE = "--xla_gpu_all_reduce_combine_threshold_bytes=8388608"
@@ -53,10 +54,19 @@ def log(added: list[str]) -> None:
     if added:
         logging.info(
             "Added to XLA_FLAGS for this GPU: %s (a flag that you set there yourself stays as it "
-            "is; %s=-CONVOLUTION,-WHILE is XLA's own choice).",
+            "is; %s is XLA's own choice).",
             " ".join(added),
-            _name(ONE_GRAPH),
+            XLA_GRAPHS,
         )
+
+
+def graphs(flags: str) -> str:
+    """What a value of XLA_FLAGS makes of a dispatch: "one" graph, "XLA's own" choice, or other."""
+    name, _, one = ONE_GRAPH.partition("=")
+    values = [each.partition("=")[2] for each in flags.split() if _name(each) == name]
+    if not values or values[-1] == XLA_GRAPHS.partition("=")[2]:
+        return "XLA's own"
+    return "one" if values[-1] == one else values[-1] or "no graphs"
 
 
 def _for_this_machine() -> list[str]:

@@ -85,7 +85,7 @@ class _Instruction:
         return match[1] if match else default
 
 
-class Program:
+class HloProgram:
     """A compiled program's computations, each a dict of its instructions by name, in order.
 
     Raises:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from thermo_jax.benchmark.kernels import Program
+from thermo_jax.benchmark.hlo import HloProgram
 
 # 2 images of 4x4x8 -> 16 channels, 3x3: what XLA writes, shortened.
 CONVOLUTIONS = """
@@ -77,7 +77,7 @@ backend_config={"known_trip_count":{"n":"5"}}
 
 
 def test_all_three_convolutions_of_a_layer_take_the_same_operations():
-    forward, by_input, by_filter = Program(CONVOLUTIONS).kernels()
+    forward, by_input, by_filter = HloProgram(CONVOLUTIONS).kernels()
     assert forward.kind == "convolution forward" and forward.source == "a/conv"
     assert by_input.kind == "convolution backward input"
     assert by_filter.kind == "convolution backward filter"
@@ -90,25 +90,25 @@ def test_all_three_convolutions_of_a_layer_take_the_same_operations():
 
 
 def test_a_loops_kernel_counts_once_and_its_bytes_as_often_as_it_turns():
-    part = Program(FUSIONS).kernels()[0]
+    part = HloProgram(FUSIONS).kernels()[0]
     assert (part.name, part.kind) == ("part", "element-wise")
     assert (part.read, part.written) == (5 * (32 + 4), 5 * 32)  # one row of the table, and i
 
 
 def test_what_is_changed_in_place_is_not_read_or_written_as_a_whole():
-    some = Program(FUSIONS).kernels()[1]
+    some = HloProgram(FUSIONS).kernels()[1]
     assert (some.read, some.written) == (3 * 4 + 96, 2 * 96)
 
 
 def test_reductions_products_and_copies_are_told_apart():
-    reduction, product, copy = Program(FUSIONS).kernels()[2:]
+    reduction, product, copy = HloProgram(FUSIONS).kernels()[2:]
     assert (reduction.kind, reduction.read, reduction.written) == ("reduction", 3200, 3232)
     assert (product.kind, product.flop) == ("product", 2 * 10 * 4 * 8)
     assert (copy.kind, copy.bytes) == ("copy", 6400)
 
 
 def test_the_floor_is_what_takes_longer_of_bytes_and_operations():
-    (forward, *_) = Program(CONVOLUTIONS).kernels()
+    (forward, *_) = HloProgram(CONVOLUTIONS).kernels()
     assert forward.floor_s(bytes_per_s=1, flop_per_s=1e30) == forward.bytes
     assert forward.floor_s(bytes_per_s=1e30, flop_per_s=1) == forward.flop
 
@@ -136,16 +136,16 @@ ENTRY %main (a: f32[64]) -> f32[64] {
   ROOT %done = (f32[64]{0}, f32[64]{0}) all-reduce-done(%start)
 }
 """
-    alone, accompanied, few = Program(program).all_reduces()
+    alone, accompanied, few = HloProgram(program).all_reduces()
     assert (alone.bytes, alone.beside) == (256, [])
     assert accompanied.bytes == 512
     assert [kernel.name for kernel in accompanied.beside] == ["n"]
     assert (few.bytes, few.beside) == (512, [])
-    kinds = [kernel.kind for kernel in Program(program).kernels()]
+    kinds = [kernel.kind for kernel in HloProgram(program).kernels()]
     assert kinds == ["all-reduce", "all-reduce", "element-wise", "all-reduce"]
 
 
 @pytest.mark.parametrize("text", ["", "HloModule nothing"])
 def test_a_text_without_a_program_is_refused(text):
     with pytest.raises(ValueError, match="no entry computation"):
-        Program(text)
+        HloProgram(text)

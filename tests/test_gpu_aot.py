@@ -1,0 +1,78 @@
+"""The preset that compiles the real steps for an H200, where JAX has its plugin and no GPU."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from thermo_jax import main
+from thermo_jax.benchmark import gpu
+from thermo_jax.configs import benchmark
+
+# What each step may take at most: 2 % above what it took on 2026-11-28 (JAX 0.11.2). Kernels,
+# convolutions, MB an image.
+CEILINGS = {
+    "pretrain H": (128, 11, 94.5),
+    "segment H/H": (386, 53, 325.5),
+    "predict H/H": (101, 22, 132.5),
+    "pretrain G": (128, 11, 1475),
+}
+
+
+@pytest.mark.slow
+def test_no_step_takes_more_kernels_or_bytes_than_it_did(tmp_path):
+    pytest.importorskip(
+        "jax_plugins.xla_cuda13",
+        reason="JAX's plugin for CUDA 13 is absent (3.5 GB): pip install '.[cuda13]'",
+    )
+    cases = f"--config.cases={tuple(CEILINGS)}"
+    command = [sys.executable, "-m", "thermo_jax.main", "--config=benchmark:gpu_aot", cases]
+    command += [f"--workdir={tmp_path}", "--config.gpus=(1,)", "--config.biggest=1"]
+    subprocess.run(command, check=True, timeout=900, env=os.environ | {"JAX_PLATFORMS": "cpu"})
+    rows = [json.loads(line) for line in (tmp_path / "benchmark.jsonl").read_text().splitlines()]
+    assert [row["case"] for row in rows] == list(CEILINGS)
+    for row in rows:
+        kernels, convolutions, mb_per_image = CEILINGS[row["case"]]
+        assert row["kernels"] <= kernels, row
+        assert row["convolutions"] <= convolutions, row
+        assert row["mb_per_image"] <= mb_per_image, row
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("jax_plugins") is not None, reason="a plugin of JAX is installed"
+)
+def test_without_the_plugin_one_line_says_what_to_install(tmp_path):
+    config = benchmark.get_config("gpu_aot")
+    with pytest.raises(ValueError, match=r"pip install '\.\[cuda13\]', 3\.5 GB.*JAX_PLATFORMS=cpu"):
+        main.run(config, tmp_path)
+
+
+def row(gpus, **changes):
+    kernel = {"us": 9.5, "mb_read": 1.0, "mb_written": 2.0, "gflop": 3.0, "kind": "product"}
+    return {
+        "case": "pretrain H",
+        "dtype": "bfloat16",
+        "gpus": gpus,
+        "batch_size": 64,
+        "kernels": 125,
+        "convolutions": 11,
+        "different_convolutions": 11,
+        "gb": 5.9,
+        "mb_per_image": 92.25,
+        "floor_ms": 3.3,
+        "images_per_s_at_most": 19_000.0,
+        "peak_bytes": 1.2e9,
+        "all_reduces": 9,
+        "exposed_bytes": [1_000_000, 500_000],
+        "biggest": [kernel | {"shape": "f32[8]{0}", "source": "encoder/dot"}],
+    } | changes
+
+
+def test_the_table_shows_exposed_all_reduces_of_several_gpus_and_the_biggest_kernels():
+    one, its_kernel, eight, _ = gpu.table([row(1), row(8)]).splitlines()[1:]
+    assert one.split()[:4] == ["1", "pretrain", "H", "bfloat16"] and " of " not in one
+    assert "9.5 us" in its_kernel and its_kernel.endswith("encoder/dot")
+    assert eight.split()[-5:] == ["2", "of", "9", "1.5", "MB"]

@@ -1,0 +1,104 @@
+"""Compiles many cases before the first is timed: one after another into XLA's language, which
+Python does, and from there together, in threads, which XLA does.
+
+On a GPU, XLA tries algorithms on the device while it compiles; nothing must be timed beside that.
+"""
+
+import dataclasses
+import os
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from functools import partial
+from typing import Any
+
+import jax
+
+from thermo_jax.benchmark.cases import Case
+from thermo_jax.data import batching
+from thermo_jax.training import resident
+from thermo_jax.training.parallel import DataParallel
+from thermo_jax.training.state import initialise
+
+_AT_ONCE = 8  # what is tried on the device takes some of its memory
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Program:
+    """A case that is ready to be timed.
+
+    Attributes:
+      case: what is timed.
+      steps: training steps in a call; 1 of inference.
+      compiled: `compiled(state, (columns, rows))`, over all devices.
+      make_columns: compiled, too; makes the table on a device.
+      rows: of the table, for each step.
+      initial: the initial state, in host memory where JAX has the CPU.
+      compile_s: seconds that the compiler took, beside the others.
+    """
+
+    case: Case
+    steps: int
+    compiled: jax.stages.Compiled
+    make_columns: Callable[[], dict[str, jax.Array]]
+    rows: dict[str, jax.Array]
+    initial: Any
+    compile_s: float
+
+
+def compile_all(
+    cases: Sequence[Case], *, parallel: DataParallel, steps_per_dispatch: int
+) -> list[Future[Program]]:
+    """A finished future of each case; its `result()` raises what the compiler raised."""
+    on_cpu = parallel.devices[0].platform == "cpu"  # where XLA itself compiles in threads
+    together = 1 if on_cpu else min(_AT_ONCE, os.cpu_count() or 1)
+    with ThreadPoolExecutor(max_workers=together) as threads:
+        futures = []
+        for case in cases:
+            steps = steps_per_dispatch if case.train else 1
+            function, rows = prepare(case, parallel=parallel, steps=steps)
+            columns, state = table_maker(case), jax.eval_shape(case.make_state)
+            batch = parallel.abstract(jax.eval_shape(columns)), rows
+            lowered = function.lower(parallel.abstract(state), batch)
+            about = {"case": case, "steps": steps, "rows": rows}
+            futures.append(threads.submit(_compile, lowered, columns.lower(), **about))
+        wait(futures)
+    return futures
+
+
+def _compile(lowered: jax.stages.Lowered, columns: jax.stages.Lowered, *, case: Case, **about: Any):
+    started = time.perf_counter()
+    compiled = lowered.compile()
+    compile_s = time.perf_counter() - started
+    return Program(
+        case=case,
+        compiled=compiled,
+        make_columns=columns.compile(),
+        initial=initialise(case.make_state),
+        compile_s=compile_s,
+        **about,
+    )
+
+
+def prepare(case: Case, *, parallel: DataParallel, steps: int) -> tuple[Callable, dict]:
+    """The case over all devices, and the rows that its `steps` steps take from a table."""
+    count = table_rows(case)
+    if case.train:
+        plan = partial(batching.train_rows, count, case.batch_size, seed=0)
+        rows = next(resident.train_rows(plan, start_step=0, num_dispatches=1, steps=steps))
+        wrapped = resident.scan_steps(case.step, draw=case.draw)
+    else:
+        rows = batching.eval_rows(count, case.batch_size, step=0)._asdict()
+        wrapped = resident.gather_batch(case.step)
+    function = parallel.wrap(wrapped, donate_state=case.train, resident=True)
+    return function, parallel.put_batch(rows)
+
+
+def table_rows(case: Case) -> int:
+    """Examples in a case's table: two batches, so that every step gathers others."""
+    return 2 * case.batch_size
+
+
+def table_maker(case: Case) -> Callable:
+    """A jitted function of no argument that makes the table."""
+    return jax.jit(partial(case.random_columns, table_rows(case)))
