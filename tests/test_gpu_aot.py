@@ -10,6 +10,7 @@ import pytest
 
 from thermo_jax import main
 from thermo_jax.benchmark import gpu
+from thermo_jax.benchmark.tables import throughput_table
 from thermo_jax.configs import benchmark
 
 # What each step may take at most: 2 % above what it took on 2026-11-28 (JAX 0.11.2). Kernels,
@@ -25,7 +26,7 @@ CEILINGS = {
 @pytest.mark.slow
 def test_no_step_takes_more_kernels_or_bytes_than_it_did(tmp_path):
     pytest.importorskip(
-        "jax_plugins.xla_cuda13",
+        "jax_cuda13_plugin",
         reason="JAX's plugin for CUDA 13 is absent (3.5 GB): pip install '.[cuda13]'",
     )
     cases = f"--config.cases={tuple(CEILINGS)}"
@@ -42,12 +43,17 @@ def test_no_step_takes_more_kernels_or_bytes_than_it_did(tmp_path):
 
 
 @pytest.mark.skipif(
-    importlib.util.find_spec("jax_plugins") is not None, reason="a plugin of JAX is installed"
+    importlib.util.find_spec("jax_cuda13_plugin") is not None, reason="the plugin is installed"
 )
 def test_without_the_plugin_one_line_says_what_to_install(tmp_path):
     config = benchmark.get_config("gpu_aot")
-    with pytest.raises(ValueError, match=r"pip install '\.\[cuda13\]', 3\.5 GB.*JAX_PLATFORMS=cpu"):
+    with pytest.raises(ValueError, match=r"not installed: pip install '\.\[cuda13\]' \(3\.5 GB"):
         main.run(config, tmp_path)
+
+
+def test_no_gpu_at_all_is_refused():
+    with pytest.raises(ValueError, match="config.gpus names 0 GPUs: at least 1"):
+        gpu.describe(0)
 
 
 def row(gpus, **changes):
@@ -76,3 +82,7 @@ def test_the_table_shows_exposed_all_reduces_of_several_gpus_and_the_biggest_ker
     assert one.split()[:4] == ["1", "pretrain", "H", "bfloat16"] and " of " not in one
     assert "9.5 us" in its_kernel and its_kernel.endswith("encoder/dot")
     assert eight.split()[-5:] == ["2", "of", "9", "1.5", "MB"]
+
+
+def test_the_table_of_timed_steps_leaves_the_rows_of_compiled_ones_out():
+    assert len(throughput_table([row(1)]).splitlines()) == 1

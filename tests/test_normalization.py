@@ -140,4 +140,22 @@ def test_a_gradient_in_two_passes_equals_the_automatic_one_on_two_devices(slope)
             jax.pmap(partial(gradients, ops, slope), "data", devices=jax.devices()[:2])(*arrays)
             for ops in (NATIVE, GPU)
         )
-    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-6, atol=1e-12), actual, expected)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-11, atol=1e-12), actual, expected)
+
+
+@pytest.mark.parametrize("slope", [0.0, 0.01])
+@pytest.mark.parametrize("x", [X, np.full_like(X, 0.7)], ids=["random", "constant"])
+def test_in_bfloat16_two_passes_give_the_gradient_of_the_automatic_one(x, slope):
+    def step(operations):
+        model = BatchNorm(slope=slope, operations=operations)
+
+        def loss(x, params):
+            variables = VARIABLES | {"params": params}
+            y, _ = model.apply(variables, x, train=True, mutable=["batch_stats"])
+            return y.astype(jnp.float32).sum()
+
+        return jax.grad(loss, argnums=(0, 1))(jnp.asarray(x, jnp.bfloat16), VARIABLES["params"])
+
+    for actual, expected in zip(*map(jax.tree.leaves, (step(GPU), step(NATIVE))), strict=True):
+        actual, expected = np.asarray(actual, np.float32), np.asarray(expected, np.float32)
+        np.testing.assert_allclose(actual, expected, atol=0.02 * max(np.abs(expected).max(), 1))

@@ -95,6 +95,16 @@ def test_every_package_folder_is_installed():
     ]
 
 
+def test_every_data_file_of_a_package_is_installed():
+    declared = setup_cfg()["options.package_data"]
+    files = (ROOT / "thermo_jax").rglob("*.*")
+    found = [path for path in files if path.suffix not in (".py", ".pyc")]
+    assert found
+    for path in found:
+        patterns = declared.get(".".join(path.parent.relative_to(ROOT).parts), "").split()
+        assert any(path.match(pattern) for pattern in patterns), path
+
+
 def test_files_are_short_enough_to_be_read_at_once():
     lengths = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in SOURCES}
     assert not {str(path): length for path, length in lengths.items() if length >= 400}

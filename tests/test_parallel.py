@@ -1,5 +1,7 @@
 """Results do not depend on how many devices share the batch, nor on the wrapper (SPEC section 7).
 
+Nor do they depend on the operations that are chosen for a platform.
+
 Adam amplifies float32 rounding, so that trained states are compared in float64; in float32 it is
 the first step's loss, gradients and statistics. The segmenter's images are 32x48 there: at 16x24
 its U-Net's deepest statistics are of 8 values, and merely permuting the batch on one device,
@@ -16,6 +18,7 @@ import pytest
 import tiny_training as tiny
 from ml_collections import ConfigDict
 
+from thermo_jax.models.operations import GPU, NATIVE
 from thermo_jax.programs import runs
 from thermo_jax.training.parallel import DataParallel, gather, masked_sums
 
@@ -28,7 +31,7 @@ TRAINERS = {
     "segment": lambda **options: tiny.decoder_trainer("segment", **options),
 }
 SIZES = {"pretrain": (8, 12), "classify": (16, 24), "segment": (16, 24)}
-SLOW = [("pmap2", "pretrain"), ("pmap2", "segment"), ("smap8", "segment")]
+SLOW = [("pmap2", "pretrain"), ("pmap2", "segment"), ("smap8", "segment"), ("gpu2", "segment")]
 SHALLOW = ("classify",)  # the whole U-Net takes seconds to trace: the segmenter's is enough
 # One model less with two devices, or with the other wrapper, is made up for by the others there.
 CASES = [
@@ -36,7 +39,13 @@ CASES = [
     for way in ("pmap2", "pmap8", "smap8")
     for name in TRAINERS
 ]
+# The operations that are chosen for GPUs, on two devices.
+ON_GPUS = [
+    pytest.param("gpu2", name, marks=pytest.mark.slow if ("gpu2", name) in SLOW else ())
+    for name in ("pretrain", "segment")
+]
 WAYS = {"pmap1": (1, "pmap"), "pmap2": (2, "pmap"), "pmap8": (8, "pmap"), "smap8": (8, "shard_map")}
+WAYS["gpu2"] = WAYS["pmap2"]
 GRADIENTS = optax.sgd(1.0, momentum=0.0)  # keeps the gradient as its state
 
 
@@ -70,7 +79,8 @@ def in_float64():
     @functools.cache
     def get(name, way):
         with jax.enable_x64(True):
-            return train(name, way, steps=3, dtype="float64")
+            operations = GPU if way.startswith("gpu") else NATIVE
+            return train(name, way, steps=3, dtype="float64", operations=operations)
 
     return get
 
@@ -102,7 +112,7 @@ def largest_difference(left, right) -> float:
     return max(differences)
 
 
-@pytest.mark.parametrize(("way", "name"), CASES)
+@pytest.mark.parametrize(("way", "name"), CASES + ON_GPUS)
 def test_three_steps_in_float64_agree_with_one_device(in_float64, name, way):
     state, history = in_float64(name, way)
     expected_state, expected_history = in_float64(name, "pmap1")

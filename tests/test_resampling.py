@@ -53,7 +53,33 @@ def test_max_pooling_equals_flaxs_and_leaves_out_an_odd_row_and_column(operation
     np.testing.assert_array_equal(ours(expected)[0], pull_back(expected)[0])
 
 
-@pytest.mark.parametrize(("height", "width"), [(12, 28), (9, 7), (3, 8)])
+def test_of_equal_values_the_first_gets_the_whole_gradient_on_a_gpu():
+    # 3 is the maximum of each 2x2 window, in one to four places.
+    x = np.array([[3, 1, 1, 3, 3, 3], [1, 1, 3, 1, 3, 3], [1, 3, 1, 1, 1, 1], [1, 3, 3, 3, 1, 3]])
+    first = np.array([[1, 0, 0, 1, 1, 0], [0] * 6, [0, 1, 0, 0, 0, 0], [0, 0, 1, 0, 0, 1]])
+    values = jnp.asarray(x[None, :, :, None], jnp.bfloat16)
+    y, pull_back = jax.vjp(GPU.max_pool, values)
+    np.testing.assert_array_equal(pull_back(jnp.ones_like(y))[0][0, :, :, 0], first)
+    _, flaxs = jax.vjp(lambda x: nn.max_pool(x, (2, 2), (2, 2)), values)
+    np.testing.assert_array_equal(flaxs(jnp.ones_like(y))[0][0, :, :, 0], first)
+
+
+@pytest.mark.parametrize("operation", ["upsample", "max_pool"])
+def test_in_bfloat16_a_gpus_operations_round_no_more_than_the_others(operation):
+    with jax.enable_x64(True):
+        exact = random(2, 6, 8, 16, dtype=np.float64).astype(jnp.bfloat16)
+        expected, pull_back = jax.vjp(getattr(NATIVE, operation), exact.astype(np.float64))
+        gradient = pull_back(expected)[0]
+        for operations in (NATIVE, GPU):
+            actual, ours = jax.vjp(getattr(operations, operation), exact)
+            assert actual.dtype == jnp.bfloat16
+            error = np.abs(np.asarray(actual, np.float64) - expected).max()
+            assert error <= 2**-7 * np.abs(expected).max()
+            found = np.asarray(ours(jnp.asarray(expected, jnp.bfloat16))[0], np.float64)
+            assert np.abs(found - gradient).max() <= 2**-6 * np.abs(gradient).max()
+
+
+@pytest.mark.parametrize(("height", "width"), [(12, 28), (9, 7), (3, 8), (3, 7)])
 def test_resizing_by_gathers_equals_jaxs(height, width):
     x = random(2, 3, 7, 4)
     expected = NATIVE.resize(x, height=height, width=width)

@@ -123,7 +123,11 @@ class Trainer(NamedTuple):
 
 
 def encoder_trainer(
-    *, tx: optax.GradientTransformation | None = None, dtype: str = "float32", **loss: Any
+    *,
+    tx: optax.GradientTransformation | None = None,
+    dtype: str = "float32",
+    operations: Operations = NATIVE,
+    **loss: Any,
 ) -> Trainer:
     """The shipped encoder configuration, shrunk; `loss` changes its config.loss."""
     config = encoder_config.get_config("heat")
@@ -131,7 +135,7 @@ def encoder_trainer(
     config.model.dtype = dtype
     config.loss.num_patches = 4
     config.loss.update(loss)
-    model = pretrain.make_model(config)
+    model = pretrain.make_model(config, operations=operations)
     tx = tx or pretrain.make_optimizer(config)
     shape = (HEIGHT, WIDTH, 3)
     create_state = partial(pretrain.create_state, model, tx=tx, image_shape=shape)
@@ -222,11 +226,12 @@ def decoder_trainer(
     *,
     tx: optax.GradientTransformation | None = None,
     dtype: str = "float32",
+    operations: Operations = NATIVE,
 ) -> Trainer:
     """A decoder on a frozen encoder; `row` is encoder/decoder as in Table 1."""
     config = decoder_config(task, row, dtype=dtype)
     encoder, frozen = frozen_encoder(config.encoder.type, dtype=dtype)
-    decoder = finetune.make_decoder(config)
+    decoder = finetune.make_decoder(config, operations=operations)
     tx = tx or finetune.make_optimizer(config)
     views = 3 if row == "G/H" else 1
     shape = (views, HEIGHT, WIDTH, 16)

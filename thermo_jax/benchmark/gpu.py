@@ -8,6 +8,7 @@ its kernels of what each takes at least, by the rates that were measured on an H
 6); launches are not counted.
 """
 
+import importlib.util
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -54,20 +55,27 @@ def describe(count: int) -> Sequence[Any]:
     """`count` H200 of one machine.
 
     Raises:
-      UserError: JAX's plugin is missing, or does not know them.
+      UserError: there are none, or JAX's plugin is missing or does not know them.
     """
     from jax.experimental import topologies
 
+    if count < 1:
+        raise UserError(f"config.gpus names {count} GPUs: at least 1 is compiled for")
+    if importlib.util.find_spec("jax_cuda13_plugin") is None:
+        raise UserError(
+            "compiling for an H200 takes JAX's plugin for CUDA 13, which is not installed: pip "
+            "install '.[cuda13]' (3.5 GB; no GPU is needed)"
+        )
+    description = _DESCRIPTION.read_text(encoding="ascii")
     jax.devices()  # which finds the plugins
     try:
         return topologies.get_topology_desc(
-            platform="cuda", target_config=_DESCRIPTION.read_text(), topology=f"1x1x{count}"
+            platform="cuda", target_config=description, topology=f"1x1x{count}"
         ).devices
     except Exception as error:  # JAX raises RuntimeError, NotImplementedError and others
         raise UserError(
-            f"config.gpus={count}: no program can be compiled for an H200 here ({error}). It takes "
-            "JAX's plugin for CUDA 13 (pip install '.[cuda13]', 3.5 GB) and no GPU; start it with "
-            "JAX_PLATFORMS=cpu"
+            f"JAX's plugin for CUDA 13 does not compile for an H200 here ({error}): start the "
+            "program with JAX_PLATFORMS=cpu"
         ) from error
 
 

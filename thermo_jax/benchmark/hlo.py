@@ -1,8 +1,8 @@
 """The kernels of a program that XLA compiled for a GPU, read from its text.
 
 Each kernel's bytes are what it must at least read and write: its operands and results, but of an
-operand that it only slices or gathers from no more than it takes. Loops count each kernel once,
-and its bytes as often as the loop turns.
+operand that it only slices or gathers from no more than it takes. A loop's kernels count once, and
+their bytes as often as it turns. All branches of a conditional are counted.
 """
 
 import collections
@@ -119,8 +119,11 @@ class HloProgram:
             if each.op in _FREE or each.op.endswith("-done"):
                 continue
             if each.op == "while":
-                count = int(each.attribute(r'known_trip_count":\{"n":"(\d+)"', "1"))
-                yield from self._kernels(each.attribute(r"body=%([\w.\-]+)"), turns=turns * count)
+                count = each.attribute(r'known_trip_count":\{"n":"(\d+)"')
+                if not count:
+                    raise ValueError(f"how often the loop {each.name} turns is not known")
+                body = each.attribute(r"body=%([\w.\-]+)")
+                yield from self._kernels(body, turns=turns * int(count))
             elif each.op == "call":
                 yield from self._kernels(each.attribute(r"to_apply=%([\w.\-]+)"), turns=turns)
             elif each.op == "conditional":
@@ -134,8 +137,10 @@ class HloProgram:
         operands = [table[name] for name in each.operands if name in table]
         read, written = sum(_bytes(x.type) for x in operands), _bytes(each.type)
         kind, flop = each.op.removesuffix("-start"), 0.0
+        if each.op.endswith("-start"):  # its type is that of operands and results together
+            written = read
         if self._is_all_reduce(each):
-            kind, written = "all-reduce", read
+            kind = "all-reduce"
         elif each.op == "fusion":
             body = self.computations[each.attribute(r"calls=%([\w.\-]+)")]
             read, written = _fusion_bytes(body)
@@ -255,14 +260,17 @@ def _fusion_bytes(body: dict[str, _Instruction]) -> tuple[int, int]:
                 return _bytes(each.type)
         return min(parts, _bytes(each.type))
 
+    def behind_bitcasts(each: _Instruction) -> _Instruction:
+        while each.op == "bitcast":
+            each = body[each.operands[0]]
+        return each
+
     def written(each: _Instruction) -> int:
-        inner = each
-        while inner.op == "bitcast":
-            inner = body[inner.operands[0]]
-        if inner.op == "dynamic-update-slice":
+        inner = behind_bitcasts(each)
+        if inner.op in _IN_PLACE and behind_bitcasts(body[inner.operands[0]]).op == "parameter":
+            if inner.op == "scatter":  # what is added to is read, too
+                return 2 * _bytes(body[inner.operands[2]].type)
             return _bytes(body[inner.operands[1]].type)
-        if inner.op == "scatter":  # what is added to is read, too
-            return 2 * _bytes(body[inner.operands[2]].type)
         return _bytes(each.type)
 
     root = next(each for each in body.values() if each.is_root)

@@ -8,6 +8,7 @@ from functools import partial
 from typing import NamedTuple
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt8
 
@@ -121,6 +122,7 @@ class PatchReconstruction(nn.Module):
     def __call__(self, latents: Float[Array, "*batch l"]) -> Float[Array, "*batch p p c"]:
         flat = nn.Dense(
             self.patch_size**2 * self.channels,
+            precision=jax.lax.Precision.HIGHEST,  # a part of the loss
             kernel_init=kernel_init,
             bias_init=bias_init(fan_in=latents.shape[-1]),
             name="linear",

@@ -20,7 +20,8 @@ class Convolution(nn.Module):
       size: of the square kernel.
       edges: what lies outside the image: "zero", or "replicate" for its outermost pixels.
       bias: whether there is one. It gets no gradient: batch norm, which follows, subtracts any
-        constant, so that the true gradient is zero, and computing it takes a pass of its own.
+        constant in training, so that the true gradient is zero, and computing it takes a pass of
+        its own.
       dtype: compute type; parameters stay float32.
       operations: how it is computed.
     """
@@ -102,8 +103,8 @@ class BatchNorm(nn.Module):
 class Logits(nn.Module):
     """A linear layer of each pixel: x `[B,H,W,C]` -> logits `[B,H,W,K]`, in float32 at least.
 
-    In bfloat16 classes would tie, and ties go to the lower class; so products of bfloat16 values
-    are summed in float32.
+    In bfloat16 classes would tie, and ties go to the lower class. So x and the kernel, which is
+    rounded to x's type, are multiplied with sums in float32.
 
     Attributes:
       features: K.

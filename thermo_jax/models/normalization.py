@@ -29,8 +29,8 @@ class Moments(NamedTuple):
 
 
 def moments(x: Float[Array, "*batch c"], *, shift: Vector, axis_name: str | None) -> Moments:
-    """The moments of x, in the type of `shift`."""
-    shifted = x.astype(shift.dtype) - shift
+    """The moments of x, in the wider type of x and `shift`."""
+    shifted = x.astype(jnp.promote_types(x.dtype, shift.dtype)) - shift
     axes = range(x.ndim - 1)
     mean, square = jnp.mean(shifted, axes), jnp.mean(jnp.square(shifted), axes)
     mean, square = _over_devices(mean, square, axis_name=axis_name)
@@ -47,15 +47,15 @@ def _over_devices(first: Array, second: Array, *, axis_name: str | None) -> tupl
 
 def activate(
     x: Float[Array, "*batch c"],
-    by: Moments,
+    statistics: Moments,
     *,
     scale: Vector,
     bias: Vector,
     slope: float,
 ) -> Float[Array, "*batch c"]:
-    """Normalises x by given moments, then leaky ReLU; `slope` 0 is ReLU."""
-    multiplier = scale * lax.rsqrt(by.var + EPSILON)
-    y = (x - by.mean) * multiplier + bias
+    """Normalises x by given statistics, then leaky ReLU; `slope` 0 is ReLU."""
+    multiplier = scale * lax.rsqrt(statistics.var + EPSILON)
+    y = (x - statistics.mean) * multiplier + bias
     return _leaky_relu(y, slope).astype(x.dtype)
 
 
@@ -72,8 +72,8 @@ def normalize(
     axis_name: str | None,
 ) -> tuple[Float[Array, "*batch c"], Moments]:
     """Normalises x by its own moments, then leaky ReLU; also returns the moments."""
-    by = moments(x, shift=shift, axis_name=axis_name)
-    return activate(x, by, scale=scale, bias=bias, slope=slope), by
+    own = moments(x, shift=shift, axis_name=axis_name)
+    return activate(x, own, scale=scale, bias=bias, slope=slope), own
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(4, 5))
@@ -94,33 +94,32 @@ def normalize_in_two_passes(
 
 
 def _forward(x, scale, bias, shift, slope, axis_name):
-    y, by = normalize(x, scale, bias, shift, slope, axis_name)
-    rstd = lax.rsqrt(by.var + EPSILON)
-    multiplier = scale * rstd
-    # Not scale and bias themselves: XLA would copy them, lest their update overwrite them.
-    return (y, by), (x, multiplier, bias - by.mean * multiplier, by.mean, rstd)
+    y, own = normalize(x, scale, bias, shift, slope, axis_name)
+    rstd = lax.rsqrt(own.var + EPSILON)
+    # The product, not `scale`: XLA would copy a parameter that it updates in place later.
+    return (y, own), (x, scale * rstd, bias, own.mean, rstd)
 
 
 def _backward(slope, axis_name, residuals, cotangents):
-    x, multiplier, offset, mean, rstd = residuals
+    x, multiplier, bias, mean, rstd = residuals
     wide = mean.dtype
 
-    def parts(mean):
-        """The cotangent of the batch norm's output, and x without its mean."""
-        values = x.astype(wide)
-        _, pull_back = jax.vjp(partial(_leaky_relu, slope=slope), values * multiplier + offset)
-        return pull_back(cotangents[0].astype(wide))[0], values - mean
+    def gradient_and_centered(mean):
+        """The gradient by the batch norm's output, and x without its mean."""
+        centered = x.astype(wide) - mean
+        _, pull_back = jax.vjp(partial(_leaky_relu, slope=slope), centered * multiplier + bias)
+        return pull_back(cotangents[0].astype(wide))[0], centered
 
     # The barriers keep XLA from computing a value once for both passes and storing it in between.
     mean, multiplier = lax.optimization_barrier((mean, multiplier))
-    gradient, centered = parts(mean)
+    gradient, centered = gradient_and_centered(mean)
     axes = range(x.ndim - 1)
     d_bias, d_scale = jnp.sum(gradient, axes), jnp.sum(gradient * centered, axes) * rstd
     count = x.size // x.shape[-1]
     means = d_bias / count, d_scale * rstd / count
     means = _over_devices(*means, axis_name=axis_name)
     means, mean, multiplier = lax.optimization_barrier((means, mean, multiplier))
-    gradient, centered = parts(mean)
+    gradient, centered = gradient_and_centered(mean)
     d_x = multiplier * (gradient - means[0] - centered * means[1])
     return d_x.astype(x.dtype), d_scale, d_bias, jnp.zeros_like(mean)
 

@@ -1,7 +1,8 @@
 """How each platform computes the operations that the models are made of.
 
-They are the same functions everywhere; what differs is their speed. The models are given one
-`Operations` and know nothing of platforms.
+They are the same functions everywhere, up to rounding (and up to which of equal values gets a max
+pool's gradient); their speed differs. The models are given one `Operations` and know nothing of
+platforms.
 """
 
 import dataclasses
@@ -37,7 +38,7 @@ class Operations:
     resize: Callable[..., Image]
 
 
-NATIVE = Operations(  # XLA's own, wherever it is good: the way of TPUs, and of exported models
+NATIVE = Operations(  # standard XLA operations, used on TPUs and in exported models
     convolve=convolution.convolve,
     convolve_edges=edges.convolve_edges_apart,
     normalize=normalization.normalize,

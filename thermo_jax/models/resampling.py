@@ -1,8 +1,7 @@
 """Max pooling, up-sampling and resizing: for CPU and TPU, and for GPU.
 
-What is fast differs. A GPU is limited by what it writes: there interpolation gathers the pixels
-that it lies between, which XLA fuses into the passes before and after; elsewhere it is a product
-with a small matrix, half of whose values are zeros.
+A GPU is limited by what it writes. There interpolation gathers the pixels that it lies between,
+which XLA fuses into the passes before and after. Elsewhere it is a product with a small matrix.
 """
 
 import jax
@@ -14,8 +13,8 @@ from jaxtyping import Array, Float
 def max_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
     """2x2 max pooling; the last row or column of an odd size is left out.
 
-    By element-wise maxima: the gradient of `nn.max_pool` took ten times as long on the CPU. Where
-    values are equal the gradient is shared; after a ReLU those are zeros, whose gradient is zero.
+    By element-wise maxima: the gradient of `nn.max_pool` took ten times as long on the CPU. Equal
+    values share the gradient.
     """
     batch, height, width, channels = x.shape
     x = x[:, : height // 2 * 2, : width // 2 * 2]
@@ -26,9 +25,9 @@ def max_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
 
 @jax.custom_vjp
 def max_pool_without_masks(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
-    """The same as `max_pool`; its gradient compares x with the maxima and stores no masks.
+    """The same as `max_pool`, with a gradient that compares x with the maxima and stores no masks.
 
-    Where values are equal each gets the whole gradient.
+    Of equal values the first gets the whole gradient, as in cuDNN and PyTorch.
     """
     return max_pool(x)
 
@@ -40,14 +39,17 @@ def _pool_forward(x: Array):
 
 def _pool_backward(residuals, gradient: Array):
     x, y = residuals
-    height, width = (size // 2 * 2 for size in x.shape[1:3])
-
-    def spread(pooled):
-        return jnp.repeat(jnp.repeat(pooled, 2, axis=1), 2, axis=2)
-
-    found = jnp.where(x[:, :height, :width] == spread(y), spread(gradient), 0)
-    missing = [(0, size - kept) for size, kept in zip(x.shape, found.shape, strict=True)]
-    return (jnp.pad(found, missing),)
+    batch, height, width, channels = x.shape
+    kept = (batch, height // 2 * 2, width // 2 * 2, channels)
+    windows = x[:, : kept[1], : kept[2]].reshape(batch, height // 2, 2, width // 2, 2, channels)
+    largest = windows == y[:, :, None, :, None]
+    in_first_row = largest[:, :, 0].any(3)[:, :, None, :, None]
+    in_first_column = largest[:, :, :, :, 0][:, :, :, :, None]
+    second = jnp.arange(2) == 1
+    first = largest & ~(second[:, None, None, None] & in_first_row)
+    first &= ~(second[:, None] & in_first_column)
+    found = jnp.where(first, gradient[:, :, None, :, None], 0).reshape(kept)
+    return (jnp.pad(found, [(0, all - some) for all, some in zip(x.shape, kept, strict=True)]),)
 
 
 max_pool_without_masks.defvjp(_pool_forward, _pool_backward)
@@ -101,7 +103,10 @@ def resize(x: Float[Array, "b h w c"], *, height: int, width: int) -> Float[Arra
 def resize_by_gathers(
     x: Float[Array, "b h w c"], *, height: int, width: int
 ) -> Float[Array, "b h2 w2 c"]:
-    """The same as `resize`, to a size that is not smaller; what reads it need not write it."""
+    """The same as `resize`, to a size that is not smaller.
+
+    XLA fuses it into what reads it, so that the full-size array is never stored.
+    """
     for axis, size in ((1, height), (2, width)):
         x = _combine(x, _resizing_weights(x.shape[axis], size), axis=axis)
     return x

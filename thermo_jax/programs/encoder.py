@@ -12,6 +12,7 @@ from thermo_jax.data.examples import IMAGE_SHAPES, Examples, downscaled_size
 from thermo_jax.data.splits import Split
 from thermo_jax.errors import UserError
 from thermo_jax.evaluation import figures, results
+from thermo_jax.models import precision
 from thermo_jax.models.decoders import CHANNELS
 from thermo_jax.models.operations import choose_operations
 from thermo_jax.programs import reports, runs, sources
@@ -177,9 +178,10 @@ def _finish(config, workdir: Path, state, validation, *, losses, operations, tra
     pictures = workdir / PICTURES
     shown = validation.take(range(min(PICTURED, len(validation))))
     encoder = finetune.make_encoder(num_kernels=config.model.num_kernels, operations=operations)
-    latents = jax.jit(
-        partial(finetune.encode, encoder=encoder, channels=CHANNELS[config.data.type])
-    )(shown.columns["images"], variables=jax.device_get(encoder_variables(state.variables)))
+    encode = jax.jit(partial(finetune.encode, encoder=encoder, channels=CHANNELS[config.data.type]))
+    variables = jax.device_get(encoder_variables(state.variables))
+    with precision.matmul_precision("float32", platform=jax.default_backend()):
+        latents = encode(shown.columns["images"], variables=variables)
     drawn = [
         figures.latents_figure(
             pictures / "latents.png",

@@ -51,8 +51,8 @@ class Checkpoints:
                 f"{self.directory} does not exist: {workdir} is not the workdir of a training run"
             )
         logging.get_absl_logger().addFilter(_not_orbax)
-        # It logs an exception of a task that nobody asked for, when that is garbage collected.
-        python_logging.getLogger("asyncio").addFilter(_not_orbax)
+        # asyncio logs a task's exception if nobody read it before the task is garbage collected.
+        python_logging.getLogger("asyncio").addFilter(_not_orbaxs_task)
         managers = ocp.checkpoint_managers
         # Descending: the last one has the lowest value, the first of its equals.
         best = managers.BestN(get_metric_fn=_rank, reverse=True, n=1)
@@ -279,7 +279,12 @@ def _describe(leaf: tuple | None) -> str:
 
 def _not_orbax(record: python_logging.LogRecord) -> bool:
     """What matters of its errors is raised."""
-    return "orbax" not in record.pathname + record.getMessage()
+    return "orbax" not in record.pathname
+
+
+def _not_orbaxs_task(record: python_logging.LogRecord) -> bool:
+    """The same of what asyncio logs, which names the task's file."""
+    return "/orbax/" not in record.getMessage()
 
 
 def _storage_failure(error: OSError | ValueError) -> str | None:

@@ -31,7 +31,7 @@ COMBINE = "--xla_gpu_all_reduce_combine_threshold_bytes=8388608"
 
 _PLUGINS = ("jax_cuda12_plugin", "jax_cuda13_plugin")
 _DRIVER = Path("/proc/driver/nvidia")
-_SIGNS_SINCE = (0, 10, 1)  # earlier versions of jaxlib abort at the "+" of ONE_GRAPH
+_FIRST_JAXLIB_WITH_SIGNS = (0, 10, 1)  # earlier versions of jaxlib abort at the "+" of ONE_GRAPH
 _PROCESSES = ("JAX_NUM_PROCESSES", "SLURM_STEP_NUM_TASKS")  # how many make the run together
 
 
@@ -71,7 +71,7 @@ def graphs(flags: str) -> str:
 
 def _for_this_machine() -> list[str]:
     gpus = _count_gpus()
-    if not gpus or not _has_plugin() or _jaxlib_version() < _SIGNS_SINCE:
+    if not gpus or not _has_plugin() or _jaxlib_version() < _FIRST_JAXLIB_WITH_SIGNS:
         return []
     several = gpus > 1 or any(os.environ.get(name, "1") not in ("", "1") for name in _PROCESSES)
     return [ONE_GRAPH, COMBINE] if several else [ONE_GRAPH]
