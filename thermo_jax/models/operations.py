@@ -55,7 +55,7 @@ GPU = dataclasses.replace(
     NATIVE,
     convolve_edges=edges.convolve_padded,
     normalize=normalization.normalize_in_two_passes,
-    max_pool=resampling.max_pool_without_masks,
+    max_pool=resampling.max_pool_by_index,
     upsample=resampling.upsample_by_gathers,
     resize=resampling.resize_by_gathers,
 )

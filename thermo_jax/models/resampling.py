@@ -24,8 +24,8 @@ def max_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
 
 
 @jax.custom_vjp
-def max_pool_without_masks(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
-    """The same as `max_pool`, with a gradient that compares x with the maxima and stores no masks.
+def max_pool_by_index(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
+    """The same as `max_pool`, with a gradient that reads which of the four was the largest.
 
     Of equal values the first gets the whole gradient, as in cuDNN and PyTorch.
     """
@@ -34,25 +34,26 @@ def max_pool_without_masks(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 
 
 def _pool_forward(x: Array):
     y = max_pool(x)
-    return y, (x, y)
+    batch, height, width, channels = y.shape
+    windows = x[:, : 2 * height, : 2 * width].reshape(batch, height, 2, width, 2, channels)
+    index = jnp.full(y.shape, 3, jnp.uint8)
+    for number in (2, 1, 0):  # of a window's pixels, row by row
+        is_largest = windows[:, :, number // 2, :, number % 2] == y
+        index = jnp.where(is_largest, number, index).astype(jnp.uint8)
+    return y, (index, x)
 
 
 def _pool_backward(residuals, gradient: Array):
-    x, y = residuals
-    batch, height, width, channels = x.shape
-    kept = (batch, height // 2 * 2, width // 2 * 2, channels)
-    windows = x[:, : kept[1], : kept[2]].reshape(batch, height // 2, 2, width // 2, 2, channels)
-    largest = windows == y[:, :, None, :, None]
-    in_first_row = largest[:, :, 0].any(3)[:, :, None, :, None]
-    in_first_column = largest[:, :, :, :, 0][:, :, :, :, None]
-    second = jnp.arange(2) == 1
-    first = largest & ~(second[:, None, None, None] & in_first_row)
-    first &= ~(second[:, None] & in_first_column)
-    found = jnp.where(first, gradient[:, :, None, :, None], 0).reshape(kept)
-    return (jnp.pad(found, [(0, all - some) for all, some in zip(x.shape, kept, strict=True)]),)
+    index, x = residuals  # of x only the shape is used
+    batch, height, width, channels = gradient.shape
+    numbers = jnp.arange(4, dtype=jnp.uint8).reshape(2, 1, 2, 1)
+    found = jnp.where(index[:, :, None, :, None] == numbers, gradient[:, :, None, :, None], 0)
+    found = found.reshape(batch, 2 * height, 2 * width, channels)
+    missing = [(0, all - some) for all, some in zip(x.shape, found.shape, strict=True)]
+    return (jnp.pad(found, missing),)
 
 
-max_pool_without_masks.defvjp(_pool_forward, _pool_backward)
+max_pool_by_index.defvjp(_pool_forward, _pool_backward)
 
 
 def upsample(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
