@@ -1,5 +1,6 @@
 """The PyTorch yardstick (launch/benchmark_torch.py) does the product's work; its options hold."""
 
+import copy
 import json
 import subprocess
 import sys
@@ -89,6 +90,31 @@ def test_doubling_and_halving_by_slices_are_the_products(on_a_gpu, height, width
 
 
 @pytest.mark.parametrize("gpu", [False, True])
+def test_latents_at_places_are_those_of_batch_norm_and_an_index(monkeypatch, gpu):
+    monkeypatch.setattr(torch_steps, "on_cpu", lambda x: not gpu)
+    torch.manual_seed(0)
+    ours = torch_steps.encoder(3, kernels=2).double()
+    for norm in ours[1::3]:
+        for each in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
+            torch.nn.init.uniform_(each, 0.5, 1.5)
+    theirs = torch.nn.Sequential(*copy.deepcopy(list(ours)))
+    images = torch.randn(2, 3, 5, 6, dtype=torch.float64, requires_grad=True)
+    examples, at = torch.arange(2)[:, None], torch.randint(0, 5, (2, 7, 2))
+    at[:, 1] = at[:, 0]  # a place that is read twice
+    places = (examples, at[..., 0], at[..., 1])
+    found = ours(images, *places), theirs(images).permute(0, 2, 3, 1)[places]
+    torch.testing.assert_close(*found, rtol=1e-10, atol=1e-12)
+    weights = torch.randn_like(found[0])
+    gradients = []
+    for model, latents in zip((ours, theirs), found, strict=True):
+        learned = [each for each in model.parameters() if each.requires_grad]
+        assert len(learned) == 12
+        gradients.append(torch.autograd.grad((latents * weights).sum(), [images, *learned]))
+    torch.testing.assert_close(*gradients, rtol=1e-9, atol=1e-11)
+    torch.testing.assert_close(ours.state_dict(), theirs.state_dict(), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("gpu", [False, True])
 def test_soft_labels_are_the_products(monkeypatch, gpu):
     monkeypatch.setattr(torch_steps, "on_cpu", lambda x: not gpu)
     maps = np.random.default_rng(0).integers(0, 8, (2, 12, 16), np.uint8)
@@ -150,8 +176,14 @@ def test_the_models_have_the_published_sizes():
 @pytest.mark.parametrize("name", ["pretrain H", "segment H/H"])
 def test_a_step_is_compiled_in_one_piece(on_a_gpu, name):
     case, _ = benchmark_torch.make_case(name, device="cpu", batch=2, quick=True)
-    traced = torch.compile(case, backend="eager", fullgraph=True)  # raises where it must break
-    assert torch.isfinite(traced(torch.tensor([1, 0]))["loss"])
+    traced = torch.compile(case, backend="aot_eager", fullgraph=True)  # raises where it must break
+    gradients = []
+    for step in (case, traced):
+        torch.manual_seed(0)
+        case.zero_grad()
+        step(torch.tensor([1, 0]))["loss"].backward()
+        gradients.append([each.grad for each in case.parameters() if each.requires_grad])
+    torch.testing.assert_close(*gradients)
 
 
 def test_a_step_that_cannot_be_recorded_runs_in_the_next_way(monkeypatch, capsys):
