@@ -84,7 +84,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     parts = [
         profiles and f"BIGGEST KERNELS\n{profiles}",
         *(f"MACHINE\n{_machine_line(row)}" for row in rows if "machine" in row),
-        "SPEED\n" + tables.throughput_table([row for row in rows if "kernels" not in row]),
+        "SPEED\n" + tables.throughput_table([row for row in rows if "busy_us_per_step" not in row]),
         "PRECISION: relative errors\n" + compare.table(rows),
         "REAL RUNS\n" + "\n".join(_run_lines(rows)),
         "PARTS\n" + "\n".join(_part_lines(rows)),

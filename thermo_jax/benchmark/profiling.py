@@ -67,7 +67,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     """The rows for reading, a paragraph each; "" without any."""
     parts = []
     for row in rows:
-        if "kernels" not in row:
+        if "busy_us_per_step" not in row:
             continue
         title = f"{row['case']}, {row['batch_size']} images a step: "
         title += f"{row['kernels_per_step']:.4g} kernels and {row['busy_us_per_step']:.4g} us "
