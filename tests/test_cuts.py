@@ -9,6 +9,7 @@ import pytest
 import tiny_training as tiny
 
 from thermo_jax.models.cuts import Cuts, CutsEncoder, PatchReconstruction, scale_images
+from thermo_jax.models.operations import GPU, NATIVE
 
 quick_compilation = pytest.fixture(scope="module", autouse=True)(tiny.quick_compilation)
 
@@ -207,3 +208,22 @@ def test_the_running_mean_follows_a_convolutions_bias_and_nothing_else_does(narr
     moved = jax.tree.map(lambda a, b: a - b, after, before)["batch_stats"]
     np.testing.assert_allclose(moved["batch_norm2"]["mean"], 0.1 * 0.5, atol=1e-6)
     np.testing.assert_allclose(moved["batch_norm2"]["var"], 0, atol=1e-6)
+
+
+@pytest.mark.parametrize("operations", [NATIVE, GPU], ids=["native", "gpu"])
+def test_a_bias_before_batch_norm_gets_no_gradient_but_rounding_and_none_on_a_gpu(
+    narrow, operations
+):
+    images = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (2, 24, 27, 1)), jnp.float32)
+    model = NARROW.clone(operations=operations)
+
+    @jax.jit
+    def gradients(params):
+        variables = narrow | {"params": params}
+        latents, _ = model.apply(variables, images, train=True, mutable=["batch_stats"])
+        return jnp.square(latents).mean()
+
+    found = jax.grad(gradients)(narrow["params"])
+    for layer in ("conv1", "conv2", "conv3", "conv4"):
+        bias, kernel = (np.abs(found[layer][name]).max() for name in ("bias", "kernel"))
+        assert kernel > 0 and (bias == 0 if operations is GPU else bias < 1e-4 * kernel)

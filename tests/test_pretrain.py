@@ -147,13 +147,6 @@ def test_without_reconstruction_its_layer_gets_no_gradient():
     assert tree["encoder"]["conv4"]["kernel"].any()
 
 
-def test_a_bias_before_batch_norm_gets_no_gradient():
-    layers = gradients()["encoder"]
-    biases = [tree["bias"] for name, tree in layers.items() if name.startswith("conv")]
-    assert len(biases) == 4 and not any(bias.any() for bias in biases)
-    assert all(tree["bias"].any() for name, tree in layers.items() if name.startswith("batch"))
-
-
 def test_without_the_contrastive_loss_nothing_comes_from_it():
     paper = gradients(contrastive_weight=0.0)
     tiny.assert_same_tree(gradients(contrastive_weight=0.0, form="nt_xent"), paper)

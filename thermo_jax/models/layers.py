@@ -19,9 +19,8 @@ class Convolution(nn.Module):
       features: channels of the output.
       size: of the square kernel.
       edges: what lies outside the image: "zero", or "replicate" for its outermost pixels.
-      bias: whether there is one. It gets no gradient: batch norm, which follows, subtracts any
-        constant in training, so that the true gradient is zero, and computing it takes a pass of
-        its own.
+      bias: whether there is one. Batch norm, which follows, subtracts any constant in training,
+        so that its true gradient is zero (`Operations.bias_gradient`).
       dtype: compute type; parameters stay float32.
       operations: how it is computed.
     """
@@ -46,7 +45,9 @@ class Convolution(nn.Module):
         if self.bias:
             fan_in = self.size**2 * x.shape[-1]
             bias = self.param("bias", bias_init(fan_in=fan_in), (self.features,), jnp.float32)
-            y += jax.lax.stop_gradient(bias).astype(y.dtype)
+            if not self.operations.bias_gradient:
+                bias = jax.lax.stop_gradient(bias)
+            y += bias.astype(y.dtype)
         return y
 
 
