@@ -183,7 +183,7 @@ def _read(file: str) -> list[dict[str, Any]]:
 
 
 def main(command: str, file: str, *arguments: str) -> int:
-    """Writes one line, or prints the table; 1 where the table tells of a part that failed."""
+    """Writes one line, or prints the table; returns 1 if a part failed."""
     if command == "table":
         rows = _read(file)
         print(table(rows))

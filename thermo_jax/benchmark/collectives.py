@@ -6,7 +6,6 @@ XLA_FLAGS=--xla_force_host_platform_device_count=8.
 """
 
 import collections
-import math
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -16,13 +15,13 @@ from ml_collections import ConfigDict
 
 from thermo_jax.benchmark.cases import make_case
 from thermo_jax.benchmark.compilation import prepare, table_maker
+from thermo_jax.benchmark.hlo import array_bytes
 from thermo_jax.errors import UserError
 from thermo_jax.models.operations import NATIVE
 from thermo_jax.training.parallel import DataParallel
 
 _KINDS = ("all-reduce", "all-gather", "reduce-scatter", "collective-permute", "all-to-all")
 _OPERATION = re.compile(rf"= (\(.*?\)|\S+) ({'|'.join(_KINDS)})(?:-start)?\(")
-_ARRAY = re.compile(r"\b(pred|[suf]\d+|bf16)\[([\d,]*)\]")
 
 
 def count_all(config: ConfigDict) -> Iterator[dict[str, Any]]:
@@ -60,13 +59,8 @@ def count_collectives(program: str) -> dict[str, dict[str, int]]:
         if match := _OPERATION.search(line):
             entry = found.setdefault(match[2], collections.Counter())
             entry["count"] += 1
-            entry["bytes"] += sum(_bytes(*array) for array in _ARRAY.findall(match[1]))
+            entry["bytes"] += array_bytes(match[1])
     return {kind: dict(entry) for kind, entry in sorted(found.items())}
-
-
-def _bytes(type_name: str, dimensions: str) -> int:
-    bits = 8 if type_name == "pred" else int(re.sub(r"\D", "", type_name))
-    return math.prod(map(int, filter(None, dimensions.split(",")))) * bits // 8
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:

@@ -13,13 +13,7 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-_BITS = {"pred": 8} | {
-    f"{letter}{bits}": bits
-    for letter, sizes in {"s": (8, 16, 32, 64), "u": (8, 16, 32, 64), "f": (16, 32, 64)}.items()
-    for bits in sizes
-}
-_BITS["bf16"] = 16
-_ARRAY = re.compile(rf"\b({'|'.join(_BITS)})\[([\d,]*)\]")
+_ARRAY = re.compile(r"\b(pred|[suf]\d+|bf16)\[([\d,]*)\]")
 _HEADER = re.compile(r"(ENTRY )?%([\w.\-]+) \(.*\{\s*$")
 _INSTRUCTION = re.compile(r"\s*(ROOT )?%([\w.\-]+) = (.*)$")
 # What makes no kernel; nor does the end of an asynchronous operation, "...-done".
@@ -80,9 +74,9 @@ class _Instruction:
     rest: str  # arguments and attributes, as text
     is_root: bool
 
-    def attribute(self, pattern: str, default: str = "") -> str:
+    def attribute(self, pattern: str) -> str:
         match = re.search(pattern, self.rest)
-        return match[1] if match else default
+        return match[1] if match else ""
 
 
 class HloProgram:
@@ -135,7 +129,7 @@ class HloProgram:
 
     def _kernel(self, each: _Instruction, table: dict[str, _Instruction], *, turns: int) -> Kernel:
         operands = [table[name] for name in each.operands if name in table]
-        read, written = sum(_bytes(x.type) for x in operands), _bytes(each.type)
+        read, written = sum(array_bytes(x.type) for x in operands), array_bytes(each.type)
         kind, flop = each.op.removesuffix("-start"), 0.0
         if each.op.endswith("-start"):  # its type is that of operands and results together
             written = read
@@ -152,7 +146,7 @@ class HloProgram:
             target = each.attribute(r'custom_call_target="([^"]+)"')
             kind, flop = _library(target, each, operands)
         elif each.op == "dynamic-update-slice":
-            read = written = _bytes(operands[1].type)
+            read = written = array_bytes(operands[1].type)
         elif each.op in _TAKES_PART:
             read = written
         return Kernel(
@@ -175,16 +169,15 @@ class HloProgram:
     def all_reduces(self) -> list[AllReduce]:
         """The all-reduces of the entry, in the order in which they are launched."""
         table = self.computations[self.entry]
-        order = {name: i for i, name in enumerate(table)}
-        ends = {x.operands[0]: order[x.name] for x in table.values() if x.op.endswith("-done")}
+        launched = list(table.values())
+        ends = {x.operands[0]: i for i, x in enumerate(launched) if x.op.endswith("-done")}
         found = []
-        for each in table.values():
+        for start, each in enumerate(launched):
             if self._is_all_reduce(each):
-                start = order[each.name]
-                beside = list(table.values())[start + 1 : ends.get(each.name, start)]
+                beside = launched[start + 1 : ends.get(each.name, start)]
                 found.append(
                     AllReduce(
-                        bytes=sum(_bytes(table[name].type) for name in each.operands),
+                        bytes=sum(array_bytes(table[name].type) for name in each.operands),
                         beside=[self._kernel(x, table, turns=1) for x in beside if x.op in _TIMED],
                     )
                 )
@@ -230,12 +223,16 @@ def _balanced(text: str) -> str:
 def _shapes(type_text: str) -> tuple[tuple[int, tuple[int, ...]], ...]:
     """(bits of a value, shape) of each array of a type."""
     return tuple(
-        (_BITS[name], tuple(int(size) for size in sizes.split(",") if size))
+        (
+            8 if name == "pred" else int(re.sub(r"\D", "", name)),
+            tuple(int(size) for size in sizes.split(",") if size),
+        )
         for name, sizes in _ARRAY.findall(type_text)
     )
 
 
-def _bytes(type_text: str) -> int:
+def array_bytes(type_text: str) -> int:
+    """Of all arrays of a type, as XLA writes it."""
     return sum(bits * math.prod(shape) // 8 for bits, shape in _shapes(type_text))
 
 
@@ -253,12 +250,12 @@ def _fusion_bytes(body: dict[str, _Instruction]) -> tuple[int, int]:
         parts = 0
         for user, position in users[each.name]:
             if user.op in _TAKES_PART and position == 0:
-                parts += _bytes(user.type)
+                parts += array_bytes(user.type)
             elif user.op == "bitcast":
                 parts += read(user)
             elif not (user.op in _IN_PLACE and position == 0):
-                return _bytes(each.type)
-        return min(parts, _bytes(each.type))
+                return array_bytes(each.type)
+        return min(parts, array_bytes(each.type))
 
     def behind_bitcasts(each: _Instruction) -> _Instruction:
         while each.op == "bitcast":
@@ -269,9 +266,9 @@ def _fusion_bytes(body: dict[str, _Instruction]) -> tuple[int, int]:
         inner = behind_bitcasts(each)
         if inner.op in _IN_PLACE and behind_bitcasts(body[inner.operands[0]]).op == "parameter":
             if inner.op == "scatter":  # what is added to is read, too
-                return 2 * _bytes(body[inner.operands[2]].type)
-            return _bytes(body[inner.operands[1]].type)
-        return _bytes(each.type)
+                return 2 * array_bytes(body[inner.operands[2]].type)
+            return array_bytes(body[inner.operands[1]].type)
+        return array_bytes(each.type)
 
     root = next(each for each in body.values() if each.is_root)
     results = [body[name] for name in root.operands] if root.op == "tuple" else [root]

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from thermo_jax.models.convolution import same_padding
 from thermo_jax.models.initializers import bias_init, kernel_init
 from thermo_jax.models.normalization import Moments, activate, moments
 from thermo_jax.models.operations import NATIVE, Operations
@@ -40,8 +41,7 @@ class Convolution(nn.Module):
         if self.edges == "replicate":
             y = self.operations.convolve_edges(x, kernel)
         else:
-            margin = self.size // 2
-            y = self.operations.convolve(x, kernel, ((margin, margin), (margin, margin)))
+            y = self.operations.convolve(x, kernel, same_padding(kernel))
         if self.bias:
             fan_in = self.size**2 * x.shape[-1]
             bias = self.param("bias", bias_init(fan_in=fan_in), (self.features,), jnp.float32)

@@ -76,21 +76,9 @@ def normalize(
     return activate(x, own, scale=scale, bias=bias, slope=slope), own
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(4, 5))
-def normalize_in_two_passes(
-    x: Float[Array, "*batch c"],
-    scale: Vector,
-    bias: Vector,
-    shift: Vector,
-    slope: float,
-    axis_name: str | None,
-) -> tuple[Float[Array, "*batch c"], Moments]:
-    """The same as `normalize`, with a gradient that reads x and the cotangent twice, for GPUs.
-
-    The automatic gradient makes three passes. The moments get no gradient here: they are for the
-    running statistics only.
-    """
-    return normalize(x, scale, bias, shift, slope, axis_name)
+# The same as `normalize`, with a gradient that reads x and the cotangent twice, for GPUs: the
+# automatic one makes three passes. The moments, for the running statistics, get no gradient.
+normalize_in_two_passes = jax.custom_vjp(normalize, nondiff_argnums=(4, 5))
 
 
 def _forward(x, scale, bias, shift, slope, axis_name):

@@ -7,7 +7,7 @@
 | bfloat16 | bfloat16 | bfloat16, sums in float32 | bfloat16, sums in float32 |
 
 JAX by itself rounds what it multiplies, also in float32: to TF32 (10 bits) on NVIDIA's GPUs since
-Ampere, to bfloat16 (7 bits) on TPUs. A CPU multiplies float32 as it is, whatever it is told.
+Ampere, to bfloat16 (7 bits) on TPUs. A CPU always multiplies float32 without rounding.
 Parameters, statistics and losses stay in float32 anyway.
 """
 

@@ -76,10 +76,13 @@ def _measure_all(config: ConfigDict) -> Iterator[dict[str, Any]]:
         parallel.check_batch_size(case.batch_size, field="config.batch_size")
     logging.info("compiling %d programs", len(cases))
     programs = compile_all(cases, parallel=parallel, steps_per_dispatch=steps)
+    copy = measure.copy_ceiling(config.copy_mb, repeats=repeats)
     ceilings = {}
     for (name, dtype), case, program in zip(chosen, cases, programs, strict=True):
         if dtype not in ceilings:
-            ceilings[dtype] = _ceilings(config, dtype=dtype, platform=platform)
+            matrix = _matrix_ceiling(config, dtype=dtype, platform=platform)
+            logging.info("%s: matrix product %.3g TFLOP/s, copy %.3g GB/s", dtype, matrix, copy)
+            ceilings[dtype] = {"matrix_tflops": matrix, "copy_gb_per_s": copy}
         logging.info("%s, %s", name, dtype)
         rows = []
         with _noting_what_is_too_large(case, rows):
@@ -110,13 +113,10 @@ def _measure_all(config: ConfigDict) -> Iterator[dict[str, Any]]:
             yield row | about
 
 
-def _ceilings(config: ConfigDict, *, dtype: str, platform: str) -> dict[str, float]:
-    copy = measure.copy_ceiling(config.copy_mb, repeats=config.repeats)
+def _matrix_ceiling(config: ConfigDict, *, dtype: str, platform: str) -> float:
     array = precision.array_dtype(dtype).name
     with precision.matmul_precision(dtype, platform=platform):
-        matrix = measure.matrix_ceiling(config.matrix, dtype=array, repeats=config.repeats)
-    logging.info("%s: matrix product %.3g TFLOP/s, copy %.3g GB/s", dtype, matrix, copy)
-    return {"matrix_tflops": matrix, "copy_gb_per_s": copy}
+        return measure.matrix_ceiling(config.matrix, dtype=array, repeats=config.repeats)
 
 
 def _shares(row: dict, about: dict, ceilings: dict[str, float]) -> dict[str, float | None]:
