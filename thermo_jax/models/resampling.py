@@ -16,44 +16,47 @@ def max_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
     By element-wise maxima: the gradient of `nn.max_pool` took ten times as long on the CPU. Equal
     values share the gradient.
     """
-    batch, height, width, channels = x.shape
-    x = x[:, : height // 2 * 2, : width // 2 * 2]
-    x = x.reshape(batch, height // 2, 2, width // 2, 2, channels)
-    rows = jnp.maximum(x[:, :, 0], x[:, :, 1])
-    return jnp.maximum(rows[:, :, :, 0], rows[:, :, :, 1])
+    return _largest(_windows(x))
 
 
-@jax.custom_vjp
 def max_pool_by_index(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
     """The same as `max_pool`, with a gradient that reads which of the four was the largest.
 
     Of equal values the first gets the whole gradient, as in cuDNN and PyTorch.
     """
-    return max_pool(x)
+    return _largest_by_index(_windows(x))
 
 
-def _pool_forward(x: Array):
-    y = max_pool(x)
-    batch, height, width, channels = y.shape
-    windows = x[:, : 2 * height, : 2 * width].reshape(batch, height, 2, width, 2, channels)
+def _windows(x: Array) -> Array:
+    """[B,H,W,C] -> [B,H/2,2,W/2,2,C]."""
+    batch, height, width, channels = x.shape
+    x = x[:, : height // 2 * 2, : width // 2 * 2]
+    return x.reshape(batch, height // 2, 2, width // 2, 2, channels)
+
+
+def _largest(windows: Array) -> Array:
+    rows = jnp.maximum(windows[:, :, 0], windows[:, :, 1])
+    return jnp.maximum(rows[:, :, :, 0], rows[:, :, :, 1])
+
+
+_largest_by_index = jax.custom_vjp(_largest)
+
+
+def _pool_forward(windows: Array):
+    y = _largest(windows)
     index = jnp.full(y.shape, 3, jnp.uint8)
     for number in (2, 1, 0):  # of a window's pixels, row by row
         is_largest = windows[:, :, number // 2, :, number % 2] == y
         index = jnp.where(is_largest, number, index).astype(jnp.uint8)
-    return y, (index, x)
+    return y, index
 
 
-def _pool_backward(residuals, gradient: Array):
-    index, x = residuals  # of x only the shape is used
-    batch, height, width, channels = gradient.shape
+def _pool_backward(index: Array, gradient: Array):
     numbers = jnp.arange(4, dtype=jnp.uint8).reshape(2, 1, 2, 1)
-    found = jnp.where(index[:, :, None, :, None] == numbers, gradient[:, :, None, :, None], 0)
-    found = found.reshape(batch, 2 * height, 2 * width, channels)
-    missing = [(0, all - some) for all, some in zip(x.shape, found.shape, strict=True)]
-    return (jnp.pad(found, missing),)
+    return (jnp.where(index[:, :, None, :, None] == numbers, gradient[:, :, None, :, None], 0),)
 
 
-max_pool_by_index.defvjp(_pool_forward, _pool_backward)
+_largest_by_index.defvjp(_pool_forward, _pool_backward)
 
 
 def upsample(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
