@@ -146,8 +146,9 @@ def train(*, batch_size: int, epochs: int, patience: int, learning_rate: float) 
     config.patience = patience
     # Step size of the optimiser.
     config.learning_rate = learning_rate
-    # Epochs between checkpoints; the best and the last epoch are always saved.
-    config.checkpoint_every = 1
+    # Minutes between checkpoints, 0 = one an epoch. Of the epochs in between the best one's model
+    # is kept on the devices; at the end, or when the run is stopped, it is saved in any case.
+    config.checkpoint_minutes = 1.0
     return config
 
 

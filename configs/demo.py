@@ -12,7 +12,7 @@ What differs from the published settings, so that it takes minutes:
     train.batch_size      8 for decoders, instead of 16
     train.epochs          8, 20 and 24 instead of 200, 70 and 200 (with early stopping)
     split.folds           3 instead of 5
-    data.phantom_patients, train.checkpoint_every: no published value
+    data.phantom_patients: no published value
 
 Code, losses, patch sampler and protocol are the same.
 """
@@ -43,7 +43,6 @@ def _build(_: str) -> ConfigDict:
         stage.data.downscale = 2
         stage.data.phantom_patients = 80
         stage.split.folds = 3
-        stage.train.checkpoint_every = 10
     # 64 latents instead of 128.
     config.stages.encoder.model.num_kernels = 8
     # Epochs of 5 steps.

@@ -51,8 +51,6 @@ def _smoke(config: ConfigDict) -> None:
     config.data.phantom_patients = 60
     config.downscale.update({"gray": 16, "heat": 4})
     config.batch_size.update({"gray": 8, "heat": 8})
-    for stage in config.stages.values():
-        stage.train.checkpoint_every = 20
     config.stages.encoder.model.num_kernels = 8
     config.stages.encoder.train.epochs = 15
     config.stages.segment.model.unet_width = 16

@@ -73,8 +73,6 @@ def _smoke(config: ConfigDict) -> None:
     config.num_folds = 2
     config.downscale.update({"gray": 8, "heat": 2})
     config.batch_size.update({"gray": 8, "heat": 8})
-    for stage in config.stages.values():
-        stage.train.checkpoint_every = 10
     config.stages.encoder.model.num_kernels = 8
     config.stages.encoder.train.epochs = 12
     for stage in (config.stages.classify, config.stages.segment):

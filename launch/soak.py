@@ -64,6 +64,7 @@ def configuration(task: str, workdir: Path):
     config.data.loader = "tf.data"
     config.train.batch_size = 4
     config.train.epochs = EPOCHS
+    config.train.checkpoint_minutes = 0
     config.train.patience = 0
     config.parallel.resident_gb = 0.0  # batches are streamed, and the encoder runs in every step
     if task == "encoder":

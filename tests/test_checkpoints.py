@@ -50,30 +50,6 @@ def test_an_interrupted_run_keeps_the_same_checkpoints(tmp_path, losses, kept, i
     assert kept_steps(tmp_path) == kept
 
 
-def test_fewer_checkpoints_still_hold_the_best_and_the_last(tmp_path):
-    during = []
-    tiny.toy_run([3.0, 4.0, 1.0, 5.0, 6.0]).fit(
-        tmp_path,
-        tiny.plan(epochs=5, checkpoint_every=100),
-        on_epoch=lambda epoch: during.append(epoch),
-    )
-    assert kept_steps(tmp_path) == [15, 25] and during == [1, 2, 3, 4, 5]
-
-
-def test_a_run_with_fewer_checkpoints_resumes_from_the_last_one_saved(tmp_path):
-    def stop(epoch):
-        if epoch == 3:
-            raise KeyboardInterrupt
-
-    run, plan = tiny.toy_run([3.0, 4.0, 5.0, 6.0]), tiny.plan(epochs=4, checkpoint_every=2)
-    with pytest.raises(KeyboardInterrupt):
-        run.fit(tmp_path, plan, on_epoch=stop)
-    with Checkpoints(tmp_path, read_only=True) as checkpoints:
-        assert checkpoints.latest_step() == 10
-    returned = run.fit(tmp_path, plan)
-    tiny.assert_same_tree(returned, run.fit(tmp_path / "straight", plan))
-
-
 def test_a_checkpoint_holds_the_whole_state_and_the_position_in_the_run(tmp_path):
     run = tiny.toy_run([1.0, 2.0, 3.0])
     run.fit(tmp_path, tiny.plan(epochs=3, patience=5))

@@ -106,7 +106,7 @@ def test_an_images_clusters_depend_neither_on_its_device_nor_on_its_batch():
     step = partial(cluster.cluster_step, encoder=encoder, channels=3, seed=0)
     parallel, config = tiny.devices(2), runs.resolve(cluster_config.get_config())
     step = partial(step, num_clusters=3, iterations=20)
-    step = runs.wrap(parallel, step, config, resident=False)
+    step = runs.wrap(parallel, step, config, role="predict", resident=False)
     batch = {"images": tiny.columns(4)["images"], "index": np.arange(4, dtype=np.int32)}
     clusters = step(variables, parallel.put_batch(batch))
     # Each image on the other device, beside another one.
@@ -121,7 +121,7 @@ def test_a_gray_encoders_three_views_of_a_heatmap_make_one_vector_per_pixel():
     with mock.patch.object(cluster, "kmeans", side_effect=cluster.kmeans) as kmeans:
         step = partial(cluster.cluster_step, encoder=encoder, channels=1, seed=0)
         step = partial(step, num_clusters=3, iterations=1)
-        step = runs.wrap(tiny.devices(1), step, config, resident=False)
+        step = runs.wrap(tiny.devices(1), step, config, role="predict", resident=False)
         batch = {"images": tiny.columns(1)["images"][None], "index": np.zeros((1, 1), np.int32)}
         shapes = jax.eval_shape(step, variables, batch)
     assert shapes["latents"].shape == (1, tiny.HEIGHT, tiny.WIDTH)

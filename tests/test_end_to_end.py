@@ -31,7 +31,7 @@ def tiny(config, **encoder_fields):
     config.parallel.devices = 1
     config.split.folds = 3
     config.train.batch_size = 4
-    config.train.epochs = config.train.checkpoint_every = 1
+    config.train.epochs = 1
     if config.task == "encoder":
         config.model.num_kernels = 2
     else:

@@ -28,17 +28,19 @@ FLAGS = {
     "segment": ["segment:H/H,phantom", *TINY, "--config.model.unet_width=2"],
     "table1": ["table1:quick", *DATA, "--config.num_folds=1"],
 }
-EPOCHS = {"encoder": "train", "segment": "train", "table1": "stages.segment.train"}
+TRAIN = {"encoder": "train", "segment": "train", "table1": "stages.segment.train"}
+EVERY_EPOCH, SECONDS = "0", "0.03"  # minutes between checkpoints: 1.8 s
 
 
 class Killer:
     """Starts a program, with a cache of its own for data, and ends it after a while."""
 
-    def __init__(self, task: str, folder: Path, *, encoder: Path):
+    def __init__(self, task: str, folder: Path, *, encoder: Path, minutes: str = EVERY_EPOCH):
         self.folder = folder
         self.codes = []  # of the programs that were killed
         self.flags = [f"--config={FLAGS[task][0]}", *FLAGS[task][1:]]
-        self.flags.append(f"--config.{EPOCHS[task]}.epochs=30")
+        self.flags.append(f"--config.{TRAIN[task]}.epochs=30")
+        self.flags.append(f"--config.{TRAIN[task]}.checkpoint_minutes={minutes}")
         if task == "segment":
             self.flags.append(f"--config.encoder.workdir={encoder}")
 
@@ -104,11 +106,14 @@ def encoder(tmp_path_factory):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("minutes", [EVERY_EPOCH, SECONDS])
 @pytest.mark.parametrize("task", FLAGS)
-def test_a_run_that_is_killed_again_and_again_ends_as_if_it_had_not_been(task, tmp_path, encoder):
+def test_a_run_that_is_killed_again_and_again_ends_as_if_it_had_not_been(
+    task, minutes, tmp_path, encoder
+):
     kills, attempts = 12, 0
-    rng = random.Random(task)
-    killer = Killer(task, tmp_path, encoder=encoder)
+    rng = random.Random(task + minutes)
+    killer = Killer(task, tmp_path, encoder=encoder, minutes=minutes)
     first = killer.finish("first")  # compiles
     started = time.monotonic()
     expected = killer.finish("straight")

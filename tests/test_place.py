@@ -5,6 +5,7 @@ from functools import partial
 from typing import NamedTuple
 
 import jax
+import numpy as np
 import optax
 import pytest
 import tiny_training as tiny
@@ -13,6 +14,7 @@ from example_tables import table
 from thermo_jax.programs import decoder, runs
 from thermo_jax.training import finetune, loop
 from thermo_jax.training.metrics_log import METRICS, read_jsonl
+from thermo_jax.training.resident import ResidentSet, num_rows
 
 quick_compilation = pytest.fixture(scope="module", autouse=True)(tiny.quick_compilation)
 
@@ -38,12 +40,10 @@ class Placed(NamedTuple):
 @pytest.fixture(scope="module")
 def placed(tmp_path_factory):
     """(way, compute type) -> what is placed on two devices, and what training on it gives."""
-    sets = decoder.Sets(
-        *(
-            table([f"{role}{i}" for i in range(count)], **tiny.columns(count, seed=seed))
-            for seed, (role, count) in enumerate(COUNTS.items())
-        )
-    )
+    total = sum(COUNTS.values())
+    examples = table([f"patient{i}" for i in range(total)], **tiny.columns(total))
+    rows = np.split(np.random.default_rng(0).permutation(total), np.cumsum([*COUNTS.values()])[:-1])
+    sets = decoder.Sets(*map(examples.take, rows))
     parallel, tx = tiny.devices(2), optax.sgd(0.05)  # Adam would amplify rounding
     with tiny.shallow_decoders():
         state = tiny.decoder_trainer("segment", tx=tx).state
@@ -59,7 +59,12 @@ def placed(tmp_path_factory):
             said = []
             patch.setattr(decoder.logging, "info", lambda text, *args: said.append(text % args))
             tables, resident = decoder.place(
-                sets, config, encoder=encoder, variables=state.frozen, parallel=parallel
+                examples,
+                sets,
+                config,
+                encoder=encoder,
+                variables=state.frozen,
+                parallel=parallel,
             )
         models = {
             "encoder": encoder,
@@ -67,12 +72,11 @@ def placed(tmp_path_factory):
             "decoder": finetune.make_decoder(config),
         }
         workdir = tmp_path_factory.mktemp(way)
-        train_step = partial(finetune.train_step, tx=tx, **models)
-        eval_step = partial(finetune.eval_step, **models)
+        wrap = partial(runs.wrap, parallel, config=config, resident=resident)
         loop.fit(
             parallel.replicate(state),
-            train_step=runs.wrap(parallel, train_step, config, resident=resident, train=True),
-            eval_step=runs.wrap(parallel, eval_step, config, resident=resident),
+            train_step=wrap(partial(finetune.train_step, tx=tx, **models), role="train"),
+            eval_step=wrap(partial(finetune.eval_step, **models), role="eval"),
             train=tables["train"],
             validation=tables["validation"],
             names=sets.train.names,
@@ -97,10 +101,11 @@ def test_the_first_way_that_the_budget_allows_is_taken_and_told(placed, way):
     assert found.resident == (way != "streamed")
     inputs = "latents" if way == "latents" else "images"
     for role, count in COUNTS.items():
-        columns = found.tables[role]
+        placed_set = found.tables[role]
+        assert num_rows(placed_set) == count
+        assert isinstance(placed_set, ResidentSet) == found.resident
+        columns = placed_set.columns if found.resident else placed_set
         assert set(columns) == {inputs, "label_maps"}
-        assert all(isinstance(x, jax.Array) == found.resident for x in columns.values())
-        assert {len(x) for x in columns.values()} == {count}
 
 
 @pytest.mark.parametrize("way", ["latents", "images"])
@@ -110,6 +115,6 @@ def test_in_float32_training_gives_the_same_wherever_its_inputs_live(placed, way
 
 def test_in_bfloat16_latents_are_rounded_once_and_training_gives_nearly_the_same(placed):
     kept = placed("latents", "bfloat16")
-    assert kept.tables["train"]["latents"].dtype == jax.numpy.bfloat16
+    assert kept.tables["train"].columns["latents"].dtype == jax.numpy.bfloat16
     streamed = placed("streamed", "bfloat16")
     assert kept.metrics == pytest.approx(streamed.metrics, rel=0.02)

@@ -79,8 +79,8 @@ def lowered(dtype, platform):
     parallel = tiny.devices(1, mode="shard_map")
     trainer = tiny.encoder_trainer(contrastive_weight=0.5)
     state, batch = parallel.replicate(trainer.state), parallel.put_batch(batch_of_images())
-    parallel.devices = [mock.Mock(spec=jax.Device, platform=platform)]  # the mesh stays
-    step = runs.wrap(parallel, trainer.train_step, config, resident=False, train=True)
+    parallel.devices = (mock.Mock(spec=jax.Device, platform=platform),)  # the mesh stays
+    step = runs.wrap(parallel, trainer.train_step, config, role="train", resident=False)
     return step.lower(state, batch).as_text()
 
 

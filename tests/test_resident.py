@@ -13,23 +13,27 @@ from thermo_jax.training.metrics_log import METRICS, read_jsonl
 quick_compilation = pytest.fixture(scope="module", autouse=True)(tiny.quick_compilation)
 
 
-def on_devices(run: tiny.Run) -> tiny.Run:
-    """The same run with its tables on the devices."""
+def on_devices(run: tiny.Run, *, steps: int = 5) -> tiny.Run:
+    """The same run with its tables on the devices; so many steps, or batches, a dispatch."""
     wrap, trainer = run.parallel.wrap, run.trainer
+    columns = {name: np.concatenate([x, run.validation[name]]) for name, x in run.train.items()}
+    rows = {"train": range(20), "validation": range(20, 31)}
+    sets = resident.place_sets(columns, rows, parallel=run.parallel)
+    train_step = resident.train_steps(trainer.train_step, at_most=steps)
     return run._replace(
-        train_step=wrap(resident.scan_steps(trainer.train_step), donate_state=True, resident=True),
-        eval_step=wrap(resident.gather_batch(trainer.eval_step), resident=True),
-        train=run.parallel.place(run.train),
-        validation=run.parallel.place(run.validation),
+        train_step=wrap(train_step, donate_state=True, resident=True),
+        eval_step=wrap(resident.eval_steps(trainer.eval_step, at_most=steps), resident=True),
+        **sets,
     )
 
 
 def counting(step):
-    """The step, and the list of its calls' numbers of rows."""
+    """The step, and the list of its calls' numbers of steps."""
     calls = []
 
     def counted(state, batch):
-        calls.append(batch[1]["index"].shape)
+        mask = np.asarray(batch[1]["mask"])
+        calls.append((mask.shape, int((mask[0, 0] > 0).sum())))
         return step(state, batch)
 
     return counted, calls
@@ -40,7 +44,7 @@ def counting(step):
     [
         ("line", "pmap", 1),
         ("line", "shard_map", 1),
-        ("line", "shard_map", 5),
+        ("line", "shard_map", 3),  # 3 and 2 make an epoch
         ("encoder", "pmap", 5),
         pytest.param("encoder", "shard_map", 1, marks=pytest.mark.slow),
     ],
@@ -54,7 +58,7 @@ def test_a_resident_run_equals_a_streamed_one(tmp_path, trainer, mode, steps):
         plan = tiny.plan(epochs=2, steps_per_dispatch=steps)
         states = [
             run.fit(tmp_path / "streamed", plan),
-            on_devices(run).fit(tmp_path / "resident", plan),
+            on_devices(run, steps=steps).fit(tmp_path / "resident", plan),
         ]
         params = [jax.tree.leaves(jax.device_get(state.params)) for state in states]
     for left, right in zip(*params, strict=True):
@@ -74,8 +78,8 @@ def run() -> tiny.Run:
 
 def test_several_steps_are_one_dispatch(run, tmp_path):
     train_step, calls = counting(run.train_step)
-    run.fit(tmp_path, tiny.plan(epochs=2, steps_per_dispatch=50), train_step=train_step)
-    assert calls == [(1, 8, 5)] * 2  # devices, batch, steps
+    run.fit(tmp_path, tiny.plan(epochs=2, steps_per_dispatch=5), train_step=train_step)
+    assert calls == [((1, 8, 5), 5)] * 2  # devices, batch, steps
 
 
 def test_a_resident_run_continues_exactly(run, tmp_path):
@@ -88,14 +92,6 @@ def test_a_resident_run_continues_exactly(run, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run.fit(tmp_path / "stopped", plan, on_epoch=stop)
     tiny.assert_same_tree(run.fit(tmp_path / "stopped", plan), run.fit(tmp_path / "straight", plan))
-
-
-@pytest.mark.parametrize(
-    ("steps", "at_most", "expected"),
-    [(5, 50, 5), (100, 50, 50), (52, 50, 26), (53, 50, 1), (6, 1, 1)],
-)
-def test_dispatches_divide_an_epoch(steps, at_most, expected):
-    assert resident.steps_of_dispatch(steps, at_most=at_most) == expected
 
 
 def test_the_budget_is_the_configured_one_or_a_share_of_the_memory(caplog):

@@ -157,7 +157,7 @@ def test_another_configuration_is_refused_with_every_difference(trained):
 def test_fields_that_change_no_result_may_differ(trained):
     config = encoder.get_config()
     config.data.loader = "numpy"
-    config.train.checkpoint_every = 5
+    config.train.checkpoint_minutes = 5.0
     config.parallel.devices = 4
     open_workdir(trained, config)
 

@@ -25,6 +25,7 @@ from thermo_jax.models.operations import NATIVE, Operations
 from thermo_jax.models.unet import DoubleConv
 from thermo_jax.training import finetune, loop, pretrain
 from thermo_jax.training.parallel import DataParallel, masked_sums, pmean
+from thermo_jax.training.resident import num_rows
 from thermo_jax.training.state import TrainState, example_keys, initialise
 
 HEIGHT, WIDTH = 16, 24
@@ -305,7 +306,7 @@ class Run(NamedTuple):
             "eval_step": self.eval_step,
             "train": self.train,
             "validation": self.validation,
-            "names": [f"{number}.jpg" for number in range(len(self.train["images"]))],
+            "names": [f"{number}.jpg" for number in range(num_rows(self.train))],
             "parallel": self.parallel,
             "encoder_of": self.trainer.encoder_of,
             "meta": META,
@@ -359,8 +360,8 @@ def toy_run(losses: list[float], *, device_count: int = 1, **parameters: Any) ->
     )
 
     def eval_step(state, batch):
-        epoch = int(state.step) // 5
-        return {"loss": losses[epoch - 1] * batch["mask"].sum(), "count": batch["mask"].sum()}
+        step, mask = jax.device_get((state.step, batch["mask"]))
+        return {"loss": losses[step // 5 - 1] * mask.sum(), "count": mask.sum()}
 
     trainer = Trainer(
         state=state,

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict, config_flags
 from thermo_jax.data.prepared import cache_dir
 from thermo_jax.errors import MissingFileError, UserError, is_full_disk, is_users
 from thermo_jax.programs.workdir import only_run_in
-from thermo_jax.training import memory, preemption, processes, xla_flags
+from thermo_jax.training import memory, preemption, processes, timeline, xla_flags
 from thermo_jax.training.paths import is_remote
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -61,7 +61,7 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
     if jax.default_backend() == "cpu":
         memory.keep_freed_memory()
     program = importlib.import_module(f"thermo_jax.programs.{TASKS[config.task]}")
-    with only_run_in(workdir):
+    with only_run_in(workdir), timeline.record():
         return program.run(config, workdir)
 
 

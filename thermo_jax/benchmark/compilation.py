@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 import jax
+import numpy as np
 
 from thermo_jax.benchmark.cases import Case
 from thermo_jax.data import batching
@@ -30,9 +31,9 @@ class Program:
     Attributes:
       case: what is timed.
       steps: training steps in a call; 1 of inference.
-      compiled: `compiled(state, (columns, rows))`, over all devices.
+      compiled: `compiled(state, (set, rows))`, over all devices.
       make_columns: compiled, too; makes the table on a device.
-      rows: of the table, for each step.
+      rows: of the set, which is the whole table, for each step.
       initial: the initial state, in host memory where JAX has the CPU.
       compile_s: seconds that the compiler took, beside the others.
     """
@@ -58,12 +59,25 @@ def compile_all(
             steps = steps_per_dispatch if case.train else 1
             function, rows = prepare(case, parallel=parallel, steps=steps)
             columns, state = table_maker(case), jax.eval_shape(case.make_state)
-            batch = parallel.abstract(jax.eval_shape(columns)), rows
+            batch = parallel.abstract(_whole(jax.eval_shape(columns))), rows
             lowered = function.lower(parallel.abstract(state), batch)
             about = {"case": case, "steps": steps, "rows": rows}
             futures.append(threads.submit(_compile, lowered, columns.lower(), **about))
         wait(futures)
     return futures
+
+
+def _whole(columns: dict) -> resident.ResidentSet:
+    """Shapes of a table and of all of its rows as a set."""
+    count = len(next(iter(columns.values())))
+    rows, number = (jax.ShapeDtypeStruct(shape, np.int32) for shape in ((count,), ()))
+    return resident.ResidentSet(columns, rows, number)
+
+
+def place(columns: dict[str, jax.Array], *, parallel: DataParallel) -> resident.ResidentSet:
+    """A table on every device, and all of its rows as a set."""
+    count = len(next(iter(columns.values())))
+    return resident.place_sets(columns, {"all": range(count)}, parallel=parallel)["all"]
 
 
 def _compile(lowered: jax.stages.Lowered, columns: jax.stages.Lowered, *, case: Case, **about: Any):
@@ -85,11 +99,11 @@ def prepare(case: Case, *, parallel: DataParallel, steps: int) -> tuple[Callable
     count = table_rows(case)
     if case.train:
         plan = partial(batching.train_rows, count, case.batch_size, seed=0)
-        rows = next(resident.train_rows(plan, start_step=0, num_dispatches=1, steps=steps))
-        wrapped = resident.scan_steps(case.step, draw=case.draw)
+        rows = resident.train_rows(plan, range(steps), at_most=steps)
+        wrapped = resident.train_steps(case.step, at_most=steps, draw=case.draw)
     else:
         rows = batching.eval_rows(count, case.batch_size, step=0)._asdict()
-        wrapped = resident.gather_batch(case.step)
+        wrapped = resident.predict_steps(case.step)
     function = parallel.wrap(wrapped, donate_state=case.train, resident=True)
     return function, parallel.put_batch(rows)
 

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from thermo_jax.benchmark.cases import Case
-from thermo_jax.benchmark.compilation import Program, prepare, table_maker
+from thermo_jax.benchmark.compilation import Program, place, prepare, table_maker
 from thermo_jax.data import batching, pipeline
 from thermo_jax.training.parallel import MODES, DataParallel
 from thermo_jax.training.state import initialise
@@ -66,7 +66,7 @@ def measure(program: Program, *, parallel: DataParallel, repeats: int) -> dict[s
 
 def start(program: Program, *, parallel: DataParallel) -> Callable[[], Any]:
     """A function that makes the program's next steps, with a table and a state of its own."""
-    batch = parallel.place(program.make_columns()), program.rows
+    batch = place(program.make_columns(), parallel=parallel), program.rows
     state = parallel.replicate(program.initial)
 
     def run():
@@ -117,7 +117,7 @@ def measure_feeding(
 
     def gathered(together: int) -> dict[str, float]:
         function, rows = prepare(case, parallel=parallel, steps=together)
-        batch = parallel.place(table_maker(case)()), rows
+        batch = place(table_maker(case)(), parallel=parallel), rows
         return timing(function, itertools.repeat(batch), calls=steps // together)
 
     ways = {"streamed": streamed(), "resident": gathered(1)}

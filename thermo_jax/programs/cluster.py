@@ -61,7 +61,7 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
     )
     clusters = loop.predict(
         parallel.replicate(variables),
-        runs.wrap(parallel, step, config, resident=False),
+        runs.wrap(parallel, step, config, role="predict", resident=False),
         runs.columns(examples, "images"),
         plan=loop.Plan(
             batch_size=config.batch_size,

@@ -25,10 +25,10 @@ from thermo_jax.models.operations import choose_operations
 from thermo_jax.models.precision import array_dtype
 from thermo_jax.programs import runs, scores, sources
 from thermo_jax.programs.workdir import check_workdir, saved_config, to_json
-from thermo_jax.training import finetune, loop, processes
+from thermo_jax.training import finetune, loop, processes, timeline
 from thermo_jax.training.checkpoints import has_checkpoint, keep_best_model, load_encoder
 from thermo_jax.training.parallel import DataParallel, gather
-from thermo_jax.training.resident import table_bytes
+from thermo_jax.training.resident import Table, padded_rows, place_sets, table_bytes
 from thermo_jax.training.state import initialise
 
 TARGETS = {"classify": "labels", "segment": "label_maps"}
@@ -55,14 +55,17 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
     encoder, variables, encoder_meta = _own_encoder(config, workdir, operations=operations)
     source = sources.open_source(config.data, seed=config.seed)
     split = sources.split_of(config.split, source)
-    sets = split_examples(source.load(config.task), split, protocol=config.split.protocol)
+    examples = source.load(config.task)
+    sets = split_examples(examples, split, protocol=config.split.protocol)
     fewer = fewer_patients(sets.train, config.split, seed=config.seed)
     sets = sets._replace(train=fewer)
     caveat = _check_encoder_data(encoder_meta, source=source, sets=sets)
     fingerprint = runs.fingerprint(sets._asdict())
     runs.check_examples(workdir, fingerprint)
     runs.begin(workdir, config, source=source, split=split)
-    tables, resident = place(sets, config, encoder=encoder, variables=variables, parallel=parallel)
+    tables, resident = place(
+        examples, sets, config, encoder=encoder, variables=variables, parallel=parallel
+    )
 
     decoder = finetune.make_decoder(config, operations=operations)
     tx = finetune.make_optimizer(config)
@@ -71,18 +74,11 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
     state = initialise(create_state, rng=jax.random.key(config.seed), frozen=variables)
     models = {"encoder": encoder, "encoder_type": config.encoder.type, "decoder": decoder}
     plan = runs.plan(config)
+    wrap = partial(runs.wrap, parallel, config=config, resident=resident)
     state = loop.fit(
         parallel.replicate(state),
-        train_step=runs.wrap(
-            parallel,
-            partial(finetune.train_step, tx=tx, **models),
-            config,
-            resident=resident,
-            train=True,
-        ),
-        eval_step=runs.wrap(
-            parallel, partial(finetune.eval_step, **models), config, resident=resident
-        ),
+        train_step=wrap(partial(finetune.train_step, tx=tx, **models), role="train"),
+        eval_step=wrap(partial(finetune.eval_step, **models), role="eval"),
         train=tables["train"],
         validation=tables["validation"],
         names=sets.train.names,
@@ -96,11 +92,8 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
             "examples": fingerprint,
         },
     )
-    predict_step = runs.wrap(
-        parallel,
-        partial(finetune.predict_step, full_shape=GRAY_SHAPE, **models),
-        config,
-        resident=resident,
+    predict_step = wrap(
+        partial(finetune.predict_step, full_shape=GRAY_SHAPE, **models), role="predict"
     )
     predictions = {
         role: loop.predict(state, predict_step, table, plan=plan, parallel=parallel)
@@ -229,11 +222,15 @@ def _untrained(kind: str, config: ConfigDict, *, operations) -> tuple[Any, dict,
     else:
         check_raw_pixels(config)
         encoder = RawPixels(channels=channels, dtype=array_dtype(config.model.dtype))
-    images = jnp.zeros((1, 8, 8, channels))
-    init = jax.jit(partial(encoder.init, train=False))
-    variables = jax.device_get(init(jax.random.key(config.seed), images))
+    variables = jax.device_get(
+        initialise(partial(_init, encoder, channels=channels), rng=jax.random.key(config.seed))
+    )
     facts = {"data_type": config.encoder.type, "channels": channels, "kind": kind}
     return encoder, variables, facts | {"data_fingerprint": None, "seen_patients": []}
+
+
+def _init(encoder, *, rng: jax.Array, channels: int) -> dict:
+    return encoder.init(rng, jnp.zeros((1, 8, 8, channels)), train=False)
 
 
 def check_raw_pixels(config: ConfigDict) -> None:
@@ -322,54 +319,59 @@ def _gray(source: sources.Source, sets: Sets, config: ConfigDict) -> dict[str, n
     if config.data.type == "gray" or any(not have_gray.issuperset(part.names) for part in sets):
         return images
     gray = source.load(config.task, "gray")
-    row_of = {name: row for row, name in enumerate(gray.names)}
     return {
-        role: gray.columns["images"][[row_of[name] for name in part.names]]
+        role: gray.columns["images"][gray.rows_of(part.names)]
         for role, part in sets._asdict().items()
     }
 
 
 def place(
-    sets: Sets, config: ConfigDict, *, encoder, variables: dict, parallel: DataParallel
-) -> tuple[dict[str, dict], bool]:
-    """What the decoder trains on, by role: columns of inputs and targets; whether on the devices.
+    examples: Examples,
+    sets: Sets,
+    config: ConfigDict,
+    *,
+    encoder,
+    variables: dict,
+    parallel: DataParallel,
+) -> tuple[dict[str, Table], bool]:
+    """What the decoder trains on, by role: inputs and targets; whether on the devices.
 
-    The first of these that fits: latents on the devices (encoded once: "latents" [N,V,H,W,L] in
+    The first of these that fits: latents on the devices (encoded once: "latents" [M,V,H,W,L] in
     the compute type), images on the devices, images in host memory.
+
+    Args:
+      examples: all, of which the sets are parts.
     """
     target = TARGETS[config.task]
-    tables = {role: runs.columns(part, "images", target) for role, part in sets._asdict().items()}
-    shape = _latents_shape(sets.train, encoder=encoder, config=config)
-    targets = table_bytes(*({target: table[target]} for table in tables.values()))
-    count = sum(map(len, sets))
-    latents = count * np.prod(shape) * encoder.dtype.itemsize
-    if runs.fits(latents + targets, "The latents", config, parallel=parallel):
-        logging.info("Encoding %d images once (%.2f GB).", count, latents / 1e9)
-        encode = partial(_encode_step, encoder=encoder, channels=CHANNELS[config.encoder.type])
-        step = runs.wrap(parallel, encode, config, resident=True)
-        replicated, plan = parallel.replicate(variables), runs.plan(config)
-        for table in tables.values():
-            images = parallel.place({"images": table.pop("images")})
-            table |= loop.predict(
-                replicated, step, images, plan=plan, parallel=parallel, on_devices=True
-            )
-    elif not runs.fits(table_bytes(*tables.values()), "The images", config, parallel=parallel):
-        logging.info("Images are streamed, and the encoder runs in every step.")
-        return tables, False
-    else:
-        logging.info("The encoder runs in every step.")
-    return {role: parallel.place(table) for role, table in tables.items()}, True
+    shape = _latents_shape(examples, encoder=encoder, config=config)
+    targets = runs.columns(examples, target)
+    latents = padded_rows(len(examples)) * int(np.prod(shape)) * encoder.dtype.itemsize
+    if not runs.fits(latents + table_bytes(targets), "The latents", config, parallel=parallel):
+        placed = runs.place_images(examples, sets._asdict(), config, target, parallel=parallel)
+        logging.info(
+            "The encoder runs in every step."
+            if placed[1]
+            else "Images are streamed, and the encoder runs in every step."
+        )
+        return placed
+    logging.info("Encoding %d images once (%.2f GB).", len(examples), latents / 1e9)
+    encode = partial(_encode_step, encoder=encoder, channels=CHANNELS[config.encoder.type])
+    with timeline.part("data"):
+        column = loop.fill(
+            parallel.zeros((padded_rows(len(examples)), *shape), encoder.dtype),
+            runs.wrap(parallel, encode, config, role="fill", resident=True),
+            parallel.replicate(variables),
+            runs.columns(examples, "images"),
+            plan=runs.plan(config),
+            parallel=parallel,
+        )
+        rows = runs.rows_by_role(examples, sets._asdict())
+        return place_sets(targets | {"latents": column}, rows, parallel=parallel), True
 
 
 def _encode_step(variables, batch, *, encoder, channels: int):
     images = batch["images"]
-    return gather(
-        {
-            "latents": finetune.encode(
-                images, encoder=encoder, variables=variables, channels=channels
-            )
-        }
-    )
+    return gather(finetune.encode(images, encoder=encoder, variables=variables, channels=channels))
 
 
 def _latents_shape(examples: Examples, *, encoder, config: ConfigDict) -> tuple[int, ...]:

@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 from thermo_jax.programs import runs, sources
 from thermo_jax.programs.stages import PROGRAMS
 from thermo_jax.programs.workdir import check_workdir, write_config
+from thermo_jax.training import timeline
 
 
 def run(config: ConfigDict, workdir: str | Path) -> dict:
@@ -24,5 +25,6 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
     outcome = {}
     for number, (name, stage) in enumerate(stages.items(), start=1):
         logging.info("Stage %d of 3: %s", number, name)
-        outcome[name] = PROGRAMS[name].run(stage, workdir / name)
+        with timeline.record():
+            outcome[name] = PROGRAMS[name].run(stage, workdir / name)
     return outcome

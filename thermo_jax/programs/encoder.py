@@ -20,10 +20,10 @@ from thermo_jax.programs.workdir import PICTURES, check_workdir, to_json
 from thermo_jax.training import finetune, loop, pretrain, processes
 from thermo_jax.training.checkpoints import FOLDER, keep_best_model
 from thermo_jax.training.metrics_log import METRICS, read_jsonl
-from thermo_jax.training.resident import table_bytes
 from thermo_jax.training.state import initialise
 
 PICTURED = 4  # thermograms in the latents' picture
+_encode = jax.jit(finetune.encode, static_argnames=("encoder", "channels"))
 
 
 def run(config: ConfigDict, workdir: str | Path) -> dict:
@@ -59,24 +59,19 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
     create_state = partial(pretrain.create_state, model, tx=tx, image_shape=shape)
     state = initialise(create_state, rng=jax.random.key(config.seed))
     loss = FrozenConfigDict(config.loss)
-    tables = [runs.columns(part, "images") for part in (train, validation)]
-    resident = runs.fits(table_bytes(*tables), "The images", config, parallel=parallel)
-    if resident:
-        tables = [parallel.place(table) for table in tables]
+    parts = {"train": train, "validation": validation}
+    tables, resident = runs.place_images(examples, parts, config, parallel=parallel)
+    wrap = partial(runs.wrap, parallel, config=config, resident=resident)
     train_step = partial(pretrain.train_step, model=model, tx=tx, loss=loss)
     draw = partial(pretrain.draw, image_size=shape[:2], model=model, loss=loss)
-    eval_step = runs.wrap(
-        parallel, partial(pretrain.eval_step, model=model, loss=loss), config, resident=resident
-    )
+    eval_step = wrap(partial(pretrain.eval_step, model=model, loss=loss), role="eval")
     plan = runs.plan(config)
     state = loop.fit(
         parallel.replicate(state),
-        train_step=runs.wrap(
-            parallel, train_step, config, resident=resident, train=True, draw=draw
-        ),
+        train_step=wrap(train_step, role="train", draw=draw),
         eval_step=eval_step,
-        train=tables[0],
-        validation=tables[1],
+        train=tables["train"],
+        validation=tables["validation"],
         names=train.names,
         plan=plan,
         parallel=parallel,
@@ -93,7 +88,7 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
             "examples": fingerprint,
         },
     )
-    losses = loop.evaluate(state, eval_step, tables[1], plan=plan, parallel=parallel)
+    losses = loop.evaluate(state, eval_step, tables["validation"], plan=plan, parallel=parallel)
     outcome = {}
     if processes.is_writer():
         outcome = _finish(
@@ -178,15 +173,19 @@ def _finish(config, workdir: Path, state, validation, *, losses, operations, tra
     pictures = workdir / PICTURES
     shown = validation.take(range(min(PICTURED, len(validation))))
     encoder = finetune.make_encoder(num_kernels=config.model.num_kernels, operations=operations)
-    encode = jax.jit(partial(finetune.encode, encoder=encoder, channels=CHANNELS[config.data.type]))
     variables = jax.device_get(encoder_variables(state.variables))
     with precision.matmul_precision("float32", platform=jax.default_backend()):
-        latents = encode(shown.columns["images"], variables=variables)
+        latents = _encode(
+            shown.columns["images"],
+            encoder=encoder,
+            variables=variables,
+            channels=CHANNELS[config.data.type],
+        )
     drawn = [
         figures.latents_figure(
             pictures / "latents.png",
             shown.columns["images"],
-            np.asarray(latents[:, 0]),
+            np.asarray(latents)[:, 0],
             names=shown.names,
         ),
         figures.curves_figure(pictures / "curves.png", epochs, title="Encoder pretraining"),

@@ -28,7 +28,7 @@ from thermo_jax.evaluation.results import (
 )
 from thermo_jax.evaluation.wording import OPTIMISTIC, PERFECT, SIDES_NOTE, class_title
 from thermo_jax.programs.workdir import to_json, versions
-from thermo_jax.training.metrics_log import TIMING, read_jsonl
+from thermo_jax.training import timeline
 
 INTERVALS = "In brackets: 95 % intervals; patients, not images, are resampled."
 ABSENT = (
@@ -168,16 +168,37 @@ def picture_section(pictures: Sequence[Path]) -> Section:
 def about(workdir: Path, config: ConfigDict) -> list[Section]:
     """Data report, configuration, versions, timing: what it takes to judge and to repeat a run."""
     parts: list[Part] = [Facts({**versions(), "device": _device(), "git commit": commit()})]
-    # A run's own file, or those of a study's stages. (Buckets know no search through all folders.)
-    files = [path for depth in ("", "*/", "*/*/") for path in workdir.glob(f"{depth}{TIMING}")]
-    seconds = sum(row["seconds"] for path in files for row in read_jsonl(path))
-    if seconds:
-        parts.append(Facts({"time in training steps": f"{seconds / 60:.1f} minutes"}))
+    parts += _timeline(workdir)
     report = workdir / "data_report.txt"
     if report.exists():
         parts.append(Fold("Data report", report.read_text(encoding="utf-8")))
     parts.append(Fold("Configuration, seeds included", json.dumps(to_json(config), indent=2)))
     return [Section("How it was made", parts)]
+
+
+def _timeline(workdir: Path) -> list[Table]:
+    """Where the time went: in this run until now, and in the stages of a study."""
+    timeline.save(workdir)
+    # (Buckets know no search through all folders.)
+    files = [f for depth in ("", "*/", "*/*/") for f in workdir.glob(depth + timeline.FILE)]
+    found = [timeline.read(path.parent) for path in files]
+    seconds = {part: sum(each.get(part, 0.0) for each in found) for part in timeline.PARTS}
+    total = sum(seconds.values())
+    if not total:  # a program that was called by itself
+        return []
+    rows = [
+        [shown, f"{seconds[part]:.1f}", f"{seconds[part] / total:.0%}"]
+        for part, shown in timeline.PARTS.items()
+    ]
+    note = "Until this report was written, over all sessions of a run that was continued."
+    return [
+        Table(
+            "Where the time went",
+            ["", "seconds", "share"],
+            [*rows, ["together", f"{total:.1f}", ""]],
+            note=note,
+        )
+    ]
 
 
 def _device() -> str:

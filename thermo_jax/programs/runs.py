@@ -1,6 +1,8 @@
 """What programs have in common: devices, plans and columns of a configuration, the last word."""
 
+import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 
 import jax
 import numpy as np
@@ -19,10 +21,20 @@ from thermo_jax.models.decoders import CHANNELS, HEADS
 from thermo_jax.models.losses import CONTRASTIVE_LOSSES
 from thermo_jax.programs import sources
 from thermo_jax.programs.workdir import write_config
-from thermo_jax.training import loop, processes
+from thermo_jax.training import loop, processes, timeline
+from thermo_jax.training.by_value import by_value
 from thermo_jax.training.checkpoints import Checkpoints, has_checkpoint
 from thermo_jax.training.parallel import MODES, DataParallel
-from thermo_jax.training.resident import budget_bytes, gather_batch, scan_steps
+from thermo_jax.training.resident import (
+    Table,
+    budget_bytes,
+    eval_steps,
+    fill_steps,
+    place_sets,
+    predict_steps,
+    table_bytes,
+    train_steps,
+)
 
 # An H200 takes about 1 ms for a step on heatmaps: enough of them to hide the host.
 STEPS_PER_DISPATCH = 50
@@ -33,7 +45,6 @@ _COUNTS = (
     "model.unet_width",
     "report.bootstrap",
     "train.batch_size",
-    "train.checkpoint_every",
     "train.epochs",
     "batch_size",
     "copy_mb",
@@ -75,6 +86,7 @@ _RANGES = {
     "split.seed": _SEED,
     "split.max_train_patients": ("at least 0", lambda value: value >= 0),
     "parallel.steps_per_dispatch": ("at least 0", lambda value: value >= 0),
+    "train.checkpoint_minutes": ("at least 0", lambda value: value >= 0),
     "train.patience": ("at least 0", lambda value: value >= 0),
 }
 
@@ -156,13 +168,17 @@ def plan(config: ConfigDict) -> loop.Plan:
         seed=config.seed,
         learning_rate=config.train.learning_rate,
         loader=config.data.loader,
-        checkpoint_every=config.train.checkpoint_every,
+        checkpoint_minutes=float(config.train.checkpoint_minutes),
         choose_by="errors"
         if (config.split.protocol, config.task) == (sources.PAPER, "classify")
         else "loss",
-        steps_per_dispatch=config.parallel.steps_per_dispatch
-        or (1 if jax.default_backend() == "cpu" else STEPS_PER_DISPATCH),
+        steps_per_dispatch=_steps_per_dispatch(config),
     )
+
+
+def _steps_per_dispatch(config: ConfigDict) -> int:
+    chosen = config.parallel.steps_per_dispatch
+    return chosen or (1 if jax.default_backend() == "cpu" else STEPS_PER_DISPATCH)
 
 
 def wrap(
@@ -170,22 +186,41 @@ def wrap(
     step: Callable,
     config: ConfigDict,
     *,
+    role: str,
     resident: bool,
-    train: bool = False,
     draw: Callable | None = None,
 ) -> Callable:
-    """A per-device step over all devices, for tables that are on them or not.
+    """A per-device step over all devices, for sets that are on them or batches of host memory.
 
-    It multiplies in the compute type of `config`, which is resolved.
+    It multiplies in the compute type of `config`, which is resolved. Of equal steps (partials of
+    equal functions and arguments) it is the same, so that each is compiled once in a study.
 
     Args:
-      draw: of a training step that has random positions, see `resident.scan_steps`.
+      role: "train", "eval", "predict" or "fill", which say what the step does: see `resident.py`.
+      draw: of a training step that has random positions, see `resident.train_steps`.
     """
-    platform = parallel.devices[0].platform
-    step = precision.matmul_precision(config.model.dtype, platform=platform)(step)
+    return _wrap(
+        parallel,
+        by_value(step),
+        role=role,
+        resident=resident,
+        draw=by_value(draw) if draw else None,
+        dtype=config.model.dtype,
+        at_most=_steps_per_dispatch(config),
+    )
+
+
+@functools.lru_cache(maxsize=64)
+def _wrap(parallel, step, *, role, resident, draw, dtype, at_most):
+    step = precision.matmul_precision(dtype, platform=parallel.devices[0].platform)(step)
     if resident:
-        step = scan_steps(step, draw=draw) if train else gather_batch(step)
-    return parallel.wrap(step, donate_state=train, resident=resident)
+        step = {
+            "train": partial(train_steps, at_most=at_most, draw=draw),
+            "eval": partial(eval_steps, at_most=at_most),
+            "predict": predict_steps,
+            "fill": fill_steps,
+        }[role](step)
+    return parallel.wrap(step, donate_state=role in ("train", "fill"), resident=resident)
 
 
 def fits(num_bytes: float, what: str, config: ConfigDict, *, parallel: DataParallel) -> bool:
@@ -201,6 +236,30 @@ def fits(num_bytes: float, what: str, config: ConfigDict, *, parallel: DataParal
             budget / 1e9,
         )
     return processes.all_true(bool(num_bytes <= budget))
+
+
+def place_images(
+    examples: Examples,
+    parts: Mapping[str, Examples],
+    config: ConfigDict,
+    *targets: str,
+    parallel: DataParallel,
+) -> tuple[dict[str, Table], bool]:
+    """Images and targets of parts of the examples, by role; on the devices where they fit there.
+
+    Returns:
+      Sets of one table on the devices or columns in host memory; whether it is the former.
+    """
+    table = columns(examples, "images", *targets)
+    if not fits(table_bytes(table), "The images", config, parallel=parallel):
+        return {role: columns(part, "images", *targets) for role, part in parts.items()}, False
+    with timeline.part("data"):
+        return place_sets(table, rows_by_role(examples, parts), parallel=parallel), True
+
+
+def rows_by_role(examples: Examples, parts: Mapping[str, Examples]) -> dict[str, np.ndarray]:
+    """Which rows of the examples are the parts."""
+    return {role: examples.rows_of(part.names) for role, part in parts.items()}
 
 
 def columns(examples: Examples, *names: str) -> dict[str, np.ndarray]:

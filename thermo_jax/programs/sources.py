@@ -13,6 +13,7 @@ from thermo_jax.data import examples, layouts, phantom, splits
 from thermo_jax.data.prepared import cache_dir, digest, writing
 from thermo_jax.data.thermogram import UNLABELLED, Thermogram
 from thermo_jax.errors import UserError
+from thermo_jax.training import timeline
 from thermo_jax.training.paths import folder_path
 
 PHANTOM = "phantom"
@@ -66,7 +67,9 @@ def open_source(data: ConfigDict, *, seed: int = 0) -> Source:
     Args:
       seed: deals the diagnoses where `config.data.shuffle_labels` asks for that.
     """
-    source = _open(data)
+    reading = timeline.part("data")
+    source = reading(_open)(data)
+    source = dataclasses.replace(source, load=reading(source.load))
     return _shuffled(source, seed=seed) if data.shuffle_labels else source
 
 

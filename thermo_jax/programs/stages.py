@@ -20,7 +20,7 @@ from thermo_jax.data.splits import Split
 from thermo_jax.errors import UserError
 from thermo_jax.programs import decoder, encoder, runs, scores, sources
 from thermo_jax.programs.workdir import check_workdir, only_run_in, saved_config
-from thermo_jax.training import finetune
+from thermo_jax.training import finetune, timeline
 from thermo_jax.training.checkpoints import FOLDER
 from thermo_jax.training.paths import folder_path
 
@@ -112,7 +112,7 @@ def run_stages(stages: Sequence[Stage], workdir: Path) -> None:
             logging.info("Stage %d of %d: %s is finished.", number, len(stages), stage.folder)
             continue
         logging.info("Stage %d of %d: %s", number, len(stages), stage.folder)
-        with only_run_in(folder):
+        with only_run_in(folder), timeline.record():
             PROGRAMS[stage.task].run(stage.config, folder)
         (folder / FINISHED).touch()
 

@@ -35,7 +35,8 @@ VERSIONED = ("thermo_jax", "jax", "flax", "optax", "orbax-checkpoint", "numpy")
 FREE_FIELDS = (
     "data.loader",
     "data.prepared_dir",
-    "train.checkpoint_every",
+    "train.checkpoint_minutes",
+    "train.checkpoint_every",  # of earlier versions
     "parallel.mode",
     "parallel.devices",
     "parallel.resident_gb",
@@ -51,7 +52,7 @@ _FREE_ENDINGS = tuple(f".{name}" for name in FREE_FIELDS)
 # Fields that were added to configurations since version 1 of config.json, each with the value that
 # stands for what the code did before: runs of earlier versions continue. Name every new field here
 # (but those of studies, whose stages alone are compared).
-OLD_DEFAULTS: dict[str, Any] = {}
+OLD_DEFAULTS: dict[str, Any] = {"train.checkpoint_minutes": 0}
 
 
 @contextlib.contextmanager

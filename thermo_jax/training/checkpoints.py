@@ -78,11 +78,16 @@ class Checkpoints:
 
     def __exit__(self, *exc_info) -> None:
         try:
-            self._wait()
+            self.wait()
         finally:
             self._manager.close()
 
-    def _wait(self) -> None:
+    def wait(self) -> None:
+        """Until the last save is complete.
+
+        Raises:
+          OSError: it cannot be written.
+        """
         with self._writing():
             self._manager.wait_until_finished()
 
@@ -213,7 +218,7 @@ class Checkpoints:
         return found["model"], found["encoder"]
 
     def _require(self, step: int | None) -> int:
-        self._wait()
+        self.wait()
         step = self.latest_step() if step is None else step
         if step is None:
             raise MissingFileError(

@@ -6,6 +6,8 @@ A batch that already holds "latents" skips the encoder: a frozen encoder's laten
 once. Classification and segmentation differ in their loss and in what they predict, nothing else.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import ml_collections
@@ -44,8 +46,13 @@ def make_decoder(
 
 
 def make_optimizer(config: ml_collections.ConfigDict) -> optax.GradientTransformation:
-    """Adam."""
-    return optax.adam(config.train.learning_rate)
+    """Adam; the same one for the same number."""
+    return _adam(config.train.learning_rate)
+
+
+@functools.cache
+def _adam(learning_rate: float) -> optax.GradientTransformation:
+    return optax.adam(learning_rate)
 
 
 def encode(images: jax.Array, *, encoder: Encoder, variables: dict, channels: int) -> jax.Array:

@@ -11,24 +11,23 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import logging
 from tqdm import tqdm
 
-from thermo_jax.data import batching, pipeline
+from thermo_jax.data import batching
 from thermo_jax.errors import DivergedError, UserError
-from thermo_jax.training import preemption, processes
+from thermo_jax.training import feeding, preemption, processes, timeline
 from thermo_jax.training.checkpoints import Checkpoints
 from thermo_jax.training.metrics_log import MetricsLog
 from thermo_jax.training.parallel import DataParallel
 from thermo_jax.training.position import EarlyStopping, Position
-from thermo_jax.training.resident import Table, is_resident, steps_of_dispatch, train_rows
+from thermo_jax.training.resident import Table, num_rows, place_sets
+from thermo_jax.training.saving import Saver
 from thermo_jax.training.state import TrainState
 
 _VALUES = {  # what is best where it is lowest
@@ -48,10 +47,11 @@ class Plan:
       seed: of the order of examples.
       learning_rate: the optimiser's, told where it may be to blame.
       loader: "tf.data" or "numpy".
-      checkpoint_every: epochs between checkpoints; the best and the last are always saved.
+      checkpoint_minutes: between checkpoints, 0 = one an epoch; the best and the last are always
+        saved.
       choose_by: the lowest validation "loss", or the fewest "errors", marks the best epoch.
-      steps_per_dispatch: at most so many steps are given to the devices at once (resident tables
-        only; an epoch is divided evenly).
+      steps_per_dispatch: at most so many steps, or batches of an evaluation, are given to the
+        devices at once (sets on the devices only).
     """
 
     batch_size: int
@@ -60,7 +60,7 @@ class Plan:
     seed: int
     learning_rate: float
     loader: str = "tf.data"
-    checkpoint_every: int = 1
+    checkpoint_minutes: float = 0.0
     choose_by: str = "loss"
     steps_per_dispatch: int = 1
 
@@ -86,9 +86,9 @@ def fit(
 
     Args:
       state: the initial state, replicated.
-      train_step, eval_step: wrapped by `parallel`; as `resident.py` says if the tables are there.
-      train, validation: columns with one leading axis of examples; in host memory, or on the
-        devices (`parallel.place`).
+      train_step, eval_step: wrapped by `parallel`; as `resident.py` says if the sets are there.
+      train, validation: columns with one leading axis of examples in host memory, or sets on the
+        devices.
       names: of the training examples, for messages.
       encoder_of: the variables to hand over as the encoder.
       meta: JSON kept with every checkpoint; its "examples" say which ones are in which set, and a
@@ -107,7 +107,7 @@ def fit(
             "(config.data.root on a disk that all see, or equal copies)"
         )
     at = Position(stopping=EarlyStopping(patience=plan.patience))
-    steps = batching.steps_per_epoch(_num_rows(train), plan.batch_size)
+    steps = batching.steps_per_epoch(num_rows(train), plan.batch_size)
     with Checkpoints(workdir) as checkpoints:
         if checkpoints.latest_step() is not None:
             at = _saved_position(checkpoints, meta, plan=plan, workdir=workdir)
@@ -116,35 +116,44 @@ def fit(
                 return checkpoints.restore_model(state, step=at.stopping.best_step)
             state = checkpoints.restore(state)
             logging.info("Continuing after epoch %d (step %d).", at.epoch, int(state.step))
-
-        def save(*, value: float, finished: bool = False) -> None:
-            step = at.epoch * steps + at.steps_begun
-            position = at.meta(step=step, finished=finished)
-            checkpoints.save(state, encoder=encoder_of(state), meta=meta | position, value=value)
-            nonlocal saved
-            saved = step
-
-        saved = int(state.step)
-
-        batches, per_dispatch = _train_batches(
-            train, plan=plan, parallel=parallel, start_step=at.epoch * steps + at.steps_begun
+        start = at.epoch * steps + at.steps_begun
+        batches = feeding.train_batches(
+            train,
+            batch_size=plan.batch_size,
+            epochs=plan.epochs,
+            seed=plan.seed,
+            start_step=start,
+            steps_per_dispatch=plan.steps_per_dispatch,
+            loader=plan.loader,
+            parallel=parallel,
         )
         log = MetricsLog(workdir, resume_step=at.epoch * steps)
-        bar = _progress(plan, steps=steps, done=at.epoch * steps + at.steps_begun)
-        with contextlib.closing(log), bar, preemption.deferred():
+        bar = _progress(plan, steps=steps, done=start)
+        saver = Saver(
+            checkpoints,
+            log=log,
+            parallel=parallel,
+            minutes=plan.checkpoint_minutes,
+            encoder_of=encoder_of,
+            step=start,
+        )
+
+        def saved_as(step: int, *, finished: bool = False) -> dict:
+            return {"step": step, "meta": meta | at.meta(step=step, finished=finished)}
+
+        with timeline.saved_in(workdir), contextlib.closing(log), bar, preemption.deferred(), saver:
             while at.epoch < plan.epochs and not at.stopping.should_stop:
                 started, begun = time.perf_counter(), at.steps_begun
-                state = _train_epoch(
-                    state, batches, train_step, at, steps=steps, per_dispatch=per_dispatch, bar=bar
-                )
+                state = _train_epoch(state, batches, train_step, at, steps=steps, bar=bar)
                 seconds = time.perf_counter() - started
                 _check_steps(at, first_step=at.epoch * steps, names=names, plan=plan)
                 try:
                     preemption.check()
                     result = evaluate(state, eval_step, validation, plan=plan, parallel=parallel)
                 except preemption.Stopped:
-                    if at.epoch * steps + at.steps_begun > saved:
-                        save(value=sys.float_info.max)  # never the best
+                    step = at.epoch * steps + at.steps_begun
+                    if step > saver.latest:  # with a value that is never the best
+                        saver.save(state, **saved_as(step), value=sys.float_info.max)
                     raise
                 metrics = {f"train/{name}": float(np.mean(x)) for name, x in at.history.items()}
                 metrics |= {f"val/{name}": value for name, value in result.items()}
@@ -162,10 +171,14 @@ def fit(
                 )
                 _describe_epoch(at.epoch, metrics, rate=rate, improved=improved)
                 last = at.stopping.should_stop or at.epoch == plan.epochs
-                if improved or last or at.epoch % plan.checkpoint_every == 0:
-                    save(value=value, finished=last)
+                if improved:
+                    saver.keep_best(state, **saved_as(step), value=value)
+                if last or saver.is_due():
+                    saver.save(state, **saved_as(step, finished=last), value=value)
                 on_epoch(at.epoch)
-        return checkpoints.restore_model(state, step=at.stopping.best_step)
+        with timeline.part("waiting"):
+            checkpoints.wait()
+        return saver.best_model() or checkpoints.restore_model(state, step=at.stopping.best_step)
 
 
 def _saved_position(
@@ -200,13 +213,21 @@ def evaluate(
 ) -> dict[str, float]:
     """Means over all examples, each weighted equally; raises Stopped as `fit` does."""
     sums = []
-    for batch in _eval_batches(columns, plan=plan, parallel=parallel):
-        sums.append(eval_step(state, batch))
-        jax.block_until_ready(sums[-2:-1])  # as in training
-        preemption.check()
-    total = {
-        k: float(np.sum([s[k] for s in jax.device_get(sums)], dtype=np.float64)) for k in sums[0]
-    }
+    batches = feeding.eval_batches(
+        columns,
+        batch_size=plan.batch_size,
+        loader=plan.loader,
+        parallel=parallel,
+        batches_per_dispatch=plan.steps_per_dispatch,
+    )
+    with timeline.part("evaluation"), jax.transfer_guard("disallow"):
+        for batch in batches:
+            sums.append(eval_step(state, batch))
+            jax.block_until_ready(sums[-2:-1])  # as in training
+            preemption.check()
+        sums = jax.device_get(sums)
+    # Exactly, so that it does not matter how many batches a dispatch has.
+    total = {name: math.fsum(np.concatenate([np.ravel(s[name]) for s in sums])) for name in sums[0]}
     count = total.pop("count")
     return {name: value / count for name, value in total.items()}
 
@@ -218,117 +239,82 @@ def predict(
     *,
     plan: Plan,
     parallel: DataParallel,
-    on_devices: bool = False,
-) -> dict[str, np.ndarray] | dict[str, jax.Array]:
+) -> dict[str, np.ndarray]:
     """Per-example results for every row of `columns`, in order, padding removed.
 
     Args:
       state: what `predict_step` reads, replicated: a `TrainState`, or an encoder's variables.
-      on_devices: leave the results on every device; else they come as NumPy arrays.
     """
-    fetch = (lambda row: row) if on_devices else jax.device_get
-    rows = [
-        fetch(predict_step(state, batch))
-        for batch in _eval_batches(columns, plan=plan, parallel=parallel)
-    ]
-    count = _num_rows(columns)
-    if on_devices:
-        join = jax.jit(lambda parts: jnp.concatenate(parts)[:count])
-        return {k: join([row.pop(k) for row in rows]) for k in list(rows[0])}
-    return {k: np.concatenate([row[k] for row in rows])[:count] for k in rows[0]}
-
-
-def _num_rows(columns: Table) -> int:
-    return len(next(iter(columns.values())))
-
-
-def _process() -> dict[str, int]:
-    return {"process_index": jax.process_index(), "process_count": jax.process_count()}
-
-
-def _train_batches(train: Table, *, plan: Plan, parallel: DataParallel, start_step: int):
-    """What the wrapped training step takes, from `start_step` on; how many steps each time."""
-    num_rows = _num_rows(train)
-    steps = batching.steps_per_epoch(num_rows, plan.batch_size)
-    num_steps = max(plan.epochs * steps - start_step, 0)
-    common = {"seed": plan.seed, **_process()}
-    if is_resident(train):
-        # So that dispatches end where epochs do.
-        divided = math.gcd(steps, start_step)
-        per_dispatch = steps_of_dispatch(divided, at_most=plan.steps_per_dispatch)
-        rows_of = partial(batching.train_rows, num_rows, plan.batch_size, **common)
-        rows = train_rows(
-            rows_of,
-            start_step=start_step,
-            num_dispatches=num_steps // per_dispatch,
-            steps=per_dispatch,
-        )
-        batches = pipeline.prefetch(rows, lambda rows: (train, parallel.put_batch(rows)))
-        return batches, per_dispatch
-    batches = pipeline.train_batches(
-        train,
-        batch_size=plan.batch_size,
-        start_step=start_step,
-        num_steps=num_steps,
-        loader=plan.loader,
-        **common,
+    batches = feeding.eval_batches(
+        columns, batch_size=plan.batch_size, loader=plan.loader, parallel=parallel
     )
-    return pipeline.prefetch(batches, parallel.put_batch), 1
+    with timeline.part("evaluation"), jax.transfer_guard("disallow"):
+        rows = [jax.device_get(predict_step(state, batch)) for batch in batches]
+    return {k: np.concatenate([row[k] for row in rows])[: num_rows(columns)] for k in rows[0]}
 
 
-def _eval_batches(columns: Table, *, plan: Plan, parallel: DataParallel):
-    # A small table needs no full batch: the smallest one that the devices divide.
-    devices = len(parallel.devices)
-    needed = -(-_num_rows(columns) // devices) * devices
-    batch_size = min(plan.batch_size, needed)
-    if is_resident(columns):
-        rows = (
-            batching.eval_rows(_num_rows(columns), batch_size, step=step, **_process())._asdict()
-            for step in range(batching.num_eval_batches(_num_rows(columns), batch_size))
-        )
-        return pipeline.prefetch(rows, lambda rows: (columns, parallel.put_batch(rows)))
-    batches = pipeline.eval_batches(
-        columns, batch_size=batch_size, loader=plan.loader, **_process()
-    )
-    return pipeline.prefetch(batches, parallel.put_batch)
+def fill(
+    column: jax.Array,
+    fill_step: Callable,
+    state: Any,
+    columns: Mapping[str, np.ndarray],
+    *,
+    plan: Plan,
+    parallel: DataParallel,
+) -> jax.Array:
+    """Per-example results for every row of `columns`, which are put on the devices for that time.
+
+    Args:
+      column: on the devices, [M, ...] as `resident.padded_rows` says; its memory is taken.
+      fill_step: see `resident.fill_steps`.
+      state: what the step reads, replicated.
+    """
+    every = range(num_rows(columns))
+    examples = place_sets(columns, {"every": every}, parallel=parallel)["every"]
+    for _, rows in feeding.eval_batches(
+        examples, batch_size=plan.batch_size, loader=plan.loader, parallel=parallel
+    ):
+        with jax.transfer_guard("disallow"):
+            column = jax.block_until_ready(fill_step(column, ((state, examples), rows)))
+    return column
 
 
 def _train_epoch(
-    state: TrainState,
-    batches,
-    train_step: Callable,
-    at: Position,
-    *,
-    steps: int,
-    per_dispatch: int,
-    bar: tqdm,
+    state: TrainState, batches, train_step: Callable, at: Position, *, steps: int, bar: tqdm
 ) -> TrainState:
     """The rest of an epoch, or what there is time for; adds the steps' metrics to the history."""
-    found, begun = [], at.steps_begun
-    while begun + per_dispatch * len(found) < steps:
-        step = at.epoch * steps + begun + per_dispatch * len(found)
-        if preemption.reached(range(step, step + per_dispatch)):
+    found: list[tuple[dict, int]] = []  # metrics and number of steps of each dispatch
+    begun = at.steps_begun
+    while begun < steps:
+        with timeline.part("data"), jax.transfer_guard("disallow"):
+            batch, count = next(batches)
+        step = at.epoch * steps + begun
+        if preemption.reached(range(step, step + count)):
             break
-        state, metrics = train_step(state, next(batches))
-        found.append(metrics)
-        # The device has one dispatch ahead, and no more: a run that must stop waits for that.
-        jax.block_until_ready(found[-2:-1])
-        if not bar.disable and len(found) > 1:
-            loss = np.mean(found[-2]["loss"])
-            step = at.epoch * steps + begun + per_dispatch * (len(found) - 1)
-            bar.set_postfix(step=step, loss=f"{loss:.4f}", refresh=False)
-        bar.update(per_dispatch)
-    for metrics in jax.device_get(found):
+        with timeline.part("steps"), jax.transfer_guard("disallow"):
+            state, metrics = train_step(state, batch)
+            # The device has one dispatch ahead, and no more: a run that must stop waits for that.
+            jax.block_until_ready(found[-1:])
+        if not bar.disable and found:
+            values = jax.device_get(found[-1][0]["loss"])
+            bar.set_postfix(step=step, loss=f"{np.ravel(values)[: found[-1][1]].mean():.4f}")
+        found.append((metrics, count))
+        begun += count
+        bar.update(count)
+    with timeline.part("steps"), jax.transfer_guard("disallow"):
+        found = jax.device_get(found)
+    for metrics, count in found:
         for name, value in metrics.items():
-            at.history.setdefault(name, []).extend(np.ravel(value).tolist())
+            at.history.setdefault(name, []).extend(np.ravel(value)[:count].tolist())
     return state
 
 
 def _check_steps(at: Position, *, first_step: int, names: Sequence[str], plan: Plan) -> None:
     for number, values in enumerate(zip(*at.history.values(), strict=True), start=first_step):
-        metrics = dict(zip(at.history, values, strict=True))
-        where = f"in training at step {number + 1} ({_images(number, names=names, plan=plan)})"
-        _check_finite(metrics, where=where, updates=number, names=names, plan=plan)
+        if not all(map(math.isfinite, values)):
+            metrics = dict(zip(at.history, values, strict=True))
+            where = f"in training at step {number + 1} ({_images(number, names=names, plan=plan)})"
+            _check_finite(metrics, where=where, updates=number, names=names, plan=plan)
 
 
 def _check_finite(

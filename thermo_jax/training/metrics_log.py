@@ -7,6 +7,7 @@
 import json
 import math
 import os
+import time
 
 from etils import epath
 from tensorboardX import SummaryWriter
@@ -16,12 +17,14 @@ from thermo_jax.training import processes
 from thermo_jax.training.paths import folder_path, is_remote
 
 METRICS, TIMING = "metrics.jsonl", "timing.jsonl"
+_PAUSE_S = 1.0  # a GPU's epoch may take a hundredth of it
 
 
 class MetricsLog:
     """Adds to a workdir's metrics files. A resumed run drops the lines after its checkpoint.
 
-    Of several processes only the first one writes. A bucket gets no TensorBoard files.
+    The files are written at most once a second, and completed by `flush` and `close`. Of several
+    processes only the first one writes. A bucket gets no TensorBoard files.
 
     Raises:
       UserError: the files end before the checkpoint that is resumed.
@@ -31,6 +34,7 @@ class MetricsLog:
         workdir = folder_path(workdir)
         self._rows = {workdir / METRICS: [], workdir / TIMING: []}
         self._writer = None
+        self._complete, self._flushed = True, -math.inf  # since when
         if not processes.is_writer():
             return
         for path in self._rows:
@@ -49,13 +53,24 @@ class MetricsLog:
         """One line per file; non-finite numbers become null."""
         if not processes.is_writer():
             return
-        for path, values in zip(self._rows, (metrics, timing), strict=True):
-            self._rows[path].append({"step": step, "epoch": epoch, **values})
-            self._write(path)
+        for rows, values in zip(self._rows.values(), (metrics, timing), strict=True):
+            rows.append({"step": step, "epoch": epoch, **values})
         if self._writer is not None:
             for name, value in {**metrics, **timing}.items():
                 self._writer.add_scalar(name, value, step)
+        self._complete = False
+        if time.monotonic() - self._flushed >= _PAUSE_S:
+            self.flush()
+
+    def flush(self) -> None:
+        """All lines are in the files."""
+        if self._complete:
+            return
+        for path in self._rows:
+            self._write(path)
+        if self._writer is not None:
             self._writer.flush()
+        self._complete, self._flushed = True, time.monotonic()
 
     def _write(self, path: epath.Path) -> None:
         """The whole file: a bucket's cannot be appended to, and none is ever half-written."""
@@ -64,7 +79,8 @@ class MetricsLog:
         partial.replace(path)
 
     def close(self) -> None:
-        """Closes the TensorBoard file."""
+        """Completes the files."""
+        self.flush()
         if self._writer is not None:
             self._writer.close()
 

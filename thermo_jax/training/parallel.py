@@ -6,9 +6,11 @@ and "shard_map" (less Python per call). Never wrap the result in `jit` again.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -21,6 +23,8 @@ MODES = ("pmap", "shard_map")
 class DataParallel:
     """Maps steps over `devices`, and puts states and batches where the steps expect them.
 
+    Two of the same devices and mode are equal, so that what was compiled for one serves the other.
+
     Attributes:
       devices: all devices of the run, of every process.
       mode: "pmap" or "shard_map".
@@ -30,16 +34,26 @@ class DataParallel:
     def __init__(self, devices: Sequence[jax.Device] | None = None, *, mode: str = "pmap"):
         if mode not in MODES:
             raise UserError(f"parallel mode {mode!r} is unknown: choose one of {MODES}")
-        self.devices = list(devices if devices is not None else jax.devices())
+        self.devices = tuple(devices if devices is not None else jax.devices())
         self.mode = mode
         self.mesh = Mesh(np.array(self.devices), (AXIS,))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, DataParallel) and self._key == other._key
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+    @property
+    def _key(self) -> tuple:
+        return self.devices, self.mode
 
     def wrap(
         self, step: Callable, *, donate_state: bool = False, resident: bool = False
     ) -> Callable:
         """`step(state, batch)` per device -> the same over all devices; results are replicated.
 
-        `resident`: the batch is a pair (columns, rows), see `resident.py`; only rows are split.
+        `resident`: the batch is a pair (set, rows), see `resident.py`; only rows are split.
         """
         donate = (0,) if donate_state else ()
         if self.mode == "pmap":
@@ -86,7 +100,15 @@ class DataParallel:
 
         Always a copy: steps donate their state, and a donated alias would be gone.
         """
-        return jax.tree.map(lambda x: self._put(np.array(x)), tree)
+        return jax.tree.map(lambda x: self.place(np.array(x)), tree)
+
+    def copy(self, tree: Any) -> Any:
+        """A copy of a replicated tree, which outlives a step that takes the tree's own memory."""
+        return _copy(tree, sharding=self._replicated)
+
+    def zeros(self, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+        """An array on every device, made there."""
+        return jnp.zeros(shape, dtype, device=self._replicated)
 
     def abstract(self, tree: Any) -> Any:
         """Shapes and types of `tree` on every device, to compile a step without the arrays."""
@@ -94,11 +116,8 @@ class DataParallel:
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self._replicated), tree
         )
 
-    def place(self, columns: dict[str, Any]) -> dict[str, jax.Array]:
-        """A whole table on every device; columns that are there already stay as they are."""
-        return {k: self._put(x) for k, x in columns.items()}
-
-    def _put(self, x: np.ndarray | jax.Array) -> jax.Array:
+    def place(self, x: np.ndarray | jax.Array) -> jax.Array:
+        """An array on every device; one that is there already stays as it is."""
         if jax.process_count() > 1 and isinstance(x, np.ndarray):
             return jax.make_array_from_process_local_data(self._replicated, x)
         return jax.device_put(x, self._replicated)
@@ -118,6 +137,12 @@ class DataParallel:
             count = sum(d.process_index == jax.process_index() for d in self.devices)
             batch = {k: x.reshape(count, -1, *x.shape[1:]) for k, x in batch.items()}
         return {k: jax.make_array_from_process_local_data(sharding, x) for k, x in batch.items()}
+
+
+@partial(jax.jit, static_argnames="sharding")
+def _copy(tree: Any, *, sharding: NamedSharding) -> Any:
+    """One dispatch, whatever the number of arrays."""
+    return jax.lax.with_sharding_constraint(jax.tree.map(jnp.copy, tree), sharding)
 
 
 def pmean(tree: Any) -> Any:

@@ -4,6 +4,8 @@ images -> anchors and positives (sampled here, on the device) -> latents and pat
        -> lambda * contrastive + (1 - lambda) * reconstruction -> AdamW
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import ml_collections
@@ -35,8 +37,13 @@ def make_model(config: ml_collections.ConfigDict, *, operations: Operations = NA
 
 
 def make_optimizer(config: ml_collections.ConfigDict) -> optax.GradientTransformation:
-    """AdamW with decoupled weight decay on all parameters."""
-    return optax.adamw(config.train.learning_rate, weight_decay=config.train.weight_decay)
+    """AdamW with decoupled weight decay on all parameters; the same one for the same numbers."""
+    return _adamw(config.train.learning_rate, config.train.weight_decay)
+
+
+@functools.cache
+def _adamw(learning_rate: float, weight_decay: float) -> optax.GradientTransformation:
+    return optax.adamw(learning_rate, weight_decay=weight_decay)
 
 
 def create_state(

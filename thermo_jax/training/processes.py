@@ -113,3 +113,10 @@ def all_true(value: bool) -> bool:
     if jax.process_count() == 1:
         return value
     return bool(multihost_utils.process_allgather(np.array([value])).all())
+
+
+def first_says(value: bool) -> bool:
+    """What is true in the first process, in every process."""
+    if jax.process_count() == 1:
+        return value
+    return bool(multihost_utils.broadcast_one_to_all(np.array(value)))

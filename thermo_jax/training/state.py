@@ -1,5 +1,6 @@
 """The training state: a plain tree, replicated over devices, that a step maps to the next one."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -8,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int, Key, UInt32
+
+from thermo_jax.training.by_value import by_value
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -77,16 +80,21 @@ def initialise(create_state: Callable[..., Any], **arrays: Any) -> Any:
 
     It runs on the CPU where JAX has one beside the accelerator, and then returns NumPy arrays: a
     GPU needs 9 s to compile hundreds of kernels that run once. Static arguments belong into a
-    `partial`.
+    `partial`; it is compiled once for equal ones.
     """
-    # Dozens of small random draws: optimising the program would take longer (9.5 s for a U-Net on
-    # 2 CPU cores, 2.4 s without) than it ever runs.
-    create = jax.jit(create_state, compiler_options={"xla_backend_optimization_level": 0})
+    create = _compiled(by_value(create_state))
     host = _cpu_beside_accelerator()
     if host is None:
         return create(**arrays)
     with jax.default_device(host):
         return jax.device_get(create(**jax.device_put(arrays, host)))
+
+
+@functools.lru_cache(maxsize=32)
+def _compiled(create_state: Callable[..., Any]) -> Callable[..., Any]:
+    # Dozens of small random draws: optimising the program would take longer (9.5 s for a U-Net on
+    # 2 CPU cores, 2.4 s without) than it ever runs.
+    return jax.jit(create_state, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def _cpu_beside_accelerator() -> jax.Device | None:

@@ -1,0 +1,134 @@
+"""One program serves every fold, every number of training images, every length of an epoch."""
+
+import jax
+import numpy as np
+import pytest
+import tiny_training as tiny
+from compilations import counted
+from table1_runs import quick
+
+from thermo_jax import main
+from thermo_jax.configs import encoder as encoder_config
+from thermo_jax.programs import encoder, runs, stages
+from thermo_jax.training import pretrain, resident
+
+quick_compilation = pytest.fixture(scope="module", autouse=True)(tiny.quick_compilation)
+
+FOLDS = 5
+
+
+def test_epochs_of_any_number_of_steps_share_their_programs(tmp_path):
+    run = tiny.make_run(tiny.line_trainer())
+    table = {"images": tiny.columns(263 * 8, height=4, width=4)["images"]}
+    steps = (53, 237, 263)
+    sets = {str(number): range(number * 8 - 3) for number in steps} | {"validation": range(31)}
+    placed = resident.place_sets(table, sets, parallel=run.parallel)
+    train_steps = resident.train_steps(run.trainer.train_step, at_most=50)
+    eval_steps = resident.eval_steps(run.trainer.eval_step, at_most=50)
+    run = run._replace(
+        train_step=run.parallel.wrap(train_steps, donate_state=True, resident=True),
+        eval_step=run.parallel.wrap(eval_steps, resident=True),
+        validation=placed["validation"],
+    )
+    plan = tiny.plan(epochs=1, steps_per_dispatch=50)
+    compiled = {}
+    for number in steps:
+        with counted() as programs:
+            state = run._replace(train=placed[str(number)]).fit(tmp_path / str(number), plan)
+        assert int(state.step) == number
+        compiled[number] = len(programs)
+    assert compiled[53] >= 2 and compiled[237] == compiled[263] == 0
+
+
+def tiny_encoder(fold):
+    config = encoder_config.get_config("heat,phantom")
+    config.data.update({"phantom_patients": 13, "downscale": 5, "loader": "numpy"})
+    config.split.update({"folds": FOLDS, "fold": fold})
+    config.model.num_kernels = 1
+    config.parallel.devices = 1
+    config.train.update({"epochs": 1, "batch_size": 4})
+    return config
+
+
+def test_the_encoders_of_five_folds_share_their_programs(tmp_path, cache):
+    sizes, compiled = set(), []
+    for fold in range(FOLDS):
+        with counted() as programs:
+            outcome = encoder.run(tiny_encoder(fold), tmp_path / str(fold))
+        sizes.add(outcome["run"]["images"])
+        compiled.append(len(programs))
+    assert len(sizes) > 1  # images that train and validate
+    assert compiled[0] >= 4 and compiled[1:] == [0] * (FOLDS - 1)
+
+
+@pytest.mark.slow
+def test_all_stages_of_five_folds_share_the_programs_of_the_first(tmp_path, cache, monkeypatch):
+    compiled, tasks = [], stages.PROGRAMS
+
+    class Counting:
+        def __init__(self, task):
+            self.task = task
+
+        def run(self, config, workdir):
+            with counted() as programs:
+                tasks[self.task].run(config, workdir)
+            compiled.append(len(programs))
+
+    monkeypatch.setattr(stages, "PROGRAMS", {task: Counting(task) for task in tasks})
+    config = quick(num_folds=0)
+    config.data.phantom_patients = 23
+    config.split.folds = FOLDS
+    with tiny.shallow_decoders():
+        main.run(config, tmp_path / "table1")
+    first, others = compiled[:3], compiled[3:]
+    assert len(others) == 3 * (FOLDS - 1)
+    assert all(first) and not any(others)
+
+
+def test_equal_steps_are_wrapped_once_and_others_are_not():
+    config = runs.resolve(tiny_encoder(0))
+    model, tx = pretrain.make_model(config), pretrain.make_optimizer(config)
+    assert tx is pretrain.make_optimizer(config)
+
+    def wrapped(**changes):
+        arguments = {"model": pretrain.make_model(config), "tx": tx, "loss": None} | changes
+        step = pretrain.functools.partial(pretrain.train_step, **arguments)
+        return runs.wrap(tiny.devices(1), step, config, role="train", resident=True)
+
+    assert wrapped() is wrapped() is wrapped(model=model)
+    assert wrapped() is not wrapped(tx=None)
+
+
+@pytest.mark.parametrize(
+    ("rows", "padded"),
+    [(1, 32), (32, 32), (33, 40), (64, 64), (65, 80), (129, 160), (160, 160), (1025, 1280)],
+)
+def test_tables_have_one_of_a_few_sizes(rows, padded):
+    assert resident.padded_rows(rows) == padded
+
+
+def test_padding_is_at_most_a_fifth_of_a_table():
+    sizes = {resident.padded_rows(rows) for rows in range(32, 4097)}
+    assert len(sizes) == 1 + 4 * 7
+    assert all(resident.padded_rows(rows) * 0.8 <= rows for rows in range(32, 4097))
+
+
+def test_a_sets_rows_are_the_tables_and_padding_is_never_read():
+    parallel = tiny.devices(2)
+    table = {"x": np.arange(100, 110, dtype=np.float32)}
+    sets = {"odd": [1, 3, 5, 7, 9], "last": [9]}
+    placed = resident.place_sets(table, sets, parallel=parallel)
+    step = resident.eval_steps(
+        lambda _, batch: jax.lax.psum({"sum": (batch["x"] * batch["mask"]).sum()}, "data"),
+        at_most=3,
+    )
+    step = parallel.wrap(step, resident=True)
+    slots = np.arange(4, dtype=np.int32)
+    for name, first, expected in [
+        ("odd", 0, [101 + 103 + 105 + 107, 109, 0]),
+        ("odd", 4, [109, 0, 0]),
+        ("last", 0, [109, 0, 0]),
+    ]:
+        rows = parallel.put_batch({"index": first + slots, "slot": slots})
+        assert np.asarray(step(None, (placed[name], rows))["sum"]).tolist() == expected
+    assert [resident.num_rows(each) for each in placed.values()] == [5, 1]

@@ -1,0 +1,89 @@
+"""What the wrapped steps are fed: rows of sets on the devices, or batches of host memory."""
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+
+from thermo_jax.data import batching, pipeline
+from thermo_jax.training.parallel import DataParallel
+from thermo_jax.training.resident import ResidentSet, Table, num_rows, train_rows
+
+
+def train_batches(
+    train: Table,
+    *,
+    batch_size: int,
+    epochs: int,
+    seed: int,
+    start_step: int,
+    steps_per_dispatch: int,
+    loader: str,
+    parallel: DataParallel,
+) -> Iterator[tuple[Any, int]]:
+    """What a dispatch takes, and how many steps it makes, from `start_step` on.
+
+    Of a set on the devices they are at most `steps_per_dispatch`, and end where epochs do; else 1.
+    """
+    count = num_rows(train)
+    steps = batching.steps_per_epoch(count, batch_size)
+    if isinstance(train, ResidentSet):
+        plan = partial(batching.train_rows, count, batch_size, seed=seed, **_process())
+        dispatches = _dispatches(start_step, epochs * steps, steps=steps, most=steps_per_dispatch)
+        rows = (
+            (train_rows(plan, dispatch, at_most=steps_per_dispatch), len(dispatch))
+            for dispatch in dispatches
+        )
+        return pipeline.prefetch(rows, lambda own: ((train, parallel.put_batch(own[0])), own[1]))
+    batches = pipeline.train_batches(
+        train,
+        batch_size=batch_size,
+        seed=seed,
+        start_step=start_step,
+        num_steps=max(epochs * steps - start_step, 0),
+        loader=loader,
+        **_process(),
+    )
+    return pipeline.prefetch(batches, lambda batch: (parallel.put_batch(batch), 1))
+
+
+def _dispatches(start: int, end: int, *, steps: int, most: int) -> Iterator[range]:
+    while start < end:
+        stop = min(start + most, (start // steps + 1) * steps)
+        yield range(start, stop)
+        start = stop
+
+
+def eval_batches(
+    columns: Table,
+    *,
+    batch_size: int,
+    loader: str,
+    parallel: DataParallel,
+    batches_per_dispatch: int = 1,
+) -> Iterator[Any]:
+    """What the dispatches take that read every row once, in order; the last batch goes beyond.
+
+    A batch of host memory is padded there; a set's steps see that rows are behind its end.
+
+    Args:
+      batches_per_dispatch: as many of a set on the devices as one dispatch reads by itself, see
+        `resident.eval_steps`.
+    """
+    if isinstance(columns, ResidentSet):
+        slots = np.arange(batch_size, dtype=np.int32)
+        slots = slots[batching.process_slots(batch_size, **_process())]
+        count = batching.num_eval_batches(num_rows(columns), batch_size)
+        rows = (
+            {"index": batch * batch_size + slots, "slot": slots}
+            for batch in range(0, count, batches_per_dispatch)
+        )
+        return pipeline.prefetch(rows, lambda own: (columns, parallel.put_batch(own)))
+    batches = pipeline.eval_batches(columns, batch_size=batch_size, loader=loader, **_process())
+    return pipeline.prefetch(batches, parallel.put_batch)
+
+
+def _process() -> dict[str, int]:
+    return {"process_index": jax.process_index(), "process_count": jax.process_count()}
