@@ -5,6 +5,7 @@ import math
 
 import pytest
 
+from thermo_jax.training import metrics_log
 from thermo_jax.training.metrics_log import METRICS, TIMING, MetricsLog, read_jsonl
 
 
@@ -87,3 +88,17 @@ def test_tensorboard_gets_metrics_and_times(tmp_path):
     (events,) = (tmp_path / "tensorboard").iterdir()
     content = events.read_bytes()
     assert content.count(b"val/loss") == 2 and content.count(b"seconds") == 2
+
+
+def test_lines_are_written_once_a_second_and_completed_when_asked(tmp_path, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(metrics_log.time, "monotonic", lambda: now[0])
+    log, shown = MetricsLog(tmp_path), []
+    for epoch, seconds in enumerate([0.0, 0.5, 1.0, 1.5], start=1):
+        now[0] = seconds
+        log.write(step=5 * epoch, epoch=epoch, metrics={"val/loss": 1.0}, timing={})
+        shown.append(len(read_jsonl(tmp_path / METRICS)))
+    assert shown == [1, 1, 3, 3]
+    log.flush()
+    assert len(read_jsonl(tmp_path / METRICS)) == len(read_jsonl(tmp_path / TIMING)) == 4
+    log.close()

@@ -248,8 +248,8 @@ def test_more_devices_than_there_are_is_an_error(count):
 
 
 def test_zero_devices_means_all_of_them():
-    assert runs.data_parallel(parallel_config(0)).devices == jax.devices()
-    assert runs.data_parallel(parallel_config(2)).devices == jax.devices()[:2]
+    assert runs.data_parallel(parallel_config(0)).devices == tuple(jax.devices())
+    assert runs.data_parallel(parallel_config(2)).devices == tuple(jax.devices()[:2])
 
 
 def test_an_unknown_mode_is_an_error_that_names_the_choices():

@@ -148,7 +148,8 @@ def test_two_processes_stopped_killed_and_resumed_match_one_process(tmp_path, tr
     one, two = tmp_path / "one", tmp_path / "two"
     command = (TRAINING, trainer, str(two), loader, "float64")
     # One gets SIGTERM in an endless run, since JAX takes a second to notice: both stop together.
-    with Pair(*command, "100000", "SIGTERM", "1") as pair:
+    # The clocks of two processes differ: the first one's says when to save, every .06 s.
+    with Pair(*command, "100000", "SIGTERM", "1", CHECKPOINT_MINUTES="0.001") as pair:
         for process in pair.processes:
             output, _ = process.communicate(timeout=TIMEOUT)
             assert process.returncode == preemption.EXIT_STOPPED, output

@@ -1,7 +1,7 @@
 """A tiny training as a program, one of several processes where the environment says so.
 
 `python tests/tiny_program.py TRAINER WORKDIR LOADER DTYPE EPOCHS [SIGNAL EPOCH]`: the last process
-gets the signal while that epoch is saved.
+gets the signal while that epoch is saved. CHECKPOINT_MINUTES of the environment is the plan's.
 """
 
 import os
@@ -30,4 +30,6 @@ if __name__ == "__main__":
     jax.config.update("jax_enable_x64", dtype == "float64")
     count = jax.device_count() if jax.process_count() > 1 else 1
     run = tiny.make_run(tiny.TRAINERS[name](dtype=dtype), device_count=count)
-    run.fit(Path(workdir), tiny.plan(epochs=int(epochs), loader=loader), on_epoch=interrupt)
+    minutes = float(os.environ.get("CHECKPOINT_MINUTES", 0))
+    plan = tiny.plan(epochs=int(epochs), loader=loader, checkpoint_minutes=minutes)
+    run.fit(Path(workdir), plan, on_epoch=interrupt)

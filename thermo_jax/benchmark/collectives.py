@@ -14,7 +14,7 @@ import jax
 from ml_collections import ConfigDict
 
 from thermo_jax.benchmark.cases import make_case
-from thermo_jax.benchmark.compilation import prepare, table_maker
+from thermo_jax.benchmark.compilation import prepare, table_maker, whole_set
 from thermo_jax.benchmark.hlo import array_bytes
 from thermo_jax.errors import UserError
 from thermo_jax.models.operations import NATIVE
@@ -46,7 +46,7 @@ def count_all(config: ConfigDict) -> Iterator[dict[str, Any]]:
             parallel = DataParallel(available[:count], mode=config.mode)
             function, rows = prepare(case, parallel=parallel, steps=1)
             state, columns = map(jax.eval_shape, (case.make_state, table_maker(case)))
-            batch = parallel.abstract(columns), rows
+            batch = parallel.abstract(whole_set(columns)), rows
             compiled = function.lower(parallel.abstract(state), batch).compile()
             found = count_collectives(compiled.as_text())
             yield {"case": name, "devices": count, "framework": "thermo_jax", "collectives": found}

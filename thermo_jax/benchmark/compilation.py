@@ -59,7 +59,7 @@ def compile_all(
             steps = steps_per_dispatch if case.train else 1
             function, rows = prepare(case, parallel=parallel, steps=steps)
             columns, state = table_maker(case), jax.eval_shape(case.make_state)
-            batch = parallel.abstract(_whole(jax.eval_shape(columns))), rows
+            batch = parallel.abstract(whole_set(jax.eval_shape(columns))), rows
             lowered = function.lower(parallel.abstract(state), batch)
             about = {"case": case, "steps": steps, "rows": rows}
             futures.append(threads.submit(_compile, lowered, columns.lower(), **about))
@@ -67,7 +67,7 @@ def compile_all(
     return futures
 
 
-def _whole(columns: dict) -> resident.ResidentSet:
+def whole_set(columns: dict) -> resident.ResidentSet:
     """Shapes of a table and of all of its rows as a set."""
     count = len(next(iter(columns.values())))
     rows, number = (jax.ShapeDtypeStruct(shape, np.int32) for shape in ((count,), ()))

@@ -9,11 +9,7 @@ from typing import Any
 
 
 class ByValue(partial):
-    """A `functools.partial` that equals another one of the same function and arguments.
-
-    All of them must be hashable, as models, optimisers that are made once, and frozen
-    configurations are.
-    """
+    """A `functools.partial` that equals another one of the same function and arguments."""
 
     def _key(self) -> tuple[Callable, tuple, frozenset]:
         return self.func, self.args, frozenset(self.keywords.items())
@@ -26,7 +22,16 @@ class ByValue(partial):
 
 
 def by_value(function: Callable) -> Callable:
-    """The same function, comparable as above where it is a partial one."""
+    """The same function, equal to others as above where it is a partial one.
+
+    All that it is made of must be hashable, as models, optimisers that are made once, and frozen
+    configurations are; else it equals no other.
+    """
     if not isinstance(function, partial):
         return function
-    return ByValue(function.func, *function.args, **function.keywords)
+    comparable = ByValue(function.func, *function.args, **function.keywords)
+    try:
+        hash(comparable)
+    except TypeError:
+        return function
+    return comparable

@@ -136,7 +136,9 @@ class DataParallel:
         if self.mode == "pmap":
             count = sum(d.process_index == jax.process_index() for d in self.devices)
             batch = {k: x.reshape(count, -1, *x.shape[1:]) for k, x in batch.items()}
-        return {k: jax.make_array_from_process_local_data(sharding, x) for k, x in batch.items()}
+        put = partial(jax.make_array_from_process_local_data, sharding)
+        with jax.transfer_guard_host_to_device("allow"):  # JAX takes it for one by the way
+            return {k: put(x) for k, x in batch.items()}
 
 
 @partial(jax.jit, static_argnames="sharding")
