@@ -1,7 +1,7 @@
 """A run's folder: one configuration, and whatever the run writes.
 
 config.json      the resolved configuration and the versions that ran it
-metrics.jsonl, timing.jsonl, tensorboard/, checkpoints/, pictures/
+metrics.jsonl, timing.jsonl, timeline.json, tensorboard/, checkpoints/, pictures/
 results.txt, results.json, predictions.csv
 .lock            held, and naming its process, while a run writes here; gone at its end
 """

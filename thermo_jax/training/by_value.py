@@ -1,6 +1,6 @@
-"""Functions that are equal where they are made of the same: what is compiled for one serves all.
+"""Partial functions that are equal if their parts are, so that they share a compiled program.
 
-JAX compiles anew for every new function object, and each run of a study makes its own.
+JAX compiles a program for every new function object, and every run of a study creates new ones.
 """
 
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from typing import Any
 
 
 class ByValue(partial):
-    """A `functools.partial` that equals another one of the same function and arguments."""
+    """A `functools.partial` that is equal to another one of the same function and arguments."""
 
     def _key(self) -> tuple[Callable, tuple, frozenset]:
         return self.func, self.args, frozenset(self.keywords.items())
@@ -22,10 +22,10 @@ class ByValue(partial):
 
 
 def by_value(function: Callable) -> Callable:
-    """The same function, equal to others as above where it is a partial one.
+    """The same function; a partial one becomes a `ByValue`.
 
-    All that it is made of must be hashable, as models, optimisers that are made once, and frozen
-    configurations are; else it equals no other.
+    A partial function with an argument that is not hashable stays as it is, and equals no other.
+    Models, cached optimisers and frozen configurations are hashable.
     """
     if not isinstance(function, partial):
         return function

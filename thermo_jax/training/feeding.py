@@ -1,4 +1,4 @@
-"""What the wrapped steps are fed: rows of sets on the devices, or batches of host memory."""
+"""The batches that the wrapped steps take: rows of sets on the devices, or data of the host."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -23,9 +23,10 @@ def train_batches(
     loader: str,
     parallel: DataParallel,
 ) -> Iterator[tuple[Any, int]]:
-    """What a dispatch takes, and how many steps it makes, from `start_step` on.
+    """Yields what each dispatch takes, and its number of steps, from `start_step` on.
 
-    Of a set on the devices they are at most `steps_per_dispatch`, and end where epochs do; else 1.
+    A dispatch of a set on the devices makes up to `steps_per_dispatch` steps of one epoch. A batch
+    of host memory is one step.
     """
     count = num_rows(train)
     steps = batching.steps_per_epoch(count, batch_size)
@@ -64,13 +65,14 @@ def eval_batches(
     parallel: DataParallel,
     batches_per_dispatch: int = 1,
 ) -> Iterator[Any]:
-    """What the dispatches take that read every row once, in order; the last batch goes beyond.
+    """Yields what the dispatches take that read every row once, in order.
 
-    A batch of host memory is padded there; a set's steps see that rows are behind its end.
+    The last batch has more rows than are left. In host memory it is padded; on the devices, the
+    steps ignore rows behind the end of the set.
 
     Args:
-      batches_per_dispatch: as many of a set on the devices as one dispatch reads by itself, see
-        `resident.eval_steps`.
+      batches_per_dispatch: the number of batches of a set on the devices that one dispatch reads,
+        see `resident.eval_steps`.
     """
     if isinstance(columns, ResidentSet):
         slots = np.arange(batch_size, dtype=np.int32)

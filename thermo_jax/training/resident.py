@@ -1,10 +1,11 @@
-"""Tables that live on the devices: a step gathers its batch there, and the host only counts.
+"""Tables that stay on the devices: a step gathers its batch there, and the host sends row numbers.
 
-    all examples of a run -> one table, padded to a size of a few -> sets: row numbers of the table
-    (set, rows of a dispatch) -> up to K batches on the device -> metrics of each
+    all examples of a run       -> one table, padded to one of a few sizes
+    training, validation, test  -> sets: row numbers of the table
+    (set, rows of a dispatch)   -> up to K batches on the device -> the metrics of each batch
 
-Neither the number of a set's examples nor that of a dispatch's batches is a shape: one compiled
-program serves every fold, every number of labelled patients and every epoch, whatever its length.
+The number of a set's examples and the number of a dispatch's batches are values, not shapes. So one
+compiled program serves every fold, every number of labelled patients, and every length of an epoch.
 """
 
 import math
@@ -21,17 +22,17 @@ from thermo_jax.training.parallel import AXIS, DataParallel, gather
 
 # Share of a device's memory for tables: the rest is for the steps' own arrays.
 _SHARE = 0.35
-_LEAST_ROWS = 32  # of a table
-_SIZES = 4  # of tables, between one power of two and the next
+_LEAST_ROWS = 32
+_SIZES = 4  # table sizes from one power of two to the next
 
 
 class ResidentSet(NamedTuple):
     """Some examples of a table on the devices: a training, validation or test set.
 
     Attributes:
-      columns: of all examples, [M, ...], shared by the sets of a run.
-      rows: int32 [M], the set's examples as rows of the columns; zeros behind them.
-      count: int32 [], how many these are.
+      columns: name -> [M, ...], the columns of all examples, which the sets of a run share.
+      rows: int32 [M], the rows of the set's examples in the columns, followed by zeros.
+      count: int32 [], the number of the set's examples.
     """
 
     columns: dict[str, jax.Array]
@@ -51,9 +52,10 @@ def num_rows(table: Table) -> int:
 
 
 def padded_rows(count: int) -> int:
-    """How many rows a table of `count` examples takes on the devices: one of a few sizes.
+    """The size on the devices of a table of `count` examples.
 
-    At least 32; above, a quarter of a power of two is the step, so that at most a fifth is padding.
+    It is 32, 40, 48, 56, 64, 80, 96, ...: four sizes for each power of two, so that at most a fifth
+    of a table of more than 32 examples is padding.
     """
     step = 2 ** max(math.ceil(math.log2(max(count, _LEAST_ROWS))) - 1, 0) // _SIZES
     return -(-max(count, _LEAST_ROWS) // step) * step
@@ -65,11 +67,11 @@ def place_sets(
     *,
     parallel: DataParallel,
 ) -> dict[str, ResidentSet]:
-    """A table on every device, and its sets, by name.
+    """Copies a table to every device; returns its sets by name.
 
     Args:
-      columns: one leading axis of examples. Those on the devices already are padded already.
-      sets: rows of the columns.
+      columns: name -> [N, ...] in host memory, or padded to [M, ...] and on the devices already.
+      sets: name -> the set's rows in the columns.
     """
     placed = {name: _place(column, parallel) for name, column in columns.items()}
     size = len(next(iter(placed.values())))
@@ -99,9 +101,9 @@ def _place(
 
 
 def predict_steps(step: Callable) -> Callable:
-    """`step(state, batch)` -> the same of (a set, rows [B] of it).
+    """`step(state, batch)` -> a step that takes (a set, rows [B]) as its batch.
 
-    What it gives for rows behind the set is of some example.
+    For rows behind the end of the set, it returns results of arbitrary examples.
     """
 
     def steps(state: Any, batch: tuple[ResidentSet, dict]) -> Any:
@@ -111,9 +113,10 @@ def predict_steps(step: Callable) -> Callable:
 
 
 def fill_steps(step: Callable) -> Callable:
-    """Per-example results of `step(state, batch)`, [B, ...] -> written into a column [M, ...].
+    """`step(state, batch) -> [B, ...]` -> a step that writes these results into a column [M, ...].
 
-    `(column, ((state, a set of all rows), rows [B])) -> column`, in its own memory.
+    It takes (column, ((state, a set of all rows), rows [B])) and returns the column in the same
+    memory.
     """
 
     def steps(column: jax.Array, batch: tuple[tuple[Any, ResidentSet], dict]) -> jax.Array:
@@ -126,9 +129,10 @@ def fill_steps(step: Callable) -> Callable:
 
 
 def train_steps(step: Callable, *, at_most: int, draw: Callable | None = None) -> Callable:
-    """A training step -> the steps of a dispatch: (a set, rows [B, K]) -> metrics [K].
+    """A training step -> up to K training steps: (state, (a set, rows [B, K])) -> metrics [K].
 
-    The steps are those whose mask is not zero: the first of K. Behind theirs, metrics are zero.
+    It makes the steps whose mask is not zero, which must be the first ones. The metrics of the
+    others are zero.
 
     Args:
       at_most: K.
@@ -153,10 +157,10 @@ def train_steps(step: Callable, *, at_most: int, draw: Callable | None = None) -
 
 
 def eval_steps(step: Callable, *, at_most: int) -> Callable:
-    """Sums over a batch -> those of the batches of a dispatch: (a set, rows [B]) -> sums [K].
+    """Sums over a batch -> the sums over each of up to K batches: (a set, rows [B]) -> sums [K].
 
-    The rows are those of the first batch; up to K follow each other, as far as the set goes. Behind
-    theirs, sums are zero.
+    The rows are those of the first batch. The next batches follow it until the set ends; the sums
+    that remain are zero.
 
     Args:
       at_most: K.
@@ -180,7 +184,7 @@ def eval_steps(step: Callable, *, at_most: int) -> Callable:
 
 
 def _repeat(one: Callable, state: Any, *, times: jax.Array, at_most: int) -> tuple[Any, dict]:
-    """`one(number, state)` so many times; what it returns beside the state is stacked, [K]."""
+    """Calls `one(number, state)` so many times; stacks what it returns beside the state, [K]."""
     if at_most == 1:
         state, found = one(0, state)
         return state, {name: x[None] for name, x in found.items()}
@@ -195,7 +199,7 @@ def _repeat(one: Callable, state: Any, *, times: jax.Array, at_most: int) -> tup
 
 
 def _gather(examples: ResidentSet, rows: dict) -> dict:
-    """The batch: rows of every column, and what the rows are themselves."""
+    """The batch: these rows of every column, and the row numbers themselves."""
     index = examples.rows.at[rows["index"]].get(mode="clip")
     return {name: x[index] for name, x in examples.columns.items()} | rows
 
@@ -203,10 +207,10 @@ def _gather(examples: ResidentSet, rows: dict) -> dict:
 def train_rows(
     plan: Callable[..., batching.Rows], steps: range, *, at_most: int
 ) -> dict[str, np.ndarray]:
-    """Rows of a dispatch of these training steps, [B, K]; their mask is zero behind them.
+    """The rows of a dispatch of some training steps, [B, K]; the mask of the other steps is zero.
 
     Args:
-      plan: `plan(step=...)` tells the rows of a step, as `batching.train_rows` does.
+      plan: `plan(step=...)` returns the rows of a step, as `batching.train_rows` does.
       at_most: K.
     """
     batches = [plan(step=step) for step in steps]
@@ -253,7 +257,7 @@ def host_memory_bytes() -> int:
 
 
 def table_bytes(columns: Mapping[str, np.ndarray]) -> int:
-    """What a table takes on every device, padding included."""
+    """The memory that a table takes on every device, including padding."""
     return sum(
         padded_rows(len(column)) * column.itemsize * math.prod(column.shape[1:])
         for column in columns.values()

@@ -1,11 +1,11 @@
-"""When a run saves, and how: training goes on while a thread writes.
+"""When a run saves its model, and how it does so while training goes on.
 
-    an epoch is better -> its state is copied on the devices
-    a save is due      -> the best state (if it is new), then the latest -> thread -> disk
+    an epoch is the best so far -> its state is copied on the devices
+    a save is due               -> the best state (if it is new), then the latest -> thread -> disk
 
-Until both are on disk a run that is killed goes on from what was saved before, to the same result.
-Several processes take part in each save, and do so in their main threads; Orbax then writes in the
-background.
+If the run is killed before both are on disk, it continues from the checkpoint before and reaches
+the same result. In a run of several processes, all processes take part in each save. They do this
+in their main threads, and Orbax then writes in the background.
 """
 
 import concurrent.futures
@@ -24,7 +24,7 @@ from thermo_jax.training.state import TrainState
 
 
 class Snapshot(NamedTuple):
-    """A state that no step takes any more, and what a checkpoint says of it."""
+    """A state that no training step will overwrite, with the facts that its checkpoint records."""
 
     state: TrainState
     step: int
@@ -33,18 +33,23 @@ class Snapshot(NamedTuple):
 
 
 class Saver:
-    """Saves a run's best and latest states. Leaving it waits until the last ones are handed over.
+    """Saves a run's best and latest states.
+
+    Use it as a context manager. On leaving, it waits until Orbax has taken over the last save. If
+    an error ends the block, it first saves the best state, unless that was done before.
 
     Attributes:
-      best: of this session, None before the first.
-      latest: step of the last state that was handed over.
+      best: the best state of this session; None before the first one.
+      latest: the step of the last state that was passed to a save.
 
     Args:
-      checkpoints: where to.
-      log: metrics, which are written before the checkpoint that they reach up to.
-      minutes: between saves; 0 = whenever it is asked, which waits for the one before.
-      encoder_of: the variables to hand over as the encoder.
-      step: of the latest checkpoint, 0 without.
+      checkpoints: writes the states.
+      log: the metrics. They are written before each checkpoint, because a run can only continue
+        from a checkpoint that its metrics reach.
+      minutes: at least so long between two saves. 0 means that a save is always due, and that each
+        save waits for the one before.
+      encoder_of: returns the variables to save as the encoder.
+      step: the step of the latest checkpoint on disk; 0 if there is none.
     """
 
     def __init__(
@@ -71,7 +76,8 @@ class Saver:
 
     def __exit__(self, kind: type[BaseException] | None, *_) -> None:
         try:
-            # What was best is not lost with what failed since. Of several processes all must fail.
+            # In a run of several processes all must save, but perhaps only this one failed. A loss
+            # that is not finite is the same in all of them.
             if kind and (issubclass(kind, DivergedError) or jax.process_count() == 1):
                 self._save([])
             self._wait()
@@ -79,13 +85,13 @@ class Saver:
             self._thread.shutdown()
 
     def keep_best(self, state: TrainState, *, step: int, meta: dict, value: float) -> None:
-        """Copies the state, on its devices: it is the best so far."""
+        """Copies the state, which is the best so far, on its devices."""
         with timeline.part("saving"):
             self.best = Snapshot(self._parallel.copy(state), step, meta, value)
             self._best_is_new = True
 
     def is_due(self) -> bool:
-        """Whether it is time to save; the same for all processes.
+        """Whether it is time to save. In a run of several processes, the first one decides.
 
         Raises:
           OSError: an earlier save failed.
@@ -98,13 +104,13 @@ class Saver:
         return processes.first_says(due)
 
     def save(self, state: TrainState, *, step: int, meta: dict, value: float) -> None:
-        """Begins to save the latest state, and the best one before it if that is new.
+        """Starts to save the latest state, and before it the best one if that is new.
 
         Raises:
           OSError: an earlier save failed.
         """
         if self._best_is_new and self.best.step == step:
-            self.best = self.best._replace(meta=meta)  # which may tell the run's end
+            self.best = self.best._replace(meta=meta)  # only this one says that the run finished
             self._save([])
         else:
             with timeline.part("saving"):
@@ -136,5 +142,5 @@ class Saver:
                 writing.result()
 
     def best_model(self) -> Any:
-        """The best state of this session without its optimiser; None if an earlier one's is."""
+        """The best state without its optimiser; None if it is of an earlier session."""
         return self.best and self.best.state.replace(opt_state=())

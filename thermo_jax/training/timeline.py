@@ -1,12 +1,13 @@
-"""Where a run's time goes: its parts, as its report shows them.
+"""How a run's time divides into parts: the table "Where the time went" of its report.
 
-    with timeline.record():                 # a run
-        with timeline.part("data"):         # what is done in it, anywhere in the program
+    with timeline.record():                 # around a run
+        with timeline.part("data"):         # around a part of the run, anywhere in the program
             ...
-        timeline.save(workdir)              # timeline.json, added up over the sessions of a run
+        timeline.save(workdir)              # writes timeline.json
 
-Parts exclude each other: within another part, or while a program is compiled, a part's clock stands
-still. A run within a run (a stage of a study) has a timeline of its own, and its time counts there.
+Every second belongs to one part only. If a part starts within another one, or JAX compiles a
+program, the outer part's clock stops meanwhile. A stage of a study records a timeline of its own,
+and its time is not part of the study's. If a run is continued, its sessions are added up.
 """
 
 import contextlib
@@ -22,37 +23,37 @@ from thermo_jax.training import processes
 from thermo_jax.training.paths import folder_path
 
 FILE = "timeline.json"
-PARTS = {  # the key in the file -> what a reader sees
+PARTS = {  # the name in the file -> the name in the report
     "compile": "compiling programs",
     "data": "reading and preparing data",
     "steps": "training steps",
     "evaluation": "validation and prediction",
-    "saving": "handing over checkpoints",
+    "saving": "copying models for checkpoints",
     "waiting": "waiting for checkpoints",
     "rest": "the rest: scores, pictures, reports",
 }
-_COMPILATION = "/jax/core/compile/"  # JAX's names of what it takes to make a program
+_COMPILATION = "/jax/core/compile/"  # JAX's events for tracing, lowering and compiling
 
 
 class Timeline:
-    """Seconds by part, of one session of a run."""
+    """Seconds by part of one session of a run."""
 
     def __init__(self):
         self.seconds = dict.fromkeys(PARTS, 0.0)
         self._running = ["rest"]
         self._since = time.perf_counter()
-        self._compiled: list[tuple[float, float]] = []  # from when to when
+        self._compiled: list[tuple[float, float]] = []  # start and end of each compilation
         self._earlier: dict[str, float] | None = None
 
     def switch(self) -> None:
-        """What has passed since the last call goes to the part that runs."""
+        """Adds the time since the last call to the part that is running."""
         now = time.perf_counter()
         self.seconds[self._running[-1]] += now - self._since
         self._since = now
 
     @contextlib.contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """The block is this part."""
+        """The time of the block belongs to this part."""
         self.switch()
         self._running.append(name)
         try:
@@ -62,8 +63,8 @@ class Timeline:
             self._running.pop()
 
     @contextlib.contextmanager
-    def standing_still(self) -> Iterator[None]:
-        """The block belongs to another timeline."""
+    def paused(self) -> Iterator[None]:
+        """The time of the block belongs to another timeline."""
         self.switch()
         try:
             yield
@@ -71,9 +72,10 @@ class Timeline:
             self._since = time.perf_counter()
 
     def listen(self, event: str, seconds: float, **_: object) -> None:
-        """Takes JAX's word of how long it worked on a program, until now.
+        """Counts a compilation that JAX reports when it ends.
 
-        Programs contain programs; another thread's do not hold up the run.
+        A function that is traced within another one is reported before it, and counted once. What
+        other threads compile is not counted, because the run does not wait for it.
         """
         mine = _recording[-1] is self and threading.current_thread() is threading.main_thread()
         if not (mine and event.startswith(_COMPILATION)):
@@ -88,7 +90,7 @@ class Timeline:
         self.seconds["compile"] += new
 
     def total(self, workdir: str | os.PathLike) -> dict[str, float]:
-        """Seconds by part of all sessions of the run in this folder, until now."""
+        """Seconds by part until now, over all sessions of the run in this folder."""
         self.switch()
         if self._earlier is None:
             self._earlier = read(workdir)
@@ -100,8 +102,8 @@ _recording: list[Timeline] = []
 
 @contextlib.contextmanager
 def record() -> Iterator[Timeline]:
-    """A timeline of the block, for the functions of this module."""
-    with _recording[-1].standing_still() if _recording else contextlib.nullcontext():
+    """Records a timeline of the block, to which the functions of this module add."""
+    with _recording[-1].paused() if _recording else contextlib.nullcontext():
         timeline = Timeline()
         _recording.append(timeline)
         jax.monitoring.register_event_duration_secs_listener(timeline.listen)
@@ -114,14 +116,14 @@ def record() -> Iterator[Timeline]:
 
 @contextlib.contextmanager
 def part(name: str) -> Iterator[None]:
-    """The block is this part of the run; without effect where none is recorded."""
+    """The time of the block belongs to this part of the run; no effect outside of `record`."""
     with _recording[-1].part(name) if _recording else contextlib.nullcontext():
         yield
 
 
 @contextlib.contextmanager
 def saved_in(workdir: str | os.PathLike) -> Iterator[None]:
-    """Whatever ends the block, the run's timeline is written."""
+    """Writes the run's timeline at the end of the block, also after an error."""
     try:
         yield
     finally:
@@ -129,7 +131,7 @@ def saved_in(workdir: str | os.PathLike) -> Iterator[None]:
 
 
 def save(workdir: str | os.PathLike) -> None:
-    """Writes the run's timeline so far, if one is recorded."""
+    """Writes the run's timeline until now; no effect outside of `record`."""
     if _recording and processes.is_writer():
         rounded = {name: round(x, 3) for name, x in _recording[-1].total(workdir).items()}
         path = folder_path(workdir) / FILE
@@ -139,7 +141,7 @@ def save(workdir: str | os.PathLike) -> None:
 
 
 def read(workdir: str | os.PathLike) -> dict[str, float]:
-    """Seconds by part of a run; {} where its file is missing or damaged."""
+    """Seconds by part of a run; {} if its file is missing or damaged."""
     path = folder_path(workdir) / FILE
     try:
         found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
