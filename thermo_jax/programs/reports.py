@@ -187,10 +187,10 @@ def _timeline(workdir: Path) -> list[Table]:
     if not total:  # a program that was called by itself
         return []
     rows = [
-        [shown, f"{seconds[part]:.1f}", f"{seconds[part] / total:.0%}"]
+        [shown, f"{seconds[part]:.1f}", f"{100 * seconds[part] / total:.0f} %"]
         for part, shown in timeline.PARTS.items()
     ]
-    note = "Until this report was written, over all sessions of a run that was continued."
+    note = "Until this report was written. If the run was continued, its sessions are added up."
     return [
         Table(
             "Where the time went",
