@@ -130,7 +130,8 @@ def parallel() -> ConfigDict:
     # GB; else images are streamed and encoded in every step. -1 = 35 % of the device's memory.
     config.resident_gb = -1.0
     # At most so many steps are given to the devices at once (of images kept there); 0 = 1 on the
-    # CPU, 50 elsewhere. Metrics are read, and a stop is obeyed, between dispatches.
+    # CPU, 50 elsewhere. If these are several, an evaluation is one dispatch, too. Metrics are read,
+    # and a stop is obeyed, between dispatches.
     config.steps_per_dispatch = 0
     return config
 

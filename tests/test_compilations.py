@@ -10,7 +10,7 @@ from table1_runs import quick
 from thermo_jax import main
 from thermo_jax.configs import encoder as encoder_config
 from thermo_jax.programs import encoder, runs, stages
-from thermo_jax.training import pretrain, resident
+from thermo_jax.training import feeding, pretrain, resident
 
 quick_compilation = pytest.fixture(scope="module", autouse=True)(tiny.quick_compilation)
 
@@ -24,7 +24,7 @@ def test_epochs_of_any_number_of_steps_share_their_programs(tmp_path):
     sets = {str(number): range(number * 8 - 3) for number in steps} | {"validation": range(31)}
     placed = resident.place_sets(table, sets, parallel=run.parallel)
     train_steps = resident.train_steps(run.trainer.train_step, at_most=50)
-    eval_steps = resident.eval_steps(run.trainer.eval_step, at_most=50)
+    eval_steps = resident.eval_steps(run.trainer.eval_step, whole=True)
     run = run._replace(
         train_step=run.parallel.wrap(train_steps, donate_state=True, resident=True),
         eval_step=run.parallel.wrap(eval_steps, resident=True),
@@ -113,22 +113,24 @@ def test_padding_is_at_most_a_fifth_of_a_table():
     assert all(resident.padded_rows(rows) * 0.8 <= rows for rows in range(32, 4097))
 
 
-def test_a_sets_rows_are_the_tables_and_padding_is_never_read():
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_sets_rows_are_the_tables_and_padding_is_never_read(whole):
     parallel = tiny.devices(2)
     table = {"x": np.arange(100, 110, dtype=np.float32)}
     sets = {"odd": [1, 3, 5, 7, 9], "last": [9]}
     placed = resident.place_sets(table, sets, parallel=parallel)
     step = resident.eval_steps(
         lambda _, batch: jax.lax.psum({"sum": (batch["x"] * batch["mask"]).sum()}, "data"),
-        at_most=3,
+        whole=whole,
     )
     step = parallel.wrap(step, resident=True)
-    slots = np.arange(4, dtype=np.int32)
-    for name, first, expected in [
-        ("odd", 0, [101 + 103 + 105 + 107, 109, 0]),
-        ("odd", 4, [109, 0, 0]),
-        ("last", 0, [109, 0, 0]),
-    ]:
-        rows = parallel.put_batch({"index": first + slots, "slot": slots})
-        assert np.asarray(step(None, (placed[name], rows))["sum"]).tolist() == expected
+    expected = {"odd": [101 + 103 + 105 + 107, 109], "last": [109]}
+    for name, sums in expected.items():
+        found = []
+        for rows in feeding.eval_batches(
+            placed[name], batch_size=4, loader="numpy", parallel=parallel, whole=whole
+        ):
+            found.append(np.asarray(step(None, rows)["sum"]).tolist())
+        # 32 rows are 8 batches.
+        assert found == ([sums + [0] * (8 - len(sums))] if whole else [[x] for x in sums])
     assert [resident.num_rows(each) for each in placed.values()] == [5, 1]

@@ -81,9 +81,11 @@ def test_a_real_runs_wall_time_is_told_beside_the_devices(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config))
     epochs = [{"step": 5, "seconds": 30.0}, {"step": 10, "seconds": 0.5}]
     (tmp_path / "timing.jsonl").write_text("".join(json.dumps(each) + "\n" for each in epochs))
+    (tmp_path / "timeline.json").write_text('{"compile": 28.04, "steps": 2.5}')
     row = check.run("pretrain H", "40", str(tmp_path))
     table = check.table([row, speed("pretrain H", 16, 4000.0)])
-    line = table.split("REAL RUNS\n")[1].splitlines()[1]
+    line, parts = table.split("REAL RUNS\n")[1].splitlines()[1:3]
+    assert parts.split(": ")[1] == "compile 28.0, steps 2.5"
     # 16 images at 4000 a second are 4 ms; 10 steps.
     assert line.split()[2:] == ["16", "2", "10", "40", "30.0", "100", "4", "0.04"]
 

@@ -22,7 +22,7 @@ def on_devices(run: tiny.Run, *, steps: int = 5) -> tiny.Run:
     train_step = resident.train_steps(trainer.train_step, at_most=steps)
     return run._replace(
         train_step=wrap(train_step, donate_state=True, resident=True),
-        eval_step=wrap(resident.eval_steps(trainer.eval_step, at_most=steps), resident=True),
+        eval_step=wrap(resident.eval_steps(trainer.eval_step, whole=steps > 1), resident=True),
         **sets,
     )
 
@@ -80,6 +80,18 @@ def test_several_steps_are_one_dispatch(run, tmp_path):
     train_step, calls = counting(run.train_step)
     run.fit(tmp_path, tiny.plan(epochs=2, steps_per_dispatch=5), train_step=train_step)
     assert calls == [((1, 8, 5), 5)] * 2  # devices, batch, steps
+
+
+def test_an_evaluation_is_one_dispatch(run, tmp_path):
+    calls = []
+
+    def eval_step(state, batch):
+        calls.append(batch[1]["index"].shape)
+        return run.eval_step(state, batch)
+
+    # 11 validation images are two batches of 8.
+    run.fit(tmp_path, tiny.plan(epochs=3, steps_per_dispatch=5), eval_step=eval_step)
+    assert calls == [(1, 8)] * 3
 
 
 def test_a_resident_run_continues_exactly(run, tmp_path):

@@ -73,6 +73,7 @@ def run(name: str, seconds: str, workdir: str) -> dict[str, Any]:
         "first_epoch_s": epochs[0]["seconds"],
         "later_epochs_s": sum(epoch["seconds"] for epoch in later),
         "later_steps": epochs[-1]["step"] - epochs[0]["step"],
+        "timeline": json.loads((Path(workdir) / "timeline.json").read_text()),
     }
 
 
@@ -128,6 +129,8 @@ def _run_lines(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
             device = timed["ms_per_step"]
             line += f"{device:>16.4g}{device * row['steps'] / 1e3:>10.3g}"
         yield line
+        parts = (f"{name} {seconds:.1f}" for name, seconds in row["timeline"].items())
+        yield f"  seconds of the run: {', '.join(parts)}"
     yield "wall: the whole process, from its start to its report; device: the benchmark's ms/step"
 
 

@@ -216,7 +216,7 @@ def _wrap(parallel, step, *, role, resident, draw, dtype, at_most):
     if resident:
         step = {
             "train": partial(train_steps, at_most=at_most, draw=draw),
-            "eval": partial(eval_steps, at_most=at_most),
+            "eval": partial(eval_steps, whole=at_most > 1),
             "predict": predict_steps,
             "fill": fill_steps,
         }[role](step)

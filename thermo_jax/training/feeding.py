@@ -63,7 +63,7 @@ def eval_batches(
     batch_size: int,
     loader: str,
     parallel: DataParallel,
-    batches_per_dispatch: int = 1,
+    whole: bool = False,
 ) -> Iterator[Any]:
     """Yields what the dispatches take that read every row once, in order.
 
@@ -71,8 +71,7 @@ def eval_batches(
     steps ignore rows behind the end of the set.
 
     Args:
-      batches_per_dispatch: the number of batches of a set on the devices that one dispatch reads,
-        see `resident.eval_steps`.
+      whole: one dispatch reads a whole set on the devices, see `resident.eval_steps`.
     """
     if isinstance(columns, ResidentSet):
         slots = np.arange(batch_size, dtype=np.int32)
@@ -80,7 +79,7 @@ def eval_batches(
         count = batching.num_eval_batches(num_rows(columns), batch_size)
         rows = (
             {"index": batch * batch_size + slots, "slot": slots}
-            for batch in range(0, count, batches_per_dispatch)
+            for batch in range(1 if whole else count)
         )
         return pipeline.prefetch(rows, lambda own: (columns, parallel.put_batch(own)))
     batches = pipeline.eval_batches(columns, batch_size=batch_size, loader=loader, **_process())

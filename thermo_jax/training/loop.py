@@ -50,8 +50,8 @@ class Plan:
       checkpoint_minutes: between checkpoints, 0 = one an epoch; the best and the last are always
         saved.
       choose_by: the lowest validation "loss", or the fewest "errors", marks the best epoch.
-      steps_per_dispatch: at most so many steps, or batches of an evaluation, are given to the
-        devices at once (sets on the devices only).
+      steps_per_dispatch: at most so many training steps are given to the devices at once, and, if
+        these are several, all batches of an evaluation (sets on the devices only).
     """
 
     batch_size: int
@@ -218,7 +218,7 @@ def evaluate(
         batch_size=plan.batch_size,
         loader=plan.loader,
         parallel=parallel,
-        batches_per_dispatch=plan.steps_per_dispatch,
+        whole=plan.steps_per_dispatch > 1,
     )
     with timeline.part("evaluation"), jax.transfer_guard("disallow"):
         for batch in batches:

@@ -156,14 +156,14 @@ def train_steps(step: Callable, *, at_most: int, draw: Callable | None = None) -
     return steps
 
 
-def eval_steps(step: Callable, *, at_most: int) -> Callable:
-    """Sums over a batch -> the sums over each of up to K batches: (a set, rows [B]) -> sums [K].
+def eval_steps(step: Callable, *, whole: bool) -> Callable:
+    """Sums over a batch -> the sums over K batches: (a set, rows [B]) -> sums [K].
 
     The rows are those of the first batch. The next batches follow it until the set ends; the sums
     that remain are zero.
 
     Args:
-      at_most: K.
+      whole: K batches are enough for the whole set; otherwise K is 1.
     """
 
     def steps(state: Any, batch: tuple[ResidentSet, dict]) -> dict:
@@ -176,14 +176,15 @@ def eval_steps(step: Callable, *, at_most: int) -> Callable:
             own = {"index": jnp.where(real, index, 0), "slot": rows["slot"]}
             return state, step(state, _gather(examples, own | {"mask": real.astype(jnp.float32)}))
 
-        first = rows["index"][0] - rows["slot"][0]
-        left = (examples.count - first + size - 1) // size
-        return _repeat(one, state, times=jnp.minimum(left, at_most), at_most=at_most)[1]
+        if not whole:
+            return _repeat(one, state, times=1, at_most=1)[1]
+        times = (examples.count + size - 1) // size
+        return _repeat(one, state, times=times, at_most=-(-len(examples.rows) // size))[1]
 
     return steps
 
 
-def _repeat(one: Callable, state: Any, *, times: jax.Array, at_most: int) -> tuple[Any, dict]:
+def _repeat(one: Callable, state: Any, *, times: jax.Array | int, at_most: int) -> tuple[Any, dict]:
     """Calls `one(number, state)` so many times; stacks what it returns beside the state, [K]."""
     if at_most == 1:
         state, found = one(0, state)
