@@ -147,8 +147,9 @@ def train(*, batch_size: int, epochs: int, patience: int, learning_rate: float) 
     config.patience = patience
     # Step size of the optimiser.
     config.learning_rate = learning_rate
-    # Minutes between checkpoints, 0 = one an epoch. Of the epochs in between the best one's model
-    # is kept on the devices; at the end, or when the run is stopped, it is saved in any case.
+    # Minutes between checkpoints; 0 saves after every epoch. Until the next save, the best model is
+    # kept on the devices. It is saved at the end and after SIGTERM; a run that is killed loses it,
+    # and trains again from its last checkpoint.
     config.checkpoint_minutes = 1.0
     return config
 

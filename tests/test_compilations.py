@@ -9,7 +9,8 @@ from table1_runs import quick
 
 from thermo_jax import main
 from thermo_jax.configs import encoder as encoder_config
-from thermo_jax.programs import encoder, runs, stages
+from thermo_jax.configs import segment as segment_config
+from thermo_jax.programs import decoder, encoder, runs, stages
 from thermo_jax.training import feeding, pretrain, resident
 
 quick_compilation = pytest.fixture(scope="module", autouse=True)(tiny.quick_compilation)
@@ -40,13 +41,17 @@ def test_epochs_of_any_number_of_steps_share_their_programs(tmp_path):
     assert compiled[53] >= 2 and compiled[237] == compiled[263] == 0
 
 
-def tiny_encoder(fold):
-    config = encoder_config.get_config("heat,phantom")
+def shrink(config, *, fold):
     config.data.update({"phantom_patients": 13, "downscale": 5, "loader": "numpy"})
     config.split.update({"folds": FOLDS, "fold": fold})
-    config.model.num_kernels = 1
     config.parallel.devices = 1
     config.train.update({"epochs": 1, "batch_size": 4})
+
+
+def tiny_encoder(fold):
+    config = encoder_config.get_config("heat,phantom")
+    config.model.num_kernels = 1
+    shrink(config, fold=fold)
     return config
 
 
@@ -83,6 +88,32 @@ def test_all_stages_of_five_folds_share_the_programs_of_the_first(tmp_path, cach
     first, others = compiled[:3], compiled[3:]
     assert len(others) == 3 * (FOLDS - 1)
     assert all(first) and not any(others)
+
+
+@pytest.mark.slow
+def test_segmenters_of_few_patients_and_of_many_share_their_programs(tmp_path, cache):
+    compiled = []
+    with tiny.shallow_decoders():
+        for patients in (1, 2, 4, 0):
+            config = segment_config.get_config("H/H,phantom")
+            config.encoder.update({"kind": "random", "num_kernels": 1})
+            config.model.unet_width = 1
+            shrink(config, fold=0)
+            config.data.phantom_patients = 23
+            config.split.max_train_patients = patients
+            with counted() as programs:
+                decoder.run(config, tmp_path / str(patients))
+            compiled.append(len(programs))
+    assert compiled[0] >= 4 and compiled[1:] == [0, 0, 0]
+
+
+def test_a_u_net_is_not_taken_for_the_one_that_stands_in_for_it():
+    found = []
+    for shallow in (True, False):
+        with tiny.shallow_decoders(shallow):
+            state = tiny.decoder_trainer("segment").state
+            found.append(len(jax.tree.leaves(state.params)))
+    assert found[0] < found[1]
 
 
 def test_equal_steps_are_wrapped_once_and_others_are_not():

@@ -149,6 +149,17 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(tmp_
     assert epochs_of(tmp_path) == [1, 2]
 
 
+@pytest.mark.parametrize("value", [math.inf, math.nan])
+def test_infinities_of_both_signs_in_validation_are_told_as_such(value):
+    # Sums of two batches.
+    sums = iter([value, -value])
+    run = tiny.toy_run([1.0])
+    step = lambda *_: {"loss": np.float32(next(sums)), "count": np.float32(8)}  # noqa: E731
+    table = {"images": np.ones((16, 2), np.float32)}
+    found = loop.evaluate(run.state(), step, table, plan=tiny.plan(), parallel=run.parallel)
+    assert math.isnan(found["loss"])
+
+
 def test_a_training_loss_that_is_not_finite_names_its_step_and_its_images(tmp_path):
     run = tiny.toy_run([1.0, 1.0])
 

@@ -13,20 +13,6 @@ from thermo_jax.training.metrics_log import METRICS, read_jsonl
 quick_compilation = pytest.fixture(scope="module", autouse=True)(tiny.quick_compilation)
 
 
-def on_devices(run: tiny.Run, *, steps: int = 5) -> tiny.Run:
-    """The same run with its tables on the devices; so many steps, or batches, a dispatch."""
-    wrap, trainer = run.parallel.wrap, run.trainer
-    columns = {name: np.concatenate([x, run.validation[name]]) for name, x in run.train.items()}
-    rows = {"train": range(20), "validation": range(20, 31)}
-    sets = resident.place_sets(columns, rows, parallel=run.parallel)
-    train_step = resident.train_steps(trainer.train_step, at_most=steps)
-    return run._replace(
-        train_step=wrap(train_step, donate_state=True, resident=True),
-        eval_step=wrap(resident.eval_steps(trainer.eval_step, whole=steps > 1), resident=True),
-        **sets,
-    )
-
-
 def counting(step):
     """The step, and the list of its calls' numbers of steps."""
     calls = []
@@ -58,7 +44,7 @@ def test_a_resident_run_equals_a_streamed_one(tmp_path, trainer, mode, steps):
         plan = tiny.plan(epochs=2, steps_per_dispatch=steps)
         states = [
             run.fit(tmp_path / "streamed", plan),
-            on_devices(run, steps=steps).fit(tmp_path / "resident", plan),
+            tiny.on_devices(run, steps=steps).fit(tmp_path / "resident", plan),
         ]
         params = [jax.tree.leaves(jax.device_get(state.params)) for state in states]
     for left, right in zip(*params, strict=True):
@@ -73,7 +59,7 @@ def test_a_resident_run_equals_a_streamed_one(tmp_path, trainer, mode, steps):
 @pytest.fixture(scope="module")
 def run() -> tiny.Run:
     """Of one device."""
-    return on_devices(tiny.make_run(tiny.line_trainer()))
+    return tiny.on_devices(tiny.make_run(tiny.line_trainer()))
 
 
 def test_several_steps_are_one_dispatch(run, tmp_path):
@@ -125,7 +111,7 @@ def test_the_budget_is_the_configured_one_or_a_share_of_the_memory(caplog):
 def test_nothing_is_compiled_after_the_first_epoch(tmp_path, resident_tables):
     # 11 validation images in batches of 8: the last one is padded.
     run = tiny.make_run(tiny.line_trainer())
-    run = on_devices(run) if resident_tables else run
+    run = tiny.on_devices(run) if resident_tables else run
     compiled = []
     listener = lambda name, seconds, **_: compiled.append(name)  # noqa: E731
     counts = []

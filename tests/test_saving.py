@@ -1,14 +1,17 @@
 """When a run saves: the best and the latest together, in the background, at most so often."""
 
+import concurrent.futures
 import math
 import threading
 
+import jax.numpy as jnp
 import pytest
 import tiny_training as tiny
 
-from thermo_jax.errors import UnwrittenError
+from thermo_jax.errors import DivergedError, UnwrittenError
 from thermo_jax.training import preemption, processes, saving
 from thermo_jax.training.checkpoints import Checkpoints
+from thermo_jax.training.metrics_log import MetricsLog
 
 RARELY = 60.0  # minutes: not within a test
 LOSSES = [3.0, 4.0, 1.0, 5.0, 6.0]
@@ -50,10 +53,17 @@ def test_a_short_run_saves_its_best_and_its_last_state_at_the_end(tmp_path, save
     plan = tiny.plan(epochs=5, checkpoint_minutes=RARELY)
     state = tiny.toy_run(LOSSES).fit(tmp_path, plan)
     assert saved == [15, 25] == kept_steps(tmp_path)
-    tiny.assert_same_tree(state, tiny.toy_run(LOSSES).fit(tmp_path / "often", tiny.plan(epochs=5)))
+    with Checkpoints(tmp_path, read_only=True) as checkpoints:
+        tiny.assert_same_tree(state, checkpoints.restore_model(state, step=15))
     with Checkpoints(tmp_path, read_only=True) as checkpoints:
         assert checkpoints.meta()["finished"] and not checkpoints.meta(15)["finished"]
         assert checkpoints.meta(15)["epoch"] == 3
+
+
+def test_the_best_model_of_this_session_is_not_read_from_the_disk(tmp_path, monkeypatch):
+    monkeypatch.delattr(Checkpoints, "restore_model")
+    plan = tiny.plan(epochs=5, checkpoint_minutes=RARELY)
+    assert int(tiny.toy_run(LOSSES).fit(tmp_path, plan).step) == 15
 
 
 def test_of_a_run_whose_last_epoch_is_the_best_there_is_one_checkpoint(tmp_path, saved):
@@ -64,13 +74,26 @@ def test_of_a_run_whose_last_epoch_is_the_best_there_is_one_checkpoint(tmp_path,
 
 
 def test_a_save_is_due_when_the_minutes_are_over(tmp_path, saved, monkeypatch):
+    class Inline(concurrent.futures.Executor):
+        """A thread that has always finished."""
+
+        def __init__(self, *_):
+            pass
+
+        def submit(self, function, *args):
+            done = concurrent.futures.Future()
+            done.set_result(function(*args))
+            return done
+
+    monkeypatch.setattr(saving, "ThreadPoolExecutor", Inline)
     minutes = [0]
     monkeypatch.setattr(saving.time, "monotonic", lambda: 60.0 * minutes[-1])
-    losses = [3.0, 2.0, 4.0, 4.0, 1.0, 5.0, 6.0]
-    plan = tiny.plan(epochs=7, checkpoint_minutes=2.5)
+    losses = [3.0, 2.0, 4.0, 4.0, 1.0, 5.0, 6.0, 7.0, 7.0]
+    plan = tiny.plan(epochs=9, checkpoint_minutes=2.5)
     tiny.toy_run(losses).fit(tmp_path, plan, on_epoch=minutes.append)
-    # After 3 minutes, the 4th epoch's: the best of the 2nd is new. At the end, that of the 5th.
-    assert saved == [10, 20, 25, 35]
+    # After the 4th epoch, 3 minutes from the start: the best of the 2nd is new. After the 7th, 3
+    # minutes later: that of the 5th. At the end.
+    assert saved == [10, 20, 25, 35, 45]
 
 
 def test_training_goes_on_while_a_checkpoint_is_written(tmp_path, monkeypatch):
@@ -78,7 +101,7 @@ def test_training_goes_on_while_a_checkpoint_is_written(tmp_path, monkeypatch):
 
     def slow_save(self, state, **about):
         begun.append(int(state.step))
-        assert written.wait(timeout=60)
+        assert written.wait(timeout=5)
         save(self, state, **about)
 
     def on_epoch(epoch):
@@ -162,7 +185,82 @@ def test_a_run_that_is_told_to_stop_after_its_best_epoch_keeps_it_as_the_best(
     assert kept_steps(tmp_path) == [15, 25]
 
 
-def test_of_several_processes_the_first_one_says_when(tmp_path, saved, monkeypatch):
-    monkeypatch.setattr(processes, "first_says", lambda due: True)
-    tiny.toy_run([1.0, 2.0]).fit(tmp_path, tiny.plan(epochs=2, checkpoint_minutes=RARELY))
-    assert saved == [5, 10]
+# --------------------------------------------------------------------------------------------------
+# Several processes
+# --------------------------------------------------------------------------------------------------
+
+
+class FakeCheckpoints(Checkpoints):
+    """Notes the steps that are saved; says whether a save is under way as it is told to."""
+
+    def __init__(self, folder):
+        self.directory, self.steps, self.busy = folder / "checkpoints", [], False
+
+    def save(self, state, *, encoder, meta, value):
+        self.steps.append(int(state.step))
+
+    def is_writing(self):
+        return self.busy
+
+
+@pytest.fixture
+def two_processes(monkeypatch):
+    """This process is one of two; the other one agrees, or says what the list holds."""
+    said = []
+    monkeypatch.setattr(saving.jax, "process_count", lambda: 2)
+    monkeypatch.setattr(processes, "first_says", lambda value: said.pop(0) if said else value)
+    return said
+
+
+@pytest.fixture
+def saver(tmp_path, two_processes):
+    return saving.Saver(
+        FakeCheckpoints(tmp_path),
+        log=MetricsLog(tmp_path),
+        parallel=tiny.devices(1),
+        minutes=RARELY,
+        encoder_of=lambda state: {},
+        step=0,
+    )
+
+
+def state_of(step):
+    return tiny.toy_run([1.0]).state().replace(step=jnp.int32(step))
+
+
+def about(step):
+    return {"step": step, "meta": {}, "value": 1.0}
+
+
+def test_of_several_processes_the_first_one_says_when(saver, two_processes):
+    two_processes += [True, False]
+    assert saver.is_due() and not saver.is_due() and not saver.is_due()
+
+
+def test_several_processes_save_the_latest_state_when_the_best_one_is_written(saver):
+    checkpoints = saver._checkpoints
+    with saver:
+        saver.keep_best(state_of(5), **about(5))
+        checkpoints.busy = True
+        saver.save(state_of(10), **about(10))
+        assert checkpoints.steps == [5]  # the main thread did not wait
+        assert not saver.is_due() and checkpoints.steps == [5]
+        checkpoints.busy = False
+        assert not saver.is_due() and checkpoints.steps == [5, 10]
+
+
+def test_several_processes_wait_for_what_is_left_at_the_end(saver):
+    with saver:
+        saver.keep_best(state_of(5), **about(5))
+        saver.save(state_of(10), **about(10))
+    assert saver._checkpoints.steps == [5, 10]
+
+
+@pytest.mark.parametrize(
+    ("error", "saved_steps"), [(DivergedError, [5]), (preemption.Stopped, [5]), (ValueError, [])]
+)
+def test_several_processes_save_after_an_error_only_if_all_have_it(saver, error, saved_steps):
+    with pytest.raises(error), saver:
+        saver.keep_best(state_of(5), **about(5))
+        raise error
+    assert saver._checkpoints.steps == saved_steps

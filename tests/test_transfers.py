@@ -1,28 +1,31 @@
-"""Training and evaluation move nothing between host and devices but what they say.
+"""Training, evaluation and prediction make only explicit transfers between host and devices.
 
-On the CPU, JAX's guard sees what is put on a device, but reading is no transfer there: results are
-sealed instead, which only `jax.device_get` opens.
+On the CPU, JAX's guard sees what is put on a device, but reading is no transfer there: states and
+results are sealed instead, and only `jax.device_get` opens them.
 """
+
+import contextlib
 
 import jax
 import numpy as np
 import pytest
 import tiny_training as tiny
 
-from thermo_jax.training import loop
+from thermo_jax.training import loop, resident
+from thermo_jax.training.checkpoints import Checkpoints
 from thermo_jax.training.parallel import DataParallel, gather
 
-SEALED = "read without jax.device_get"
+RARELY = 60.0  # minutes: checkpoints are written at the end
 
 
 class Sealed:
-    """A step's result that may be waited for and passed on."""
+    """An array that may be waited for and passed on, but not read."""
 
     def __init__(self, value):
-        self.value = value
+        self.value, self.shape, self.dtype = value, value.shape, value.dtype
 
     def refuse(self, *_, **__):
-        raise AssertionError(SEALED)
+        raise AssertionError("read without jax.device_get")
 
     __array__ = __float__ = __int__ = __bool__ = __index__ = __format__ = __iter__ = refuse
     __getitem__ = __add__ = __mul__ = __truediv__ = refuse
@@ -32,70 +35,114 @@ def seal(tree):
     return jax.tree.map(Sealed, tree)
 
 
+def unseal(tree):
+    return jax.tree.map(lambda x: x.value if isinstance(x, Sealed) else x, tree)
+
+
+def sealing(step):
+    """The step, whose state and results are sealed."""
+    return lambda state, batch: seal(step(unseal(state), unseal(batch)))
+
+
+class SealingParallel(DataParallel):
+    """Copies of sealed states are sealed."""
+
+    def copy(self, tree):
+        return seal(super().copy(unseal(tree)))
+
+
 @pytest.fixture
-def device_get(monkeypatch):
-    """Opens what is sealed."""
-    get = jax.device_get
+def sealed(monkeypatch):
+    """`jax.device_get` and a checkpoint open what is sealed."""
+    get, save = jax.device_get, Checkpoints.save
 
-    def opened(tree):
-        return get(jax.tree.map(lambda x: x.value if isinstance(x, Sealed) else x, tree))
+    def save_unsealed(self, state, *, encoder, **about):
+        save(self, unseal(state), encoder=unseal(encoder), **about)
 
-    monkeypatch.setattr(jax, "device_get", opened)
+    monkeypatch.setattr(jax, "device_get", lambda tree: get(unseal(tree)))
+    monkeypatch.setattr(Checkpoints, "save", save_unsealed)
+
+
+@pytest.fixture(scope="module", params=["streamed", "resident"])
+def run(request):
+    """On the second device, on which JAX puts nothing by default."""
+    parallel = SealingParallel(jax.devices()[1:2])
+    run = tiny.make_run(tiny.line_trainer())._replace(parallel=parallel)
+    if request.param == "resident":
+        return tiny.on_devices(run)
+    wrap, trainer = parallel.wrap, run.trainer
+    return run._replace(
+        train_step=wrap(trainer.train_step, donate_state=True), eval_step=wrap(trainer.eval_step)
+    )
+
+
+def plan_of(run, **changes):
+    steps = 5 if isinstance(run.train, resident.ResidentSet) else 1
+    return tiny.plan(steps_per_dispatch=steps, checkpoint_minutes=RARELY, **changes)
+
+
+def test_states_and_results_are_read_explicitly(run, sealed, tmp_path):
+    steps = {"train_step": sealing(run.train_step), "eval_step": sealing(run.eval_step)}
+    run.fit(tmp_path, plan_of(run, epochs=2), **steps)
+
+
+@contextlib.contextmanager
+def refused():
+    with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
+        yield
+
+
+def implicit():
+    """Puts a number on a device by the way."""
+    jax.jit(lambda x: x)(np.ones(2))
+
+
+@pytest.mark.parametrize("name", ["train_step", "eval_step"])
+def test_an_implicit_transfer_is_refused_in_training_and_evaluation(run, tmp_path, name):
+    def step(state, batch):
+        implicit()
+        return getattr(run, name)(state, batch)
+
+    with refused():
+        run.fit(tmp_path, plan_of(run, epochs=1), **{name: step})
+
+
+def mean_step(_, batch):
+    return gather({"mean": batch["images"].mean((1, 2, 3))})
 
 
 @pytest.fixture(scope="module")
-def run():
-    """On the second device, to which nothing is put by default."""
-    run = tiny.make_run(tiny.line_trainer())
-    parallel = DataParallel(jax.devices()[1:2])
-    wrap = parallel.wrap
-    return run._replace(
-        parallel=parallel,
-        train_step=wrap(run.trainer.train_step, donate_state=True),
-        eval_step=wrap(run.trainer.eval_step),
-    )
+def images():
+    """The second device, and a table for it."""
+    return DataParallel(jax.devices()[1:2]), {
+        "images": tiny.columns(11, height=4, width=4)["images"]
+    }
 
 
-def test_results_are_read_where_the_loop_says_so(run, device_get, tmp_path):
-    def train_step(state, batch):
-        state, metrics = run.train_step(state, batch)
-        return state, seal(metrics)
-
-    steps = {"train_step": train_step, "eval_step": lambda *args: seal(run.eval_step(*args))}
-    run.fit(tmp_path, tiny.plan(epochs=2), **steps)
-
-
-def test_predictions_are_read_where_the_loop_says_so(run, device_get):
-    step = run.parallel.wrap(lambda _, batch: gather({"mean": batch["images"].mean((1, 2, 3))}))
-    found = loop.predict(
-        run.parallel.replicate({}),
-        lambda *args: seal(step(*args)),
-        run.validation,
-        plan=tiny.plan(),
-        parallel=run.parallel,
-    )
-    np.testing.assert_allclose(found["mean"], run.validation["images"].mean((1, 2, 3)), rtol=1e-5)
+def test_predictions_are_read_explicitly(images, sealed):
+    parallel, table = images
+    step = sealing(parallel.wrap(mean_step))
+    state = parallel.replicate({})
+    found = loop.predict(state, step, table, plan=tiny.plan(), parallel=parallel)
+    np.testing.assert_allclose(found["mean"], table["images"].mean((1, 2, 3)), rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["train_step", "eval_step"])
-def test_what_is_put_on_a_device_by_the_way_is_refused(run, tmp_path, name):
-    step = getattr(run, name)
+def test_an_implicit_transfer_is_refused_in_prediction(images):
+    parallel, table = images
 
-    def step_with_number(state, batch):
-        jax.jit(lambda x: x)(np.ones(2))
-        return step(state, batch)
+    def step(state, batch):
+        implicit()
 
-    with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
-        run.fit(tmp_path, tiny.plan(epochs=1), **{name: step_with_number})
+    with refused():
+        loop.predict({}, step, table, plan=tiny.plan(), parallel=parallel)
 
 
-@pytest.mark.parametrize("name", ["train_step", "eval_step"])
-def test_what_is_read_by_the_way_is_seen(run, tmp_path, name):
-    step = getattr(run, name)
+def test_an_implicit_transfer_is_refused_where_a_column_is_filled(images):
+    parallel, table = images
 
-    def reading(state, batch):
-        float(seal(batch["images"]))
-        return step(state, batch)
+    def step(column, batch):
+        implicit()
 
-    with pytest.raises(AssertionError, match=SEALED):
-        run.fit(tmp_path, tiny.plan(epochs=1), **{name: reading})
+    column = parallel.zeros((resident.padded_rows(11),), np.float32)
+    with refused():
+        loop.fill(column, step, {}, table, plan=tiny.plan(), parallel=parallel)

@@ -45,7 +45,7 @@ class Case:
       step: per device, `step(state, batch)`.
       train: whether it returns a new state, which is donated and fed back.
       make_state: makes the state; under `jax.eval_shape` no array is made.
-      draw: what gives a step's random positions, see `resident.scan_steps`; None without.
+      draw: what gives a step's random positions, see `resident.train_steps`; None without.
       columns: what a batch holds besides its rows, name -> (shape of one example, type).
       batch_size: images a step, over all devices.
       gflop_per_image: by hand; None at other widths than the published ones.

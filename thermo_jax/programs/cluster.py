@@ -30,7 +30,7 @@ from thermo_jax.programs import reports, runs, scores, sources
 from thermo_jax.programs.decoder import open_encoder, saw_unknown_patients, seen_by_encoder
 from thermo_jax.programs.workdir import PICTURES, check_workdir
 from thermo_jax.training import finetune, loop
-from thermo_jax.training.parallel import gather
+from thermo_jax.training.parallel import DataParallel, gather
 
 PICTURED = 4  # images in a picture
 NAMED_BY = "the annotations: optimistic, not comparable with a trained segmenter"
@@ -64,7 +64,7 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
         runs.wrap(parallel, step, config, role="predict", resident=False),
         runs.columns(examples, "images"),
         plan=loop.Plan(
-            batch_size=config.batch_size,
+            batch_size=_batch_size(config, count=len(examples), parallel=parallel),
             epochs=0,
             patience=0,
             seed=config.seed,
@@ -79,6 +79,12 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
     }
     seen = _seen(encoder_meta, source=source, examples=examples)
     return _finish(config, workdir=workdir, examples=examples, maps=maps, seen=seen)
+
+
+def _batch_size(config: ConfigDict, *, count: int, parallel: DataParallel) -> int:
+    """As configured, or the smallest that holds all images and that the devices divide."""
+    devices = len(parallel.devices)
+    return min(config.batch_size, -(-count // devices) * devices)
 
 
 def cluster_step(

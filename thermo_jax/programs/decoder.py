@@ -340,7 +340,8 @@ def place(
     the compute type), images on the devices, images in host memory.
 
     Args:
-      examples: all, of which the sets are parts.
+      examples: all, of which the sets are parts. The devices hold all of them, also those of no set
+        (few labelled patients), so that every run of a study has a table of the same size.
     """
     target = TARGETS[config.task]
     shape = _latents_shape(examples, encoder=encoder, config=config)

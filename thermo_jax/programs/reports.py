@@ -190,7 +190,10 @@ def _timeline(workdir: Path) -> list[Table]:
         [shown, f"{seconds[part]:.1f}", f"{100 * seconds[part] / total:.0f} %"]
         for part, shown in timeline.PARTS.items()
     ]
-    note = "Until this report was written. If the run was continued, its sessions are added up."
+    note = (
+        "Until this report was written. If the run was continued, its sessions are added up; of "
+        "one that was killed, only the time until its last checkpoint is known."
+    )
     return [
         Table(
             "Where the time went",

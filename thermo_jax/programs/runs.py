@@ -192,8 +192,8 @@ def wrap(
 ) -> Callable:
     """A per-device step over all devices, for sets that are on them or batches of host memory.
 
-    It multiplies in the compute type of `config`, which is resolved. Of equal steps (partials of
-    equal functions and arguments) it is the same, so that each is compiled once in a study.
+    It multiplies in the compute type of `config`, which is resolved. Equal steps (partials of equal
+    functions and arguments) return the same wrapped function, so a study compiles each only once.
 
     Args:
       role: "train", "eval", "predict" or "fill", which say what the step does: see `resident.py`.

@@ -124,6 +124,10 @@ class Checkpoints:
                 "one, if there is one"
             ) from error
 
+    def is_writing(self) -> bool:
+        """Whether a save is under way."""
+        return self._manager.is_saving_in_progress()
+
     def latest_step(self) -> int | None:
         """Step of the newest checkpoint, None if there is none."""
         return self._manager.latest_step()

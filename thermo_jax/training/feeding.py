@@ -65,10 +65,10 @@ def eval_batches(
     parallel: DataParallel,
     whole: bool = False,
 ) -> Iterator[Any]:
-    """Yields what the dispatches take that read every row once, in order.
+    """Yields the arguments of the dispatches that together read every row once, in order.
 
-    The last batch has more rows than are left. In host memory it is padded; on the devices, the
-    steps ignore rows behind the end of the set.
+    The last batch may have more rows than are left. In host memory it is padded; on the devices,
+    the steps ignore rows behind the end of the set.
 
     Args:
       whole: one dispatch reads a whole set on the devices, see `resident.eval_steps`.

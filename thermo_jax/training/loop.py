@@ -47,8 +47,8 @@ class Plan:
       seed: of the order of examples.
       learning_rate: the optimiser's, told where it may be to blame.
       loader: "tf.data" or "numpy".
-      checkpoint_minutes: between checkpoints, 0 = one an epoch; the best and the last are always
-        saved.
+      checkpoint_minutes: minutes between two saves; 0 saves after every epoch. At the end, the best
+        and the last state are always saved.
       choose_by: the lowest validation "loss", or the fewest "errors", marks the best epoch.
       steps_per_dispatch: at most so many training steps are given to the devices at once, and, if
         these are several, all batches of an evaluation (sets on the devices only).
@@ -93,7 +93,8 @@ def fit(
       encoder_of: the variables to hand over as the encoder.
       meta: JSON kept with every checkpoint; its "examples" say which ones are in which set, and a
         run continues only with the same.
-      on_epoch: called with each finished epoch's number after its checkpoint is under way.
+      on_epoch: called with the number of each finished epoch, after its checkpoint, if one is due,
+        was started.
     Raises:
       FloatingPointError: a loss is not finite; nothing of that epoch is saved.
       Stopped: the run was asked to stop (`preemption.py`); it has saved, within the epoch too.
@@ -149,7 +150,9 @@ def fit(
                 _check_steps(at, first_step=at.epoch * steps, names=names, plan=plan)
                 try:
                     preemption.check()
-                    result = evaluate(state, eval_step, validation, plan=plan, parallel=parallel)
+                    # Without the optimiser, as the best model is evaluated later: one program.
+                    model = state.replace(opt_state=())
+                    result = evaluate(model, eval_step, validation, plan=plan, parallel=parallel)
                 except preemption.Stopped:
                     step = at.epoch * steps + at.steps_begun
                     if step > saver.latest:  # with a value that is never the best
@@ -226,10 +229,17 @@ def evaluate(
             jax.block_until_ready(sums[-2:-1])  # as in training
             preemption.check()
         sums = jax.device_get(sums)
-    # Exactly, so that it does not matter how many batches a dispatch has.
-    total = {name: math.fsum(np.concatenate([np.ravel(s[name]) for s in sums])) for name in sums[0]}
+    total = {name: _sum(np.concatenate([np.ravel(s[name]) for s in sums])) for name in sums[0]}
     count = total.pop("count")
     return {name: value / count for name, value in total.items()}
+
+
+def _sum(values: np.ndarray) -> float:
+    """Exact, so that it does not matter how many batches a dispatch has."""
+    if np.isfinite(values).all():
+        return math.fsum(values)
+    with np.errstate(invalid="ignore"):  # infinities of both signs
+        return float(values.sum())
 
 
 def predict(
@@ -265,7 +275,7 @@ def fill(
     """Per-example results for every row of `columns`, which are put on the devices for that time.
 
     Args:
-      column: on the devices, [M, ...] as `resident.padded_rows` says; its memory is taken.
+      column: on the devices, [M, ...] as `resident.padded_rows` says; it is donated.
       fill_step: see `resident.fill_steps`.
       state: what the step reads, replicated.
     """

@@ -34,7 +34,8 @@ class MetricsLog:
         workdir = folder_path(workdir)
         self._rows = {workdir / METRICS: [], workdir / TIMING: []}
         self._writer = None
-        self._complete, self._flushed = True, -math.inf  # since when
+        self._complete = True  # the files have all lines
+        self._flushed = -math.inf  # when they were last written
         if not processes.is_writer():
             return
         for path in self._rows:
@@ -63,7 +64,7 @@ class MetricsLog:
             self.flush()
 
     def flush(self) -> None:
-        """All lines are in the files."""
+        """Writes all lines to the files."""
         if self._complete:
             return
         for path in self._rows:

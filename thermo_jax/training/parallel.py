@@ -23,7 +23,7 @@ MODES = ("pmap", "shard_map")
 class DataParallel:
     """Maps steps over `devices`, and puts states and batches where the steps expect them.
 
-    Two of the same devices and mode are equal, so that what was compiled for one serves the other.
+    Two objects with the same devices and mode are equal, so that they share compiled programs.
 
     Attributes:
       devices: all devices of the run, of every process.
@@ -103,7 +103,7 @@ class DataParallel:
         return jax.tree.map(lambda x: self.place(np.array(x)), tree)
 
     def copy(self, tree: Any) -> Any:
-        """A copy of a replicated tree, which outlives a step that takes the tree's own memory."""
+        """A copy of a replicated tree, which stays valid when a step donates the tree's memory."""
         return _copy(tree, sharding=self._replicated)
 
     def zeros(self, shape: tuple[int, ...], dtype: Any) -> jax.Array:
@@ -137,7 +137,8 @@ class DataParallel:
             count = sum(d.process_index == jax.process_index() for d in self.devices)
             batch = {k: x.reshape(count, -1, *x.shape[1:]) for k, x in batch.items()}
         put = partial(jax.make_array_from_process_local_data, sharding)
-        with jax.transfer_guard_host_to_device("allow"):  # JAX takes it for one by the way
+        # In a run of several processes, JAX counts this explicit copy as an implicit transfer.
+        with jax.transfer_guard_host_to_device("allow"):
             return {k: put(x) for k, x in batch.items()}
 
 

@@ -4,23 +4,26 @@
     a save is due               -> the best state (if it is new), then the latest -> thread -> disk
 
 If the run is killed before both are on disk, it continues from the checkpoint before and reaches
-the same result. In a run of several processes, all processes take part in each save. They do this
-in their main threads, and Orbax then writes in the background.
+the same result. In a run of several processes, all processes take part in each save, in their main
+threads, and Orbax then writes in the background. The latest state is then saved at the end of a
+later epoch than the best one, when Orbax has written that.
 """
 
-import concurrent.futures
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple
 
 import jax
 
 from thermo_jax.errors import DivergedError
-from thermo_jax.training import processes, timeline
+from thermo_jax.training import preemption, processes, timeline
 from thermo_jax.training.checkpoints import Checkpoints
 from thermo_jax.training.metrics_log import MetricsLog
 from thermo_jax.training.parallel import DataParallel
 from thermo_jax.training.state import TrainState
+
+_OF_ALL_PROCESSES = (DivergedError, preemption.Stopped)  # errors that all of them raise together
 
 
 class Snapshot(NamedTuple):
@@ -68,17 +71,20 @@ class Saver:
         self._seconds, self._encoder_of = 60 * minutes, encoder_of
         self.latest = step
         self._last_time = time.monotonic()
-        self._thread = concurrent.futures.ThreadPoolExecutor(1, "checkpoints")
-        self._writing: concurrent.futures.Future | None = None
+        self._thread = ThreadPoolExecutor(1, "checkpoints")
+        self._writing: Future | None = None
+        self._pending: list[Snapshot] = []  # several processes save them one by one
 
     def __enter__(self) -> "Saver":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_) -> None:
         try:
-            # In a run of several processes all must save, but perhaps only this one failed. A loss
-            # that is not finite is the same in all of them.
-            if kind and (issubclass(kind, DivergedError) or jax.process_count() == 1):
+            # In a run of several processes all must save, but perhaps only this one failed. A stop
+            # and a loss that is not finite are the same in all of them.
+            if kind and jax.process_count() > 1 and not issubclass(kind, _OF_ALL_PROCESSES):
+                return
+            if kind:
                 self._save([])
             self._wait()
         finally:
@@ -93,15 +99,24 @@ class Saver:
     def is_due(self) -> bool:
         """Whether it is time to save. In a run of several processes, the first one decides.
 
+        To be called after every epoch.
+
         Raises:
           OSError: an earlier save failed.
         """
         if not self._seconds:
             return True
+        elapsed = time.monotonic() - self._last_time >= self._seconds
+        if jax.process_count() > 1:
+            is_idle = not self._checkpoints.is_writing()
+            if not self._pending:
+                return processes.first_says(is_idle and elapsed)
+            if processes.first_says(is_idle):
+                self._write_next()
+            return False
         if self._writing and self._writing.done():
             self._wait()
-        due = not self._writing and time.monotonic() - self._last_time >= self._seconds
-        return processes.first_says(due)
+        return elapsed and not self._writing
 
     def save(self, state: TrainState, *, step: int, meta: dict, value: float) -> None:
         """Starts to save the latest state, and before it the best one if that is new.
@@ -124,10 +139,14 @@ class Saver:
         self._wait()
         with timeline.part("saving"):
             self._log.flush()
+            timeline.save(self._checkpoints.directory.parent)
             self.latest, self._last_time = snapshots[-1].step, time.monotonic()
-            self._best_is_new = False
+            if self._best_is_new:  # its optimiser is needed no longer than it takes to save it
+                self.best = self.best._replace(state=self.best.state.replace(opt_state=()))
+                self._best_is_new = False
             if jax.process_count() > 1:
-                self._write(snapshots)
+                self._pending = snapshots
+                self._write_next()
             else:
                 self._writing = self._thread.submit(self._write, snapshots)
 
@@ -135,12 +154,17 @@ class Saver:
         for state, _, meta, value in snapshots:
             self._checkpoints.save(state, encoder=self._encoder_of(state), meta=meta, value=value)
 
-    def _wait(self) -> None:
-        if self._writing:
-            writing, self._writing = self._writing, None
-            with timeline.part("waiting"):
-                writing.result()
+    def _write_next(self) -> None:
+        self._write([self._pending.pop(0)])
 
-    def best_model(self) -> Any:
+    def _wait(self) -> None:
+        with timeline.part("waiting"):
+            if self._writing:
+                writing, self._writing = self._writing, None
+                writing.result()
+            while self._pending:
+                self._write_next()
+
+    def best_model(self) -> TrainState | None:
         """The best state without its optimiser; None if it is of an earlier session."""
         return self.best and self.best.state.replace(opt_state=())

@@ -7,7 +7,8 @@
 
 Every second belongs to one part only. If a part starts within another one, or JAX compiles a
 program, the outer part's clock stops meanwhile. A stage of a study records a timeline of its own,
-and its time is not part of the study's. If a run is continued, its sessions are added up.
+and its time is not part of the study's. If a run is continued, its sessions are added up; of one
+that was killed, only the time until its last checkpoint is known.
 """
 
 import contextlib
@@ -18,6 +19,7 @@ import time
 from collections.abc import Iterator
 
 import jax
+from absl import logging
 
 from thermo_jax.training import processes
 from thermo_jax.training.paths import folder_path
@@ -127,7 +129,10 @@ def saved_in(workdir: str | os.PathLike) -> Iterator[None]:
     try:
         yield
     finally:
-        save(workdir)
+        try:
+            save(workdir)
+        except OSError as error:  # what ended the block matters more
+            logging.warning("%s is not written: %s", folder_path(workdir) / FILE, error)
 
 
 def save(workdir: str | os.PathLike) -> None:
