@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 import tiny_training as tiny
+from resident_runs import on_devices
 
 from thermo_jax.training import resident
 from thermo_jax.training.metrics_log import METRICS, read_jsonl
@@ -44,7 +45,7 @@ def test_a_resident_run_equals_a_streamed_one(tmp_path, trainer, mode, steps):
         plan = tiny.plan(epochs=2, steps_per_dispatch=steps)
         states = [
             run.fit(tmp_path / "streamed", plan),
-            tiny.on_devices(run, steps=steps).fit(tmp_path / "resident", plan),
+            on_devices(run, steps=steps).fit(tmp_path / "resident", plan),
         ]
         params = [jax.tree.leaves(jax.device_get(state.params)) for state in states]
     for left, right in zip(*params, strict=True):
@@ -59,7 +60,7 @@ def test_a_resident_run_equals_a_streamed_one(tmp_path, trainer, mode, steps):
 @pytest.fixture(scope="module")
 def run() -> tiny.Run:
     """Of one device."""
-    return tiny.on_devices(tiny.make_run(tiny.line_trainer()))
+    return on_devices(tiny.make_run(tiny.line_trainer()))
 
 
 def test_several_steps_are_one_dispatch(run, tmp_path):
@@ -111,7 +112,7 @@ def test_the_budget_is_the_configured_one_or_a_share_of_the_memory(caplog):
 def test_nothing_is_compiled_after_the_first_epoch(tmp_path, resident_tables):
     # 11 validation images in batches of 8: the last one is padded.
     run = tiny.make_run(tiny.line_trainer())
-    run = tiny.on_devices(run) if resident_tables else run
+    run = on_devices(run) if resident_tables else run
     compiled = []
     listener = lambda name, seconds, **_: compiled.append(name)  # noqa: E731
     counts = []

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 import tiny_training as tiny
+from resident_runs import on_devices
 
 from thermo_jax.training import loop, resident
 from thermo_jax.training.checkpoints import Checkpoints
@@ -69,7 +70,7 @@ def run(request):
     parallel = SealingParallel(jax.devices()[1:2])
     run = tiny.make_run(tiny.line_trainer())._replace(parallel=parallel)
     if request.param == "resident":
-        return tiny.on_devices(run)
+        return on_devices(run)
     wrap, trainer = parallel.wrap, run.trainer
     return run._replace(
         train_step=wrap(trainer.train_step, donate_state=True), eval_step=wrap(trainer.eval_step)

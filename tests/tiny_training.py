@@ -24,7 +24,7 @@ from thermo_jax.models.cuts import scale_images
 from thermo_jax.models.operations import NATIVE, Operations
 from thermo_jax.models.unet import DoubleConv
 from thermo_jax.programs import runs
-from thermo_jax.training import finetune, loop, pretrain, resident
+from thermo_jax.training import finetune, loop, pretrain
 from thermo_jax.training import state as training_state
 from thermo_jax.training.parallel import DataParallel, masked_sums, pmean
 from thermo_jax.training.resident import num_rows
@@ -339,20 +339,6 @@ def make_run(trainer: Trainer, *, device_count: int = 1, mode: str = "pmap") -> 
         eval_step=parallel.wrap(trainer.eval_step),
         train=train,
         validation=validation,
-    )
-
-
-def on_devices(run: Run, *, steps: int = 5) -> Run:
-    """The same run with its tables on the devices; so many steps, or batches, a dispatch."""
-    wrap, trainer = run.parallel.wrap, run.trainer
-    columns = {name: np.concatenate([x, run.validation[name]]) for name, x in run.train.items()}
-    rows = {"train": range(20), "validation": range(20, 31)}
-    sets = resident.place_sets(columns, rows, parallel=run.parallel)
-    train_step = resident.train_steps(trainer.train_step, at_most=steps)
-    return run._replace(
-        train_step=wrap(train_step, donate_state=True, resident=True),
-        eval_step=wrap(resident.eval_steps(trainer.eval_step, whole=steps > 1), resident=True),
-        **sets,
     )
 
 
