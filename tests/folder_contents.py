@@ -1,7 +1,9 @@
-"""What a folder holds, to be compared before and after."""
+"""The contents of folders, to be compared before and after."""
 
 import os
 from pathlib import Path
+
+from thermo_jax.training.checkpoints import FOLDER
 
 
 def contents(folder: str | os.PathLike) -> dict[Path, tuple[bytes, int]]:
@@ -11,3 +13,8 @@ def contents(folder: str | os.PathLike) -> dict[Path, tuple[bytes, int]]:
         is_file = path.is_file()
         found[path] = (path.read_bytes(), path.stat().st_mtime_ns) if is_file else (b"", 0)
     return found
+
+
+def kept_steps(workdir: Path) -> list[int]:
+    """The steps of the checkpoints in a workdir."""
+    return sorted(int(path.name) for path in (workdir / FOLDER).iterdir() if path.name.isdigit())

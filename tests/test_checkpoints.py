@@ -9,15 +9,12 @@ import numpy as np
 import pytest
 import tiny_training as tiny
 from absl import logging as absl_logging
+from folder_contents import kept_steps
 
 from thermo_jax.training.checkpoints import FOLDER, Checkpoints, keep_best_model, load_encoder
 from thermo_jax.training.position import EarlyStopping, Position
 
 quick_compilation = pytest.fixture(scope="module", autouse=True)(tiny.quick_compilation)
-
-
-def kept_steps(workdir) -> list[int]:
-    return sorted(int(path.name) for path in (workdir / FOLDER).iterdir() if path.name.isdigit())
 
 
 @pytest.mark.parametrize(

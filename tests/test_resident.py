@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 import tiny_training as tiny
+from compilations import counted
 from resident_runs import on_devices
 
 from thermo_jax.training import resident
@@ -113,17 +114,9 @@ def test_nothing_is_compiled_after_the_first_epoch(tmp_path, resident_tables):
     # 11 validation images in batches of 8: the last one is padded.
     run = tiny.make_run(tiny.line_trainer())
     run = on_devices(run) if resident_tables else run
-    compiled = []
-    listener = lambda name, seconds, **_: compiled.append(name)  # noqa: E731
     counts = []
-
-    def count(epoch):
-        counts.append(sum("backend_compile" in name for name in compiled))
-
-    jax.monitoring.register_event_duration_secs_listener(listener)
-    try:
-        run.fit(tmp_path, tiny.plan(epochs=3, steps_per_dispatch=5), on_epoch=count)
-    finally:
-        jax.monitoring.unregister_event_duration_listener(listener)
+    with counted() as programs:
+        plan = tiny.plan(epochs=3, steps_per_dispatch=5)
+        run.fit(tmp_path, plan, on_epoch=lambda epoch: counts.append(len(programs)))
     assert counts[0] >= 2  # training and evaluation
     assert counts[0] == counts[1] == counts[2]

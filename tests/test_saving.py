@@ -7,6 +7,7 @@ import threading
 import jax.numpy as jnp
 import pytest
 import tiny_training as tiny
+from folder_contents import kept_steps
 
 from thermo_jax.errors import DivergedError, UnwrittenError
 from thermo_jax.training import preemption, processes, saving
@@ -16,11 +17,6 @@ from thermo_jax.training.metrics_log import MetricsLog
 RARELY = 60.0  # minutes: not within a test
 LOSSES = [3.0, 4.0, 1.0, 5.0, 6.0]
 STEPS = 5  # of an epoch
-
-
-def kept_steps(workdir):
-    with Checkpoints(workdir, read_only=True) as checkpoints:
-        return sorted(checkpoints.steps())
 
 
 @pytest.fixture
@@ -123,16 +119,16 @@ def test_what_cannot_be_written_stops_the_run_with_what_the_disk_said(tmp_path, 
         raise UnwrittenError("no space")
 
     monkeypatch.setattr(Checkpoints, "save", failing)
-    told = []
+    epochs = []
 
     def on_epoch(epoch):
-        told.append(epoch)
+        epochs.append(epoch)
         assert failed.wait(timeout=60)
 
     plan = tiny.plan(epochs=5, checkpoint_minutes=1e-9)
     with pytest.raises(UnwrittenError, match="no space"):
         tiny.toy_run([1.0] * 5).fit(tmp_path, plan, on_epoch=on_epoch)
-    assert len(told) < 5
+    assert len(epochs) < 5
 
 
 @pytest.mark.parametrize("interrupted_after", [1, 2, 3, 4])
@@ -176,9 +172,13 @@ def test_a_run_that_is_told_to_stop_after_its_best_epoch_keeps_it_as_the_best(
 ):
     monkeypatch.setattr(preemption, "_asked", preemption.threading.Event())
     run, plan = tiny.toy_run(LOSSES), tiny.plan(epochs=5, checkpoint_minutes=RARELY)
-    told = lambda epoch: preemption._asked.set() if epoch == 3 else None  # noqa: E731
+
+    def ask_after_the_best(epoch):
+        if epoch == 3:
+            preemption._asked.set()
+
     with pytest.raises(preemption.Stopped):
-        run.fit(tmp_path, plan, on_epoch=told)
+        run.fit(tmp_path, plan, on_epoch=ask_after_the_best)
     assert kept_steps(tmp_path) == [15]
     preemption._asked.clear()
     assert int(run.fit(tmp_path, plan).step) == 15

@@ -205,8 +205,8 @@ def _load_pretrained(
         )
 
     def like(meta: dict) -> dict:
-        images = jnp.zeros((1, 8, 8, meta["encoder"]["channels"]))
-        return jax.eval_shape(partial(make(meta).init, train=False), jax.random.key(0), images)
+        init = partial(_init, make(meta), channels=meta["encoder"]["channels"])
+        return jax.eval_shape(init, rng=jax.random.key(0))
 
     variables, meta = load_encoder(workdir, like=like)
     return make(meta), variables, meta

@@ -25,7 +25,7 @@ from ml_collections import ConfigDict
 from thermo_jax.errors import UserError
 from thermo_jax.training import processes
 from thermo_jax.training.checkpoints import has_checkpoint
-from thermo_jax.training.paths import CONFIG, folder_path, is_remote
+from thermo_jax.training.paths import CONFIG, folder_path, is_remote, write_whole
 
 PICTURES, LOCK = "pictures", ".lock"
 _LOCK_TRIES = 10
@@ -201,7 +201,7 @@ def write_config(workdir: Path, config: ConfigDict) -> None:
     processes.wait("all have read the workdir")
     if processes.is_writer():
         (workdir / PICTURES).mkdir(parents=True, exist_ok=True)
-        _write_whole(file, text)
+        write_whole(file, text)
     processes.wait("the workdir is written")
     if not processes.all_true(file.is_file() and file.read_text(encoding="utf-8") == text):
         raise UserError(
@@ -276,10 +276,3 @@ def _flatten(tree: dict, prefix: str = ""):
             yield from _flatten(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
-
-
-def _write_whole(path: Path, text: str) -> None:
-    """The file is complete or absent, whenever the process dies."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)

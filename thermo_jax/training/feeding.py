@@ -76,11 +76,9 @@ def eval_batches(
     if isinstance(columns, ResidentSet):
         slots = np.arange(batch_size, dtype=np.int32)
         slots = slots[batching.process_slots(batch_size, **_process())]
-        count = batching.num_eval_batches(num_rows(columns), batch_size)
-        rows = (
-            {"index": batch * batch_size + slots, "slot": slots}
-            for batch in range(1 if whole else count)
-        )
+        # A whole set's length is on the devices, and need not be fetched.
+        count = 1 if whole else batching.num_eval_batches(num_rows(columns), batch_size)
+        rows = ({"index": batch * batch_size + slots, "slot": slots} for batch in range(count))
         return pipeline.prefetch(rows, lambda own: (columns, parallel.put_batch(own)))
     batches = pipeline.eval_batches(columns, batch_size=batch_size, loader=loader, **_process())
     return pipeline.prefetch(batches, parallel.put_batch)

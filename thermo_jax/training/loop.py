@@ -181,7 +181,9 @@ def fit(
                 on_epoch(at.epoch)
         with timeline.part("waiting"):
             checkpoints.wait()
-        return saver.best_model() or checkpoints.restore_model(state, step=at.stopping.best_step)
+        if saver.best is not None:
+            return saver.best.state
+        return checkpoints.restore_model(state, step=at.stopping.best_step)
 
 
 def _saved_position(
@@ -306,8 +308,9 @@ def _train_epoch(
             # The device has one dispatch ahead, and no more: a run that must stop waits for that.
             jax.block_until_ready(found[-1:])
         if not bar.disable and found:
-            values = jax.device_get(found[-1][0]["loss"])
-            bar.set_postfix(step=step, loss=f"{np.ravel(values)[: found[-1][1]].mean():.4f}")
+            last, done = found[-1]
+            loss = np.ravel(jax.device_get(last["loss"]))[:done].mean()
+            bar.set_postfix(step=step, loss=f"{loss:.4f}", refresh=False)
         found.append((metrics, count))
         begun += count
         bar.update(count)

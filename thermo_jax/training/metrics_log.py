@@ -14,7 +14,7 @@ from tensorboardX import SummaryWriter
 
 from thermo_jax.errors import UserError
 from thermo_jax.training import processes
-from thermo_jax.training.paths import folder_path, is_remote
+from thermo_jax.training.paths import folder_path, is_remote, write_whole
 
 METRICS, TIMING = "metrics.jsonl", "timing.jsonl"
 _PAUSE_S = 1.0  # a GPU's epoch may take a hundredth of it
@@ -75,9 +75,7 @@ class MetricsLog:
 
     def _write(self, path: epath.Path) -> None:
         """The whole file: a bucket's cannot be appended to, and none is ever half-written."""
-        partial = path.with_suffix(".partial")
-        partial.write_text("".join(map(_to_line, self._rows[path])), encoding="utf-8")
-        partial.replace(path)
+        write_whole(path, "".join(map(_to_line, self._rows[path])))
 
     def close(self) -> None:
         """Completes the files."""

@@ -19,6 +19,13 @@ def is_remote(path: str | os.PathLike) -> bool:
     return "://" in os.fspath(path)
 
 
+def write_whole(path: epath.Path, text: str) -> None:
+    """Writes a file that is complete or absent, whenever the process dies."""
+    partial = path.with_suffix(".partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
+
+
 def task_of_run(folder: str | os.PathLike) -> str | None:
     """The task of the run whose workdir this is; None where it is the workdir of none.
 

@@ -186,7 +186,7 @@ def eval_steps(step: Callable, *, whole: bool) -> Callable:
 
 def _repeat(one: Callable, state: Any, *, times: jax.Array | int, at_most: int) -> tuple[Any, dict]:
     """Calls `one(number, state)` so many times; stacks what it returns beside the state, [K]."""
-    if at_most == 1:
+    if at_most == 1:  # XLA's CPU backend runs loops of training steps more slowly
         state, found = one(0, state)
         return state, {name: x[None] for name, x in found.items()}
     shapes = jax.eval_shape(one, jnp.zeros((), jnp.int32), state)[1]

@@ -42,7 +42,8 @@ class Saver:
     an error ends the block, it first saves the best state, unless that was done before.
 
     Attributes:
-      best: the best state of this session; None before the first one.
+      best: the best state of this session; None before the first one. Once it was passed to a save,
+        it has no optimiser.
       latest: the step of the last state that was passed to a save.
 
     Args:
@@ -164,7 +165,3 @@ class Saver:
                 writing.result()
             while self._pending:
                 self._write_next()
-
-    def best_model(self) -> TrainState | None:
-        """The best state without its optimiser; None if it is of an earlier session."""
-        return self.best and self.best.state.replace(opt_state=())

@@ -22,7 +22,7 @@ import jax
 from absl import logging
 
 from thermo_jax.training import processes
-from thermo_jax.training.paths import folder_path
+from thermo_jax.training.paths import folder_path, write_whole
 
 FILE = "timeline.json"
 PARTS = {  # the name in the file -> the name in the report
@@ -139,10 +139,7 @@ def save(workdir: str | os.PathLike) -> None:
     """Writes the run's timeline until now; no effect outside of `record`."""
     if _recording and processes.is_writer():
         rounded = {name: round(x, 3) for name, x in _recording[-1].total(workdir).items()}
-        path = folder_path(workdir) / FILE
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(rounded, indent=2) + "\n", encoding="utf-8")
-        partial.replace(path)
+        write_whole(folder_path(workdir) / FILE, json.dumps(rounded, indent=2) + "\n")
 
 
 def read(workdir: str | os.PathLike) -> dict[str, float]:
