@@ -19,9 +19,9 @@ def is_remote(path: str | os.PathLike) -> bool:
     return "://" in os.fspath(path)
 
 
-def write_whole(path: epath.Path, text: str) -> None:
+def write_whole(path: str | os.PathLike, text: str) -> None:
     """Writes a file that is complete or absent, whenever the process dies."""
-    partial = path.with_suffix(".partial")
+    partial = epath.Path(path).with_suffix(".partial")
     partial.write_text(text, encoding="utf-8")
     partial.replace(path)
 
