@@ -149,8 +149,10 @@ def _forward(arrays, variables, operations):
 def _train(arrays, variables, operations):
     """Steps of `pretrain.train_step` as `programs.encoder` builds it, but at given positions."""
     sizes = _sizes(arrays)
-    config = runs.resolve(encoder_config.get_config({1: "gray", 3: "heat"}[sizes.pop("channels")]))
+    config = encoder_config.get_config({1: "gray", 3: "heat"}[sizes.pop("channels")])
+    config.model.dtype = "float32"  # which "auto" is on the CPU alone
     config.model.update(sizes)
+    config = runs.resolve(config)
     parallel = DataParallel(jax.devices()[:1], mode="shard_map")
     tx = pretrain.make_optimizer(config)
     step = parallel.wrap(
