@@ -11,7 +11,7 @@ import tiny_training as tiny
 from thermo_jax.configs import common
 from thermo_jax.models import decoders
 from thermo_jax.programs.workdir import to_json
-from thermo_jax.training import finetune
+from thermo_jax.training import train_decoder
 from thermo_jax.training.checkpoints import Checkpoints
 from thermo_jax.training.state import TrainState
 
@@ -45,11 +45,11 @@ def save_decoder(
     config.data.update(data)
     config.data.downscale = DOWNSCALE[config.data.type]
     encoder, frozen = frozen_encoder(config.encoder.type)
-    decoder = finetune.make_decoder(config)
+    decoder = train_decoder.make_decoder(config)
     views = 3 if row == "G/H" else 1
     latents = jax.numpy.zeros((1, views, 30, 40, 16))
     variables = init(jax.random.key(seed), latents, decoder=decoder, unet=decoders.UNet)
-    tx = finetune.make_optimizer(config)
+    tx = train_decoder.make_optimizer(config)
     state = TrainState.create(variables, tx=tx, rng=jax.random.key(0), frozen=frozen)
     meta = {
         "config": to_json(config),

@@ -17,7 +17,7 @@ from thermo_jax.configs import encoder as encoder_config
 from thermo_jax.data.examples import Examples
 from thermo_jax.data.thermogram import CLASS_NAMES
 from thermo_jax.programs import cluster, runs
-from thermo_jax.training import finetune
+from thermo_jax.training import train_decoder
 
 _quick = pytest.fixture(scope="module", autouse=True)(tiny.quick_compilation)
 
@@ -36,7 +36,7 @@ def config(**fields):
 @functools.cache
 def random_encoder(*, channels=3):
     """(model, variables) of an encoder that was never trained."""
-    model = finetune.make_encoder(num_kernels=1)
+    model = train_decoder.make_encoder(num_kernels=1)
     init = jax.jit(partial(model.init, train=False))
     return model, init(jax.random.key(0), jnp.zeros((1, 8, 8, channels)))
 

@@ -11,7 +11,7 @@ from thermo_jax import main
 from thermo_jax.configs import encoder as encoder_config
 from thermo_jax.configs import segment as segment_config
 from thermo_jax.programs import decoder, encoder, runs, stages
-from thermo_jax.training import feeding, pretrain, resident
+from thermo_jax.training import feeding, resident, train_encoder
 
 quick_compilation = pytest.fixture(scope="module", autouse=True)(tiny.quick_compilation)
 
@@ -118,12 +118,12 @@ def test_a_u_net_is_not_taken_for_the_one_that_stands_in_for_it():
 
 def test_equal_steps_are_wrapped_once_and_others_are_not():
     config = runs.resolve(tiny_encoder(0))
-    model, tx = pretrain.make_model(config), pretrain.make_optimizer(config)
-    assert tx is pretrain.make_optimizer(config)
+    model, tx = train_encoder.make_model(config), train_encoder.make_optimizer(config)
+    assert tx is train_encoder.make_optimizer(config)
 
     def wrapped(**changes):
-        arguments = {"model": pretrain.make_model(config), "tx": tx, "loss": None} | changes
-        step = pretrain.functools.partial(pretrain.train_step, **arguments)
+        arguments = {"model": train_encoder.make_model(config), "tx": tx, "loss": None} | changes
+        step = pretrain.functools.partial(train_encoder.train_step, **arguments)
         return runs.wrap(tiny.devices(1), step, config, role="train", resident=True)
 
     assert wrapped() is wrapped() is wrapped(model=model)

@@ -26,7 +26,7 @@ from thermo_jax.models.operations import choose_operations
 from thermo_jax.models.published import from_published
 from thermo_jax.models.unet import UNet
 from thermo_jax.programs import runs
-from thermo_jax.training import pretrain
+from thermo_jax.training import train_encoder
 from thermo_jax.training.parallel import DataParallel
 from thermo_jax.training.state import TrainState
 
@@ -147,18 +147,18 @@ def _forward(arrays, variables, operations):
 
 
 def _train(arrays, variables, operations):
-    """Steps of `pretrain.train_step` as `programs.encoder` builds it, but at given positions."""
+    """Steps of `train_encoder.train_step` as the program builds it, but at given positions."""
     sizes = _sizes(arrays)
     config = encoder_config.get_config({1: "gray", 3: "heat"}[sizes.pop("channels")])
     config.model.dtype = "float32"  # which "auto" is on the CPU alone
     config.model.update(sizes)
     config = runs.resolve(config)
     parallel = DataParallel(jax.devices()[:1], mode="shard_map")
-    tx = pretrain.make_optimizer(config)
+    tx = train_encoder.make_optimizer(config)
     step = parallel.wrap(
         partial(
-            pretrain.train_step,
-            model=pretrain.make_model(config, operations=operations),
+            train_encoder.train_step,
+            model=train_encoder.make_model(config, operations=operations),
             tx=tx,
             loss=FrozenConfigDict(config.loss),
         )
@@ -170,11 +170,13 @@ def _train(arrays, variables, operations):
     with pytest.MonkeyPatch.context() as monkeypatch:
         # The vectors' images are scaled already, and their positions are given.
         positions = arrays["anchors_hw"], arrays["positives_hw"]
-        monkeypatch.setattr(pretrain, "scale_images", lambda images, **_: images)
+        monkeypatch.setattr(train_encoder, "scale_images", lambda images, **_: images)
         monkeypatch.setattr(
-            pretrain, "draw_positions", lambda *_, **__: tuple(map(jnp.asarray, positions))
+            train_encoder, "draw_positions", lambda *_, **__: tuple(map(jnp.asarray, positions))
         )
-        monkeypatch.setattr(pretrain, "choose_positives", lambda images, anchors, given, **_: given)
+        monkeypatch.setattr(
+            train_encoder, "choose_positives", lambda images, anchors, given, **_: given
+        )
         for _ in arrays["train/losses_total_contrastive_recon"]:
             state, values = step(states[-1], batch)
             states.append(state)

@@ -12,7 +12,7 @@ import tiny_training as tiny
 from example_tables import table
 
 from thermo_jax.programs import decoder, runs
-from thermo_jax.training import finetune, loop
+from thermo_jax.training import loop, train_decoder
 from thermo_jax.training.metrics_log import METRICS, read_jsonl
 from thermo_jax.training.resident import ResidentSet, num_rows
 
@@ -54,7 +54,7 @@ def placed(tmp_path_factory):
         config.parallel.resident_gb = BUDGETS_GB[way]
         config.train.batch_size = tiny.BATCH_SIZE
         config.data.loader = "numpy"
-        encoder = finetune.make_encoder(num_kernels=2, dtype=dtype)
+        encoder = train_decoder.make_encoder(num_kernels=2, dtype=dtype)
         with pytest.MonkeyPatch.context() as patch:
             said = []
             patch.setattr(decoder.logging, "info", lambda text, *args: said.append(text % args))
@@ -69,14 +69,14 @@ def placed(tmp_path_factory):
         models = {
             "encoder": encoder,
             "encoder_type": "heat",
-            "decoder": finetune.make_decoder(config),
+            "decoder": train_decoder.make_decoder(config),
         }
         workdir = tmp_path_factory.mktemp(way)
         wrap = partial(runs.wrap, parallel, config=config, resident=resident)
         loop.fit(
             parallel.replicate(state),
-            train_step=wrap(partial(finetune.train_step, tx=tx, **models), role="train"),
-            eval_step=wrap(partial(finetune.eval_step, **models), role="eval"),
+            train_step=wrap(partial(train_decoder.train_step, tx=tx, **models), role="train"),
+            eval_step=wrap(partial(train_decoder.eval_step, **models), role="eval"),
             train=tables["train"],
             validation=tables["validation"],
             names=sets.train.names,

@@ -5,6 +5,7 @@ import os
 
 import pytest
 
+from thermo_jax import files
 from thermo_jax.configs import data_report
 from thermo_jax.data import prepared
 from thermo_jax.programs import sources
@@ -14,7 +15,7 @@ from thermo_jax.programs import sources
 def cache(tmp_path, monkeypatch):
     """A cache inside a file: not even root can write it."""
     (tmp_path / "file").write_text("")
-    monkeypatch.setenv(prepared.CACHE_DIR_VARIABLE, str(tmp_path / "file" / "cache"))
+    monkeypatch.setenv(files.CACHE_DIR_VARIABLE, str(tmp_path / "file" / "cache"))
     return tmp_path / "file" / "cache"
 
 
@@ -43,5 +44,5 @@ def test_a_phantom_that_cannot_be_written_is_told_with_the_remedy_that_moves_it(
 
 
 def test_a_full_disk_stays_a_full_disk(tmp_path):
-    with pytest.raises(OSError, match="No space left"), prepared.writing(tmp_path):
+    with pytest.raises(OSError, match="No space left"), files.writing(tmp_path):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(tmp_path))

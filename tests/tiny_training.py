@@ -24,7 +24,7 @@ from thermo_jax.models.cuts import scale_images
 from thermo_jax.models.operations import NATIVE, Operations
 from thermo_jax.models.unet import DoubleConv
 from thermo_jax.programs import runs
-from thermo_jax.training import finetune, loop, pretrain
+from thermo_jax.training import loop, train_decoder, train_encoder
 from thermo_jax.training import state as training_state
 from thermo_jax.training.parallel import DataParallel, masked_sums, pmean
 from thermo_jax.training.resident import num_rows
@@ -138,16 +138,16 @@ def encoder_trainer(
     config.model.dtype = dtype
     config.loss.num_patches = 4
     config.loss.update(loss)
-    model = pretrain.make_model(config, operations=operations)
-    tx = tx or pretrain.make_optimizer(config)
+    model = train_encoder.make_model(config, operations=operations)
+    tx = tx or train_encoder.make_optimizer(config)
     shape = (HEIGHT, WIDTH, 3)
-    create_state = partial(pretrain.create_state, model, tx=tx, image_shape=shape)
+    create_state = partial(train_encoder.create_state, model, tx=tx, image_shape=shape)
     state = initialise(create_state, rng=jax.random.key(1))
     frozen_loss = FrozenConfigDict(config.loss)
     return Trainer(
         state=cast(state, dtype),
-        train_step=partial(pretrain.train_step, model=model, tx=tx, loss=frozen_loss),
-        eval_step=partial(pretrain.eval_step, model=model, loss=frozen_loss),
+        train_step=partial(train_encoder.train_step, model=model, tx=tx, loss=frozen_loss),
+        eval_step=partial(train_encoder.eval_step, model=model, loss=frozen_loss),
         column_names=("images",),
         encoder_of=lambda state: {name: tree["encoder"] for name, tree in state.variables.items()},
     )
@@ -184,7 +184,7 @@ def line_trainer(*, dtype: str = "float32") -> Trainer:
         return state.apply_gradients(grads, tx=tx, batch_stats=stats), {"loss": loss}
 
     def eval_step(state, batch):
-        keys = example_keys(state.rng, pretrain.VALIDATION, examples=batch["index"])
+        keys = example_keys(state.rng, train_encoder.VALIDATION, examples=batch["index"])
         return masked_sums({"loss": losses(state.variables, batch, keys)[0]}, batch["mask"])
 
     state = cast(TrainState.create(variables, tx=tx, rng=jax.random.key(1)), dtype)
@@ -205,7 +205,7 @@ def decoder_config(task: str, row: str = "H/H", *, dtype: str = "float32") -> Co
 @cache
 def frozen_encoder(encoder_type: str, *, dtype: str = "float32") -> tuple[Any, dict]:
     """A tiny encoder and its variables; its batch statistics fit the images, as if trained."""
-    encoder = finetune.make_encoder(num_kernels=2, dtype=dtype)
+    encoder = train_decoder.make_encoder(num_kernels=2, dtype=dtype)
     images = scale_images(jnp.asarray(columns(8, data_type=encoder_type, seed=2)["images"]))
 
     @jax.jit
@@ -234,17 +234,17 @@ def decoder_trainer(
     """A decoder on a frozen encoder; `row` is encoder/decoder as in Table 1."""
     config = decoder_config(task, row, dtype=dtype)
     encoder, frozen = frozen_encoder(config.encoder.type, dtype=dtype)
-    decoder = finetune.make_decoder(config, operations=operations)
-    tx = tx or finetune.make_optimizer(config)
+    decoder = train_decoder.make_decoder(config, operations=operations)
+    tx = tx or train_decoder.make_optimizer(config)
     views = 3 if row == "G/H" else 1
     shape = (views, HEIGHT, WIDTH, 16)
-    create_state = partial(finetune.create_state, decoder, tx=tx, latents_shape=shape)
+    create_state = partial(train_decoder.create_state, decoder, tx=tx, latents_shape=shape)
     state = initialise(create_state, rng=jax.random.key(3), frozen=frozen)
     models = {"encoder": encoder, "encoder_type": config.encoder.type, "decoder": decoder}
     return Trainer(
         state=cast(state, dtype),
-        train_step=partial(finetune.train_step, tx=tx, **models),
-        eval_step=partial(finetune.eval_step, **models),
+        train_step=partial(train_decoder.train_step, tx=tx, **models),
+        eval_step=partial(train_decoder.eval_step, **models),
         column_names=("images", TARGETS[task]),
         encoder_of=lambda state: state.frozen,
     )

@@ -13,11 +13,10 @@ import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from thermo_jax.data.prepared import cache_dir
 from thermo_jax.errors import MissingFileError, UserError, is_full_disk, is_users
+from thermo_jax.files import cache_dir, is_remote
 from thermo_jax.programs.workdir import only_run_in
 from thermo_jax.training import memory, preemption, processes, timeline, xla_flags
-from thermo_jax.training.paths import is_remote
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config",

@@ -24,7 +24,7 @@ from thermo_jax.errors import UserError
 from thermo_jax.models import precision
 from thermo_jax.models.decoders import CHANNELS
 from thermo_jax.models.operations import Operations
-from thermo_jax.training import finetune, pretrain
+from thermo_jax.training import train_decoder, train_encoder
 from thermo_jax.training.parallel import gather
 
 SHAPES = {"gray": GRAY_SHAPE, "heat": HEAT_SHAPE}
@@ -166,20 +166,23 @@ class _Parts(NamedTuple):
 def _pretrain(types, shape, config, dtype, operations):
     own = encoder.get_config(types[0]).copy_and_resolve_references()
     own.model.num_kernels, own.model.dtype = config.num_kernels, dtype
-    model, tx = pretrain.make_model(own, operations=operations), pretrain.make_optimizer(own)
+    model, tx = (
+        train_encoder.make_model(own, operations=operations),
+        train_encoder.make_optimizer(own),
+    )
     image = (*shape, CHANNELS[types[0]])
     loss = FrozenConfigDict(own.loss)
-    step = partial(pretrain.train_step, model=model, tx=tx, loss=loss)
-    draw = partial(pretrain.draw, image_size=shape, model=model, loss=loss)
+    step = partial(train_encoder.train_step, model=model, tx=tx, loss=loss)
+    draw = partial(train_encoder.draw, image_size=shape, model=model, loss=loss)
     make_state = partial(
-        pretrain.create_state, model, tx=tx, rng=jax.random.key(0), image_shape=image
+        train_encoder.create_state, model, tx=tx, rng=jax.random.key(0), image_shape=image
     )
     work = ENCODER_MFLOP[1], ENCODER_VALUES * PASSES[1]
     return _Parts(step, make_state, {"images": (image, np.uint8)}, work, draw)
 
 
 def _frozen(encoder_type, config, dtype, operations):
-    model = finetune.make_encoder(
+    model = train_decoder.make_encoder(
         num_kernels=config.num_kernels, dtype=dtype, operations=operations
     )
     images = jnp.zeros((1, 8, 8, CHANNELS[encoder_type]))
@@ -192,7 +195,9 @@ def _encode(types, shape, config, dtype, operations):
 
     def step(variables, batch):
         images = batch["images"]
-        latents = finetune.encode(images, encoder=model, variables=variables, channels=channels)
+        latents = train_decoder.encode(
+            images, encoder=model, variables=variables, channels=channels
+        )
         return gather({"latents": latents})
 
     work = ENCODER_MFLOP[0], ENCODER_VALUES * PASSES[0]
@@ -205,12 +210,15 @@ def _decode(task, types, shape, config, dtype, operations, *, encoded=False, pre
     )
     own.model.unet_width, own.model.dtype = config.unet_width, dtype
     frozen, init = _frozen(types[0], config, dtype, operations)
-    decoder, tx = finetune.make_decoder(own, operations=operations), finetune.make_optimizer(own)
+    decoder, tx = (
+        train_decoder.make_decoder(own, operations=operations),
+        train_decoder.make_optimizer(own),
+    )
     views = 3 if types == ["gray", "heat"] else 1
     latents = (views, *shape, 8 * config.num_kernels)
 
     def make_state():
-        return finetune.create_state(
+        return train_decoder.create_state(
             decoder,
             tx=tx,
             rng=jax.random.key(0),
@@ -221,7 +229,7 @@ def _decode(task, types, shape, config, dtype, operations, *, encoded=False, pre
     models = {"encoder": frozen, "encoder_type": types[0], "decoder": decoder}
     images = {"images": ((*shape, CHANNELS[types[-1]]), np.uint8)}
     if predict:
-        step = partial(finetune.predict_step, full_shape=GRAY_SHAPE, **models)
+        step = partial(train_decoder.predict_step, full_shape=GRAY_SHAPE, **models)
         work = ENCODER_MFLOP[0] + UNET_MFLOP[0], (ENCODER_VALUES + UNET_VALUES) * PASSES[0]
         return _Parts(step, make_state, images, work)
     inputs = {"latents": (latents, precision.array_dtype(dtype))} if encoded else images
@@ -230,7 +238,7 @@ def _decode(task, types, shape, config, dtype, operations, *, encoded=False, pre
     mflop, values = UNET_MFLOP[1], UNET_VALUES * PASSES[1]
     if not encoded:
         mflop, values = mflop + ENCODER_MFLOP[0], values + ENCODER_VALUES * PASSES[0]
-    step = partial(finetune.train_step, tx=tx, **models)
+    step = partial(train_decoder.train_step, tx=tx, **models)
     return _Parts(step, make_state, inputs | target, (mflop, values))
 
 

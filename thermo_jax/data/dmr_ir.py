@@ -29,12 +29,12 @@ from thermo_jax.data.prepared import (
     DATASET_VERSION,
     Prepared,
     choose_prepared_dir,
-    digest,
     find,
     lock,
     source_fingerprint,
 )
 from thermo_jax.data.thermogram import BACKGROUND, CLASS_NAMES, Region, Thermogram
+from thermo_jax.files import digest
 
 # A missing image is stored as one of no rows, with a flag beside it: TFDS cannot store None. With
 # one unknown dimension only, the shape need not be stored.
@@ -135,7 +135,7 @@ def prepare(
       root: the data set, in one of the layouts of `layouts.scan`.
       layout: "auto" or the name of a layout.
       strict: stop at the first bad file instead of leaving it out.
-      prepared_dir: where prepared sets are kept; default `prepared` in `prepared.cache_dir()`.
+      prepared_dir: where prepared sets are kept; default `prepared` in `files.cache_dir()`.
       colormap: matplotlib colour map for heatmaps rendered from temperatures.
     Raises:
       FileNotFoundError: there is no such root.

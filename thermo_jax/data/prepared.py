@@ -6,22 +6,19 @@ the source. `dmr_ir.py` writes and reads them; nothing here needs TensorFlow.
 
 import contextlib
 import dataclasses
-import errno
 import fcntl
-import hashlib
 import json
 import os
 import pathlib
 from collections.abc import Iterator
-from typing import Any
 
 from thermo_jax.data.inventory import take_inventory
 from thermo_jax.errors import UserError
+from thermo_jax.files import CACHE_DIR_VARIABLE, cache_dir, digest, writing
 
 DATASET_NAME, DATASET_VERSION = "dmr_ir", "1.1.0"  # of TFDS, in a prepared folder
 # Raise it when what is stored, or how a source is read, changes: all sets are then prepared again.
 FORMAT_VERSION = 3
-CACHE_DIR_VARIABLE = "THERMO_JAX_CACHE_DIR"
 _ELSEWHERE = f"config.data.prepared_dir or ${CACHE_DIR_VARIABLE}"
 
 
@@ -86,31 +83,6 @@ def find(directory: pathlib.Path) -> Prepared | None:
     return prepared if (prepared.dataset_dir / "dataset_info.json").is_file() else None
 
 
-def cache_dir() -> pathlib.Path:
-    """Where all that can be made again is kept: prepared and phantom data, compiled programs.
-
-    `$THERMO_JAX_CACHE_DIR`, else `~/.cache/thermo_jax`.
-    """
-    return pathlib.Path(os.environ.get(CACHE_DIR_VARIABLE) or "~/.cache/thermo_jax").expanduser()
-
-
-@contextlib.contextmanager
-def writing(path: pathlib.Path, *, elsewhere: str = f"${CACHE_DIR_VARIABLE}") -> Iterator[None]:
-    """Says how to choose another folder where this one cannot be written.
-
-    Raises:
-      UserError: it cannot; a full disk stays the system's own error.
-    """
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise UserError(
-            f"{path} cannot be written ({error.strerror}): choose another folder with {elsewhere}"
-        ) from error
-
-
 def choose_prepared_dir(
     prepared_dir: str | os.PathLike | None, *, root: pathlib.Path
 ) -> pathlib.Path:
@@ -135,8 +107,3 @@ def lock(directory: pathlib.Path) -> Iterator[None]:
     with open(path, "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
-
-
-def digest(value: Any) -> str:
-    """SHA-256 of a JSON value."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

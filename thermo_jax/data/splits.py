@@ -19,6 +19,7 @@ from etils import epath
 
 from thermo_jax.data.thermogram import HEALTHY, LABEL_NAMES, UNLABELLED
 from thermo_jax.errors import UserError
+from thermo_jax.files import write_whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,10 +41,7 @@ class Split:
     def save(self, path: str | os.PathLike) -> None:
         """Write the split as JSON, whole or not at all."""
         sets = {f.name: sorted(getattr(self, f.name)) for f in dataclasses.fields(self)}
-        path = epath.Path(path)
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(sets, indent=1) + "\n", encoding="utf-8")
-        partial.replace(path)
+        write_whole(path, json.dumps(sets, indent=1) + "\n")
 
     def check_names(self, patients: Collection[str], *, path: str | os.PathLike) -> None:
         """UserError if a patient of the data is in no set; the file is named."""

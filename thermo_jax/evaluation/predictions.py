@@ -24,6 +24,7 @@ from etils import epath
 
 from thermo_jax.data.examples import Examples
 from thermo_jax.errors import UserError
+from thermo_jax.files import write_whole
 
 _ROWS = ("names", "patients", "views", "protocols", "dates", "models", "repeats")
 
@@ -68,13 +69,10 @@ class Predictions:
 
     def save(self, path: str | os.PathLike) -> epath.Path:
         """Writes a compressed .npz, whole or not at all; no pickle."""
-        path = epath.Path(path)
-        partial = path.with_suffix(".partial")
         rows = {name: getattr(self, name) for name in _ROWS}
         file = io.BytesIO()  # a bucket takes whole files only
         np.savez_compressed(file, **rows, **{f"column:{k}": v for k, v in self.columns.items()})
-        partial.write_bytes(file.getvalue())
-        return partial.replace(path)
+        return write_whole(path, file.getvalue())
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Predictions":

@@ -29,20 +29,20 @@ from thermo_jax.data.examples import IMAGE_SHAPES, block_mean, downscaled_size, 
 from thermo_jax.data.inventory import walk
 from thermo_jax.data.thermogram import GRAY_SHAPE, VIEW_NAMES, DataError, ParsedName, parse_name
 from thermo_jax.errors import ClosedFolderError, MissingFileError, UserError
+from thermo_jax.files import folder_path, is_remote
 from thermo_jax.inference import grids, pictures
 from thermo_jax.inference.pictures import Picture, Unreadable
 from thermo_jax.models.cuts import RawPixels
 from thermo_jax.models.decoders import CHANNELS
 from thermo_jax.models.operations import choose_operations
 from thermo_jax.models.precision import array_dtype, choose_dtype, matmul_precision
-from thermo_jax.training import finetune
+from thermo_jax.training import train_decoder
 from thermo_jax.training.checkpoints import (
     FOLDER,
     Checkpoints,
     check_validated,
     has_checkpoint,
 )
-from thermo_jax.training.paths import folder_path, is_remote
 
 DECODERS = ("classify", "segment")
 
@@ -163,7 +163,7 @@ def load_model(workdir: str | os.PathLike, *, name: str = "", dtype: str = "auto
         config.model.dtype = choose_dtype(dtype, device=jax.devices()[0])
         operations = choose_operations("auto", platform=platform)
         encoder = _encoder(config, meta["encoder"], operations=operations)
-        decoder = finetune.make_decoder(config, operations=operations)
+        decoder = train_decoder.make_decoder(config, operations=operations)
         like, frozen = _shapes(config, encoder=encoder, decoder=decoder)
         variables, frozen = checkpoints.model(like, frozen=frozen, step=meta["best_step"])
     return Model(
@@ -204,7 +204,7 @@ def _encoder(config: ConfigDict, facts: dict, *, operations) -> Any:
     if facts.get("kind") == "none":
         return RawPixels(channels=facts["channels"], dtype=array_dtype(config.model.dtype))
     kernels = facts.get("num_kernels") or config.encoder.num_kernels
-    return finetune.make_encoder(
+    return train_decoder.make_encoder(
         num_kernels=kernels, dtype=config.model.dtype, operations=operations
     )
 
@@ -366,7 +366,7 @@ def _inputs(batch, data_type, colormap, downscale, *, size) -> tuple[np.ndarray,
 @partial(jax.jit, static_argnames=("encoder", "decoder", "channels"))
 def forward(variables, frozen, images, *, encoder, decoder, channels) -> dict[str, jax.Array]:
     """ "probabilities" [B] and "evidence" [B,h,w], or "classes" [B,480,640,K] (probabilities)."""
-    latents = finetune.encode(images, encoder=encoder, variables=frozen, channels=channels)
+    latents = train_decoder.encode(images, encoder=encoder, variables=frozen, channels=channels)
     outputs = decoder.apply(variables, latents, train=False)
     if isinstance(outputs, tuple):
         logits, evidence = outputs

@@ -26,10 +26,10 @@ from thermo_jax.models.cuts import scale_images
 from thermo_jax.models.decoders import CHANNELS
 from thermo_jax.models.kmeans import kmeans
 from thermo_jax.models.operations import choose_operations
-from thermo_jax.programs import reports, runs, scores, sources
+from thermo_jax.programs import decoder_results, reports, runs, sources
 from thermo_jax.programs.decoder import open_encoder, saw_unknown_patients, seen_by_encoder
 from thermo_jax.programs.workdir import PICTURES, check_workdir
-from thermo_jax.training import finetune, loop
+from thermo_jax.training import loop, train_decoder
 from thermo_jax.training.parallel import DataParallel, gather
 
 PICTURED = 4  # images in a picture
@@ -103,7 +103,7 @@ def cluster_step(
     its place in the table, so that the result does not depend on batches or devices.
     """
     images = batch["images"]
-    latents = finetune.encode(images, encoder=encoder, variables=variables, channels=channels)
+    latents = train_decoder.encode(images, encoder=encoder, variables=variables, channels=channels)
     vectors = {"latents": jnp.moveaxis(latents, 1, -2), "pixels": scale_images(images)}
     keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(seed)))(batch["index"])
     cluster = jax.vmap(partial(kmeans, num_clusters=num_clusters, iterations=iterations))
@@ -161,9 +161,9 @@ def score(examples: Examples, maps: dict[str, np.ndarray]) -> tuple[dict[str, di
         for name, patient in zip(examples.names, examples.patients, strict=True)
     ]
     for way, predicted in maps.items():
-        matrices = scores.confusions(truth, predicted)
+        matrices = decoder_results.confusions(truth, predicted)
         measures[way] = metrics.segmentation_measures(matrices.sum(0))
-        scores.add_measures(rows, matrices, suffix=way)
+        decoder_results.add_measures(rows, matrices, suffix=way)
     return measures, rows
 
 

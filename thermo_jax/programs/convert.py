@@ -35,7 +35,7 @@ from thermo_jax.models.published import (
 from thermo_jax.programs import runs
 from thermo_jax.programs.encoder import encoder_variables
 from thermo_jax.programs.workdir import open_workdir, to_json
-from thermo_jax.training import finetune, pretrain
+from thermo_jax.training import train_decoder, train_encoder
 from thermo_jax.training.checkpoints import (
     FOLDER,
     Checkpoints,
@@ -151,10 +151,10 @@ def _decoder(weights: Weights, config: ConfigDict) -> tuple[dict, dict, dict]:
         }
     )
     size = downscaled_size(*IMAGE_SHAPES[data_type][:2], config.downscale)
-    num_latents = finetune.make_encoder(num_kernels=facts["num_kernels"]).num_latents
+    num_latents = train_decoder.make_encoder(num_kernels=facts["num_kernels"]).num_latents
     create_state = partial(
-        finetune.create_state,
-        finetune.make_decoder(its_config),
+        train_decoder.create_state,
+        train_decoder.make_decoder(its_config),
         tx=optax.identity(),
         latents_shape=(1, *size, num_latents),
         frozen={},
@@ -188,7 +188,7 @@ def _check(weights: Weights, shapes: dict, *, config: ConfigDict) -> None:
 
 def _frozen_shapes(meta: dict) -> dict:
     facts = meta["encoder"]
-    encoder = finetune.make_encoder(num_kernels=facts["num_kernels"])
+    encoder = train_decoder.make_encoder(num_kernels=facts["num_kernels"])
     images = jnp.zeros((1, 8, 8, CHANNELS[facts["data_type"]]))
     return jax.eval_shape(partial(encoder.init, train=False), jax.random.key(0), images)
 
@@ -196,8 +196,8 @@ def _frozen_shapes(meta: dict) -> dict:
 def _encoder_shapes(config: ConfigDict) -> dict:
     """Variables of the pretrained model of a run's configuration, their shapes only."""
     create_state = partial(
-        pretrain.create_state,
-        pretrain.make_model(config),
+        train_encoder.create_state,
+        train_encoder.make_model(config),
         tx=optax.identity(),
         image_shape=(16, 16, CHANNELS[config.data.type]),
     )

@@ -23,9 +23,9 @@ from thermo_jax.models.cuts import CutsEncoder, RawPixels
 from thermo_jax.models.decoders import CHANNELS
 from thermo_jax.models.operations import choose_operations
 from thermo_jax.models.precision import array_dtype
-from thermo_jax.programs import runs, scores, sources
+from thermo_jax.programs import decoder_results, runs, sources
 from thermo_jax.programs.workdir import check_workdir, saved_config, to_json
-from thermo_jax.training import finetune, loop, processes, timeline
+from thermo_jax.training import loop, processes, timeline, train_decoder
 from thermo_jax.training.checkpoints import has_checkpoint, keep_best_model, load_encoder
 from thermo_jax.training.parallel import DataParallel, gather
 from thermo_jax.training.resident import Table, padded_rows, place_sets, table_bytes
@@ -67,18 +67,18 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
         examples, sets, config, encoder=encoder, variables=variables, parallel=parallel
     )
 
-    decoder = finetune.make_decoder(config, operations=operations)
-    tx = finetune.make_optimizer(config)
+    decoder = train_decoder.make_decoder(config, operations=operations)
+    tx = train_decoder.make_optimizer(config)
     shape = _latents_shape(sets.train, encoder=encoder, config=config)
-    create_state = partial(finetune.create_state, decoder, tx=tx, latents_shape=shape)
+    create_state = partial(train_decoder.create_state, decoder, tx=tx, latents_shape=shape)
     state = initialise(create_state, rng=jax.random.key(config.seed), frozen=variables)
     models = {"encoder": encoder, "encoder_type": config.encoder.type, "decoder": decoder}
     plan = runs.plan(config)
     wrap = partial(runs.wrap, parallel, config=config, resident=resident)
     state = loop.fit(
         parallel.replicate(state),
-        train_step=wrap(partial(finetune.train_step, tx=tx, **models), role="train"),
-        eval_step=wrap(partial(finetune.eval_step, **models), role="eval"),
+        train_step=wrap(partial(train_decoder.train_step, tx=tx, **models), role="train"),
+        eval_step=wrap(partial(train_decoder.eval_step, **models), role="eval"),
         train=tables["train"],
         validation=tables["validation"],
         names=sets.train.names,
@@ -93,7 +93,7 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
         },
     )
     predict_step = wrap(
-        partial(finetune.predict_step, full_shape=GRAY_SHAPE, **models), role="predict"
+        partial(train_decoder.predict_step, full_shape=GRAY_SHAPE, **models), role="predict"
     )
     predictions = {
         role: loop.predict(state, predict_step, table, plan=plan, parallel=parallel)
@@ -103,7 +103,7 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
     }
     outcome = {}
     if processes.is_writer():
-        outcome = scores.finish(
+        outcome = decoder_results.finish(
             config,
             workdir=workdir,
             sets=sets._asdict(),
@@ -198,7 +198,7 @@ def _load_pretrained(
     """(model, variables, the checkpoint's meta) of a workdir's encoder."""
 
     def make(meta: dict) -> CutsEncoder:
-        return finetune.make_encoder(
+        return train_decoder.make_encoder(
             num_kernels=meta["encoder"]["num_kernels"],
             dtype=config.model.dtype,
             operations=operations,
@@ -216,7 +216,7 @@ def _untrained(kind: str, config: ConfigDict, *, operations) -> tuple[Any, dict,
     """What a pretrained encoder is compared with: as `open_encoder`."""
     channels = CHANNELS[config.encoder.type]
     if kind == "random":
-        encoder = finetune.make_encoder(
+        encoder = train_decoder.make_encoder(
             num_kernels=config.encoder.num_kernels, dtype=config.model.dtype, operations=operations
         )
     else:
@@ -372,7 +372,9 @@ def place(
 
 def _encode_step(variables, batch, *, encoder, channels: int):
     images = batch["images"]
-    return gather(finetune.encode(images, encoder=encoder, variables=variables, channels=channels))
+    return gather(
+        train_decoder.encode(images, encoder=encoder, variables=variables, channels=channels)
+    )
 
 
 def _latents_shape(examples: Examples, *, encoder, config: ConfigDict) -> tuple[int, ...]:

@@ -17,13 +17,13 @@ from thermo_jax.models.decoders import CHANNELS
 from thermo_jax.models.operations import choose_operations
 from thermo_jax.programs import reports, runs, sources
 from thermo_jax.programs.workdir import PICTURES, check_workdir, to_json
-from thermo_jax.training import finetune, loop, pretrain, processes
+from thermo_jax.training import loop, processes, train_decoder, train_encoder
 from thermo_jax.training.checkpoints import FOLDER, keep_best_model
 from thermo_jax.training.metrics_log import METRICS, read_jsonl
 from thermo_jax.training.state import initialise
 
 PICTURED = 4  # thermograms in the latents' picture
-_encode = jax.jit(finetune.encode, static_argnames=("encoder", "channels"))
+_encode = jax.jit(train_decoder.encode, static_argnames=("encoder", "channels"))
 
 
 def run(config: ConfigDict, workdir: str | Path) -> dict:
@@ -53,18 +53,18 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
     )
 
     operations = choose_operations(config.model.conv, platform=parallel.devices[0].platform)
-    model = pretrain.make_model(config, operations=operations)
-    tx = pretrain.make_optimizer(config)
+    model = train_encoder.make_model(config, operations=operations)
+    tx = train_encoder.make_optimizer(config)
     shape = runs.image_shape(examples)
-    create_state = partial(pretrain.create_state, model, tx=tx, image_shape=shape)
+    create_state = partial(train_encoder.create_state, model, tx=tx, image_shape=shape)
     state = initialise(create_state, rng=jax.random.key(config.seed))
     loss = FrozenConfigDict(config.loss)
     parts = {"train": train, "validation": validation}
     tables, resident = runs.place_images(examples, parts, config, parallel=parallel)
     wrap = partial(runs.wrap, parallel, config=config, resident=resident)
-    train_step = partial(pretrain.train_step, model=model, tx=tx, loss=loss)
-    draw = partial(pretrain.draw, image_size=shape[:2], model=model, loss=loss)
-    eval_step = wrap(partial(pretrain.eval_step, model=model, loss=loss), role="eval")
+    train_step = partial(train_encoder.train_step, model=model, tx=tx, loss=loss)
+    draw = partial(train_encoder.draw, image_size=shape[:2], model=model, loss=loss)
+    eval_step = wrap(partial(train_encoder.eval_step, model=model, loss=loss), role="eval")
     plan = runs.plan(config)
     state = loop.fit(
         parallel.replicate(state),
@@ -172,7 +172,9 @@ def _finish(config, workdir: Path, state, validation, *, losses, operations, tra
     }
     pictures = workdir / PICTURES
     shown = validation.take(range(min(PICTURED, len(validation))))
-    encoder = finetune.make_encoder(num_kernels=config.model.num_kernels, operations=operations)
+    encoder = train_decoder.make_encoder(
+        num_kernels=config.model.num_kernels, operations=operations
+    )
     variables = jax.device_get(encoder_variables(state.variables))
     with precision.matmul_precision("float32", platform=jax.default_backend()):
         latents = _encode(

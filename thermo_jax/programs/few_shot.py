@@ -19,7 +19,7 @@ from thermo_jax.evaluation.predictions import Predictions
 from thermo_jax.evaluation.report_parts import Section, Table, Text
 from thermo_jax.evaluation.wording import DISCLAIMER
 from thermo_jax.models.decoders import CHANNELS
-from thermo_jax.programs import reports, runs, scores, sources
+from thermo_jax.programs import decoder_results, reports, runs, sources
 from thermo_jax.programs.stages import Stage, check_split, check_stages, run_stages, stage_config
 from thermo_jax.programs.workdir import PICTURES, check_workdir
 
@@ -99,7 +99,7 @@ def _stages(
 
 
 def _miou(folder: Path) -> float:
-    found = Predictions.load(folder / scores.PREDICTIONS)
+    found = Predictions.load(folder / decoder_results.PREDICTIONS)
     total = next(iter(found.named("confusion").values())).sum(0)
     return float(metrics.segmentation_measures(total)["miou"])
 

@@ -17,6 +17,7 @@ from thermo_jax.data import radiometry
 from thermo_jax.errors import UserError
 from thermo_jax.evaluation import results
 from thermo_jax.evaluation.wording import DISCLAIMER, class_title, printable
+from thermo_jax.files import task_of_run
 from thermo_jax.inference.coco import write_coco
 from thermo_jax.inference.overlay import overlay_figure
 from thermo_jax.inference.page import write_page
@@ -26,7 +27,6 @@ from thermo_jax.inference.predictor import Prediction, Predictor
 from thermo_jax.inference.regions import PAIRS, Region, differences, measure_regions
 from thermo_jax.programs import runs
 from thermo_jax.programs.workdir import check_workdir, write_config
-from thermo_jax.training.paths import task_of_run
 
 PREDICTIONS, COCO = "predictions.csv", "regions_coco.json"
 LABEL_MAPS, EVIDENCE, OVERLAYS, REPORTS = "label_maps", "evidence", "overlays", "reports"

@@ -12,10 +12,10 @@ from ml_collections import ConfigDict
 
 from thermo_jax.data import pipeline
 from thermo_jax.data.examples import Examples
-from thermo_jax.data.prepared import digest
 from thermo_jax.data.radiometry import find_colormap
 from thermo_jax.data.splits import Split
 from thermo_jax.errors import UserError
+from thermo_jax.files import digest
 from thermo_jax.models import operations, precision
 from thermo_jax.models.decoders import CHANNELS, HEADS
 from thermo_jax.models.losses import CONTRASTIVE_LOSSES

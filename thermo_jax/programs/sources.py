@@ -10,11 +10,10 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from thermo_jax.data import examples, layouts, phantom, splits
-from thermo_jax.data.prepared import cache_dir, digest, writing
 from thermo_jax.data.thermogram import UNLABELLED, Thermogram
 from thermo_jax.errors import UserError
+from thermo_jax.files import cache_dir, digest, folder_path, writing
 from thermo_jax.training import timeline
-from thermo_jax.training.paths import folder_path
 
 PHANTOM = "phantom"
 PAPER, TRANSDUCTIVE = "paper", "transductive"

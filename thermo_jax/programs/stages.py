@@ -18,11 +18,11 @@ from ml_collections import ConfigDict
 from thermo_jax.data.examples import IMAGE_SHAPES, downscaled_size
 from thermo_jax.data.splits import Split
 from thermo_jax.errors import UserError
-from thermo_jax.programs import decoder, encoder, runs, scores, sources
+from thermo_jax.files import folder_path
+from thermo_jax.programs import decoder, decoder_results, encoder, runs, sources
 from thermo_jax.programs.workdir import check_workdir, only_run_in, saved_config
-from thermo_jax.training import finetune, timeline
+from thermo_jax.training import timeline, train_decoder
 from thermo_jax.training.checkpoints import FOLDER
-from thermo_jax.training.paths import folder_path
 
 FINISHED = "finished"
 PROGRAMS = {"encoder": encoder, "classify": decoder, "segment": decoder}
@@ -119,7 +119,7 @@ def run_stages(stages: Sequence[Stage], workdir: Path) -> None:
 
 def _is_finished(stage: Stage, workdir: Path) -> bool:
     folder = workdir / stage.folder
-    found = stage.task == "encoder" or (folder / scores.PREDICTIONS).is_file()
+    found = stage.task == "encoder" or (folder / decoder_results.PREDICTIONS).is_file()
     return found and (folder / FINISHED).is_file()
 
 
@@ -156,7 +156,7 @@ def _check_disk(stages: Sequence[Stage], workdir: Path) -> None:
 def _model_bytes(stage: Stage) -> int:
     if stage.task == "encoder":
         return 4 * 10**6 * stage.config.model.num_kernels**2 // 16**2
-    model = finetune.make_decoder(runs.resolve(stage.config))
+    model = train_decoder.make_decoder(runs.resolve(stage.config))
     height, width, _ = IMAGE_SHAPES[stage.config.data.type]
     factor = stage.config.data.downscale
     latents = jax.ShapeDtypeStruct((1, 1, height // factor, width // factor, 128), jnp.float32)

@@ -21,7 +21,7 @@ from thermo_jax.evaluation import assessment, charts, results, table1
 from thermo_jax.evaluation.predictions import Predictions, pool
 from thermo_jax.evaluation.report_parts import Picture, Section, Table
 from thermo_jax.evaluation.wording import DISCLAIMER, OPTIMISTIC
-from thermo_jax.programs import reports, runs, scores, sources
+from thermo_jax.programs import decoder_results, reports, runs, sources
 from thermo_jax.programs.stages import Stage, check_split, check_stages, run_stages, stage_config
 from thermo_jax.programs.workdir import PICTURES, check_workdir
 
@@ -197,13 +197,13 @@ def _finish(config: ConfigDict, workdir: Path, stages: list[Stage]) -> dict:
             )
             name = f"predictions_{task}_{row.replace('/', '').replace(' ', '_')}.csv"
             if task == "classify":
-                found = scores.assess_classification(pooled, row=row, config=config)
-                rows = scores.classification_rows(pooled)
+                found = decoder_results.assess_classification(pooled, row=row, config=config)
+                rows = decoder_results.classification_rows(pooled)
             else:
                 found = assessment.assess_segmentation(
                     pooled, samples=config.report.bootstrap, seed=config.report.seed
                 )
-                rows = scores.segmentation_rows(pooled)
+                rows = decoder_results.segmentation_rows(pooled)
             files.append(results.write_predictions_csv(workdir / name, rows))
             by_row.setdefault(row, {}).update(found)
     outcome = {
@@ -224,7 +224,7 @@ def _finish(config: ConfigDict, workdir: Path, stages: list[Stage]) -> dict:
 
 def _predictions(folder: Path) -> Predictions:
     """A stage's predictions, its model named by repeat and fold."""
-    found, name = Predictions.load(folder / scores.PREDICTIONS), folder.parent.name
+    found, name = Predictions.load(folder / decoder_results.PREDICTIONS), folder.parent.name
     repeat = int(_FOLD_NAME.fullmatch(name)["repeat"])
     return dataclasses.replace(
         found,
@@ -259,7 +259,7 @@ def _facts(config: ConfigDict, stages: list[Stage]) -> dict[str, Any]:
     if config.repeats > 1:
         facts["repeats"] = f"{config.repeats}; every measure is the mean of those of the repeats"
     if config.data.shuffle_labels:
-        facts["diagnoses"] = scores.SHUFFLED.format(seed=config.seed)
+        facts["diagnoses"] = decoder_results.SHUFFLED.format(seed=config.seed)
     used = {ROW_TYPES[letter] for row in config.rows for letter in row.split("/")}
     for name, factor in config.downscale.items():
         if factor > 1 and name in used:
@@ -285,14 +285,14 @@ def _report(config: ConfigDict, workdir: Path, outcome, shown) -> list[Path]:
     segmented = {row: found for row, found in by_row.items() if "segmentation" in found}
     folder = workdir / PICTURES
     if classified:
-        pictures += scores.classification_charts(folder, classified, title="Table 1")
+        pictures += decoder_results.classification_charts(folder, classified, title="Table 1")
         values = {}
         for row, found in classified.items():
             measures = found["classification"]["patient"][row]
             values[row] = (measures["auroc"], *measures["interval"]["auroc"])
         pictures.append(charts.interval_figure(folder / "auroc.png", values, measure="AUROC"))
     if segmented:
-        pictures += scores.segmentation_charts(folder, segmented, title="Table 1")
+        pictures += decoder_results.segmentation_charts(folder, segmented, title="Table 1")
         values = {row: table1.measured(shown[row])["seg mIoU"] for row in segmented}
         paper = {row: table1.PAPER[row][-1] for row in segmented if row in table1.PAPER}
         pictures.append(

@@ -23,9 +23,9 @@ from etils.epath import Path
 from ml_collections import ConfigDict
 
 from thermo_jax.errors import UserError
+from thermo_jax.files import CONFIG, folder_path, is_remote, write_whole
 from thermo_jax.training import processes
 from thermo_jax.training.checkpoints import has_checkpoint
-from thermo_jax.training.paths import CONFIG, folder_path, is_remote, write_whole
 
 PICTURES, LOCK = "pictures", ".lock"
 _LOCK_TRIES = 10

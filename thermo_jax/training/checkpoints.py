@@ -25,10 +25,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 
-from thermo_jax.data.prepared import digest
 from thermo_jax.errors import MissingFileError, UnwrittenError, UserError, is_users
+from thermo_jax.files import digest, folder_path, is_remote
 from thermo_jax.training import processes
-from thermo_jax.training.paths import folder_path, is_remote
 from thermo_jax.training.state import TrainState
 
 FOLDER = "checkpoints"

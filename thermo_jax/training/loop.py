@@ -2,7 +2,7 @@
 
     batches -> step, step, ... -> validation -> metrics -> checkpoint -> next epoch
 
-It knows steps and batches, not models: `pretrain.py` and `finetune.py` give it both.
+It knows steps and batches, not models: `train_encoder.py` and `train_decoder.py` give it both.
 """
 
 import contextlib

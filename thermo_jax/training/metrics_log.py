@@ -13,8 +13,8 @@ from etils import epath
 from tensorboardX import SummaryWriter
 
 from thermo_jax.errors import UserError
+from thermo_jax.files import folder_path, is_remote, write_whole
 from thermo_jax.training import processes
-from thermo_jax.training.paths import folder_path, is_remote, write_whole
 
 METRICS, TIMING = "metrics.jsonl", "timing.jsonl"
 _PAUSE_S = 1.0  # a GPU's epoch may take a hundredth of it

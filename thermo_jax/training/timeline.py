@@ -21,8 +21,8 @@ from collections.abc import Iterator
 import jax
 from absl import logging
 
+from thermo_jax.files import folder_path, write_whole
 from thermo_jax.training import processes
-from thermo_jax.training.paths import folder_path, write_whole
 
 FILE = "timeline.json"
 PARTS = {  # the name in the file -> the name in the report

@@ -8,7 +8,7 @@ from example_tables import table
 
 from thermo_jax.data.thermogram import CLASS_NAMES
 from thermo_jax.evaluation import assessment
-from thermo_jax.programs import reports, scores
+from thermo_jax.programs import decoder_results, reports
 
 SAMPLING = {"samples": 50, "seed": 0}
 
@@ -29,7 +29,7 @@ def classified(*, tuned=True, temperatures=None):
         "test": {"probabilities": np.array([0.4, 0.6, 0.35], np.float32)},
     }
     gray = {role: np.zeros((len(part), 4, 4, 1), np.uint8) for role, part in sets.items()}
-    return scores.classified(sets, predictions, gray=gray, model="fold 0", tuned=tuned)
+    return decoder_results.classified(sets, predictions, gray=gray, model="fold 0", tuned=tuned)
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,7 @@ def test_the_mean_temperature_is_a_baseline_where_there_are_temperatures():
 
 
 def test_the_predictions_file_has_a_row_per_image_with_every_decision():
-    rows = scores.classification_rows(classified())
+    rows = decoder_results.classification_rows(classified())
     assert [row["predicted"] for row in rows] == ["healthy", "sick", "healthy"]
     assert [row[f"predicted, {assessment.TUNED}"] for row in rows] == ["sick"] * 3
     assert [row["label"] for row in rows] == ["healthy", "sick", "sick"]
@@ -95,11 +95,11 @@ def test_segmentations_are_scored_at_their_size_and_at_full_size():
     wrong = scored.copy()
     wrong[1, :2] = 1
     predicted = {"label_maps": wrong, "full_label_maps": full}
-    found = scores.segmented(test, predicted, model="fold 0")
+    found = decoder_results.segmented(test, predicted, model="fold 0")
     measures = assessment.assess_segmentation(found, **SAMPLING)["segmentation"]
     assert measures["16x16"]["accuracy"] == measures["16x16"]["miou"] == 1.0
     assert measures["4x4"]["accuracy"] == 0.75  # of all pixels of both images
     assert measures["4x4"]["iou"][0] == 0.75
-    rows = scores.segmentation_rows(found)
+    rows = decoder_results.segmentation_rows(found)
     assert [row["accuracy_4x4"] for row in rows] == [1.0, 0.5]
     assert [row["accuracy_16x16"] for row in rows] == [1.0, 1.0]

@@ -14,7 +14,7 @@ import pytest
 import tiny_training as tiny
 
 from thermo_jax.models.decoders import CHANNELS
-from thermo_jax.training import finetune, loop
+from thermo_jax.training import loop, train_decoder
 
 ROWS = ("G/G", "G/H", "H/G", "H/H")
 TYPES = {"G": "gray", "H": "heat"}
@@ -39,7 +39,7 @@ def steps_of(task: str):
     """Wrapped steps of a task in the combination H/H, on two devices: (train, eval, predict)."""
     trainer, parallel = trainer_of(task), tiny.devices(2)
     models = dict(trainer.eval_step.keywords)
-    predict = partial(finetune.predict_step, full_shape=FULL_SHAPE, **models)
+    predict = partial(train_decoder.predict_step, full_shape=FULL_SHAPE, **models)
     return tuple(parallel.wrap(step) for step in (trainer.train_step, trainer.eval_step, predict))
 
 
@@ -63,7 +63,7 @@ def trained(task: str):
 def encoding(row: str):
     trainer = trainer_of("classify", row)
     encode = partial(
-        finetune.encode,
+        train_decoder.encode,
         encoder=trainer.eval_step.keywords["encoder"],
         variables=trainer.state.frozen,
         channels=CHANNELS[TYPES[row[0]]],
@@ -107,7 +107,7 @@ def test_no_gradient_flows_into_the_encoder():
     images = jnp.asarray(tiny.columns(2)["images"])
 
     def total(variables):
-        return finetune.encode(
+        return train_decoder.encode(
             images, encoder=keywords["encoder"], variables=variables, channels=3
         ).sum()
 
@@ -164,7 +164,7 @@ def test_every_combination_trains_and_predicts(task, row):
     def whole_step(state, batch):  # one program instead of three
         new, metrics = trainer.train_step(state, batch)
         sums = trainer.eval_step(new, batch)
-        predictions = finetune.predict_step(new, batch, full_shape=FULL_SHAPE, **models)
+        predictions = train_decoder.predict_step(new, batch, full_shape=FULL_SHAPE, **models)
         return new, metrics, sums, predictions
 
     batch = parallel.put_batch(tiny.batch_of(table_of(task, 8, row)))
@@ -249,7 +249,7 @@ def test_accuracy_is_the_share_of_right_answers():
 
 def test_the_optimizer_is_adam_without_decay():
     config = tiny.decoder_config("segment")
-    tx = finetune.make_optimizer(config)
+    tx = train_decoder.make_optimizer(config)
     params = {"w": jnp.array([3.0])}
     updates, _ = tx.update({"w": jnp.array([0.0])}, tx.init(params), params)
     assert float(optax.apply_updates(params, updates)["w"][0]) == 3.0

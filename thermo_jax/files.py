@@ -1,0 +1,95 @@
+"""Files and folders: paths on a disk or in a bucket, files that are whole or absent, the cache.
+
+A path in a bucket of Google Cloud Storage looks like gs://bucket/folder.
+"""
+
+import contextlib
+import csv
+import errno
+import hashlib
+import io
+import json
+import os
+import pathlib
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from etils import epath
+
+from thermo_jax.errors import UserError
+
+CONFIG = "config.json"  # in every run's workdir
+CACHE_DIR_VARIABLE = "THERMO_JAX_CACHE_DIR"
+
+
+def folder_path(folder: str | os.PathLike) -> epath.Path:
+    """The folder's absolute path; `~` is the home folder."""
+    path = epath.Path(folder).expanduser()
+    return path if path.is_absolute() else path.resolve()  # a gs:// path is absolute
+
+
+def is_remote(path: str | os.PathLike) -> bool:
+    """Whether the path is in a bucket."""
+    return "://" in os.fspath(path)
+
+
+def write_whole(path: str | os.PathLike, content: str | bytes) -> epath.Path:
+    """Writes a file that is complete or absent, whenever the process dies; returns its path."""
+    path = epath.Path(path)
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_bytes(content.encode() if isinstance(content, str) else content)
+    return partial.replace(path)
+
+
+def csv_text(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A table as CSV, with one line feed after each row."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of a JSON value."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def cache_dir() -> pathlib.Path:
+    """Where everything is kept that can be made again: data sets, compiled programs.
+
+    `$THERMO_JAX_CACHE_DIR`, or `~/.cache/thermo_jax` if the variable is not set.
+    """
+    return pathlib.Path(os.environ.get(CACHE_DIR_VARIABLE) or "~/.cache/thermo_jax").expanduser()
+
+
+@contextlib.contextmanager
+def writing(path: pathlib.Path, *, elsewhere: str = f"${CACHE_DIR_VARIABLE}") -> Iterator[None]:
+    """Turns the system's error for a folder that cannot be written into a `UserError`.
+
+    Args:
+      elsewhere: the settings that choose another folder.
+    Raises:
+      UserError: the folder cannot be written. A full disk stays the system's own error.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise UserError(
+            f"{path} cannot be written ({error.strerror}): choose another folder with {elsewhere}"
+        ) from error
+
+
+def task_of_run(folder: str | os.PathLike) -> str | None:
+    """The task of the run whose workdir this folder is; None if it is no workdir.
+
+    Every run leaves a config.json there that contains a configuration with a task, and versions.
+    """
+    try:
+        saved = json.loads((folder_path(folder) / CONFIG).read_text(encoding="utf-8"))
+        task = saved["config"]["task"] if "thermo_jax" in saved["versions"] else None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):  # another program's file
+        return None
+    return task if isinstance(task, str) else None
