@@ -1,11 +1,80 @@
 """What all configurations share: the fields, one comment above each, and the strict presets."""
 
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from ml_collections import ConfigDict
 
+from thermo_jax.data.batches import LOADERS
+from thermo_jax.data.dataset import SPLIT_PROTOCOLS
 from thermo_jax.errors import UserError
+from thermo_jax.models import operations, precision
+from thermo_jax.models.decoders import CHANNELS, HEADS
+from thermo_jax.models.losses import CONTRASTIVE_LOSSES
+from thermo_jax.training.parallel import MODES
+
+Rule = tuple[str, Callable[[Any], bool]]  # what a value must be, and whether it is that
+
+
+def _one_of(names: Sequence[str]) -> Rule:
+    return f"one of {', '.join(names)}", lambda value: value in names
+
+
+_COUNT: Rule = ("at least 1", lambda value: value >= 1)
+_NOT_NEGATIVE: Rule = ("at least 0", lambda value: value >= 0)
+_POSITIVE: Rule = ("above 0", lambda value: value > 0)
+_SHARE: Rule = ("above 0 and below 1", lambda value: 0 < value < 1)
+_SEED: Rule = ("from 0 to 4294967295", lambda value: 0 <= value < 2**32)  # JAX's keys are 32 bits
+# What the values of fields must be, in every configuration that has the field. A field with a value
+# for each data type, such as a study's batch_size, is checked value by value.
+RULES: dict[str, Rule] = {
+    "seed": _SEED,
+    "data.downscale": _COUNT,
+    "data.loader": _one_of(LOADERS),
+    "data.type": _one_of(tuple(CHANNELS)),
+    "encoder.kind": _one_of(("pretrained", "random", "none")),
+    "encoder.type": _one_of(tuple(CHANNELS)),
+    "loss.contrastive_weight": ("from 0 to 1", lambda value: 0 <= value <= 1),
+    "loss.form": _one_of(tuple(CONTRASTIVE_LOSSES)),
+    "loss.num_patches": _COUNT,
+    "loss.temperature": _POSITIVE,
+    "model.conv": _one_of(operations.NAMES),
+    "model.dtype": _one_of(precision.NAMES),
+    "model.head": _one_of(HEADS),
+    "model.num_kernels": _COUNT,
+    "model.patch_size": ("odd and at least 3", lambda value: value >= 3 and value % 2 == 1),
+    "model.unet_width": _COUNT,
+    "parallel.mode": _one_of(MODES),
+    "parallel.steps_per_dispatch": _NOT_NEGATIVE,
+    "report.bootstrap": _COUNT,
+    "report.seed": _SEED,
+    "split.max_train_patients": _NOT_NEGATIVE,
+    "split.protocol": _one_of(SPLIT_PROTOCOLS),
+    "split.seed": _SEED,
+    "split.val_fraction": _SHARE,
+    "train.batch_size": _COUNT,
+    "train.checkpoint_minutes": _NOT_NEGATIVE,
+    "train.epochs": _COUNT,
+    "train.learning_rate": _POSITIVE,
+    "train.patience": _NOT_NEGATIVE,
+    # of studies
+    "batch_size": _COUNT,
+    "downscale": _COUNT,
+    "encoder_val_fraction": _SHARE,
+    # of clustering
+    "iterations": _COUNT,
+    "num_clusters": _COUNT,
+    # of benchmarks
+    "conv": _one_of(operations.NAMES),
+    "copy_mb": _COUNT,
+    "matrix": _COUNT,
+    "mode": _one_of(MODES),
+    "num_kernels": _COUNT,
+    "repeats": _COUNT,
+    "steps_per_dispatch": _COUNT,
+    "unet_width": _COUNT,
+}
 
 
 def base(task: str, *, data_type: str) -> ConfigDict:

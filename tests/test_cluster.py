@@ -104,7 +104,7 @@ def test_an_encoder_of_other_data_is_called_so(run):
 def test_an_images_clusters_depend_neither_on_its_device_nor_on_its_batch():
     encoder, variables = random_encoder()
     step = partial(cluster.cluster_step, encoder=encoder, channels=3, seed=0)
-    parallel, config = tiny.devices(2), runs.resolve(cluster_config.get_config())
+    parallel, config = tiny.devices(2), settings.resolve(cluster_config.get_config())
     step = partial(step, num_clusters=3, iterations=20)
     step = runs.wrap(parallel, step, config, role="predict", resident=False)
     batch = {"images": tiny.columns(4)["images"], "index": np.arange(4, dtype=np.int32)}
@@ -117,7 +117,7 @@ def test_an_images_clusters_depend_neither_on_its_device_nor_on_its_batch():
 
 def test_a_gray_encoders_three_views_of_a_heatmap_make_one_vector_per_pixel():
     encoder, variables = random_encoder(channels=1)
-    config = runs.resolve(cluster_config.get_config())
+    config = settings.resolve(cluster_config.get_config())
     with mock.patch.object(cluster, "kmeans", side_effect=cluster.kmeans) as kmeans:
         step = partial(cluster.cluster_step, encoder=encoder, channels=1, seed=0)
         step = partial(step, num_clusters=3, iterations=1)

@@ -174,7 +174,7 @@ def test_quickstart_looks_at_its_data_and_asks_for_runs_whose_pictures_it_shows(
     def run_program(config, workdir):
         if config.task == "data_report":
             return data_report(config, workdir)
-        runs.resolve(config)
+        settings.resolve(config)
         assert config.train.epochs == 1 and config.data.phantom_patients == 12
         if config.task != "encoder":
             assert Path(config.encoder.workdir) == began["encoder"]

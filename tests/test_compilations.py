@@ -117,7 +117,7 @@ def test_a_u_net_is_not_taken_for_the_one_that_stands_in_for_it():
 
 
 def test_equal_steps_are_wrapped_once_and_others_are_not():
-    config = runs.resolve(tiny_encoder(0))
+    config = settings.resolve(tiny_encoder(0))
     model, tx = train_encoder.make_model(config), train_encoder.make_optimizer(config)
     assert tx is train_encoder.make_optimizer(config)
 

@@ -354,7 +354,7 @@ def test_any_preset_and_value_is_taken_or_refused(folder, module, preset, choice
     own = types.SimpleNamespace(FLAGS=values, Error=flags.Error)
     with mock.patch.object(main, "flags", own), only_user_errors():
         main._parse_flags(argv)
-        runs.resolve(holder.value)
+        settings.resolve(holder.value)
 
 
 @pytest.fixture(scope="module")

@@ -152,7 +152,7 @@ def _train(arrays, variables, operations):
     config = encoder_config.get_config({1: "gray", 3: "heat"}[sizes.pop("channels")])
     config.model.dtype = "float32"  # which "auto" is on the CPU alone
     config.model.update(sizes)
-    config = runs.resolve(config)
+    config = settings.resolve(config)
     parallel = DataParallel(jax.devices()[:1], mode="shard_map")
     tx = train_encoder.make_optimizer(config)
     step = parallel.wrap(

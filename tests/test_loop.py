@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import tiny_training as tiny
 
-from thermo_jax.data import batching
+from thermo_jax.data.batches import batch_indices, steps_per_epoch
 from thermo_jax.training import loop, preemption
 from thermo_jax.training.checkpoints import Checkpoints
 from thermo_jax.training.metrics_log import METRICS, TIMING, read_jsonl
@@ -41,7 +41,7 @@ def test_an_epoch_is_at_least_5_full_batches(tmp_path, rows, steps):
     train_step, batches = counting(run.train_step)
     table = {"images": np.ones((rows, 2), np.float32)}
     run.fit(tmp_path, tiny.plan(epochs=1), train=table, train_step=train_step)
-    assert len(batches) == steps == batching.steps_per_epoch(rows, tiny.BATCH_SIZE)
+    assert len(batches) == steps == steps_per_epoch(rows, tiny.BATCH_SIZE)
     assert all(batch["mask"].shape == (1, 8) and batch["mask"].all() for batch in batches)
     assert read_jsonl(tmp_path / METRICS)[0]["step"] == steps
 
@@ -50,7 +50,7 @@ def test_every_batch_of_the_stream_is_used_once_and_in_order(tmp_path):
     run = tiny.toy_run([1.0, 1.0])
     train_step, batches = counting(run.train_step)
     run.fit(tmp_path, tiny.plan(epochs=2, seed=7), train_step=train_step)
-    expected = [batching.batch_indices(20, 8, seed=7, step=step) for step in range(10)]
+    expected = [batch_indices(20, 8, seed=7, step=step) for step in range(10)]
     np.testing.assert_array_equal([batch["index"][0] for batch in batches], expected)
 
 
@@ -130,7 +130,7 @@ def test_more_epochs_continue_a_finished_run(tmp_path):
 
 
 def batch_names(step):
-    rows = batching.batch_indices(20, tiny.BATCH_SIZE, seed=0, step=step - 1)
+    rows = batch_indices(20, tiny.BATCH_SIZE, seed=0, step=step - 1)
     return {f"{row}.jpg" for row in rows}
 
 

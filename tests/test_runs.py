@@ -11,7 +11,7 @@ from thermo_jax.programs import runs
 
 @pytest.mark.parametrize("config", [encoder.get_config(), classify.get_config("G/H")])
 def test_shipped_configurations_are_fine(config):
-    runs.resolve(config)
+    settings.resolve(config)
 
 
 @pytest.mark.parametrize(
@@ -39,14 +39,14 @@ def test_a_value_that_no_run_can_use_is_refused(field, value, expected):
     config = encoder.get_config()
     config.update_from_flattened_dict({field: value})
     with pytest.raises(ValueError, match=f"config.{field}={value!r} must be {expected}"):
-        runs.resolve(config)
+        settings.resolve(config)
 
 
 def test_an_unknown_head_is_refused():
     config = classify.get_config()
     config.model.head = "mean"
     with pytest.raises(ValueError, match="config.model.head='mean'.*linear, pooled"):
-        runs.resolve(config)
+        settings.resolve(config)
 
 
 @pytest.mark.parametrize(
@@ -75,16 +75,16 @@ def test_a_colour_map_that_only_predictions_would_need_is_checked_before_trainin
     config = classify.get_config()
     config.data.colormap = "jett"
     with pytest.raises(ValueError, match="config.data.colormap: unknown colour map 'jett'.*'jet'"):
-        runs.resolve(config)
+        settings.resolve(config)
 
 
 def test_a_seed_of_the_resampling_is_checked_before_training():
     config = classify.get_config()
     config.report.seed = -1
     with pytest.raises(ValueError, match="config.report.seed=-1 must be from 0"):
-        runs.resolve(config)
+        settings.resolve(config)
 
 
 def test_a_configuration_without_a_section_is_not_asked_for_it():
-    runs.resolve(ConfigDict({"task": "data_report"}))
-    runs.resolve(segment.get_config())
+    settings.resolve(ConfigDict({"task": "data_report"}))
+    settings.resolve(segment.get_config())

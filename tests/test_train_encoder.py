@@ -182,7 +182,7 @@ def test_all_parameters_are_decayed():
 
 @pytest.mark.parametrize(("data_type", "channels"), [("gray", 1), ("heat", 3)])
 def test_the_model_reads_the_channels_of_its_data_type(data_type, channels):
-    config = runs.resolve(encoder_config.get_config(data_type))
+    config = settings.resolve(encoder_config.get_config(data_type))
     model = train_encoder.make_model(config)
     state = jax.eval_shape(
         lambda rng: train_encoder.create_state(

@@ -184,7 +184,7 @@ def test_a_folder_is_checked_without_being_made(tmp_path):
 def test_a_demo_whose_last_stage_is_refused_changes_nothing(tmp_path):
     config = demo.get_config()
     workdir = open_workdir(tmp_path, config)
-    stage = open_workdir(workdir / "segment", runs.resolve(config.stages.segment))
+    stage = open_workdir(workdir / "segment", settings.resolve(config.stages.segment))
     (stage / "checkpoints" / "5").mkdir(parents=True)
     before = contents(workdir)
     config.stages.segment.seed = 3

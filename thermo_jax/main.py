@@ -15,7 +15,7 @@ from ml_collections import ConfigDict, config_flags
 
 from thermo_jax.errors import MissingFileError, UserError, is_full_disk, is_users
 from thermo_jax.files import cache_dir, is_remote
-from thermo_jax.programs.workdir import only_run_in
+from thermo_jax.programs.lock import only_run_in
 from thermo_jax.training import memory, preemption, processes, timeline, xla_flags
 
 _CONFIG = config_flags.DEFINE_config_file(

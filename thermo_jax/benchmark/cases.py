@@ -16,9 +16,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict, FrozenConfigDict
+from ml_collections import ConfigDict
 
-from thermo_jax.configs import classify, common, encoder, segment
 from thermo_jax.data.thermogram import GRAY_SHAPE, HEAT_SHAPE
 from thermo_jax.errors import UserError
 from thermo_jax.models import precision
@@ -27,6 +26,7 @@ from thermo_jax.models.operations import Operations
 from thermo_jax.training import train_decoder, train_encoder
 from thermo_jax.training.parallel import gather
 
+_TYPES = {"G": "gray", "H": "heat"}
 SHAPES = {"gray": GRAY_SHAPE, "heat": HEAT_SHAPE}
 # MFLOP per pixel, counted by hand at the published widths (SPEC section 6): forward, training.
 ENCODER_MFLOP, UNET_MFLOP = (0.54, 1.62), (1.36, 4.1)
@@ -95,7 +95,7 @@ def find_case(name: str) -> tuple[str, Callable, list[str], int | None]:
     bare, colon, images = name.partition(":")
     task, _, what = bare.rpartition(" ")
     try:
-        types = [common.ROW_TYPES[letter] for letter in what.split("/")]
+        types = [_TYPES[letter] for letter in what.split("/")]
         make, count = _MAKERS[task]
     except KeyError:
         types, count = [], -1
@@ -164,14 +164,12 @@ class _Parts(NamedTuple):
 
 
 def _pretrain(types, shape, config, dtype, operations):
-    own = encoder.get_config(types[0]).copy_and_resolve_references()
-    own.model.num_kernels, own.model.dtype = config.num_kernels, dtype
-    model, tx = (
-        train_encoder.make_model(own, operations=operations),
-        train_encoder.make_optimizer(own),
+    model = train_encoder.make_model(
+        data_type=types[0], num_kernels=config.num_kernels, dtype=dtype, operations=operations
     )
+    tx = train_encoder.make_optimizer(1e-3, 1e-4)
     image = (*shape, CHANNELS[types[0]])
-    loss = FrozenConfigDict(own.loss)
+    loss = train_encoder.LossSettings()
     step = partial(train_encoder.train_step, model=model, tx=tx, loss=loss)
     draw = partial(train_encoder.draw, image_size=shape, model=model, loss=loss)
     make_state = partial(
@@ -205,15 +203,11 @@ def _encode(types, shape, config, dtype, operations):
 
 
 def _decode(task, types, shape, config, dtype, operations, *, encoded=False, predict=False):
-    own = (
-        {"classify": classify, "segment": segment}[task].get_config().copy_and_resolve_references()
-    )
-    own.model.unet_width, own.model.dtype = config.unet_width, dtype
     frozen, init = _frozen(types[0], config, dtype, operations)
-    decoder, tx = (
-        train_decoder.make_decoder(own, operations=operations),
-        train_decoder.make_optimizer(own),
+    decoder = train_decoder.make_decoder(
+        task, width=config.unet_width, dtype=dtype, operations=operations
     )
+    tx = train_decoder.make_optimizer(1e-3)
     views = 3 if types == ["gray", "heat"] else 1
     latents = (views, *shape, 8 * config.num_kernels)
 

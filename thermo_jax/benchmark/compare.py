@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 
 from thermo_jax.benchmark.cases import Case, make_case
 from thermo_jax.benchmark.measure import versions
-from thermo_jax.data import batching
+from thermo_jax.data import batches
 from thermo_jax.errors import UserError
 from thermo_jax.models.operations import NATIVE, choose_operations
 from thermo_jax.training.parallel import DataParallel
@@ -62,7 +62,7 @@ def compare_all(config: ConfigDict) -> Iterator[dict[str, Any]]:
 
 def _inputs(case: Case) -> tuple[Any, dict[str, np.ndarray]]:
     """A state and a batch in host memory; latents are of the reference's type."""
-    rows = batching.eval_rows(case.batch_size, case.batch_size, step=0)._asdict()
+    rows = batches.eval_rows(case.batch_size, case.batch_size, step=0)._asdict()
     columns = jax.jit(partial(case.random_columns, case.batch_size))()
     return jax.device_get((initialise(case.make_state), columns | rows))
 

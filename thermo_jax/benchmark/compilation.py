@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from thermo_jax.benchmark.cases import Case
-from thermo_jax.data import batching
+from thermo_jax.data import batches
 from thermo_jax.training import resident
 from thermo_jax.training.parallel import DataParallel
 from thermo_jax.training.state import initialise
@@ -98,11 +98,11 @@ def prepare(case: Case, *, parallel: DataParallel, steps: int) -> tuple[Callable
     """The case over all devices, and the rows that its `steps` steps take from a table."""
     count = table_rows(case)
     if case.train:
-        plan = partial(batching.train_rows, count, case.batch_size, seed=0)
-        rows = resident.train_rows(plan, range(steps), at_most=steps)
+        rows_of = partial(batches.train_rows, count, case.batch_size, seed=0)
+        rows = resident.dispatch_rows(rows_of, range(steps), at_most=steps)
         wrapped = resident.train_steps(case.step, at_most=steps, draw=case.draw)
     else:
-        rows = batching.eval_rows(count, case.batch_size, step=0)._asdict()
+        rows = batches.eval_rows(count, case.batch_size, step=0)._asdict()
         wrapped = resident.predict_steps(case.step)
     function = parallel.wrap(wrapped, donate_state=case.train, resident=True)
     return function, parallel.put_batch(rows)

@@ -14,7 +14,7 @@ import numpy as np
 
 from thermo_jax.benchmark.cases import Case
 from thermo_jax.benchmark.compilation import Program, place, prepare, table_maker
-from thermo_jax.data import batching, pipeline
+from thermo_jax.data import batches
 from thermo_jax.training.parallel import MODES, DataParallel
 from thermo_jax.training.state import initialise
 
@@ -90,21 +90,21 @@ def measure_feeding(
     """
     steps = steps_per_dispatch
 
-    def timing(function: Callable, batches: Iterator, *, calls: int) -> dict[str, float]:
+    def timing(function: Callable, inputs: Iterator, *, calls: int) -> dict[str, float]:
         """Of as many calls as make `steps` steps."""
         state = parallel.replicate(initialise(case.make_state))
 
         def run():
             nonlocal state
-            for batch in itertools.islice(batches, calls):
+            for batch in itertools.islice(inputs, calls):
                 state, _ = function(state, batch)
             return state
 
         return _timing([seconds / steps for seconds in _times(run, repeats=repeats)])
 
     def streamed() -> dict[str, float]:
-        batches = pipeline.prefetch(
-            batching.train_batches(
+        inputs = batches.prefetch(
+            batches.train_batches(
                 jax.device_get(table_maker(case)()),
                 batch_size=case.batch_size,
                 seed=0,
@@ -113,7 +113,7 @@ def measure_feeding(
             parallel.put_batch,
         )
         function = parallel.wrap(case.step, donate_state=True)
-        return timing(function, batches, calls=steps)
+        return timing(function, inputs, calls=steps)
 
     def gathered(together: int) -> dict[str, float]:
         function, rows = prepare(case, parallel=parallel, steps=together)

@@ -5,7 +5,7 @@ source and of how it is read, and does it again when either changed. `load_examp
 through tf.data; the result is bit-equal to `examples.load_examples` on the source itself.
 
 Silva et al. 2014, doi 10.1166/jmihi.2014.1226. Nothing is downloaded: the database is obtained from
-its owners. TensorFlow is imported inside functions only (see `pipeline.import_tensorflow`).
+its owners. TensorFlow is imported inside functions only (see `batches.import_tensorflow`).
 """
 
 import contextlib
@@ -23,7 +23,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging
 
-from thermo_jax.data import annotations, examples, layouts, pipeline, radiometry
+from thermo_jax.data import annotations, batches, examples, layouts, radiometry
 from thermo_jax.data.prepared import (
     DATASET_NAME,
     DATASET_VERSION,
@@ -199,7 +199,7 @@ def _read_pixels(
     prepared: Prepared, keep: np.ndarray, *, data_type: str, task: str
 ) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
     """Images and label maps of the records to keep; only those are decompressed."""
-    tf = pipeline.import_tensorflow()
+    tf = batches.import_tensorflow()
     names = [data_type, "label_map"] if task == "segment" else [data_type]
     keep = tf.constant(keep)
     with _quiet():
@@ -217,7 +217,7 @@ def _read_pixels(
 
 def _read(prepared: Prepared, names: Sequence[str], *, compressed: bool = False) -> Any:
     """tf.data of some features of every record, in order."""
-    pipeline.import_tensorflow()
+    batches.import_tensorflow()
     skip = {name: tfds.decode.SkipDecoding() for name in names} if compressed else None
     with _quiet():
         return tfds.builder_from_directory(prepared.dataset_dir).as_dataset(
@@ -307,7 +307,7 @@ def _write(
 
 
 def _write_records(data_dir: pathlib.Path, records: Sequence[Thermogram], *, colormap: str) -> None:
-    pipeline.import_tensorflow()
+    batches.import_tensorflow()
     tfds.disable_progress_bar()  # ours is enough
     builder = DmrIr(records=records, colormap=colormap, data_dir=data_dir)
     with _quiet():

@@ -33,7 +33,7 @@ from thermo_jax.files import folder_path, is_remote
 from thermo_jax.inference import grids, pictures
 from thermo_jax.inference.pictures import Picture, Unreadable
 from thermo_jax.models.cuts import RawPixels
-from thermo_jax.models.decoders import CHANNELS
+from thermo_jax.models.decoders import CHANNELS, HEADS
 from thermo_jax.models.operations import choose_operations
 from thermo_jax.models.precision import array_dtype, choose_dtype, matmul_precision
 from thermo_jax.training import train_decoder
@@ -163,7 +163,13 @@ def load_model(workdir: str | os.PathLike, *, name: str = "", dtype: str = "auto
         config.model.dtype = choose_dtype(dtype, device=jax.devices()[0])
         operations = choose_operations("auto", platform=platform)
         encoder = _encoder(config, meta["encoder"], operations=operations)
-        decoder = train_decoder.make_decoder(config, operations=operations)
+        decoder = train_decoder.make_decoder(
+            config.task,
+            width=config.model.unet_width,
+            head=config.model.get("head", HEADS[0]),
+            dtype=config.model.dtype,
+            operations=operations,
+        )
         like, frozen = _shapes(config, encoder=encoder, decoder=decoder)
         variables, frozen = checkpoints.model(like, frozen=frozen, step=meta["best_step"])
     return Model(

@@ -18,7 +18,7 @@ from thermo_jax.benchmark.tables import throughput_table
 from thermo_jax.data.examples import IMAGE_SHAPES, downscaled_size
 from thermo_jax.models import precision
 from thermo_jax.models.operations import NATIVE, choose_operations
-from thermo_jax.programs import runs
+from thermo_jax.programs import settings
 from thermo_jax.programs.workdir import open_workdir
 from thermo_jax.training.parallel import DataParallel
 
@@ -54,8 +54,8 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
 
 
 def _check_fields(config: ConfigDict) -> None:
-    runs.check_fields(config)
-    runs.check_chosen(config, "dtypes", [name for name in precision.NAMES if name != "auto"])
+    settings.check_fields(config)
+    settings.check_chosen(config, "dtypes", [name for name in precision.NAMES if name != "auto"])
     for height, width, _ in IMAGE_SHAPES.values():
         downscaled_size(height, width, config.downscale)
     for name in (*config.cases, *config.feeding, *config.profiled):

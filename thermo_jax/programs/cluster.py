@@ -17,6 +17,7 @@ import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
+from thermo_jax.data.dataset import Dataset, check_not_empty, open_dataset
 from thermo_jax.data.examples import Examples
 from thermo_jax.data.splits import Split
 from thermo_jax.data.thermogram import CLASS_NAMES
@@ -26,10 +27,14 @@ from thermo_jax.models.cuts import scale_images
 from thermo_jax.models.decoders import CHANNELS
 from thermo_jax.models.kmeans import kmeans
 from thermo_jax.models.operations import choose_operations
-from thermo_jax.programs import decoder_results, reports, runs, sources
-from thermo_jax.programs.decoder import open_encoder, saw_unknown_patients, seen_by_encoder
-from thermo_jax.programs.workdir import PICTURES, check_workdir
-from thermo_jax.training import loop, train_decoder
+from thermo_jax.programs import decoder_results, reports, settings
+from thermo_jax.programs.frozen_encoder import (
+    open_encoder,
+    saw_unknown_patients,
+    seen_by_encoder,
+)
+from thermo_jax.programs.workdir import PICTURES, begin, check_workdir, print_results
+from thermo_jax.training import passes, train_decoder
 from thermo_jax.training.parallel import DataParallel, gather
 
 PICTURED = 4  # images in a picture
@@ -38,18 +43,19 @@ NAMED_BY = "the annotations: optimistic, not comparable with a trained segmenter
 
 def run(config: ConfigDict, workdir: str | Path) -> dict:
     """Clusters and scores; returns the results that it also writes to the workdir."""
-    config = runs.resolve(config)
-    parallel = runs.data_parallel(config)
+    config = settings.resolve(config)
+    placement = settings.placement(config)
+    parallel = placement.parallel
     parallel.check_batch_size(config.batch_size, field="config.batch_size")
     operations = choose_operations(config.model.conv, platform=parallel.devices[0].platform)
     workdir = check_workdir(workdir, config)
     encoder, variables, encoder_meta = open_encoder(
         config, workdir=config.encoder.workdir, operations=operations
     )
-    source = sources.open_source(config.data, seed=config.seed)
-    split = sources.split_of(config.split, source) if config.only_test else None
-    examples = _annotated(source, split)
-    runs.begin(workdir, config, source=source, split=split)
+    dataset = open_dataset(settings.data_settings(config))
+    split = dataset.split(settings.split_settings(config)) if config.only_test else None
+    examples = _annotated(dataset, split)
+    begin(workdir, config, dataset=dataset, split=split)
     logging.info("Clustering %d images.", len(examples))
     step = partial(
         cluster_step,
@@ -59,25 +65,19 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
         num_clusters=config.num_clusters,
         iterations=config.iterations,
     )
-    clusters = loop.predict(
+    clusters = passes.predict(
         parallel.replicate(variables),
-        runs.wrap(parallel, step, config, role="predict", resident=False),
-        runs.columns(examples, "images"),
-        plan=loop.Plan(
-            batch_size=_batch_size(config, count=len(examples), parallel=parallel),
-            epochs=0,
-            patience=0,
-            seed=config.seed,
-            learning_rate=0.0,
-            loader=config.data.loader,
-        ),
+        placement.map_step(step, role="predict", resident=False),
+        {"images": examples.columns["images"]},
+        batch_size=_batch_size(config, count=len(examples), parallel=parallel),
+        loader=config.data.loader,
         parallel=parallel,
     )
     maps = {
         way: _name_clusters(examples, numbers, num_clusters=config.num_clusters)
         for way, numbers in clusters.items()
     }
-    seen = _seen(encoder_meta, source=source, examples=examples)
+    seen = _seen(encoder_meta, dataset=dataset, examples=examples)
     return _finish(config, workdir=workdir, examples=examples, maps=maps, seen=seen)
 
 
@@ -115,24 +115,24 @@ def cluster_step(
     return gather({way: x.reshape(count, height, width) for way, x in clusters.items()})
 
 
-def _annotated(source: sources.Source, split: Split | None) -> Examples:
+def _annotated(dataset: Dataset, split: Split | None) -> Examples:
     """The annotated images, of the split's test patients or of all."""
-    examples = source.load("segment")
+    examples = dataset.load("segment", dataset.settings.type)
     if split is None:
         return examples
-    chosen = examples.of_patients(split.test)
-    runs.check_not_empty({"test": chosen}, of=len(examples))
-    return chosen
+    rows = examples.rows_of_patients(split.test)
+    check_not_empty({"test": rows}, of=len(examples))
+    return examples.take(rows)
 
 
-def _seen(encoder_meta: dict, *, source: sources.Source, examples: Examples) -> str:
+def _seen(encoder_meta: dict, *, dataset: Dataset, examples: Examples) -> str:
     """Whether the encoder was pretrained on these patients."""
     patients = set(examples.patients)
-    seen = seen_by_encoder(encoder_meta, source=source, patients=patients)
+    seen = seen_by_encoder(encoder_meta, dataset=dataset, patients=patients)
     if seen is None:
         return "pretrained on other data: whether it saw these patients is not known"
     text = f"pretrained (without labels) on {len(seen)} of these {len(patients)} patients"
-    if saw_unknown_patients(encoder_meta, source=source):
+    if saw_unknown_patients(encoder_meta, dataset=dataset):
         text += ", and on images of unknown ones"
     return text
 
@@ -171,7 +171,7 @@ def _finish(
     config: ConfigDict, *, workdir: Path, examples: Examples, maps: dict, seen: str
 ) -> dict:
     measures, rows = score(examples, maps)
-    size = "{}x{}".format(*runs.image_shape(examples)[:2])
+    size = "{}x{}".format(*examples.columns["images"].shape[1:3])
     spread = {way: _quartiles([row[f"miou_{way}"] for row in rows]) for way in maps}
     outcome = {
         "run": _facts(config, examples, seen)
@@ -190,7 +190,7 @@ def _finish(
         *drawn,
     ]
     files += _report(config, workdir, outcome, drawn)
-    runs.report(results.results_table(outcome), files=files, workdir=workdir)
+    print_results(results.results_table(outcome), files=files, workdir=workdir)
     return outcome
 
 

@@ -32,9 +32,9 @@ from thermo_jax.models.published import (
     from_published,
     to_published,
 )
-from thermo_jax.programs import runs
+from thermo_jax.programs import settings
 from thermo_jax.programs.encoder import encoder_variables
-from thermo_jax.programs.workdir import open_workdir, to_json
+from thermo_jax.programs.workdir import open_workdir, print_results, to_json
 from thermo_jax.training import train_decoder, train_encoder
 from thermo_jax.training.checkpoints import (
     FOLDER,
@@ -52,7 +52,7 @@ Weights = dict[str, np.ndarray]
 
 def run(config: ConfigDict, workdir: str | Path) -> dict[str, list[str]]:
     """Converts one model; returns {"files": what was written}."""
-    config = runs.resolve(config)
+    config = settings.resolve(config)
     if config.direction not in DIRECTIONS:
         raise UserError(
             f"config.direction={config.direction!r} must be one of {', '.join(DIRECTIONS)}"
@@ -97,7 +97,7 @@ def _import(config: ConfigDict, workdir: str | Path):
         "to be used as": f"{use}={workdir}",
     }
     text = results.facts_text("Imported weights", facts)
-    runs.report(text, files=[workdir / FOLDER], workdir=workdir)
+    print_results(text, files=[workdir / FOLDER], workdir=workdir)
     return workdir / FOLDER
 
 
@@ -154,7 +154,7 @@ def _decoder(weights: Weights, config: ConfigDict) -> tuple[dict, dict, dict]:
     num_latents = train_decoder.make_encoder(num_kernels=facts["num_kernels"]).num_latents
     create_state = partial(
         train_decoder.create_state,
-        train_decoder.make_decoder(its_config),
+        train_decoder.make_decoder(its_config.task, width=width),
         tx=optax.identity(),
         latents_shape=(1, *size, num_latents),
         frozen={},
@@ -197,7 +197,11 @@ def _encoder_shapes(config: ConfigDict) -> dict:
     """Variables of the pretrained model of a run's configuration, their shapes only."""
     create_state = partial(
         train_encoder.create_state,
-        train_encoder.make_model(config),
+        train_encoder.make_model(
+            data_type=config.data.type,
+            patch_size=config.model.patch_size,
+            num_kernels=config.model.num_kernels,
+        ),
         tx=optax.identity(),
         image_shape=(16, 16, CHANNELS[config.data.type]),
     )
@@ -217,7 +221,7 @@ def _export(config: ConfigDict, workdir: str | Path):
     workdir = open_workdir(workdir, config)
     file = workdir / f"{Path(config.run).absolute().name}{SUFFIX}"
     write_state_dict(file, weights)
-    runs.report(f"{len(weights)} tensors exported", files=[file], workdir=workdir)
+    print_results(f"{len(weights)} tensors exported", files=[file], workdir=workdir)
     return file
 
 

@@ -5,14 +5,14 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from thermo_jax.data import layouts
-from thermo_jax.programs import sources
+from thermo_jax.data.dataset import DataSettings
 from thermo_jax.programs.workdir import check_workdir, write_config
 
 
 def run(config: ConfigDict, workdir: str | Path) -> dict:
     """Scans, prints the report and writes it as text and CSV; returns the counts."""
     workdir = check_workdir(workdir, config)
-    root = sources.root_of(config.data)
+    root = DataSettings(**config.data).find_root()
     records, report = layouts.scan(root, layout=config.data.layout, strict=config.data.strict)
     write_config(workdir, config)
     print(report.text(records))

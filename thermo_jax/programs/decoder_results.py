@@ -6,28 +6,30 @@ import numpy as np
 from etils.epath import Path
 from ml_collections import ConfigDict
 
+from thermo_jax.data.dataset import PAPER
 from thermo_jax.data.examples import Examples
 from thermo_jax.data.thermogram import CLASS_NAMES, LABEL_NAMES
 from thermo_jax.evaluation import assessment, baselines, charts, figures, metrics, results
 from thermo_jax.evaluation.predictions import Predictions
-from thermo_jax.programs import reports, runs, sources
-from thermo_jax.programs.workdir import PICTURES
+from thermo_jax.programs import reports
+from thermo_jax.programs.workdir import PICTURES, print_results
 from thermo_jax.training.checkpoints import FOLDER
-from thermo_jax.training.metrics_log import METRICS, read_jsonl
+from thermo_jax.training.loop import TrainingRun
+from thermo_jax.training.metrics_log import METRICS
 
 PREDICTIONS = "predictions.npz"
 SHUFFLED = "dealt anew at random (config.seed={seed}): a control"
 PICTURED = 4  # test images in the pictures
 
 
-def finish(
+def write(
     config: ConfigDict,
     *,
     workdir: Path,
     sets: dict[str, Examples],
     gray: dict[str, np.ndarray] | None,
     predictions: dict[str, dict[str, np.ndarray]],
-    best_step: int,
+    trained: TrainingRun,
     encoder_caveat: str,
 ) -> dict:
     """Scores, writes and prints; returns the results.
@@ -36,14 +38,13 @@ def finish(
       gray: a classifier's gray images by role, for the baselines.
       predictions: by role; a classifier's for "validation", too.
     """
-    epochs = read_jsonl(workdir / METRICS)
     row, pictures = row_name(config), workdir / PICTURES
     title = f"{row} on test patients"
-    outcome: dict[str, Any] = {"run": _facts(config, sets, epochs, best_step, encoder_caveat)}
+    outcome: dict[str, Any] = {"run": _facts(config, sets, trained, encoder_caveat)}
     model = f"fold {config.split.fold}"
     if config.task == "classify":
         # Where test patients validate, a threshold chosen on them would only flatter.
-        tuned = config.split.protocol != sources.PAPER
+        tuned = config.split.protocol != PAPER
         found = classified(sets, predictions, gray=gray, model=model, tuned=tuned)
         outcome |= assess_classification(found, row=row, config=config)
         rows = classification_rows(found)
@@ -59,8 +60,8 @@ def finish(
         drawn += segmentation_charts(pictures, {row: outcome}, title=title)
     curves = figures.curves_figure(
         pictures / "curves.png",
-        epochs,
-        best_epoch=best_step * epochs[-1]["epoch"] / epochs[-1]["step"],
+        trained.history,
+        best_epoch=trained.best_epoch,
         title=f"{row}, {config.task}",
     )
     files = [
@@ -72,7 +73,7 @@ def finish(
     ]
     files += reports.write_run(workdir, outcome, config=config, pictures=[*drawn, curves])
     files += [workdir / METRICS, workdir / FOLDER]
-    runs.report(results.results_table(outcome), files=files, workdir=workdir)
+    print_results(results.results_table(outcome), files=files, workdir=workdir)
     return outcome
 
 
@@ -82,7 +83,7 @@ def assess_classification(found: Predictions, *, row: str, config: ConfigDict) -
         found, row=row, samples=config.report.bootstrap, seed=config.report.seed
     )
     # Where the epoch is chosen on test, chance alone gives more.
-    if config.data.shuffle_labels and config.split.protocol != sources.PAPER:
+    if config.data.shuffle_labels and config.split.protocol != PAPER:
         measures = outcome["classification"]["patient"][row]
         outcome["cautions"].append(assessment.chance_note(found, measures))
     return outcome
@@ -93,9 +94,8 @@ def row_name(config: ConfigDict) -> str:
     return f"{config.encoder.type[0]}/{config.data.type[0]}".upper()
 
 
-def _facts(config, sets, epochs, best_step, encoder_caveat) -> dict[str, str]:
-    steps_per_epoch = epochs[-1]["step"] // epochs[-1]["epoch"]
-    paper = config.split.protocol == sources.PAPER
+def _facts(config, sets, trained: TrainingRun, encoder_caveat: str) -> dict[str, str]:
+    paper = config.split.protocol == PAPER
     chosen = "on test" if paper else "by validation loss"
     facts = {
         "task": f"{config.task}, {row_name(config)} (encoder/decoder)",
@@ -108,7 +108,7 @@ def _facts(config, sets, epochs, best_step, encoder_caveat) -> dict[str, str]:
         ),
         "test": f"fold {config.split.fold} of {config.split.folds} by patient, "
         + ("which also chose the epoch" if paper else "scored once"),
-        "epochs": f"{epochs[-1]['epoch']}, best {chosen}: {best_step // steps_per_epoch}",
+        "epochs": f"{trained.history[-1]['epoch']}, best {chosen}: {trained.best_epoch}",
     }
     if config.split.file:
         facts["test"] += f"; patients of {config.split.file}"

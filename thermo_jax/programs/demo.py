@@ -1,11 +1,13 @@
 """Program "demo": encoder, classifier and segmenter in one go, each in a subfolder."""
 
+import functools
 from pathlib import Path
 
 from absl import logging
 from ml_collections import ConfigDict
 
-from thermo_jax.programs import runs, sources
+from thermo_jax.data.dataset import open_dataset
+from thermo_jax.programs import settings
 from thermo_jax.programs.stages import PROGRAMS
 from thermo_jax.programs.workdir import check_workdir, write_config
 from thermo_jax.training import timeline
@@ -19,12 +21,13 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
         stages[name] = config.stages[name].copy_and_resolve_references()
         if name != "encoder":
             stages[name].encoder.workdir = str(workdir / "encoder")
-        check_workdir(workdir / name, runs.resolve(stages[name]))
-    sources.open_source(stages["encoder"].data)  # refuses unusable data before anything is written
+        check_workdir(workdir / name, settings.resolve(stages[name]))
+    open_once = functools.cache(open_dataset)
+    open_once(settings.data_settings(stages["encoder"]))  # unusable data: nothing is written
     write_config(workdir, config)
     outcome = {}
     for number, (name, stage) in enumerate(stages.items(), start=1):
         logging.info("Stage %d of 3: %s", number, name)
         with timeline.record():
-            outcome[name] = PROGRAMS[name].run(stage, workdir / name)
+            outcome[name] = PROGRAMS[name].run(stage, workdir / name, open_dataset=open_once)
     return outcome

@@ -1,13 +1,15 @@
 """Program "encoder": thermograms -> a pretrained CUTS encoder in a workdir."""
 
+from collections.abc import Callable
 from functools import partial
 
 import jax
 import numpy as np
 from absl import logging
 from etils.epath import Path
-from ml_collections import ConfigDict, FrozenConfigDict
+from ml_collections import ConfigDict
 
+from thermo_jax.data.dataset import PAPER, TRANSDUCTIVE, Dataset, check_not_empty, open_dataset
 from thermo_jax.data.examples import IMAGE_SHAPES, Examples, downscaled_size
 from thermo_jax.data.splits import Split
 from thermo_jax.errors import UserError
@@ -15,90 +17,115 @@ from thermo_jax.evaluation import figures, results
 from thermo_jax.models import precision
 from thermo_jax.models.decoders import CHANNELS
 from thermo_jax.models.operations import choose_operations
-from thermo_jax.programs import reports, runs, sources
-from thermo_jax.programs.workdir import PICTURES, check_workdir, to_json
-from thermo_jax.training import loop, processes, train_decoder, train_encoder
+from thermo_jax.programs import reports, settings
+from thermo_jax.programs.workdir import (
+    PICTURES,
+    begin,
+    check_continues,
+    check_workdir,
+    fingerprint,
+    print_results,
+    to_json,
+)
+from thermo_jax.training import loop, passes, processes, timeline, train_decoder, train_encoder
 from thermo_jax.training.checkpoints import FOLDER, keep_best_model
-from thermo_jax.training.metrics_log import METRICS, read_jsonl
+from thermo_jax.training.metrics_log import METRICS
 from thermo_jax.training.state import initialise
 
 PICTURED = 4  # thermograms in the latents' picture
 _encode = jax.jit(train_decoder.encode, static_argnames=("encoder", "channels"))
 
 
-def run(config: ConfigDict, workdir: str | Path) -> dict:
+def run(
+    config: ConfigDict, workdir: str | Path, *, open_dataset: Callable[..., Dataset] = open_dataset
+) -> dict:
     """Trains, or continues; returns the results that it also writes to the workdir.
 
     Of several processes the first one does; the others return {}.
+
+    Args:
+      open_dataset: a study gives its stages one that keeps what it has read.
     """
-    config = runs.resolve(config)
+    # --------------------------------------------------------------------------------------- checks
+    config = settings.resolve(config)
     check_patches(config)
-    parallel = runs.data_parallel(config)
-    parallel.check_batch_size(config.train.batch_size)
+    placement = settings.placement(config)
+    parallel = placement.parallel
+    plan = settings.training_plan(config)
+    parallel.check_batch_size(plan.batch_size)
     workdir = check_workdir(workdir, config)
-    source = sources.open_source(config.data, seed=config.seed)
-    examples = source.load("pretrain")
-    split = sources.split_of(config.split, source)
-    train, validation = sets(examples, split, config)
-    runs.check_not_empty({"training": train, "validation": validation}, of=len(examples))
-    fingerprint = runs.fingerprint({"train": train, "validation": validation})
-    runs.check_examples(workdir, fingerprint)
-    runs.begin(workdir, config, source=source, split=split)
-    unseen = split.test - {*train.patients, *validation.patients}
+    # ----------------------------------------------------------------------- images, and who trains
+    with timeline.part("data"):
+        dataset = open_dataset(settings.data_settings(config))
+        examples = dataset.load("pretrain", config.data.type)
+    split = dataset.split(settings.split_settings(config))
+    sets = deal_images(examples, split, config)
+    check_not_empty(sets, of=len(examples))
+    examples_id = fingerprint(examples, sets)
+    check_continues(workdir, examples_id)
+    begin(workdir, config, dataset=dataset, split=split)
+    # Validation patients choose the epoch: the encoder saw them, too.
+    seen = {examples.patients[row] for rows in sets.values() for row in rows}
     logging.info(
         "%d images train, %d validate; %d patients are kept for testing decoders.",
-        len(train),
-        len(validation),
-        len(unseen),
+        len(sets["train"]),
+        len(sets["validation"]),
+        len(split.test - seen),
     )
-
+    # ------------------------------------------------------------------------------ model and steps
     operations = choose_operations(config.model.conv, platform=parallel.devices[0].platform)
-    model = train_encoder.make_model(config, operations=operations)
-    tx = train_encoder.make_optimizer(config)
-    shape = runs.image_shape(examples)
+    model = train_encoder.make_model(
+        data_type=config.data.type,
+        patch_size=config.model.patch_size,
+        num_kernels=config.model.num_kernels,
+        dtype=config.model.dtype,
+        operations=operations,
+    )
+    tx = train_encoder.make_optimizer(config.train.learning_rate, config.train.weight_decay)
+    loss = settings.loss_settings(config)
+    images = examples.columns["images"]
+    shape = images.shape[1:]
     create_state = partial(train_encoder.create_state, model, tx=tx, image_shape=shape)
     state = initialise(create_state, rng=jax.random.key(config.seed))
-    loss = FrozenConfigDict(config.loss)
-    parts = {"train": train, "validation": validation}
-    tables, resident = runs.place_images(examples, parts, config, parallel=parallel)
-    wrap = partial(runs.wrap, parallel, config=config, resident=resident)
-    train_step = partial(train_encoder.train_step, model=model, tx=tx, loss=loss)
+    placed, resident = placement.place({"images": images}, sets)
+    map_step = partial(placement.map_step, resident=resident)
     draw = partial(train_encoder.draw, image_size=shape[:2], model=model, loss=loss)
-    eval_step = wrap(partial(train_encoder.eval_step, model=model, loss=loss), role="eval")
-    plan = runs.plan(config)
-    state = loop.fit(
+    train_step = partial(train_encoder.train_step, model=model, tx=tx, loss=loss)
+    eval_step = map_step(partial(train_encoder.eval_step, model=model, loss=loss), role="eval")
+    # ------------------------------------------------------------------------------------- training
+    trained = loop.fit(
         parallel.replicate(state),
-        train_step=wrap(train_step, role="train", draw=draw),
+        train_step=map_step(train_step, role="train", draw=draw),
         eval_step=eval_step,
-        train=tables["train"],
-        validation=tables["validation"],
-        names=train.names,
+        train=placed["train"],
+        validation=placed["validation"],
+        names=[examples.names[row] for row in sets["train"]],
         plan=plan,
         parallel=parallel,
         workdir=workdir,
         encoder_of=lambda state: encoder_variables(state.variables),
         meta={
             "config": to_json(config),
-            "encoder": describe(
-                config,
-                source=source,
-                # Validation patients chose the epoch: they were seen, too.
-                patients=sorted({*train.patients, *validation.patients}),
-            ),
-            "examples": fingerprint,
+            "encoder": describe(config, dataset=dataset, patients=sorted(seen)),
+            "examples": examples_id,
         },
     )
-    losses = loop.evaluate(state, eval_step, tables["validation"], plan=plan, parallel=parallel)
+    losses = passes.evaluate(
+        trained.state,
+        eval_step,
+        placed["validation"],
+        batch_size=plan.batch_size,
+        loader=plan.loader,
+        whole=plan.steps_per_dispatch > 1,
+        parallel=parallel,
+    )
+    # -------------------------------------------------------------------------------------- results
     outcome = {}
     if processes.is_writer():
+        counts = {name: len(rows) for name, rows in sets.items()}
+        pictured = examples.take(sets["validation"][:PICTURED])
         outcome = _finish(
-            config,
-            workdir,
-            state,
-            validation,
-            losses=losses,
-            operations=operations,
-            train=len(train),
+            config, workdir, trained, pictured, losses=losses, operations=operations, counts=counts
         )
     processes.wait("the results are written")
     keep_best_model(workdir)
@@ -117,27 +144,30 @@ def check_patches(config: ConfigDict) -> None:
         )
 
 
-def sets(examples: Examples, split: Split, config: ConfigDict) -> tuple[Examples, Examples]:
-    """Training and validation images, by `config.split.protocol`.
+def deal_images(examples: Examples, split: Split, config: ConfigDict) -> dict[str, np.ndarray]:
+    """The rows that train and that validate, by `config.split.protocol`.
 
     An image of an unknown patient may show a test patient: "honest" leaves it out, the other
     protocols, whose encoders see test patients anyway, train on it.
     """
-    if config.split.protocol == sources.PAPER:  # by image, whoever's it is
+    if config.split.protocol == PAPER:  # by image, whoever the patient is
         order = np.random.default_rng((config.split.seed, 2)).permutation(len(examples))
         count = round(config.split.val_fraction * len(examples))
-        return examples.take(np.sort(order[count:])), examples.take(np.sort(order[:count]))
+        return {"train": np.sort(order[count:]), "validation": np.sort(order[:count])}
     trained = split.train
     known = split.train | split.val | split.test
     unknown = [patient for patient in examples.patients if patient not in known]
-    if config.split.protocol == sources.TRANSDUCTIVE:
+    if config.split.protocol == TRANSDUCTIVE:
         trained |= split.test | set(unknown)
     elif unknown:
         logging.info(
             "%d images of unknown patients are left out: they may show test patients.",
             len(unknown),
         )
-    return examples.of_patients(trained), examples.of_patients(split.val)
+    return {
+        "train": examples.rows_of_patients(trained),
+        "validation": examples.rows_of_patients(split.val),
+    }
 
 
 def encoder_variables(variables: dict) -> dict:
@@ -145,7 +175,7 @@ def encoder_variables(variables: dict) -> dict:
     return {collection: tree["encoder"] for collection, tree in variables.items()}
 
 
-def describe(config: ConfigDict, *, source: sources.Source, patients: list[str]) -> dict:
+def describe(config: ConfigDict, *, dataset: Dataset, patients: list[str]) -> dict:
     """What a decoder must know of its encoder (JSON)."""
     return {
         "data_type": config.data.type,
@@ -153,32 +183,39 @@ def describe(config: ConfigDict, *, source: sources.Source, patients: list[str])
         "num_kernels": config.model.num_kernels,
         "downscale": config.data.downscale,
         "loss": config.loss.to_dict(),
-        "data_fingerprint": source.fingerprint,
+        "data_fingerprint": dataset.fingerprint,
         "seen_patients": patients,
     }
 
 
-def _finish(config, workdir: Path, state, validation, *, losses, operations, train: int) -> dict:
-    epochs = read_jsonl(workdir / METRICS)
-    steps = epochs[-1]["step"] // epochs[-1]["epoch"]
+def _finish(
+    config: ConfigDict,
+    workdir: Path,
+    trained: loop.TrainingRun,
+    pictured: Examples,
+    *,
+    losses: dict[str, float],
+    operations,
+    counts: dict[str, int],
+) -> dict:
+    epochs = trained.history
     outcome = {
         "run": {
             "task": f"pretrain a CUTS encoder on {config.data.type} images",
             "data": config.data.root,
-            "images": f"{train} train, {len(validation)} validation",
-            "epochs": f"{epochs[-1]['epoch']}, the best is {int(state.step) // steps}",
+            "images": f"{counts['train']} train, {counts['validation']} validation",
+            "epochs": f"{epochs[-1]['epoch']}, the best is {trained.best_epoch}",
         },
         "encoder": {f"validation {name}": value for name, value in losses.items()},
     }
     pictures = workdir / PICTURES
-    shown = validation.take(range(min(PICTURED, len(validation))))
     encoder = train_decoder.make_encoder(
         num_kernels=config.model.num_kernels, operations=operations
     )
-    variables = jax.device_get(encoder_variables(state.variables))
+    variables = jax.device_get(encoder_variables(trained.state.variables))
     with precision.matmul_precision("float32", platform=jax.default_backend()):
         latents = _encode(
-            shown.columns["images"],
+            pictured.columns["images"],
             encoder=encoder,
             variables=variables,
             channels=CHANNELS[config.data.type],
@@ -186,14 +223,14 @@ def _finish(config, workdir: Path, state, validation, *, losses, operations, tra
     drawn = [
         figures.latents_figure(
             pictures / "latents.png",
-            shown.columns["images"],
+            pictured.columns["images"],
             np.asarray(latents)[:, 0],
-            names=shown.names,
+            names=pictured.names,
         ),
         figures.curves_figure(pictures / "curves.png", epochs, title="Encoder pretraining"),
     ]
     files = [*results.write_results(workdir, outcome), *drawn]
     files += reports.write_run(workdir, outcome, config=config, pictures=drawn)
     files += [workdir / METRICS, workdir / FOLDER]
-    runs.report(results.results_table(outcome), files=files, workdir=workdir)
+    print_results(results.results_table(outcome), files=files, workdir=workdir)
     return outcome

@@ -8,15 +8,15 @@ from ml_collections import ConfigDict
 from thermo_jax.errors import UserError
 from thermo_jax.inference.export import export_onnx, export_stablehlo
 from thermo_jax.inference.predictor import load_models
-from thermo_jax.programs import runs
-from thermo_jax.programs.workdir import check_workdir, write_config
+from thermo_jax.programs import settings
+from thermo_jax.programs.workdir import check_workdir, print_results, write_config
 
 KNOWN_PLATFORMS = ("cpu", "cuda", "rocm", "tpu")  # JAX's words
 
 
 def run(config: ConfigDict, workdir: str | Path) -> dict[str, list[str]]:
     """Writes one file and its description per model; returns {"files": their paths}."""
-    config = runs.resolve(config)
+    config = settings.resolve(config)
     if config.format == "onnx":
         write, dtype = export_onnx, "float32"
     elif config.format == "stablehlo":
@@ -25,12 +25,12 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, list[str]]:
     else:
         raise UserError(f"config.format={config.format!r} must be one of stablehlo, onnx")
     workdir = check_workdir(workdir, config)
-    models = load_models(runs.paths(config, "models"), dtype=dtype)
+    models = load_models(settings.paths(config, "models"), dtype=dtype)
     write_config(workdir, config)
     files = []
     for model in models:
         files += write(model, workdir / f"{model.name}.{config.format}")
-    runs.report(f"{len(files) // 2} models exported", files=files, workdir=workdir)
+    print_results(f"{len(files) // 2} models exported", files=files, workdir=workdir)
     return {"files": [str(file) for file in files]}
 
 

@@ -7,21 +7,23 @@ Validation patients, who choose the epoch, are labelled too, and not counted; th
 every point.
 """
 
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from ml_collections import ConfigDict
 
+from thermo_jax.data.dataset import PAPER, SPLIT_FILE, open_dataset
 from thermo_jax.errors import UserError
 from thermo_jax.evaluation import charts, metrics, results
 from thermo_jax.evaluation.predictions import Predictions
 from thermo_jax.evaluation.report_parts import Section, Table, Text
 from thermo_jax.evaluation.wording import DISCLAIMER
 from thermo_jax.models.decoders import CHANNELS
-from thermo_jax.programs import decoder_results, reports, runs, sources
+from thermo_jax.programs import decoder_results, reports, settings
 from thermo_jax.programs.stages import Stage, check_split, check_stages, run_stages, stage_config
-from thermo_jax.programs.workdir import PICTURES, check_workdir
+from thermo_jax.programs.workdir import PICTURES, begin, check_workdir, print_results
 
 ENCODER_SPLIT = "split_encoder.json"
 KINDS = {"pretrained": "CUTS, pretrained", "random": "random, frozen", "none": "none: raw pixels"}
@@ -34,20 +36,20 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
     workdir = check_workdir(workdir, config)
     common = {"split": {"fold": config.fold}, "data_type": config.type}
     segmenter = stage_config(config, "segment", **common)
-    source = sources.open_source(segmenter.data)
-    split = sources.split_of(segmenter.split, source)
+    open_once = functools.cache(open_dataset)
+    dataset = open_once(settings.data_settings(segmenter))
+    split = dataset.split(settings.split_settings(segmenter))
     common["split"] |= {"file": str(workdir / ENCODER_SPLIT)}
     encoder = Stage("encoder", "encoder", "", stage_config(config, "encoder", **common))
-    encoder_split = sources.with_more_validation(split, encoder.config.split, source)
-    chosen = sources.selected(source, segmenter.data, task="segment")
-    annotated = {record.patient for record in chosen}
+    encoder_split = dataset.with_more_validation(split, settings.split_settings(encoder.config))
+    annotated = {record.patient for record in dataset.select("segment")}
     stages = list(_stages(config, segmenter, workdir, available=len(split.train & annotated)))
     every = [encoder] * ("pretrained" in config.kinds) + stages
     check_stages(every, workdir)
-    check_split(workdir / sources.SPLIT, split, every, workdir)
-    runs.begin(workdir, config, source=source, split=split)
+    check_split(workdir / SPLIT_FILE, split, every, workdir)
+    begin(workdir, config, dataset=dataset, split=split)
     encoder_split.save(workdir / ENCODER_SPLIT)
-    run_stages(every, workdir)
+    run_stages(every, workdir, open_dataset=open_once)
     points: dict[str, dict[int, list[float]]] = {kind: {} for kind in config.kinds}
     for stage in stages:
         count = stage.config.split.max_train_patients
@@ -56,13 +58,13 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
 
 
 def _check_fields(config: ConfigDict) -> None:
-    runs.check_fields(config)
+    settings.check_fields(config)
     if config.type not in CHANNELS:
         raise UserError(f"config.type={config.type!r} must be one of {', '.join(CHANNELS)}")
     if config.data.shuffle_labels:
         raise UserError("config.data.shuffle_labels=True is a control of classifiers alone")
-    runs.check_chosen(config, "kinds", KINDS)
-    if config.split.protocol == sources.PAPER:
+    settings.check_chosen(config, "kinds", KINDS)
+    if config.split.protocol == PAPER:
         raise UserError("config.split.protocol='paper' selects on test: choose 'honest'")
     odd = [number for number in config.patients if not isinstance(number, int) or number < 0]
     if odd or not config.patients:
@@ -141,7 +143,7 @@ def _finish(config: ConfigDict, workdir: Path, points, *, tested: int) -> dict:
     ]
     title = "thermo_jax: few-shot segmentation"
     files += reports.write(workdir, title=title, outcome=outcome, sections=sections)
-    runs.report(text, files=files, workdir=workdir)
+    print_results(text, files=files, workdir=workdir)
     return outcome
 
 

@@ -25,8 +25,8 @@ from thermo_jax.inference.patients import Finding, Patient, by_patient, patient_
 from thermo_jax.inference.pictures import Unreadable
 from thermo_jax.inference.predictor import Prediction, Predictor
 from thermo_jax.inference.regions import PAIRS, Region, differences, measure_regions
-from thermo_jax.programs import runs
-from thermo_jax.programs.workdir import check_workdir, write_config
+from thermo_jax.programs import settings
+from thermo_jax.programs.workdir import check_workdir, print_results, write_config
 
 PREDICTIONS, COCO = "predictions.csv", "regions_coco.json"
 LABEL_MAPS, EVIDENCE, OVERLAYS, REPORTS = "label_maps", "evidence", "overlays", "reports"
@@ -35,8 +35,8 @@ BY_FILE = "by_file"  # below REPORTS: pages of thermograms that tell no patient
 
 def run(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
     """Predicts and writes; returns the rows of the tables: "predictions", "patients", "regions"."""
-    config = runs.resolve(config)
-    models = runs.paths(config, "models")
+    config = settings.resolve(config)
+    models = settings.paths(config, "models")
     if not config.input:
         raise UserError("config.input is empty: give --config.input=<a thermogram or a folder>")
     radiometry.find_colormap(config.colormap)
@@ -74,7 +74,7 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
             _save_pages(workdir, patients)
     folders = (LABEL_MAPS, EVIDENCE, OVERLAYS, REPORTS)
     files += [workdir / name for name in folders if (workdir / name).is_dir()]
-    runs.report(_summary(rows, patients, predictor), files=files, workdir=workdir)
+    print_results(_summary(rows, patients, predictor), files=files, workdir=workdir)
     return tables
 
 

@@ -5,7 +5,7 @@ best model and the predictions. What can be told beforehand is told before the f
 """
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -15,12 +15,14 @@ import jax.numpy as jnp
 from absl import logging
 from ml_collections import ConfigDict
 
+from thermo_jax.data.dataset import Dataset
 from thermo_jax.data.examples import IMAGE_SHAPES, downscaled_size
 from thermo_jax.data.splits import Split
 from thermo_jax.errors import UserError
 from thermo_jax.files import folder_path
-from thermo_jax.programs import decoder, decoder_results, encoder, runs, sources
-from thermo_jax.programs.workdir import check_workdir, only_run_in, saved_config
+from thermo_jax.programs import decoder, decoder_results, encoder, settings
+from thermo_jax.programs.lock import only_run_in
+from thermo_jax.programs.workdir import check_workdir, saved_config
 from thermo_jax.training import timeline, train_decoder
 from thermo_jax.training.checkpoints import FOLDER
 
@@ -62,11 +64,11 @@ def check_stages(stages: Sequence[Stage], workdir: Path) -> None:
       UserError: names the field, the stage's folder of another configuration, or the disk.
     """
     for stage in stages:
-        config = runs.resolve(stage.config)
-        runs.data_parallel(config).check_batch_size(
+        config = settings.resolve(stage.config)
+        settings.placement(config).parallel.check_batch_size(
             config.train.batch_size, field=f"config.batch_size.{config.data.type}"
         )
-        sources.root_of(config.data)
+        settings.data_settings(config).find_root()
         downscaled_size(*IMAGE_SHAPES[config.data.type][:2], config.data.downscale)
         if stage.task == "encoder":
             encoder.check_patches(config)
@@ -104,7 +106,9 @@ def check_split(path: Path, split: Split, stages: Sequence[Stage], workdir: Path
         )
 
 
-def run_stages(stages: Sequence[Stage], workdir: Path) -> None:
+def run_stages(
+    stages: Sequence[Stage], workdir: Path, *, open_dataset: Callable[..., Dataset]
+) -> None:
     """Runs those that are not finished yet."""
     for number, stage in enumerate(stages, start=1):
         folder = workdir / stage.folder
@@ -113,7 +117,7 @@ def run_stages(stages: Sequence[Stage], workdir: Path) -> None:
             continue
         logging.info("Stage %d of %d: %s", number, len(stages), stage.folder)
         with only_run_in(folder), timeline.record():
-            PROGRAMS[stage.task].run(stage.config, folder)
+            PROGRAMS[stage.task].run(stage.config, folder, open_dataset=open_dataset)
         (folder / FINISHED).touch()
 
 
@@ -156,7 +160,8 @@ def _check_disk(stages: Sequence[Stage], workdir: Path) -> None:
 def _model_bytes(stage: Stage) -> int:
     if stage.task == "encoder":
         return 4 * 10**6 * stage.config.model.num_kernels**2 // 16**2
-    model = train_decoder.make_decoder(runs.resolve(stage.config))
+    config = settings.resolve(stage.config)
+    model = train_decoder.make_decoder(stage.task, width=config.model.unet_width)
     height, width, _ = IMAGE_SHAPES[stage.config.data.type]
     factor = stage.config.data.downscale
     latents = jax.ShapeDtypeStruct((1, 1, height // factor, width // factor, 128), jnp.float32)

@@ -5,9 +5,10 @@ splits (one assignment of patients for every row) -> per fold: encoders -> decod
 """
 
 import dataclasses
+import functools
 import re
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +16,16 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from thermo_jax.configs.common import ROW_TYPES, ROWS
+from thermo_jax.data.dataset import PAPER, TRANSDUCTIVE, Dataset, open_dataset
 from thermo_jax.data.splits import Split
 from thermo_jax.errors import UserError
 from thermo_jax.evaluation import assessment, charts, results, table1
 from thermo_jax.evaluation.predictions import Predictions, pool
 from thermo_jax.evaluation.report_parts import Picture, Section, Table
 from thermo_jax.evaluation.wording import DISCLAIMER, OPTIMISTIC
-from thermo_jax.programs import decoder_results, reports, runs, sources
+from thermo_jax.programs import decoder_results, reports, settings
 from thermo_jax.programs.stages import Stage, check_split, check_stages, run_stages, stage_config
-from thermo_jax.programs.workdir import PICTURES, check_workdir
+from thermo_jax.programs.workdir import PICTURES, begin, check_workdir, print_results
 
 FOLDS, ENCODER = "folds", "_encoder"
 _FOLD_NAME = re.compile(r"repeat(?P<repeat>\d+)_fold\d+")
@@ -35,15 +37,16 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
     workdir = check_workdir(workdir, config)
     stages = list(plan(config, workdir))
     check_stages(stages, workdir)
-    _begin(config, workdir, stages=stages)
-    run_stages(stages, workdir)
+    open_once = functools.cache(open_dataset)
+    _begin(config, workdir, stages=stages, open_dataset=open_once)
+    run_stages(stages, workdir, open_dataset=open_once)
     return _finish(config, workdir, stages)
 
 
 def _check_fields(config: ConfigDict) -> None:
-    runs.check_fields(config)
-    runs.check_chosen(config, "rows", ROWS)
-    runs.check_chosen(config, "tasks", ("classify", "segment"))
+    settings.check_fields(config)
+    settings.check_chosen(config, "rows", ROWS)
+    settings.check_chosen(config, "tasks", ("classify", "segment"))
     if not 0 <= config.num_folds <= config.split.folds:
         raise UserError(
             f"config.num_folds={config.num_folds} must be from 0 (all) to config.split.folds="
@@ -63,7 +66,7 @@ def plan(config: ConfigDict, workdir: Path) -> Iterator[Stage]:
             name = f"repeat{repeat}_fold{fold}"
             split = {"fold": fold, "seed": config.split.seed + repeat}
             split["protocol"] = config.split.protocol
-            variants = [""] + [sources.TRANSDUCTIVE] * config.transductive
+            variants = [""] + [TRANSDUCTIVE] * config.transductive
             for variant in variants:
                 yield from _fold(config, workdir, name=name, split=split, variant=variant)
 
@@ -93,7 +96,13 @@ def _fold_file(workdir: Path, name: str, *, of: str = "") -> Path:
     return workdir / FOLDS / f"{name}{of}.json"
 
 
-def _begin(config: ConfigDict, workdir: Path, *, stages: Sequence[Stage]) -> None:
+def _begin(
+    config: ConfigDict,
+    workdir: Path,
+    *,
+    stages: Sequence[Stage],
+    open_dataset: Callable[..., Dataset],
+) -> None:
     """Writes config.json, the data report and folds/*.json: the given ones, or dealt anew.
 
     They are the same for every row.
@@ -101,43 +110,43 @@ def _begin(config: ConfigDict, workdir: Path, *, stages: Sequence[Stage]) -> Non
     Raises:
       UserError: the given ones are incomplete, or the run has begun with others.
     """
-    source = sources.open_source(stages[0].config.data, seed=config.seed)
+    dataset = open_dataset(settings.data_settings(stages[0].config))
     splits: dict[Path, Split] = {}
     for stage in sorted(stages, key=lambda stage: stage.task == "encoder"):  # decoders first
         path = Path(stage.config.split.file)
         if path not in splits:
-            splits[path] = _split(config, stage, source, splits=splits)
+            splits[path] = _split(config, stage, dataset, splits=splits)
     _check_splits(config, splits)
     for path, split in splits.items():
         check_split(path, split, stages, workdir)
-    runs.begin(workdir, config, source=source)
+    begin(workdir, config, dataset=dataset)
     (workdir / FOLDS).mkdir(exist_ok=True)
     for path, split in splits.items():
         split.save(path)
 
 
 def _split(
-    config: ConfigDict, stage: Stage, source: sources.Source, *, splits: Mapping[Path, Split]
+    config: ConfigDict, stage: Stage, dataset: Dataset, *, splits: Mapping[Path, Split]
 ) -> Split:
     """A stage's patients; an encoder's follow from those of its fold's decoders, in `splits`."""
     file = Path(stage.config.split.file)
     given = Path(config.folds_dir).expanduser() / file.name
     if stage.task == "encoder" and not (config.folds_dir and given.is_file()):
         # Not given either by runs of earlier versions.
-        return sources.with_more_validation(
-            splits[_decoders_file(file)], stage.config.split, source
+        return dataset.with_more_validation(
+            splits[_decoders_file(file)], settings.split_settings(stage.config)
         )
     if not config.folds_dir:
-        dealt = stage.config.split.copy_and_resolve_references()
-        dealt.file, dealt.protocol = "", config.split.protocol
-        return sources.split_of(dealt, source)
+        dealt = settings.split_settings(stage.config)
+        dealt = dataclasses.replace(dealt, file="", protocol=config.split.protocol)
+        return dataset.split(dealt)
     if not given.is_file():
         raise UserError(
             f"config.folds_dir: {given} is missing; give the folder {FOLDS} of another run "
             "with as many folds and repeats, or leave it empty"
         )
     split = Split.load(given)
-    split.check_names({r.patient for r in source.records if r.patient_known}, path=given)
+    split.check_names(dataset.known_patients, path=given)
     return split
 
 
@@ -171,7 +180,7 @@ def _check_splits(config: ConfigDict, splits: Mapping[Path, Split]) -> None:
                 f"of {len(everybody)}: they were made for another number of folds. Give "
                 "config.split.folds as it was, or leave config.folds_dir empty"
             )
-        if config.split.protocol != sources.PAPER and not all(split.val for split in repeat):
+        if config.split.protocol != PAPER and not all(split.val for split in repeat):
             raise UserError(
                 "config.folds_dir: a fold has no validation patients (it was made for the protocol "
                 "'paper'); leave it empty to deal patients anew"
@@ -218,7 +227,7 @@ def _finish(config: ConfigDict, workdir: Path, stages: list[Stage]) -> dict:
     text = _text(outcome, shown)
     files = [*results.write_results(workdir, outcome, table=text), *files]
     files += _report(config, workdir, outcome, shown)
-    runs.report(text, files=files, workdir=workdir)
+    print_results(text, files=files, workdir=workdir)
     return outcome
 
 

@@ -3,32 +3,28 @@
 config.json      the resolved configuration and the versions that ran it
 metrics.jsonl, timing.jsonl, timeline.json, tensorboard/, checkpoints/, pictures/
 results.txt, results.json, predictions.csv
-.lock            held, and naming its process, while a run writes here; gone at its end
+.lock            see lock.py
 """
 
-import contextlib
-import errno
-import fcntl
 import json
-import os
-import pathlib
-import socket
-from collections.abc import Iterator
+from collections.abc import Mapping, Sequence
 from importlib import metadata
-from typing import Any, BinaryIO
+from typing import Any
 
 import jax
-from absl import logging
+import numpy as np
 from etils.epath import Path
 from ml_collections import ConfigDict
 
+from thermo_jax.data.dataset import SPLIT_FILE, Dataset
+from thermo_jax.data.examples import Examples
+from thermo_jax.data.splits import Split
 from thermo_jax.errors import UserError
-from thermo_jax.files import CONFIG, folder_path, is_remote, write_whole
-from thermo_jax.training import processes
-from thermo_jax.training.checkpoints import has_checkpoint
+from thermo_jax.files import CONFIG, digest, folder_path, write_whole
+from thermo_jax.training import loop, processes
+from thermo_jax.training.checkpoints import Checkpoints, has_checkpoint
 
-PICTURES, LOCK = "pictures", ".lock"
-_LOCK_TRIES = 10
+PICTURES = "pictures"
 VERSIONED = ("thermo_jax", "jax", "flax", "optax", "orbax-checkpoint", "numpy")
 # These change neither what is computed (but for rounding) nor the order of images: a run may
 # continue with others.
@@ -55,106 +51,6 @@ _FREE_ENDINGS = tuple(f".{name}" for name in FREE_FIELDS)
 OLD_DEFAULTS: dict[str, Any] = {"train.checkpoint_minutes": 0}
 
 
-@contextlib.contextmanager
-def only_run_in(path: str | Path) -> Iterator[None]:
-    """Holds an exclusive lock on the folder, so that no second run writes it in the meantime.
-
-    The system frees it whenever the process ends. There is no such lock in a bucket. At the end the
-    lock's file is removed, and the folder too where nothing was written there. A run that is
-    refused leaves no trace: what a killed one left is then as it was.
-
-    Raises:
-      UserError: another run is writing it, or this one cannot.
-    """
-    if not str(path) or is_remote(path) or not processes.is_writer():
-        yield
-        return
-    folder = pathlib.Path(_check_path(path))
-    with _no_empty_folders(folder), _locked(folder):
-        yield
-
-
-@contextlib.contextmanager
-def _no_empty_folders(folder: pathlib.Path) -> Iterator[None]:
-    """At the end, the folder and those above it that were made since go if they are still empty."""
-    missing = [each for each in (folder, *folder.parents) if not each.exists()]
-    try:
-        yield
-    finally:
-        with contextlib.suppress(OSError):  # the first that is not empty, or was not made
-            for each in missing:
-                each.rmdir()
-
-
-@contextlib.contextmanager
-def _locked(folder: pathlib.Path) -> Iterator[None]:
-    """The folder's lock is held, and its file names this process."""
-    with _writable(folder):
-        file, is_new = _open_locked(folder)
-    with file:
-        content, status = file.read(), os.fstat(file.fileno())
-        done = False
-        try:
-            _overwrite(file, f"process {os.getpid()} on {socket.gethostname()}".encode())
-            yield
-            done = True
-        finally:  # while it is locked still
-            if done or is_new:
-                (folder / LOCK).unlink(missing_ok=True)
-            else:
-                _overwrite(file, content)
-                os.utime(folder / LOCK, ns=(status.st_atime_ns, status.st_mtime_ns))
-
-
-def _overwrite(file: BinaryIO, content: bytes) -> None:
-    file.seek(0)
-    file.truncate()
-    file.write(content)
-    file.flush()
-
-
-def _open_locked(folder: pathlib.Path) -> tuple[BinaryIO, bool]:
-    """The lock's file, locked, and whether it was made for that."""
-    path = folder / LOCK
-    for _ in range(_LOCK_TRIES):
-        folder.mkdir(parents=True, exist_ok=True)
-        is_new = not path.exists()
-        try:
-            flags = os.O_RDWR | (os.O_CREAT | os.O_EXCL if is_new else 0)
-            file = os.fdopen(os.open(path, flags, 0o666), "r+b")
-        except (FileExistsError, FileNotFoundError):
-            continue  # another run made or removed it in the meantime
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-                logging.warning(
-                    "%s cannot be locked (%s): start no second run in it.", folder, error
-                )
-                return file, is_new
-            with file:
-                owner = file.read().decode(errors="replace")
-            raise UserError(
-                f"--workdir={folder} is being written by another run ({owner}): wait for it, stop "
-                "it, or choose another --workdir"
-            ) from error
-        # The run that had it before may have removed the file after it was opened here.
-        if path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno())):
-            return file, is_new
-        file.close()
-    raise UserError(f"--workdir={folder}: its file {LOCK} changes all the time: choose another")
-
-
-@contextlib.contextmanager
-def _writable(folder: pathlib.Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"--workdir={folder} cannot be written ({error.strerror}): choose another --workdir"
-        ) from error
-
-
 def open_workdir(path: str | Path, config: ConfigDict) -> Path:
     """The folder, checked (`check_workdir`) and made this configuration's (`write_config`)."""
     workdir = check_workdir(path, config)
@@ -168,7 +64,7 @@ def check_workdir(path: str | Path, config: ConfigDict) -> Path:
     Raises:
       UserError: no path, or it holds a run of another configuration.
     """
-    workdir = _check_path(path)
+    workdir = workdir_path(path)
     begun = has_checkpoint(workdir)
     try:
         saved = saved_config(workdir)
@@ -210,7 +106,8 @@ def write_config(workdir: Path, config: ConfigDict) -> None:
         )
 
 
-def _check_path(path: str | Path) -> Path:
+def workdir_path(path: str | Path) -> Path:
+    """The folder's path, which may be missing; UserError if there is no path, or a file."""
     if not str(path):
         raise UserError("--workdir is missing: name a folder for the results, such as runs/first")
     workdir = folder_path(path)
@@ -276,3 +173,55 @@ def _flatten(tree: dict, prefix: str = ""):
             yield from _flatten(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
+
+
+# --------------------------------------------------------------------------------------------------
+# A run's beginning and end
+# --------------------------------------------------------------------------------------------------
+
+
+def fingerprint(examples: Examples, sets: Mapping[str, np.ndarray]) -> str:
+    """Identifies the images of each set: a run continues only with the same ones.
+
+    Args:
+      sets: name -> rows of the examples.
+    """
+    return digest(
+        {
+            name: [[column[row] for row in rows] for column in (examples.names, examples.patients)]
+            for name, rows in sets.items()
+        }
+    )
+
+
+def check_continues(workdir: Path, examples: str) -> None:
+    """Raises UserError if the run that would continue in the workdir has other examples.
+
+    Args:
+      examples: their fingerprint.
+    """
+    if has_checkpoint(workdir):
+        with Checkpoints(workdir, read_only=True) as checkpoints:
+            loop.check_examples(checkpoints.meta(), examples, workdir=workdir)
+
+
+def begin(
+    workdir: Path, config: ConfigDict, *, dataset: Dataset, split: Split | None = None
+) -> None:
+    """Writes config.json, the data report and the patients of each set.
+
+    To be called after all checks that may refuse the run: a refused run changes no file.
+    """
+    write_config(workdir, config)
+    if processes.is_writer():
+        dataset.write_report(workdir)
+        if split is not None:
+            split.save(workdir / SPLIT_FILE)
+
+
+def print_results(text: str, *, files: Sequence[Path], workdir: Path) -> None:
+    """Prints the table of results and the names of the files that were written."""
+    print(f"\n{text}")
+    print(f"Written to {workdir}:")
+    for path in files:
+        print(f"  {Path(path).relative_to(workdir)}")

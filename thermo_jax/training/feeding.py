@@ -7,13 +7,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from thermo_jax.data import batching, pipeline
+from thermo_jax.data import batches
 from thermo_jax.training.parallel import DataParallel
-from thermo_jax.training.resident import ResidentSet, Table, num_rows, train_rows
+from thermo_jax.training.resident import ExampleSet, ResidentSet, dispatch_rows, num_rows
 
 
 def train_batches(
-    train: Table,
+    train: ExampleSet,
     *,
     batch_size: int,
     epochs: int,
@@ -29,16 +29,16 @@ def train_batches(
     of host memory is one step.
     """
     count = num_rows(train)
-    steps = batching.steps_per_epoch(count, batch_size)
+    steps = batches.steps_per_epoch(count, batch_size)
     if isinstance(train, ResidentSet):
-        plan = partial(batching.train_rows, count, batch_size, seed=seed, **_process())
+        rows_of = partial(batches.train_rows, count, batch_size, seed=seed, **_process())
         dispatches = _dispatches(start_step, epochs * steps, steps=steps, most=steps_per_dispatch)
         rows = (
-            (train_rows(plan, dispatch, at_most=steps_per_dispatch), len(dispatch))
+            (dispatch_rows(rows_of, dispatch, at_most=steps_per_dispatch), len(dispatch))
             for dispatch in dispatches
         )
-        return pipeline.prefetch(rows, lambda own: ((train, parallel.put_batch(own[0])), own[1]))
-    batches = pipeline.train_batches(
+        return batches.prefetch(rows, lambda own: ((train, parallel.put_batch(own[0])), own[1]))
+    host_batches = batches.train_batches(
         train,
         batch_size=batch_size,
         seed=seed,
@@ -47,7 +47,7 @@ def train_batches(
         loader=loader,
         **_process(),
     )
-    return pipeline.prefetch(batches, lambda batch: (parallel.put_batch(batch), 1))
+    return batches.prefetch(host_batches, lambda batch: (parallel.put_batch(batch), 1))
 
 
 def _dispatches(start: int, end: int, *, steps: int, most: int) -> Iterator[range]:
@@ -58,10 +58,10 @@ def _dispatches(start: int, end: int, *, steps: int, most: int) -> Iterator[rang
 
 
 def eval_batches(
-    columns: Table,
+    examples: ExampleSet,
     *,
     batch_size: int,
-    loader: str,
+    loader: str = "numpy",
     parallel: DataParallel,
     whole: bool = False,
 ) -> Iterator[Any]:
@@ -73,15 +73,17 @@ def eval_batches(
     Args:
       whole: one dispatch reads a whole set on the devices, see `resident.eval_steps`.
     """
-    if isinstance(columns, ResidentSet):
+    if isinstance(examples, ResidentSet):
         slots = np.arange(batch_size, dtype=np.int32)
-        slots = slots[batching.process_slots(batch_size, **_process())]
+        slots = slots[batches.process_slots(batch_size, **_process())]
         # A whole set's length is on the devices, and need not be fetched.
-        count = 1 if whole else batching.num_eval_batches(num_rows(columns), batch_size)
+        count = 1 if whole else batches.num_eval_batches(num_rows(examples), batch_size)
         rows = ({"index": batch * batch_size + slots, "slot": slots} for batch in range(count))
-        return pipeline.prefetch(rows, lambda own: (columns, parallel.put_batch(own)))
-    batches = pipeline.eval_batches(columns, batch_size=batch_size, loader=loader, **_process())
-    return pipeline.prefetch(batches, parallel.put_batch)
+        return batches.prefetch(rows, lambda own: (examples, parallel.put_batch(own)))
+    host_batches = batches.eval_batches(
+        examples, batch_size=batch_size, loader=loader, **_process()
+    )
+    return batches.prefetch(host_batches, parallel.put_batch)
 
 
 def _process() -> dict[str, int]:

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
-from thermo_jax.data import batching
+from thermo_jax.data import batches
 from thermo_jax.training.parallel import AXIS, DataParallel, gather
 
 # Share of a device's memory for tables: the rest is for the steps' own arrays.
@@ -41,14 +41,14 @@ class ResidentSet(NamedTuple):
 
 
 # Columns with one leading axis of examples in host memory, or a set on the devices.
-Table = Mapping[str, np.ndarray] | ResidentSet
+ExampleSet = Mapping[str, np.ndarray] | ResidentSet
 
 
-def num_rows(table: Table) -> int:
-    """How many examples a table has."""
-    if isinstance(table, ResidentSet):
-        return int(jax.device_get(table.count))
-    return len(next(iter(table.values())))
+def num_rows(examples: ExampleSet) -> int:
+    """How many examples a set has."""
+    if isinstance(examples, ResidentSet):
+        return int(jax.device_get(examples.count))
+    return len(next(iter(examples.values())))
 
 
 def padded_rows(count: int) -> int:
@@ -205,20 +205,20 @@ def _gather(examples: ResidentSet, rows: dict) -> dict:
     return {name: x[index] for name, x in examples.columns.items()} | rows
 
 
-def train_rows(
-    plan: Callable[..., batching.Rows], steps: range, *, at_most: int
+def dispatch_rows(
+    rows_of: Callable[..., batches.Rows], steps: range, *, at_most: int
 ) -> dict[str, np.ndarray]:
     """The rows of a dispatch of some training steps, [B, K]; the mask of the other steps is zero.
 
     Args:
-      plan: `plan(step=...)` returns the rows of a step, as `batching.train_rows` does.
+      rows_of: `rows_of(step=...)` returns the rows of a step, as `batches.train_rows` does.
       at_most: K.
     """
-    batches = [plan(step=step) for step in steps]
-    padding = [(0, 0), (0, at_most - len(batches))]
+    each_step = [rows_of(step=step) for step in steps]
+    padding = [(0, 0), (0, at_most - len(each_step))]
     return {
-        name: np.pad(np.stack([getattr(rows, name) for rows in batches], axis=-1), padding)
-        for name in batching.RESERVED
+        name: np.pad(np.stack([getattr(rows, name) for rows in each_step], axis=-1), padding)
+        for name in batches.RESERVED
     }
 
 

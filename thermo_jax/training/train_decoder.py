@@ -10,13 +10,12 @@ import functools
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import optax
 
 from thermo_jax.data.thermogram import CLASS_NAMES
 from thermo_jax.models import losses
 from thermo_jax.models.cuts import CutsEncoder, Encoder, scale_images
-from thermo_jax.models.decoders import CHANNELS, Classifier, Segmenter, bridge, soft_labels
+from thermo_jax.models.decoders import CHANNELS, HEADS, Classifier, Segmenter, bridge, soft_labels
 from thermo_jax.models.operations import NATIVE, Operations
 from thermo_jax.models.precision import array_dtype
 from thermo_jax.training import parallel
@@ -31,27 +30,34 @@ def make_encoder(
 
 
 def make_decoder(
-    config: ml_collections.ConfigDict, *, operations: Operations = NATIVE
+    task: str,
+    *,
+    width: int = 64,
+    head: str = HEADS[0],
+    dtype: str = "float32",
+    operations: Operations = NATIVE,
 ) -> Classifier | Segmenter:
-    """The decoder of `config.task`."""
+    """The decoder of a task, "classify" or "segment".
+
+    Args:
+      width: channels of the U-Net's first stage.
+      head: a classifier's, see `models/decoders.py`.
+      dtype: the compute type, see `models/precision.py`.
+    """
     common = {
-        "width": config.model.unet_width,
+        "width": width,
         "axis_name": parallel.AXIS,
-        "dtype": array_dtype(config.model.dtype),
+        "dtype": array_dtype(dtype),
         "operations": operations,
     }
-    if config.task == "classify":
-        return Classifier(head=config.model.head, **common)
+    if task == "classify":
+        return Classifier(head=head, **common)
     return Segmenter(num_classes=len(CLASS_NAMES), **common)
 
 
-def make_optimizer(config: ml_collections.ConfigDict) -> optax.GradientTransformation:
-    """Adam; the same one for the same number."""
-    return _adam(config.train.learning_rate)
-
-
 @functools.cache
-def _adam(learning_rate: float) -> optax.GradientTransformation:
+def make_optimizer(learning_rate: float) -> optax.GradientTransformation:
+    """Adam; equal numbers give the same object."""
     return optax.adam(learning_rate)
 
 

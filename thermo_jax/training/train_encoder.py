@@ -4,11 +4,11 @@ images -> anchors and positives (sampled here, on the device) -> latents and pat
        -> lambda * contrastive + (1 - lambda) * reconstruction -> AdamW
 """
 
+import dataclasses
 import functools
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import optax
 
 from thermo_jax.models import losses
@@ -24,25 +24,43 @@ from thermo_jax.training.state import TrainState, example_keys
 VALIDATION = 2**31 - 1
 
 
-def make_model(config: ml_collections.ConfigDict, *, operations: Operations = NATIVE) -> Cuts:
-    """The model of `config`; statistics are shared over the data axis."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LossSettings:
+    """The pretraining loss: the fields of `config.loss`, which configs/encoder.py explains."""
+
+    contrastive_weight: float = 0.01
+    form: str = "paper"
+    temperature: float = 0.5
+    num_patches: int = 16
+
+
+def make_model(
+    *,
+    data_type: str,
+    patch_size: int = 5,
+    num_kernels: int = 16,
+    dtype: str = "float32",
+    operations: Operations = NATIVE,
+) -> Cuts:
+    """The model that is pretrained; its statistics are shared over the devices.
+
+    Args:
+      data_type: "gray" or "heat".
+      dtype: the compute type, see `models/precision.py`.
+    """
     return Cuts(
-        channels=CHANNELS[config.data.type],
-        patch_size=config.model.patch_size,
-        num_kernels=config.model.num_kernels,
+        channels=CHANNELS[data_type],
+        patch_size=patch_size,
+        num_kernels=num_kernels,
         axis_name=parallel.AXIS,
-        dtype=array_dtype(config.model.dtype),
+        dtype=array_dtype(dtype),
         operations=operations,
     )
 
 
-def make_optimizer(config: ml_collections.ConfigDict) -> optax.GradientTransformation:
-    """AdamW with decoupled weight decay on all parameters; the same one for the same numbers."""
-    return _adamw(config.train.learning_rate, config.train.weight_decay)
-
-
 @functools.cache
-def _adamw(learning_rate: float, weight_decay: float) -> optax.GradientTransformation:
+def make_optimizer(learning_rate: float, weight_decay: float) -> optax.GradientTransformation:
+    """AdamW with decoupled weight decay on all parameters; equal numbers give the same object."""
     return optax.adamw(learning_rate, weight_decay=weight_decay)
 
 
@@ -63,7 +81,7 @@ def draw(
     *,
     image_size: tuple[int, int],
     model: Cuts,
-    loss: ml_collections.FrozenConfigDict,
+    loss: LossSettings,
 ) -> tuple[jax.Array, jax.Array]:
     """The random positions of a step: anchors [b,S,2] and candidates [b,S,10,2].
 
@@ -94,14 +112,13 @@ def train_step(
     *,
     model: Cuts,
     tx: optax.GradientTransformation,
-    loss: ml_collections.FrozenConfigDict,
+    loss: LossSettings,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One update, on one device's part of the batch.
 
     Args:
       batch: "images" uint8 [b,H,W,C] and "slot" int32 [b], the global number in the batch; or,
         instead of the latter, "positions", as `draw` returns them.
-      loss: `config.loss`.
     """
     positions = batch.get("positions")
     if positions is None:
@@ -130,7 +147,7 @@ def eval_step(
     batch: dict[str, jax.Array],
     *,
     model: Cuts,
-    loss: ml_collections.FrozenConfigDict,
+    loss: LossSettings,
 ) -> dict[str, jax.Array]:
     """Sums of the losses over the batch's examples, in inference mode, always the same patches."""
     images = batch["images"]

@@ -1,0 +1,327 @@
+"""Batches: which rows they contain, and the two loaders that read them, tf.data and NumPy.
+
+Training reads an endless stream: seeded permutations of the rows, one after the other, cut into
+full batches that run on from one permutation into the next (SPEC section 2, "Epochs"). Any batch of
+that stream can be computed from its number alone, so a resumed run continues exactly. Evaluation
+reads every row once, in order; the last batch is padded and masked.
+
+A batch contains the rows of every column and
+    index  int32 [B]    row in the table
+    slot   int32 [B]    position in the *global* batch. The random key of an example depends on
+                        it, and so no result depends on the number of processes or devices.
+    mask   float32 [B]  1 for an example, 0 for padding
+
+Both loaders give bit-identical batches in the same order. The columns stay in host memory as NumPy
+arrays; tf.data reads from them in parallel, ahead of use, and makes no second copy or graph
+constant (limited to 2 GB). TensorFlow is imported here and in `dmr_ir.py` only, inside functions,
+with the accelerators hidden from it.
+"""
+
+import collections
+import contextlib
+import functools
+import importlib
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from absl import logging
+
+from thermo_jax.errors import UserError
+
+LOADERS = ("tf.data", "numpy")
+MIN_STEPS_PER_EPOCH = 5  # 18 images would otherwise make 2 updates an epoch
+RESERVED = ("index", "slot", "mask")
+
+
+class Rows(NamedTuple):
+    """The rows of one batch that one process reads (see the module's text)."""
+
+    index: np.ndarray
+    slot: np.ndarray
+    mask: np.ndarray
+
+
+def steps_per_epoch(num_rows: int, batch_size: int) -> int:
+    """Number of full batches in an epoch: max(ceil(num_rows / batch_size), 5)."""
+    return max(num_eval_batches(num_rows, batch_size), MIN_STEPS_PER_EPOCH)
+
+
+def num_eval_batches(num_rows: int, batch_size: int) -> int:
+    """Number of batches that hold every row once: ceil(num_rows / batch_size)."""
+    _check_sizes(num_rows, batch_size)
+    return -(-num_rows // batch_size)
+
+
+def batch_indices(num_rows: int, batch_size: int, *, seed: int, step: int) -> np.ndarray:
+    """Rows of batch `step` of the endless stream of seeded permutations.
+
+    The stream joins `np.random.default_rng((seed, k)).permutation(num_rows)` for k = 0, 1, ...;
+    batch `step` is its elements `[step * batch_size, (step + 1) * batch_size)`.
+
+    Returns:
+      int64 [batch_size], in `range(num_rows)`.
+    Raises:
+      ValueError: for an empty table, a batch size below 1, a negative seed or step.
+    """
+    _check_sizes(num_rows, batch_size)
+    if seed < 0 or step < 0:
+        raise ValueError(f"seed and step must be 0 or more, got seed={seed}, step={step}")
+    start, stop = step * batch_size, (step + 1) * batch_size
+    first, last = start // num_rows, (stop - 1) // num_rows
+    stretch = [_permutation(num_rows, seed, k) for k in range(first, last + 1)]
+    return np.concatenate(stretch)[start - first * num_rows : stop - first * num_rows]
+
+
+@functools.lru_cache(maxsize=4)
+def _permutation(num_rows: int, seed: int, k: int) -> np.ndarray:
+    permutation = np.random.default_rng((seed, k)).permutation(num_rows)
+    permutation.setflags(write=False)  # it is shared by all callers
+    return permutation
+
+
+def train_rows(
+    num_rows: int,
+    batch_size: int,
+    *,
+    seed: int,
+    step: int,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Rows:
+    """This process's part of training batch `step`; B = batch_size / process_count."""
+    mine = process_slots(batch_size, process_index=process_index, process_count=process_count)
+    index = batch_indices(num_rows, batch_size, seed=seed, step=step)
+    return _rows(index, np.ones(batch_size, np.float32), mine)
+
+
+def eval_rows(
+    num_rows: int, batch_size: int, *, step: int, process_index: int = 0, process_count: int = 1
+) -> Rows:
+    """This process's part of evaluation batch `step`; padding repeats row 0 with mask 0."""
+    if not 0 <= step < num_eval_batches(num_rows, batch_size):
+        raise ValueError(f"no evaluation batch {step}: {num_rows} rows, batch size {batch_size}")
+    mine = process_slots(batch_size, process_index=process_index, process_count=process_count)
+    index = np.arange(step * batch_size, (step + 1) * batch_size)
+    real = index < num_rows
+    return _rows(np.where(real, index, 0), real.astype(np.float32), mine)
+
+
+def process_slots(batch_size: int, *, process_index: int, process_count: int) -> slice:
+    """Positions of the global batch that one process reads.
+
+    Raises:
+      UserError: if the processes do not divide the batch.
+      ValueError: if there is no such process.
+    """
+    if not 0 <= process_index < process_count:
+        raise ValueError(f"process_index={process_index} is not one of {process_count} processes")
+    if batch_size % process_count:
+        lower = batch_size // process_count * process_count
+        fits = " or ".join(str(size) for size in (lower, lower + process_count) if size)
+        raise UserError(
+            f"a batch of {batch_size} cannot be shared by {process_count} processes: "
+            f"choose a multiple of {process_count}, such as {fits}"
+        )
+    share = batch_size // process_count
+    return slice(process_index * share, (process_index + 1) * share)
+
+
+def take_rows(columns: Mapping[str, np.ndarray], rows: Rows) -> dict[str, np.ndarray]:
+    """The batch: `rows` of every column, with the rows' index, slot and mask."""
+    batch = {name: np.take(column, rows.index, axis=0) for name, column in columns.items()}
+    return batch | rows._asdict()
+
+
+def train_batches(
+    columns: Mapping[str, np.ndarray],
+    *,
+    batch_size: int,
+    seed: int,
+    num_steps: int,
+    start_step: int = 0,
+    process_index: int = 0,
+    process_count: int = 1,
+    loader: str = "numpy",
+) -> Iterator[dict[str, np.ndarray]]:
+    """Yields training batches `start_step` to `start_step + num_steps - 1`.
+
+    Args:
+      columns: arrays with one leading axis of examples.
+      batch_size: examples in the global batch; this process gets batch_size / process_count.
+      seed: seed of the order of examples.
+      num_steps: how many batches to yield.
+      start_step: number of the first one; a resumed run passes the steps already done.
+      process_index: number of this process.
+      process_count: how many processes share the global batch.
+      loader: "tf.data" or "numpy".
+    Raises:
+      UserError: for an unknown loader, or TensorFlow missing.
+      ValueError: for an impossible batch.
+    """
+    process = {"process_index": process_index, "process_count": process_count}
+    num_rows = _check_batch(columns, batch_size, **process)
+    rows_of = functools.partial(train_rows, num_rows, batch_size, seed=seed, **process)
+    return _load(columns, rows_of, range(start_step, start_step + num_steps), loader=loader)
+
+
+def eval_batches(
+    columns: Mapping[str, np.ndarray],
+    *,
+    batch_size: int,
+    process_index: int = 0,
+    process_count: int = 1,
+    loader: str = "numpy",
+) -> Iterator[dict[str, np.ndarray]]:
+    """Yields every row once, in order; the last batch is padded (mask 0) to `batch_size`.
+
+    Arguments and errors are those of `train_batches`.
+    """
+    process = {"process_index": process_index, "process_count": process_count}
+    num_rows = _check_batch(columns, batch_size, **process)
+    rows_of = functools.partial(eval_rows, num_rows, batch_size, **process)
+    return _load(columns, rows_of, range(num_eval_batches(num_rows, batch_size)), loader=loader)
+
+
+def _check_batch(columns: Mapping[str, np.ndarray], batch_size: int, **process: int) -> int:
+    """Number of rows; raises the error of an impossible batch now, not at the first batch."""
+    num_rows = check_columns(columns)
+    _check_sizes(num_rows, batch_size)
+    process_slots(batch_size, **process)
+    return num_rows
+
+
+def _load(
+    columns: Mapping[str, np.ndarray], rows_of: Callable[..., Rows], steps: range, *, loader: str
+) -> Iterator[dict[str, np.ndarray]]:
+    """The batches of these steps; `rows_of(step=...)` gives the rows of each."""
+    if loader not in LOADERS:
+        raise UserError(f"unknown loader {loader!r}: choose one of {', '.join(LOADERS)}")
+    if loader == "numpy":
+        return (take_rows(columns, rows_of(step=step)) for step in steps)
+    tf = import_tensorflow()
+    names = [*columns, *RESERVED]
+    types = [column.dtype for column in columns.values()] + [np.int32, np.int32, np.float32]
+
+    def read(step: np.ndarray) -> list[np.ndarray]:
+        batch = take_rows(columns, rows_of(step=int(step)))
+        return [batch[name] for name in names]
+
+    def fetch(step: Any) -> dict[str, Any]:
+        values = tf.numpy_function(read, [step], [tf.as_dtype(dtype) for dtype in types])
+        return dict(zip(names, values, strict=True))
+
+    batches = tf.data.Dataset.range(steps.start, steps.stop)
+    batches = batches.map(fetch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    return batches.prefetch(2).as_numpy_iterator()
+
+
+def check_columns(columns: Mapping[str, np.ndarray]) -> int:
+    """Number of rows of a table of equally long columns; ValueError if it is not one."""
+    lengths = {name: len(column) for name, column in columns.items()}
+    if not lengths:
+        raise ValueError("there are no columns to make batches of")
+    if len(set(lengths.values())) > 1:
+        raise ValueError(f"all columns must have the same number of rows, got {lengths}")
+    taken = sorted(set(lengths) & set(RESERVED))
+    if taken:
+        raise ValueError(f"column names {taken} are used by the batches themselves: rename them")
+    return next(iter(lengths.values()))
+
+
+def _check_sizes(num_rows: int, batch_size: int) -> None:
+    if num_rows < 1:
+        raise ValueError("the table is empty: there is nothing to make batches of")
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be 1 or more, got {batch_size}")
+
+
+def _rows(index: np.ndarray, mask: np.ndarray, mine: slice) -> Rows:
+    slot = np.arange(len(index), dtype=np.int32)
+    return Rows(index.astype(np.int32)[mine], slot[mine], mask[mine])
+
+
+def prefetch(iterator: Iterable[Any], put: Callable[[Any], Any], *, size: int = 2) -> Iterator[Any]:
+    """Yields `put(batch)` of every batch, with up to `size` of them started ahead of use.
+
+    `put` moves a host batch to the device. That is asynchronous in JAX, so no thread is needed: the
+    transfer of the next batches runs while the consumer works on this one. An error of the source
+    or of `put` is raised after the batches that came before it; closing this iterator closes the
+    source.
+    """
+    if size < 1:
+        raise ValueError(f"size must be 1 or more, got {size}")
+    return _prefetch(iter(iterator), put, size)
+
+
+def _prefetch(source: Iterator[Any], put: Callable[[Any], Any], size: int) -> Iterator[Any]:
+    ahead, error, done = collections.deque(), None, False
+    try:
+        while True:
+            while not done and len(ahead) < size:
+                try:
+                    ahead.append(put(next(source)))
+                except StopIteration:
+                    done = True
+                except Exception as caught:  # raised below, in its place
+                    error, done = caught, True
+            if not ahead:
+                break
+            yield ahead.popleft()
+        if error is not None:
+            raise error
+    finally:
+        ahead.clear()
+        if hasattr(source, "close"):
+            source.close()
+
+
+def import_tensorflow() -> Any:
+    """Imports TensorFlow with every accelerator hidden from it, so that JAX can have them.
+
+    Raises:
+      UserError: if TensorFlow is not installed.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # errors only; it does not cover the import
+    with _native_stderr_held_back():
+        try:
+            tf = importlib.import_module("tensorflow")
+        except ImportError as error:
+            raise UserError(
+                "the tf.data loader needs TensorFlow, which cannot be imported "
+                f"({error}): run `pip install tensorflow`, or choose the loader 'numpy'"
+            ) from error
+        for kind in ("GPU", "TPU"):
+            # TensorFlow that is running already cannot give a device back.
+            with contextlib.suppress(RuntimeError):
+                tf.config.set_visible_devices([], kind)
+    taken = [kind for kind in ("GPU", "TPU") if tf.config.get_visible_devices(kind)]
+    if taken:
+        logging.warning("TensorFlow was started before this program and holds: %s", taken)
+    return tf
+
+
+@contextlib.contextmanager
+def _native_stderr_held_back() -> Iterator[None]:
+    """Keeps what native code writes to file descriptor 2, and shows it only if the block fails.
+
+    Importing TensorFlow writes up to ten lines there (an "error" for a missing CUDA driver, too)
+    that no setting silences: https://github.com/tensorflow/tensorflow/issues/100442
+    """
+    sys.stderr.flush()
+    shown = os.dup(2)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            held.seek(0)
+            os.write(shown, held.read())
+            raise
+        finally:
+            sys.stderr.flush()
+            os.dup2(shown, 2)
+            os.close(shown)

@@ -1,0 +1,264 @@
+"""One opened data set: a folder, read directly or through TFDS, or a phantom."""
+
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+from absl import logging
+from etils import epath
+
+from thermo_jax.data import examples, layouts, phantom, splits
+from thermo_jax.data.splits import Split
+from thermo_jax.data.thermogram import UNLABELLED, Thermogram
+from thermo_jax.errors import UserError
+from thermo_jax.files import cache_dir, digest, folder_path, writing
+
+PHANTOM = "phantom"
+PAPER, TRANSDUCTIVE = "paper", "transductive"
+SPLIT_PROTOCOLS = ("honest", TRANSDUCTIVE, PAPER)
+SPLIT_FILE = "split.json"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataSettings:
+    """What to read: the fields of `config.data`, which configs/common.py explains, and a seed.
+
+    Attributes:
+      seed: of the permutation of diagnoses, if `shuffle_labels` asks for one.
+    """
+
+    root: str
+    type: str
+    layout: str = "auto"
+    strict: bool = False
+    views: tuple[int, ...] = (1,)
+    protocols: tuple[str, ...] = ("S", "D")
+    frames: str = "first"
+    mirrored: bool = False
+    downscale: int = 1
+    colormap: str = "jet"
+    loader: str = "tf.data"
+    prepared_dir: str = ""
+    shuffle_labels: bool = False
+    phantom_patients: int = 40
+    seed: int = 0
+
+    @property
+    def selection(self) -> examples.Selection:
+        """Which of the thermograms are used."""
+        return examples.Selection(
+            views=self.views, protocols=self.protocols, frames=self.frames, mirrored=self.mirrored
+        )
+
+    def find_root(self) -> pathlib.Path:
+        """The folder to read. Writes the phantom data set if it is asked for and missing.
+
+        Raises:
+          UserError: no folder is configured, or the phantom's cannot be written.
+        """
+        if not self.root:
+            raise UserError(
+                "config.data.root is empty: give --config.data.root=/path/to/dmr-ir, or use the "
+                "preset 'phantom' (such as --config=configs/encoder.py:heat,phantom) for synthetic "
+                "data"
+            )
+        if self.root != PHANTOM:
+            return pathlib.Path(self.root).expanduser()
+        folder = cache_dir() / PHANTOM
+        with writing(folder):
+            return phantom.write_phantom(
+                folder / f"patients{self.phantom_patients}", patients=self.phantom_patients
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SplitSettings:
+    """Which patients train, validate and test: the fields of `config.split`, explained there."""
+
+    folds: int = 5
+    fold: int = 0
+    val_fraction: float = 0.2
+    seed: int = 0
+    file: str = ""
+    protocol: str = "honest"
+    max_train_patients: int = 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """An opened data set.
+
+    Attributes:
+      records: every usable thermogram.
+      settings: how it was opened.
+      load: (task, data type) -> the selected examples, read once; tasks are "pretrain", "classify"
+        and "segment".
+      write_report: writes the data report's files to a folder.
+    """
+
+    records: Sequence[Thermogram]
+    settings: DataSettings
+    load: Callable[[str, str], examples.Examples]
+    write_report: Callable[[epath.Path], object]
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Identifies the names and patients; a copy of the files elsewhere has the same."""
+        return digest(sorted([record.name, record.patient] for record in self.records))
+
+    @functools.cached_property
+    def known_patients(self) -> set[str]:
+        """The patients whose number is known."""
+        return {record.patient for record in self.records if record.patient_known}
+
+    def select(self, task: str) -> list[Thermogram]:
+        """The thermograms that `load(task)` reads."""
+        settings = self.settings
+        return examples.select(self.records, settings.selection, task=task, data_type=settings.type)
+
+    def split(self, settings: SplitSettings) -> Split:
+        """The run's patients.
+
+        They depend on the data set and the settings alone, not on the task, so that an encoder and
+        its decoders have the same test patients. (If diagnoses are shuffled, they also depend on
+        that seed.)
+
+        Raises:
+          UserError: no patient is known, or the given file does not name all of them.
+        """
+        if not self.known_patients:
+            raise UserError(
+                "no thermogram has a known patient, so that no patients can be kept for "
+                "validation: name files as T<patient>.<visit>.<view>... (see the README)"
+            )
+        if settings.file:
+            split = Split.load(folder_path(settings.file))
+            split.check_names(self.known_patients, path=settings.file)
+            return split
+        return splits.three_way_split(
+            **self._strata(),
+            folds=settings.folds,
+            fold=settings.fold,
+            val_fraction=0 if settings.protocol == PAPER else settings.val_fraction,
+            seed=settings.seed,
+        )
+
+    def with_more_validation(self, split: Split, settings: SplitSettings) -> Split:
+        """A decoder's split for its encoder: more of the training patients validate.
+
+        Args:
+          settings: the encoder's.
+        """
+        if settings.protocol == PAPER:  # the encoder is validated by image
+            return split
+        return splits.with_more_validation(
+            split, **self._strata(), val_fraction=settings.val_fraction, seed=settings.seed
+        )
+
+    def _strata(self) -> dict[str, list]:
+        """What decides how patients are dealt to the sets, for each image of a known patient."""
+        known = [record for record in self.records if record.patient_known]
+        return {
+            "patients": [record.patient for record in known],
+            "labels": [record.label for record in known],
+            "annotated": [bool(record.regions) for record in known],
+        }
+
+
+def open_dataset(settings: DataSettings) -> Dataset:
+    """Scans or prepares the folder.
+
+    With the loader "tf.data" the folder is prepared once by TFDS. With "numpy" it is read directly,
+    and TensorFlow is not needed. Both give the same examples.
+    """
+    root = settings.find_root()
+    if settings.loader == "numpy":
+        records, report = layouts.scan(root, layout=settings.layout, strict=settings.strict)
+        logging.info("%s: %s", root, report.summary())
+
+        def load(task: str, data_type: str) -> examples.Examples:
+            return examples.load_examples(
+                examples.select(records, settings.selection, task=task, data_type=data_type),
+                data_type=data_type,
+                task=task,
+                downscale=settings.downscale,
+                colormap=settings.colormap,
+            )
+
+        def write_report(folder: epath.Path) -> object:
+            return report.write(folder, records)
+
+    else:
+        from thermo_jax.data import dmr_ir  # imports tensorflow_datasets
+
+        prepared = dmr_ir.prepare(
+            root,
+            layout=settings.layout,
+            strict=settings.strict,
+            prepared_dir=settings.prepared_dir or None,
+            colormap=settings.colormap,
+        )
+        records = dmr_ir.load_records(prepared)
+
+        def load(task: str, data_type: str) -> examples.Examples:
+            return dmr_ir.load_examples(
+                prepared,
+                data_type=data_type,
+                task=task,
+                selection=settings.selection,
+                downscale=settings.downscale,
+            )
+
+        def write_report(folder: epath.Path) -> object:
+            for path in prepared.report_files:
+                (folder / path.name).write_bytes(path.read_bytes())
+
+    dataset = Dataset(
+        records=records,
+        settings=settings,
+        load=functools.cache(load),
+        write_report=write_report,
+    )
+    return _shuffled(dataset) if settings.shuffle_labels else dataset
+
+
+def _shuffled(dataset: Dataset) -> Dataset:
+    """The same thermograms, with the diagnoses permuted among the patients who have one.
+
+    Folds are stratified by the permuted diagnoses: otherwise a fold with many sick patients would
+    leave few to train on, and scores pooled over folds would be too low for it.
+    """
+    label_of = {r.patient: r.label for r in dataset.records if r.label != UNLABELLED}
+    patients = sorted(label_of)
+    order = np.random.default_rng(dataset.settings.seed).permutation(len(patients))
+    dealt = {patient: label_of[patients[i]] for patient, i in zip(patients, order, strict=True)}
+
+    @functools.cache
+    def load(task: str, data_type: str) -> examples.Examples:
+        original = dataset.load(task, data_type)
+        labels = original.columns["labels"]
+        pairs = zip(original.patients, labels.tolist(), strict=True)
+        new = np.array([dealt.get(patient, label) for patient, label in pairs], labels.dtype)
+        return dataclasses.replace(original, columns=original.columns | {"labels": new})
+
+    records = [
+        dataclasses.replace(record, label=dealt.get(record.patient, record.label))
+        for record in dataset.records
+    ]
+    return dataclasses.replace(dataset, records=records, load=load)
+
+
+def check_not_empty(sets: Mapping[str, Sequence | np.ndarray], *, of: int) -> None:
+    """Raises UserError, naming the set, if one of the sets of rows is empty.
+
+    Args:
+      of: the number of all usable images.
+    """
+    for name, rows in sets.items():
+        if not len(rows):
+            raise UserError(
+                f"none of {of} usable images is of a {'training' if name == 'train' else name} "
+                "patient: choose other config.split.folds, fold or val_fraction, or add data"
+            )

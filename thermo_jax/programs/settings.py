@@ -1,0 +1,138 @@
+"""From a configuration to plain settings, the only place where this happens.
+
+A `ConfigDict` stays in `programs/`. What the other rooms need of it, they get as plain values or as
+the small frozen dataclasses that are made here: what to read, how to train, where to place.
+"""
+
+from collections.abc import Collection
+
+import jax
+from ml_collections import ConfigDict
+
+from thermo_jax.configs.common import RULES
+from thermo_jax.data.dataset import PAPER, DataSettings, SplitSettings
+from thermo_jax.data.radiometry import find_colormap
+from thermo_jax.errors import UserError
+from thermo_jax.models import precision
+from thermo_jax.training.loop import TrainingPlan
+from thermo_jax.training.parallel import DataParallel
+from thermo_jax.training.placement import Placement
+from thermo_jax.training.train_encoder import LossSettings
+
+# An H200 takes about 1 ms for a step on heatmaps: so many of them hide the host's part.
+STEPS_PER_DISPATCH = 50
+
+
+def resolve(config: ConfigDict) -> ConfigDict:
+    """A checked configuration, with the compute type chosen for this platform.
+
+    Raises:
+      UserError: as `check_fields`.
+    """
+    check_fields(config)
+    resolved = config.copy_and_resolve_references()
+    if "dtype" in resolved.get("model", {}):
+        resolved.model.dtype = precision.choose_dtype(resolved.model.dtype, device=jax.devices()[0])
+    return resolved
+
+
+def check_fields(config: ConfigDict) -> None:
+    """Raises UserError, naming the field, its value and the rule, if a value breaks a rule."""
+    for name, (expected, is_valid) in RULES.items():
+        section, _, field = name.rpartition(".")
+        fields = config.get(section, {}) if section else config
+        if field not in fields:
+            continue
+        value = fields[field]
+        by_type = dict(value) if isinstance(value, ConfigDict) else {"": value}  # of images
+        for data_type, one_value in by_type.items():
+            if not is_valid(one_value):
+                name += f".{data_type}" if data_type else ""
+                raise UserError(f"config.{name}={one_value!r} must be {expected}")
+    if "colormap" in config.get("data", {}):
+        try:
+            find_colormap(config.data.colormap)
+        except ValueError as error:
+            raise UserError(f"config.data.colormap: {error}") from error
+
+
+def check_chosen(config: ConfigDict, field: str, known: Collection[str]) -> None:
+    """Raises UserError if a field of several values has an unknown one, or none."""
+    if not config[field] or not set(config[field]) <= set(known):
+        raise UserError(
+            f"config.{field}={config[field]!r}: choose one or more of {', '.join(known)}"
+        )
+
+
+def data_settings(config: ConfigDict) -> DataSettings:
+    """What to read."""
+    return DataSettings(**config.data, seed=config.seed if config.data.shuffle_labels else 0)
+
+
+def split_settings(config: ConfigDict) -> SplitSettings:
+    """Which patients train, validate and test."""
+    return SplitSettings(**config.split)
+
+
+def loss_settings(config: ConfigDict) -> LossSettings:
+    """The encoder's loss."""
+    return LossSettings(**config.loss)
+
+
+def training_plan(config: ConfigDict) -> TrainingPlan:
+    """How to train."""
+    by_errors = (config.split.protocol, config.task) == (PAPER, "classify")
+    return TrainingPlan(
+        batch_size=config.train.batch_size,
+        epochs=config.train.epochs,
+        patience=config.train.patience,
+        seed=config.seed,
+        learning_rate=config.train.learning_rate,
+        loader=config.data.loader,
+        checkpoint_minutes=float(config.train.checkpoint_minutes),
+        choose_by="errors" if by_errors else "loss",
+        steps_per_dispatch=_steps_per_dispatch(config),
+    )
+
+
+def placement(config: ConfigDict) -> Placement:
+    """Where to place steps and examples; `config` is resolved.
+
+    Raises:
+      UserError: more devices than there are, or fewer than several processes have; an unknown
+        mode.
+    """
+    wanted, available = config.parallel.devices, jax.devices()
+    if jax.process_count() > 1 and wanted not in (0, len(available)):
+        raise UserError(
+            f"config.parallel.devices={wanted}: a run of {jax.process_count()} processes takes all "
+            f"of their {len(available)} devices; leave it at 0"
+        )
+    if not 0 <= wanted <= len(available):
+        raise UserError(
+            f"config.parallel.devices={wanted}: this machine has {len(available)} "
+            f"{available[0].platform} device(s); 0 takes all"
+        )
+    return Placement(
+        parallel=DataParallel(available[: wanted or None], mode=config.parallel.mode),
+        dtype=config.model.dtype,
+        resident_gb=config.parallel.resident_gb,
+        steps_per_dispatch=_steps_per_dispatch(config),
+    )
+
+
+def _steps_per_dispatch(config: ConfigDict) -> int:
+    on_cpu = jax.default_backend() == "cpu"
+    return config.parallel.steps_per_dispatch or (1 if on_cpu else STEPS_PER_DISPATCH)
+
+
+def paths(config: ConfigDict, field: str) -> list[str]:
+    """The paths of a field in which commas separate them.
+
+    Raises:
+      UserError: there is none.
+    """
+    given = [path.strip() for path in config[field].split(",") if path.strip()]
+    if not given:
+        raise UserError(f"config.{field} is empty: give --config.{field}=<path>[,<path>...]")
+    return given

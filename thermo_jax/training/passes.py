@@ -1,0 +1,99 @@
+"""One pass over a set with a trained model: losses, predictions, or a column of latents."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from thermo_jax.training import feeding, preemption, timeline
+from thermo_jax.training.parallel import DataParallel
+from thermo_jax.training.resident import ExampleSet, num_rows, place_sets
+from thermo_jax.training.state import TrainState
+
+
+def evaluate(
+    state: TrainState,
+    eval_step: Callable,
+    examples: ExampleSet,
+    *,
+    batch_size: int,
+    loader: str = "numpy",
+    whole: bool = False,
+    parallel: DataParallel,
+) -> dict[str, float]:
+    """Means over all examples, each weighted equally.
+
+    Args:
+      whole: one dispatch reads a whole set on the devices, see `resident.eval_steps`.
+    Raises:
+      Stopped: the run was asked to stop (`preemption.py`).
+    """
+    sums = []
+    batches = feeding.eval_batches(
+        examples, batch_size=batch_size, loader=loader, parallel=parallel, whole=whole
+    )
+    with timeline.part("evaluation"), jax.transfer_guard("disallow"):
+        for batch in batches:
+            sums.append(eval_step(state, batch))
+            jax.block_until_ready(sums[-2:-1])  # one dispatch ahead, as in training
+            preemption.check()
+        sums = jax.device_get(sums)
+    total = {name: _sum(np.concatenate([np.ravel(s[name]) for s in sums])) for name in sums[0]}
+    count = total.pop("count")
+    return {name: value / count for name, value in total.items()}
+
+
+def _sum(values: np.ndarray) -> float:
+    """The exact sum, which does not depend on how many batches a dispatch has."""
+    if np.isfinite(values).all():
+        return math.fsum(values)
+    with np.errstate(invalid="ignore"):  # infinities of both signs
+        return float(values.sum())
+
+
+def predict(
+    state: Any,
+    predict_step: Callable,
+    examples: ExampleSet,
+    *,
+    batch_size: int,
+    loader: str = "numpy",
+    parallel: DataParallel,
+) -> dict[str, np.ndarray]:
+    """The results of `predict_step` for every example, in order, padding removed.
+
+    Args:
+      state: what `predict_step` reads, replicated: a `TrainState`, or an encoder's variables.
+    """
+    batches = feeding.eval_batches(
+        examples, batch_size=batch_size, loader=loader, parallel=parallel
+    )
+    with timeline.part("evaluation"), jax.transfer_guard("disallow"):
+        rows = [jax.device_get(predict_step(state, batch)) for batch in batches]
+    return {k: np.concatenate([row[k] for row in rows])[: num_rows(examples)] for k in rows[0]}
+
+
+def fill(
+    column: jax.Array,
+    fill_step: Callable,
+    state: Any,
+    columns: Mapping[str, np.ndarray],
+    *,
+    batch_size: int,
+    parallel: DataParallel,
+) -> jax.Array:
+    """The results of a step for every row of `columns`, which are on the devices meanwhile.
+
+    Args:
+      column: on the devices, [M, ...] as `resident.padded_rows` says; it is donated.
+      fill_step: see `resident.fill_steps`.
+      state: what the step reads, replicated.
+    """
+    every = range(num_rows(columns))
+    examples = place_sets(columns, {"every": every}, parallel=parallel)["every"]
+    for _, rows in feeding.eval_batches(examples, batch_size=batch_size, parallel=parallel):
+        with jax.transfer_guard("disallow"):
+            column = jax.block_until_ready(fill_step(column, ((state, examples), rows)))
+    return column

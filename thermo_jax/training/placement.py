@@ -1,0 +1,109 @@
+"""Where a run's steps and examples are: on which devices, in which numeric type, in what memory."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from functools import partial
+
+import jax
+import numpy as np
+from absl import logging
+
+from thermo_jax.models import precision
+from thermo_jax.training import processes, timeline
+from thermo_jax.training.by_value import by_value
+from thermo_jax.training.parallel import DataParallel
+from thermo_jax.training.resident import (
+    ExampleSet,
+    budget_bytes,
+    eval_steps,
+    fill_steps,
+    place_sets,
+    predict_steps,
+    table_bytes,
+    train_steps,
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Placement:
+    """Where a run's steps and examples are.
+
+    Attributes:
+      parallel: the devices.
+      dtype: the compute type, one of `models/precision.py`; never "auto".
+      resident_gb: the most GB of examples on each device; negative for 35 % of its memory.
+      steps_per_dispatch: the most training steps that are given to the devices at once.
+    """
+
+    parallel: DataParallel
+    dtype: str = "float32"
+    resident_gb: float = -1.0
+    steps_per_dispatch: int = 1
+
+    def map_step(
+        self, step: Callable, *, role: str, resident: bool, draw: Callable | None = None
+    ) -> Callable:
+        """A step for one device, compiled for all of them.
+
+        Equal steps (partials of equal functions and arguments) return the same function, so that a
+        study compiles each only once.
+
+        Args:
+          role: "train", "eval", "predict" or "fill", see `resident.py`.
+          resident: whether the step reads sets on the devices or batches of host memory.
+          draw: of a training step that has random positions, see `resident.train_steps`.
+        """
+        return _map_step(
+            self, by_value(step), role=role, resident=resident, draw=draw and by_value(draw)
+        )
+
+    def fits(self, num_bytes: float, name: str) -> bool:
+        """Whether so many bytes may be kept on each device. If not, a log message says so."""
+        process = jax.process_index()
+        device = next(d for d in self.parallel.devices if d.process_index == process)
+        budget = budget_bytes(self.resident_gb, device=device)
+        if num_bytes > budget:
+            logging.info(
+                "%s would take %.2f GB of every device, more than the %.2f GB that data may take "
+                "(config.parallel.resident_gb).",
+                name,
+                num_bytes / 1e9,
+                budget / 1e9,
+            )
+        return processes.all_true(bool(num_bytes <= budget))
+
+    def place(
+        self, columns: Mapping[str, np.ndarray], sets: Mapping[str, np.ndarray]
+    ) -> tuple[dict[str, ExampleSet], bool]:
+        """Sets of examples, on the devices if the columns fit there, else in host memory.
+
+        Args:
+          columns: name -> [N, ...], of all examples.
+          sets: name -> the set's rows.
+        Returns:
+          The sets by name; whether they are on the devices.
+        """
+        if not self.fits(table_bytes(columns), "The images"):
+            parts = {
+                set_name: {name: column[rows] for name, column in columns.items()}
+                for set_name, rows in sets.items()
+            }
+            return parts, False
+        with timeline.part("data"):
+            return place_sets(columns, sets, parallel=self.parallel), True
+
+
+@functools.lru_cache(maxsize=64)
+def _map_step(placement: Placement, step, *, role, resident, draw) -> Callable:
+    parallel, at_most = placement.parallel, placement.steps_per_dispatch
+    platform = parallel.devices[0].platform
+    step = precision.matmul_precision(placement.dtype, platform=platform)(step)
+    if resident:
+        step = {
+            "train": partial(train_steps, at_most=at_most, draw=draw),
+            "eval": partial(eval_steps, whole=at_most > 1),
+            "predict": predict_steps,
+            "fill": fill_steps,
+        }[role](step)
+    return parallel.wrap(step, donate_state=role in ("train", "fill"), resident=resident)
