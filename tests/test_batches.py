@@ -74,12 +74,12 @@ def test_a_training_batch_holds_rows_of_every_column_and_says_which():
 
 def test_evaluation_reads_every_row_once_in_order_and_masks_the_padding():
     columns = table(7)
-    batches = list(batches.eval_batches(columns, batch_size=3))
-    index = np.concatenate([batch["index"] for batch in batches])
-    mask = np.concatenate([batch["mask"] for batch in batches])
+    every = list(batches.eval_batches(columns, batch_size=3))
+    index = np.concatenate([batch["index"] for batch in every])
+    mask = np.concatenate([batch["mask"] for batch in every])
     np.testing.assert_array_equal(index, [0, 1, 2, 3, 4, 5, 6, 0, 0])
     np.testing.assert_array_equal(mask, [1, 1, 1, 1, 1, 1, 1, 0, 0])
-    np.testing.assert_array_equal(batches[-1]["images"][1], columns["images"][0])
+    np.testing.assert_array_equal(every[-1]["images"][1], columns["images"][0])
 
 
 @pytest.mark.parametrize("kind", ["train", "eval"])

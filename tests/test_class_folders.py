@@ -5,7 +5,8 @@ from thermogram_files import write_gray
 
 from thermo_jax.configs import classify, encoder
 from thermo_jax.data import layouts
-from thermo_jax.programs import sources
+from thermo_jax.data.dataset import open_dataset
+from thermo_jax.programs import settings
 
 
 @pytest.fixture
@@ -46,10 +47,10 @@ def test_the_readmes_example_gives_every_patient_to_encoder_and_classifier(
     for config in (encoder.get_config("gray"), classify.get_config("G/G")):
         config.data.update({"root": str(root), "loader": loader, "downscale": 20})
         config.split.folds = 2
-        source = sources.open_source(config.data)
-        found = source.load("pretrain" if config.task == "encoder" else config.task)
+        dataset = open_dataset(settings.data_settings(config))
+        found = dataset.load("pretrain" if config.task == "encoder" else config.task)
         assert len(found) == 8 and sorted(found.columns["labels"]) == [0] * 4 + [1] * 4
-        split = sources.split_of(config.split, source)
+        split = dataset.split(settings.split_settings(config))
         assert len(split.train | split.val | split.test) == 8
 
 
@@ -57,4 +58,4 @@ def test_heatmaps_of_gray_pictures_alone_are_refused_with_the_remedy(root):
     config = classify.get_config("H/H")
     config.data.update({"root": str(root), "loader": "numpy"})
     with pytest.raises(ValueError, match="8 without heat pixels.*gray presets .*encoder.py:gray"):
-        sources.open_source(config.data).load("classify")
+        open_dataset(settings.data_settings(config)).load("classify")

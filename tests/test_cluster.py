@@ -16,8 +16,9 @@ from thermo_jax.configs import cluster as cluster_config
 from thermo_jax.configs import encoder as encoder_config
 from thermo_jax.data.examples import Examples
 from thermo_jax.data.thermogram import CLASS_NAMES
-from thermo_jax.programs import cluster, runs
+from thermo_jax.programs import cluster
 from thermo_jax.training import train_decoder
+from thermo_jax.training.placement import Placement
 
 _quick = pytest.fixture(scope="module", autouse=True)(tiny.quick_compilation)
 
@@ -104,9 +105,9 @@ def test_an_encoder_of_other_data_is_called_so(run):
 def test_an_images_clusters_depend_neither_on_its_device_nor_on_its_batch():
     encoder, variables = random_encoder()
     step = partial(cluster.cluster_step, encoder=encoder, channels=3, seed=0)
-    parallel, config = tiny.devices(2), settings.resolve(cluster_config.get_config())
+    parallel = tiny.devices(2)
     step = partial(step, num_clusters=3, iterations=20)
-    step = runs.wrap(parallel, step, config, role="predict", resident=False)
+    step = Placement(parallel=parallel).map_step(step, role="predict", resident=False)
     batch = {"images": tiny.columns(4)["images"], "index": np.arange(4, dtype=np.int32)}
     clusters = step(variables, parallel.put_batch(batch))
     # Each image on the other device, beside another one.
@@ -117,11 +118,10 @@ def test_an_images_clusters_depend_neither_on_its_device_nor_on_its_batch():
 
 def test_a_gray_encoders_three_views_of_a_heatmap_make_one_vector_per_pixel():
     encoder, variables = random_encoder(channels=1)
-    config = settings.resolve(cluster_config.get_config())
     with mock.patch.object(cluster, "kmeans", side_effect=cluster.kmeans) as kmeans:
         step = partial(cluster.cluster_step, encoder=encoder, channels=1, seed=0)
         step = partial(step, num_clusters=3, iterations=1)
-        step = runs.wrap(tiny.devices(1), step, config, role="predict", resident=False)
+        step = Placement(parallel=tiny.devices(1)).map_step(step, role="predict", resident=False)
         batch = {"images": tiny.columns(1)["images"][None], "index": np.zeros((1, 1), np.int32)}
         shapes = jax.eval_shape(step, variables, batch)
     assert shapes["latents"].shape == (1, tiny.HEIGHT, tiny.WIDTH)

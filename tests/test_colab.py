@@ -26,7 +26,7 @@ from tiny_training import QUICK_COMPILATION
 import thermo_jax
 from thermo_jax import main
 from thermo_jax.data.phantom import write_phantom
-from thermo_jax.programs import runs
+from thermo_jax.programs import settings
 
 FOLDER = Path(__file__).resolve().parent.parent / "launch" / "colab"
 NAMES = ("quickstart", "own_data", "predict")

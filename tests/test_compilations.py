@@ -1,5 +1,7 @@
 """One program serves every fold, every number of training images, every length of an epoch."""
 
+from functools import partial
+
 import jax
 import numpy as np
 import pytest
@@ -10,8 +12,9 @@ from table1_runs import quick
 from thermo_jax import main
 from thermo_jax.configs import encoder as encoder_config
 from thermo_jax.configs import segment as segment_config
-from thermo_jax.programs import decoder, encoder, runs, stages
+from thermo_jax.programs import decoder, encoder, stages
 from thermo_jax.training import feeding, resident, train_encoder
+from thermo_jax.training.placement import Placement
 
 quick_compilation = pytest.fixture(scope="module", autouse=True)(tiny.quick_compilation)
 
@@ -117,14 +120,14 @@ def test_a_u_net_is_not_taken_for_the_one_that_stands_in_for_it():
 
 
 def test_equal_steps_are_wrapped_once_and_others_are_not():
-    config = settings.resolve(tiny_encoder(0))
-    model, tx = train_encoder.make_model(config), train_encoder.make_optimizer(config)
-    assert tx is train_encoder.make_optimizer(config)
+    model, tx = train_encoder.make_model(data_type="heat"), train_encoder.make_optimizer(1e-3, 1e-4)
+    assert tx is train_encoder.make_optimizer(1e-3, 1e-4)
 
     def wrapped(**changes):
-        arguments = {"model": train_encoder.make_model(config), "tx": tx, "loss": None} | changes
-        step = pretrain.functools.partial(train_encoder.train_step, **arguments)
-        return runs.wrap(tiny.devices(1), step, config, role="train", resident=True)
+        new = train_encoder.make_model(data_type="heat")
+        step = partial(train_encoder.train_step, **{"model": new, "tx": tx, "loss": None} | changes)
+        placement = Placement(parallel=tiny.devices(1))
+        return placement.map_step(step, role="train", resident=True)
 
     assert wrapped() is wrapped() is wrapped(model=model)
     assert wrapped() is not wrapped(tx=None)

@@ -28,7 +28,7 @@ from thermo_jax.data import annotations, data_report, diagnoses, inventory, radi
 from thermo_jax.data.splits import Split
 from thermo_jax.evaluation.predictions import Predictions
 from thermo_jax.inference import pictures
-from thermo_jax.programs import runs
+from thermo_jax.programs import settings
 from thermo_jax.programs.workdir import open_workdir
 from thermo_jax.training import checkpoints
 from thermo_jax.training.metrics_log import read_jsonl

@@ -16,7 +16,6 @@ import numpy as np
 import optax
 import pytest
 from conftest import find_golden_dir, golden_file
-from ml_collections import FrozenConfigDict
 
 from thermo_jax.configs import encoder as encoder_config
 from thermo_jax.evaluation import metrics
@@ -25,7 +24,6 @@ from thermo_jax.models.cuts import Cuts, CutsOutputs
 from thermo_jax.models.operations import choose_operations
 from thermo_jax.models.published import from_published
 from thermo_jax.models.unet import UNet
-from thermo_jax.programs import runs
 from thermo_jax.training import train_encoder
 from thermo_jax.training.parallel import DataParallel
 from thermo_jax.training.state import TrainState
@@ -149,18 +147,17 @@ def _forward(arrays, variables, operations):
 def _train(arrays, variables, operations):
     """Steps of `train_encoder.train_step` as the program builds it, but at given positions."""
     sizes = _sizes(arrays)
-    config = encoder_config.get_config({1: "gray", 3: "heat"}[sizes.pop("channels")])
-    config.model.dtype = "float32"  # which "auto" is on the CPU alone
-    config.model.update(sizes)
-    config = settings.resolve(config)
+    data_type = {1: "gray", 3: "heat"}[sizes.pop("channels")]
+    config = encoder_config.get_config(data_type)
     parallel = DataParallel(jax.devices()[:1], mode="shard_map")
-    tx = train_encoder.make_optimizer(config)
+    tx = train_encoder.make_optimizer(config.train.learning_rate, config.train.weight_decay)
+    model = train_encoder.make_model(data_type=data_type, operations=operations, **sizes)
     step = parallel.wrap(
         partial(
             train_encoder.train_step,
-            model=train_encoder.make_model(config, operations=operations),
+            model=model,
             tx=tx,
-            loss=FrozenConfigDict(config.loss),
+            loss=train_encoder.LossSettings(**config.loss),
         )
     )
     images = arrays["images"]

@@ -15,7 +15,7 @@ import pytest
 import tiny_training as tiny
 
 from thermo_jax.data.batches import batch_indices, steps_per_epoch
-from thermo_jax.training import loop, preemption
+from thermo_jax.training import loop, passes, preemption
 from thermo_jax.training.checkpoints import Checkpoints
 from thermo_jax.training.metrics_log import METRICS, TIMING, read_jsonl
 
@@ -156,7 +156,7 @@ def test_infinities_of_both_signs_in_validation_are_told_as_such(value):
     run = tiny.toy_run([1.0])
     step = lambda *_: {"loss": np.float32(next(sums)), "count": np.float32(8)}  # noqa: E731
     table = {"images": np.ones((16, 2), np.float32)}
-    found = loop.evaluate(run.state(), step, table, plan=tiny.plan(), parallel=run.parallel)
+    found = passes.evaluate(run.state(), step, table, plan=tiny.plan(), parallel=run.parallel)
     assert math.isnan(found["loss"])
 
 
@@ -224,7 +224,7 @@ def row_mean_step(parallel):
 def test_evaluation_is_the_exact_mean_over_examples(rows, devices):
     parallel = tiny.devices(devices)
     x = np.arange(rows, dtype=np.float32) ** 2
-    means = loop.evaluate(
+    means = passes.evaluate(
         tiny.toy_run([1.0], device_count=devices).state(),
         row_mean_step(parallel),
         {"x": x},
@@ -243,7 +243,7 @@ def test_predictions_are_one_per_row_in_order(rows, devices, mode):
         return jax.lax.all_gather({"y": batch["x"] + state}, "data", tiled=True)
 
     x = np.arange(2 * rows, dtype=np.float32).reshape(rows, 2)
-    result = loop.predict(
+    result = passes.predict(
         parallel.replicate(jnp.ones(())),
         parallel.wrap(step),
         {"x": x},

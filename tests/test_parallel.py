@@ -19,7 +19,7 @@ import tiny_training as tiny
 from ml_collections import ConfigDict
 
 from thermo_jax.models.operations import GPU, NATIVE
-from thermo_jax.programs import runs
+from thermo_jax.programs import settings
 from thermo_jax.training.parallel import DataParallel, gather, masked_sums
 
 quick_compilation = pytest.fixture(scope="module", autouse=True)(tiny.quick_compilation)
@@ -236,7 +236,17 @@ def test_fit_refuses_a_batch_that_devices_do_not_divide(tmp_path):
 
 
 def parallel_config(devices: int, mode: str = "pmap") -> ConfigDict:
-    return ConfigDict({"parallel": {"devices": devices, "mode": mode}})
+    return ConfigDict(
+        {
+            "parallel": {
+                "devices": devices,
+                "mode": mode,
+                "resident_gb": -1.0,
+                "steps_per_dispatch": 0,
+            },
+            "model": {"dtype": "float32"},
+        }
+    )
 
 
 @pytest.mark.parametrize("count", [99, -1])
@@ -244,12 +254,12 @@ def test_more_devices_than_there_are_is_an_error(count):
     with pytest.raises(
         ValueError, match=rf"config\.parallel\.devices={count}: .* has 8 cpu device"
     ):
-        runs.data_parallel(parallel_config(count))
+        settings.placement(parallel_config(count))
 
 
 def test_zero_devices_means_all_of_them():
-    assert runs.data_parallel(parallel_config(0)).devices == tuple(jax.devices())
-    assert runs.data_parallel(parallel_config(2)).devices == tuple(jax.devices()[:2])
+    assert settings.placement(parallel_config(0)).parallel.devices == tuple(jax.devices())
+    assert settings.placement(parallel_config(2)).parallel.devices == tuple(jax.devices()[:2])
 
 
 def test_an_unknown_mode_is_an_error_that_names_the_choices():

@@ -11,9 +11,10 @@ import pytest
 import tiny_training as tiny
 from example_tables import table
 
-from thermo_jax.programs import decoder, runs
+from thermo_jax.programs import decoder
 from thermo_jax.training import loop, train_decoder
 from thermo_jax.training.metrics_log import METRICS, read_jsonl
+from thermo_jax.training.placement import Placement
 from thermo_jax.training.resident import ResidentSet, num_rows
 
 quick_compilation = pytest.fixture(scope="module", autouse=True)(tiny.quick_compilation)
@@ -43,7 +44,7 @@ def placed(tmp_path_factory):
     total = sum(COUNTS.values())
     examples = table([f"patient{i}" for i in range(total)], **tiny.columns(total))
     rows = np.split(np.random.default_rng(0).permutation(total), np.cumsum([*COUNTS.values()])[:-1])
-    sets = decoder.Sets(*map(examples.take, rows))
+    sets = dict(zip(COUNTS, rows, strict=True))
     parallel, tx = tiny.devices(2), optax.sgd(0.05)  # Adam would amplify rounding
     with tiny.shallow_decoders():
         state = tiny.decoder_trainer("segment", tx=tx).state
@@ -51,9 +52,7 @@ def placed(tmp_path_factory):
     @functools.cache
     def get(way: str, dtype: str = "float32") -> Placed:
         config = tiny.decoder_config("segment", dtype=dtype)
-        config.parallel.resident_gb = BUDGETS_GB[way]
-        config.train.batch_size = tiny.BATCH_SIZE
-        config.data.loader = "numpy"
+        placement = Placement(parallel=parallel, dtype=dtype, resident_gb=BUDGETS_GB[way])
         encoder = train_decoder.make_encoder(num_kernels=2, dtype=dtype)
         with pytest.MonkeyPatch.context() as patch:
             said = []
@@ -61,25 +60,27 @@ def placed(tmp_path_factory):
             tables, resident = decoder.place(
                 examples,
                 sets,
-                config,
-                encoder=encoder,
+                target="label_maps",
+                encode=partial(decoder._encode_step, encoder=encoder, channels=3),
                 variables=state.frozen,
-                parallel=parallel,
+                latents=jax.ShapeDtypeStruct((1, tiny.HEIGHT, tiny.WIDTH, 16), encoder.dtype),
+                batch_size=tiny.BATCH_SIZE,
+                placement=placement,
             )
         models = {
             "encoder": encoder,
             "encoder_type": "heat",
-            "decoder": train_decoder.make_decoder(config),
+            "decoder": tiny.make_decoder(config),
         }
         workdir = tmp_path_factory.mktemp(way)
-        wrap = partial(runs.wrap, parallel, config=config, resident=resident)
+        map_step = partial(placement.map_step, resident=resident)
         loop.fit(
             parallel.replicate(state),
-            train_step=wrap(partial(train_decoder.train_step, tx=tx, **models), role="train"),
-            eval_step=wrap(partial(train_decoder.eval_step, **models), role="eval"),
+            train_step=map_step(partial(train_decoder.train_step, tx=tx, **models), role="train"),
+            eval_step=map_step(partial(train_decoder.eval_step, **models), role="eval"),
             train=tables["train"],
             validation=tables["validation"],
-            names=sets.train.names,
+            names=[examples.names[row] for row in sets["train"]],
             plan=tiny.plan(epochs=1),
             parallel=parallel,
             workdir=workdir,

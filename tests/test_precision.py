@@ -12,12 +12,11 @@ from saved_decoders import save_decoder
 
 from thermo_jax.benchmark.cases import make_case
 from thermo_jax.configs import benchmark as benchmark_config
-from thermo_jax.configs import encoder
 from thermo_jax.inference import export, predictor
 from thermo_jax.models.operations import NATIVE
 from thermo_jax.models.precision import array_dtype, choose_dtype, matmul_precision
-from thermo_jax.programs import runs
 from thermo_jax.training.parallel import AXIS
+from thermo_jax.training.placement import Placement
 
 quick_compilation = pytest.fixture(scope="module", autouse=True)(tiny.quick_compilation)
 
@@ -74,13 +73,13 @@ def precisions(text, operation):
 
 def lowered(dtype, platform):
     """A training step of a shrunk encoder, wrapped as a run on that platform wraps it."""
-    config = encoder.get_config("heat")
-    config.model.dtype = dtype
     parallel = tiny.devices(1, mode="shard_map")
     trainer = tiny.encoder_trainer(contrastive_weight=0.5)
     state, batch = parallel.replicate(trainer.state), parallel.put_batch(batch_of_images())
     parallel.devices = (mock.Mock(spec=jax.Device, platform=platform),)  # the mesh stays
-    step = runs.wrap(parallel, trainer.train_step, config, role="train", resident=False)
+    step = Placement(parallel=parallel, dtype=dtype).map_step(
+        trainer.train_step, role="train", resident=False
+    )
     return step.lower(state, batch).as_text()
 
 

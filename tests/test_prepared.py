@@ -8,7 +8,7 @@ import pytest
 from thermo_jax import files
 from thermo_jax.configs import data_report
 from thermo_jax.data import prepared
-from thermo_jax.programs import sources
+from thermo_jax.data.dataset import DataSettings
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def test_a_phantom_that_cannot_be_written_is_told_with_the_remedy_that_moves_it(
         rf"{cache}/phantom cannot be written \(Not a directory\): .* with .THERMO_JAX_CACHE_DIR"
     )
     with pytest.raises(ValueError, match=message):
-        sources.root_of(data_report.get_config("phantom").data)
+        DataSettings(**data_report.get_config("phantom").data).find_root()
 
 
 def test_a_full_disk_stays_a_full_disk(tmp_path):

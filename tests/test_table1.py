@@ -14,9 +14,10 @@ from table1_runs import quick, write_folds
 from thermo_jax import main
 from thermo_jax.configs import table1 as table1_config
 from thermo_jax.data import phantom
+from thermo_jax.data.dataset import SplitSettings, open_dataset
 from thermo_jax.data.splits import Split
 from thermo_jax.evaluation import table1 as table1_text
-from thermo_jax.programs import decoder, encoder, sources, stages, table1
+from thermo_jax.programs import decoder, encoder, settings, stages, table1
 
 quick_compilation = pytest.fixture(scope="module", autouse=True)(tiny.quick_compilation)
 pytestmark = pytest.mark.usefixtures("cache")
@@ -248,20 +249,18 @@ def test_no_patient_is_on_two_sides(crowded, tmp_path, protocol):
         stages = [s for s in table1.plan(config, tmp_path) if f"_fold{fold}/" in s.folder]
         pretraining, *decoders = [stage.config for stage in stages]
         pretraining.split.protocol = protocol
-        source = sources.open_source(pretraining.data)
-        split = sources.split_of(pretraining.split, source)
+        source = open_dataset(settings.data_settings(pretraining))
+        split = source.split(settings.split_settings(pretraining))
         examples = source.load("pretrain")
         assert len(examples) == 8 * 3 * 3  # frames, mirrored ones, a second visit
-        train, validation = encoder.sets(examples, split, pretraining)
-        seen = set(train.patients) | set(validation.patients)
-        assert not set(train.patients) & set(validation.patients)
+        sets = encoder.deal_images(examples, split, pretraining)
+        train, validation = ({examples.patients[row] for row in rows} for rows in sets.values())
+        seen = train | validation
+        assert not train & validation
         for config_of in decoders:
-            sets = decoder.split_examples(
-                source.load(config_of.task),
-                sources.split_of(config_of.split, source),
-                protocol=config_of.split.protocol,
-            )
-            sides = [set(part.patients) for part in sets]
+            own, dealt = source.load(config_of.task), settings.split_settings(config_of)
+            sets = decoder.deal_images(own, source.split(dealt), dealt, seed=0)
+            sides = [{own.patients[row] for row in rows} for rows in sets.values()]
             assert not (sides[0] & sides[1] or sides[0] & sides[2] or sides[1] & sides[2])
             assert set().union(*sides) == {f"{n:04d}" for n in range(1, 9)}
             # Annotated or not, a test patient's images do not pretrain the encoder.
@@ -276,13 +275,15 @@ def test_the_papers_protocol_validates_on_test_and_pretrains_on_every_image(crow
     config.data.root = str(crowded)
     config.split.protocol = "paper"
     stage = next(table1.plan(config, tmp_path)).config
-    source = sources.open_source(stage.data)
+    source = open_dataset(settings.data_settings(stage))
     write_folds(config, tmp_path)
-    split = sources.split_of(stage.split, source)
+    split = source.split(settings.split_settings(stage))
     examples = source.load("pretrain")
-    train, validation = encoder.sets(examples, split, stage)
-    assert sorted(train.names + validation.names) == sorted(examples.names)
-    assert set(train.patients) & set(split.test)
-    sets = decoder.split_examples(source.load("classify"), split, protocol="paper")
-    assert sets.validation.names == sets.test.names
-    assert not set(sets.train.patients) & set(sets.test.patients)
+    sets = encoder.deal_images(examples, split, stage)
+    assert sorted([*sets["train"], *sets["validation"]]) == list(range(len(examples)))
+    assert {examples.patients[row] for row in sets["train"]} & set(split.test)
+    examples, dealt = source.load("classify"), SplitSettings(protocol="paper")
+    sets = decoder.deal_images(examples, split, dealt, seed=0)
+    np.testing.assert_array_equal(sets["validation"], sets["test"])
+    patients = {role: {examples.patients[row] for row in rows} for role, rows in sets.items()}
+    assert not patients["train"] & patients["test"]

@@ -4,8 +4,9 @@ import pytest
 from folder_contents import contents
 from table1_runs import quick, write_folds
 
+from thermo_jax.data.dataset import open_dataset
 from thermo_jax.data.splits import Split
-from thermo_jax.programs import sources, table1
+from thermo_jax.programs import settings, table1
 
 pytestmark = pytest.mark.usefixtures("cache")
 
@@ -68,9 +69,9 @@ def test_fold_files_of_other_data_are_refused(tmp_path):
     Split(frozenset({"0001"}), frozenset({"0002"}), frozenset({"0003"})).save(tmp_path / "a.json")
     stage = next(table1.plan(quick(), tmp_path)).config
     stage.split.file = str(tmp_path / "a.json")
-    source = sources.open_source(stage.data)
+    source = open_dataset(settings.data_settings(stage))
     with pytest.raises(ValueError, match=r"a.json names no set for 9 patients .* such as 0004"):
-        sources.split_of(stage.split, source)
+        source.split(settings.split_settings(stage))
 
 
 def test_fold_files_made_for_more_folds_are_refused(tmp_path):

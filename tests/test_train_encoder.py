@@ -10,8 +10,8 @@ import pytest
 import tiny_training as tiny
 
 from thermo_jax.configs import encoder as encoder_config
-from thermo_jax.programs import runs
-from thermo_jax.training import loop, train_encoder
+from thermo_jax.programs import settings
+from thermo_jax.training import passes, train_encoder
 
 quick_compilation = pytest.fixture(scope="module", autouse=True)(tiny.quick_compilation)
 
@@ -119,7 +119,7 @@ def test_validation_weights_examples_equally():
 def test_validation_leaves_out_the_padding():
     table = {"images": tiny.columns(11)["images"]}
     parallel, (state, _, step) = tiny.devices(1), compiled()
-    means = loop.evaluate(state, step, table, plan=tiny.plan(), parallel=parallel)
+    means = passes.evaluate(state, step, table, batch_size=tiny.BATCH_SIZE, parallel=parallel)
     first = evaluate(batch=tiny.batch_of(table))
     rest = {"images": np.roll(table["images"], 3, axis=0)[:8]}  # rows 8, 9, 10, 0, ...
     rest |= {"index": np.array([8, 9, 10, 0, 1, 2, 3, 4], np.int32)}

@@ -12,7 +12,7 @@ import pytest
 import tiny_training as tiny
 from resident_runs import on_devices
 
-from thermo_jax.training import loop, resident
+from thermo_jax.training import passes, resident
 from thermo_jax.training.checkpoints import Checkpoints
 from thermo_jax.training.parallel import DataParallel, gather
 
@@ -124,7 +124,7 @@ def test_predictions_are_read_explicitly(images, sealed):
     parallel, table = images
     step = sealing(parallel.wrap(mean_step))
     state = parallel.replicate({})
-    found = loop.predict(state, step, table, plan=tiny.plan(), parallel=parallel)
+    found = passes.predict(state, step, table, batch_size=tiny.BATCH_SIZE, parallel=parallel)
     np.testing.assert_allclose(found["mean"], table["images"].mean((1, 2, 3)), rtol=1e-5)
 
 
@@ -135,7 +135,7 @@ def test_an_implicit_transfer_is_refused_in_prediction(images):
         implicit()
 
     with refused():
-        loop.predict({}, step, table, plan=tiny.plan(), parallel=parallel)
+        passes.predict({}, step, table, batch_size=tiny.BATCH_SIZE, parallel=parallel)
 
 
 def test_an_implicit_transfer_is_refused_where_a_column_is_filled(images):
@@ -146,4 +146,4 @@ def test_an_implicit_transfer_is_refused_where_a_column_is_filled(images):
 
     column = parallel.zeros((resident.padded_rows(11),), np.float32)
     with refused():
-        loop.fill(column, step, {}, table, plan=tiny.plan(), parallel=parallel)
+        passes.fill(column, step, {}, table, batch_size=tiny.BATCH_SIZE, parallel=parallel)

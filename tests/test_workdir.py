@@ -23,7 +23,7 @@ from thermo_jax.configs import (
     table1,
 )
 from thermo_jax.errors import UserError
-from thermo_jax.programs import runs
+from thermo_jax.programs import settings
 from thermo_jax.programs import workdir as workdirs
 from thermo_jax.programs.workdir import check_workdir, only_run_in, open_workdir
 from thermo_jax.training.metrics_log import METRICS

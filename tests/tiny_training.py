@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax._src import compiler  # JAX has no public option that holds for every program
-from ml_collections import ConfigDict, FrozenConfigDict
+from ml_collections import ConfigDict
 
 from thermo_jax.configs import classify, segment
 from thermo_jax.configs import encoder as encoder_config
@@ -23,8 +23,7 @@ from thermo_jax.models import decoders
 from thermo_jax.models.cuts import scale_images
 from thermo_jax.models.operations import NATIVE, Operations
 from thermo_jax.models.unet import DoubleConv
-from thermo_jax.programs import runs
-from thermo_jax.training import loop, train_decoder, train_encoder
+from thermo_jax.training import loop, placement, train_decoder, train_encoder
 from thermo_jax.training import state as training_state
 from thermo_jax.training.parallel import DataParallel, masked_sums, pmean
 from thermo_jax.training.resident import num_rows
@@ -134,20 +133,20 @@ def encoder_trainer(
 ) -> Trainer:
     """The shipped encoder configuration, shrunk; `loss` changes its config.loss."""
     config = encoder_config.get_config("heat")
-    config.model.num_kernels = 2
-    config.model.dtype = dtype
     config.loss.num_patches = 4
     config.loss.update(loss)
-    model = train_encoder.make_model(config, operations=operations)
-    tx = tx or train_encoder.make_optimizer(config)
+    settings = train_encoder.LossSettings(**config.loss)
+    model = train_encoder.make_model(
+        data_type="heat", num_kernels=2, dtype=dtype, operations=operations
+    )
+    tx = tx or train_encoder.make_optimizer(config.train.learning_rate, config.train.weight_decay)
     shape = (HEIGHT, WIDTH, 3)
     create_state = partial(train_encoder.create_state, model, tx=tx, image_shape=shape)
     state = initialise(create_state, rng=jax.random.key(1))
-    frozen_loss = FrozenConfigDict(config.loss)
     return Trainer(
         state=cast(state, dtype),
-        train_step=partial(train_encoder.train_step, model=model, tx=tx, loss=frozen_loss),
-        eval_step=partial(train_encoder.eval_step, model=model, loss=frozen_loss),
+        train_step=partial(train_encoder.train_step, model=model, tx=tx, loss=settings),
+        eval_step=partial(train_encoder.eval_step, model=model, loss=settings),
         column_names=("images",),
         encoder_of=lambda state: {name: tree["encoder"] for name, tree in state.variables.items()},
     )
@@ -234,8 +233,8 @@ def decoder_trainer(
     """A decoder on a frozen encoder; `row` is encoder/decoder as in Table 1."""
     config = decoder_config(task, row, dtype=dtype)
     encoder, frozen = frozen_encoder(config.encoder.type, dtype=dtype)
-    decoder = train_decoder.make_decoder(config, operations=operations)
-    tx = tx or train_decoder.make_optimizer(config)
+    decoder = make_decoder(config, operations=operations)
+    tx = tx or train_decoder.make_optimizer(config.train.learning_rate)
     views = 3 if row == "G/H" else 1
     shape = (views, HEIGHT, WIDTH, 16)
     create_state = partial(train_decoder.create_state, decoder, tx=tx, latents_shape=shape)
@@ -247,6 +246,17 @@ def decoder_trainer(
         eval_step=partial(train_decoder.eval_step, **models),
         column_names=("images", TARGETS[task]),
         encoder_of=lambda state: state.frozen,
+    )
+
+
+def make_decoder(config: ConfigDict, *, operations: Operations = NATIVE) -> Any:
+    """The decoder of a configuration."""
+    return train_decoder.make_decoder(
+        config.task,
+        width=config.model.unet_width,
+        head=config.model.get("head", "linear"),
+        dtype=config.model.dtype,
+        operations=operations,
     )
 
 
@@ -280,15 +290,15 @@ def shallow_decoders(shallow: bool = True):
 
 def _forget_programs() -> None:
     """A decoder equals one with the other U-Net, and would share its programs."""
-    runs._wrap.cache_clear()
+    placement._map_step.cache_clear()
     training_state._compiled.cache_clear()
 
 
-def plan(*, epochs: int = 3, loader: str = "numpy", **changes: Any) -> loop.Plan:
+def plan(*, epochs: int = 3, loader: str = "numpy", **changes: Any) -> loop.TrainingPlan:
     """A plan whose epoch has 5 steps for up to 40 images."""
     fields = {"batch_size": BATCH_SIZE, "patience": 0, "seed": 0, "learning_rate": 1e-3}
     fields |= changes
-    return loop.Plan(epochs=epochs, loader=loader, **fields)
+    return loop.TrainingPlan(epochs=epochs, loader=loader, **fields)
 
 
 META = {"encoder": {"data_type": "heat"}, "examples": "0123", "config": {"task": "encoder"}}
@@ -308,7 +318,7 @@ class Run(NamedTuple):
         """A new initial state."""
         return self.parallel.replicate(self.trainer.state)
 
-    def fit(self, workdir: Path, plan: loop.Plan, **changes: Any) -> TrainState:
+    def fit(self, workdir: Path, plan: loop.TrainingPlan, **changes: Any) -> TrainState:
         """`loop.fit` on this run's data."""
         workdir.mkdir(exist_ok=True)
         arguments = {
@@ -321,7 +331,7 @@ class Run(NamedTuple):
             "encoder_of": self.trainer.encoder_of,
             "meta": META,
         }
-        return loop.fit(self.state(), workdir=workdir, plan=plan, **arguments | changes)
+        return loop.fit(self.state(), workdir=workdir, plan=plan, **arguments | changes).state
 
 
 def make_run(trainer: Trainer, *, device_count: int = 1, mode: str = "pmap") -> Run:

@@ -93,14 +93,13 @@ class Dataset:
     Attributes:
       records: every usable thermogram.
       settings: how it was opened.
-      load: (task, data type) -> the selected examples, read once; tasks are "pretrain", "classify"
-        and "segment".
+      read: (task, data type) -> the selected examples.
       write_report: writes the data report's files to a folder.
     """
 
     records: Sequence[Thermogram]
     settings: DataSettings
-    load: Callable[[str, str], examples.Examples]
+    read: Callable[[str, str], examples.Examples]
     write_report: Callable[[epath.Path], object]
 
     @functools.cached_property
@@ -112,6 +111,14 @@ class Dataset:
     def known_patients(self) -> set[str]:
         """The patients whose number is known."""
         return {record.patient for record in self.records if record.patient_known}
+
+    def load(self, task: str, data_type: str = "") -> examples.Examples:
+        """The examples of a task, "pretrain", "classify" or "segment".
+
+        Args:
+          data_type: "gray" or "heat"; "" is the settings' own.
+        """
+        return self.read(task, data_type or self.settings.type)
 
     def select(self, task: str) -> list[Thermogram]:
         """The thermograms that `load(task)` reads."""
@@ -178,7 +185,7 @@ def open_dataset(settings: DataSettings) -> Dataset:
         records, report = layouts.scan(root, layout=settings.layout, strict=settings.strict)
         logging.info("%s: %s", root, report.summary())
 
-        def load(task: str, data_type: str) -> examples.Examples:
+        def read(task: str, data_type: str) -> examples.Examples:
             return examples.load_examples(
                 examples.select(records, settings.selection, task=task, data_type=data_type),
                 data_type=data_type,
@@ -202,7 +209,7 @@ def open_dataset(settings: DataSettings) -> Dataset:
         )
         records = dmr_ir.load_records(prepared)
 
-        def load(task: str, data_type: str) -> examples.Examples:
+        def read(task: str, data_type: str) -> examples.Examples:
             return dmr_ir.load_examples(
                 prepared,
                 data_type=data_type,
@@ -218,7 +225,7 @@ def open_dataset(settings: DataSettings) -> Dataset:
     dataset = Dataset(
         records=records,
         settings=settings,
-        load=functools.cache(load),
+        read=functools.cache(read),
         write_report=write_report,
     )
     return _shuffled(dataset) if settings.shuffle_labels else dataset
@@ -236,8 +243,8 @@ def _shuffled(dataset: Dataset) -> Dataset:
     dealt = {patient: label_of[patients[i]] for patient, i in zip(patients, order, strict=True)}
 
     @functools.cache
-    def load(task: str, data_type: str) -> examples.Examples:
-        original = dataset.load(task, data_type)
+    def read(task: str, data_type: str) -> examples.Examples:
+        original = dataset.read(task, data_type)
         labels = original.columns["labels"]
         pairs = zip(original.patients, labels.tolist(), strict=True)
         new = np.array([dealt.get(patient, label) for patient, label in pairs], labels.dtype)
@@ -247,7 +254,7 @@ def _shuffled(dataset: Dataset) -> Dataset:
         dataclasses.replace(record, label=dealt.get(record.patient, record.label))
         for record in dataset.records
     ]
-    return dataclasses.replace(dataset, records=records, load=load)
+    return dataclasses.replace(dataset, records=records, read=read)
 
 
 def check_not_empty(sets: Mapping[str, Sequence | np.ndarray], *, of: int) -> None:

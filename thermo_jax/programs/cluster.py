@@ -117,7 +117,7 @@ def cluster_step(
 
 def _annotated(dataset: Dataset, split: Split | None) -> Examples:
     """The annotated images, of the split's test patients or of all."""
-    examples = dataset.load("segment", dataset.settings.type)
+    examples = dataset.load("segment")
     if split is None:
         return examples
     rows = examples.rows_of_patients(split.test)

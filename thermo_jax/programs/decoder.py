@@ -61,7 +61,7 @@ def run(
     # ------------------------------------------------------------- images, and who trains and tests
     with timeline.part("data"):
         dataset = open_dataset(settings.data_settings(config))
-        examples = dataset.load(config.task, config.data.type)
+        examples = dataset.load(config.task)
     split_settings = settings.split_settings(config)
     split = dataset.split(split_settings)
     sets = deal_images(examples, split, split_settings, seed=config.seed)

@@ -57,7 +57,7 @@ def run(
     # ----------------------------------------------------------------------- images, and who trains
     with timeline.part("data"):
         dataset = open_dataset(settings.data_settings(config))
-        examples = dataset.load("pretrain", config.data.type)
+        examples = dataset.load("pretrain")
     split = dataset.split(settings.split_settings(config))
     sets = deal_images(examples, split, config)
     check_not_empty(sets, of=len(examples))

@@ -6,7 +6,7 @@ from ml_collections import ConfigDict
 from thermo_jax import main
 from thermo_jax.configs import classify, encoder, segment
 from thermo_jax.programs import encoder as encoder_program
-from thermo_jax.programs import runs
+from thermo_jax.programs import settings
 
 
 @pytest.mark.parametrize("config", [encoder.get_config(), classify.get_config("G/H")])

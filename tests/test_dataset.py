@@ -5,8 +5,9 @@ import pytest
 from thermo_jax.configs import encoder as encoder_config
 from thermo_jax.configs import few_shot, segment, table1
 from thermo_jax.data import phantom
+from thermo_jax.data.dataset import open_dataset
 from thermo_jax.data.thermogram import UNLABELLED
-from thermo_jax.programs import sources, stages
+from thermo_jax.programs import settings, stages
 
 
 @pytest.fixture(scope="module")
@@ -22,13 +23,19 @@ def using(config, root, **data):
     return config
 
 
+def opened(config, *, seed=0):
+    with config.unlocked():
+        config.seed = seed
+    return open_dataset(settings.data_settings(config))
+
+
 def labels(config, *, seed=0):
-    found = sources.open_source(config.data, seed=seed).load("classify")
+    found = opened(config, seed=seed).load("classify")
     return dict(zip(found.patients, found.columns["labels"].tolist(), strict=True))
 
 
 def split_of(config, *, seed=0):
-    return sources.split_of(config.split, sources.open_source(config.data, seed=seed))
+    return opened(config, seed=seed).split(settings.split_settings(config))
 
 
 def test_shuffled_diagnoses_follow_the_seed_and_are_as_many_of_each(root):
@@ -44,7 +51,7 @@ def test_shuffled_diagnoses_follow_the_seed_and_are_as_many_of_each(root):
 def test_a_patients_images_share_their_shuffled_diagnosis(tmp_path):
     root = phantom.write_phantom(tmp_path / "site", patients=4, frames=3)
     config = using(encoder_config.get_config(), root, shuffle_labels=True, frames="all")
-    found = sources.open_source(config.data, seed=1).load("classify")
+    found = opened(config, seed=1).load("classify")
     pairs = set(zip(found.patients, found.columns["labels"].tolist(), strict=True))
     assert len(found) == 12 and len(pairs) == 4
 
@@ -72,10 +79,10 @@ def test_every_program_validates_on_the_same_share_and_tests_the_same_patients(
 
 def test_a_studys_encoder_validates_on_its_decoders_patients_and_more(root):
     config = using(segment.get_config(), root)
-    source, decoders = sources.open_source(config.data), split_of(config)
+    dataset, decoders = opened(config), split_of(config)
     config.split.val_fraction = 0.5
-    encoders = sources.with_more_validation(decoders, config.split, source)
+    encoders = dataset.with_more_validation(decoders, settings.split_settings(config))
     assert encoders.test == decoders.test and encoders.val > decoders.val
     assert (len(encoders.train), len(encoders.val)) == (2, 2)
     config.split.protocol = "paper"  # which validates encoders by image
-    assert sources.with_more_validation(decoders, config.split, source) == decoders
+    assert dataset.with_more_validation(decoders, settings.split_settings(config)) == decoders
