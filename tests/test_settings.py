@@ -1,10 +1,15 @@
 """Values that no run can use are refused before any data is read."""
 
+import importlib
+import re
+from pathlib import Path
+
 import pytest
 from ml_collections import ConfigDict
 
 from thermo_jax import main
 from thermo_jax.configs import classify, encoder, segment
+from thermo_jax.configs.common import RULES
 from thermo_jax.programs import encoder as encoder_program
 from thermo_jax.programs import settings
 
@@ -88,3 +93,45 @@ def test_a_seed_of_the_resampling_is_checked_before_training():
 def test_a_configuration_without_a_section_is_not_asked_for_it():
     settings.resolve(ConfigDict({"task": "data_report"}))
     settings.resolve(segment.get_config())
+
+
+def every_field() -> set[str]:
+    """The dotted names of the fields of all shipped configurations; stages' without the prefix."""
+    folder = Path(importlib.import_module("thermo_jax.configs").__path__[0])
+    names = set()
+    for path in folder.glob("*.py"):
+        module = importlib.import_module(f"thermo_jax.configs.{path.stem}")
+        if hasattr(module, "get_config"):
+            for preset in getattr(module, "_PRESETS", [""]):
+                names |= dict(flatten(module.get_config(preset).to_dict())).keys()
+    return {re.sub(r"^stages\.\w+\.", "", name) for name in names}
+
+
+def flatten(fields: dict, prefix: str = ""):
+    for name, value in fields.items():
+        if isinstance(value, dict):
+            yield f"{prefix}{name}", value
+            yield from flatten(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def test_every_rule_names_a_field_that_exists():
+    assert RULES.keys() <= every_field()
+
+
+def test_every_field_is_read_somewhere():
+    package = Path(main.__file__).parent
+    code = "\n".join(
+        path.read_text(encoding="utf-8")
+        for path in package.rglob("*.py")
+        if "configs" not in path.relative_to(package).parts
+    )
+    unread = [
+        name
+        for name in every_field()
+        if not re.search(
+            rf"""\.{name.rpartition(".")[2]}\b|["']{name.rpartition(".")[2]}["']""", code
+        )
+    ]
+    assert not unread

@@ -21,97 +21,9 @@ from thermo_jax.models.precision import array_dtype
 from thermo_jax.training import parallel
 from thermo_jax.training.state import TrainState
 
-
-def make_encoder(
-    *, num_kernels: int, dtype: str = "float32", operations: Operations = NATIVE
-) -> CutsEncoder:
-    """The frozen encoder; it never runs in training mode, so it needs no data axis."""
-    return CutsEncoder(num_kernels=num_kernels, dtype=array_dtype(dtype), operations=operations)
-
-
-def make_decoder(
-    task: str,
-    *,
-    width: int = 64,
-    head: str = HEADS[0],
-    dtype: str = "float32",
-    operations: Operations = NATIVE,
-) -> Classifier | Segmenter:
-    """The decoder of a task, "classify" or "segment".
-
-    Args:
-      width: channels of the U-Net's first stage.
-      head: a classifier's, see `models/decoders.py`.
-      dtype: the compute type, see `models/precision.py`.
-    """
-    common = {
-        "width": width,
-        "axis_name": parallel.AXIS,
-        "dtype": array_dtype(dtype),
-        "operations": operations,
-    }
-    if task == "classify":
-        return Classifier(head=head, **common)
-    return Segmenter(num_classes=len(CLASS_NAMES), **common)
-
-
-@functools.cache
-def make_optimizer(learning_rate: float) -> optax.GradientTransformation:
-    """Adam; equal numbers give the same object."""
-    return optax.adam(learning_rate)
-
-
-def encode(images: jax.Array, *, encoder: Encoder, variables: dict, channels: int) -> jax.Array:
-    """uint8 images of the decoder's data type `[b,H,W,C]` -> frozen latents `[b,V,H,W,L]`."""
-    views = bridge(images, encoder_channels=channels)
-    flat = views.reshape(-1, *views.shape[2:])
-    dtype = jax.tree.leaves(variables["params"])[0].dtype
-    latents = encoder.apply(variables, scale_images(flat, dtype=dtype), train=False)
-    return jax.lax.stop_gradient(latents.reshape(*views.shape[:2], *latents.shape[1:]))
-
-
-def create_state(
-    decoder: Classifier | Segmenter,
-    *,
-    tx: optax.GradientTransformation,
-    rng: jax.Array,
-    latents_shape: tuple[int, ...],
-    frozen: dict,
-) -> TrainState:
-    """Initial state for latents of shape (V, H, W, L); `frozen` are the encoder's variables.
-
-    Call it through `state.initialise`.
-    """
-    init_key, step_key = jax.random.split(rng)
-    variables = decoder.init(init_key, jnp.zeros((1, *latents_shape)), train=False)
-    return TrainState.create(variables, tx=tx, rng=step_key, frozen=frozen)
-
-
-def _latents(state: TrainState, batch: dict, *, encoder: Encoder, encoder_type: str):
-    if "latents" in batch:
-        return batch["latents"]
-    channels = CHANNELS[encoder_type]
-    return encode(batch["images"], encoder=encoder, variables=state.frozen, channels=channels)
-
-
-def _losses(outputs, batch: dict) -> dict[str, jax.Array]:
-    """Per-example losses from a decoder's outputs."""
-    if isinstance(outputs, tuple):
-        logits, _ = outputs
-        labels = batch["labels"].astype(logits.dtype)
-        correct = (logits > 0) == (labels > 0.5)
-        values = {"loss": losses.classification_loss(logits, labels), "accuracy": correct}
-    else:
-        logits = outputs
-        targets = soft_labels(
-            batch["label_maps"],
-            height=logits.shape[1],
-            num_classes=logits.shape[-1],
-            dtype=logits.dtype,
-        )
-        correct = (logits.argmax(-1) == targets.argmax(-1)).mean((1, 2), dtype=logits.dtype)
-        values = {"loss": losses.segmentation_loss(logits, targets), "accuracy": correct}
-    return {name: value.astype(logits.dtype) for name, value in values.items()}
+# --------------------------------------------------------------------------------------------------
+# The update
+# --------------------------------------------------------------------------------------------------
 
 
 def train_step(
@@ -141,6 +53,42 @@ def train_step(
     grads, (metrics, batch_stats) = jax.grad(loss_fn, has_aux=True)(state.params)
     grads, metrics = parallel.pmean((grads, metrics))
     return state.apply_gradients(grads, tx=tx, batch_stats=batch_stats), metrics
+
+
+def _latents(state: TrainState, batch: dict, *, encoder: Encoder, encoder_type: str):
+    if "latents" in batch:
+        return batch["latents"]
+    channels = CHANNELS[encoder_type]
+    return encode(batch["images"], encoder=encoder, variables=state.frozen, channels=channels)
+
+
+def _losses(outputs, batch: dict) -> dict[str, jax.Array]:
+    """Per-example losses from a decoder's outputs."""
+    if isinstance(outputs, tuple):
+        logits, _ = outputs
+        labels = batch["labels"].astype(logits.dtype)
+        correct = (logits > 0) == (labels > 0.5)
+        values = {"loss": losses.classification_loss(logits, labels), "accuracy": correct}
+    else:
+        logits = outputs
+        targets = soft_labels(
+            batch["label_maps"],
+            height=logits.shape[1],
+            num_classes=logits.shape[-1],
+            dtype=logits.dtype,
+        )
+        correct = (logits.argmax(-1) == targets.argmax(-1)).mean((1, 2), dtype=logits.dtype)
+        values = {"loss": losses.segmentation_loss(logits, targets), "accuracy": correct}
+    return {name: value.astype(logits.dtype) for name, value in values.items()}
+
+
+def encode(images: jax.Array, *, encoder: Encoder, variables: dict, channels: int) -> jax.Array:
+    """uint8 images of the decoder's data type `[b,H,W,C]` -> frozen latents `[b,V,H,W,L]`."""
+    views = bridge(images, encoder_channels=channels)
+    flat = views.reshape(-1, *views.shape[2:])
+    dtype = jax.tree.leaves(variables["params"])[0].dtype
+    latents = encoder.apply(variables, scale_images(flat, dtype=dtype), train=False)
+    return jax.lax.stop_gradient(latents.reshape(*views.shape[:2], *latents.shape[1:]))
 
 
 def eval_step(
@@ -185,3 +133,64 @@ def predict_step(
             "full_label_maps": full.argmax(-1).astype(jnp.uint8),
         }
     )
+
+
+# --------------------------------------------------------------------------------------------------
+# What is trained
+# --------------------------------------------------------------------------------------------------
+
+
+def make_encoder(
+    *, num_kernels: int, dtype: str = "float32", operations: Operations = NATIVE
+) -> CutsEncoder:
+    """The frozen encoder; it never runs in training mode, so it needs no data axis."""
+    return CutsEncoder(num_kernels=num_kernels, dtype=array_dtype(dtype), operations=operations)
+
+
+def make_decoder(
+    task: str,
+    *,
+    width: int = 64,
+    head: str = HEADS[0],
+    dtype: str = "float32",
+    operations: Operations = NATIVE,
+) -> Classifier | Segmenter:
+    """The decoder of a task, "classify" or "segment".
+
+    Args:
+      width: channels of the U-Net's first stage.
+      head: a classifier's, see `models/decoders.py`.
+      dtype: the compute type, see `models/precision.py`.
+    """
+    common = {
+        "width": width,
+        "axis_name": parallel.AXIS,
+        "dtype": array_dtype(dtype),
+        "operations": operations,
+    }
+    if task == "classify":
+        return Classifier(head=head, **common)
+    return Segmenter(num_classes=len(CLASS_NAMES), **common)
+
+
+@functools.cache
+def make_optimizer(learning_rate: float) -> optax.GradientTransformation:
+    """Adam; equal numbers give the same object."""
+    return optax.adam(learning_rate)
+
+
+def create_state(
+    decoder: Classifier | Segmenter,
+    *,
+    tx: optax.GradientTransformation,
+    rng: jax.Array,
+    latents_shape: tuple[int, ...],
+    frozen: dict,
+) -> TrainState:
+    """Initial state for latents of shape (V, H, W, L); `frozen` are the encoder's variables.
+
+    Call it through `state.initialise`.
+    """
+    init_key, step_key = jax.random.split(rng)
+    variables = decoder.init(init_key, jnp.zeros((1, *latents_shape)), train=False)
+    return TrainState.create(variables, tx=tx, rng=step_key, frozen=frozen)

@@ -34,6 +34,110 @@ class LossSettings:
     num_patches: int = 16
 
 
+# --------------------------------------------------------------------------------------------------
+# The update
+# --------------------------------------------------------------------------------------------------
+
+
+def train_step(
+    state: TrainState,
+    batch: dict[str, jax.Array],
+    *,
+    model: Cuts,
+    tx: optax.GradientTransformation,
+    loss: LossSettings,
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """One update, on one device's part of the batch.
+
+    Args:
+      batch: "images" uint8 [b,H,W,C] and "slot" int32 [b], the global number in the batch; or,
+        instead of the latter, "positions", as `draw` returns them.
+    """
+    images, positions = batch["images"], batch.get("positions")
+    if positions is None:
+        positions = draw(state, batch, image_size=images.shape[1:3], model=model, loss=loss)
+
+    def loss_fn(params):
+        variables = {"params": params, "batch_stats": state.batch_stats}
+        values, batch_stats = pretraining_losses(
+            variables, images, positions, model=model, loss=loss, train=True
+        )
+        means = {name: value.mean() for name, value in values.items()}
+        return means["loss"], (means, batch_stats)
+
+    grads, (metrics, batch_stats) = jax.grad(loss_fn, has_aux=True)(state.params)
+    grads, metrics = parallel.pmean((grads, metrics))
+    return state.apply_gradients(grads, tx=tx, batch_stats=batch_stats), metrics
+
+
+def pretraining_losses(
+    variables: dict, images: jax.Array, positions, *, model: Cuts, loss: LossSettings, train: bool
+) -> tuple[dict[str, jax.Array], dict]:
+    """The "loss", "contrastive" and "reconstruction" values [b] of images; new batch statistics."""
+    # Patches are sampled and compared in the parameters' type, also where convolutions use bf16.
+    images = scale_images(images, dtype=jax.tree.leaves(variables["params"])[0].dtype)
+    anchors_hw, candidates_hw = positions
+    positives_hw = choose_positives(images, anchors_hw, candidates_hw, patch_size=model.patch_size)
+    outputs, updates = model.apply(
+        variables, images, anchors_hw, positives_hw, train=train, mutable=["batch_stats"]
+    )
+    contrastive = losses.CONTRASTIVE_LOSSES[loss.form](
+        outputs.anchors, outputs.positives, temperature=loss.temperature
+    )
+    reconstruction = losses.reconstruction_loss(outputs.patches, outputs.reconstructed)
+    weight = loss.contrastive_weight
+    values = {
+        "loss": weight * contrastive + (1 - weight) * reconstruction,
+        "contrastive": contrastive,
+        "reconstruction": reconstruction,
+    }
+    return values, updates.get("batch_stats", variables["batch_stats"])
+
+
+def draw(
+    state: TrainState,
+    rows: dict[str, jax.Array],
+    *,
+    image_size: tuple[int, int],
+    model: Cuts,
+    loss: LossSettings,
+) -> tuple[jax.Array, jax.Array]:
+    """The random positions of a step: anchors [b,S,2] and candidates [b,S,10,2].
+
+    They depend on no image, so that several steps can draw theirs together.
+
+    Args:
+      rows: "slot" int32 [b].
+      image_size: (H, W).
+    """
+    keys = example_keys(state.rng, state.step, examples=rows["slot"])
+    return _draw(keys, image_size, model=model, loss=loss)
+
+
+def _draw(keys, image_size: tuple[int, int], *, model: Cuts, loss: LossSettings):
+    height, width = image_size
+    sizes = {"num_patches": loss.num_patches, "patch_size": model.patch_size}
+    return draw_positions(keys, height=height, width=width, **sizes)
+
+
+def eval_step(
+    state: TrainState, batch: dict[str, jax.Array], *, model: Cuts, loss: LossSettings
+) -> dict[str, jax.Array]:
+    """Sums of the losses over the batch's examples, in inference mode, always the same patches."""
+    images = batch["images"]
+    keys = example_keys(state.rng, VALIDATION, examples=batch["index"])
+    positions = _draw(keys, images.shape[1:3], model=model, loss=loss)
+    values, _ = pretraining_losses(
+        state.variables, images, positions, model=model, loss=loss, train=False
+    )
+    return parallel.masked_sums(values, batch["mask"])
+
+
+# --------------------------------------------------------------------------------------------------
+# What is trained
+# --------------------------------------------------------------------------------------------------
+
+
 def make_model(
     *,
     data_type: str,
@@ -73,106 +177,3 @@ def create_state(
     images = jnp.zeros((1, *image_shape))
     variables = model.init(init_key, images, positions, positions, train=False)
     return TrainState.create(variables, tx=tx, rng=step_key)
-
-
-def draw(
-    state: TrainState,
-    rows: dict[str, jax.Array],
-    *,
-    image_size: tuple[int, int],
-    model: Cuts,
-    loss: LossSettings,
-) -> tuple[jax.Array, jax.Array]:
-    """The random positions of a step: anchors [b,S,2] and candidates [b,S,10,2].
-
-    They depend on no image, so that several steps can draw theirs together.
-
-    Args:
-      rows: "slot" int32 [b].
-      image_size: (H, W).
-    """
-    keys = example_keys(state.rng, state.step, examples=rows["slot"])
-    return _draw(keys, image_size=image_size, model=model, loss=loss)
-
-
-def _draw(keys, *, image_size, model, loss):
-    height, width = image_size
-    return draw_positions(
-        keys,
-        height=height,
-        width=width,
-        num_patches=loss.num_patches,
-        patch_size=model.patch_size,
-    )
-
-
-def train_step(
-    state: TrainState,
-    batch: dict[str, jax.Array],
-    *,
-    model: Cuts,
-    tx: optax.GradientTransformation,
-    loss: LossSettings,
-) -> tuple[TrainState, dict[str, jax.Array]]:
-    """One update, on one device's part of the batch.
-
-    Args:
-      batch: "images" uint8 [b,H,W,C] and "slot" int32 [b], the global number in the batch; or,
-        instead of the latter, "positions", as `draw` returns them.
-    """
-    positions = batch.get("positions")
-    if positions is None:
-        size = batch["images"].shape[1:3]
-        positions = draw(state, batch, image_size=size, model=model, loss=loss)
-
-    def loss_fn(params):
-        values, batch_stats = _losses(
-            {"params": params, "batch_stats": state.batch_stats},
-            batch["images"],
-            positions,
-            model=model,
-            loss=loss,
-            train=True,
-        )
-        means = {name: value.mean() for name, value in values.items()}
-        return means["loss"], (means, batch_stats)
-
-    grads, (metrics, batch_stats) = jax.grad(loss_fn, has_aux=True)(state.params)
-    grads, metrics = parallel.pmean((grads, metrics))
-    return state.apply_gradients(grads, tx=tx, batch_stats=batch_stats), metrics
-
-
-def eval_step(
-    state: TrainState,
-    batch: dict[str, jax.Array],
-    *,
-    model: Cuts,
-    loss: LossSettings,
-) -> dict[str, jax.Array]:
-    """Sums of the losses over the batch's examples, in inference mode, always the same patches."""
-    images = batch["images"]
-    keys = example_keys(state.rng, VALIDATION, examples=batch["index"])
-    positions = _draw(keys, image_size=images.shape[1:3], model=model, loss=loss)
-    values, _ = _losses(state.variables, images, positions, model=model, loss=loss, train=False)
-    return parallel.masked_sums(values, batch["mask"])
-
-
-def _losses(variables, images, positions, *, model, loss, train):
-    # Patches are sampled and compared in the parameters' type, also where convolutions use bf16.
-    images = scale_images(images, dtype=jax.tree.leaves(variables["params"])[0].dtype)
-    anchors_hw, candidates_hw = positions
-    positives_hw = choose_positives(images, anchors_hw, candidates_hw, patch_size=model.patch_size)
-    outputs, updates = model.apply(
-        variables, images, anchors_hw, positives_hw, train=train, mutable=["batch_stats"]
-    )
-    contrastive = losses.CONTRASTIVE_LOSSES[loss.form](
-        outputs.anchors, outputs.positives, temperature=loss.temperature
-    )
-    reconstruction = losses.reconstruction_loss(outputs.patches, outputs.reconstructed)
-    weight = loss.contrastive_weight
-    values = {
-        "loss": weight * contrastive + (1 - weight) * reconstruction,
-        "contrastive": contrastive,
-        "reconstruction": reconstruction,
-    }
-    return values, updates.get("batch_stats", variables["batch_stats"])
