@@ -20,7 +20,7 @@ from thermo_jax.inference.predictor import load_model
 from thermo_jax.models.operations import NATIVE
 from thermo_jax.models.published import check_published
 from thermo_jax.programs import convert
-from thermo_jax.programs.decoder import open_encoder
+from thermo_jax.programs.frozen_encoder import open_encoder
 from thermo_jax.programs.workdir import to_json
 from thermo_jax.training.checkpoints import Checkpoints
 

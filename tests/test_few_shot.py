@@ -7,11 +7,11 @@ import pytest
 import tiny_training as tiny
 from example_tables import table
 from folder_contents import contents
-from ml_collections import ConfigDict
 
 from thermo_jax import main
-from thermo_jax.configs import common, segment
 from thermo_jax.configs import few_shot as few_shot_config
+from thermo_jax.configs import segment
+from thermo_jax.data.dataset import SplitSettings
 from thermo_jax.data.splits import Split
 from thermo_jax.programs import decoder, encoder, few_shot
 
@@ -19,31 +19,35 @@ quick_compilation = pytest.fixture(scope="module", autouse=True)(tiny.quick_comp
 pytestmark = pytest.mark.usefixtures("cache")
 
 
-def split(count: int, **fields) -> ConfigDict:
-    config = common.split()
-    config.max_train_patients = count
-    config.update(fields)
-    return config
+PATIENTS = [f"{i:04d}" for i in range(10)]
 
 
-def test_more_patients_include_the_fewer_and_keep_all_their_images():
-    train = table([f"{i // 2:04d}" for i in range(20)])
-    chosen = [set(decoder.fewer_patients(train, split(n), seed=0).patients) for n in (1, 2, 5)]
+def few(count: int, *, seed: int = 0) -> set[str]:
+    settings = SplitSettings(max_train_patients=count)
+    return decoder.fewer_patients(set(PATIENTS), settings, seed=seed)
+
+
+def test_more_patients_include_the_fewer():
+    chosen = [few(count) for count in (1, 2, 5)]
     assert [len(patients) for patients in chosen] == [1, 2, 5]
     assert chosen[0] < chosen[1] < chosen[2]
-    assert len(decoder.fewer_patients(train, split(5), seed=0)) == 10
+
+
+def test_few_patients_keep_all_their_images():
+    examples, all_patients = table([*PATIENTS, *PATIENTS]), frozenset(PATIENTS[:8])
+    split = Split(train=all_patients, val=frozenset({"0008"}), test=frozenset({"0009"}))
+    settings = SplitSettings(max_train_patients=3)
+    sets = decoder.deal_images(examples, split, settings, seed=0)
+    assert [len(rows) for rows in sets.values()] == [6, 2, 2]
 
 
 def test_another_seed_chooses_other_patients():
-    train = table([f"{i:04d}" for i in range(20)])
-    chosen = {decoder.fewer_patients(train, split(1), seed=seed).patients[0] for seed in range(5)}
-    assert len(chosen) > 1
+    assert len(set.union(*(few(1, seed=seed) for seed in range(5)))) > 1
 
 
 @pytest.mark.parametrize("count", [0, 10, 11])
 def test_zero_or_more_than_there_are_is_all(count):
-    train = table([f"{i:04d}" for i in range(10)])
-    assert decoder.fewer_patients(train, split(count), seed=0).names == train.names
+    assert few(count) == set(PATIENTS)
 
 
 def test_numbers_that_the_data_do_not_have_are_left_out():

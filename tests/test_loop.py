@@ -156,7 +156,9 @@ def test_infinities_of_both_signs_in_validation_are_told_as_such(value):
     run = tiny.toy_run([1.0])
     step = lambda *_: {"loss": np.float32(next(sums)), "count": np.float32(8)}  # noqa: E731
     table = {"images": np.ones((16, 2), np.float32)}
-    found = passes.evaluate(run.state(), step, table, plan=tiny.plan(), parallel=run.parallel)
+    found = passes.evaluate(
+        run.state(), step, table, batch_size=tiny.BATCH_SIZE, parallel=run.parallel
+    )
     assert math.isnan(found["loss"])
 
 
@@ -228,7 +230,7 @@ def test_evaluation_is_the_exact_mean_over_examples(rows, devices):
         tiny.toy_run([1.0], device_count=devices).state(),
         row_mean_step(parallel),
         {"x": x},
-        plan=tiny.plan(),
+        batch_size=tiny.BATCH_SIZE,
         parallel=parallel,
     )
     assert means == {"loss": x.mean(dtype=np.float64)}
@@ -247,7 +249,7 @@ def test_predictions_are_one_per_row_in_order(rows, devices, mode):
         parallel.replicate(jnp.ones(())),
         parallel.wrap(step),
         {"x": x},
-        plan=tiny.plan(),
+        batch_size=tiny.BATCH_SIZE,
         parallel=parallel,
     )
     np.testing.assert_array_equal(result["y"], x + 1)

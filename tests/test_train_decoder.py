@@ -14,7 +14,7 @@ import pytest
 import tiny_training as tiny
 
 from thermo_jax.models.decoders import CHANNELS
-from thermo_jax.training import loop, train_decoder
+from thermo_jax.training import passes, train_decoder
 
 ROWS = ("G/G", "G/H", "H/G", "H/H")
 TYPES = {"G": "gray", "H": "heat"}
@@ -190,7 +190,9 @@ def test_every_combination_trains_and_predicts(task, row):
 def predict(task, table):
     state, parallel = trained(task)[0], tiny.devices(2)
     images = {"images": table["images"]}
-    return loop.predict(state, steps_of(task)[2], images, plan=tiny.plan(), parallel=parallel)
+    return passes.predict(
+        state, steps_of(task)[2], images, batch_size=tiny.BATCH_SIZE, parallel=parallel
+    )
 
 
 @pytest.mark.parametrize("task", ["classify", "segment"])
@@ -220,8 +222,13 @@ def evaluate(task, batch):
 @pytest.mark.parametrize("task", ["classify", "segment"])
 def test_evaluation_weights_examples_equally_and_leaves_out_padding(task):
     table = table_of(task, 11)
-    plan, parallel = tiny.plan(), tiny.devices(2)
-    means = loop.evaluate(trained(task)[0], steps_of(task)[1], table, plan=plan, parallel=parallel)
+    means = passes.evaluate(
+        trained(task)[0],
+        steps_of(task)[1],
+        table,
+        batch_size=tiny.BATCH_SIZE,
+        parallel=tiny.devices(2),
+    )
     rolled = {name: np.roll(column, 3, axis=0)[:8] for name, column in table.items()}
     singles = [
         evaluate(task, tiny.batch_of(source) | {"mask": np.eye(8, dtype=np.float32)[row]})
@@ -237,11 +244,11 @@ def test_evaluation_weights_examples_equally_and_leaves_out_padding(task):
 def test_accuracy_is_the_share_of_right_answers():
     table = table_of("classify", 11)
     sick = predict("classify", table)["probabilities"] > 0.5
-    means = loop.evaluate(
+    means = passes.evaluate(
         trained("classify")[0],
         steps_of("classify")[1],
         table,
-        plan=tiny.plan(),
+        batch_size=tiny.BATCH_SIZE,
         parallel=tiny.devices(2),
     )
     assert means["accuracy"] == pytest.approx((sick == (table["labels"] == 1)).mean())

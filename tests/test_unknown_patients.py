@@ -1,14 +1,14 @@
 """Images of unknown patients: which encoders train on them, and what results say about it."""
 
-import types
-
 import pytest
 from example_tables import table
 
 from thermo_jax.configs import encoder as encoder_config
+from thermo_jax.data.dataset import Dataset, DataSettings
 from thermo_jax.data.splits import Split
 from thermo_jax.data.thermogram import Thermogram
-from thermo_jax.programs import decoder, encoder
+from thermo_jax.programs import encoder
+from thermo_jax.programs.frozen_encoder import encoder_caveat
 
 STRANGER = "folder:misc"
 PATIENTS = ("0001", "0002", "0003", STRANGER, STRANGER)
@@ -18,23 +18,24 @@ SPLIT = Split(train=frozenset({"0001"}), val=frozenset({"0002"}), test=frozenset
 def trained_on(protocol):
     config = encoder_config.get_config()
     config.split.protocol = protocol
-    return encoder.sets(table(PATIENTS), SPLIT, config)
+    sets = encoder.deal_images(table(PATIENTS), SPLIT, config)
+    return [[PATIENTS[row] for row in rows] for rows in sets.values()]
 
 
 def test_an_honest_encoder_does_not_see_them():
     train, validation = trained_on("honest")
-    assert train.patients == ["0001"] and validation.patients == ["0002"]
+    assert train == ["0001"] and validation == ["0002"]
 
 
 def test_they_train_a_transductive_encoder():
     train, validation = trained_on("transductive")
-    assert train.patients == ["0001", "0003", STRANGER, STRANGER]
-    assert validation.patients == ["0002"]
+    assert train == ["0001", "0003", STRANGER, STRANGER]
+    assert validation == ["0002"]
 
 
 def test_they_train_or_validate_the_papers_encoder():
     train, validation = trained_on("paper")
-    assert sorted(train.patients + validation.patients) == sorted(PATIENTS)
+    assert sorted(train + validation) == sorted(PATIENTS)
 
 
 def caveat(seen):
@@ -43,10 +44,11 @@ def caveat(seen):
         Thermogram(name=f"{i}", patient=p, patient_known=p != STRANGER)
         for i, p in enumerate(PATIENTS)
     ]
-    source = types.SimpleNamespace(records=records, fingerprint="abc")
-    sets = decoder.Sets(*(table([p]) for p in ("0001", "0002", "0003")))
-    meta = {"data_fingerprint": "abc", "seen_patients": list(seen)}
-    return decoder._check_encoder_data(meta, source=source, sets=sets)
+    dataset = Dataset(
+        records=records, settings=DataSettings(root="", type="heat"), read=None, write_report=None
+    )
+    meta = {"data_fingerprint": dataset.fingerprint, "seen_patients": list(seen)}
+    return encoder_caveat(meta, dataset=dataset, test_patients={"0003"})
 
 
 UNKNOWN = "it saw images of unknown patients, who may be test patients"

@@ -25,7 +25,8 @@ from thermo_jax.configs import (
 from thermo_jax.errors import UserError
 from thermo_jax.programs import settings
 from thermo_jax.programs import workdir as workdirs
-from thermo_jax.programs.workdir import check_workdir, only_run_in, open_workdir
+from thermo_jax.programs.lock import only_run_in
+from thermo_jax.programs.workdir import check_workdir, open_workdir
 from thermo_jax.training.metrics_log import METRICS
 
 

@@ -147,8 +147,7 @@ def deal_images(
 ) -> dict[str, np.ndarray]:
     """The rows of "train", "validation" and "test".
 
-    In the paper's protocol, test patients validate. If `max_train_patients` is not 0, only so many
-    patients train: the first ones in the seed's order.
+    In the paper's protocol, test patients validate.
 
     Raises:
       UserError: a set has no image.
@@ -157,12 +156,22 @@ def deal_images(
     patients = {"train": split.train, "validation": validation, "test": split.test}
     sets = {role: examples.rows_of_patients(chosen) for role, chosen in patients.items()}
     check_not_empty(sets, of=len(examples))
-    train_patients = sorted({examples.patients[row] for row in sets["train"]})
-    if 0 < split_settings.max_train_patients < len(train_patients):
-        order = np.random.default_rng((split_settings.seed, 3, split_settings.fold, seed))
-        order = order.permutation(len(train_patients))[: split_settings.max_train_patients]
-        sets["train"] = examples.rows_of_patients({train_patients[i] for i in order})
-    return sets
+    patients = fewer_patients(
+        {examples.patients[row] for row in sets["train"]}, split_settings, seed=seed
+    )
+    return sets | {"train": examples.rows_of_patients(patients)}
+
+
+def fewer_patients(patients: set[str], split_settings: SplitSettings, *, seed: int) -> set[str]:
+    """The first `max_train_patients` in the seed's order; all if that is 0.
+
+    A larger number includes the patients of a smaller one.
+    """
+    count, names = split_settings.max_train_patients, sorted(patients)
+    if not 0 < count < len(names):
+        return patients
+    rng = np.random.default_rng((split_settings.seed, 3, split_settings.fold, seed))
+    return {names[i] for i in rng.permutation(len(names))[:count]}
 
 
 def _gray(
