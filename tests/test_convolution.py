@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import tiny_training as tiny
 
-from thermo_jax.models import convolution, edges
-from thermo_jax.models.convolution import convolve, convolve_on_cpu, same_padding
+from thermo_jax.models import cpu_convolution
+from thermo_jax.models.convolution import convolve, convolve_padded, same_padding
+from thermo_jax.models.cpu_convolution import convolve_on_cpu
 from thermo_jax.models.operations import CPU, GPU, NATIVE, choose_operations
 
 quick_compilation = pytest.fixture(scope="module", autouse=True)(tiny.quick_compilation)
@@ -45,7 +46,7 @@ def both(padding, *arrays):
 @pytest.mark.parametrize("channels", [2, 9])  # fewer and more than are cut off again
 @pytest.mark.parametrize(("size", "padding"), CASES)
 def test_output_and_both_gradients_equal_xlas_in_float64(size, padding, channels, monkeypatch):
-    monkeypatch.setattr(convolution, "_STRIP_PIXELS", 21)  # three of nine lines
+    monkeypatch.setattr(cpu_convolution, "_STRIP_PIXELS", 21)  # three of nine lines
     rng = np.random.default_rng(0)
     with jax.enable_x64(True):
         x = jnp.asarray(rng.standard_normal((3, 9, 7, channels)))
@@ -82,7 +83,7 @@ def test_replicated_edges_equal_a_padded_array_in_float64(height, width, size, o
 def test_replicated_edges_refuse_a_kernel_that_has_no_middle():
     x, kernel = jnp.ones((1, 9, 9, 2)), jnp.ones((4, 4, 2, 2))
     with pytest.raises(ValueError, match="for odd, square kernels only"):
-        edges.convolve_padded(x, kernel)
+        convolve_padded(x, kernel)
 
 
 @pytest.mark.parametrize("channels", [3, 128])
@@ -98,7 +99,7 @@ def test_few_and_many_channels_equal_xlas_in_float32(channels):
 
 
 def test_the_kernels_gradient_of_many_pixels_is_not_rounded_away_in_bfloat16(monkeypatch):
-    monkeypatch.setattr(convolution, "_STRIP_PIXELS", 16)
+    monkeypatch.setattr(cpu_convolution, "_STRIP_PIXELS", 16)
     x, cotangent = jnp.ones((8, 64, 16, 1), jnp.bfloat16), jnp.ones((8, 64, 16, 2), jnp.bfloat16)
     kernel = jnp.zeros((1, 1, 1, 2), jnp.bfloat16)
     (_, _, gradient), _ = both(NOTHING, x, kernel, cotangent)

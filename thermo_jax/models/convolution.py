@@ -1,25 +1,31 @@
-"""A convolution for the CPU, in place of XLA's own.
+"""Convolutions padded with zeros (U-Net), or with the image's edges repeated (encoder).
 
-On the CPU (JAX 0.10) a padded convolution is fast, an unpadded one three times slower for the same
-work, and the weight gradient slower still: on 2 cores, 5x5, 64 -> 128 channels, 4 heatmaps, 190
-GFLOP/s padded, 55 unpadded, 21 for the weight gradient (launch/BENCHMARKS.md).
+To repeat the edges, one can pad the array itself. A GPU pays nothing for it: the pass that computes
+the array writes it padded (`convolve_padded`). A TPU and a CPU write the padded array separately,
+which costs more memory traffic than the convolution. For them (`convolve_edges_apart`) the array is
+padded with zeros, which costs nothing, and the contribution of the pixels outside the image is
+added. These pixels repeat the image's outermost lines, so four one-dimensional convolutions compute
+their contribution, which is not zero in a frame as wide as the padding.
+
+`cpu_convolution.py` replaces these functions on the CPU; `operations.py` chooses.
 """
 
+from collections.abc import Iterable, Iterator
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
 Padding = tuple[tuple[int, int], tuple[int, int]]  # before and after: rows, columns
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
-_FEW_CHANNELS = 8
-_STRIP_PIXELS = 19_200  # a heatmap; strips of a gray image are twice as fast as all of it at once
 
 
 def same_padding(kernel: Float[Array, "kh kw c d"]) -> Padding:
-    """The padding under which a kernel of odd size keeps an image's size."""
+    """Returns the padding with which a kernel of odd size keeps the image's size."""
     rows, columns = kernel.shape[:2]
     return (rows // 2, rows // 2), (columns // 2, columns // 2)
 
@@ -27,84 +33,126 @@ def same_padding(kernel: Float[Array, "kh kw c d"]) -> Padding:
 def convolve(
     x: Float[Array, "b h w c"], kernel: Float[Array, "kh kw c d"], padding: Padding
 ) -> Float[Array, "b h2 w2 d"]:
-    """XLA's own convolution, padded with zeros."""
+    """Returns XLA's own convolution of x, padded with zeros."""
     return lax.conv_general_dilated(x, kernel, (1, 1), padding, dimension_numbers=_DIMENSIONS)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
-def convolve_on_cpu(
-    x: Float[Array, "b h w c"], kernel: Float[Array, "kh kw c d"], padding: Padding
-) -> Float[Array, "b h2 w2 d"]:
-    """The same as `convolve`, made of what is fast on a CPU."""
-    if kernel.shape[:2] == (1, 1) and not any(map(any, padding)):
-        return x @ kernel[0, 0]
-    # Unpadded convolutions take XLA's slow way: one more row and column, to be cut off again, puts
-    # them on the fast one. With few channels that does not pay.
-    if any(map(any, padding)) or x.shape[-1] < _FEW_CHANNELS:
-        return convolve(x, kernel, padding)
-    return convolve(x, kernel, ((0, 1), (0, 1)))[:, :-1, :-1]
+def convolve_padded(
+    x: Float[Array, "b h w c"], kernel: Float[Array, "k k c d"]
+) -> Float[Array, "b h w d"]:
+    """Returns the convolution of the padded array, for GPUs."""
+    margin = _margin(kernel)
+    return convolve(pad_edges(x, margin), kernel, ((0, 0), (0, 0)))
 
 
-def _forward(x: Array, kernel: Array, padding):
-    return convolve_on_cpu(x, kernel, padding), (x, kernel)
+@partial(jax.custom_vjp, nondiff_argnums=(1,))
+def pad_edges(x: Float[Array, "b h w c"], margin: int) -> Float[Array, "b h2 w2 c"]:
+    """Repeats the outermost pixels `margin` times.
 
-
-def _backward(padding, residuals, gradient: Array):
-    x, kernel = residuals
-    opposite = tuple(
-        (size - 1 - low, size - 1 - high)
-        for size, (low, high) in zip(kernel.shape, padding, strict=False)
+    This is a gather, which XLA fuses into the pass that computes x. Its gradient adds the margins
+    to the outermost pixels.
+    """
+    rows, columns = (
+        np.clip(np.arange(-margin, size + margin), 0, size - 1) for size in x.shape[1:3]
     )
-    dx = convolve_on_cpu(gradient, kernel[::-1, ::-1].swapaxes(2, 3), opposite)
-    return dx, _kernel_gradient(x, gradient, kernel.shape, padding)
+    return x[:, rows][:, :, columns]
 
 
-def _kernel_gradient(x: Array, gradient: Array, shape: tuple[int, ...], padding) -> Array:
-    """As matrix products, a strip of an image at a time, so that its copies stay in the caches.
+def _pad_forward(x: Array, margin: int):
+    return pad_edges(x, margin), None
 
-    Strips are added up in float32 at least: in bfloat16 a sum of many stops growing.
+
+def _pad_backward(margin: int, _, gradient: Array):
+    return (_fold(_fold(gradient, axis=2, margin=margin), axis=1, margin=margin),)
+
+
+pad_edges.defvjp(_pad_forward, _pad_backward)
+
+
+def _fold(padded: Array, *, axis: int, margin: int) -> Array:
+    """Adds the margins of an axis to its outermost lines, and cuts the margins off."""
+    if margin == 0:
+        return padded
+    size = padded.shape[axis] - 2 * margin
+    cut = partial(lax.slice_in_dim, padded, axis=axis)
+    first = sum(cut(line, line + 1) for line in range(margin))
+    last = sum(cut(margin + size + line, margin + size + line + 1) for line in range(margin))
+    lines = [Lines(first, axis=axis, before=True), Lines(last, axis=axis, before=False)]
+    return _add_placed(cut(margin, margin + size), lines)
+
+
+def convolve_edges_apart(
+    x: Float[Array, "b h w c"], kernel: Float[Array, "k k c d"]
+) -> Float[Array, "b h w d"]:
+    """Returns the zero-padded convolution plus the contribution of the edges, for TPUs.
+
+    The contribution is a sum of arrays of full size. XLA fuses them into the operation that reads
+    the result, and never writes them (v5e: a pretraining step moves 8 % fewer bytes). In bfloat16
+    the sum is rounded once more: the error is 1.6 times that of one convolution.
     """
-    rows, columns, inputs, outputs = shape
-    height, width = gradient.shape[1:3]
-    sum_type = jnp.promote_types(x.dtype, jnp.float32)
-    fitting = max(_STRIP_PIXELS // width, 1)
-    strip = max(lines for lines in range(1, height + 1) if height % lines == 0 and lines <= fitting)
-
-    def add_image(total, image_and_gradient):
-        image, gradient = image_and_gradient
-        image = jnp.pad(image, (*padding, (0, 0)))
-
-        def add_strip(total, first):
-            seen = lax.dynamic_slice_in_dim(image, first, strip + rows - 1)
-            own = lax.dynamic_slice_in_dim(gradient, first, strip)
-            part = _strip_gradient(seen, own, rows=rows, columns=columns, sum_type=sum_type)
-            return total + part, None
-
-        return lax.scan(add_strip, total, jnp.arange(0, height, strip))[0], None
-
-    start = jnp.zeros((rows * inputs, columns * outputs), sum_type)
-    total = lax.scan(add_image, start, (x, gradient))[0].astype(x.dtype)
-    return total.reshape(rows, inputs, columns, outputs).swapaxes(1, 2)
+    inside = convolve(x, kernel, same_padding(kernel))
+    return _add_placed(inside, outside_lines(x, kernel))
 
 
-def _strip_gradient(
-    x: Array, gradient: Array, *, rows: int, columns: int, sum_type: jnp.dtype
-) -> Array:
-    """The kernel's gradient from lines of one image, `[rows * inputs, columns * outputs]`.
+def _margin(kernel: Array) -> int:
+    rows, columns = kernel.shape[:2]
+    if rows != columns or rows % 2 == 0:
+        raise ValueError(f"edges are replicated for odd, square kernels only, not {kernel.shape}")
+    return rows // 2
 
-    The gradient, shifted by each of the kernel's columns, is one matrix; whole lines of x, for each
-    of its rows, are the others, without a copy. If x has the fewer channels, one product of all
-    rows together is so much faster that copying them pays.
+
+class Lines(NamedTuple):
+    """Values to be added to the first or last rows (axis 1) or columns (axis 2) of an array."""
+
+    values: Array
+    axis: int
+    before: bool  # whether they belong to the first ones
+
+
+def outside_lines(x: Float[Array, "b h w c"], kernel: Float[Array, "k k c d"]) -> Iterator[Lines]:
+    """Yields what the pixels outside the image x contribute to the outermost lines of the output.
+
+    The corners outside the image are counted with the rows.
     """
-    (height, _, outputs), inputs, margin = gradient.shape, x.shape[-1], columns - 1
-    padded = jnp.pad(gradient, ((0, 0), (margin, margin), (0, 0)))
-    shifted = [padded[:, start : start + x.shape[1]] for start in range(margin, -1, -1)]
-    matrix = jnp.concatenate(shifted, axis=-1).reshape(-1, columns * outputs)
-    product = partial(jnp.matmul, preferred_element_type=sum_type)
-    lines = [x[row : row + height].reshape(-1, inputs) for row in range(rows)]
-    if inputs < outputs:
-        return product(jnp.concatenate(lines, axis=-1).T, matrix)
-    return jnp.concatenate([product(line.T, matrix) for line in lines])
+    margin = _margin(kernel)
+
+    def share(line: Array, kernel: Array, *, before: bool, pad: int) -> Array:
+        """The contribution of a line `[B,N,C]`, repeated outside: `[B,N,margin,D]`."""
+        # For the outermost output `margin` lines of the kernel lie outside, for the next one fewer.
+        sums = [
+            kernel[: margin - i].sum(0) if before else kernel[-1 - i :].sum(0)
+            for i in range(margin)
+        ]
+        y = lax.conv_general_dilated(
+            line,
+            jnp.concatenate(sums, axis=-1),
+            window_strides=(1,),
+            padding=[(pad, pad)],
+            dimension_numbers=("NWC", "WIO", "NWC"),
+        )
+        return y.reshape(*y.shape[:2], margin, -1)
+
+    for before in (True, False):
+        edge = 0 if before else -1
+        # jnp.pad(mode="edge") does the same, but has empty parts, which jax2onnx converts wrongly.
+        row = x[:, edge]
+        ends = [jnp.repeat(end, margin, axis=1) for end in (row[:, :1], row[:, -1:])]
+        row = jnp.concatenate([ends[0], row, ends[1]], axis=1)
+        rows = share(row, kernel, before=before, pad=0).swapaxes(1, 2)
+        columns = share(x[:, :, edge], kernel.swapaxes(0, 1), before=before, pad=margin)
+        yield Lines(rows, axis=1, before=before)
+        yield Lines(columns, axis=2, before=before)
 
 
-convolve_on_cpu.defvjp(_forward, _backward)
+def _add_placed(y: Array, outside: Iterable[Lines]) -> Array:
+    """Adds each of the lines to y, as an array of y's size with zeros elsewhere.
+
+    If y has fewer lines, the superfluous ones are cut off.
+    """
+    total = 0.0
+    for values, axis, before in outside:
+        missing = y.shape[axis] - values.shape[axis]
+        pads = [(0, 0, 0)] * y.ndim
+        pads[axis] = (0, missing, 0) if before else (missing, 0, 0)
+        total += lax.pad(values, jnp.zeros((), values.dtype), pads)
+    return y + total

@@ -1,8 +1,7 @@
-"""How each platform computes the operations that the models are made of.
+"""Chooses, for each platform, the fastest functions for the operations that the models consist of.
 
-They are the same functions everywhere, up to rounding (and up to which of equal values gets a max
-pool's gradient); their speed differs. The models are given one `Operations` and know nothing of
-platforms.
+All platforms compute the same, up to rounding (and where values in a max pool are equal, the
+gradient may go to another one of them). The models get one `Operations` and do not know platforms.
 """
 
 import dataclasses
@@ -11,7 +10,7 @@ from collections.abc import Callable
 from jaxtyping import Array, Float
 
 from thermo_jax.errors import UserError
-from thermo_jax.models import convolution, edges, normalization, resampling
+from thermo_jax.models import convolution, cpu_convolution, normalization, resampling
 
 Image = Float[Array, "b h w c"]
 Kernel = Float[Array, "k k c d"]
@@ -19,16 +18,17 @@ Kernel = Float[Array, "k k c d"]
 
 @dataclasses.dataclass(frozen=True)
 class Operations:
-    """One way to compute them.
+    """Functions for one platform.
 
     Attributes:
       convolve: `(x, kernel, padding)`, zeros outside the image (`convolution.convolve`).
-      convolve_edges: `(x, kernel)`, the image's edges repeated (`edges`).
+      convolve_edges: `(x, kernel)`, the image's edges repeated.
       normalize: batch norm of a training batch and leaky ReLU (`normalization.normalize`).
       max_pool: 2x2.
       upsample: bilinear, to twice the size, corners aligned.
       bias_gradient: whether a bias before batch norm gets its gradient, which is zero but for
-        rounding. On a GPU it costs a pass of its own; without it a CPU's step takes 8 % longer.
+        rounding. On a GPU the gradient costs an additional pass over the activations. On a CPU, a
+        step takes 8 % longer *without* it.
       resize: bilinear, to any larger size, edges aligned (`resampling.resize`).
     """
 
@@ -41,9 +41,9 @@ class Operations:
     bias_gradient: bool
 
 
-NATIVE = Operations(  # standard XLA operations, used on TPUs and in exported models
+NATIVE = Operations(  # XLA's standard operations, used on TPUs and in exported models
     convolve=convolution.convolve,
-    convolve_edges=edges.convolve_edges_apart,
+    convolve_edges=convolution.convolve_edges_apart,
     normalize=normalization.normalize,
     max_pool=resampling.max_pool,
     upsample=resampling.upsample,
@@ -52,12 +52,12 @@ NATIVE = Operations(  # standard XLA operations, used on TPUs and in exported mo
 )
 CPU = dataclasses.replace(
     NATIVE,
-    convolve=convolution.convolve_on_cpu,
-    convolve_edges=edges.convolve_edges_apart_on_cpu,
+    convolve=cpu_convolution.convolve_on_cpu,
+    convolve_edges=cpu_convolution.convolve_edges_on_cpu,
 )
 GPU = dataclasses.replace(
     NATIVE,
-    convolve_edges=edges.convolve_padded,
+    convolve_edges=convolution.convolve_padded,
     normalize=normalization.normalize_in_two_passes,
     max_pool=resampling.max_pool_by_index,
     upsample=resampling.upsample_by_gathers,
