@@ -32,7 +32,7 @@ def _build(data_type: str) -> ConfigDict:
     config.seed = 0
     # Clusters of each image; those beyond the 8 classes share a class with another.
     config.num_clusters = 10
-    # At most so many iterations of k-means; it ends earlier when no pixel changes its cluster.
+    # At most so many iterations of k-means; it ends earlier when the clusters hardly change.
     config.iterations = 100
     # Images encoded and clustered at once, over all devices.
     config.batch_size = 8

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_training as tiny
+from sklearn.metrics import adjusted_rand_score
 
 from thermo_jax import main
 from thermo_jax.configs import cluster as cluster_config
@@ -18,7 +19,6 @@ from thermo_jax.data.examples import Examples
 from thermo_jax.data.thermogram import CLASS_NAMES
 from thermo_jax.programs import cluster
 from thermo_jax.training import train_decoder
-from thermo_jax.training.placement import Placement
 
 _quick = pytest.fixture(scope="module", autouse=True)(tiny.quick_compilation)
 
@@ -30,7 +30,7 @@ def config(**fields):
     shrunk.split.folds = 3
     shrunk.parallel.devices = 1
     shrunk.batch_size = 4
-    shrunk.update(fields)
+    shrunk.update_from_flattened_dict(fields)
     return shrunk
 
 
@@ -102,31 +102,46 @@ def test_an_encoder_of_other_data_is_called_so(run):
     assert "whether it saw these patients is not known" in outcome["run"]["encoder"]
 
 
-def test_an_images_clusters_depend_neither_on_its_device_nor_on_its_batch():
-    encoder, variables = random_encoder()
-    step = partial(cluster.cluster_step, encoder=encoder, channels=3, seed=0)
-    parallel = tiny.devices(2)
-    step = partial(step, num_clusters=3, iterations=20)
-    step = Placement(parallel=parallel).map_step(step, role="predict", resident=False)
-    batch = {"images": tiny.columns(4)["images"], "index": np.arange(4, dtype=np.int32)}
-    clusters = step(variables, parallel.put_batch(batch))
-    # Each image on the other device, beside another one.
-    moved = step(variables, parallel.put_batch({k: x[[3, 0, 1, 2]] for k, x in batch.items()}))
-    for way in ("latents", "pixels"):
-        np.testing.assert_array_equal(moved[way], clusters[way][jnp.array([3, 0, 1, 2])])
+SETTINGS = {"num_clusters": 4, "iterations": 50, "seed": 0}
 
 
-def test_a_gray_encoders_three_views_of_a_heatmap_make_one_vector_per_pixel():
-    encoder, variables = random_encoder(channels=1)
-    with mock.patch.object(cluster, "kmeans", side_effect=cluster.kmeans) as kmeans:
-        step = partial(cluster.cluster_step, encoder=encoder, channels=1, seed=0)
-        step = partial(step, num_clusters=3, iterations=1)
-        step = Placement(parallel=tiny.devices(1)).map_step(step, role="predict", resident=False)
-        batch = {"images": tiny.columns(1)["images"][None], "index": np.zeros((1, 1), np.int32)}
-        shapes = jax.eval_shape(step, variables, batch)
-    assert shapes["latents"].shape == (1, tiny.HEIGHT, tiny.WIDTH)
-    lengths = [call.args[0].shape[-1] for call in kmeans.call_args_list]
-    assert lengths == [3 * 8, 3]  # of the latents, of the pixels
+def blobs():
+    """A 10x12 image of four kinds of pixels, and which pixel is of which kind."""
+    rng = np.random.default_rng(0)
+    kinds = rng.permutation(np.repeat(np.arange(4), 30)).reshape(10, 12)
+    centers = np.array([[0, 0, 0], [9, 0, 0], [0, 9, 0], [0, 0, 9]])
+    return (centers[kinds] + rng.normal(0, 0.5, (10, 12, 3))).astype(np.float32), kinds
+
+
+@pytest.mark.parametrize("dtype", [np.float32, jnp.bfloat16])
+def test_kinds_of_pixels_become_clusters_the_same_ones_for_the_same_seed(dtype):
+    image, kinds = blobs()
+    views = image.astype(dtype)[None]
+    clusters = cluster.cluster_pixels(views, **SETTINGS)
+    assert clusters.dtype == np.int32
+    assert adjusted_rand_score(kinds.ravel(), clusters.ravel()) == 1
+    np.testing.assert_array_equal(cluster.cluster_pixels(views, **SETTINGS), clusters)
+
+
+def test_the_views_of_a_heatmap_make_one_vector_per_pixel():
+    image, kinds = blobs()
+    views = np.moveaxis(image, -1, 0)[..., None]  # no view alone separates more than two kinds
+    clusters = cluster.cluster_pixels(views, **SETTINGS)
+    assert adjusted_rand_score(kinds.ravel(), clusters.ravel()) == 1
+
+
+def test_more_clusters_than_pixels_are_refused():
+    with pytest.raises(ValueError, match="config.num_clusters=4 is too many for images of 1x3"):
+        cluster.cluster_pixels(np.zeros((1, 1, 3, 2), np.uint8), **SETTINGS)
+
+
+def test_an_images_clusters_depend_neither_on_its_device_nor_on_its_batch(run):
+    workdirs = [
+        run("one", num_clusters=3, batch_size=1)[0],
+        run("two", num_clusters=3, batch_size=2, **{"parallel.devices": 2})[0],
+    ]
+    one, two = ((workdir / "predictions.csv").read_text() for workdir in workdirs)
+    assert one == two
 
 
 def test_label_maps_are_scored_over_all_pixels_and_by_image():

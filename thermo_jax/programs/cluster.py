@@ -3,29 +3,33 @@
 encoder's workdir -> annotated images -> latents -> k-means of each image's own pixels -> clusters
 named by the annotations -> measures; beside it the same on raw pixel values, without an encoder.
 
-A cluster has no place: what looks alike on both sides of the image falls into one cluster, and then
-one side of a left-right pair of classes is missed. The figures are for comparing encoders, and for
-setting latents against raw pixels.
+The authors of CUTS segment an image in this way (Liu et al. 2022, arXiv 2209.11359). A cluster does
+not know where a pixel lies: what looks alike on both sides of the image falls into one cluster, and
+then one side of a left-right pair of classes is missed. The figures are for comparing encoders, and
+for comparing latents with raw pixels.
 """
 
+import itertools
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+import tqdm
 from absl import logging
+from jaxtyping import Int32, Shaped
 from ml_collections import ConfigDict
+from sklearn.cluster import KMeans
 
 from thermo_jax.data.dataset import Dataset, check_not_empty, open_dataset
 from thermo_jax.data.examples import Examples
 from thermo_jax.data.splits import Split
 from thermo_jax.data.thermogram import CLASS_NAMES
+from thermo_jax.errors import UserError
 from thermo_jax.evaluation import figures, matching, metrics, results
 from thermo_jax.evaluation.report_parts import Section, Table
-from thermo_jax.models.cuts import scale_images
 from thermo_jax.models.decoders import CHANNELS
-from thermo_jax.models.kmeans import kmeans
 from thermo_jax.models.operations import choose_operations
 from thermo_jax.programs import decoder_results, reports, settings
 from thermo_jax.programs.frozen_encoder import (
@@ -34,8 +38,8 @@ from thermo_jax.programs.frozen_encoder import (
     seen_by_encoder,
 )
 from thermo_jax.programs.workdir import PICTURES, begin, check_workdir, print_results
-from thermo_jax.training import passes, train_decoder
-from thermo_jax.training.parallel import DataParallel, gather
+from thermo_jax.training import feeding, train_decoder
+from thermo_jax.training.parallel import DataParallel
 
 PICTURED = 4  # images in a picture
 NAMED_BY = "the annotations: optimistic, not comparable with a trained segmenter"
@@ -58,25 +62,21 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
     begin(workdir, config, dataset=dataset, split=split)
     logging.info("Clustering %d images.", len(examples))
     step = partial(
-        cluster_step,
-        encoder=encoder,
-        channels=CHANNELS[config.encoder.type],
-        seed=config.seed,
-        num_clusters=config.num_clusters,
-        iterations=config.iterations,
+        train_decoder.encode_step, encoder=encoder, channels=CHANNELS[config.encoder.type]
     )
-    clusters = passes.predict(
-        parallel.replicate(variables),
-        placement.map_step(step, role="predict", resident=False),
+    step = placement.map_step(step, role="predict", resident=False)
+    variables = parallel.replicate(variables)
+    batches = feeding.eval_batches(
         {"images": examples.columns["images"]},
         batch_size=_batch_size(config, count=len(examples), parallel=parallel),
         loader=config.data.loader,
         parallel=parallel,
     )
-    maps = {
-        way: _name_clusters(examples, numbers, num_clusters=config.num_clusters)
-        for way, numbers in clusters.items()
-    }
+    # One batch at a time: the latents of all images would not fit into the host's memory.
+    latents = itertools.chain.from_iterable(
+        jax.device_get(step(variables, batch)) for batch in batches
+    )
+    maps = _label_maps(examples, latents, config)
     seen = _seen(encoder_meta, dataset=dataset, examples=examples)
     return _finish(config, workdir=workdir, examples=examples, maps=maps, seen=seen)
 
@@ -87,32 +87,54 @@ def _batch_size(config: ConfigDict, *, count: int, parallel: DataParallel) -> in
     return min(config.batch_size, -(-count // devices) * devices)
 
 
-def cluster_step(
-    variables: dict,
-    batch: dict[str, jax.Array],
-    *,
-    encoder,
-    channels: int,
-    seed: int,
-    num_clusters: int,
-    iterations: int,
-) -> dict[str, jax.Array]:
-    """Cluster numbers int32 [B,H,W] of every image of the batch, of its "latents" and "pixels".
+def _label_maps(
+    examples: Examples, latents: Iterable[np.ndarray], config: ConfigDict
+) -> dict[str, np.ndarray]:
+    """Clusters the "latents" and the "pixels" of each image: way -> label maps [N,H,W].
 
-    Three views of a heatmap (gray encoder) make one vector per pixel. An image's key follows from
-    its place in the table, so that the result does not depend on batches or devices.
+    Args:
+      latents: [V,H,W,L] of each image, in order; what follows the last image is padding.
     """
-    images = batch["images"]
-    latents = train_decoder.encode(images, encoder=encoder, variables=variables, channels=channels)
-    vectors = {"latents": jnp.moveaxis(latents, 1, -2), "pixels": scale_images(images)}
-    keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(seed)))(batch["index"])
-    cluster = jax.vmap(partial(kmeans, num_clusters=num_clusters, iterations=iterations))
-    count, height, width, _ = images.shape
-    clusters = {
-        way: cluster(values.reshape(count, height * width, -1), rng=keys)[0]
-        for way, values in vectors.items()
-    }
-    return gather({way: x.reshape(count, height, width) for way, x in clusters.items()})
+    columns = examples.columns
+    rows = zip(columns["images"], columns["scored_label_maps"], latents, strict=False)
+    maps: dict[str, list[np.ndarray]] = {"latents": [], "pixels": []}
+    for image, truth, views in tqdm.tqdm(
+        rows, total=len(examples), desc="clustering", unit="image", disable=None
+    ):
+        for way, vectors in (("latents", views), ("pixels", image[None])):
+            clusters = cluster_pixels(
+                vectors,
+                num_clusters=config.num_clusters,
+                iterations=config.iterations,
+                seed=config.seed,
+            )
+            maps[way].append(
+                matching.matched_label_map(
+                    clusters, truth, num_clusters=config.num_clusters, num_classes=len(CLASS_NAMES)
+                )
+            )
+    return {way: np.stack(label_maps) for way, label_maps in maps.items()}
+
+
+def cluster_pixels(
+    views: Shaped[np.ndarray, "v h w l"], *, num_clusters: int, iterations: int, seed: int
+) -> Int32[np.ndarray, "h w"]:
+    """The cluster of each pixel of one image, by k-means in float32 (no labels).
+
+    The vectors of several views (a gray encoder on a heatmap) make one vector per pixel. The result
+    depends on nothing but the image and the seed.
+
+    Raises:
+      UserError: the image has fewer pixels than there shall be clusters.
+    """
+    _, height, width, _ = views.shape
+    if num_clusters > height * width:
+        raise UserError(
+            f"config.num_clusters={num_clusters} is too many for images of {height}x{width} pixels"
+        )
+    pixels = np.moveaxis(views, 0, -2).reshape(height * width, -1).astype(np.float32)
+    kmeans = KMeans(num_clusters, n_init=1, max_iter=iterations, random_state=seed)
+    return kmeans.fit_predict(pixels).reshape(height, width)
 
 
 def _annotated(dataset: Dataset, split: Split | None) -> Examples:
@@ -135,17 +157,6 @@ def _seen(encoder_meta: dict, *, dataset: Dataset, examples: Examples) -> str:
     if saw_unknown_patients(encoder_meta, dataset=dataset):
         text += ", and on images of unknown ones"
     return text
-
-
-def _name_clusters(examples: Examples, clusters: np.ndarray, *, num_clusters: int) -> np.ndarray:
-    truth = examples.columns["scored_label_maps"]
-    sizes = {"num_clusters": num_clusters, "num_classes": len(CLASS_NAMES)}
-    return np.stack(
-        [
-            matching.matched_label_map(one, true, **sizes)
-            for one, true in zip(clusters, truth, strict=True)
-        ]
-    )
 
 
 def score(examples: Examples, maps: dict[str, np.ndarray]) -> tuple[dict[str, dict], list[dict]]:

@@ -31,7 +31,6 @@ from thermo_jax.programs.workdir import (
 )
 from thermo_jax.training import loop, passes, processes, timeline, train_decoder
 from thermo_jax.training.checkpoints import keep_best_model
-from thermo_jax.training.parallel import gather
 from thermo_jax.training.placement import Placement
 from thermo_jax.training.resident import ExampleSet, padded_rows, place_sets, table_bytes
 from thermo_jax.training.state import initialise
@@ -76,7 +75,9 @@ def run(
         examples,
         sets,
         target=TARGETS[config.task],
-        encode=partial(_encode_step, encoder=encoder, channels=CHANNELS[config.encoder.type]),
+        encode=partial(
+            train_decoder.encode_step, encoder=encoder, channels=CHANNELS[config.encoder.type]
+        ),
         variables=variables,
         latents=jax.ShapeDtypeStruct(latents_shape, encoder.dtype),
         batch_size=plan.batch_size,
@@ -242,13 +243,6 @@ def place(
             parallel=parallel,
         )
         return place_sets(targets | {"latents": column}, sets, parallel=parallel), True
-
-
-def _encode_step(variables, batch, *, encoder, channels: int):
-    images = batch["images"]
-    return gather(
-        train_decoder.encode(images, encoder=encoder, variables=variables, channels=channels)
-    )
 
 
 def _latents_shape(examples: Examples, *, encoder, encoder_type: str) -> tuple[int, ...]:

@@ -91,6 +91,15 @@ def encode(images: jax.Array, *, encoder: Encoder, variables: dict, channels: in
     return jax.lax.stop_gradient(latents.reshape(*views.shape[:2], *latents.shape[1:]))
 
 
+def encode_step(
+    variables: dict, batch: dict[str, jax.Array], *, encoder: Encoder, channels: int
+) -> jax.Array:
+    """Latents `[B,V,H,W,L]` of the "images" of a batch, from all devices."""
+    images = batch["images"]
+    latents = encode(images, encoder=encoder, variables=variables, channels=channels)
+    return parallel.gather(latents)
+
+
 def eval_step(
     state: TrainState,
     batch: dict[str, jax.Array],
