@@ -10,7 +10,8 @@ from thermo_jax.data.batches import LOADERS
 from thermo_jax.data.dataset import SPLIT_PROTOCOLS
 from thermo_jax.errors import UserError
 from thermo_jax.models import operations, precision
-from thermo_jax.models.decoders import CHANNELS, HEADS
+from thermo_jax.models.cuts import CHANNELS
+from thermo_jax.models.decoders import HEADS
 from thermo_jax.models.losses import CONTRASTIVE_LOSSES
 from thermo_jax.training.parallel import MODES
 

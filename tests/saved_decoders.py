@@ -44,20 +44,20 @@ def save_decoder(
     config.data = common.data(config.data.type)
     config.data.update(data)
     config.data.downscale = DOWNSCALE[config.data.type]
-    encoder, frozen = frozen_encoder(config.encoder.type)
+    encoder = frozen_encoder(config.encoder.type)
     decoder = train_decoder.make_decoder(config)
-    views = 3 if row == "G/H" else 1
-    latents = jax.numpy.zeros((1, views, 30, 40, 16))
+    shape = encoder.latents((30, 40, tiny.CHANNELS[config.data.type])).shape
+    latents = jax.numpy.zeros((1, *shape))
     variables = init(jax.random.key(seed), latents, decoder=decoder, unet=decoders.UNet)
     tx = train_decoder.make_optimizer(config)
-    state = TrainState.create(variables, tx=tx, rng=jax.random.key(0), frozen=frozen)
+    state = TrainState.create(variables, tx=tx, rng=jax.random.key(0), frozen=encoder.variables)
     meta = {
         "config": to_json(config),
-        "encoder": {"num_kernels": 2, "data_type": config.encoder.type},
+        "encoder": encoder.facts,
         "best_step": 0,
         "finished": finished,
         "epoch": 3,
     }
     with Checkpoints(workdir) as checkpoints:
-        checkpoints.save(state, encoder=frozen, meta=meta, value=0.0)
+        checkpoints.save(state, encoder=encoder.variables, meta=meta, value=0.0)
     return workdir

@@ -166,7 +166,7 @@ def test_the_models_have_the_published_sizes():
     with torch.device("meta"):
         unet_, encoder = torch_steps.UNet(), torch_steps.encoder(3)
     theirs = [sum(each.numel() for each in model.parameters()) for model in (unet_, encoder)]
-    model = cuts.CutsEncoder()
+    model = cuts.CutsEncoder(channels=3)
     images = jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32)
     init = partial(model.init, jax.random.key(0), train=False)
     params = jax.eval_shape(init, images)["params"]

@@ -1,5 +1,6 @@
 """An encoder judged without a decoder, through the program, on phantoms and a random encoder."""
 
+import dataclasses
 import functools
 import json
 from functools import partial
@@ -17,8 +18,9 @@ from thermo_jax.configs import cluster as cluster_config
 from thermo_jax.configs import encoder as encoder_config
 from thermo_jax.data.examples import Examples
 from thermo_jax.data.thermogram import CLASS_NAMES
+from thermo_jax.models import frozen
+from thermo_jax.models.frozen import FrozenEncoder
 from thermo_jax.programs import cluster
-from thermo_jax.training import train_decoder
 
 _quick = pytest.fixture(scope="module", autouse=True)(tiny.quick_compilation)
 
@@ -35,11 +37,11 @@ def config(**fields):
 
 
 @functools.cache
-def random_encoder(*, channels=3):
-    """(model, variables) of an encoder that was never trained."""
-    model = train_decoder.make_encoder(num_kernels=1)
-    init = jax.jit(partial(model.init, train=False))
-    return model, init(jax.random.key(0), jnp.zeros((1, 8, 8, channels)))
+def random_encoder():
+    """An encoder of heatmaps that was never trained."""
+    encoder = FrozenEncoder.abstract({"data_type": "heat", "num_kernels": 1})
+    init = jax.jit(partial(frozen.init, encoder.module))
+    return encoder.with_variables(init(rng=jax.random.key(0)))
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +50,8 @@ def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cluster")
 
     def run_cluster(name, *, seen=(), data=mock.ANY, **fields):
-        opened = (*random_encoder(), {"seen_patients": list(seen), "data_fingerprint": data})
+        facts = {"seen_patients": list(seen), "data_fingerprint": data}
+        opened = dataclasses.replace(random_encoder(), facts=facts)
         with mock.patch.object(cluster, "open_encoder", return_value=opened):
             return folder / name, main.run(config(**fields), folder / name)
 

@@ -92,8 +92,9 @@ def test_a_decoder_comes_back_bit_for_bit_with_its_encoder(torch, task, row, tmp
     workdir = import_weights(file, tmp_path / "imported", encoder=run, downscale=DOWNSCALE["heat"])
     before, after = load_model(run), load_model(workdir, name="run")
     tiny.assert_same_tree(after.variables, before.variables)
-    tiny.assert_same_tree(after.frozen, before.frozen)
-    assert after._replace(variables={}, frozen={}) == before._replace(variables={}, frozen={})
+    tiny.assert_same_tree(after.encoder.variables, before.encoder.variables)
+    assert after.encoder.module == before.encoder.module
+    assert after._replace(variables={}, encoder=None) == before._replace(variables={}, encoder=None)
 
 
 def test_the_published_encoder_is_taken_by_a_decoders_run(torch, tmp_path):
@@ -108,9 +109,10 @@ def test_the_published_encoder_is_taken_by_a_decoders_run(torch, tmp_path):
     workdir = import_weights(file, tmp_path / "imported")
     config = segment.get_config("H/H")
     config.model.dtype = "float32"
-    encoder, variables, facts = open_encoder(config, workdir=workdir, operations=NATIVE)
-    assert encoder.num_latents == 128
-    kernel = variables["params"]["conv1"]["kernel"]
+    encoder = open_encoder(config, workdir=workdir, operations=NATIVE)
+    facts = encoder.facts
+    assert encoder.latents((120, 160, 3)).shape == (1, 120, 160, 128)
+    kernel = encoder.variables["params"]["conv1"]["kernel"]
     np.testing.assert_array_equal(kernel.transpose(3, 2, 0, 1), arrays["init/conv1.weight"])
     assert (facts["data_type"], facts["channels"], facts["num_kernels"]) == ("heat", 3, 16)
     assert facts["data_fingerprint"] is None and facts["seen_patients"] is None
@@ -139,7 +141,7 @@ def test_a_segmenter_with_the_names_and_shapes_of_the_vectors_is_taken(torch, tm
         tmp_path / "segmenter.pty", tmp_path / "segmenter", encoder=encoder, type="heat"
     )
     model = load_model(workdir)
-    assert (model.task, model.data_type, model.channels) == ("segment", "heat", 1)
+    assert (model.task, model.data_type, model.encoder.module.channels) == ("segment", "heat", 1)
     exported = torch.load(export_weights(workdir, tmp_path / "out"), weights_only=True)
     assert all(torch.equal(exported[name], tensor) for name, tensor in weights.items())
 

@@ -15,7 +15,7 @@ quick_compilation = pytest.fixture(scope="module", autouse=True)(tiny.quick_comp
 
 POSITIONS = jnp.full((1, 1, 2), 2, jnp.int32)
 KEY = jax.random.key(0, impl="rbg")  # compiles faster than the default
-NARROW = CutsEncoder(num_kernels=2)
+NARROW = CutsEncoder(channels=3, num_kernels=2)
 
 
 @partial(jax.jit, static_argnames="train")
@@ -54,7 +54,7 @@ def test_8_bit_images_are_scaled_to_plus_minus_one():
 @pytest.mark.parametrize("channels", [1, 3])
 def test_resolution_is_kept_and_latents_are_128(size, channels):
     latents, _ = jax.eval_shape(
-        partial(CutsEncoder().init_with_output, train=True),
+        partial(CutsEncoder(channels=3).init_with_output, train=True),
         KEY,
         jnp.zeros((2, *size, channels)),
     )

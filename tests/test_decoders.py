@@ -1,4 +1,4 @@
-"""The decoders: bridges between data types, averaged views, evidence, heads, soft labels."""
+"""The decoders: averaged views, evidence, heads, soft labels."""
 
 import functools
 from functools import partial
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tiny_training as tiny
 
-from thermo_jax.models.decoders import Classifier, Segmenter, bridge, soft_labels
+from thermo_jax.models.decoders import Classifier, Segmenter, soft_labels
 
 quick_compilation = pytest.fixture(scope="module", autouse=True)(tiny.quick_compilation)
 
@@ -28,39 +28,6 @@ def decoder(request):
     together = apply(variables, LATENTS)
     one_by_one = apply(variables, LATENTS.reshape(6, 1, *LATENTS.shape[2:]))
     return head, variables, together, one_by_one
-
-
-def uint8_images(*shape):
-    return jnp.asarray(np.random.default_rng(0).integers(0, 256, shape), jnp.uint8)
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-def test_images_of_the_encoders_own_type_are_one_view(channels):
-    images = uint8_images(2, 4, 5, channels)
-    np.testing.assert_array_equal(bridge(images, encoder_channels=channels), images[:, None])
-
-
-def test_a_gray_encoder_sees_a_heatmap_as_three_gray_views():
-    images = uint8_images(2, 4, 5, 3)
-    views = bridge(images, encoder_channels=1)
-    assert views.shape == (2, 3, 4, 5, 1)
-    for channel in range(3):
-        np.testing.assert_array_equal(views[:, channel, :, :, 0], images[..., channel])
-
-
-def test_a_heatmap_encoder_sees_a_gray_image_as_three_equal_channels():
-    images = uint8_images(2, 4, 5, 1)
-    views = bridge(images, encoder_channels=3)
-    assert views.shape == (2, 1, 4, 5, 3)
-    for channel in range(3):
-        np.testing.assert_array_equal(views[:, 0, :, :, channel], images[..., 0])
-
-
-@pytest.mark.parametrize(("channels", "encoder_channels"), [(2, 1), (4, 3), (3, 2)])
-def test_channels_that_no_bridge_joins_are_refused(channels, encoder_channels):
-    message = f"encoder of {encoder_channels} channel.* images of {channels} channels"
-    with pytest.raises(ValueError, match=message):
-        bridge(uint8_images(1, 4, 5, channels), encoder_channels=encoder_channels)
 
 
 def test_the_logits_of_the_views_are_averaged(decoder):

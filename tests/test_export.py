@@ -14,7 +14,7 @@ from saved_decoders import save_decoder
 from thermo_jax import main
 from thermo_jax.configs import export as export_config
 from thermo_jax.inference.export import export_stablehlo
-from thermo_jax.inference.predictor import forward, load_model
+from thermo_jax.inference.predictor import load_model
 
 quick_compilation = pytest.fixture(scope="module", autouse=True)(tiny.quick_compilation)
 
@@ -53,14 +53,7 @@ def exported(tmp_path_factory):
 def test_an_exported_model_runs_without_this_package(task, exported):
     models, images, folder = exported
     model = models[task]
-    ours = forward(
-        model.variables,
-        model.frozen,
-        images,
-        encoder=model.encoder,
-        decoder=model.decoder,
-        channels=model.channels,
-    )
+    ours = model(images)
     theirs = np.load(folder / f"{task}.stablehlo.npz")
     described = json.loads((folder / f"{task}.json").read_text())
     assert set(theirs.files) == set(ours) == set(described["outputs"])

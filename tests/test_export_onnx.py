@@ -11,22 +11,11 @@ from saved_decoders import save_decoder
 
 from thermo_jax import main
 from thermo_jax.configs import export as export_config
-from thermo_jax.inference import export
+from thermo_jax.inference import export, predictor
 from thermo_jax.inference.predictor import forward, load_model
 
 quick_compilation = pytest.fixture(scope="module", autouse=True)(tiny.quick_compilation)
 REASON = "ONNX needs the extra: pip install 'thermo_jax[onnx]'"
-
-
-def outputs_of(model, images):
-    return forward(
-        model.variables,
-        model.frozen,
-        images,
-        encoder=model.encoder,
-        decoder=model.decoder,
-        channels=model.channels,
-    )
 
 
 @pytest.mark.parametrize(("task", "row"), [("classify", "H/H"), ("segment", "G/H")])
@@ -37,7 +26,7 @@ def test_onnxruntime_gives_the_same_for_batches_of_any_size(task, row, tmp_path)
     file, facts = export.export_onnx(model, tmp_path / "model.onnx")
     session = onnxruntime.InferenceSession(file)
     images = np.random.default_rng(1).integers(0, 256, (3, 30, 40, 3), dtype=np.uint8)
-    ours = outputs_of(model, images)
+    ours = model(images)
     names = [output.name for output in session.get_outputs()]
     assert set(names) == set(ours) == set(json.loads(facts.read_text())["outputs"])
     for count in (1, 3):
@@ -63,7 +52,7 @@ def test_a_file_that_says_something_else_is_not_written(tmp_path, monkeypatch):
 
     # Traced wrongly, as a wrong conversion would be; the comparison is with the model itself.
     answers = iter([wrong, forward])
-    monkeypatch.setattr(export, "forward", lambda *a, **options: next(answers)(*a, **options))
+    monkeypatch.setattr(predictor, "forward", lambda *a, **options: next(answers)(*a, **options))
     with pytest.raises(ValueError, match="run was converted wrongly: onnxruntime differs .* 0.001"):
         export.export_onnx(model, tmp_path / "model.onnx")
     assert not (tmp_path / "model.onnx").exists()

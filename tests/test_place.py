@@ -53,7 +53,7 @@ def placed(tmp_path_factory):
     def get(way: str, dtype: str = "float32") -> Placed:
         config = tiny.decoder_config("segment", dtype=dtype)
         placement = Placement(parallel=parallel, dtype=dtype, resident_gb=BUDGETS_GB[way])
-        encoder = train_decoder.make_encoder(num_kernels=2, dtype=dtype)
+        encoder = tiny.frozen_encoder("heat", dtype=dtype).module
         with pytest.MonkeyPatch.context() as patch:
             said = []
             patch.setattr(decoder.logging, "info", lambda text, *args: said.append(text % args))
@@ -61,7 +61,7 @@ def placed(tmp_path_factory):
                 examples,
                 sets,
                 target="label_maps",
-                encode=partial(decoder._encode_step, encoder=encoder, channels=3),
+                encode=partial(train_decoder.encode_step, encoder=encoder),
                 variables=state.frozen,
                 latents=jax.ShapeDtypeStruct((1, tiny.HEIGHT, tiny.WIDTH, 16), encoder.dtype),
                 batch_size=tiny.BATCH_SIZE,
@@ -69,7 +69,6 @@ def placed(tmp_path_factory):
             )
         models = {
             "encoder": encoder,
-            "encoder_type": "heat",
             "decoder": tiny.make_decoder(config),
         }
         workdir = tmp_path_factory.mktemp(way)

@@ -135,11 +135,13 @@ def test_a_decoder_goes_there_and_back(name):
 def test_an_encoder_goes_there_and_back_with_the_names_of_the_vectors():
     variables = {
         "params": {
-            "encoder": random_variables(cuts.CutsEncoder(num_kernels=2), 1, 8, 8, 3)["params"],
+            "encoder": random_variables(cuts.CutsEncoder(3, num_kernels=2), 1, 8, 8, 3)["params"],
             "reconstruction": {"linear": {"kernel": RNG.random((16, 75)), "bias": RNG.random(75)}},
         },
         "batch_stats": {
-            "encoder": random_variables(cuts.CutsEncoder(num_kernels=2), 1, 8, 8, 3)["batch_stats"]
+            "encoder": random_variables(cuts.CutsEncoder(3, num_kernels=2), 1, 8, 8, 3)[
+                "batch_stats"
+            ]
         },
     }
     weights = to_published(variables)

@@ -13,7 +13,7 @@ import optax
 import pytest
 import tiny_training as tiny
 
-from thermo_jax.models.decoders import CHANNELS
+from thermo_jax.models import frozen
 from thermo_jax.training import passes, train_decoder
 
 ROWS = ("G/G", "G/H", "H/G", "H/H")
@@ -63,10 +63,9 @@ def trained(task: str):
 def encoding(row: str):
     trainer = trainer_of("classify", row)
     encode = partial(
-        train_decoder.encode,
+        frozen.encode,
         encoder=trainer.eval_step.keywords["encoder"],
         variables=trainer.state.frozen,
-        channels=CHANNELS[TYPES[row[0]]],
     )
     return jax.jit(encode)
 
@@ -107,9 +106,7 @@ def test_no_gradient_flows_into_the_encoder():
     images = jnp.asarray(tiny.columns(2)["images"])
 
     def total(variables):
-        return train_decoder.encode(
-            images, encoder=keywords["encoder"], variables=variables, channels=3
-        ).sum()
+        return frozen.encode(images, encoder=keywords["encoder"], variables=variables).sum()
 
     gradient = jax.jit(jax.grad(total))(trainer_of("classify").state.frozen)
     assert all(not np.asarray(leaf).any() for leaf in jax.tree.leaves(gradient))
@@ -159,7 +156,7 @@ def test_training_on_latents_computed_once_equals_encoding_in_every_step():
 def test_every_combination_trains_and_predicts(task, row):
     trainer, parallel = trainer_of(task, row), tiny.devices(2)
     models = dict(trainer.eval_step.keywords)
-    assert models["encoder_type"] == TYPES[row[0]]
+    assert models["encoder"].channels == tiny.CHANNELS[TYPES[row[0]]]
 
     def whole_step(state, batch):  # one program instead of three
         new, metrics = trainer.train_step(state, batch)

@@ -19,8 +19,9 @@ from ml_collections import ConfigDict
 
 from thermo_jax.configs import classify, segment
 from thermo_jax.configs import encoder as encoder_config
-from thermo_jax.models import decoders
+from thermo_jax.models import cuts, decoders
 from thermo_jax.models.cuts import scale_images
+from thermo_jax.models.frozen import FrozenEncoder
 from thermo_jax.models.operations import NATIVE, Operations
 from thermo_jax.models.unet import DoubleConv
 from thermo_jax.training import loop, placement, train_decoder, train_encoder
@@ -31,7 +32,7 @@ from thermo_jax.training.state import TrainState, example_keys, initialise
 
 HEIGHT, WIDTH = 16, 24
 BATCH_SIZE = 8
-CHANNELS = decoders.CHANNELS
+CHANNELS = cuts.CHANNELS
 TARGETS = {"classify": "labels", "segment": "label_maps"}
 # XLA's older code generator, and no threads for modules that are compiled at once.
 QUICK_OPTIONS = {"xla_cpu_use_fusion_emitters": False, "xla_cpu_parallel_codegen_split_count": 1}
@@ -202,10 +203,12 @@ def decoder_config(task: str, row: str = "H/H", *, dtype: str = "float32") -> Co
 
 
 @cache
-def frozen_encoder(encoder_type: str, *, dtype: str = "float32") -> tuple[Any, dict]:
-    """A tiny encoder and its variables; its batch statistics fit the images, as if trained."""
-    encoder = train_decoder.make_encoder(num_kernels=2, dtype=dtype)
-    images = scale_images(jnp.asarray(columns(8, data_type=encoder_type, seed=2)["images"]))
+def frozen_encoder(data_type: str, *, dtype: str = "float32") -> FrozenEncoder:
+    """A tiny encoder; its batch statistics fit the images, as if trained."""
+    facts = {"data_type": data_type, "num_kernels": 2}
+    frozen = FrozenEncoder.abstract(facts, dtype=dtype)
+    encoder = frozen.module
+    images = scale_images(jnp.asarray(columns(8, data_type=data_type, seed=2)["images"]))
 
     @jax.jit
     def make(rng):
@@ -219,7 +222,7 @@ def frozen_encoder(encoder_type: str, *, dtype: str = "float32") -> tuple[Any, d
         )
         return {"params": variables["params"], "batch_stats": stats}
 
-    return encoder, cast(make(jax.random.key(2)), dtype)
+    return frozen.with_variables(cast(make(jax.random.key(2)), dtype))
 
 
 def decoder_trainer(
@@ -232,14 +235,13 @@ def decoder_trainer(
 ) -> Trainer:
     """A decoder on a frozen encoder; `row` is encoder/decoder as in Table 1."""
     config = decoder_config(task, row, dtype=dtype)
-    encoder, frozen = frozen_encoder(config.encoder.type, dtype=dtype)
+    encoder = frozen_encoder(config.encoder.type, dtype=dtype)
     decoder = make_decoder(config, operations=operations)
     tx = tx or train_decoder.make_optimizer(config.train.learning_rate)
-    views = 3 if row == "G/H" else 1
-    shape = (views, HEIGHT, WIDTH, 16)
+    shape = encoder.latents((HEIGHT, WIDTH, CHANNELS[config.data.type])).shape
     create_state = partial(train_decoder.create_state, decoder, tx=tx, latents_shape=shape)
-    state = initialise(create_state, rng=jax.random.key(3), frozen=frozen)
-    models = {"encoder": encoder, "encoder_type": config.encoder.type, "decoder": decoder}
+    state = initialise(create_state, rng=jax.random.key(3), frozen=encoder.variables)
+    models = {"encoder": encoder.module, "decoder": decoder}
     return Trainer(
         state=cast(state, dtype),
         train_step=partial(train_decoder.train_step, tx=tx, **models),

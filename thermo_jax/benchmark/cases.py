@@ -20,11 +20,11 @@ from ml_collections import ConfigDict
 
 from thermo_jax.data.thermogram import GRAY_SHAPE, HEAT_SHAPE
 from thermo_jax.errors import UserError
-from thermo_jax.models import precision
-from thermo_jax.models.decoders import CHANNELS
+from thermo_jax.models import frozen, precision
+from thermo_jax.models.cuts import CHANNELS
+from thermo_jax.models.frozen import FrozenEncoder
 from thermo_jax.models.operations import Operations
 from thermo_jax.training import train_decoder, train_encoder
-from thermo_jax.training.parallel import gather
 
 _TYPES = {"G": "gray", "H": "heat"}
 SHAPES = {"gray": GRAY_SHAPE, "heat": HEAT_SHAPE}
@@ -179,54 +179,45 @@ def _pretrain(types, shape, config, dtype, operations):
     return _Parts(step, make_state, {"images": (image, np.uint8)}, work, draw)
 
 
-def _frozen(encoder_type, config, dtype, operations):
-    model = train_decoder.make_encoder(
-        num_kernels=config.num_kernels, dtype=dtype, operations=operations
-    )
-    images = jnp.zeros((1, 8, 8, CHANNELS[encoder_type]))
-    return model, partial(model.init, jax.random.key(0), images, train=False)
+def _frozen(data_type: str, config, dtype, operations) -> FrozenEncoder:
+    facts = {"data_type": data_type, "num_kernels": config.num_kernels}
+    return FrozenEncoder.abstract(facts, dtype=dtype, operations=operations)
 
 
 def _encode(types, shape, config, dtype, operations):
-    model, make_state = _frozen(types[0], config, dtype, operations)
-    channels = CHANNELS[types[0]]
-
-    def step(variables, batch):
-        images = batch["images"]
-        latents = train_decoder.encode(
-            images, encoder=model, variables=variables, channels=channels
-        )
-        return gather({"latents": latents})
-
+    module = _frozen(types[0], config, dtype, operations).module
+    step = partial(train_decoder.encode_step, encoder=module)
+    make_state = partial(frozen.init, module, rng=jax.random.key(0))
     work = ENCODER_MFLOP[0], ENCODER_VALUES * PASSES[0]
-    return _Parts(step, make_state, {"images": ((*shape, channels), np.uint8)}, work)
+    images = {"images": ((*shape, module.channels), np.uint8)}
+    return _Parts(step, make_state, images, work)
 
 
 def _decode(task, types, shape, config, dtype, operations, *, encoded=False, predict=False):
-    frozen, init = _frozen(types[0], config, dtype, operations)
+    encoder = _frozen(types[0], config, dtype, operations)
+    image = (*shape, CHANNELS[types[-1]])
     decoder = train_decoder.make_decoder(
         task, width=config.unet_width, dtype=dtype, operations=operations
     )
     tx = train_decoder.make_optimizer(1e-3)
-    views = 3 if types == ["gray", "heat"] else 1
-    latents = (views, *shape, 8 * config.num_kernels)
+    latents = encoder.latents(image)
 
     def make_state():
         return train_decoder.create_state(
             decoder,
             tx=tx,
             rng=jax.random.key(0),
-            latents_shape=latents,
-            frozen={} if encoded else init(),
+            latents_shape=latents.shape,
+            frozen={} if encoded else frozen.init(encoder.module, rng=jax.random.key(0)),
         )
 
-    models = {"encoder": frozen, "encoder_type": types[0], "decoder": decoder}
-    images = {"images": ((*shape, CHANNELS[types[-1]]), np.uint8)}
+    models = {"encoder": encoder.module, "decoder": decoder}
+    images = {"images": (image, np.uint8)}
     if predict:
         step = partial(train_decoder.predict_step, full_shape=GRAY_SHAPE, **models)
         work = ENCODER_MFLOP[0] + UNET_MFLOP[0], (ENCODER_VALUES + UNET_VALUES) * PASSES[0]
         return _Parts(step, make_state, images, work)
-    inputs = {"latents": (latents, precision.array_dtype(dtype))} if encoded else images
+    inputs = {"latents": (latents.shape, latents.dtype)} if encoded else images
     target = {"labels": ((), np.int32)} if task == "classify" else {}
     target = target or {"label_maps": (GRAY_SHAPE, np.uint8)}
     mflop, values = UNET_MFLOP[1], UNET_VALUES * PASSES[1]

@@ -13,10 +13,10 @@
 The weights are inside. Beside the file, a .json says what goes in and what comes out.
 """
 
+import dataclasses
 import json
 import logging as python_logging
 import os
-from collections.abc import Callable
 from importlib import metadata
 
 import jax
@@ -26,13 +26,12 @@ from etils.epath import Path
 from jax import export
 from jax.extend.core import jaxpr_as_fun
 
-from thermo_jax.data.examples import IMAGE_SHAPES, downscaled_size
 from thermo_jax.data.thermogram import CLASS_NAMES, LABEL_NAMES
 from thermo_jax.errors import UserError
 from thermo_jax.evaluation.wording import DISCLAIMER, SIDES_NOTE
-from thermo_jax.inference.predictor import Model, forward
+from thermo_jax.inference.predictor import Model
 from thermo_jax.models.operations import NATIVE
-from thermo_jax.models.precision import matmul_precision
+from thermo_jax.models.precision import array_dtype, matmul_precision
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 ONNX_TOLERANCE = 1e-4  # between onnxruntime and JAX, absolute and relative
@@ -49,10 +48,11 @@ def export_stablehlo(
     Args:
       platforms: where it shall run; "cpu", "cuda", "rocm" or "tpu".
     """
-    run, images = _program(model)
+    model = _portable(model, dtype=model.dtype)
+    images = _abstract_images(model)
     accelerator = next((name for name in platforms if name != "cpu"), "cpu")
     with matmul_precision(model.dtype, platform=accelerator):
-        exported = export.export(jax.jit(run), platforms=platforms)(images)
+        exported = export.export(jax.jit(model.__call__), platforms=platforms)(images)
     return _write(path, exported.serialize(), _facts(model, images, platforms=list(platforms)))
 
 
@@ -71,10 +71,12 @@ def export_onnx(model: Model, path: str | os.PathLike) -> list[Path]:
             f"ONNX needs the package {error.name}: pip install 'thermo_jax[onnx]'"
         ) from error
     python_logging.getLogger("onnx_ir").setLevel(python_logging.ERROR)  # of shapes that it guesses
-    run, images = _program(_in_float32(model))
+    # onnxruntime has no bfloat16 convolution on the CPU.
+    model = _portable(model, dtype="float32")
+    images = _abstract_images(model)
 
     def one_by_one(images):  # jax2onnx 0.17 cannot pad a batch of unknown size
-        return jax.lax.map(lambda image: jax.tree.map(lambda x: x[0], run(image[None])), images)
+        return jax.lax.map(lambda image: jax.tree.map(lambda x: x[0], model(image[None])), images)
 
     # Traced here: jax2onnx puts its own convolution, padded with zeros, in the place of Flax's.
     traced, outputs = jax.make_jaxpr(one_by_one, return_shape=True)(images)
@@ -90,7 +92,7 @@ def export_onnx(model: Model, path: str | os.PathLike) -> list[Path]:
     onnx_ir.passes.common.RemoveUnusedNodesPass()(converted)
     content = onnx_ir.to_proto(converted).SerializeToString()
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-    difference = _difference(session, run, images, name=model.name)
+    difference = _difference(session, model, images)
     facts = {
         "converted_by": f"jax2onnx {metadata.version('jax2onnx')}",
         "largest_difference": f"{difference:.1g}, between onnxruntime and JAX on random images",
@@ -98,46 +100,35 @@ def export_onnx(model: Model, path: str | os.PathLike) -> list[Path]:
     return _write(path, content, _facts(model, images, **facts))
 
 
-def _program(model: Model) -> tuple[Callable, jax.ShapeDtypeStruct]:
-    """(images -> outputs, the images that it takes, their batch of any size)."""
-    height, width, channels = IMAGE_SHAPES[model.data_type]
-    size = downscaled_size(height, width, model.downscale)
-    # XLA's own operations: what is chosen for this machine would be slower elsewhere.
-    encoder = model.encoder.clone()
-    if hasattr(encoder, "operations"):
-        encoder = encoder.clone(operations=NATIVE)
-    decoder = model.decoder.clone(operations=NATIVE)
+def _portable(model: Model, *, dtype: str) -> Model:
+    """The model in XLA's standard operations.
 
-    def run(images):
-        return forward(
-            model.variables,
-            model.frozen,
-            images,
-            encoder=encoder,
-            decoder=decoder,
-            channels=model.channels,
-        )
+    Those that were chosen for this machine would be slower elsewhere.
+    """
+    module, changes = model.encoder.module, {"dtype": array_dtype(dtype), "operations": NATIVE}
+    own = {name: value for name, value in changes.items() if hasattr(module, name)}
+    return model._replace(
+        dtype=dtype,
+        encoder=dataclasses.replace(model.encoder, module=module.clone(**own)),
+        decoder=model.decoder.clone(**changes),
+    )
 
+
+def _abstract_images(model: Model) -> jax.ShapeDtypeStruct:
+    """The images that the model takes, their batch of any size."""
     (batch,) = export.symbolic_shape("batch")
-    return run, jax.ShapeDtypeStruct((batch, *size, channels), jnp.uint8)
+    return jax.ShapeDtypeStruct((batch, *model.image_shape), jnp.uint8)
 
 
-def _in_float32(model: Model) -> Model:
-    """onnxruntime has no bfloat16 convolution on the CPU."""
-    dtype = jnp.dtype("float32")
-    encoder, decoder = model.encoder.clone(dtype=dtype), model.decoder.clone(dtype=dtype)
-    return model._replace(dtype="float32", encoder=encoder, decoder=decoder)
-
-
-def _difference(session, run: Callable, images: jax.ShapeDtypeStruct, *, name: str) -> float:
-    """The largest one between an onnxruntime session and `run`, on two random images.
+def _difference(session, model: Model, images: jax.ShapeDtypeStruct) -> float:
+    """The largest one between an onnxruntime session and the model, on two random images.
 
     Raises:
       UserError: it is above `ONNX_TOLERANCE`.
     """
     random = np.random.default_rng(0).integers(0, 256, (2, *images.shape[1:]), dtype=np.uint8)
     with jax.default_matmul_precision("highest"):  # an accelerator's own choice is a shorter type
-        ours = {key: np.asarray(value) for key, value in run(random).items()}
+        ours = {key: np.asarray(value) for key, value in model(random).items()}
     theirs = dict(zip(ours, session.run(list(ours), {"images": random}), strict=True))
     difference = max(float(np.abs(theirs[key] - ours[key]).max()) for key in ours)
     if not all(
@@ -145,8 +136,8 @@ def _difference(session, run: Callable, images: jax.ShapeDtypeStruct, *, name: s
         for key in ours
     ):
         raise UserError(
-            f"{name} was converted wrongly: onnxruntime differs from JAX by {difference:.1g}. "
-            "Install other versions of jax2onnx and onnxruntime, or export StableHLO"
+            f"{model.name} was converted wrongly: onnxruntime differs from JAX by {difference:.1g}."
+            " Install other versions of jax2onnx and onnxruntime, or export StableHLO"
         )
     return difference
 

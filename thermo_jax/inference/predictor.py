@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import logging
-from jaxtyping import Float, UInt8
+from jaxtyping import Array, Float, UInt8
 from ml_collections import ConfigDict
 
 from thermo_jax.data.examples import IMAGE_SHAPES, block_mean, downscaled_size, ordered_map
@@ -32,10 +32,10 @@ from thermo_jax.errors import ClosedFolderError, MissingFileError, UserError
 from thermo_jax.files import folder_path, is_remote
 from thermo_jax.inference import grids, pictures
 from thermo_jax.inference.pictures import Picture, Unreadable
-from thermo_jax.models.cuts import RawPixels
-from thermo_jax.models.decoders import CHANNELS, HEADS
+from thermo_jax.models.decoders import HEADS
+from thermo_jax.models.frozen import FrozenEncoder, encode
 from thermo_jax.models.operations import choose_operations
-from thermo_jax.models.precision import array_dtype, choose_dtype, matmul_precision
+from thermo_jax.models.precision import choose_dtype, matmul_precision
 from thermo_jax.training import train_decoder
 from thermo_jax.training.checkpoints import (
     FOLDER,
@@ -57,12 +57,25 @@ class Model(NamedTuple):
     downscale: int
     views: tuple[int, ...]  # that it was trained on, keys of VIEW_NAMES
     mirrored: bool  # whether mirrored copies were among them
-    channels: int  # of the encoder
     dtype: str  # compute type, of models/precision.py
-    encoder: Any
+    encoder: FrozenEncoder
     decoder: Any
-    variables: dict
-    frozen: dict
+    variables: dict  # of the decoder
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(H, W, C) of the images that it reads."""
+        return _image_shape(self.data_type, self.downscale)
+
+    def __call__(self, images: UInt8[Array, "b h w c"]) -> dict[str, jax.Array]:
+        """The outputs for a batch of images: see `forward`."""
+        return forward(
+            self.variables,
+            self.encoder.variables,
+            images,
+            encoder=self.encoder.module,
+            decoder=self.decoder,
+        )
 
 
 class Prediction(NamedTuple):
@@ -162,7 +175,12 @@ def load_model(workdir: str | os.PathLike, *, name: str = "", dtype: str = "auto
         check_validated(meta, workdir=workdir)
         config.model.dtype = choose_dtype(dtype, device=jax.devices()[0])
         operations = choose_operations("auto", platform=platform)
-        encoder = _encoder(config, meta["encoder"], operations=operations)
+        encoder = FrozenEncoder.abstract(
+            meta["encoder"],
+            num_kernels=config.encoder.get("num_kernels"),
+            dtype=config.model.dtype,
+            operations=operations,
+        )
         decoder = train_decoder.make_decoder(
             config.task,
             width=config.model.unet_width,
@@ -170,8 +188,15 @@ def load_model(workdir: str | os.PathLike, *, name: str = "", dtype: str = "auto
             dtype=config.model.dtype,
             operations=operations,
         )
-        like, frozen = _shapes(config, encoder=encoder, decoder=decoder)
-        variables, frozen = checkpoints.model(like, frozen=frozen, step=meta["best_step"])
+        latents = encoder.latents(_image_shape(config.data.type, config.data.downscale))
+        like = jax.eval_shape(
+            partial(decoder.init, train=False),
+            jax.random.key(0),
+            jax.ShapeDtypeStruct((1, *latents.shape), jnp.float32),
+        )
+        variables, frozen = checkpoints.model(
+            like, frozen=encoder.variables, step=meta["best_step"]
+        )
     return Model(
         name=name or Path(workdir).name,
         task=config.task,
@@ -181,12 +206,10 @@ def load_model(workdir: str | os.PathLike, *, name: str = "", dtype: str = "auto
         # A model that was imported does not tell: the published ones saw frontal views.
         views=tuple(config.data.get("views", (1,))),
         mirrored=config.data.get("mirrored", False),
-        channels=CHANNELS[config.encoder.type],
         dtype=config.model.dtype,
-        encoder=encoder,
+        encoder=encoder.with_variables(jax.device_put(frozen)),
         decoder=decoder,
         variables=jax.device_put(variables),
-        frozen=jax.device_put(frozen),
     )
 
 
@@ -206,27 +229,9 @@ def load_models(
     ]
 
 
-def _encoder(config: ConfigDict, facts: dict, *, operations) -> Any:
-    if facts.get("kind") == "none":
-        return RawPixels(channels=facts["channels"], dtype=array_dtype(config.model.dtype))
-    kernels = facts.get("num_kernels") or config.encoder.num_kernels
-    return train_decoder.make_encoder(
-        num_kernels=kernels, dtype=config.model.dtype, operations=operations
-    )
-
-
-def _shapes(config: ConfigDict, *, encoder, decoder) -> tuple[dict, dict]:
-    """Shapes of the decoder's and the encoder's variables."""
-    height, width, channels = IMAGE_SHAPES[config.data.type]
-    size = downscaled_size(height, width, config.data.downscale)
-    read = CHANNELS[config.encoder.type]
-    views = channels if (channels, read) == (3, 1) else 1
-    key = jax.random.key(0)
-    frozen = jax.eval_shape(
-        partial(encoder.init, train=False), key, jnp.zeros((1, 8, 8, read), jnp.float32)
-    )
-    latents = jax.ShapeDtypeStruct((1, views, *size, encoder.num_latents), jnp.float32)
-    return jax.eval_shape(partial(decoder.init, train=False), key, latents), frozen
+def _image_shape(data_type: str, downscale: int) -> tuple[int, int, int]:
+    height, width, channels = IMAGE_SHAPES[data_type]
+    return (*downscaled_size(height, width, downscale), channels)
 
 
 class Predictor:
@@ -289,15 +294,7 @@ class Predictor:
                 inputs[kind] = _inputs(batch, *kind, size=size)
             images, reasons = inputs[kind]
             with matmul_precision(model.dtype, platform=jax.default_backend()):
-                outputs = forward(
-                    model.variables,
-                    model.frozen,
-                    images,
-                    encoder=model.encoder,
-                    decoder=model.decoder,
-                    channels=model.channels,
-                )
-            outputs = jax.device_get(outputs)
+                outputs = jax.device_get(model(images))
             for row, reason in enumerate(reasons):
                 if reason is not None:
                     notes[row].append(f"{model.name}: {reason}")
@@ -356,8 +353,7 @@ def _short_names(folders: Sequence[Path]) -> list[str]:
 
 def _inputs(batch, data_type, colormap, downscale, *, size) -> tuple[np.ndarray, list]:
     """(images, padded to `size`; why each cannot be read, or None)."""
-    height, width, channels = IMAGE_SHAPES[data_type]
-    images = np.zeros((size, *downscaled_size(height, width, downscale), channels), np.uint8)
+    images = np.zeros((size, *_image_shape(data_type, downscale)), np.uint8)
     reasons: list[str | None] = []
     for row, picture in enumerate(batch):
         try:
@@ -369,10 +365,10 @@ def _inputs(batch, data_type, colormap, downscale, *, size) -> tuple[np.ndarray,
     return images, reasons
 
 
-@partial(jax.jit, static_argnames=("encoder", "decoder", "channels"))
-def forward(variables, frozen, images, *, encoder, decoder, channels) -> dict[str, jax.Array]:
+@partial(jax.jit, static_argnames=("encoder", "decoder"))
+def forward(variables, frozen, images, *, encoder, decoder) -> dict[str, jax.Array]:
     """ "probabilities" [B] and "evidence" [B,h,w], or "classes" [B,480,640,K] (probabilities)."""
-    latents = train_decoder.encode(images, encoder=encoder, variables=frozen, channels=channels)
+    latents = encode(images, encoder=encoder, variables=frozen)
     outputs = decoder.apply(variables, latents, train=False)
     if isinstance(outputs, tuple):
         logits, evidence = outputs

@@ -17,6 +17,7 @@ from thermo_jax.models.layers import BatchNorm, Convolution
 from thermo_jax.models.operations import NATIVE, Operations
 from thermo_jax.models.patches import extract_patches, gather_latents
 
+CHANNELS = {"gray": 1, "heat": 3}  # of the images, by data type
 KERNEL_SIZE = 5
 NUM_BLOCKS = 4
 LEAKY_SLOPE = 0.01
@@ -31,21 +32,18 @@ class CutsEncoder(nn.Module):
     """Images in [-1, 1] `[B,H,W,C]` -> latents `[B,H,W,8*num_kernels]`, resolution kept.
 
     Attributes:
+      channels: C of the images, 1 (gray) or 3 (heatmap).
       num_kernels: width of the first block; it doubles in each of the four (16 -> 128 latents).
       axis_name: mapped axis over which batch statistics are shared.
       dtype: compute type; parameters stay float32.
       operations: how the platform computes the layers.
     """
 
+    channels: int
     num_kernels: int = 16
     axis_name: str | None = None
     dtype: jnp.dtype | None = None
     operations: Operations = NATIVE
-
-    @property
-    def num_latents(self) -> int:
-        """Channels of the output, L."""
-        return self.num_kernels * 2 ** (NUM_BLOCKS - 1)
 
     @nn.compact
     def __call__(
@@ -90,11 +88,6 @@ class RawPixels(nn.Module):
 
     channels: int
     dtype: jnp.dtype | None = None
-
-    @property
-    def num_latents(self) -> int:
-        """Channels of the output."""
-        return self.channels
 
     @nn.compact
     def __call__(self, images: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h w c"]:
@@ -159,6 +152,7 @@ class Cuts(nn.Module):
 
     def setup(self):
         self.encoder = CutsEncoder(
+            self.channels,
             num_kernels=self.num_kernels,
             axis_name=self.axis_name,
             dtype=self.dtype,

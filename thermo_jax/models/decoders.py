@@ -1,4 +1,4 @@
-"""The two decoders on frozen latents, and the bridges between data types (SPEC section 2).
+"""The two decoders on frozen latents (SPEC section 2).
 
 A decoder sees `views`: the latents of one image, or of the three colour channels of a heatmap that
 a gray encoder read as three gray images. Their logits are averaged.
@@ -12,28 +12,7 @@ from thermo_jax.models.initializers import bias_init, kernel_init
 from thermo_jax.models.operations import NATIVE, Operations
 from thermo_jax.models.unet import UNet
 
-CHANNELS = {"gray": 1, "heat": 3}
 HEADS = ("linear", "pooled")
-
-
-def bridge(images: UInt8[Array, "b h w c"], *, encoder_channels: int) -> UInt8[Array, "b v h w e"]:
-    """Images of the decoder's data type as the views that the encoder can read.
-
-    Gray encoder on heatmaps: three gray views. Heatmap encoder on gray: the channel repeated.
-
-    Raises:
-      ValueError: neither the same number of channels, nor 1 against 3.
-    """
-    channels = images.shape[-1]
-    if channels == encoder_channels:
-        return images[:, None]
-    if (channels, encoder_channels) == (3, 1):
-        return jnp.moveaxis(images, -1, 1)[..., None]
-    if (channels, encoder_channels) == (1, 3):
-        return jnp.repeat(images, 3, axis=-1)[:, None]
-    raise ValueError(
-        f"An encoder of {encoder_channels} channel(s) cannot read images of {channels} channels."
-    )
 
 
 def soft_labels(

@@ -29,7 +29,6 @@ from thermo_jax.data.thermogram import CLASS_NAMES
 from thermo_jax.errors import UserError
 from thermo_jax.evaluation import figures, matching, metrics, results
 from thermo_jax.evaluation.report_parts import Section, Table
-from thermo_jax.models.decoders import CHANNELS
 from thermo_jax.models.operations import choose_operations
 from thermo_jax.programs import decoder_results, reports, settings
 from thermo_jax.programs.frozen_encoder import (
@@ -53,19 +52,15 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
     parallel.check_batch_size(config.batch_size, field="config.batch_size")
     operations = choose_operations(config.model.conv, platform=parallel.devices[0].platform)
     workdir = check_workdir(workdir, config)
-    encoder, variables, encoder_meta = open_encoder(
-        config, workdir=config.encoder.workdir, operations=operations
-    )
+    encoder = open_encoder(config, workdir=config.encoder.workdir, operations=operations)
     dataset = open_dataset(settings.data_settings(config))
     split = dataset.split(settings.split_settings(config)) if config.only_test else None
     examples = _annotated(dataset, split)
     begin(workdir, config, dataset=dataset, split=split)
     logging.info("Clustering %d images.", len(examples))
-    step = partial(
-        train_decoder.encode_step, encoder=encoder, channels=CHANNELS[config.encoder.type]
-    )
+    step = partial(train_decoder.encode_step, encoder=encoder.module)
     step = placement.map_step(step, role="predict", resident=False)
-    variables = parallel.replicate(variables)
+    variables = parallel.replicate(encoder.variables)
     batches = feeding.eval_batches(
         {"images": examples.columns["images"]},
         batch_size=_batch_size(config, count=len(examples), parallel=parallel),
@@ -77,7 +72,7 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
         jax.device_get(step(variables, batch)) for batch in batches
     )
     maps = _label_maps(examples, latents, config)
-    seen = _seen(encoder_meta, dataset=dataset, examples=examples)
+    seen = _seen(encoder.facts, dataset=dataset, examples=examples)
     return _finish(config, workdir=workdir, examples=examples, maps=maps, seen=seen)
 
 
@@ -147,14 +142,14 @@ def _annotated(dataset: Dataset, split: Split | None) -> Examples:
     return examples.take(rows)
 
 
-def _seen(encoder_meta: dict, *, dataset: Dataset, examples: Examples) -> str:
+def _seen(facts: dict, *, dataset: Dataset, examples: Examples) -> str:
     """Whether the encoder was pretrained on these patients."""
     patients = set(examples.patients)
-    seen = seen_by_encoder(encoder_meta, dataset=dataset, patients=patients)
+    seen = seen_by_encoder(facts, dataset=dataset, patients=patients)
     if seen is None:
         return "pretrained on other data: whether it saw these patients is not known"
     text = f"pretrained (without labels) on {len(seen)} of these {len(patients)} patients"
-    if saw_unknown_patients(encoder_meta, dataset=dataset):
+    if saw_unknown_patients(facts, dataset=dataset):
         text += ", and on images of unknown ones"
     return text
 

@@ -25,7 +25,8 @@ from thermo_jax.data.examples import IMAGE_SHAPES, downscaled_size
 from thermo_jax.errors import MissingFileError, UserError
 from thermo_jax.evaluation import results
 from thermo_jax.inference.predictor import load_model
-from thermo_jax.models.decoders import CHANNELS
+from thermo_jax.models.cuts import CHANNELS
+from thermo_jax.models.frozen import FrozenEncoder
 from thermo_jax.models.published import (
     check_published,
     decoder_from_published,
@@ -133,7 +134,9 @@ def _decoder(weights: Weights, config: ConfigDict) -> tuple[dict, dict, dict]:
             "encoder that it reads>; import the encoder first"
         )
     radiometry.find_colormap(config.colormap)
-    encoder, encoder_meta = load_encoder(config.encoder.workdir, like=_frozen_shapes)
+    encoder, encoder_meta = load_encoder(
+        config.encoder.workdir, like=lambda meta: FrozenEncoder.abstract(meta["encoder"]).variables
+    )
     facts = encoder_meta["encoder"]
     data_type = config.type or facts["data_type"]
     if data_type not in CHANNELS:
@@ -151,12 +154,12 @@ def _decoder(weights: Weights, config: ConfigDict) -> tuple[dict, dict, dict]:
         }
     )
     size = downscaled_size(*IMAGE_SHAPES[data_type][:2], config.downscale)
-    num_latents = train_decoder.make_encoder(num_kernels=facts["num_kernels"]).num_latents
+    latents = FrozenEncoder.abstract(facts).latents((*size, CHANNELS[data_type]))
     create_state = partial(
         train_decoder.create_state,
         train_decoder.make_decoder(its_config.task, width=width),
         tx=optax.identity(),
-        latents_shape=(1, *size, num_latents),
+        latents_shape=latents.shape,
         frozen={},
     )
     shapes = jax.eval_shape(create_state, rng=jax.random.key(0)).variables
@@ -184,13 +187,6 @@ def _check(weights: Weights, shapes: dict, *, config: ConfigDict) -> None:
         check_published(weights, to_published(zeros))
     except ValueError as error:
         raise UserError(f"{config.weights}: {error}") from error
-
-
-def _frozen_shapes(meta: dict) -> dict:
-    facts = meta["encoder"]
-    encoder = train_decoder.make_encoder(num_kernels=facts["num_kernels"])
-    images = jnp.zeros((1, 8, 8, CHANNELS[facts["data_type"]]))
-    return jax.eval_shape(partial(encoder.init, train=False), jax.random.key(0), images)
 
 
 def _encoder_shapes(config: ConfigDict) -> dict:

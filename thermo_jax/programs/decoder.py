@@ -18,7 +18,6 @@ from thermo_jax.data.dataset import PAPER, Dataset, SplitSettings, check_not_emp
 from thermo_jax.data.examples import Examples
 from thermo_jax.data.splits import Split
 from thermo_jax.data.thermogram import GRAY_SHAPE
-from thermo_jax.models.decoders import CHANNELS
 from thermo_jax.models.operations import choose_operations
 from thermo_jax.programs import decoder_results, settings
 from thermo_jax.programs.frozen_encoder import encoder_caveat, own_encoder
@@ -56,7 +55,7 @@ def run(
     parallel.check_batch_size(plan.batch_size)
     operations = choose_operations(config.model.conv, platform=parallel.devices[0].platform)
     workdir = check_workdir(workdir, config)
-    encoder, variables, encoder_meta = own_encoder(config, workdir, operations=operations)
+    encoder = own_encoder(config, workdir, operations=operations)
     # ------------------------------------------------------------- images, and who trains and tests
     with timeline.part("data"):
         dataset = open_dataset(settings.data_settings(config))
@@ -65,21 +64,19 @@ def run(
     split = dataset.split(split_settings)
     sets = deal_images(examples, split, split_settings, seed=config.seed)
     test_patients = {examples.patients[row] for row in sets["test"]}
-    caveat = encoder_caveat(encoder_meta, dataset=dataset, test_patients=test_patients)
+    caveat = encoder_caveat(encoder.facts, dataset=dataset, test_patients=test_patients)
     examples_id = fingerprint(examples, sets)
     check_continues(workdir, examples_id)
     begin(workdir, config, dataset=dataset, split=split)
     # ---------------------------------------------------------- latents on the devices, if they fit
-    latents_shape = _latents_shape(examples, encoder=encoder, encoder_type=config.encoder.type)
+    latents = encoder.latents(examples.columns["images"].shape[1:])
     placed, resident = place(
         examples,
         sets,
         target=TARGETS[config.task],
-        encode=partial(
-            train_decoder.encode_step, encoder=encoder, channels=CHANNELS[config.encoder.type]
-        ),
-        variables=variables,
-        latents=jax.ShapeDtypeStruct(latents_shape, encoder.dtype),
+        encode=partial(train_decoder.encode_step, encoder=encoder.module),
+        variables=encoder.variables,
+        latents=latents,
         batch_size=plan.batch_size,
         placement=placement,
     )
@@ -93,9 +90,9 @@ def run(
         **head,
     )
     tx = train_decoder.make_optimizer(config.train.learning_rate)
-    create_state = partial(train_decoder.create_state, decoder, tx=tx, latents_shape=latents_shape)
-    state = initialise(create_state, rng=jax.random.key(config.seed), frozen=variables)
-    models = {"encoder": encoder, "encoder_type": config.encoder.type, "decoder": decoder}
+    create_state = partial(train_decoder.create_state, decoder, tx=tx, latents_shape=latents.shape)
+    state = initialise(create_state, rng=jax.random.key(config.seed), frozen=encoder.variables)
+    models = {"encoder": encoder.module, "decoder": decoder}
     map_step = partial(placement.map_step, resident=resident)
     # ------------------------------------------------------------------------------------- training
     trained = loop.fit(
@@ -109,7 +106,7 @@ def run(
         parallel=parallel,
         workdir=workdir,
         encoder_of=lambda state: state.frozen,
-        meta={"config": to_json(config), "encoder": encoder_meta, "examples": examples_id},
+        meta={"config": to_json(config), "encoder": encoder.facts, "examples": examples_id},
     )
     # -------------------------------------------------------------------------- test, once; results
     predict_step = map_step(
@@ -243,10 +240,3 @@ def place(
             parallel=parallel,
         )
         return place_sets(targets | {"latents": column}, sets, parallel=parallel), True
-
-
-def _latents_shape(examples: Examples, *, encoder, encoder_type: str) -> tuple[int, ...]:
-    """(V, H, W, L)"""
-    height, width, channels = examples.columns["images"].shape[1:]
-    views = 3 if (encoder_type, channels) == ("gray", 3) else 1
-    return views, height, width, encoder.num_latents

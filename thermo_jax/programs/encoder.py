@@ -15,7 +15,8 @@ from thermo_jax.data.splits import Split
 from thermo_jax.errors import UserError
 from thermo_jax.evaluation import figures, results
 from thermo_jax.models import precision
-from thermo_jax.models.decoders import CHANNELS
+from thermo_jax.models.cuts import CHANNELS, CutsEncoder
+from thermo_jax.models.frozen import encode
 from thermo_jax.models.operations import choose_operations
 from thermo_jax.programs import reports, settings
 from thermo_jax.programs.workdir import (
@@ -27,13 +28,13 @@ from thermo_jax.programs.workdir import (
     print_results,
     to_json,
 )
-from thermo_jax.training import loop, passes, processes, timeline, train_decoder, train_encoder
+from thermo_jax.training import loop, passes, processes, timeline, train_encoder
 from thermo_jax.training.checkpoints import FOLDER, keep_best_model
 from thermo_jax.training.metrics_log import METRICS
 from thermo_jax.training.state import initialise
 
 PICTURED = 4  # thermograms in the latents' picture
-_encode = jax.jit(train_decoder.encode, static_argnames=("encoder", "channels"))
+_encode = jax.jit(encode, static_argnames="encoder")
 
 
 def run(
@@ -209,17 +210,14 @@ def _finish(
         "encoder": {f"validation {name}": value for name, value in losses.items()},
     }
     pictures = workdir / PICTURES
-    encoder = train_decoder.make_encoder(
-        num_kernels=config.model.num_kernels, operations=operations
+    encoder = CutsEncoder(
+        CHANNELS[config.data.type],
+        num_kernels=config.model.num_kernels,
+        operations=operations,
     )
     variables = jax.device_get(encoder_variables(trained.state.variables))
     with precision.matmul_precision("float32", platform=jax.default_backend()):
-        latents = _encode(
-            pictured.columns["images"],
-            encoder=encoder,
-            variables=variables,
-            channels=CHANNELS[config.data.type],
-        )
+        latents = _encode(pictured.columns["images"], encoder=encoder, variables=variables)
     drawn = [
         figures.latents_figure(
             pictures / "latents.png",

@@ -20,7 +20,7 @@ from thermo_jax.evaluation import charts, metrics, results
 from thermo_jax.evaluation.predictions import Predictions
 from thermo_jax.evaluation.report_parts import Section, Table, Text
 from thermo_jax.evaluation.wording import DISCLAIMER
-from thermo_jax.models.decoders import CHANNELS
+from thermo_jax.models.cuts import CHANNELS
 from thermo_jax.programs import decoder_results, reports, settings
 from thermo_jax.programs.stages import Stage, check_split, check_stages, run_stages, stage_config
 from thermo_jax.programs.workdir import PICTURES, begin, check_workdir, print_results

@@ -1,10 +1,8 @@
 """The frozen encoder of a decoder: loaded from a workdir, or untrained; and what it has seen."""
 
 from functools import partial
-from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import logging
 from etils.epath import Path
@@ -12,16 +10,15 @@ from ml_collections import ConfigDict
 
 from thermo_jax.data.dataset import Dataset
 from thermo_jax.errors import UserError
-from thermo_jax.models.cuts import CutsEncoder, RawPixels
-from thermo_jax.models.decoders import CHANNELS
-from thermo_jax.models.precision import array_dtype
+from thermo_jax.models import frozen
+from thermo_jax.models.cuts import CHANNELS
+from thermo_jax.models.frozen import FrozenEncoder
 from thermo_jax.programs.workdir import saved_config
-from thermo_jax.training import train_decoder
 from thermo_jax.training.checkpoints import has_checkpoint, load_encoder
 from thermo_jax.training.state import initialise
 
 
-def own_encoder(config: ConfigDict, workdir: Path, *, operations) -> tuple[Any, dict, dict]:
+def own_encoder(config: ConfigDict, workdir: Path, *, operations) -> FrozenEncoder:
     """As `open_encoder`: the configured one, or, to continue, the one that the run carries.
 
     The workdir of the latter may be gone since; `config.encoder.workdir` then becomes again what it
@@ -46,8 +43,8 @@ def own_encoder(config: ConfigDict, workdir: Path, *, operations) -> tuple[Any, 
         )
         config.encoder.workdir = began_with
         return carried
-    _, found, _ = _load_pretrained(config, given, operations=operations)
-    if not all(jax.tree.leaves(jax.tree.map(np.array_equal, found, carried[1]))):
+    other, _ = _load_pretrained(config, given, operations=operations)
+    if not all(jax.tree.leaves(jax.tree.map(np.array_equal, other.variables, carried.variables))):
         raise UserError(
             f"config.encoder.workdir={given} holds another encoder than the run in {workdir} "
             f"carries, which began with the one then in {began_with}: give that one, or a copy of "
@@ -56,8 +53,8 @@ def own_encoder(config: ConfigDict, workdir: Path, *, operations) -> tuple[Any, 
     return carried
 
 
-def open_encoder(config: ConfigDict, *, workdir: str | Path, operations) -> tuple[Any, dict, dict]:
-    """The frozen encoder of a workdir: (model, variables, what its run said of it).
+def open_encoder(config: ConfigDict, *, workdir: str | Path, operations) -> FrozenEncoder:
+    """The encoder of a workdir, or the untrained one that `config.encoder.kind` asks for.
 
     Raises:
       UserError: no encoder is configured, or it is of another kind than `config.encoder.type`.
@@ -72,69 +69,57 @@ def open_encoder(config: ConfigDict, *, workdir: str | Path, operations) -> tupl
             "config.encoder.workdir is empty: pretrain an encoder with "
             f"--config=configs/encoder.py:{config.encoder.type} and give its --workdir here"
         )
-
-    encoder, variables, meta = _load_pretrained(config, workdir, operations=operations)
-    found = meta["encoder"]
+    encoder, meta = _load_pretrained(config, workdir, operations=operations)
+    facts = encoder.facts
     if not meta["finished"] and meta["config"]["task"] == "encoder":
         logging.warning(
             "The encoder in %s has not finished its training (epoch %d): its best so far is used.",
             workdir,
             meta["epoch"],
         )
-    if found["data_type"] != config.encoder.type:
+    if facts["data_type"] != config.encoder.type:
         raise UserError(
-            f"{workdir} holds a {found['data_type']} encoder, but this run asks for "
+            f"{workdir} holds a {facts['data_type']} encoder, but this run asks for "
             f"a {row}: choose a preset with that encoder (such as "
-            f"{_row(found['data_type'], config.data.type)}), or another encoder's workdir"
+            f"{_row(facts['data_type'], config.data.type)}), or another encoder's workdir"
         )
-    if found["downscale"] != config.data.downscale:
+    if facts["downscale"] != config.data.downscale:
         logging.warning(
             "The encoder saw images reduced by %d, this run reduces them by %d.",
-            found["downscale"],
+            facts["downscale"],
             config.data.downscale,
         )
-    return encoder, variables, found
+    return encoder
 
 
 def _load_pretrained(
     config: ConfigDict, workdir: str | Path, *, operations
-) -> tuple[CutsEncoder, dict, dict]:
-    """(model, variables, the checkpoint's meta) of a workdir's encoder."""
+) -> tuple[FrozenEncoder, dict]:
+    """A workdir's encoder, and the meta of its checkpoint."""
 
-    def make(meta: dict) -> CutsEncoder:
-        return train_decoder.make_encoder(
-            num_kernels=meta["encoder"]["num_kernels"],
-            dtype=config.model.dtype,
-            operations=operations,
+    def abstract(meta: dict) -> FrozenEncoder:
+        return FrozenEncoder.abstract(
+            meta["encoder"], dtype=config.model.dtype, operations=operations
         )
 
-    def like(meta: dict) -> dict:
-        init = partial(_init, make(meta), channels=meta["encoder"]["channels"])
-        return jax.eval_shape(init, rng=jax.random.key(0))
-
-    variables, meta = load_encoder(workdir, like=like)
-    return make(meta), variables, meta
+    variables, meta = load_encoder(workdir, like=lambda meta: abstract(meta).variables)
+    return abstract(meta).with_variables(variables), meta
 
 
-def _untrained(kind: str, config: ConfigDict, *, operations) -> tuple[Any, dict, dict]:
-    """What a pretrained encoder is compared with: as `open_encoder`."""
-    channels = CHANNELS[config.encoder.type]
-    if kind == "random":
-        encoder = train_decoder.make_encoder(
-            num_kernels=config.encoder.num_kernels, dtype=config.model.dtype, operations=operations
-        )
-    else:
+def _untrained(kind: str, config: ConfigDict, *, operations) -> FrozenEncoder:
+    """The encoder that a pretrained one is compared with: random weights, or raw pixels."""
+    if kind == "none":
         check_raw_pixels(config)
-        encoder = RawPixels(channels=channels, dtype=array_dtype(config.model.dtype))
-    variables = jax.device_get(
-        initialise(partial(_init, encoder, channels=channels), rng=jax.random.key(config.seed))
+    data_type = config.encoder.type
+    facts = {"data_type": data_type, "channels": CHANNELS[data_type], "kind": kind}
+    encoder = FrozenEncoder.abstract(
+        facts | {"data_fingerprint": None, "seen_patients": []},
+        num_kernels=config.encoder.num_kernels,
+        dtype=config.model.dtype,
+        operations=operations,
     )
-    facts = {"data_type": config.encoder.type, "channels": channels, "kind": kind}
-    return encoder, variables, facts | {"data_fingerprint": None, "seen_patients": []}
-
-
-def _init(encoder, *, rng: jax.Array, channels: int) -> dict:
-    return encoder.init(rng, jnp.zeros((1, 8, 8, channels)), train=False)
+    init = partial(frozen.init, encoder.module)
+    return encoder.with_variables(jax.device_get(initialise(init, rng=jax.random.key(config.seed))))
 
 
 def check_raw_pixels(config: ConfigDict) -> None:

@@ -1,6 +1,6 @@
 """Training of a decoder on a frozen encoder: the per-device steps (SPEC section 2).
 
-    images -> bridge -> frozen encoder (inference mode, no gradient) -> latents -> decoder -> Adam
+    images -> frozen encoder (`models/frozen.py`) -> latents -> decoder -> Adam
 
 A batch that already holds "latents" skips the encoder: a frozen encoder's latents can be computed
 once. Classification and segmentation differ in their loss and in what they predict, nothing else.
@@ -14,8 +14,9 @@ import optax
 
 from thermo_jax.data.thermogram import CLASS_NAMES
 from thermo_jax.models import losses
-from thermo_jax.models.cuts import CutsEncoder, Encoder, scale_images
-from thermo_jax.models.decoders import CHANNELS, HEADS, Classifier, Segmenter, bridge, soft_labels
+from thermo_jax.models.cuts import Encoder
+from thermo_jax.models.decoders import HEADS, Classifier, Segmenter, soft_labels
+from thermo_jax.models.frozen import encode
 from thermo_jax.models.operations import NATIVE, Operations
 from thermo_jax.models.precision import array_dtype
 from thermo_jax.training import parallel
@@ -31,7 +32,6 @@ def train_step(
     batch: dict[str, jax.Array],
     *,
     encoder: Encoder,
-    encoder_type: str,
     decoder: Classifier | Segmenter,
     tx: optax.GradientTransformation,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
@@ -40,9 +40,8 @@ def train_step(
     Args:
       batch: "images" uint8 [b,H,W,C] or "latents" [b,V,H,W,L]; "labels" int32 [b] to classify,
         "label_maps" uint8 [b,480,640] to segment.
-      encoder_type: "gray" or "heat".
     """
-    latents = _latents(state, batch, encoder=encoder, encoder_type=encoder_type)
+    latents = _latents(state, batch, encoder=encoder)
 
     def loss_fn(params):
         variables = {"params": params, "batch_stats": state.batch_stats}
@@ -55,11 +54,10 @@ def train_step(
     return state.apply_gradients(grads, tx=tx, batch_stats=batch_stats), metrics
 
 
-def _latents(state: TrainState, batch: dict, *, encoder: Encoder, encoder_type: str):
+def _latents(state: TrainState, batch: dict, *, encoder: Encoder) -> jax.Array:
     if "latents" in batch:
         return batch["latents"]
-    channels = CHANNELS[encoder_type]
-    return encode(batch["images"], encoder=encoder, variables=state.frozen, channels=channels)
+    return encode(batch["images"], encoder=encoder, variables=state.frozen)
 
 
 def _losses(outputs, batch: dict) -> dict[str, jax.Array]:
@@ -82,22 +80,9 @@ def _losses(outputs, batch: dict) -> dict[str, jax.Array]:
     return {name: value.astype(logits.dtype) for name, value in values.items()}
 
 
-def encode(images: jax.Array, *, encoder: Encoder, variables: dict, channels: int) -> jax.Array:
-    """uint8 images of the decoder's data type `[b,H,W,C]` -> frozen latents `[b,V,H,W,L]`."""
-    views = bridge(images, encoder_channels=channels)
-    flat = views.reshape(-1, *views.shape[2:])
-    dtype = jax.tree.leaves(variables["params"])[0].dtype
-    latents = encoder.apply(variables, scale_images(flat, dtype=dtype), train=False)
-    return jax.lax.stop_gradient(latents.reshape(*views.shape[:2], *latents.shape[1:]))
-
-
-def encode_step(
-    variables: dict, batch: dict[str, jax.Array], *, encoder: Encoder, channels: int
-) -> jax.Array:
+def encode_step(variables: dict, batch: dict[str, jax.Array], *, encoder: Encoder) -> jax.Array:
     """Latents `[B,V,H,W,L]` of the "images" of a batch, from all devices."""
-    images = batch["images"]
-    latents = encode(images, encoder=encoder, variables=variables, channels=channels)
-    return parallel.gather(latents)
+    return parallel.gather(encode(batch["images"], encoder=encoder, variables=variables))
 
 
 def eval_step(
@@ -105,11 +90,10 @@ def eval_step(
     batch: dict[str, jax.Array],
     *,
     encoder: Encoder,
-    encoder_type: str,
     decoder: Classifier | Segmenter,
 ) -> dict[str, jax.Array]:
     """Sums of the losses over the batch's examples, in inference mode."""
-    latents = _latents(state, batch, encoder=encoder, encoder_type=encoder_type)
+    latents = _latents(state, batch, encoder=encoder)
     outputs = decoder.apply(state.variables, latents, train=False)
     return parallel.masked_sums(_losses(outputs, batch), batch["mask"])
 
@@ -119,7 +103,6 @@ def predict_step(
     batch: dict[str, jax.Array],
     *,
     encoder: Encoder,
-    encoder_type: str,
     decoder: Classifier | Segmenter,
     full_shape: tuple[int, int],
 ) -> dict[str, jax.Array]:
@@ -130,7 +113,7 @@ def predict_step(
       bias). To segment: "label_maps" uint8 [B,H,W], and "full_label_maps" uint8 [B,*full_shape]
       from bilinearly up-sampled logits.
     """
-    latents = _latents(state, batch, encoder=encoder, encoder_type=encoder_type)
+    latents = _latents(state, batch, encoder=encoder)
     outputs = decoder.apply(state.variables, latents, train=False)
     if isinstance(outputs, tuple):
         logits, evidence = outputs
@@ -147,13 +130,6 @@ def predict_step(
 # --------------------------------------------------------------------------------------------------
 # What is trained
 # --------------------------------------------------------------------------------------------------
-
-
-def make_encoder(
-    *, num_kernels: int, dtype: str = "float32", operations: Operations = NATIVE
-) -> CutsEncoder:
-    """The frozen encoder; it never runs in training mode, so it needs no data axis."""
-    return CutsEncoder(num_kernels=num_kernels, dtype=array_dtype(dtype), operations=operations)
 
 
 def make_decoder(

@@ -12,8 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from thermo_jax.models import losses
-from thermo_jax.models.cuts import Cuts, scale_images
-from thermo_jax.models.decoders import CHANNELS
+from thermo_jax.models.cuts import CHANNELS, Cuts, scale_images
 from thermo_jax.models.operations import NATIVE, Operations
 from thermo_jax.models.patches import choose_positives, draw_positions
 from thermo_jax.models.precision import array_dtype
