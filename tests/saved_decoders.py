@@ -45,11 +45,11 @@ def save_decoder(
     config.data.update(data)
     config.data.downscale = DOWNSCALE[config.data.type]
     encoder = frozen_encoder(config.encoder.type)
-    decoder = train_decoder.make_decoder(config)
+    decoder = tiny.make_decoder(config)
     shape = encoder.latents((30, 40, tiny.CHANNELS[config.data.type])).shape
     latents = jax.numpy.zeros((1, *shape))
     variables = init(jax.random.key(seed), latents, decoder=decoder, unet=decoders.UNet)
-    tx = train_decoder.make_optimizer(config)
+    tx = train_decoder.make_optimizer(config.train.learning_rate)
     state = TrainState.create(variables, tx=tx, rng=jax.random.key(0), frozen=encoder.variables)
     meta = {
         "config": to_json(config),
