@@ -77,9 +77,9 @@ def test_all_stages_of_five_folds_share_the_programs_of_the_first(tmp_path, cach
         def __init__(self, task):
             self.task = task
 
-        def run(self, config, workdir):
+        def run(self, config, workdir, **options):
             with counted() as programs:
-                tasks[self.task].run(config, workdir)
+                tasks[self.task].run(config, workdir, **options)
             compiled.append(len(programs))
 
     monkeypatch.setattr(stages, "PROGRAMS", {task: Counting(task) for task in tasks})

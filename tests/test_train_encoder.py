@@ -9,8 +9,6 @@ import optax
 import pytest
 import tiny_training as tiny
 
-from thermo_jax.configs import encoder as encoder_config
-from thermo_jax.programs import settings
 from thermo_jax.training import passes, train_encoder
 
 quick_compilation = pytest.fixture(scope="module", autouse=True)(tiny.quick_compilation)
@@ -170,9 +168,7 @@ def test_the_textbook_loss_is_another_one():
 
 
 def test_all_parameters_are_decayed():
-    config = encoder_config.get_config("heat")
-    config.train.learning_rate, config.train.weight_decay = 0.1, 0.5
-    tx = train_encoder.make_optimizer(config)
+    tx = train_encoder.make_optimizer(0.1, 0.5)
     params = jax.tree.map(jnp.ones_like, compiled()[0].params)
     updates, _ = tx.update(jax.tree.map(jnp.zeros_like, params), tx.init(params), params)
     for path, leaf in jax.tree_util.tree_leaves_with_path(optax.apply_updates(params, updates)):
@@ -182,11 +178,10 @@ def test_all_parameters_are_decayed():
 
 @pytest.mark.parametrize(("data_type", "channels"), [("gray", 1), ("heat", 3)])
 def test_the_model_reads_the_channels_of_its_data_type(data_type, channels):
-    config = settings.resolve(encoder_config.get_config(data_type))
-    model = train_encoder.make_model(config)
+    model, tx = train_encoder.make_model(data_type=data_type), optax.sgd(0.1)
     state = jax.eval_shape(
         lambda rng: train_encoder.create_state(
-            model, tx=train_encoder.make_optimizer(config), rng=rng, image_shape=(16, 24, channels)
+            model, tx=tx, rng=rng, image_shape=(16, 24, channels)
         ),
         jax.random.key(0),
     )

@@ -21,6 +21,7 @@ from thermo_jax.data.splits import Split
 from thermo_jax.errors import UserError
 from thermo_jax.files import folder_path
 from thermo_jax.programs import decoder, decoder_results, encoder, settings
+from thermo_jax.programs.frozen_encoder import check_raw_pixels
 from thermo_jax.programs.lock import only_run_in
 from thermo_jax.programs.workdir import check_workdir, saved_config
 from thermo_jax.training import timeline, train_decoder
@@ -73,7 +74,7 @@ def check_stages(stages: Sequence[Stage], workdir: Path) -> None:
         if stage.task == "encoder":
             encoder.check_patches(config)
         elif config.encoder.kind == "none":
-            decoder.check_raw_pixels(config)
+            check_raw_pixels(config)
         _check_folder(stage, config, workdir)
     _check_disk(stages, workdir)
 
