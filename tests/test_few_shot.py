@@ -14,6 +14,7 @@ from thermo_jax.configs import segment
 from thermo_jax.data.dataset import SplitSettings
 from thermo_jax.data.splits import Split
 from thermo_jax.programs import decoder, encoder, few_shot
+from thermo_jax.programs.frozen_encoder import check_raw_pixels
 
 quick_compilation = pytest.fixture(scope="module", autouse=True)(tiny.quick_compilation)
 pytestmark = pytest.mark.usefixtures("cache")
@@ -59,7 +60,7 @@ def test_numbers_that_the_data_do_not_have_are_left_out():
 def test_raw_pixels_need_one_data_type():
     config = segment.get_config("G/H")
     with pytest.raises(ValueError, match="'gray' must be config.data.type 'heat'"):
-        decoder.check_raw_pixels(config)
+        check_raw_pixels(config)
 
 
 @pytest.mark.parametrize(

@@ -152,14 +152,8 @@ def _train(arrays, variables, operations):
     parallel = DataParallel(jax.devices()[:1], mode="shard_map")
     tx = train_encoder.make_optimizer(config.train.learning_rate, config.train.weight_decay)
     model = train_encoder.make_model(data_type=data_type, operations=operations, **sizes)
-    step = parallel.wrap(
-        partial(
-            train_encoder.train_step,
-            model=model,
-            tx=tx,
-            loss=train_encoder.LossSettings(**config.loss),
-        )
-    )
+    loss = train_encoder.LossSettings(**config.loss)
+    step = parallel.wrap(partial(train_encoder.train_step, model=model, tx=tx, loss=loss))
     images = arrays["images"]
     batch = parallel.put_batch({"images": images, "slot": np.arange(len(images), dtype=np.int32)})
     states = [parallel.replicate(TrainState.create(variables, tx=tx, rng=jax.random.key(0)))]

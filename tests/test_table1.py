@@ -35,7 +35,7 @@ def finished(tmp_path_factory):
 def no_stage_runs(monkeypatch):
     class Refused:
         @staticmethod
-        def run(config, workdir):
+        def run(config, workdir, **options):
             raise AssertionError(f"{workdir} was run again")
 
     monkeypatch.setattr(stages, "PROGRAMS", dict.fromkeys(stages.PROGRAMS, Refused))

@@ -18,7 +18,6 @@ from jax._src import compiler  # JAX has no public option that holds for every p
 from ml_collections import ConfigDict
 
 from thermo_jax.configs import classify, segment
-from thermo_jax.configs import encoder as encoder_config
 from thermo_jax.models import cuts, decoders
 from thermo_jax.models.cuts import scale_images
 from thermo_jax.models.frozen import FrozenEncoder
@@ -132,15 +131,12 @@ def encoder_trainer(
     operations: Operations = NATIVE,
     **loss: Any,
 ) -> Trainer:
-    """The shipped encoder configuration, shrunk; `loss` changes its config.loss."""
-    config = encoder_config.get_config("heat")
-    config.loss.num_patches = 4
-    config.loss.update(loss)
-    settings = train_encoder.LossSettings(**config.loss)
+    """The shipped encoder, shrunk; `loss` changes its loss settings."""
+    settings = train_encoder.LossSettings(**{"num_patches": 4} | loss)
     model = train_encoder.make_model(
         data_type="heat", num_kernels=2, dtype=dtype, operations=operations
     )
-    tx = tx or train_encoder.make_optimizer(config.train.learning_rate, config.train.weight_decay)
+    tx = tx or train_encoder.make_optimizer(1e-3, 1e-4)
     shape = (HEIGHT, WIDTH, 3)
     create_state = partial(train_encoder.create_state, model, tx=tx, image_shape=shape)
     state = initialise(create_state, rng=jax.random.key(1))

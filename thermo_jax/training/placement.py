@@ -58,7 +58,7 @@ class Placement:
             self, by_value(step), role=role, resident=resident, draw=draw and by_value(draw)
         )
 
-    def fits(self, num_bytes: float, name: str) -> bool:
+    def fits(self, num_bytes: int, name: str) -> bool:
         """Whether so many bytes may be kept on each device. If not, a log message says so."""
         process = jax.process_index()
         device = next(d for d in self.parallel.devices if d.process_index == process)
