@@ -24,7 +24,14 @@ from PIL import Image
 
 from thermo_jax import main
 from thermo_jax.configs import classify, encoder, few_shot, predict, segment, table1
-from thermo_jax.data import annotations, data_report, diagnoses, inventory, radiometry, thermogram
+from thermo_jax.data import (
+    annotations,
+    data_report,
+    diagnoses,
+    file_listing,
+    radiometry,
+    thermogram,
+)
 from thermo_jax.data.splits import Split
 from thermo_jax.evaluation.predictions import Predictions
 from thermo_jax.inference import pictures
@@ -267,7 +274,7 @@ TABLE = b"ID,Diagnosis\n1,Healthy\n0002,Sick\n"
 
 @fuzz(CASES["pages"], page=damaged([PAGE]), table=damaged([TABLE, TABLE.replace(b",", b";")]))
 def test_damaged_diagnoses_are_read_or_reported(folder, page, table):
-    found = inventory.Inventory(
+    found = file_listing.FileListing(
         folder,
         pages=[written(folder, "description.html", page)],
         tables=[written(folder, "id_diagnosis.csv", table)],

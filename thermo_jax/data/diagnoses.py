@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Iterator
 
 from thermo_jax.data.data_report import DataReport
-from thermo_jax.data.inventory import Inventory
+from thermo_jax.data.file_listing import FileListing
 from thermo_jax.data.radiometry import read_bytes
 from thermo_jax.data.thermogram import HEALTHY, SICK, UNLABELLED, DataError, patient_of_folder
 
@@ -53,11 +53,11 @@ def diagnosis_texts(page: str) -> list[str]:
     return [html.unescape(_TAG.sub("", text)).strip() for text in found]
 
 
-def read_pages(inventory: Inventory, report: DataReport) -> dict[pathlib.PurePosixPath, set[int]]:
+def read_pages(files: FileListing, report: DataReport) -> dict[pathlib.PurePosixPath, set[int]]:
     """Reads every description.html: folder -> the labels it gives (two of them: a conflict)."""
     labels: dict[pathlib.PurePosixPath, set[int]] = {}
-    for page in inventory.pages:
-        name = pathlib.PurePosixPath(inventory.relative(page))
+    for page in files.pages:
+        name = pathlib.PurePosixPath(files.relative(page))
         texts: list[str] = []
         try:
             texts = diagnosis_texts(_text(read_bytes(page))[:_MAX_PAGE])
@@ -89,15 +89,15 @@ def nearest(folder: pathlib.PurePosixPath, labels: dict) -> pathlib.PurePosixPat
 
 
 def read_table(
-    inventory: Inventory, patients: Iterable[str], report: DataReport
+    files: FileListing, patients: Iterable[str], report: DataReport
 ) -> dict[str, set[int]]:
     """Reads `ID,Diagnosis` tables: patient -> labels; two of them are a conflict.
 
     Ids may be padded with zeros or not. Patients with a row but no thermogram are reported.
     """
     labels: dict[str, set[int]] = {}
-    for table in inventory.tables:
-        source = inventory.relative(table)
+    for table in files.tables:
+        source = files.relative(table)
         for line, patient, text in _rows(table, source, report):
             label = label_of_text(text)
             if label == UNLABELLED:
@@ -108,7 +108,7 @@ def read_table(
             labels.setdefault(patient, set()).update({label} - {UNLABELLED})
     present = set(patients)
     for patient in sorted(set(labels) - present):
-        report.add("missing-file", inventory.relative(inventory.tables[0]), f"patient {patient}")
+        report.add("missing-file", files.relative(files.tables[0]), f"patient {patient}")
     return labels
 
 

@@ -21,14 +21,14 @@ import tqdm
 from thermo_jax.data import diagnoses, radiometry
 from thermo_jax.data.annotations import Regions, read_coco
 from thermo_jax.data.data_report import BAD_FILES, DataReport
-from thermo_jax.data.inventory import (
+from thermo_jax.data.file_listing import (
     DIAGNOSIS_TABLE,
     MATRIX_SUFFIX,
     Draft,
-    Inventory,
+    FileListing,
     group,
     note_others,
-    take_inventory,
+    list_files,
 )
 from thermo_jax.data.thermogram import (
     LABEL_NAMES,
@@ -67,43 +67,43 @@ def scan(
     """
     if layout not in LAYOUTS:
         raise UserError(f"unknown layout {layout!r}; choose from {', '.join(LAYOUTS)}")
-    inventory = take_inventory(root)
-    if not inventory.pixels:
+    files = list_files(root)
+    if not files.pixels:
         raise UserError(
-            f"no thermograms (.jpg or .txt) under {inventory.root}; expected one of the layouts "
+            f"no thermograms (.jpg or .txt) under {files.root}; expected one of the layouts "
             "site, matrices or class_folders (see the README)"
         )
-    report = DataReport(inventory.root, strict=strict)
-    report.layout = detect(inventory) if layout == "auto" else layout
-    unread = {"site": inventory.tables, "matrices": inventory.pages}
-    note_others(inventory, report, unread.get(report.layout, inventory.tables + inventory.pages))
-    drafts = group(inventory, report)
+    report = DataReport(files.root, strict=strict)
+    report.layout = detect(files) if layout == "auto" else layout
+    unread = {"site": files.tables, "matrices": files.pages}
+    note_others(files, report, unread.get(report.layout, files.tables + files.pages))
+    drafts = group(files, report)
     identified = [_identify(draft, report) for draft in drafts]
     records = [record for record in identified if record is not None]
     records = _with_views(records, report)
-    records = _with_labels(records, inventory, report)
-    records = _check_pixels(records, inventory, report)
-    records = _drop_duplicates(records, inventory, report)
-    records = _with_regions(records, inventory, report)
+    records = _with_labels(records, files, report)
+    records = _check_pixels(records, files, report)
+    records = _drop_duplicates(records, files, report)
+    records = _with_regions(records, files, report)
     if not records:
         first = next(oddity for oddity in report.oddities if oddity.kind in BAD_FILES)
         raise UserError(
-            f"no usable thermogram among the {len(inventory.pixels)} files under {inventory.root}: "
+            f"no usable thermogram among the {len(files.pixels)} files under {files.root}: "
             f"{report.summary()}; first: {first.file}: {first.detail}"
         )
     return records, report
 
 
-def detect(inventory: Inventory) -> str:
+def detect(files: FileListing) -> str:
     """Returns the layout of a data set: matrices, class_folders or site."""
-    top = {path.relative_to(inventory.root).parts[0].lower() for path in inventory.sources()}
+    top = {path.relative_to(files.root).parts[0].lower() for path in files.sources()}
     if DIAGNOSIS_TABLE in top or "txt_files" in top:
         return "matrices"
-    folders = {pathlib.PurePosixPath(inventory.relative(p)).parent for p in inventory.pixels}
+    folders = {pathlib.PurePosixPath(files.relative(p)).parent for p in files.pixels}
     if any(diagnoses.label_of_folder(folder) is not None for folder in folders):
         return "class_folders"
     flat = folders == {pathlib.PurePosixPath(".")}
-    if flat and all(path.suffix.lower() == MATRIX_SUFFIX for path in inventory.pixels):
+    if flat and all(path.suffix.lower() == MATRIX_SUFFIX for path in files.pixels):
         return "matrices"
     return "site"
 
@@ -156,10 +156,10 @@ def _with_views(records: list[Thermogram], report: DataReport) -> list[Thermogra
 
 
 def _with_labels(
-    records: list[Thermogram], inventory: Inventory, report: DataReport
+    records: list[Thermogram], files: FileListing, report: DataReport
 ) -> list[Thermogram]:
     """Gives each record its label; leaves out patients whose diagnoses contradict each other."""
-    found = _LABELLERS[report.layout](records, inventory, report)
+    found = _LABELLERS[report.layout](records, files, report)
     of_patient: dict[str, set[int]] = {}
     for record, labels in zip(records, found, strict=True):
         of_patient.setdefault(record.patient, set()).update(labels)
@@ -168,7 +168,7 @@ def _with_labels(
         if len(of_patient[record.patient]) > 1:
             names = " and ".join(LABEL_NAMES[label] for label in sorted(of_patient[record.patient]))
             detail = f"patient {record.patient} is called {names}"
-            for file in _files(record, inventory):
+            for file in _files(record, files):
                 report.add("conflicting-diagnosis", file, detail)
         else:
             # The patient's: one visit of hers may lack its page.
@@ -177,40 +177,40 @@ def _with_labels(
     return kept
 
 
-def _files(record: Thermogram, inventory: Inventory) -> list[str]:
+def _files(record: Thermogram, files: FileListing) -> list[str]:
     """Returns the names of a thermogram's files, relative to the root."""
     paths = [getattr(record, field) for field in _FIELDS.values()]
-    return [inventory.relative(path) for path in paths if path is not None]
+    return [files.relative(path) for path in paths if path is not None]
 
 
 def _folder(record: Thermogram) -> pathlib.PurePosixPath:
     return pathlib.PurePosixPath(record.name).parent
 
 
-def _labels_of_site(records, inventory, report) -> list[set[int]]:
-    pages = diagnoses.read_pages(inventory, report)
+def _labels_of_site(records, files, report) -> list[set[int]]:
+    pages = diagnoses.read_pages(files, report)
     diagnoses.note_missing_pages(map(_folder, records), pages, report)
     places = [diagnoses.nearest(_folder(record), pages) for record in records]
     return [pages[place] if place is not None else set() for place in places]
 
 
-def _labels_of_matrices(records, inventory, report) -> list[set[int]]:
-    table = diagnoses.read_table(inventory, (r.patient for r in records), report)
-    if not inventory.tables:
+def _labels_of_matrices(records, files, report) -> list[set[int]]:
+    table = diagnoses.read_table(files, (r.patient for r in records), report)
+    if not files.tables:
         report.add("missing-diagnosis", DIAGNOSIS_TABLE, "no such file; every patient unlabelled")
     for record in records:
-        if inventory.tables and record.patient not in table:
+        if files.tables and record.patient not in table:
             detail = f"no row for patient {record.patient} in {DIAGNOSIS_TABLE}"
-            report.add("missing-diagnosis", _files(record, inventory)[0], detail)
+            report.add("missing-diagnosis", _files(record, files)[0], detail)
     return [table.get(record.patient, set()) for record in records]
 
 
-def _labels_of_class_folders(records, inventory, report) -> list[set[int]]:
+def _labels_of_class_folders(records, files, report) -> list[set[int]]:
     found = [diagnoses.label_of_folder(_folder(record)) for record in records]
     for record, label in zip(records, found, strict=True):
         if label is None:
             detail = f"in no class folder ({', '.join(diagnoses.CLASS_FOLDERS)})"
-            report.add("missing-diagnosis", _files(record, inventory)[0], detail)
+            report.add("missing-diagnosis", _files(record, files)[0], detail)
     return [set() if label is None else {label} for label in found]
 
 
@@ -222,7 +222,7 @@ _LABELLERS = {
 
 
 def _check_pixels(
-    records: list[Thermogram], inventory: Inventory, report: DataReport
+    records: list[Thermogram], files: FileListing, report: DataReport
 ) -> list[Thermogram]:
     """Opens every file; takes the bad ones out of their records, and records without pixels out."""
     tasks = [
@@ -239,7 +239,7 @@ def _check_pixels(
         progress = tqdm.tqdm(results, "checking", len(tasks), unit="file", disable=None, delay=2)
         try:
             for (index, slot, path), found in zip(tasks, progress, strict=True):
-                name = inventory.relative(path)
+                name = files.relative(path)
                 if found.size:
                     report.sizes[f"{slot} {found.size}"] += 1
                 if found.error is not None:
@@ -255,7 +255,7 @@ def _check_pixels(
         except DataError:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    _note_missing(records, bad, inventory, report)
+    _note_missing(records, bad, files, report)
     kept = [_without(record, bad.get(index, set())) for index, record in enumerate(records)]
     return [record for record in kept if record is not None]
 
@@ -277,11 +277,11 @@ def _check_file(slot: str, path: pathlib.Path) -> _Checked:
     return _Checked(None, size, blank, float(pixels.mean(dtype=np.float64)))
 
 
-def _note_missing(records, bad: dict[int, set[str]], inventory, report) -> None:
+def _note_missing(records, bad: dict[int, set[str]], files, report) -> None:
     for index, record in enumerate(records):
         slots = {slot for slot, field in _FIELDS.items() if getattr(record, field) is not None}
         rendered = "temperatures" in slots - bad.get(index, set())
-        file = _files(record, inventory)[0]
+        file = _files(record, files)[0]
         if "gray" in slots and "heat" not in slots:
             detail = "heatmap rendered from temperatures" if rendered else "usable as gray only"
             report.add("missing-snap", file, detail)
@@ -297,7 +297,7 @@ def _without(record: Thermogram, bad: set[str]) -> Thermogram | None:
 
 
 def _drop_duplicates(
-    records: list[Thermogram], inventory: Inventory, report: DataReport
+    records: list[Thermogram], files: FileListing, report: DataReport
 ) -> list[Thermogram]:
     """Keeps the first record by name of each (patient, visit, view, protocol, frame, mirrored)."""
     kept: dict[tuple, Thermogram] = {}
@@ -305,7 +305,7 @@ def _drop_duplicates(
         first = kept.setdefault(_identity(record), record)
         if first is not record:
             detail = f"same patient, visit, view, protocol and frame as {first.name}"
-            for file in _files(record, inventory):
+            for file in _files(record, files):
                 report.add("duplicate", file, detail)
     return list(kept.values())
 
@@ -323,11 +323,11 @@ def _identity(record: Thermogram) -> tuple:
 
 
 def _with_regions(
-    records: list[Thermogram], inventory: Inventory, report: DataReport
+    records: list[Thermogram], files: FileListing, report: DataReport
 ) -> list[Thermogram]:
     """Attaches the COCO regions to the records of the same file stem, in the folder it names."""
     regions: dict[pathlib.PurePosixPath, Regions] = {}
-    for path in inventory.annotations:
+    for path in files.annotations:
         for image, found in read_coco(path, report).items():
             if image in regions:
                 report.add("repeated-image", str(image), f"also annotated in {path.name}")
@@ -335,7 +335,7 @@ def _with_regions(
     at_stem: dict[str, list[int]] = {}
     for index, record in enumerate(records):
         at_stem.setdefault(pathlib.PurePosixPath(record.name).name, []).append(index)
-    present = {split_name(path.name)[0] for path in inventory.pixels}
+    present = {split_name(path.name)[0] for path in files.pixels}
     records = list(records)
     for image, found in regions.items():
         stem = image.name

@@ -26,7 +26,7 @@ from jaxtyping import Float, UInt8
 from ml_collections import ConfigDict
 
 from thermo_jax.data.examples import IMAGE_SHAPES, block_mean, downscaled_size, ordered_map
-from thermo_jax.data.inventory import walk
+from thermo_jax.data.file_listing import walk
 from thermo_jax.data.thermogram import GRAY_SHAPE, VIEW_NAMES, DataError, ParsedName, parse_name
 from thermo_jax.errors import ClosedFolderError, MissingFileError, UserError
 from thermo_jax.files import folder_path, is_remote

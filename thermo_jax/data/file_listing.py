@@ -39,7 +39,7 @@ class Draft:
 
 
 @dataclasses.dataclass
-class Inventory:
+class FileListing:
     """Absolute paths, sorted by relative path."""
 
     root: pathlib.Path
@@ -59,7 +59,7 @@ class Inventory:
         return [*self.pixels, *self.pages, *self.tables, *self.annotations]
 
 
-def take_inventory(root: str | os.PathLike) -> Inventory:
+def list_files(root: str | os.PathLike) -> FileListing:
     """Lists a data set's files; hidden files and folders are passed over.
 
     Raises:
@@ -73,27 +73,27 @@ def take_inventory(root: str | os.PathLike) -> Inventory:
         )
     if not root.is_dir():
         raise UserError(f"data root {root} is a file; set config.data.root to its folder")
-    inventory = Inventory(root)
-    files = [
-        folder / name for folder, _, names in walk(root, closed=inventory.closed) for name in names
+    files = FileListing(root)
+    paths = [
+        folder / name for folder, _, names in walk(root, closed=files.closed) for name in names
     ]
-    for path in sorted(files, key=lambda path: path.relative_to(root).parts):
+    for path in sorted(paths, key=lambda path: path.relative_to(root).parts):
         name, suffix = path.name.lower(), path.suffix.lower()
         if name in DIAGNOSIS_PAGES:
-            inventory.pages.append(path)
+            files.pages.append(path)
         elif name == DIAGNOSIS_TABLE:
-            inventory.tables.append(path)
+            files.tables.append(path)
         elif suffix == ".json" and "instances" in name and path.parent == root:
-            inventory.annotations.append(path)
+            files.annotations.append(path)
         elif suffix in IMAGE_SUFFIXES or (
             suffix == MATRIX_SUFFIX and not name.startswith("readme")
         ):
-            inventory.pixels.append(path)
+            files.pixels.append(path)
         else:
-            inventory.others.append(path)
-    if not (inventory.sources() or inventory.others or inventory.closed):
+            files.others.append(path)
+    if not (files.sources() or files.others or files.closed):
         raise UserError(f"data root {root} is empty; copy the data set there or point elsewhere")
-    return inventory
+    return files
 
 
 def walk(
@@ -121,11 +121,11 @@ def walk(
         yield pathlib.Path(folder), subfolders, [n for n in names if not n.startswith(".")]
 
 
-def group(inventory: Inventory, report: DataReport) -> list[Draft]:
+def group(files: FileListing, report: DataReport) -> list[Draft]:
     """Brings gray image, snap and matrix of one name in one folder together, sorted by name."""
     drafts: dict[tuple[pathlib.PurePosixPath, str], Draft] = {}
-    for path in inventory.pixels:
-        relative = pathlib.PurePosixPath(inventory.relative(path))
+    for path in files.pixels:
+        relative = pathlib.PurePosixPath(files.relative(path))
         stem, snap = split_name(path.name)
         slot = "heat" if snap else "gray"
         if path.suffix.lower() == MATRIX_SUFFIX:
@@ -140,16 +140,16 @@ def group(inventory: Inventory, report: DataReport) -> list[Draft]:
 
 
 def note_others(
-    inventory: Inventory, report: DataReport, unread: Iterable[pathlib.Path] = ()
+    files: FileListing, report: DataReport, unread: Iterable[pathlib.Path] = ()
 ) -> None:
     """Reports the files that no reader takes, and `unread`, which this layout does not use."""
-    for path in inventory.closed:
-        report.add("unreadable-folder", inventory.relative(path), "check its permissions")
-    for path in inventory.others:
+    for path in files.closed:
+        report.add("unreadable-folder", files.relative(path), "check its permissions")
+    for path in files.others:
         detail = f"neither .jpg nor a temperature .txt ({path.suffix or 'no suffix'})"
         if path.suffix.lower() == ".json" and "instances" in path.name.lower():
             detail = "annotation files are read in the data root only: move it there"
-        report.add("ignored-file", inventory.relative(path), detail)
+        report.add("ignored-file", files.relative(path), detail)
     for path in unread:
         detail = f"not used by the {report.layout} layout"
-        report.add("ignored-file", inventory.relative(path), detail)
+        report.add("ignored-file", files.relative(path), detail)
