@@ -6,7 +6,7 @@ from thermogram_files import BOX, coco, write_coco
 from thermo_jax.data import annotations, layouts
 from thermo_jax.data.annotations import draw_order, label_map, scored_label_map
 from thermo_jax.data.data_report import DataReport
-from thermo_jax.data.thermogram import BACKGROUND, CLASS_NAMES, Region
+from thermo_jax.data.thermogram import BACKGROUND, CLASS_NAMES, Annotation
 
 LEFT_BREAST, LEFT_NIPPLE, NECK = (
     CLASS_NAMES.index(name) for name in ("left_breast", "left_nipple", "neck")
@@ -15,13 +15,13 @@ LEFT_BREAST, LEFT_NIPPLE, NECK = (
 
 def box(index, left, top, right, bottom):
     ring = ((left, top), (right, top), (right, bottom), (left, bottom))
-    return Region(class_index=index, rings=(tuple((float(x), float(y)) for x, y in ring),))
+    return Annotation(class_index=index, rings=(tuple((float(x), float(y)) for x, y in ring),))
 
 
-def read(tmp_path, document, **options):
-    report = DataReport(tmp_path, **options)
-    found = annotations.read_coco(write_coco(tmp_path, document), report)
-    return {str(image): regions for image, regions in found.items()}, report
+def read(tmp_path, document):
+    of_image, oddities = annotations.read_coco(write_coco(tmp_path, document))
+    report = DataReport(oddities=oddities)
+    return {str(image): regions for image, regions in of_image.items()}, report
 
 
 def test_label_maps_of_the_sample_agree_pixel_for_pixel(sample_dir):
@@ -59,7 +59,7 @@ def test_region_of_interest_is_never_drawn():
 
 def test_rings_of_one_region_add_up_even_where_they_overlap():
     inner, outer = box(NECK, 20, 20, 30, 30), box(NECK, 10, 10, 50, 50)
-    both = Region(class_index=NECK, rings=outer.rings + inner.rings)
+    both = Annotation(class_index=NECK, rings=outer.rings + inner.rings)
     np.testing.assert_array_equal(label_map([both]), label_map([outer]))
 
 

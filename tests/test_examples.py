@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 
 from thermo_jax.data import annotations, examples
-from thermo_jax.data.thermogram import BACKGROUND, HEALTHY, SICK, UNLABELLED, Region, Thermogram
+from thermo_jax.data.thermogram import BACKGROUND, HEALTHY, SICK, UNLABELLED, Annotation, Thermogram
 
 SQUARE = ((100.0, 100.0), (203.0, 100.0), (203.0, 203.0), (100.0, 203.0))
-ANNOTATION = (Region(class_index=0, rings=(SQUARE,)),)
+ANNOTATION = (Annotation(class_index=0, rings=(SQUARE,)),)
 
 
 def record(name: str, **fields) -> Thermogram:

@@ -233,10 +233,10 @@ COCO = {
 
 
 def check_coco(path: pathlib.Path):
-    report = data_report.DataReport(path.parent)
-    for regions in annotations.read_coco(path, report).values():
+    of_image, oddities = annotations.read_coco(path)
+    for regions in of_image.values():
         assert annotations.label_map(regions).shape == (480, 640)
-    assert all("\n" not in oddity.detail for oddity in report.oddities)
+    assert all("\n" not in oddity.detail for oddity in oddities)
 
 
 @fuzz(
@@ -274,14 +274,15 @@ TABLE = b"ID,Diagnosis\n1,Healthy\n0002,Sick\n"
 
 @fuzz(CASES["pages"], page=damaged([PAGE]), table=damaged([TABLE, TABLE.replace(b",", b";")]))
 def test_damaged_diagnoses_are_read_or_reported(folder, page, table):
-    found = file_listing.FileListing(
+    files = file_listing.FileListing(
         folder,
         pages=[written(folder, "description.html", page)],
         tables=[written(folder, "id_diagnosis.csv", table)],
     )
-    report = data_report.DataReport(folder)
-    labels = diagnoses.read_pages(found, report) | diagnoses.read_table(found, ["0001"], report)
-    assert all(labels_of <= {0, 1} for labels_of in labels.values())
+    pages, odd_pages = diagnoses.read_pages(files)
+    rows, odd_rows = diagnoses.read_table(files, ["0001"])
+    assert all(labels <= {0, 1} for labels in (pages | rows).values())
+    report = data_report.DataReport(folder, oddities=odd_pages + odd_rows)
     report.write(folder / "report", [])
 
 

@@ -14,28 +14,31 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import UInt8
 
-from thermo_jax.data.data_report import DataReport
+from thermo_jax.data.data_report import Oddity
 from thermo_jax.data.radiometry import read_bytes
 from thermo_jax.data.thermogram import (
     BACKGROUND,
     CLASS_NAMES,
     GRAY_SHAPE,
+    Annotation,
     DataError,
-    Region,
     split_name,
 )
 
 _CLASS_OF_CATEGORY = {name: index for index, name in enumerate(CLASS_NAMES)} | {"roi": BACKGROUND}
 _MAX_COORDINATE = 10_000  # pixels; a polygon that leaves the image is clipped, nonsense refused
 
-Regions = tuple[Region, ...]
 
-
-def read_coco(path: str | os.PathLike, report: DataReport) -> dict[pathlib.PurePosixPath, Regions]:
-    """Reads a COCO instance file: `file_name` without suffix -> its regions in file order.
+def read_coco(
+    path: str | os.PathLike,
+) -> tuple[dict[pathlib.PurePosixPath, tuple[Annotation, ...]], list[Oddity]]:
+    """Reads a COCO instance file.
 
     Images without a usable region have none (exports list images not annotated yet). Ids may be any
-    numbers, each used once. What cannot be used goes to `report`, by name.
+    numbers, each used once.
+
+    Returns:
+      `file_name` without suffix -> its annotations in file order; and what cannot be used.
     """
     path = pathlib.Path(path)
     try:
@@ -43,17 +46,39 @@ def read_coco(path: str | os.PathLike, report: DataReport) -> dict[pathlib.PureP
         images, categories, annotations = _sections(document)
     except (DataError, ValueError, RecursionError) as error:
         detail = error.detail if isinstance(error, DataError) else f"not COCO JSON: {error}"
-        report.add("unreadable-annotations", path.name, detail)
-        return {}
-    names = _image_names(images, path.name, report)
-    classes = _category_classes(categories, path.name, report)
-    found: dict[str, list[Region]] = {name: [] for name in names.values() if name is not None}
+        return {}, [Oddity("unreadable-annotations", path.name, detail)]
+    names, oddities = _image_names(images, path.name)
+    classes, unknown = _category_classes(categories, path.name)
+    oddities += unknown
+    of_name: dict[str, list[Annotation]] = {name: [] for name in names.values() if name is not None}
     broken: set[str] = set()
     for annotation in annotations:
-        _add_region(annotation, names, classes, found, broken, path.name, report)
+        title = f"annotation {annotation.get('id')} in {path.name}"
+        image_id, category_id = (
+            _key(annotation.get("image_id")),
+            _key(annotation.get("category_id")),
+        )
+        name = names.get(image_id)
+        if image_id not in names:
+            detail = f"{title}: image_id {image_id} is not listed"
+            oddities.append(Oddity("unknown-image-id", path.name, detail))
+        if name is None:
+            continue  # reported here or with the image
+        if classes.get(category_id) is None:
+            oddities.append(Oddity("unknown-category", name, f"{title}: category_id {category_id}"))
+            continue
+        try:
+            rings = _rings(annotation.get("segmentation"))
+        except ValueError as error:
+            oddities.append(Oddity("unusable-polygon", name, f"{title}: {error}"))
+            broken.add(name)
+            continue
+        if len(rings) > 1:
+            oddities.append(Oddity("several-rings", name, f"{title}: {len(rings)} polygons"))
+        of_name[name].append(Annotation(class_index=classes[category_id], rings=rings))
     return {
-        _image(name): () if name in broken else tuple(regions) for name, regions in found.items()
-    }
+        _image(name): () if name in broken else tuple(regions) for name, regions in of_name.items()
+    }, oddities
 
 
 def _image(file_name: str) -> pathlib.PurePosixPath:
@@ -84,66 +109,50 @@ def _refuse_shared_ids(items: list[dict], what: str) -> None:
             raise ValueError(f"id {identity} is {owners[identity]!r} and {item.get(what)!r}")
 
 
-def _image_names(images: list[dict], source: str, report: DataReport) -> dict[object, str | None]:
+def _image_names(images: list[dict], source: str) -> tuple[dict[object, str | None], list[Oddity]]:
     """Returns image id -> file name, None for an image whose annotations are not to be used."""
     names: dict[object, str | None] = {}
+    oddities = []
     seen: set[pathlib.PurePosixPath] = set()
     for image in images:
         identity, file_name = _key(image.get("id")), image.get("file_name")
         if identity is None or not isinstance(file_name, str):
-            report.add("unreadable-annotations", source, f"image without id or file_name: {image}")
+            detail = f"image without id or file_name: {image}"
+            oddities.append(Oddity("unreadable-annotations", source, detail))
             continue
         file_name = pathlib.PurePosixPath(file_name.replace("\\", "/")).as_posix()
         if file_name in ("/", ".", ".."):
-            report.add("unreadable-annotations", source, f"image without a file name: {image}")
+            detail = f"image without a file name: {image}"
+            oddities.append(Oddity("unreadable-annotations", source, detail))
             continue
         names[identity] = None
         size = (image.get("height", GRAY_SHAPE[0]), image.get("width", GRAY_SHAPE[1]))
         if size != GRAY_SHAPE:
             detail = f"{source} gives {size[1]}x{size[0]} pixels; expected 640x480"
-            report.add("annotation-size", file_name, detail)
+            oddities.append(Oddity("annotation-size", file_name, detail))
         elif _image(file_name) in seen:
-            report.add("repeated-image", file_name, f"listed again in {source}, id {identity}")
+            detail = f"listed again in {source}, id {identity}"
+            oddities.append(Oddity("repeated-image", file_name, detail))
         else:
             names[identity] = file_name
             seen.add(_image(file_name))
-    return names
+    return names, oddities
 
 
-def _category_classes(categories: list[dict], source: str, report: DataReport) -> dict:
+def _category_classes(
+    categories: list[dict], source: str
+) -> tuple[dict[object, int | None], list[Oddity]]:
     """Returns category id -> class index, None for an unknown category."""
     classes: dict[object, int | None] = {}
+    oddities = []
     for category in categories:
         name = str(category.get("name", "")).strip()
         index = _CLASS_OF_CATEGORY.get(re.sub(r"[\s-]+", "_", name.lower()))
         classes[_key(category.get("id"))] = index
         if index is None:
             detail = f"category {name!r}; known: {', '.join(CLASS_NAMES)}, ROI"
-            report.add("unknown-category", source, detail)
-    return classes
-
-
-def _add_region(annotation, names, classes, found, broken, source, report) -> None:
-    what = f"annotation {annotation.get('id')} in {source}"
-    image_id, category_id = _key(annotation.get("image_id")), _key(annotation.get("category_id"))
-    if image_id not in names:
-        report.add("unknown-image-id", source, f"{what}: image_id {image_id} is not listed")
-        return
-    name = names[image_id]
-    if name is None:
-        return  # reported with the image
-    if classes.get(category_id) is None:
-        report.add("unknown-category", name, f"{what}: category_id {category_id}")
-        return
-    try:
-        rings = _rings(annotation.get("segmentation"))
-    except ValueError as error:
-        report.add("unusable-polygon", name, f"{what}: {error}")
-        broken.add(name)
-        return
-    if len(rings) > 1:
-        report.add("several-rings", name, f"{what}: {len(rings)} polygons")
-    found[name].append(Region(class_index=classes[category_id], rings=rings))
+            oddities.append(Oddity("unknown-category", source, detail))
+    return classes, oddities
 
 
 def _rings(segmentation: object) -> tuple[tuple[tuple[float, float], ...], ...]:
@@ -165,7 +174,7 @@ def _key(identity: object) -> int | str | None:
     return identity if isinstance(identity, int | str) else None
 
 
-def label_map(regions: Sequence[Region]) -> UInt8[np.ndarray, "480 640"]:
+def label_map(regions: Sequence[Annotation]) -> UInt8[np.ndarray, "480 640"]:
     """Fills regions in order, later over earlier; background where nothing was drawn.
 
     The rings of one region are filled one by one, so they add up. "ROI" is never drawn.
@@ -182,7 +191,7 @@ def label_map(regions: Sequence[Region]) -> UInt8[np.ndarray, "480 640"]:
     return labels
 
 
-def draw_order(regions: Sequence[Region]) -> tuple[int, ...]:
+def draw_order(regions: Sequence[Annotation]) -> tuple[int, ...]:
     """Returns for each class its rank by last drawing: 0 never drawn, larger is later.
 
     Background is 0 always, so that it loses every tie.
@@ -194,7 +203,7 @@ def draw_order(regions: Sequence[Region]) -> tuple[int, ...]:
 
 def scored_label_map(
     label_map: UInt8[np.ndarray, "480 640"],
-    regions_or_draw_order: Sequence[Region] | Sequence[int],
+    regions_or_draw_order: Sequence[Annotation] | Sequence[int],
     *,
     factor: int,
 ) -> UInt8[np.ndarray, "h w"]:
@@ -207,7 +216,7 @@ def scored_label_map(
       ValueError: the factor does not divide the map, or the order is not one rank per class.
     """
     order = tuple(regions_or_draw_order)
-    if not order or isinstance(order[0], Region):
+    if not order or isinstance(order[0], Annotation):
         order = draw_order(order)
     if len(order) != len(CLASS_NAMES):
         raise ValueError(f"draw order {order} has {len(order)} ranks; expected {len(CLASS_NAMES)}")

@@ -33,7 +33,7 @@ from thermo_jax.data.prepared import (
     lock,
     source_fingerprint,
 )
-from thermo_jax.data.thermogram import BACKGROUND, CLASS_NAMES, Region, Thermogram
+from thermo_jax.data.thermogram import BACKGROUND, CLASS_NAMES, Annotation, Thermogram
 from thermo_jax.files import digest
 
 # A missing image is stored as one of no rows, with a flag beside it: TFDS cannot store None. With
@@ -117,7 +117,7 @@ class DmrIr(tfds.core.GeneratorBasedBuilder, skip_registration=DATASET_NAME in _
         def encode(record: Thermogram) -> dict[str, Any]:
             return _encode(record, colormap=self._colormap)
 
-        encoded = examples.ordered_map(encode, records, description="preparing")
+        encoded = radiometry.ordered_map(encode, records, description="preparing")
         yield from enumerate(encoded)
 
 
@@ -273,7 +273,7 @@ def _decode_record(row: dict[str, Any], stored: pathlib.Path) -> Thermogram:
         gray_path=stored if row["has_gray"] else None,
         heat_path=stored if row["has_heat"] else None,
         temperature_path=stored if row["has_temperatures"] else None,
-        regions=tuple(Region(class_index=index, rings=()) for index in classes),
+        regions=tuple(Annotation(class_index=index, rings=()) for index in classes),
     )
 
 

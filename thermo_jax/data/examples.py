@@ -6,16 +6,11 @@ examples: the whole database is 0.4 GB of heatmaps or 2 GB of gray images. Nothi
 TensorFlow.
 """
 
-import collections
-import concurrent.futures
 import dataclasses
 import math
-import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from typing import Any
 
 import numpy as np
-import tqdm
 from absl import logging
 
 from thermo_jax.data import annotations, radiometry
@@ -199,7 +194,7 @@ def load_examples(
         label_map = annotations.label_map(record.regions) if task == "segment" else None
         return getattr(pixels, data_type), label_map
 
-    pixels = ordered_map(read, records, description=f"reading {data_type}")
+    pixels = radiometry.ordered_map(read, records, description=f"reading {data_type}")
     return assemble(records, pixels, data_type=data_type, task=task, downscale=downscale)
 
 
@@ -264,26 +259,6 @@ def block_mean(image: np.ndarray, *, factor: int) -> np.ndarray:
     height, width = downscaled_size(height, width, factor)
     blocks = image.reshape(height, factor, width, factor, channels)
     return np.rint(blocks.mean(axis=(1, 3), dtype=np.float64)).astype(np.uint8)
-
-
-def ordered_map(
-    function: Callable[[Any], Any], items: Sequence[Any], *, description: str
-) -> Iterator[Any]:
-    """`map` in threads, a few items ahead of use, with progress on a terminal."""
-    workers = min(8, os.cpu_count() or 1)
-    ahead: collections.deque[concurrent.futures.Future] = collections.deque()
-    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
-        try:
-            # disable=None: quiet where standard error is not a terminal.
-            for item in tqdm.tqdm(items, desc=description, unit="image", disable=None):
-                ahead.append(pool.submit(function, item))
-                if len(ahead) > 2 * workers:
-                    yield ahead.popleft().result()
-            while ahead:
-                yield ahead.popleft().result()
-        finally:
-            for future in ahead:
-                future.cancel()
 
 
 def _without(data_type: str) -> str:

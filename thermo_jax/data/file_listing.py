@@ -1,16 +1,16 @@
-"""Finds the source files of a data set and brings together those of one thermogram.
+"""Lists the source files of a data set and brings together those of one thermogram.
 
-Knows file names only; `layouts` says who is in them and opens them. Order never depends on the
+Only file names are used here; `layouts` opens the files. The order never depends on the
 directory's: everything is sorted by relative path.
 """
 
 import dataclasses
 import os
 import pathlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
-from thermo_jax.data.data_report import DataReport
-from thermo_jax.data.thermogram import split_name
+from thermo_jax.data.data_report import Oddity
+from thermo_jax.data.thermogram import Thermogram, split_name
 from thermo_jax.errors import MissingFileError, UserError
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg"})
@@ -20,29 +20,11 @@ DIAGNOSIS_TABLE = "id_diagnosis.csv"
 
 
 @dataclasses.dataclass
-class Draft:
-    """The files of one thermogram, before they were opened."""
-
-    folder: pathlib.PurePosixPath  # relative to the root
-    stem: str
-    paths: dict[str, pathlib.Path] = dataclasses.field(default_factory=dict)  # slot -> file
-
-    @property
-    def name(self) -> str:
-        """Path relative to the root, without suffix."""
-        return (self.folder / self.stem).as_posix()
-
-    @property
-    def file(self) -> str:
-        """Path of its first file, relative to the root."""
-        return (self.folder / min(path.name for path in self.paths.values())).as_posix()
-
-
-@dataclasses.dataclass
 class FileListing:
     """Absolute paths, sorted by relative path."""
 
     root: pathlib.Path
+    layout: str = ""  # how the files are arranged; `layouts.scan` sets it
     pixels: list[pathlib.Path] = dataclasses.field(default_factory=list)  # images and matrices
     pages: list[pathlib.Path] = dataclasses.field(default_factory=list)  # description.html
     tables: list[pathlib.Path] = dataclasses.field(default_factory=list)  # id_diagnosis.csv
@@ -51,16 +33,20 @@ class FileListing:
     closed: list[pathlib.Path] = dataclasses.field(default_factory=list)  # unreadable folders
 
     def relative(self, path: pathlib.Path) -> str:
-        """Returns the name under which the report knows a file."""
+        """Returns the name that the report uses for a file."""
         return path.relative_to(self.root).as_posix()
 
+    def names(self, record: Thermogram) -> list[str]:
+        """Returns the names that the report uses for a thermogram's files."""
+        return [self.relative(path) for path in record.paths.values()]
+
     def sources(self) -> list[pathlib.Path]:
-        """Every file that a scan reads."""
+        """Returns every file that a scan reads."""
         return [*self.pixels, *self.pages, *self.tables, *self.annotations]
 
 
 def list_files(root: str | os.PathLike) -> FileListing:
-    """Lists a data set's files; hidden files and folders are passed over.
+    """Lists a data set's files; hidden files and folders are skipped.
 
     Raises:
       FileNotFoundError: the root does not exist.
@@ -91,7 +77,7 @@ def list_files(root: str | os.PathLike) -> FileListing:
             files.pixels.append(path)
         else:
             files.others.append(path)
-    if not (files.sources() or files.others or files.closed):
+    if not (paths or files.closed):
         raise UserError(f"data root {root} is empty; copy the data set there or point elsewhere")
     return files
 
@@ -99,19 +85,20 @@ def list_files(root: str | os.PathLike) -> FileListing:
 def walk(
     root: pathlib.Path, *, closed: list[pathlib.Path]
 ) -> Iterator[tuple[pathlib.Path, list[str], list[str]]]:
-    """(folder, its subfolders, its files) from `root` on; links are followed, each folder once.
+    """Yields (folder, its subfolders, its files) from `root` on.
 
-    Hidden files and folders are passed over, and so is what the caller takes out of the subfolders.
+    Links are followed, but each folder is visited once. Hidden files and folders are skipped, and
+    so is every subfolder that the caller removes from the list.
 
     Args:
-      closed: gets the folders that cannot be read.
+      closed: a list to which the folders that cannot be read are added.
     """
     seen: set[str] = set()
 
-    def note_closed(error: OSError) -> None:
+    def add_closed(error: OSError) -> None:
         closed.append(pathlib.Path(error.filename))
 
-    for folder, subfolders, names in os.walk(root, followlinks=True, onerror=note_closed):
+    for folder, subfolders, names in os.walk(root, followlinks=True, onerror=add_closed):
         real = os.path.realpath(folder)
         if real in seen:  # a link to a folder already read, or a loop
             subfolders.clear()
@@ -121,35 +108,49 @@ def walk(
         yield pathlib.Path(folder), subfolders, [n for n in names if not n.startswith(".")]
 
 
-def group(files: FileListing, report: DataReport) -> list[Draft]:
-    """Brings gray image, snap and matrix of one name in one folder together, sorted by name."""
-    drafts: dict[tuple[pathlib.PurePosixPath, str], Draft] = {}
+def group(files: FileListing) -> tuple[list[dict[str, pathlib.Path]], list[Oddity]]:
+    """Brings together the gray image, snap and matrix of one name in one folder, sorted by name.
+
+    Returns:
+      For each thermogram its files by kind of pixels ("gray", "heat", "temperatures"), and the
+      files that are left out.
+    """
+    groups: dict[tuple[pathlib.Path, str], dict[str, pathlib.Path]] = {}
+    oddities = []
     for path in files.pixels:
-        relative = pathlib.PurePosixPath(files.relative(path))
-        stem, snap = split_name(path.name)
-        slot = "heat" if snap else "gray"
+        stem, is_snap = split_name(path.name)
+        kind = "heat" if is_snap else "gray"
         if path.suffix.lower() == MATRIX_SUFFIX:
-            slot = "temperatures"
-        draft = drafts.setdefault((relative.parent, stem.lower()), Draft(relative.parent, stem))
-        if slot in draft.paths:
-            detail = f"same name as {draft.paths[slot].name}, which was taken"
-            report.add("duplicate", relative.as_posix(), detail)
-        else:
-            draft.paths[slot] = path
-    return sorted(drafts.values(), key=lambda draft: (draft.folder.parts, draft.stem))
+            kind = "temperatures"
+        paths = groups.setdefault((path.parent, stem.lower()), {})
+        if paths.setdefault(kind, path) != path:
+            detail = f"same name as {paths[kind].name}, which was taken"
+            oddities.append(Oddity("duplicate", files.relative(path), detail))
+    return sorted(groups.values(), key=_folder_and_stem), oddities
 
 
-def note_others(
-    files: FileListing, report: DataReport, unread: Iterable[pathlib.Path] = ()
-) -> None:
-    """Reports the files that no reader takes, and `unread`, which this layout does not use."""
-    for path in files.closed:
-        report.add("unreadable-folder", files.relative(path), "check its permissions")
+def _folder_and_stem(paths: dict[str, pathlib.Path]) -> tuple[tuple[str, ...], str]:
+    first = next(iter(paths.values()))
+    return first.parent.parts, split_name(first.name)[0]
+
+
+def unused_files(files: FileListing) -> list[Oddity]:
+    """Reports the folders that cannot be read and the files that this layout does not use."""
+    oddities = [
+        Oddity("unreadable-folder", files.relative(path), "check its permissions")
+        for path in files.closed
+    ]
     for path in files.others:
         detail = f"neither .jpg nor a temperature .txt ({path.suffix or 'no suffix'})"
         if path.suffix.lower() == ".json" and "instances" in path.name.lower():
             detail = "annotation files are read in the data root only: move it there"
-        report.add("ignored-file", files.relative(path), detail)
-    for path in unread:
-        detail = f"not used by the {report.layout} layout"
-        report.add("ignored-file", files.relative(path), detail)
+        oddities.append(Oddity("ignored-file", files.relative(path), detail))
+    unused = {
+        "site": files.tables,
+        "matrices": files.pages,
+        "class_folders": files.tables + files.pages,
+    }
+    detail = f"not used by the {files.layout} layout"
+    return oddities + [
+        Oddity("ignored-file", files.relative(path), detail) for path in unused[files.layout]
+    ]

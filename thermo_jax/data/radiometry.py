@@ -4,15 +4,18 @@ Rendering (SPEC section 4): gray is the per-image min-max to 8 bit; the heatmap 
 the same min-max values under a matplotlib colour map. matplotlib is imported only for that.
 """
 
+import collections
+import concurrent.futures
 import io
 import os
 import pathlib
 import re
 import stat
-from collections.abc import Callable, Collection, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
+import tqdm
 from jaxtyping import Float32, Float64, UInt8
 from PIL import ExifTags, Image, UnidentifiedImageError
 
@@ -220,6 +223,9 @@ def read_heat(path: str | os.PathLike) -> UInt8[np.ndarray, "120 160 3"]:
     return np.array(_read_image(path, expected=HEAT_SHAPE).convert("RGB"))
 
 
+READERS = {"gray": read_gray, "heat": read_heat, "temperatures": read_temperatures}
+
+
 def _read_image(path: str | os.PathLike, *, expected: tuple[int, int]) -> Image.Image:
     def check(path: str | os.PathLike, height: int, width: int) -> None:
         if (height, width) != expected:
@@ -342,3 +348,23 @@ def load_pixels(
     elif "heat" in wanted and temperatures is not None:
         heat = render_heat(temperatures, colormap=colormap)
     return Pixels(gray, heat, temperatures if "temperatures" in wanted else None)
+
+
+def ordered_map(
+    function: Callable[[Any], Any], items: Sequence[Any], *, description: str
+) -> Iterator[Any]:
+    """Like `map`, but in threads, a few items ahead of use, with a progress bar on a terminal."""
+    workers = os.cpu_count() or 1
+    ahead: collections.deque[concurrent.futures.Future] = collections.deque()
+    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+        try:
+            # No bar where standard error is not a terminal (disable=None), nor for a few items.
+            for item in tqdm.tqdm(items, description, unit="image", disable=None, delay=2):
+                ahead.append(pool.submit(function, item))
+                if len(ahead) > 2 * workers:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+        finally:
+            for future in ahead:
+                future.cancel()

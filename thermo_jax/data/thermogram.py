@@ -35,9 +35,12 @@ CLASS_NAMES = (
 )
 BACKGROUND = CLASS_NAMES.index("background")
 
+# Kind of pixels -> the field of a `Thermogram` that contains its path.
+PATH_FIELDS = {"gray": "gray_path", "heat": "heat_path", "temperatures": "temperature_path"}
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Region:
+class Annotation:
     """One annotated region: its class index and its rings of (x, y) vertices, pixels of 640x480."""
 
     class_index: int
@@ -62,7 +65,13 @@ class Thermogram:
     heat_path: pathlib.Path | None = None
     temperature_path: pathlib.Path | None = None
     mean_temperature: float | None = None  # degrees C, over the image; None = no matrix
-    regions: tuple[Region, ...] = ()  # in drawing order; empty = not annotated
+    regions: tuple[Annotation, ...] = ()  # in drawing order; empty = not annotated
+
+    @property
+    def paths(self) -> dict[str, pathlib.Path]:
+        """The files that exist, by the kind of their pixels: "gray", "heat", "temperatures"."""
+        paths = {kind: getattr(self, field) for kind, field in PATH_FIELDS.items()}
+        return {kind: path for kind, path in paths.items() if path is not None}
 
 
 class DataError(UserError):
