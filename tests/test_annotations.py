@@ -19,8 +19,8 @@ def box(index, left, top, right, bottom):
 
 
 def read(tmp_path, document):
-    of_image, oddities = annotations.read_coco(write_coco(tmp_path, document))
-    report = DataReport(oddities=oddities)
+    report = DataReport(tmp_path)
+    of_image = report.collect(annotations.read_coco(write_coco(tmp_path, document)))
     return {str(image): regions for image, regions in of_image.items()}, report
 
 

@@ -10,6 +10,7 @@ from PIL import Image
 from scipy import ndimage
 
 from thermo_jax.data import annotations
+from thermo_jax.data.data_report import DataReport
 from thermo_jax.data.thermogram import BACKGROUND, CLASS_NAMES
 from thermo_jax.inference.coco import write_coco
 
@@ -40,11 +41,11 @@ def document(tmp_path):
 
 
 def test_our_reader_gives_the_label_map_back_pixel_for_pixel(document):
-    of_image, oddities = annotations.read_coco(document)
-    ((name, regions),) = of_image.items()
+    report = DataReport()
+    ((name, regions),) = report.collect(annotations.read_coco(document)).items()
     assert str(name) == "0001/T0001.1.1.S.2012-10-08.00"
     np.testing.assert_array_equal(annotations.label_map(regions), scene())
-    assert {oddity.kind for oddity in oddities} <= {"several-rings"}
+    assert {oddity.kind for oddity in report.oddities} <= {"several-rings"}
 
 
 def test_pycocotools_accepts_it(document):

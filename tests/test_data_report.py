@@ -13,6 +13,13 @@ def record(name, patient="0001", **fields):
     return Thermogram(name=name, patient=patient, patient_known=True, **fields)
 
 
+def add(report, *oddity):
+    def read():
+        yield Oddity(*oddity)
+
+    report.collect(read())
+
+
 def rows(text):
     return list(csv.DictReader(io.StringIO(text)))
 
@@ -63,9 +70,9 @@ def test_text_counts_sizes():
 
 def test_text_names_every_oddity_grouped_by_kind_and_what_was_done():
     report = DataReport()
-    report.extend([Oddity("missing-snap", "0001/a", "usable as gray only")])
-    report.extend([Oddity("kelvin", "0002/b.txt", "looks like Kelvin")])
-    report.extend([Oddity("kelvin", "0003/c.txt", "looks like Kelvin")])
+    add(report, "missing-snap", "0001/a", "usable as gray only")
+    add(report, "kelvin", "0002/b.txt", "looks like Kelvin")
+    add(report, "kelvin", "0003/c.txt", "looks like Kelvin")
     lines = report.text(RECORDS).splitlines()
     heading = next(i for i, line in enumerate(lines) if "[kelvin], 2" in line)
     assert lines[heading].startswith("BAD") and "file left out" in lines[heading]
@@ -79,17 +86,17 @@ def test_text_names_every_oddity_grouped_by_kind_and_what_was_done():
 
 def test_a_file_with_two_faults_is_skipped_once():
     report = DataReport()
-    report.extend([Oddity("kelvin", "a.txt", "x")])
-    report.extend([Oddity("duplicate", "a.txt", "x")])
-    report.extend([Oddity("blank-image", "b.txt", "x")])
+    add(report, "kelvin", "a.txt", "x")
+    add(report, "duplicate", "a.txt", "x")
+    add(report, "blank-image", "b.txt", "x")
     assert report.skipped == ["a.txt"] and report.count("kelvin") == 1
 
 
 def test_strict_raises_at_bad_files_and_not_at_notes():
     report = DataReport(strict=True)
-    report.extend([Oddity("missing-snap", "a", "x")])
+    add(report, "missing-snap", "a", "x")
     with pytest.raises(DataError, match="b.txt: looks like Kelvin.*strict"):
-        report.extend([Oddity("kelvin", "b.txt", "looks like Kelvin")])
+        add(report, "kelvin", "b.txt", "looks like Kelvin")
 
 
 def test_an_unknown_kind_is_refused():
@@ -119,7 +126,7 @@ def test_csv_says_which_pixels_exist(tmp_path):
 @pytest.mark.parametrize("start", ["=", "+", "-", "@"])
 def test_cells_that_a_spreadsheet_would_run_are_neutralised(start):
     report = DataReport()
-    report.extend([Oddity("unknown-diagnosis", f"{start}cmd.html", f"{start}1+1")])
+    add(report, "unknown-diagnosis", f"{start}cmd.html", f"{start}1+1")
     row = rows(report.oddities_csv())[0]
     assert row["file"] == f"'{start}cmd.html" and row["detail"] == f"'{start}1+1"
     assert rows(report.csv([record(f"{start}a")]))[0]["name"] == f"'{start}a"
@@ -127,13 +134,13 @@ def test_cells_that_a_spreadsheet_would_run_are_neutralised(start):
 
 def test_control_characters_cannot_break_a_line():
     report = DataReport()
-    report.extend([Oddity("unknown-diagnosis", "a\nb.html", "\x1b[31mred")])
+    add(report, "unknown-diagnosis", "a\nb.html", "\x1b[31mred")
     assert "a\\nb.html" in report.text([]) and "\x1b" not in report.text([])
 
 
 def test_write_makes_the_folder_and_three_files(tmp_path):
     report = DataReport("root")
-    report.add("unreadable-image", "odd\udcff.jpg", "empty")  # a name that is not UTF-8
+    add(report, "unreadable-image", "odd\udcff.jpg", "empty")  # a name that is not UTF-8
     paths = report.write(tmp_path / "new" / "folder", RECORDS)
     assert [path.name for path in paths] == ["data_report.txt", "records.csv", "oddities.csv"]
     assert paths[0].read_text(encoding="utf-8") == report.text(RECORDS)

@@ -233,10 +233,10 @@ COCO = {
 
 
 def check_coco(path: pathlib.Path):
-    of_image, oddities = annotations.read_coco(path)
-    for regions in of_image.values():
+    report = data_report.DataReport(path.parent)
+    for regions in report.collect(annotations.read_coco(path)).values():
         assert annotations.label_map(regions).shape == (480, 640)
-    assert all("\n" not in oddity.detail for oddity in oddities)
+    assert all("\n" not in oddity.detail for oddity in report.oddities)
 
 
 @fuzz(
@@ -279,10 +279,10 @@ def test_damaged_diagnoses_are_read_or_reported(folder, page, table):
         pages=[written(folder, "description.html", page)],
         tables=[written(folder, "id_diagnosis.csv", table)],
     )
-    pages, odd_pages = diagnoses.read_pages(files)
-    rows, odd_rows = diagnoses.read_table(files, ["0001"])
+    report = data_report.DataReport(folder)
+    pages = report.collect(diagnoses.read_pages(files))
+    rows = report.collect(diagnoses.read_table(files, ["0001"]))
     assert all(labels <= {0, 1} for labels in (pages | rows).values())
-    report = data_report.DataReport(folder, oddities=odd_pages + odd_rows)
     report.write(folder / "report", [])
 
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import UInt8
 
-from thermo_jax.data.data_report import Oddity
+from thermo_jax.data.data_report import Oddity, Reading
 from thermo_jax.data.radiometry import read_bytes
 from thermo_jax.data.thermogram import (
     BACKGROUND,
@@ -31,14 +31,11 @@ _MAX_COORDINATE = 10_000  # pixels; a polygon that leaves the image is clipped, 
 
 def read_coco(
     path: str | os.PathLike,
-) -> tuple[dict[pathlib.PurePosixPath, tuple[Annotation, ...]], list[Oddity]]:
-    """Reads a COCO instance file.
+) -> Reading[dict[pathlib.PurePosixPath, tuple[Annotation, ...]]]:
+    """Reads a COCO instance file: `file_name` without suffix -> its annotations in file order.
 
-    Images without a usable region have none (exports list images not annotated yet). Ids may be any
-    numbers, each used once.
-
-    Returns:
-      `file_name` without suffix -> its annotations in file order; and what cannot be used.
+    Images without a usable annotation have none (exports list images that are not annotated yet).
+    Ids may be any numbers, each used once.
     """
     path = pathlib.Path(path)
     try:
@@ -46,12 +43,12 @@ def read_coco(
         images, categories, annotations = _sections(document)
     except (DataError, ValueError, RecursionError) as error:
         detail = error.detail if isinstance(error, DataError) else f"not COCO JSON: {error}"
-        return {}, [Oddity("unreadable-annotations", path.name, detail)]
-    names, oddities = _image_names(images, path.name)
-    classes, unknown = _category_classes(categories, path.name)
-    oddities += unknown
-    of_name: dict[str, list[Annotation]] = {name: [] for name in names.values() if name is not None}
-    broken: set[str] = set()
+        yield Oddity("unreadable-annotations", path.name, detail)
+        return {}
+    names = yield from _image_names(images, path.name)
+    classes = yield from _category_classes(categories, path.name)
+    drawn: dict[str, list[Annotation]] = {name: [] for name in names.values() if name is not None}
+    unusable: set[str] = set()
     for annotation in annotations:
         title = f"annotation {annotation.get('id')} in {path.name}"
         image_id, category_id = (
@@ -61,24 +58,22 @@ def read_coco(
         name = names.get(image_id)
         if image_id not in names:
             detail = f"{title}: image_id {image_id} is not listed"
-            oddities.append(Oddity("unknown-image-id", path.name, detail))
+            yield Oddity("unknown-image-id", path.name, detail)
         if name is None:
-            continue  # reported here or with the image
+            continue  # reported above, or with the image
         if classes.get(category_id) is None:
-            oddities.append(Oddity("unknown-category", name, f"{title}: category_id {category_id}"))
+            yield Oddity("unknown-category", name, f"{title}: category_id {category_id}")
             continue
         try:
             rings = _rings(annotation.get("segmentation"))
         except ValueError as error:
-            oddities.append(Oddity("unusable-polygon", name, f"{title}: {error}"))
-            broken.add(name)
+            yield Oddity("unusable-polygon", name, f"{title}: {error}")
+            unusable.add(name)
             continue
         if len(rings) > 1:
-            oddities.append(Oddity("several-rings", name, f"{title}: {len(rings)} polygons"))
-        of_name[name].append(Annotation(class_index=classes[category_id], rings=rings))
-    return {
-        _image(name): () if name in broken else tuple(regions) for name, regions in of_name.items()
-    }, oddities
+            yield Oddity("several-rings", name, f"{title}: {len(rings)} polygons")
+        drawn[name].append(Annotation(class_index=classes[category_id], rings=rings))
+    return {_image(name): () if name in unusable else tuple(drawn[name]) for name in drawn}
 
 
 def _image(file_name: str) -> pathlib.PurePosixPath:
@@ -109,50 +104,44 @@ def _refuse_shared_ids(items: list[dict], what: str) -> None:
             raise ValueError(f"id {identity} is {owners[identity]!r} and {item.get(what)!r}")
 
 
-def _image_names(images: list[dict], source: str) -> tuple[dict[object, str | None], list[Oddity]]:
+def _image_names(images: list[dict], source: str) -> Reading[dict[object, str | None]]:
     """Returns image id -> file name, None for an image whose annotations are not to be used."""
     names: dict[object, str | None] = {}
-    oddities = []
     seen: set[pathlib.PurePosixPath] = set()
     for image in images:
         identity, file_name = _key(image.get("id")), image.get("file_name")
         if identity is None or not isinstance(file_name, str):
             detail = f"image without id or file_name: {image}"
-            oddities.append(Oddity("unreadable-annotations", source, detail))
+            yield Oddity("unreadable-annotations", source, detail)
             continue
         file_name = pathlib.PurePosixPath(file_name.replace("\\", "/")).as_posix()
         if file_name in ("/", ".", ".."):
-            detail = f"image without a file name: {image}"
-            oddities.append(Oddity("unreadable-annotations", source, detail))
+            yield Oddity("unreadable-annotations", source, f"image without a file name: {image}")
             continue
         names[identity] = None
         size = (image.get("height", GRAY_SHAPE[0]), image.get("width", GRAY_SHAPE[1]))
         if size != GRAY_SHAPE:
             detail = f"{source} gives {size[1]}x{size[0]} pixels; expected 640x480"
-            oddities.append(Oddity("annotation-size", file_name, detail))
+            yield Oddity("annotation-size", file_name, detail)
         elif _image(file_name) in seen:
-            detail = f"listed again in {source}, id {identity}"
-            oddities.append(Oddity("repeated-image", file_name, detail))
+            yield Oddity("repeated-image", file_name, f"listed again in {source}, id {identity}")
         else:
             names[identity] = file_name
             seen.add(_image(file_name))
-    return names, oddities
+    return names
 
 
-def _category_classes(
-    categories: list[dict], source: str
-) -> tuple[dict[object, int | None], list[Oddity]]:
+def _category_classes(categories: list[dict], source: str) -> Reading[dict[object, int | None]]:
     """Returns category id -> class index, None for an unknown category."""
     classes: dict[object, int | None] = {}
-    oddities = []
     for category in categories:
         name = str(category.get("name", "")).strip()
         index = _CLASS_OF_CATEGORY.get(re.sub(r"[\s-]+", "_", name.lower()))
         classes[_key(category.get("id"))] = index
         if index is None:
             detail = f"category {name!r}; known: {', '.join(CLASS_NAMES)}, ROI"
-            oddities.append(Oddity("unknown-category", source, detail))
-    return classes, oddities
+            yield Oddity("unknown-category", source, detail)
+    return classes
 
 
 def _rings(segmentation: object) -> tuple[tuple[tuple[float, float], ...], ...]:

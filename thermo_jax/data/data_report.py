@@ -1,15 +1,16 @@
 """The data report: what a data set contains, and every oddity of it by file name.
 
-Readers return their oddities, and nothing is left out without one. An oddity is of one of two
-sorts. A *bad file* contains something that cannot be trusted and is left out; `strict` stops at the
-first one. A *note* is worth knowing, and everything usable stays in use; it never stops a run.
+Readers yield their oddities (`Reading`), and nothing is left out without one. An oddity is of one
+of two sorts. A *bad file* contains something that cannot be trusted and is left out; `strict` stops
+at the first one. A *note* is worth knowing, and everything usable stays in use.
 """
 
 import collections
 import dataclasses
 import os
 import pathlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
+from typing import TypeVar
 
 from etils import epath
 
@@ -88,6 +89,13 @@ class Oddity:
         return self.kind in BAD_FILES
 
 
+# What a function that reads a data set returns: a generator, which yields each oddity where it is
+# found and returns the result. The caller writes `result = yield from read_something(...)`, or, at
+# the top, `result = report.collect(read_something(...))`.
+T = TypeVar("T")
+Reading = Generator[Oddity, None, T]
+
+
 @dataclasses.dataclass
 class DataReport:
     """The oddities of a data set. `strict` raises `DataError` at the first bad file."""
@@ -98,9 +106,17 @@ class DataReport:
     oddities: list[Oddity] = dataclasses.field(default_factory=list)
     sizes: dict[str, int] = dataclasses.field(default_factory=dict)  # "gray 480x640" -> files
 
-    def extend(self, oddities: Iterable[Oddity]) -> None:
-        """Adds oddities; raises `DataError` for a bad file under `strict`."""
-        for oddity in oddities:
+    def collect(self, reading: Reading[T]) -> T:
+        """Reads to the end: adds the oddities, and returns the result.
+
+        Raises:
+          DataError: a bad file, under `strict`.
+        """
+        while True:
+            try:
+                oddity = next(reading)
+            except StopIteration as end:
+                return end.value
             self.oddities.append(oddity)
             if self.strict and oddity.is_bad:
                 detail = f"{oddity.detail} (config.data.strict=False would skip it and go on)"

@@ -1,7 +1,7 @@
 """Reads who is healthy and who is sick: pages of the site, a table, or the names of folders.
 
-Each layout has a function that returns the labels of each thermogram (none: unlabelled; two: a
-conflict), and the oddities of the diagnoses.
+Each layout has a function that returns the labels of each thermogram. None means that it is
+unlabelled, and two contradict each other.
 """
 
 import csv
@@ -11,7 +11,7 @@ import pathlib
 import re
 from collections.abc import Collection, Iterator, Sequence
 
-from thermo_jax.data.data_report import Oddity
+from thermo_jax.data.data_report import Oddity, Reading
 from thermo_jax.data.file_listing import DIAGNOSIS_TABLE, FileListing
 from thermo_jax.data.radiometry import read_bytes
 from thermo_jax.data.thermogram import (
@@ -36,8 +36,6 @@ CLASS_FOLDERS = _LABELS | {
 _DIAGNOSIS = re.compile(r"Diagnosis\*?\s*:\s*<span[^>]*>(.*?)<(?:br|/span)\b", re.I | re.S)
 _MAX_PAGE = 2**20  # characters
 _TAG = re.compile(r"<[^>]*>")
-
-Labels = tuple[list[set[int]], list[Oddity]]
 
 
 def label_of_text(text: str) -> int:
@@ -66,124 +64,114 @@ def diagnosis_texts(page: str) -> list[str]:
     return [html.unescape(_TAG.sub("", text)).strip() for text in found]
 
 
-def labels_of_site(records: Sequence[Thermogram], files: FileListing) -> Labels:
+def labels_of_site(records: Sequence[Thermogram], files: FileListing) -> Reading[list[set[int]]]:
     """Takes each thermogram's diagnosis from the page of its folder, or the nearest one above."""
-    pages, oddities = read_pages(files)
+    pages = yield from read_pages(files)
     folders = [_folder(record) for record in records]
-    page_of = {
-        folder: next((place for place in (folder, *folder.parents) if place in pages), None)
-        for folder in sorted(set(folders))
-    }
-    oddities += [
-        Oddity("missing-diagnosis", (folder / "description.html").as_posix(), "no such file")
-        for folder, place in page_of.items()
-        if place is None
-    ]
-    return [pages.get(page_of[folder], set()) for folder in folders], oddities
+    labels = {}
+    for folder in sorted(set(folders)):
+        places = [place for place in (folder, *folder.parents) if place in pages]
+        labels[folder] = pages[places[0]] if places else set()
+        if not places:
+            name = (folder / "description.html").as_posix()
+            yield Oddity("missing-diagnosis", name, "no such file")
+    return [labels[folder] for folder in folders]
 
 
-def labels_of_matrices(records: Sequence[Thermogram], files: FileListing) -> Labels:
+def labels_of_matrices(
+    records: Sequence[Thermogram], files: FileListing
+) -> Reading[list[set[int]]]:
     """Takes each thermogram's diagnosis from the row of its patient in `id_diagnosis.csv`."""
-    table, oddities = read_table(files, {record.patient for record in records})
+    table = yield from read_table(files, {record.patient for record in records})
     if not files.tables:
         detail = "no such file; every patient unlabelled"
-        return [set() for _ in records], [Oddity("missing-diagnosis", DIAGNOSIS_TABLE, detail)]
+        yield Oddity("missing-diagnosis", DIAGNOSIS_TABLE, detail)
     for record in records:
-        if record.patient not in table:
+        if files.tables and record.patient not in table:
             detail = f"no row for patient {record.patient} in {DIAGNOSIS_TABLE}"
-            oddities.append(Oddity("missing-diagnosis", files.names(record)[0], detail))
-    return [table.get(record.patient, set()) for record in records], oddities
+            yield Oddity("missing-diagnosis", files.names(record)[0], detail)
+    return [table.get(record.patient, set()) for record in records]
 
 
-def labels_of_class_folders(records: Sequence[Thermogram], files: FileListing) -> Labels:
+def labels_of_class_folders(
+    records: Sequence[Thermogram], files: FileListing
+) -> Reading[list[set[int]]]:
     """Takes each thermogram's diagnosis from the name of its innermost class folder."""
     labels = [label_of_folder(_folder(record)) for record in records]
-    detail = f"in no class folder ({', '.join(CLASS_FOLDERS)})"
-    oddities = [
-        Oddity("missing-diagnosis", files.names(record)[0], detail)
-        for record, label in zip(records, labels, strict=True)
-        if label is None
-    ]
-    return [set() if label is None else {label} for label in labels], oddities
+    for record, label in zip(records, labels, strict=True):
+        if label is None:
+            detail = f"in no class folder ({', '.join(CLASS_FOLDERS)})"
+            yield Oddity("missing-diagnosis", files.names(record)[0], detail)
+    return [set() if label is None else {label} for label in labels]
 
 
 def _folder(record: Thermogram) -> pathlib.PurePosixPath:
     return pathlib.PurePosixPath(record.name).parent
 
 
-def read_pages(
-    files: FileListing,
-) -> tuple[dict[pathlib.PurePosixPath, set[int]], list[Oddity]]:
-    """Reads every description.html: folder -> the labels that it gives, and the oddities."""
+def read_pages(files: FileListing) -> Reading[dict[pathlib.PurePosixPath, set[int]]]:
+    """Reads every description.html: folder -> the labels that it gives."""
     labels: dict[pathlib.PurePosixPath, set[int]] = {}
-    oddities = []
     for page in files.pages:
         name = files.relative(page)
-        texts: list[str] = []
+        of_page = labels.setdefault(pathlib.PurePosixPath(name).parent, set())
         try:
             texts = diagnosis_texts(_decode(read_bytes(page))[:_MAX_PAGE])
-            if not texts:
-                detail = "no line 'Diagnosis*: <span>...<br>'"
-                oddities.append(Oddity("unknown-diagnosis", name, detail))
         except DataError as error:
-            oddities.append(Oddity("unreadable-diagnosis", name, error.detail))
-        oddities += [
-            Oddity("unknown-diagnosis", name, f"diagnosis {text[:80]!r}")
-            for text in texts
-            if label_of_text(text) == UNLABELLED
-        ]
-        known = {label_of_text(text) for text in texts} - {UNLABELLED}
-        labels.setdefault(pathlib.PurePosixPath(name).parent, set()).update(known)
-    return labels, oddities
+            yield Oddity("unreadable-diagnosis", name, error.detail)
+            continue
+        if not texts:
+            yield Oddity("unknown-diagnosis", name, "no line 'Diagnosis*: <span>...<br>'")
+        for text in texts:
+            if label_of_text(text) == UNLABELLED:
+                yield Oddity("unknown-diagnosis", name, f"diagnosis {text[:80]!r}")
+            else:
+                of_page.add(label_of_text(text))
+    return labels
 
 
-def read_table(
-    files: FileListing, patients: Collection[str]
-) -> tuple[dict[str, set[int]], list[Oddity]]:
-    """Reads `ID,Diagnosis` tables: patient -> labels, and the oddities.
+def read_table(files: FileListing, patients: Collection[str]) -> Reading[dict[str, set[int]]]:
+    """Reads `ID,Diagnosis` tables: patient -> labels.
 
     Ids may be padded with zeros or not. Patients with a row but no thermogram are reported.
     """
     labels: dict[str, set[int]] = {}
-    oddities = []
     for table in files.tables:
         source = files.relative(table)
         try:
             rows = list(_rows(table))
-        except (DataError, csv.Error) as error:
-            detail = error.detail if isinstance(error, DataError) else f"not a table: {error}"
-            oddities.append(Oddity("unreadable-diagnosis", source, detail))
+        except DataError as error:
+            yield Oddity("unreadable-diagnosis", source, error.detail)
             continue
         for line, identity, text, row in rows:
             patient, label = patient_of_folder(identity), label_of_text(text)
             if patient is None:
-                oddities.append(Oddity("bad-row", source, f"line {line}: {row[:80]!r}"))
+                yield Oddity("bad-row", source, f"line {line}: {row[:80]!r}")
                 continue
             if label == UNLABELLED:
                 detail = f"line {line}: patient {patient}, diagnosis {text[:80]!r}"
-                oddities.append(Oddity("unknown-diagnosis", source, detail))
+                yield Oddity("unknown-diagnosis", source, detail)
             if patient in labels and (label in labels[patient] or label == UNLABELLED):
-                detail = f"line {line}: patient {patient} again"
-                oddities.append(Oddity("duplicate-row", source, detail))
+                yield Oddity("duplicate-row", source, f"line {line}: patient {patient} again")
             labels.setdefault(patient, set()).update({label} - {UNLABELLED})
-    oddities += [
-        Oddity("missing-file", files.relative(files.tables[0]), f"patient {patient}")
-        for patient in sorted(labels.keys() - patients)
-    ]
-    return labels, oddities
+    for patient in sorted(labels.keys() - patients):
+        yield Oddity("missing-file", files.relative(files.tables[0]), f"patient {patient}")
+    return labels
 
 
 def _rows(table: pathlib.Path) -> Iterator[tuple[int, str, str, str]]:
     """Yields (line number, id, diagnosis, the whole row); "" for both in a row that is too short.
 
     Raises:
-      DataError: the file cannot be read, or its first line is no header.
-      csv.Error: it is no table.
+      DataError: the file is no table, or its first line is no header.
     """
     text = _decode(read_bytes(table))
     separator = ";" if ";" in text.split("\n", 1)[0] else ","
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
-    rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
+    try:
+        rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
+    except csv.Error as error:
+        raise DataError("unreadable-diagnosis", table, f"not a table: {error}") from error
     rows = [(line, row) for line, row in rows if any(row)]
     header = [cell.lower() for cell in rows[0][1]] if rows else []
     if "id" not in header or "diagnosis" not in header:

@@ -9,7 +9,7 @@ import os
 import pathlib
 from collections.abc import Iterator
 
-from thermo_jax.data.data_report import Oddity
+from thermo_jax.data.data_report import Oddity, Reading
 from thermo_jax.data.thermogram import Thermogram, split_name
 from thermo_jax.errors import MissingFileError, UserError
 
@@ -108,15 +108,12 @@ def walk(
         yield pathlib.Path(folder), subfolders, [n for n in names if not n.startswith(".")]
 
 
-def group(files: FileListing) -> tuple[list[dict[str, pathlib.Path]], list[Oddity]]:
+def group(files: FileListing) -> Reading[list[dict[str, pathlib.Path]]]:
     """Brings together the gray image, snap and matrix of one name in one folder, sorted by name.
 
-    Returns:
-      For each thermogram its files by kind of pixels ("gray", "heat", "temperatures"), and the
-      files that are left out.
+    Returns the files of each thermogram by kind of pixels: "gray", "heat", "temperatures".
     """
     groups: dict[tuple[pathlib.Path, str], dict[str, pathlib.Path]] = {}
-    oddities = []
     for path in files.pixels:
         stem, is_snap = split_name(path.name)
         kind = "heat" if is_snap else "gray"
@@ -125,32 +122,25 @@ def group(files: FileListing) -> tuple[list[dict[str, pathlib.Path]], list[Oddit
         paths = groups.setdefault((path.parent, stem.lower()), {})
         if paths.setdefault(kind, path) != path:
             detail = f"same name as {paths[kind].name}, which was taken"
-            oddities.append(Oddity("duplicate", files.relative(path), detail))
-    return sorted(groups.values(), key=_folder_and_stem), oddities
+            yield Oddity("duplicate", files.relative(path), detail)
+
+    def folder_and_stem(paths: dict[str, pathlib.Path]) -> tuple[tuple[str, ...], str]:
+        first = next(iter(paths.values()))
+        return first.parent.parts, split_name(first.name)[0]
+
+    return sorted(groups.values(), key=folder_and_stem)
 
 
-def _folder_and_stem(paths: dict[str, pathlib.Path]) -> tuple[tuple[str, ...], str]:
-    first = next(iter(paths.values()))
-    return first.parent.parts, split_name(first.name)[0]
-
-
-def unused_files(files: FileListing) -> list[Oddity]:
+def report_unused(files: FileListing) -> Reading[None]:
     """Reports the folders that cannot be read and the files that this layout does not use."""
-    oddities = [
-        Oddity("unreadable-folder", files.relative(path), "check its permissions")
-        for path in files.closed
-    ]
+    for path in files.closed:
+        yield Oddity("unreadable-folder", files.relative(path), "check its permissions")
     for path in files.others:
         detail = f"neither .jpg nor a temperature .txt ({path.suffix or 'no suffix'})"
         if path.suffix.lower() == ".json" and "instances" in path.name.lower():
             detail = "annotation files are read in the data root only: move it there"
-        oddities.append(Oddity("ignored-file", files.relative(path), detail))
-    unused = {
-        "site": files.tables,
-        "matrices": files.pages,
-        "class_folders": files.tables + files.pages,
-    }
-    detail = f"not used by the {files.layout} layout"
-    return oddities + [
-        Oddity("ignored-file", files.relative(path), detail) for path in unused[files.layout]
-    ]
+        yield Oddity("ignored-file", files.relative(path), detail)
+    unused = {"site": files.tables, "matrices": files.pages}
+    for path in unused.get(files.layout, files.tables + files.pages):
+        detail = f"not used by the {files.layout} layout"
+        yield Oddity("ignored-file", files.relative(path), detail)

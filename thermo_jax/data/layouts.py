@@ -5,7 +5,7 @@ matrices       <root>/txt_files/T0001.txt, <root>/id_diagnosis.csv
 class folders  <root>/{healthy,sick}/<patient>/T....{txt,jpg}, and synonyms
 
 Every file is opened here, once, so that loading cannot fail later; what cannot be used is reported
-by name and left out. Each step of the scan returns the thermograms that it keeps, and its oddities.
+by name and left out. Each step of the scan returns the thermograms that it keeps.
 """
 
 import collections
@@ -17,14 +17,14 @@ import numpy as np
 
 from thermo_jax.data import diagnoses, radiometry
 from thermo_jax.data.annotations import read_coco
-from thermo_jax.data.data_report import DataReport, Oddity
+from thermo_jax.data.data_report import DataReport, Oddity, Reading
 from thermo_jax.data.file_listing import (
     DIAGNOSIS_TABLE,
     MATRIX_SUFFIX,
     FileListing,
     group,
     list_files,
-    unused_files,
+    report_unused,
 )
 from thermo_jax.data.thermogram import (
     LABEL_NAMES,
@@ -47,8 +47,6 @@ LABELS_OF_LAYOUT = {
     "class_folders": diagnoses.labels_of_class_folders,
 }
 LAYOUTS = ("auto", *LABELS_OF_LAYOUT)
-
-Step = tuple[list[Thermogram], list[Oddity]]
 
 
 def scan(
@@ -74,19 +72,13 @@ def scan(
         )
     files.layout = detect(files) if layout == "auto" else layout
     report = DataReport(files.root, layout=files.layout, strict=strict)
-
-    def add(step: Step) -> list[Thermogram]:
-        report.extend(step[1])
-        return step[0]
-
-    report.extend(unused_files(files))
-    records = add(_identified(files))
-    records = add(_with_views(records, files))
-    records = add(_with_labels(records, files))
-    records, oddities, report.sizes = _with_sound_pixels(records, files, strict=strict)
-    report.extend(oddities)
-    records = add(_without_duplicates(records, files))
-    records = add(_with_annotations(records, files))
+    report.collect(report_unused(files))
+    records = report.collect(_identified(files))
+    records = report.collect(_with_views(records, files))
+    records = report.collect(_with_labels(records, files))
+    records, report.sizes = report.collect(_with_sound_pixels(records, files))
+    records = report.collect(_without_duplicates(records, files))
+    records = report.collect(_with_annotations(records, files))
     if not records:
         first = next(oddity for oddity in report.oddities if oddity.is_bad)
         raise UserError(
@@ -110,77 +102,64 @@ def detect(files: FileListing) -> str:
     return "site"
 
 
-def _identified(files: FileListing) -> Step:
-    """Reads who and what each thermogram is from its file name and its folders."""
-    groups, oddities = group(files)
-    records = []
-    for paths in groups:
-        record, more = _identify(paths, files)
-        oddities += more
-        records += [] if record is None else [record]
-    return records, oddities
+def _identified(files: FileListing) -> Reading[list[Thermogram]]:
+    """Reads who and what each thermogram is from its file name, and from its folders if need be.
 
-
-def _identify(
-    paths: dict[str, pathlib.Path], files: FileListing
-) -> tuple[Thermogram | None, list[Oddity]]:
-    """Reads one thermogram's name; the patient comes from its folders if the name has none.
-
-    Returns no thermogram where name and folder name different patients: it might be a test patient
-    on whom a model would then train.
+    Leaves out those whose name and folder name different patients: such a patient might be tested
+    on, and a model must not train on them.
     """
-    oddities = []
-    file = files.relative(min(paths.values()))
-    folder = pathlib.PurePosixPath(file).parent
-    stem, _ = split_name(next(iter(paths.values())).name)
-    parsed = parse_name(stem)
-    if parsed is None:
-        oddities.append(Oddity("unknown-name", file, "no form of DMR-IR file name"))
-        parsed = ParsedName()
-    elif parsed.protocol and not parsed.complete:
-        detail = "expected view 1..5, visit from 1, and a real date"
-        oddities.append(Oddity("odd-name", file, detail))
-    parts = diagnoses.below_class_folder(folder)  # folds of a split may be above: 1/sick/
-    sure, unsure = patients_of_folders(parts)
-    patient = parsed.patient or next(iter(sure + unsure), None)
-    if detail := contradiction(patient, parts):
-        return None, [*oddities, Oddity("patient-mismatch", file, detail)]
-    if patient is None:
-        detail = "neither name nor folder tells the patient"
-        oddities.append(Oddity("unknown-patient", file, detail))
-    # Bare names (T0001.txt) are those of the database's frontal matrices.
-    bare = parsed.patient is not None and parsed == ParsedName(
-        patient=parsed.patient, mirrored=parsed.mirrored
-    )
-    record = Thermogram(
-        name=(folder / stem).as_posix(),
-        patient=patient or f"folder:{folder.as_posix()}",
-        patient_known=patient is not None,
-        visit=parsed.visit,
-        view=1 if bare else parsed.view,
-        protocol=parsed.protocol,
-        date=parsed.date,
-        frame=parsed.frame,
-        mirrored=parsed.mirrored,
-        **{PATH_FIELDS[kind]: path for kind, path in paths.items()},
-    )
-    return record, oddities
+    records = []
+    for paths in (yield from group(files)):
+        file = files.relative(min(paths.values()))
+        folder = pathlib.PurePosixPath(file).parent
+        stem, _ = split_name(next(iter(paths.values())).name)
+        parsed = parse_name(stem)
+        if parsed is None:
+            yield Oddity("unknown-name", file, "no form of DMR-IR file name")
+            parsed = ParsedName()
+        elif parsed.protocol and not parsed.complete:
+            yield Oddity("odd-name", file, "expected view 1..5, visit from 1, and a real date")
+        parts = diagnoses.below_class_folder(folder)  # folds of a split may be above: 1/sick/
+        sure, unsure = patients_of_folders(parts)
+        patient = parsed.patient or next(iter(sure + unsure), None)
+        if detail := contradiction(patient, parts):
+            yield Oddity("patient-mismatch", file, detail)
+            continue
+        if patient is None:
+            yield Oddity("unknown-patient", file, "neither name nor folder tells the patient")
+        # Bare names (T0001.txt) are those of the database's frontal matrices.
+        bare = parsed.patient is not None and parsed == ParsedName(
+            patient=parsed.patient, mirrored=parsed.mirrored
+        )
+        record = Thermogram(
+            name=(folder / stem).as_posix(),
+            patient=patient or f"folder:{folder.as_posix()}",
+            patient_known=patient is not None,
+            visit=parsed.visit,
+            view=1 if bare else parsed.view,
+            protocol=parsed.protocol,
+            date=parsed.date,
+            frame=parsed.frame,
+            mirrored=parsed.mirrored,
+            **{PATH_FIELDS[kind]: path for kind, path in paths.items()},
+        )
+        records.append(record)
+    return records
 
 
-def _with_views(records: list[Thermogram], files: FileListing) -> Step:
+def _with_views(records: list[Thermogram], files: FileListing) -> Reading[list[Thermogram]]:
     """Takes all thermograms of class folders as frontal if no file name contains a view."""
     if files.layout != "class_folders" or any(record.view for record in records):
-        return records, []
-    detail = f"none of {len(records)} file names contains a view"
-    records = [dataclasses.replace(record, view=1) for record in records]
-    return records, [Oddity("assumed-view", ".", detail)]
+        return records
+    yield Oddity("assumed-view", ".", f"none of {len(records)} file names contains a view")
+    return [dataclasses.replace(record, view=1) for record in records]
 
 
-def _with_labels(records: list[Thermogram], files: FileListing) -> Step:
+def _with_labels(records: list[Thermogram], files: FileListing) -> Reading[list[Thermogram]]:
     """Gives each record its label; leaves out patients whose diagnoses contradict each other."""
-    labels_of_records, oddities = LABELS_OF_LAYOUT[files.layout](records, files)
+    of_records = yield from LABELS_OF_LAYOUT[files.layout](records, files)
     of_patient: dict[str, set[int]] = {}  # a diagnosis may be missing for one of several visits
-    for record, labels in zip(records, labels_of_records, strict=True):
+    for record, labels in zip(records, of_records, strict=True):
         of_patient.setdefault(record.patient, set()).update(labels)
     kept = []
     for record in records:
@@ -189,38 +168,45 @@ def _with_labels(records: list[Thermogram], files: FileListing) -> Step:
             kept.append(dataclasses.replace(record, label=next(iter(labels), UNLABELLED)))
             continue
         names = " and ".join(LABEL_NAMES[label] for label in sorted(labels))
-        detail = f"patient {record.patient} is called {names}"
-        oddities += [Oddity("conflicting-diagnosis", file, detail) for file in files.names(record)]
-    return kept, oddities
+        for file in files.names(record):
+            detail = f"patient {record.patient} is called {names}"
+            yield Oddity("conflicting-diagnosis", file, detail)
+    return kept
 
 
 def _with_sound_pixels(
-    records: list[Thermogram], files: FileListing, *, strict: bool
-) -> tuple[list[Thermogram], list[Oddity], collections.Counter[str]]:
-    """Opens every file; removes the bad ones, and records of which nothing is left.
+    records: list[Thermogram], files: FileListing
+) -> Reading[tuple[list[Thermogram], collections.Counter[str]]]:
+    """Opens every file; removes the bad ones, and the records of which no file is left.
 
-    `strict` stops at the first bad file. The counter contains the number of files of each size.
+    Returns the records, and how many files there are of each size ("gray 480x640").
     """
-
-    def check(record: Thermogram) -> tuple[Thermogram, list[Oddity], list[str]]:
-        return _check_files(record, files)
-
-    kept, oddities, missing, sizes = [], [], [], collections.Counter()
-    checked = radiometry.ordered_map(check, records, description="checking")
-    for record, (sound, of_record, sizes_of_record) in zip(records, checked, strict=True):
-        oddities += of_record
-        missing += _missing_pixels(record, sound, files)
+    kept, incomplete, sizes = [], [], collections.Counter()
+    checks = radiometry.ordered_map(
+        lambda record: _check_files(record, files), records, description="checking"
+    )
+    for record, (sound, oddities, sizes_of_record) in zip(records, checks, strict=True):
+        yield from oddities
         sizes.update(sizes_of_record)
         kept += [sound] if sound.paths else []
-        if strict and any(oddity.is_bad for oddity in of_record):
-            break
-    return kept, oddities + missing, sizes
+        if ("gray" in record.paths) != ("heat" in record.paths):
+            incomplete.append((record, sound))
+    for record, sound in incomplete:
+        kind, missing, usable = (
+            ("missing-snap", "heatmap", "gray")
+            if "gray" in record.paths
+            else ("missing-gray", "gray", "heatmap")
+        )
+        rendered = "temperatures" in sound.paths
+        detail = f"{missing} rendered from temperatures" if rendered else f"usable as {usable} only"
+        yield Oddity(kind, files.names(record)[0], detail)
+    return kept, sizes
 
 
 def _check_files(
     record: Thermogram, files: FileListing
 ) -> tuple[Thermogram, list[Oddity], list[str]]:
-    """Returns the record without its bad files, the oddities, and the sizes ("gray 480x640")."""
+    """Returns the record without its bad files, the oddities, and the sizes that are known."""
     changes, oddities, sizes = {}, [], []
     for kind, path in record.paths.items():
         file = files.relative(path)
@@ -228,8 +214,8 @@ def _check_files(
             pixels = radiometry.READERS[kind](path)
         except DataError as error:
             oddities.append(Oddity(error.kind, file, error.detail))
-            changes[PATH_FIELDS[kind]] = None
             sizes += [f"{kind} {error.size}"] if error.size else []
+            changes[PATH_FIELDS[kind]] = None
             continue
         sizes.append(f"{kind} {pixels.shape[0]}x{pixels.shape[1]}")
         if (pixels == pixels[0, 0]).all():
@@ -239,30 +225,16 @@ def _check_files(
     return dataclasses.replace(record, **changes), oddities, sizes
 
 
-def _missing_pixels(record: Thermogram, sound: Thermogram, files: FileListing) -> list[Oddity]:
-    """Notes a gray image without a heatmap, or the other way round."""
-    has_gray, has_heat = "gray" in record.paths, "heat" in record.paths
-    if has_gray == has_heat:
-        return []
-    oddity, missing, usable = (
-        ("missing-snap", "heatmap", "gray") if has_gray else ("missing-gray", "gray", "heatmap")
-    )
-    detail = f"usable as {usable} only"
-    if "temperatures" in sound.paths:
-        detail = f"{missing} rendered from temperatures"
-    return [Oddity(oddity, files.names(record)[0], detail)]
-
-
-def _without_duplicates(records: list[Thermogram], files: FileListing) -> Step:
+def _without_duplicates(records: list[Thermogram], files: FileListing) -> Reading[list[Thermogram]]:
     """Keeps the first record by name of each (patient, visit, view, protocol, frame, mirrored)."""
     kept: dict[tuple, Thermogram] = {}
-    oddities = []
     for record in records:
         first = kept.setdefault(_identity(record), record)
         if first is not record:
             detail = f"same patient, visit, view, protocol and frame as {first.name}"
-            oddities += [Oddity("duplicate", file, detail) for file in files.names(record)]
-    return list(kept.values()), oddities
+            for file in files.names(record):
+                yield Oddity("duplicate", file, detail)
+    return list(kept.values())
 
 
 def _identity(record: Thermogram) -> tuple:
@@ -276,18 +248,15 @@ def _identity(record: Thermogram) -> tuple:
     return (record.patient, record.mirrored, *recording)
 
 
-def _with_annotations(records: list[Thermogram], files: FileListing) -> Step:
+def _with_annotations(records: list[Thermogram], files: FileListing) -> Reading[list[Thermogram]]:
     """Attaches the COCO annotations to the records of the same stem, in the folder they name."""
-    records, oddities = list(records), []
     annotations: dict[pathlib.PurePosixPath, tuple[Annotation, ...]] = {}
     for path in files.annotations:
-        of_image, more = read_coco(path)
-        oddities += more
-        for image, regions in of_image.items():
+        for image, regions in (yield from read_coco(path)).items():
             if image in annotations:
-                detail = f"also annotated in {path.name}"
-                oddities.append(Oddity("repeated-image", str(image), detail))
+                yield Oddity("repeated-image", str(image), f"also annotated in {path.name}")
             annotations.setdefault(image, regions)
+    records = list(records)
     rows_of_stem: dict[str, list[int]] = {}
     for row, record in enumerate(records):
         rows_of_stem.setdefault(pathlib.PurePosixPath(record.name).name, []).append(row)
@@ -300,18 +269,17 @@ def _with_annotations(records: list[Thermogram], files: FileListing) -> Step:
             # Several patients may have an image of a name without a patient (IR_2015-04-17_0007).
             rows = inside
         if len(rows) > 1:
-            detail = f"fits {', '.join(records[row].name for row in rows)}"
-            oddities.append(Oddity("ambiguous-annotation", str(image), detail))
+            names = ", ".join(records[row].name for row in rows)
+            yield Oddity("ambiguous-annotation", str(image), f"fits {names}")
         elif not rows:
             left_out = image.name in stems_on_disk
             detail = "its files were left out, see above" if left_out else "no such file"
-            oddities.append(Oddity("absent-image", str(image), detail))
+            yield Oddity("absent-image", str(image), detail)
         elif records[rows[0]].regions:
-            detail = f"{records[rows[0]].name} has regions"
-            oddities.append(Oddity("repeated-image", str(image), detail))
+            yield Oddity("repeated-image", str(image), f"{records[rows[0]].name} has regions")
         else:
             records[rows[0]] = dataclasses.replace(records[rows[0]], regions=regions)
-    return records, oddities
+    return records
 
 
 def _ends_with(name: str, image: pathlib.PurePosixPath) -> bool:
