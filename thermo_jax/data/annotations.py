@@ -25,6 +25,11 @@ from thermo_jax.data.thermogram import (
     split_name,
 )
 
+# DMR-IR's own annotation file calls the background ROI, and never draws it.
+COCO_CATEGORIES = [
+    {"id": index + 1, "name": "ROI" if index == BACKGROUND else name, "supercategory": ""}
+    for index, name in enumerate(CLASS_NAMES)
+]
 _CLASS_OF_CATEGORY = {name: index for index, name in enumerate(CLASS_NAMES)} | {"roi": BACKGROUND}
 _MAX_COORDINATE = 10_000  # pixels; a polygon that leaves the image is clipped, nonsense refused
 

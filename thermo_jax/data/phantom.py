@@ -15,7 +15,8 @@ import numpy as np
 from PIL import Image
 
 from thermo_jax.data import phantom_body, radiometry
-from thermo_jax.data.thermogram import BACKGROUND, CLASS_NAMES, GRAY_SHAPE
+from thermo_jax.data.annotations import COCO_CATEGORIES
+from thermo_jax.data.thermogram import CLASS_NAMES, GRAY_SHAPE
 from thermo_jax.errors import UserError
 
 MARKER = ".phantom.json"  # written last: a folder that holds it is complete, and ours
@@ -57,7 +58,6 @@ def _write_patient(root: pathlib.Path, number: int, *, sick: bool, annotated: bo
 
 def _coco(drawn: list[tuple[str, dict[str, np.ndarray]]]) -> dict:
     """The annotation file's content; as in DMR-IR, class index + 1 is the category's id."""
-    names = ["ROI" if i == BACKGROUND else name for i, name in enumerate(CLASS_NAMES)]
     images, annotations = [], []
     for image_id, (file_name, polygons) in enumerate(drawn, start=1):
         height, width = GRAY_SHAPE
@@ -77,8 +77,7 @@ def _coco(drawn: list[tuple[str, dict[str, np.ndarray]]]) -> dict:
                     "iscrowd": 0,
                 }
             )
-    categories = [{"id": i, "name": n, "supercategory": ""} for i, n in enumerate(names, start=1)]
-    return {"categories": categories, "images": images, "annotations": annotations}
+    return {"categories": COCO_CATEGORIES, "images": images, "annotations": annotations}
 
 
 def _check(args: dict) -> None:

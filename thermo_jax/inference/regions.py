@@ -15,7 +15,7 @@ PAIRS = {"breasts": (0, 1), "nipples": (2, 3), "armpits": (4, 5)}  # image left,
 MEASURES = ("mean", "median", "min", "max", "sd")
 
 
-class Region(NamedTuple):
+class RegionMeasurement(NamedTuple):
     """One class of one thermogram. Temperatures are NaN and the spot None without temperatures."""
 
     class_name: str
@@ -31,7 +31,7 @@ class Region(NamedTuple):
 
 def measure_regions(
     label_map: UInt8[np.ndarray, "h w"], temperatures: Float[np.ndarray, "h w"] | None
-) -> list[Region]:
+) -> list[RegionMeasurement]:
     """Every class that the label map holds, in the order of CLASS_NAMES, background left out."""
     if temperatures is not None and temperatures.shape != label_map.shape:
         raise ValueError(
@@ -57,11 +57,13 @@ def measure_regions(
             rows, columns = np.nonzero(inside)
             at = int(values.argmax())
             hottest = (int(columns[at]), int(rows[at]))
-        regions.append(Region(name, area, area / label_map.size, **measures, hottest=hottest))
+        regions.append(
+            RegionMeasurement(name, area, area / label_map.size, **measures, hottest=hottest)
+        )
     return regions
 
 
-def differences(regions: list[Region]) -> dict[str, float]:
+def differences(regions: list[RegionMeasurement]) -> dict[str, float]:
     """Image left minus image right, of mean and maximum; a pair with a missing side is left out."""
     found = {region.class_name: region for region in regions}
     result = {}
