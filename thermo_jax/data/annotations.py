@@ -190,39 +190,27 @@ def draw_order(regions: Sequence[Annotation]) -> tuple[int, ...]:
 
     Background is 0 always, so that it loses every tie.
     """
-    drawn = [r.class_index for r in regions if r.class_index != BACKGROUND]
-    last = sorted(set(drawn), key=lambda index: len(drawn) - drawn[::-1].index(index))
-    return tuple(last.index(c) + 1 if c in last else 0 for c in range(len(CLASS_NAMES)))
+    last_drawn = {region.class_index: position for position, region in enumerate(regions)}
+    last_drawn.pop(BACKGROUND, None)
+    order = sorted(last_drawn, key=last_drawn.get)
+    return tuple(order.index(c) + 1 if c in order else 0 for c in range(len(CLASS_NAMES)))
 
 
 def scored_label_map(
-    label_map: UInt8[np.ndarray, "480 640"],
-    regions_or_draw_order: Sequence[Annotation] | Sequence[int],
-    *,
-    factor: int,
+    label_map: UInt8[np.ndarray, "480 640"], regions: Sequence[Annotation], *, factor: int
 ) -> UInt8[np.ndarray, "h w"]:
     """Returns the class with the largest share of each factor x factor cell (SPEC section 5).
 
-    Ties go to the later-drawn class, background last. The order is that of `draw_order`, or the
-    regions themselves.
+    Ties go to the class that was drawn later, and never to the background.
 
     Raises:
-      ValueError: the factor does not divide the map, or the order is not one rank per class.
+      ValueError: the factor does not divide the map.
     """
-    order = tuple(regions_or_draw_order)
-    if not order or isinstance(order[0], Annotation):
-        order = draw_order(order)
-    if len(order) != len(CLASS_NAMES):
-        raise ValueError(f"draw order {order} has {len(order)} ranks; expected {len(CLASS_NAMES)}")
-    counts = _class_counts(label_map, factor=factor)
-    ranks = np.asarray(order, dtype=np.int64)
-    return (counts * (ranks.max() + 1) + ranks).argmax(axis=-1).astype(np.uint8)
-
-
-def _class_counts(labels: np.ndarray, *, factor: int) -> np.ndarray:
-    height, width = labels.shape
+    height, width = label_map.shape
     if factor < 1 or height % factor or width % factor:
         raise ValueError(f"factor {factor} does not divide a label map of {height}x{width}")
-    one_hot = labels[..., np.newaxis] == np.arange(len(CLASS_NAMES))
+    one_hot = label_map[..., np.newaxis] == np.arange(len(CLASS_NAMES))
     cells = one_hot.reshape(height // factor, factor, width // factor, factor, len(CLASS_NAMES))
-    return cells.sum(axis=(1, 3), dtype=np.int64)
+    counts = cells.sum(axis=(1, 3), dtype=np.int64)
+    ranks = np.array(draw_order(regions), np.int64)
+    return (counts * (ranks.max() + 1) + ranks).argmax(axis=-1).astype(np.uint8)

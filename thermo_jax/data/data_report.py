@@ -146,9 +146,10 @@ class DataReport:
         """Returns the report for reading: counts, then the oddities grouped by kind."""
         source = f"{self.root} ({self.layout} layout)" if self.layout else str(self.root)
         lines = [f"Data report: {source}".rstrip(), ""]
+        images = collections.Counter(record.patient for record in records)
+        keys = _COUNTS | {"images per patient": lambda r: images[r.patient]}
         tables = [("", {"total": list(records)})]
-        tables += [(title, _grouped(records, key)) for title, key in _COUNTS]
-        tables += [("images per patient", _by_images_per_patient(records))]
+        tables += [(title, _grouped(records, key)) for title, key in keys.items()]
         width = max(len(name) for title, groups in tables for name in (title, *groups))
         for title, groups in tables:
             lines += _table(title, groups, width=width)
@@ -198,31 +199,23 @@ class DataReport:
         return [directory / name for name in contents]
 
 
-_COUNTS = (
-    ("label", lambda r: LABEL_NAMES[r.label]),
-    ("view", lambda r: VIEW_NAMES[r.view]),
-    ("protocol", lambda r: PROTOCOL_NAMES[r.protocol]),
-    ("year", lambda r: r.date[:4] or "unknown"),
-    ("annotated", lambda r: "yes" if r.regions else "no"),
-    ("mirrored", lambda r: "yes" if r.mirrored else "no"),
-)
+_COUNTS: dict[str, Callable[[Thermogram], str]] = {
+    "label": lambda r: LABEL_NAMES[r.label],
+    "view": lambda r: VIEW_NAMES[r.view],
+    "protocol": lambda r: PROTOCOL_NAMES[r.protocol],
+    "year": lambda r: r.date[:4] or "unknown",
+    "annotated": lambda r: "yes" if r.regions else "no",
+    "mirrored": lambda r: "yes" if r.mirrored else "no",
+}
 
 
 def _grouped(
-    records: Iterable[Thermogram], key: Callable[[Thermogram], str]
+    records: Iterable[Thermogram], key: Callable[[Thermogram], str | int]
 ) -> dict[str, list[Thermogram]]:
-    groups: dict[str, list[Thermogram]] = {}
+    groups = collections.defaultdict(list)
     for record in records:
-        groups.setdefault(key(record), []).append(record)
-    return dict(sorted(groups.items()))
-
-
-def _by_images_per_patient(records: Iterable[Thermogram]) -> dict[str, list[Thermogram]]:
-    """Hundreds of patients: one group for each number of images; records.csv has the names."""
-    groups: dict[int, list[Thermogram]] = {}
-    for images in _grouped(records, lambda record: record.patient).values():
-        groups.setdefault(len(images), []).extend(images)
-    return {str(count): groups[count] for count in sorted(groups)}
+        groups[key(record)].append(record)
+    return {str(value): groups[value] for value in sorted(groups)}
 
 
 def _table(title: str, groups: dict[str, list[Thermogram]], *, width: int) -> list[str]:

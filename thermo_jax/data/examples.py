@@ -96,10 +96,6 @@ class Examples:
             columns={name: column[rows] for name, column in self.columns.items()},
         )
 
-    def of_patients(self, patients: Collection[str]) -> "Examples":
-        """The rows of these patients."""
-        return self.take(self.rows_of_patients(patients))
-
     def rows_of_patients(self, patients: Collection[str]) -> np.ndarray:
         """The rows of these patients; int64."""
         return np.flatnonzero([patient in patients for patient in self.patients])
@@ -108,13 +104,6 @@ class Examples:
         """The rows of the examples of these names, in their order; int64."""
         row_of = {name: row for row, name in enumerate(self.names)}
         return np.array([row_of[name] for name in names], np.int64)
-
-    def where(self, mask: Sequence[bool] | np.ndarray) -> "Examples":
-        """The rows whose entry of `mask` (one Boolean a row) is true."""
-        mask = np.asarray(mask)
-        if mask.dtype != bool or mask.shape != (len(self),):
-            raise ValueError(f"expected {len(self)} Booleans, got {mask.dtype}{list(mask.shape)}")
-        return self.take(np.flatnonzero(mask))
 
 
 def select(
@@ -142,20 +131,18 @@ def select(
     _check_choice("task", task, TASKS)
     kept, removed = list(records), {}
     for reason, keep in _filters(selection, task, data_type):
-        count = len(kept)
-        kept = [record for record in kept if keep(record)]
-        removed[reason] = count - len(kept)
+        before, kept = kept, [record for record in kept if keep(record)]
+        removed[reason] = len(before) - len(kept)
     if selection.frames == "first":
-        count = len(kept)
-        kept = _first_frames(kept)
-        removed["not the first frame"] = count - len(kept)
+        before, kept = kept, _first_frames(kept)
+        removed["not the first frame"] = len(before) - len(kept)
     reasons = ", ".join(f"{count} {reason}" for reason, count in removed.items() if count) or "none"
     logging.info(
         "task %s: %d of %d thermograms; removed: %s", task, len(kept), len(records), reasons
     )
     if not kept:
         remedy = "Widen the selection (config.data) or choose other data"
-        if removed.get(_without("heat")) == len(records):
+        if removed.get("without heat pixels") == len(records):
             remedy = (
                 "Heatmaps are read from _snap.jpg files or rendered from temperatures: add these, "
                 "or choose gray presets (such as encoder.py:gray and classify.py:G/G)"
@@ -178,16 +165,15 @@ def load_examples(
     """Reads the pixels of selected thermograms.
 
     Args:
-      records: what `select` returned; those that cannot give `data_type` are left out and counted.
+      records: what `select` returned for this data type and task.
       data_type: "gray" (480x640x1) or "heat" (120x160x3).
       task: "segment" adds label maps.
       downscale: images become smaller by this factor: block mean, rounded to 8 bit.
       colormap: renders heatmaps where only temperatures exist.
     Raises:
-      UserError: for no records, or a `downscale` that does not divide the image.
+      UserError: for a `downscale` that does not divide the image.
       ValueError: for records that are not annotated (task "segment").
     """
-    records = with_data_type(records, data_type)
 
     def read(record: Thermogram) -> tuple[np.ndarray, np.ndarray | None]:
         pixels = radiometry.load_pixels(record, colormap=colormap, wanted=(data_type,))
@@ -196,17 +182,6 @@ def load_examples(
 
     pixels = radiometry.ordered_map(read, records, description=f"reading {data_type}")
     return assemble(records, pixels, data_type=data_type, task=task, downscale=downscale)
-
-
-def with_data_type(records: Sequence[Thermogram], data_type: str) -> list[Thermogram]:
-    """The thermograms that have pixels of this type, or temperatures to render it from."""
-    _check_choice("data_type", data_type, tuple(IMAGE_SHAPES))
-    kept = [record for record in records if _has(record, data_type)]
-    if len(kept) < len(records):
-        logging.warning("%d thermograms have no %s pixels", len(records) - len(kept), data_type)
-    if not kept:
-        raise UserError(f"none of {len(records)} thermograms has {data_type} pixels")
-    return kept
 
 
 def assemble(
@@ -261,17 +236,16 @@ def block_mean(image: np.ndarray, *, factor: int) -> np.ndarray:
     return np.rint(blocks.mean(axis=(1, 3), dtype=np.float64)).astype(np.uint8)
 
 
-def _without(data_type: str) -> str:
-    return f"without {data_type} pixels"
-
-
 def _filters(
     selection: Selection, task: str, data_type: str | None
 ) -> Iterator[tuple[str, Callable[[Thermogram], bool]]]:
     """(why a thermogram is removed, test that keeps it), in the order they are applied."""
     if data_type is not None:
         _check_choice("data_type", data_type, tuple(IMAGE_SHAPES))
-        yield _without(data_type), lambda record: _has(record, data_type)
+        yield (
+            f"without {data_type} pixels",
+            lambda record: not record.paths.keys().isdisjoint({data_type, "temperatures"}),
+        )
     if task == "classify":
         yield "without a diagnosis", lambda record: record.label != UNLABELLED
     if task == "segment":
@@ -292,22 +266,14 @@ def _filters(
 def _first_frames(records: list[Thermogram]) -> list[Thermogram]:
     first: dict[tuple, Thermogram] = {}
     for record in records:
-        key = _series(record)
+        # The frames of one recording have these in common. Old names give only a visit's date.
+        visit = record.visit or record.date
+        series = (record.patient, visit, record.view, record.protocol, record.mirrored)
+        key = series if record.frame >= 0 else (record.name,)  # an unknown frame is kept
         if key not in first or record.frame < first[key].frame:
             first[key] = record
-    return [record for record in records if record.frame < 0 or first[_series(record)] is record]
-
-
-def _series(record: Thermogram) -> tuple:
-    """What the frames of one recording have in common. Old names tell a visit by its date only."""
-    visit = record.visit or record.date
-    known = record.frame >= 0
-    return record.patient, visit, record.view, record.protocol, record.mirrored, known
-
-
-def _has(record: Thermogram, data_type: str) -> bool:
-    path = record.gray_path if data_type == "gray" else record.heat_path
-    return path is not None or record.temperature_path is not None
+    chosen = {record.name for record in first.values()}
+    return [record for record in records if record.name in chosen]
 
 
 def downscaled_size(height: int, width: int, factor: int) -> tuple[int, int]:

@@ -19,7 +19,7 @@ import tqdm
 from jaxtyping import Float32, Float64, UInt8
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from thermo_jax.data.thermogram import GRAY_SHAPE, HEAT_SHAPE, DataError, Thermogram
+from thermo_jax.data.thermogram import GRAY_SHAPE, HEAT_SHAPE, PATH_FIELDS, DataError, Thermogram
 from thermo_jax.errors import UserError
 
 MIN_CELSIUS, MAX_CELSIUS = 10.0, 45.0
@@ -333,21 +333,20 @@ def load_pixels(
     """
     if unknown := set(wanted) - set(Pixels._fields):
         raise ValueError(f"unknown pixels {sorted(unknown)}; choose from {Pixels._fields}")
-    temperatures = gray = heat = None
-    render = {"gray": record.gray_path is None, "heat": record.heat_path is None}
-    if record.temperature_path is not None and (
-        "temperatures" in wanted or any(render[kind] for kind in render if kind in wanted)
-    ):
-        temperatures = read_temperatures(record.temperature_path)
-    if "gray" in wanted and record.gray_path is not None:
-        gray = read_gray(record.gray_path)
-    elif "gray" in wanted and temperatures is not None:
-        gray = render_gray(temperatures)
-    if "heat" in wanted and record.heat_path is not None:
-        heat = read_heat(record.heat_path)
-    elif "heat" in wanted and temperatures is not None:
-        heat = render_heat(temperatures, colormap=colormap)
-    return Pixels(gray, heat, temperatures if "temperatures" in wanted else None)
+    paths = record.paths
+    pixels = {
+        kind: READERS[kind](paths[kind])
+        for kind in ("gray", "heat")
+        if kind in wanted and kind in paths
+    }
+    to_render = {"gray", "heat"} & set(wanted) - paths.keys()
+    if "temperatures" in paths and (to_render or "temperatures" in wanted):
+        pixels["temperatures"] = temperatures = read_temperatures(paths["temperatures"])
+        if "gray" in to_render:
+            pixels["gray"] = render_gray(temperatures)
+        if "heat" in to_render:
+            pixels["heat"] = render_heat(temperatures, colormap=colormap)
+    return Pixels(**{kind: pixels.get(kind) if kind in wanted else None for kind in PATH_FIELDS})
 
 
 def ordered_map(
