@@ -1,8 +1,9 @@
 """COCO polygons -> label maps, and the label maps that scores use.
 
 Polygons are filled in file order, later over earlier, vertices truncated to integers, with OpenCV's
-`fillPoly` (Pillow's rule differs by hundreds of pixels an image); all else is background (SPEC
-section 2). OpenCV is imported here, and for the way back in inference/coco.py.
+`fillPoly`; all else is background (SPEC section 2). Other libraries draw the border by other rules:
+label maps differ in hundreds of pixels an image with Pillow, and in 2,000 with pycocotools. OpenCV
+is imported here, and for the way back in inference/coco.py.
 """
 
 import json
@@ -95,18 +96,19 @@ def _sections(document: object) -> tuple[list[dict], list[dict], list[dict]]:
         if not isinstance(section, list) or not all(isinstance(item, dict) for item in section):
             raise ValueError(f"no list of objects called {name!r}")
         sections.append(section)
-    # Which of two would an annotation mean?
+    # Otherwise it would be unclear which of the two an annotation means.
     _refuse_shared_ids(sections[0], "file_name")
     _refuse_shared_ids(sections[1], "name")
     return sections[0], sections[1], sections[2]
 
 
-def _refuse_shared_ids(items: list[dict], what: str) -> None:
+def _refuse_shared_ids(items: list[dict], field: str) -> None:
     owners: dict[object, object] = {}
     for item in items:
         identity = _key(item.get("id"))
-        if identity is not None and owners.setdefault(identity, item.get(what)) != item.get(what):
-            raise ValueError(f"id {identity} is {owners[identity]!r} and {item.get(what)!r}")
+        value = item.get(field)
+        if identity is not None and owners.setdefault(identity, value) != value:
+            raise ValueError(f"id {identity} is {owners[identity]!r} and {value!r}")
 
 
 def _image_names(images: list[dict], source: str) -> Reading[dict[object, str | None]]:

@@ -193,7 +193,7 @@ class DataReport:
             "oddities.csv": self.oddities_csv(),
         }
         for name, content in contents.items():
-            # File names may hold bytes that are not UTF-8 (surrogates): show them escaped.
+            # Bytes of file names that are not UTF-8 (surrogates) are written escaped.
             data = content.encode("utf-8", errors="backslashreplace")
             (directory / name).write_bytes(data)
         return [directory / name for name in contents]

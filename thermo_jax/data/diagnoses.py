@@ -58,12 +58,6 @@ def below_class_folder(folder: pathlib.PurePosixPath) -> tuple[str, ...]:
     return folder.parts
 
 
-def diagnosis_texts(page: str) -> list[str]:
-    """Returns the text between each `Diagnosis*: <span>` and its `<br>`."""
-    found = _DIAGNOSIS.findall(page)
-    return [html.unescape(_TAG.sub("", text)).strip() for text in found]
-
-
 def labels_of_site(records: Sequence[Thermogram], files: FileListing) -> Reading[list[set[int]]]:
     """Takes each thermogram's diagnosis from the page of its folder, or the nearest one above."""
     pages = yield from read_pages(files)
@@ -116,13 +110,14 @@ def read_pages(files: FileListing) -> Reading[dict[pathlib.PurePosixPath, set[in
         name = files.relative(page)
         of_page = labels.setdefault(pathlib.PurePosixPath(name).parent, set())
         try:
-            texts = diagnosis_texts(_decode(read_bytes(page))[:_MAX_PAGE])
+            matches = _DIAGNOSIS.findall(_decode(read_bytes(page))[:_MAX_PAGE])
         except DataError as error:
             yield Oddity("unreadable-diagnosis", name, error.detail)
             continue
-        if not texts:
+        if not matches:
             yield Oddity("unknown-diagnosis", name, "no line 'Diagnosis*: <span>...<br>'")
-        for text in texts:
+        for match in matches:
+            text = html.unescape(_TAG.sub("", match)).strip()
             if label_of_text(text) == UNLABELLED:
                 yield Oddity("unknown-diagnosis", name, f"diagnosis {text[:80]!r}")
             else:

@@ -10,6 +10,7 @@ its owners. TensorFlow is imported inside functions only (see `batches.import_te
 
 import contextlib
 import datetime
+import functools
 import io
 import json
 import math
@@ -83,7 +84,7 @@ class DmrIr(tfds.core.GeneratorBasedBuilder, skip_registration=DATASET_NAME in _
     def __init__(
         self, *, records: Sequence[Thermogram] | None = None, colormap: str = "jet", **kwargs: Any
     ):
-        """Takes what to write (default: scan manual_dir) and how to render heatmaps."""
+        """Takes what to write (default: the scan of manual_dir) and a colour map for heatmaps."""
         self._records, self._colormap = records, colormap
         super().__init__(**kwargs)
 
@@ -114,11 +115,8 @@ class DmrIr(tfds.core.GeneratorBasedBuilder, skip_registration=DATASET_NAME in _
         return {"train": self._generate_examples(records)}
 
     def _generate_examples(self, records: Sequence[Thermogram]) -> Iterator[tuple[int, dict]]:
-        def encode(record: Thermogram) -> dict[str, Any]:
-            return _encode(record, colormap=self._colormap)
-
-        encoded = radiometry.ordered_map(encode, records, description="preparing")
-        yield from enumerate(encoded)
+        encode = functools.partial(_encode, colormap=self._colormap)
+        yield from enumerate(radiometry.ordered_map(encode, records, description="preparing"))
 
 
 def prepare(
@@ -170,8 +168,8 @@ def prepare(
 def load_records(prepared: Prepared) -> list[Thermogram]:
     """The metadata of every prepared thermogram, in the order of `layouts.scan`.
 
-    Paths are the prepared folder where that kind of pixels is stored in it. Regions tell which
-    classes were drawn in which order, without outlines: those are in the stored label map.
+    A path is that of the prepared folder if that kind of pixels is stored in it. Regions show which
+    classes were drawn in which order, without outlines: the stored label map contains those.
     """
     names = [*_METADATA, *_FLAGS, "draw_order"]
     rows = _read(prepared, names).as_numpy_iterator()
@@ -230,7 +228,7 @@ def _read(prepared: Prepared, names: Sequence[str], *, compressed: bool = False)
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """TFDS tells of downloads (there are none), of every step, and of its own deprecations."""
+    """Silences TFDS, which logs downloads (there are none), every step, and its deprecations."""
     level = logging.get_verbosity()
     logging.set_verbosity(logging.ERROR)
     try:

@@ -121,7 +121,7 @@ def select(
     logged.
 
     Args:
-      records: what `layouts.scan` found.
+      records: the thermograms that `layouts.scan` returned.
       selection: the configured choice.
       task: "pretrain", "classify" or "segment".
       data_type: "gray" or "heat" leaves out thermograms that cannot give this type.
@@ -193,7 +193,6 @@ def assemble(
     downscale: int,
 ) -> Examples:
     """Fills the table: `pixels` gives (image, full-resolution label map or None) of each record."""
-    _check_choice("task", task, TASKS)
     height, width, channels = IMAGE_SHAPES[data_type]
     size = downscaled_size(height, width, downscale)
     columns = {
@@ -231,8 +230,7 @@ def block_mean(image: np.ndarray, *, factor: int) -> np.ndarray:
     if factor == 1:
         return image
     height, width, channels = image.shape
-    height, width = downscaled_size(height, width, factor)
-    blocks = image.reshape(height, factor, width, factor, channels)
+    blocks = image.reshape(height // factor, factor, width // factor, factor, channels)
     return np.rint(blocks.mean(axis=(1, 3), dtype=np.float64)).astype(np.uint8)
 
 

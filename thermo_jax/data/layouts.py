@@ -127,23 +127,16 @@ def _identified(files: FileListing) -> Reading[list[Thermogram]]:
             continue
         if patient is None:
             yield Oddity("unknown-patient", file, "neither name nor folder tells the patient")
+        known = vars(parsed) | {
+            "name": (folder / stem).as_posix(),
+            "patient": patient or f"folder:{folder.as_posix()}",
+            "patient_known": patient is not None,
+        }
         # Bare names (T0001.txt) are those of the database's frontal matrices.
-        bare = parsed.patient is not None and parsed == ParsedName(
-            patient=parsed.patient, mirrored=parsed.mirrored
-        )
-        record = Thermogram(
-            name=(folder / stem).as_posix(),
-            patient=patient or f"folder:{folder.as_posix()}",
-            patient_known=patient is not None,
-            visit=parsed.visit,
-            view=1 if bare else parsed.view,
-            protocol=parsed.protocol,
-            date=parsed.date,
-            frame=parsed.frame,
-            mirrored=parsed.mirrored,
-            **{PATH_FIELDS[kind]: path for kind, path in paths.items()},
-        )
-        records.append(record)
+        if parsed.patient and parsed == ParsedName(patient=patient, mirrored=parsed.mirrored):
+            known["view"] = 1
+        paths_by_field = {PATH_FIELDS[kind]: path for kind, path in paths.items()}
+        records.append(Thermogram(**known, **paths_by_field))
     return records
 
 

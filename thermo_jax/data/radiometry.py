@@ -53,7 +53,7 @@ _SIDEWAYS = tuple(_TURNS[orientation] for orientation in (5, 6, 7, 8))
 
 
 class Pixels(NamedTuple):
-    """The pixels of one thermogram; None for what it neither has nor can be rendered."""
+    """The pixels of one thermogram; None for a kind that has no file and cannot be rendered."""
 
     gray: UInt8[np.ndarray, "480 640 1"] | None
     heat: UInt8[np.ndarray, "120 160 3"] | None
@@ -73,7 +73,7 @@ def read_temperatures(path: str | os.PathLike) -> Float32[np.ndarray, "480 640"]
     """
     lines = _matrix_lines(path)
     try:
-        # Double first: a value that float32 cannot hold should be out of range, not a warning.
+        # Double first: a value too large for float32 should be out of range, not a warning.
         values = np.loadtxt(lines, dtype=np.float64, ndmin=2, comments=None)
     except ValueError as error:
         if "number of columns" in str(error):
@@ -229,9 +229,9 @@ READERS = {"gray": read_gray, "heat": read_heat, "temperatures": read_temperatur
 def _read_image(path: str | os.PathLike, *, expected: tuple[int, int]) -> Image.Image:
     def check(path: str | os.PathLike, height: int, width: int) -> None:
         if (height, width) != expected:
-            found = f"{height}x{width}"
-            detail = f"{found} pixels (rows x columns); expected {expected[0]}x{expected[1]}"
-            raise DataError("wrong-size", path, detail, size=found)
+            size = f"{height}x{width}"
+            detail = f"{size} pixels (rows x columns); expected {expected[0]}x{expected[1]}"
+            raise DataError("wrong-size", path, detail, size=size)
 
     return open_image(path, read_bytes(path), formats=("JPEG", "PNG"), check=check)
 
@@ -257,7 +257,7 @@ def open_image(
         image.load()
         if (turn := _turn(image)) is not None:
             image = image.transpose(turn)
-            check(path, image.height, image.width)  # a PNG may tell of it after its pixels
+            check(path, image.height, image.width)  # a PNG may have its EXIF data after its pixels
     except DataError:
         raise
     except _IMAGE_ERRORS as error:
@@ -268,7 +268,7 @@ def open_image(
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
-    """What sets an image upright; None where its EXIF data ask for nothing, or are damaged."""
+    """Returns the turn that sets an image upright; None if EXIF data are absent or damaged."""
     try:
         return _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
     except Exception:  # Pillow raises whatever its parser stumbles over

@@ -32,7 +32,7 @@ class RegionMeasurement(NamedTuple):
 def measure_regions(
     label_map: UInt8[np.ndarray, "h w"], temperatures: Float[np.ndarray, "h w"] | None
 ) -> list[RegionMeasurement]:
-    """Every class that the label map holds, in the order of CLASS_NAMES, background left out."""
+    """Measures every class of the label map but the background, in the order of CLASS_NAMES."""
     if temperatures is not None and temperatures.shape != label_map.shape:
         raise ValueError(
             f"temperatures have shape {temperatures.shape}, the label map {label_map.shape}"
@@ -55,8 +55,8 @@ def measure_regions(
                 "sd": float(values.std()),
             }
             rows, columns = np.nonzero(inside)
-            at = int(values.argmax())
-            hottest = (int(columns[at]), int(rows[at]))
+            pixel = int(values.argmax())
+            hottest = (int(columns[pixel]), int(rows[pixel]))
         regions.append(
             RegionMeasurement(name, area, area / label_map.size, **measures, hottest=hottest)
         )
@@ -65,10 +65,10 @@ def measure_regions(
 
 def differences(regions: list[RegionMeasurement]) -> dict[str, float]:
     """Image left minus image right, of mean and maximum; a pair with a missing side is left out."""
-    found = {region.class_name: region for region in regions}
+    by_class = {region.class_name: region for region in regions}
     result = {}
     for pair, (left, right) in PAIRS.items():
-        sides = [found.get(CLASS_NAMES[index]) for index in (left, right)]
+        sides = [by_class.get(CLASS_NAMES[index]) for index in (left, right)]
         if None not in sides and np.isfinite(sides[0].mean):
             result[f"{pair}, mean"] = sides[0].mean - sides[1].mean
             result[f"{pair}, max"] = sides[0].max - sides[1].max
