@@ -1,8 +1,8 @@
 """DMR-IR as a TensorFlow Datasets (TFDS) data set: read and checked once, then streamed.
 
 `prepare` turns a source folder of any layout into TFRecord files, keyed by a fingerprint of the
-source and of how it is read, and does it again when either changed. `load_examples` reads them back
-through tf.data; the result is bit-equal to `examples.load_examples` on the source itself.
+source and of how it is read, and does it again when either changed. `load_records` and
+`read_pixels` read them back through tf.data.
 
 Silva et al. 2014, doi 10.1166/jmihi.2014.1226. Nothing is downloaded: the database is obtained from
 its owners. TensorFlow is imported inside functions only (see `batches.import_tensorflow`).
@@ -176,30 +176,18 @@ def load_records(prepared: Prepared) -> list[Thermogram]:
     return [_decode_record(row, prepared.dataset_dir) for row in rows]
 
 
-def load_examples(
-    prepared: Prepared,
-    *,
-    data_type: str,
-    task: str,
-    selection: examples.Selection,
-    downscale: int = 1,
-) -> examples.Examples:
-    """`examples.select` and `examples.load_examples` in one, from the prepared set (bit-equal)."""
-    records = load_records(prepared)
-    chosen = examples.select(records, selection, task=task, data_type=data_type)
-    chosen_names = {record.name for record in chosen}
-    keep = np.array([record.name in chosen_names for record in records])
-    pixels = _read_pixels(prepared, keep, data_type=data_type, task=task)
-    return examples.assemble(chosen, pixels, data_type=data_type, task=task, downscale=downscale)
+def read_pixels(
+    records: Sequence[Thermogram], *, prepared: Prepared, data_type: str, task: str
+) -> examples.ReadPixels:
+    """Reads the stored pixels of some of the prepared thermograms, which are in the stored order.
 
-
-def _read_pixels(
-    prepared: Prepared, keep: np.ndarray, *, data_type: str, task: str
-) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
-    """Images and label maps of the records to keep; only those are decompressed."""
+    Bit-equal to `examples.read_pixels` of the source's files.
+    """
     tf = batches.import_tensorflow()
     names = [data_type, "label_map"] if task == "segment" else [data_type]
-    keep = tf.constant(keep)
+    chosen = {record.name for record in records}
+    # Only what is kept is decompressed.
+    keep = tf.constant([record.name in chosen for record in load_records(prepared)])
     with _quiet():
         features = tfds.builder_from_directory(prepared.dataset_dir).info.features
         dataset = _read(prepared, names, compressed=True).enumerate()

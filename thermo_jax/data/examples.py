@@ -8,7 +8,7 @@ TensorFlow.
 
 import dataclasses
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 import numpy as np
 from absl import logging
@@ -25,6 +25,8 @@ from thermo_jax.data.thermogram import (
 from thermo_jax.errors import UserError
 
 TASKS = ("pretrain", "classify", "segment")
+# Of each thermogram the image, and for the task "segment" its full-resolution label map, else None.
+ReadPixels = Iterator[tuple[np.ndarray, np.ndarray | None]]
 IMAGE_SHAPES = {"gray": (*GRAY_SHAPE, 1), "heat": (*HEAT_SHAPE, 3)}  # data type -> [H, W, C]
 
 
@@ -154,13 +156,30 @@ def select(
     return kept
 
 
+def read_pixels(
+    records: Sequence[Thermogram], *, data_type: str, task: str, colormap: str = "jet"
+) -> ReadPixels:
+    """Reads the files of thermograms, in order.
+
+    Args:
+      colormap: of heatmaps that are rendered, where only temperatures exist.
+    """
+
+    def read(record: Thermogram) -> tuple[np.ndarray, np.ndarray | None]:
+        pixels = radiometry.load_pixels(record, colormap=colormap, wanted=(data_type,))
+        label_map = annotations.label_map(record.regions) if task == "segment" else None
+        return getattr(pixels, data_type), label_map
+
+    return radiometry.ordered_map(read, records, description=f"reading {data_type}")
+
+
 def load_examples(
     records: Sequence[Thermogram],
     *,
     data_type: str,
     task: str,
     downscale: int = 1,
-    colormap: str = "jet",
+    read_pixels: Callable[..., ReadPixels] = read_pixels,
 ) -> Examples:
     """Reads the pixels of selected thermograms.
 
@@ -169,30 +188,11 @@ def load_examples(
       data_type: "gray" (480x640x1) or "heat" (120x160x3).
       task: "segment" adds label maps.
       downscale: images become smaller by this factor: block mean, rounded to 8 bit.
-      colormap: renders heatmaps where only temperatures exist.
+      read_pixels: where from: the thermograms' files, or a prepared data set (`dmr_ir`).
     Raises:
       UserError: for a `downscale` that does not divide the image.
       ValueError: for records that are not annotated (task "segment").
     """
-
-    def read(record: Thermogram) -> tuple[np.ndarray, np.ndarray | None]:
-        pixels = radiometry.load_pixels(record, colormap=colormap, wanted=(data_type,))
-        label_map = annotations.label_map(record.regions) if task == "segment" else None
-        return getattr(pixels, data_type), label_map
-
-    pixels = radiometry.ordered_map(read, records, description=f"reading {data_type}")
-    return assemble(records, pixels, data_type=data_type, task=task, downscale=downscale)
-
-
-def assemble(
-    records: Sequence[Thermogram],
-    pixels: Iterable[tuple[np.ndarray, np.ndarray | None]],
-    *,
-    data_type: str,
-    task: str,
-    downscale: int,
-) -> Examples:
-    """Fills the table: `pixels` gives (image, full-resolution label map or None) of each record."""
     height, width, channels = IMAGE_SHAPES[data_type]
     size = downscaled_size(height, width, downscale)
     columns = {
@@ -203,6 +203,7 @@ def assemble(
         columns["label_maps"] = np.empty((len(records), *GRAY_SHAPE), np.uint8)
         columns["scored_label_maps"] = np.empty((len(records), *size), np.uint8)
     factor = GRAY_SHAPE[0] // size[0]
+    pixels = read_pixels(records, data_type=data_type, task=task)
     for row, (record, (image, label_map)) in enumerate(zip(records, pixels, strict=True)):
         columns["images"][row] = block_mean(image, factor=downscale)
         if task == "segment":
