@@ -42,7 +42,7 @@ def document(tmp_path):
 
 def test_our_reader_gives_the_label_map_back_pixel_for_pixel(document):
     report = DataReport()
-    ((name, regions),) = annotations.read_coco(document, report).items()
+    ((name, regions),) = report.collect(annotations.read_coco(document)).items()
     assert str(name) == "0001/T0001.1.1.S.2012-10-08.00"
     np.testing.assert_array_equal(annotations.label_map(regions), scene())
     assert {oddity.kind for oddity in report.oddities} <= {"several-rings"}

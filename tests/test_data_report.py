@@ -5,12 +5,19 @@ import sys
 
 import pytest
 
-from thermo_jax.data.data_report import BAD_FILES, KINDS, DataReport
-from thermo_jax.data.thermogram import HEALTHY, SICK, DataError, Region, Thermogram
+from thermo_jax.data.data_report import BAD_FILES, KINDS, DataReport, Oddity
+from thermo_jax.data.thermogram import HEALTHY, SICK, Annotation, DataError, Thermogram
 
 
 def record(name, patient="0001", **fields):
     return Thermogram(name=name, patient=patient, patient_known=True, **fields)
+
+
+def add(report, *oddity):
+    def read():
+        yield Oddity(*oddity)
+
+    report.collect(read())
 
 
 def rows(text):
@@ -57,15 +64,15 @@ def test_text_counts_patients_by_their_number_of_images():
 
 def test_text_counts_sizes():
     report = DataReport()
-    report.sizes.update(["gray 480x640", "gray 480x640", "gray 600x800"])
+    report.sizes = {"gray 480x640": 2, "gray 600x800": 1}
     assert counts(report.text([]), "  gray 480x640") == [2]
 
 
 def test_text_names_every_oddity_grouped_by_kind_and_what_was_done():
     report = DataReport()
-    report.add("missing-snap", "0001/a", "usable as gray only")
-    report.add("kelvin", "0002/b.txt", "looks like Kelvin")
-    report.add("kelvin", "0003/c.txt", "looks like Kelvin")
+    add(report, "missing-snap", "0001/a", "usable as gray only")
+    add(report, "kelvin", "0002/b.txt", "looks like Kelvin")
+    add(report, "kelvin", "0003/c.txt", "looks like Kelvin")
     lines = report.text(RECORDS).splitlines()
     heading = next(i for i, line in enumerate(lines) if "[kelvin], 2" in line)
     assert lines[heading].startswith("BAD") and "file left out" in lines[heading]
@@ -79,27 +86,27 @@ def test_text_names_every_oddity_grouped_by_kind_and_what_was_done():
 
 def test_a_file_with_two_faults_is_skipped_once():
     report = DataReport()
-    report.add("kelvin", "a.txt", "x")
-    report.add("duplicate", "a.txt", "x")
-    report.add("blank-image", "b.txt", "x")
+    add(report, "kelvin", "a.txt", "x")
+    add(report, "duplicate", "a.txt", "x")
+    add(report, "blank-image", "b.txt", "x")
     assert report.skipped == ["a.txt"] and report.count("kelvin") == 1
 
 
 def test_strict_raises_at_bad_files_and_not_at_notes():
     report = DataReport(strict=True)
-    report.add("missing-snap", "a", "x")
+    add(report, "missing-snap", "a", "x")
     with pytest.raises(DataError, match="b.txt: looks like Kelvin.*strict"):
-        report.add("kelvin", "b.txt", "looks like Kelvin")
+        add(report, "kelvin", "b.txt", "looks like Kelvin")
 
 
 def test_an_unknown_kind_is_refused():
     with pytest.raises(ValueError, match="'kelvn'"):
-        DataReport().add("kelvn", "a", "x")
+        Oddity("kelvn", "a", "x")
     assert set(BAD_FILES) < set(KINDS)
 
 
 def test_csv_has_one_row_for_each_thermogram():
-    region = Region(class_index=0, rings=())
+    region = Annotation(class_index=0, rings=())
     table = rows(DataReport().csv([*RECORDS, record("0001/c", regions=(region,))]))
     assert [row["name"] for row in table] == ["0001/a", "0001/b", "0002/a", "0001/c"]
     assert table[0]["label"] == "healthy" and table[0]["date"] == "2012-10-08"
@@ -119,7 +126,7 @@ def test_csv_says_which_pixels_exist(tmp_path):
 @pytest.mark.parametrize("start", ["=", "+", "-", "@"])
 def test_cells_that_a_spreadsheet_would_run_are_neutralised(start):
     report = DataReport()
-    report.add("unknown-diagnosis", f"{start}cmd.html", f"{start}1+1")
+    add(report, "unknown-diagnosis", f"{start}cmd.html", f"{start}1+1")
     row = rows(report.oddities_csv())[0]
     assert row["file"] == f"'{start}cmd.html" and row["detail"] == f"'{start}1+1"
     assert rows(report.csv([record(f"{start}a")]))[0]["name"] == f"'{start}a"
@@ -127,13 +134,13 @@ def test_cells_that_a_spreadsheet_would_run_are_neutralised(start):
 
 def test_control_characters_cannot_break_a_line():
     report = DataReport()
-    report.add("unknown-diagnosis", "a\nb.html", "\x1b[31mred")
+    add(report, "unknown-diagnosis", "a\nb.html", "\x1b[31mred")
     assert "a\\nb.html" in report.text([]) and "\x1b" not in report.text([])
 
 
 def test_write_makes_the_folder_and_three_files(tmp_path):
     report = DataReport("root")
-    report.add("unreadable-image", "odd\udcff.jpg", "empty")  # a name that is not UTF-8
+    add(report, "unreadable-image", "odd\udcff.jpg", "empty")  # a name that is not UTF-8
     paths = report.write(tmp_path / "new" / "folder", RECORDS)
     assert [path.name for path in paths] == ["data_report.txt", "records.csv", "oddities.csv"]
     assert paths[0].read_text(encoding="utf-8") == report.text(RECORDS)

@@ -1,6 +1,7 @@
 """The prepared (TFDS) set gives what the source gives, and follows it when it changes."""
 
 import dataclasses
+import functools
 import importlib.util
 import os
 import shutil
@@ -45,6 +46,17 @@ def tiny(tmp_path):
     return root, tmp_path / "prepared"
 
 
+def load_examples(prepared, *, data_type, task, downscale=1):
+    records = dmr_ir.load_records(prepared)
+    return examples.load_examples(
+        examples.select(records, ALL, data_type=data_type, task=task),
+        data_type=data_type,
+        task=task,
+        downscale=downscale,
+        read_pixels=functools.partial(dmr_ir.read_pixels, prepared=prepared),
+    )
+
+
 @pytest.mark.parametrize(
     ("data_type", "task", "downscale"),
     [("gray", "pretrain", 1), ("heat", "classify", 1), ("heat", "segment", 2)],
@@ -53,7 +65,7 @@ def test_examples_are_bit_equal_to_those_read_from_the_source(
     source, prepared, data_type, task, downscale
 ):
     options = {"data_type": data_type, "task": task, "downscale": downscale}
-    stored = dmr_ir.load_examples(prepared, selection=ALL, **options)
+    stored = load_examples(prepared, **options)
     records, _ = layouts.scan(source)
     chosen = examples.select(records, ALL, task=task, data_type=data_type)
     expected = examples.load_examples(chosen, **options)
@@ -118,7 +130,7 @@ def test_images_rendered_from_temperatures_are_stored_rendered(tiny):
     for image in root.glob("*/*.jpg"):
         image.unlink()
     prepared = dmr_ir.prepare(root, prepared_dir=prepared_dir, colormap="hot")
-    stored = dmr_ir.load_examples(prepared, data_type="heat", task="pretrain", selection=ALL)
+    stored = load_examples(prepared, data_type="heat", task="pretrain")
     (matrix,) = root.glob("*/*.txt")
     expected = radiometry.render_heat(radiometry.read_temperatures(matrix), colormap="hot")
     np.testing.assert_array_equal(stored.columns["images"], expected[np.newaxis])

@@ -24,7 +24,14 @@ from PIL import Image
 
 from thermo_jax import main
 from thermo_jax.configs import classify, encoder, few_shot, predict, segment, table1
-from thermo_jax.data import annotations, data_report, diagnoses, inventory, radiometry, thermogram
+from thermo_jax.data import (
+    annotations,
+    data_report,
+    diagnoses,
+    file_listing,
+    radiometry,
+    thermogram,
+)
 from thermo_jax.data.splits import Split
 from thermo_jax.evaluation.predictions import Predictions
 from thermo_jax.inference import pictures
@@ -227,7 +234,7 @@ COCO = {
 
 def check_coco(path: pathlib.Path):
     report = data_report.DataReport(path.parent)
-    for regions in annotations.read_coco(path, report).values():
+    for regions in report.collect(annotations.read_coco(path)).values():
         assert annotations.label_map(regions).shape == (480, 640)
     assert all("\n" not in oddity.detail for oddity in report.oddities)
 
@@ -267,14 +274,15 @@ TABLE = b"ID,Diagnosis\n1,Healthy\n0002,Sick\n"
 
 @fuzz(CASES["pages"], page=damaged([PAGE]), table=damaged([TABLE, TABLE.replace(b",", b";")]))
 def test_damaged_diagnoses_are_read_or_reported(folder, page, table):
-    found = inventory.Inventory(
+    files = file_listing.FileListing(
         folder,
         pages=[written(folder, "description.html", page)],
         tables=[written(folder, "id_diagnosis.csv", table)],
     )
     report = data_report.DataReport(folder)
-    labels = diagnoses.read_pages(found, report) | diagnoses.read_table(found, ["0001"], report)
-    assert all(labels_of <= {0, 1} for labels_of in labels.values())
+    pages = report.collect(diagnoses.read_pages(files))
+    rows = report.collect(diagnoses.read_table(files, ["0001"]))
+    assert all(labels <= {0, 1} for labels in (pages | rows).values())
     report.write(folder / "report", [])
 
 

@@ -9,7 +9,7 @@ from thermo_jax.evaluation.wording import SIDES_NOTE
 from thermo_jax.inference.overlay import overlay_figure
 from thermo_jax.inference.pictures import Picture
 from thermo_jax.inference.predictor import Prediction
-from thermo_jax.inference.regions import Region
+from thermo_jax.inference.regions import RegionMeasurement
 
 HEIGHT, WIDTH = 120, 160
 CORNERS = [(0, 0), (WIDTH - 1, 0), (0, HEIGHT - 1), (WIDTH - 1, HEIGHT - 1)]
@@ -20,7 +20,7 @@ def temperatures():
 
 
 def region(hottest):
-    return Region("neck", 10, 0.1, 30.0, 30.0, 25.0, 35.0, 1.0, hottest)
+    return RegionMeasurement("neck", 10, 0.1, 30.0, 30.0, 25.0, 35.0, 1.0, hottest)
 
 
 @pytest.fixture

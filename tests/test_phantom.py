@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from thermo_jax.data import annotations, layouts, phantom, radiometry
-from thermo_jax.data.thermogram import BACKGROUND, CLASS_NAMES, HEALTHY, SICK, parse_name
+from thermo_jax.data.thermogram import BACKGROUND, CLASS_NAMES, HEALTHY, SICK, split_name
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +90,7 @@ def test_annotation_file_lists_roi_but_never_draws_it(root):
 def test_images_have_the_sizes_and_modes_of_the_database(root):
     for path in sorted((root / "0001").glob("*.jpg")):
         with Image.open(path) as image:
-            snap = parse_name(path.name).snap
+            _, snap = split_name(path.name)
             assert image.mode == "RGB" and image.size == ((160, 120) if snap else (640, 480))
 
 

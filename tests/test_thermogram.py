@@ -10,7 +10,7 @@ def test_todays_name_is_read_in_full():
 
 
 def test_snap_is_the_same_thermogram_in_colour():
-    assert parse_name("T0001.1.1.S.2012-10-08.00_snap.jpg").snap
+    assert split_name("T0001.1.1.S.2012-10-08.00_snap.jpg")[1]
     assert split_name("T0001.1.1.S.2012-10-08.00_snap.jpg") == ("T0001.1.1.S.2012-10-08.00", True)
 
 

@@ -1,8 +1,9 @@
 """COCO polygons -> label maps, and the label maps that scores use.
 
 Polygons are filled in file order, later over earlier, vertices truncated to integers, with OpenCV's
-`fillPoly` (Pillow's rule differs by hundreds of pixels an image); all else is background (SPEC
-section 2). OpenCV is imported here, and for the way back in inference/coco.py.
+`fillPoly`; all else is background (SPEC section 2). Other libraries draw the border by other rules:
+label maps differ in hundreds of pixels an image with Pillow, and in 2,000 with pycocotools. OpenCV
+is imported here, and for the way back in inference/coco.py.
 """
 
 import json
@@ -14,28 +15,33 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import UInt8
 
-from thermo_jax.data.data_report import DataReport
+from thermo_jax.data.data_report import Oddity, Reading
 from thermo_jax.data.radiometry import read_bytes
 from thermo_jax.data.thermogram import (
     BACKGROUND,
     CLASS_NAMES,
     GRAY_SHAPE,
+    Annotation,
     DataError,
-    Region,
     split_name,
 )
 
+# DMR-IR's own annotation file calls the background ROI, and never draws it.
+COCO_CATEGORIES = [
+    {"id": index + 1, "name": "ROI" if index == BACKGROUND else name, "supercategory": ""}
+    for index, name in enumerate(CLASS_NAMES)
+]
 _CLASS_OF_CATEGORY = {name: index for index, name in enumerate(CLASS_NAMES)} | {"roi": BACKGROUND}
 _MAX_COORDINATE = 10_000  # pixels; a polygon that leaves the image is clipped, nonsense refused
 
-Regions = tuple[Region, ...]
 
+def read_coco(
+    path: str | os.PathLike,
+) -> Reading[dict[pathlib.PurePosixPath, tuple[Annotation, ...]]]:
+    """Reads a COCO instance file: `file_name` without suffix -> its annotations in file order.
 
-def read_coco(path: str | os.PathLike, report: DataReport) -> dict[pathlib.PurePosixPath, Regions]:
-    """Reads a COCO instance file: `file_name` without suffix -> its regions in file order.
-
-    Images without a usable region have none (exports list images not annotated yet). Ids may be any
-    numbers, each used once. What cannot be used goes to `report`, by name.
+    Images without a usable annotation have none (exports list images that are not annotated yet).
+    Ids may be any numbers, each used once.
     """
     path = pathlib.Path(path)
     try:
@@ -43,17 +49,37 @@ def read_coco(path: str | os.PathLike, report: DataReport) -> dict[pathlib.PureP
         images, categories, annotations = _sections(document)
     except (DataError, ValueError, RecursionError) as error:
         detail = error.detail if isinstance(error, DataError) else f"not COCO JSON: {error}"
-        report.add("unreadable-annotations", path.name, detail)
+        yield Oddity("unreadable-annotations", path.name, detail)
         return {}
-    names = _image_names(images, path.name, report)
-    classes = _category_classes(categories, path.name, report)
-    found: dict[str, list[Region]] = {name: [] for name in names.values() if name is not None}
-    broken: set[str] = set()
+    names = yield from _image_names(images, path.name)
+    classes = yield from _category_classes(categories, path.name)
+    drawn: dict[str, list[Annotation]] = {name: [] for name in names.values() if name is not None}
+    unusable: set[str] = set()
     for annotation in annotations:
-        _add_region(annotation, names, classes, found, broken, path.name, report)
-    return {
-        _image(name): () if name in broken else tuple(regions) for name, regions in found.items()
-    }
+        title = f"annotation {annotation.get('id')} in {path.name}"
+        image_id, category_id = (
+            _key(annotation.get("image_id")),
+            _key(annotation.get("category_id")),
+        )
+        name = names.get(image_id)
+        if image_id not in names:
+            detail = f"{title}: image_id {image_id} is not listed"
+            yield Oddity("unknown-image-id", path.name, detail)
+        if name is None:
+            continue  # reported above, or with the image
+        if classes.get(category_id) is None:
+            yield Oddity("unknown-category", name, f"{title}: category_id {category_id}")
+            continue
+        try:
+            rings = _rings(annotation.get("segmentation"))
+        except ValueError as error:
+            yield Oddity("unusable-polygon", name, f"{title}: {error}")
+            unusable.add(name)
+            continue
+        if len(rings) > 1:
+            yield Oddity("several-rings", name, f"{title}: {len(rings)} polygons")
+        drawn[name].append(Annotation(class_index=classes[category_id], rings=rings))
+    return {_image(name): () if name in unusable else tuple(drawn[name]) for name in drawn}
 
 
 def _image(file_name: str) -> pathlib.PurePosixPath:
@@ -70,47 +96,49 @@ def _sections(document: object) -> tuple[list[dict], list[dict], list[dict]]:
         if not isinstance(section, list) or not all(isinstance(item, dict) for item in section):
             raise ValueError(f"no list of objects called {name!r}")
         sections.append(section)
-    # Which of two would an annotation mean?
+    # Otherwise it would be unclear which of the two an annotation means.
     _refuse_shared_ids(sections[0], "file_name")
     _refuse_shared_ids(sections[1], "name")
     return sections[0], sections[1], sections[2]
 
 
-def _refuse_shared_ids(items: list[dict], what: str) -> None:
+def _refuse_shared_ids(items: list[dict], field: str) -> None:
     owners: dict[object, object] = {}
     for item in items:
         identity = _key(item.get("id"))
-        if identity is not None and owners.setdefault(identity, item.get(what)) != item.get(what):
-            raise ValueError(f"id {identity} is {owners[identity]!r} and {item.get(what)!r}")
+        value = item.get(field)
+        if identity is not None and owners.setdefault(identity, value) != value:
+            raise ValueError(f"id {identity} is {owners[identity]!r} and {value!r}")
 
 
-def _image_names(images: list[dict], source: str, report: DataReport) -> dict[object, str | None]:
+def _image_names(images: list[dict], source: str) -> Reading[dict[object, str | None]]:
     """Returns image id -> file name, None for an image whose annotations are not to be used."""
     names: dict[object, str | None] = {}
     seen: set[pathlib.PurePosixPath] = set()
     for image in images:
         identity, file_name = _key(image.get("id")), image.get("file_name")
         if identity is None or not isinstance(file_name, str):
-            report.add("unreadable-annotations", source, f"image without id or file_name: {image}")
+            detail = f"image without id or file_name: {image}"
+            yield Oddity("unreadable-annotations", source, detail)
             continue
         file_name = pathlib.PurePosixPath(file_name.replace("\\", "/")).as_posix()
         if file_name in ("/", ".", ".."):
-            report.add("unreadable-annotations", source, f"image without a file name: {image}")
+            yield Oddity("unreadable-annotations", source, f"image without a file name: {image}")
             continue
         names[identity] = None
         size = (image.get("height", GRAY_SHAPE[0]), image.get("width", GRAY_SHAPE[1]))
         if size != GRAY_SHAPE:
             detail = f"{source} gives {size[1]}x{size[0]} pixels; expected 640x480"
-            report.add("annotation-size", file_name, detail)
+            yield Oddity("annotation-size", file_name, detail)
         elif _image(file_name) in seen:
-            report.add("repeated-image", file_name, f"listed again in {source}, id {identity}")
+            yield Oddity("repeated-image", file_name, f"listed again in {source}, id {identity}")
         else:
             names[identity] = file_name
             seen.add(_image(file_name))
     return names
 
 
-def _category_classes(categories: list[dict], source: str, report: DataReport) -> dict:
+def _category_classes(categories: list[dict], source: str) -> Reading[dict[object, int | None]]:
     """Returns category id -> class index, None for an unknown category."""
     classes: dict[object, int | None] = {}
     for category in categories:
@@ -119,31 +147,8 @@ def _category_classes(categories: list[dict], source: str, report: DataReport) -
         classes[_key(category.get("id"))] = index
         if index is None:
             detail = f"category {name!r}; known: {', '.join(CLASS_NAMES)}, ROI"
-            report.add("unknown-category", source, detail)
+            yield Oddity("unknown-category", source, detail)
     return classes
-
-
-def _add_region(annotation, names, classes, found, broken, source, report) -> None:
-    what = f"annotation {annotation.get('id')} in {source}"
-    image_id, category_id = _key(annotation.get("image_id")), _key(annotation.get("category_id"))
-    if image_id not in names:
-        report.add("unknown-image-id", source, f"{what}: image_id {image_id} is not listed")
-        return
-    name = names[image_id]
-    if name is None:
-        return  # reported with the image
-    if classes.get(category_id) is None:
-        report.add("unknown-category", name, f"{what}: category_id {category_id}")
-        return
-    try:
-        rings = _rings(annotation.get("segmentation"))
-    except ValueError as error:
-        report.add("unusable-polygon", name, f"{what}: {error}")
-        broken.add(name)
-        return
-    if len(rings) > 1:
-        report.add("several-rings", name, f"{what}: {len(rings)} polygons")
-    found[name].append(Region(class_index=classes[category_id], rings=rings))
 
 
 def _rings(segmentation: object) -> tuple[tuple[tuple[float, float], ...], ...]:
@@ -165,7 +170,7 @@ def _key(identity: object) -> int | str | None:
     return identity if isinstance(identity, int | str) else None
 
 
-def label_map(regions: Sequence[Region]) -> UInt8[np.ndarray, "480 640"]:
+def label_map(regions: Sequence[Annotation]) -> UInt8[np.ndarray, "480 640"]:
     """Fills regions in order, later over earlier; background where nothing was drawn.
 
     The rings of one region are filled one by one, so they add up. "ROI" is never drawn.
@@ -182,44 +187,32 @@ def label_map(regions: Sequence[Region]) -> UInt8[np.ndarray, "480 640"]:
     return labels
 
 
-def draw_order(regions: Sequence[Region]) -> tuple[int, ...]:
+def draw_order(regions: Sequence[Annotation]) -> tuple[int, ...]:
     """Returns for each class its rank by last drawing: 0 never drawn, larger is later.
 
     Background is 0 always, so that it loses every tie.
     """
-    drawn = [r.class_index for r in regions if r.class_index != BACKGROUND]
-    last = sorted(set(drawn), key=lambda index: len(drawn) - drawn[::-1].index(index))
-    return tuple(last.index(c) + 1 if c in last else 0 for c in range(len(CLASS_NAMES)))
+    last_drawn = {region.class_index: position for position, region in enumerate(regions)}
+    last_drawn.pop(BACKGROUND, None)
+    order = sorted(last_drawn, key=last_drawn.get)
+    return tuple(order.index(c) + 1 if c in order else 0 for c in range(len(CLASS_NAMES)))
 
 
 def scored_label_map(
-    label_map: UInt8[np.ndarray, "480 640"],
-    regions_or_draw_order: Sequence[Region] | Sequence[int],
-    *,
-    factor: int,
+    label_map: UInt8[np.ndarray, "480 640"], regions: Sequence[Annotation], *, factor: int
 ) -> UInt8[np.ndarray, "h w"]:
     """Returns the class with the largest share of each factor x factor cell (SPEC section 5).
 
-    Ties go to the later-drawn class, background last. The order is that of `draw_order`, or the
-    regions themselves.
+    Ties go to the class that was drawn later, and never to the background.
 
     Raises:
-      ValueError: the factor does not divide the map, or the order is not one rank per class.
+      ValueError: the factor does not divide the map.
     """
-    order = tuple(regions_or_draw_order)
-    if not order or isinstance(order[0], Region):
-        order = draw_order(order)
-    if len(order) != len(CLASS_NAMES):
-        raise ValueError(f"draw order {order} has {len(order)} ranks; expected {len(CLASS_NAMES)}")
-    counts = _class_counts(label_map, factor=factor)
-    ranks = np.asarray(order, dtype=np.int64)
-    return (counts * (ranks.max() + 1) + ranks).argmax(axis=-1).astype(np.uint8)
-
-
-def _class_counts(labels: np.ndarray, *, factor: int) -> np.ndarray:
-    height, width = labels.shape
+    height, width = label_map.shape
     if factor < 1 or height % factor or width % factor:
         raise ValueError(f"factor {factor} does not divide a label map of {height}x{width}")
-    one_hot = labels[..., np.newaxis] == np.arange(len(CLASS_NAMES))
+    one_hot = label_map[..., np.newaxis] == np.arange(len(CLASS_NAMES))
     cells = one_hot.reshape(height // factor, factor, width // factor, factor, len(CLASS_NAMES))
-    return cells.sum(axis=(1, 3), dtype=np.int64)
+    counts = cells.sum(axis=(1, 3), dtype=np.int64)
+    ranks = np.array(draw_order(regions), np.int64)
+    return (counts * (ranks.max() + 1) + ranks).argmax(axis=-1).astype(np.uint8)

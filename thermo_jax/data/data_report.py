@@ -1,17 +1,16 @@
-"""The data report: what a data set holds, and every oddity of it by file name.
+"""The data report: what a data set contains, and every oddity of it by file name.
 
-Readers `add` what they meet; nothing is dropped without an entry here. An oddity is of one of two
-sorts. A *bad file* holds something that cannot be trusted and is left out; `strict` stops at the
-first one. A *note* is worth knowing, and everything usable stays in use; it never stops a run.
+Readers yield their oddities (`Reading`), and nothing is left out without one. An oddity is of one
+of two sorts. A *bad file* contains something that cannot be trusted and is left out; `strict` stops
+at the first one. A *note* is worth knowing, and everything usable stays in use.
 """
 
 import collections
-import csv
 import dataclasses
-import io
 import os
 import pathlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
+from typing import TypeVar
 
 from etils import epath
 
@@ -25,6 +24,7 @@ from thermo_jax.data.thermogram import (
     DataError,
     Thermogram,
 )
+from thermo_jax.files import csv_text
 
 # Slug: (heading, what was done about it).
 BAD_FILES = {
@@ -73,39 +73,62 @@ KINDS = {**BAD_FILES, **NOTES}
 
 @dataclasses.dataclass(frozen=True)
 class Oddity:
-    """One finding: its kind (a key of `KINDS`), the file relative to the root, and a sentence."""
+    """Its kind (a key of `KINDS`), the file relative to the root, and a sentence."""
 
     kind: str
     file: str
     detail: str
 
+    def __post_init__(self):
+        if self.kind not in KINDS:
+            raise ValueError(f"unknown kind of oddity {self.kind!r}; known: {', '.join(KINDS)}")
 
+    @property
+    def is_bad(self) -> bool:
+        """Whether it stops a strict run."""
+        return self.kind in BAD_FILES
+
+
+# What a function that reads a data set returns: a generator, which yields each oddity where it is
+# found and returns the result. The caller writes `result = yield from read_something(...)`, or, at
+# the top, `result = report.collect(read_something(...))`.
+T = TypeVar("T")
+Reading = Generator[Oddity, None, T]
+
+
+@dataclasses.dataclass
 class DataReport:
-    """Collects oddities. `strict` raises `DataError` at the first bad file (not at notes)."""
+    """The oddities of a data set. `strict` raises `DataError` at the first bad file."""
 
-    def __init__(self, root: str | pathlib.Path = "", *, strict: bool = False):
-        self.root, self.strict = str(root), strict
-        self.layout = ""
-        self.oddities: list[Oddity] = []
-        self.sizes: collections.Counter[str] = collections.Counter()  # "gray 480x640" -> files
+    root: str | pathlib.Path = ""
+    layout: str = ""
+    strict: bool = False
+    oddities: list[Oddity] = dataclasses.field(default_factory=list)
+    sizes: dict[str, int] = dataclasses.field(default_factory=dict)  # "gray 480x640" -> files
 
-    def add(self, kind: str, file: str, detail: str) -> None:
-        """Records an oddity; raises `DataError` for a bad file under `strict`."""
-        if kind not in KINDS:
-            raise ValueError(f"unknown kind of oddity {kind!r}; known: {', '.join(KINDS)}")
-        self.oddities.append(Oddity(kind, str(file), detail))
-        if self.strict and kind in BAD_FILES:
-            raise DataError(
-                kind, file, f"{detail} (config.data.strict=False would skip it and go on)"
-            )
+    def collect(self, reading: Reading[T]) -> T:
+        """Reads to the end: adds the oddities, and returns the result.
+
+        Raises:
+          DataError: a bad file, under `strict`.
+        """
+        while True:
+            try:
+                oddity = next(reading)
+            except StopIteration as end:
+                return end.value
+            self.oddities.append(oddity)
+            if self.strict and oddity.is_bad:
+                detail = f"{oddity.detail} (config.data.strict=False would skip it and go on)"
+                raise DataError(oddity.kind, oddity.file, detail)
 
     @property
     def num_bad(self) -> int:
-        """How many findings would have stopped a strict run."""
-        return sum(oddity.kind in BAD_FILES for oddity in self.oddities)
+        """How many oddities would have stopped a strict run."""
+        return sum(oddity.is_bad for oddity in self.oddities)
 
     def count(self, kind: str) -> int:
-        """Returns how many oddities of this kind were found."""
+        """Returns the number of oddities of this kind."""
         return sum(oddity.kind == kind for oddity in self.oddities)
 
     @property
@@ -121,17 +144,28 @@ class DataReport:
 
     def text(self, records: Sequence[Thermogram]) -> str:
         """Returns the report for reading: counts, then the oddities grouped by kind."""
-        source = f"{self.root} ({self.layout} layout)" if self.layout else self.root
+        source = f"{self.root} ({self.layout} layout)" if self.layout else str(self.root)
         lines = [f"Data report: {source}".rstrip(), ""]
+        images = collections.Counter(record.patient for record in records)
+        keys = _COUNTS | {"images per patient": lambda r: images[r.patient]}
         tables = [("", {"total": list(records)})]
-        tables += [(title, _grouped(records, key)) for title, key in _COUNTS]
-        tables += [("images per patient", _by_images_per_patient(records))]
+        tables += [(title, _grouped(records, key)) for title, key in keys.items()]
         width = max(len(name) for title, groups in tables for name in (title, *groups))
         for title, groups in tables:
             lines += _table(title, groups, width=width)
-        lines += ["thermograms with", *_aligned(_pixel_counts(records)), ""]
+        with_pixels = [
+            (name, sum(kind in record.paths for record in records))
+            for name, kind in (("gray", "gray"), ("heatmap", "heat"), ("temperatures",) * 2)
+        ]
+        lines += ["thermograms with", *_aligned(with_pixels), ""]
         lines += ["files by size (rows x columns)", *_aligned(sorted(self.sizes.items())), ""]
-        lines += self._oddity_lines()
+        for kind, (title, action) in KINDS.items():
+            if oddities := [oddity for oddity in self.oddities if oddity.kind == kind]:
+                sort = "BAD" if kind in BAD_FILES else "note"
+                lines.append(f"{sort}: {title} [{kind}], {len(oddities)}: {action}")
+                width = min(max(len(oddity.file) for oddity in oddities), 60)
+                lines += [f"  {_plain(o.file):<{width}}  {_plain(o.detail)}" for o in oddities]
+                lines.append("")
         annotations = sum(self.count(kind) for kind in _BAD_ANNOTATIONS)
         lines.append(
             f"skipped files: {len(self.skipped)}; annotations left out: {annotations}; "
@@ -139,32 +173,13 @@ class DataReport:
         )
         return "\n".join(lines) + "\n"
 
-    def _oddity_lines(self) -> list[str]:
-        lines = []
-        for kind, (title, action) in KINDS.items():
-            found = [oddity for oddity in self.oddities if oddity.kind == kind]
-            if not found:
-                continue
-            sort = "BAD" if kind in BAD_FILES else "note"
-            lines.append(f"{sort}: {title} [{kind}], {len(found)}: {action}")
-            width = min(max(len(oddity.file) for oddity in found), 60)
-            lines += [f"  {_plain(o.file):<{width}}  {_plain(o.detail)}" for o in found]
-            lines.append("")
-        return lines
-
     def csv(self, records: Sequence[Thermogram]) -> str:
         """Returns the records as CSV, one row each, under a header."""
-        rows = [_record_row(record) for record in records]
-        return _csv(list(_record_row(_EMPTY)), [list(row.values()) for row in rows])
+        return _safe_csv(_RECORD_COLUMNS, records)
 
     def oddities_csv(self) -> str:
         """Returns the oddities as CSV, one row each, under a header."""
-        rows = [
-            ["bad file" if o.kind in BAD_FILES else "note", o.kind, o.file, o.detail]
-            + [KINDS[o.kind][1]]
-            for o in self.oddities
-        ]
-        return _csv(["sort", "kind", "file", "detail", "action"], rows)
+        return _safe_csv(_ODDITY_COLUMNS, self.oddities)
 
     def write(
         self, directory: str | os.PathLike, records: Sequence[Thermogram]
@@ -178,38 +193,29 @@ class DataReport:
             "oddities.csv": self.oddities_csv(),
         }
         for name, content in contents.items():
-            # File names may hold bytes that are not UTF-8 (surrogates): show them escaped.
+            # Bytes of file names that are not UTF-8 (surrogates) are written escaped.
             data = content.encode("utf-8", errors="backslashreplace")
             (directory / name).write_bytes(data)
         return [directory / name for name in contents]
 
 
-_EMPTY = Thermogram(name="", patient="", patient_known=False)
-_COUNTS = (
-    ("label", lambda r: LABEL_NAMES[r.label]),
-    ("view", lambda r: VIEW_NAMES[r.view]),
-    ("protocol", lambda r: PROTOCOL_NAMES[r.protocol]),
-    ("year", lambda r: r.date[:4] or "unknown"),
-    ("annotated", lambda r: "yes" if r.regions else "no"),
-    ("mirrored", lambda r: "yes" if r.mirrored else "no"),
-)
+_COUNTS: dict[str, Callable[[Thermogram], str]] = {
+    "label": lambda r: LABEL_NAMES[r.label],
+    "view": lambda r: VIEW_NAMES[r.view],
+    "protocol": lambda r: PROTOCOL_NAMES[r.protocol],
+    "year": lambda r: r.date[:4] or "unknown",
+    "annotated": lambda r: "yes" if r.regions else "no",
+    "mirrored": lambda r: "yes" if r.mirrored else "no",
+}
 
 
 def _grouped(
-    records: Iterable[Thermogram], key: Callable[[Thermogram], str]
+    records: Iterable[Thermogram], key: Callable[[Thermogram], str | int]
 ) -> dict[str, list[Thermogram]]:
-    groups: dict[str, list[Thermogram]] = {}
+    groups = collections.defaultdict(list)
     for record in records:
-        groups.setdefault(key(record), []).append(record)
-    return dict(sorted(groups.items()))
-
-
-def _by_images_per_patient(records: Iterable[Thermogram]) -> dict[str, list[Thermogram]]:
-    """Hundreds of patients: one group for each number of images; records.csv has the names."""
-    groups: dict[int, list[Thermogram]] = {}
-    for images in _grouped(records, lambda record: record.patient).values():
-        groups.setdefault(len(images), []).extend(images)
-    return {str(count): groups[count] for count in sorted(groups)}
+        groups[key(record)].append(record)
+    return {str(value): groups[value] for value in sorted(groups)}
 
 
 def _table(title: str, groups: dict[str, list[Thermogram]], *, width: int) -> list[str]:
@@ -220,14 +226,6 @@ def _table(title: str, groups: dict[str, list[Thermogram]], *, width: int) -> li
         patients = len({record.patient for record in records})
         rows.append((name, [len(records), patients, *(labels[label] for label in names)]))
     return [f"{name:<{width}}" + "".join(f"{c:>11}" for c in cells) for name, cells in rows] + [""]
-
-
-def _pixel_counts(records: Sequence[Thermogram]) -> list[tuple[str, int]]:
-    kinds = {"gray": "gray_path", "heatmap": "heat_path", "temperatures": "temperature_path"}
-    return [
-        (name, sum(getattr(record, field) is not None for record in records))
-        for name, field in kinds.items()
-    ]
 
 
 def _aligned(rows: Iterable[tuple[str, int]]) -> list[str]:
@@ -241,36 +239,40 @@ def _plain(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def _record_row(record: Thermogram) -> dict[str, object]:
-    mean = record.mean_temperature
-    return {
-        "name": record.name,
-        "patient": record.patient,
-        "patient_known": record.patient_known,
-        "visit": record.visit or "",
-        "view": VIEW_NAMES[record.view],
-        "protocol": PROTOCOL_NAMES[record.protocol],
-        "date": record.date,
-        "frame": record.frame if record.frame >= 0 else "",
-        "mirrored": record.mirrored,
-        "label": LABEL_NAMES[record.label],
-        "gray": record.gray_path is not None,
-        "heat": record.heat_path is not None,
-        "temperatures": record.temperature_path is not None,
-        "mean_temperature": "" if mean is None else f"{mean:.2f}",
-        "annotated": bool(record.regions),
-    }
+# Column -> its value.
+_RECORD_COLUMNS: dict[str, Callable[[Thermogram], object]] = {
+    "name": lambda r: r.name,
+    "patient": lambda r: r.patient,
+    "patient_known": lambda r: r.patient_known,
+    "visit": lambda r: r.visit or "",
+    "view": lambda r: VIEW_NAMES[r.view],
+    "protocol": lambda r: PROTOCOL_NAMES[r.protocol],
+    "date": lambda r: r.date,
+    "frame": lambda r: r.frame if r.frame >= 0 else "",
+    "mirrored": lambda r: r.mirrored,
+    "label": lambda r: LABEL_NAMES[r.label],
+    "gray": lambda r: r.gray_path is not None,
+    "heat": lambda r: r.heat_path is not None,
+    "temperatures": lambda r: r.temperature_path is not None,
+    "mean_temperature": lambda r: "" if r.mean_temperature is None else f"{r.mean_temperature:.2f}",
+    "annotated": lambda r: bool(r.regions),
+}
+_ODDITY_COLUMNS: dict[str, Callable[[Oddity], object]] = {
+    "sort": lambda o: "bad file" if o.is_bad else "note",
+    "kind": lambda o: o.kind,
+    "file": lambda o: o.file,
+    "detail": lambda o: o.detail,
+    "action": lambda o: KINDS[o.kind][1],
+}
 
 
-def _csv(header: list[str], rows: Iterable[list[object]]) -> str:
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows([[_cell(value) for value in row] for row in rows])
-    return stream.getvalue()
+def _safe_csv(columns: dict[str, Callable], items: Iterable[object]) -> str:
+    return csv_text(
+        list(columns), [[_cell(value(item)) for value in columns.values()] for item in items]
+    )
 
 
 def _cell(value: object) -> str:
-    """Spreadsheets run a cell that starts with one of these as a formula."""
+    """A spreadsheet runs a cell that starts with one of these as a formula: quotes it."""
     text = _plain(str(value))
     return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text

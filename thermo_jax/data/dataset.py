@@ -93,14 +93,17 @@ class Dataset:
     Attributes:
       records: every usable thermogram.
       settings: how it was opened.
-      read: (task, data type) -> the selected examples.
+      read_pixels: (thermograms, data_type=, task=) -> an image and label map of each.
       write_report: writes the data report's files to a folder.
     """
 
     records: Sequence[Thermogram]
     settings: DataSettings
-    read: Callable[[str, str], examples.Examples]
+    read_pixels: Callable[..., examples.ReadPixels]
     write_report: Callable[[epath.Path], object]
+    _loaded: dict[tuple[str, str], examples.Examples] = dataclasses.field(
+        default_factory=dict, init=False
+    )
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -118,12 +121,25 @@ class Dataset:
         Args:
           data_type: "gray" or "heat"; "" is the settings' own.
         """
-        return self.read(task, data_type or self.settings.type)
+        data_type = data_type or self.settings.type
+        if (task, data_type) not in self._loaded:
+            self._loaded[task, data_type] = examples.load_examples(
+                self.select(task, data_type),
+                data_type=data_type,
+                task=task,
+                downscale=self.settings.downscale,
+                read_pixels=self.read_pixels,
+            )
+        return self._loaded[task, data_type]
 
-    def select(self, task: str) -> list[Thermogram]:
-        """The thermograms that `load(task)` reads."""
-        settings = self.settings
-        return examples.select(self.records, settings.selection, task=task, data_type=settings.type)
+    def select(self, task: str, data_type: str = "") -> list[Thermogram]:
+        """The thermograms that `load` reads."""
+        return examples.select(
+            self.records,
+            self.settings.selection,
+            task=task,
+            data_type=data_type or self.settings.type,
+        )
 
     def split(self, settings: SplitSettings) -> Split:
         """The run's patients.
@@ -185,14 +201,7 @@ def open_dataset(settings: DataSettings) -> Dataset:
         records, report = layouts.scan(root, layout=settings.layout, strict=settings.strict)
         logging.info("%s: %s", root, report.summary())
 
-        def read(task: str, data_type: str) -> examples.Examples:
-            return examples.load_examples(
-                examples.select(records, settings.selection, task=task, data_type=data_type),
-                data_type=data_type,
-                task=task,
-                downscale=settings.downscale,
-                colormap=settings.colormap,
-            )
+        read_pixels = functools.partial(examples.read_pixels, colormap=settings.colormap)
 
         def write_report(folder: epath.Path) -> object:
             return report.write(folder, records)
@@ -209,14 +218,7 @@ def open_dataset(settings: DataSettings) -> Dataset:
         )
         records = dmr_ir.load_records(prepared)
 
-        def read(task: str, data_type: str) -> examples.Examples:
-            return dmr_ir.load_examples(
-                prepared,
-                data_type=data_type,
-                task=task,
-                selection=settings.selection,
-                downscale=settings.downscale,
-            )
+        read_pixels = functools.partial(dmr_ir.read_pixels, prepared=prepared)
 
         def write_report(folder: epath.Path) -> object:
             for path in prepared.report_files:
@@ -225,7 +227,7 @@ def open_dataset(settings: DataSettings) -> Dataset:
     dataset = Dataset(
         records=records,
         settings=settings,
-        read=functools.cache(read),
+        read_pixels=read_pixels,
         write_report=write_report,
     )
     return _shuffled(dataset) if settings.shuffle_labels else dataset
@@ -242,19 +244,11 @@ def _shuffled(dataset: Dataset) -> Dataset:
     order = np.random.default_rng(dataset.settings.seed).permutation(len(patients))
     dealt = {patient: label_of[patients[i]] for patient, i in zip(patients, order, strict=True)}
 
-    @functools.cache
-    def read(task: str, data_type: str) -> examples.Examples:
-        original = dataset.read(task, data_type)
-        labels = original.columns["labels"]
-        pairs = zip(original.patients, labels.tolist(), strict=True)
-        new = np.array([dealt.get(patient, label) for patient, label in pairs], labels.dtype)
-        return dataclasses.replace(original, columns=original.columns | {"labels": new})
-
     records = [
         dataclasses.replace(record, label=dealt.get(record.patient, record.label))
         for record in dataset.records
     ]
-    return dataclasses.replace(dataset, records=records, read=read)
+    return dataclasses.replace(dataset, records=records)
 
 
 def check_not_empty(sets: Mapping[str, Sequence | np.ndarray], *, of: int) -> None:

@@ -1,16 +1,27 @@
-"""Reads who is healthy and who is sick: pages of the site, a table, or the names of folders."""
+"""Reads who is healthy and who is sick: pages of the site, a table, or the names of folders.
+
+Each layout has a function that returns the labels of each thermogram. None means that it is
+unlabelled, and two contradict each other.
+"""
 
 import csv
 import html
 import io
 import pathlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator, Sequence
 
-from thermo_jax.data.data_report import DataReport
-from thermo_jax.data.inventory import Inventory
+from thermo_jax.data.data_report import Oddity, Reading
+from thermo_jax.data.file_listing import DIAGNOSIS_TABLE, FileListing
 from thermo_jax.data.radiometry import read_bytes
-from thermo_jax.data.thermogram import HEALTHY, SICK, UNLABELLED, DataError, patient_of_folder
+from thermo_jax.data.thermogram import (
+    HEALTHY,
+    SICK,
+    UNLABELLED,
+    DataError,
+    Thermogram,
+    patient_of_folder,
+)
 
 _LABELS = {"healthy": HEALTHY, "sick": SICK}
 CLASS_FOLDERS = _LABELS | {
@@ -47,98 +58,127 @@ def below_class_folder(folder: pathlib.PurePosixPath) -> tuple[str, ...]:
     return folder.parts
 
 
-def diagnosis_texts(page: str) -> list[str]:
-    """Returns the text between each `Diagnosis*: <span>` and its `<br>`."""
-    found = _DIAGNOSIS.findall(page)
-    return [html.unescape(_TAG.sub("", text)).strip() for text in found]
+def labels_of_site(records: Sequence[Thermogram], files: FileListing) -> Reading[list[set[int]]]:
+    """Takes each thermogram's diagnosis from the page of its folder, or the nearest one above."""
+    pages = yield from read_pages(files)
+    folders = [_folder(record) for record in records]
+    labels = {}
+    for folder in sorted(set(folders)):
+        places = [place for place in (folder, *folder.parents) if place in pages]
+        labels[folder] = pages[places[0]] if places else set()
+        if not places:
+            name = (folder / "description.html").as_posix()
+            yield Oddity("missing-diagnosis", name, "no such file")
+    return [labels[folder] for folder in folders]
 
 
-def read_pages(inventory: Inventory, report: DataReport) -> dict[pathlib.PurePosixPath, set[int]]:
-    """Reads every description.html: folder -> the labels it gives (two of them: a conflict)."""
+def labels_of_matrices(
+    records: Sequence[Thermogram], files: FileListing
+) -> Reading[list[set[int]]]:
+    """Takes each thermogram's diagnosis from the row of its patient in `id_diagnosis.csv`."""
+    table = yield from read_table(files, {record.patient for record in records})
+    if not files.tables:
+        detail = "no such file; every patient unlabelled"
+        yield Oddity("missing-diagnosis", DIAGNOSIS_TABLE, detail)
+    for record in records:
+        if files.tables and record.patient not in table:
+            detail = f"no row for patient {record.patient} in {DIAGNOSIS_TABLE}"
+            yield Oddity("missing-diagnosis", files.names(record)[0], detail)
+    return [table.get(record.patient, set()) for record in records]
+
+
+def labels_of_class_folders(
+    records: Sequence[Thermogram], files: FileListing
+) -> Reading[list[set[int]]]:
+    """Takes each thermogram's diagnosis from the name of its innermost class folder."""
+    labels = [label_of_folder(_folder(record)) for record in records]
+    for record, label in zip(records, labels, strict=True):
+        if label is None:
+            detail = f"in no class folder ({', '.join(CLASS_FOLDERS)})"
+            yield Oddity("missing-diagnosis", files.names(record)[0], detail)
+    return [set() if label is None else {label} for label in labels]
+
+
+def _folder(record: Thermogram) -> pathlib.PurePosixPath:
+    return pathlib.PurePosixPath(record.name).parent
+
+
+def read_pages(files: FileListing) -> Reading[dict[pathlib.PurePosixPath, set[int]]]:
+    """Reads every description.html: folder -> the labels that it gives."""
     labels: dict[pathlib.PurePosixPath, set[int]] = {}
-    for page in inventory.pages:
-        name = pathlib.PurePosixPath(inventory.relative(page))
-        texts: list[str] = []
+    for page in files.pages:
+        name = files.relative(page)
+        of_page = labels.setdefault(pathlib.PurePosixPath(name).parent, set())
         try:
-            texts = diagnosis_texts(_text(read_bytes(page))[:_MAX_PAGE])
-            if not texts:
-                report.add("unknown-diagnosis", str(name), "no line 'Diagnosis*: <span>...<br>'")
+            matches = _DIAGNOSIS.findall(_decode(read_bytes(page))[:_MAX_PAGE])
         except DataError as error:
-            report.add("unreadable-diagnosis", str(name), error.detail)
-        for text in texts:
+            yield Oddity("unreadable-diagnosis", name, error.detail)
+            continue
+        if not matches:
+            yield Oddity("unknown-diagnosis", name, "no line 'Diagnosis*: <span>...<br>'")
+        for match in matches:
+            text = html.unescape(_TAG.sub("", match)).strip()
             if label_of_text(text) == UNLABELLED:
-                report.add("unknown-diagnosis", str(name), f"diagnosis {text[:80]!r}")
-        known = {label_of_text(text) for text in texts} - {UNLABELLED}
-        labels.setdefault(name.parent, set()).update(known)
+                yield Oddity("unknown-diagnosis", name, f"diagnosis {text[:80]!r}")
+            else:
+                of_page.add(label_of_text(text))
     return labels
 
 
-def note_missing_pages(
-    folders: Iterable[pathlib.PurePosixPath], labels: dict, report: DataReport
-) -> None:
-    """Reports folders that neither hold a description.html nor lie below one."""
-    for folder in sorted(set(folders)):
-        if nearest(folder, labels) is None:
-            name = (folder / "description.html").as_posix()
-            report.add("missing-diagnosis", name, "no such file")
-
-
-def nearest(folder: pathlib.PurePosixPath, labels: dict) -> pathlib.PurePosixPath | None:
-    """Returns the folder itself, or the nearest above it, that has an entry."""
-    return next((place for place in (folder, *folder.parents) if place in labels), None)
-
-
-def read_table(
-    inventory: Inventory, patients: Iterable[str], report: DataReport
-) -> dict[str, set[int]]:
-    """Reads `ID,Diagnosis` tables: patient -> labels; two of them are a conflict.
+def read_table(files: FileListing, patients: Collection[str]) -> Reading[dict[str, set[int]]]:
+    """Reads `ID,Diagnosis` tables: patient -> labels.
 
     Ids may be padded with zeros or not. Patients with a row but no thermogram are reported.
     """
     labels: dict[str, set[int]] = {}
-    for table in inventory.tables:
-        source = inventory.relative(table)
-        for line, patient, text in _rows(table, source, report):
-            label = label_of_text(text)
+    for table in files.tables:
+        source = files.relative(table)
+        try:
+            rows = list(_rows(table))
+        except DataError as error:
+            yield Oddity("unreadable-diagnosis", source, error.detail)
+            continue
+        for line, identity, text, row in rows:
+            patient, label = patient_of_folder(identity), label_of_text(text)
+            if patient is None:
+                yield Oddity("bad-row", source, f"line {line}: {row[:80]!r}")
+                continue
             if label == UNLABELLED:
                 detail = f"line {line}: patient {patient}, diagnosis {text[:80]!r}"
-                report.add("unknown-diagnosis", source, detail)
+                yield Oddity("unknown-diagnosis", source, detail)
             if patient in labels and (label in labels[patient] or label == UNLABELLED):
-                report.add("duplicate-row", source, f"line {line}: patient {patient} again")
+                yield Oddity("duplicate-row", source, f"line {line}: patient {patient} again")
             labels.setdefault(patient, set()).update({label} - {UNLABELLED})
-    present = set(patients)
-    for patient in sorted(set(labels) - present):
-        report.add("missing-file", inventory.relative(inventory.tables[0]), f"patient {patient}")
+    for patient in sorted(labels.keys() - patients):
+        yield Oddity("missing-file", files.relative(files.tables[0]), f"patient {patient}")
     return labels
 
 
-def _rows(table: pathlib.Path, source: str, report: DataReport) -> Iterator[tuple[int, str, str]]:
-    """Yields (line number, patient, diagnosis text) of the usable rows."""
+def _rows(table: pathlib.Path) -> Iterator[tuple[int, str, str, str]]:
+    """Yields (line number, id, diagnosis, the whole row); "" for both in a row that is too short.
+
+    Raises:
+      DataError: the file is no table, or its first line is no header.
+    """
+    text = _decode(read_bytes(table))
+    separator = ";" if ";" in text.split("\n", 1)[0] else ","
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
     try:
-        text = _text(read_bytes(table))
-        separator = ";" if ";" in text.split("\n", 1)[0] else ","
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
         rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
-    except (DataError, csv.Error) as error:
-        detail = error.detail if isinstance(error, DataError) else f"not a table: {error}"
-        report.add("unreadable-diagnosis", source, detail)
-        return
+    except csv.Error as error:
+        raise DataError("unreadable-diagnosis", table, f"not a table: {error}") from error
     rows = [(line, row) for line, row in rows if any(row)]
     header = [cell.lower() for cell in rows[0][1]] if rows else []
     if "id" not in header or "diagnosis" not in header:
-        report.add("unreadable-diagnosis", source, "the first line is not 'ID,Diagnosis'")
-        return
-    id_column, diagnosis_column = header.index("id"), header.index("diagnosis")
+        detail = "the first line is not 'ID,Diagnosis'"
+        raise DataError("unreadable-diagnosis", table, detail)
+    columns = header.index("id"), header.index("diagnosis")
     for line, row in rows[1:]:
-        whole = len(row) > max(id_column, diagnosis_column)
-        patient = patient_of_folder(row[id_column]) if whole else None
-        if patient is None:
-            report.add("bad-row", source, f"line {line}: {separator.join(row)[:80]!r}")
-        else:
-            yield line, patient, row[diagnosis_column]
+        identity, diagnosis = (row[c] for c in columns) if len(row) > max(columns) else ("", "")
+        yield line, identity, diagnosis, separator.join(row)
 
 
-def _text(data: bytes) -> str:
+def _decode(data: bytes) -> str:
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError:

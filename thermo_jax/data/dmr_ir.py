@@ -1,8 +1,8 @@
 """DMR-IR as a TensorFlow Datasets (TFDS) data set: read and checked once, then streamed.
 
 `prepare` turns a source folder of any layout into TFRecord files, keyed by a fingerprint of the
-source and of how it is read, and does it again when either changed. `load_examples` reads them back
-through tf.data; the result is bit-equal to `examples.load_examples` on the source itself.
+source and of how it is read, and does it again when either changed. `load_records` and
+`read_pixels` read them back through tf.data.
 
 Silva et al. 2014, doi 10.1166/jmihi.2014.1226. Nothing is downloaded: the database is obtained from
 its owners. TensorFlow is imported inside functions only (see `batches.import_tensorflow`).
@@ -10,6 +10,7 @@ its owners. TensorFlow is imported inside functions only (see `batches.import_te
 
 import contextlib
 import datetime
+import functools
 import io
 import json
 import math
@@ -33,7 +34,7 @@ from thermo_jax.data.prepared import (
     lock,
     source_fingerprint,
 )
-from thermo_jax.data.thermogram import BACKGROUND, CLASS_NAMES, Region, Thermogram
+from thermo_jax.data.thermogram import BACKGROUND, CLASS_NAMES, Annotation, Thermogram
 from thermo_jax.files import digest
 
 # A missing image is stored as one of no rows, with a flag beside it: TFDS cannot store None. With
@@ -83,7 +84,7 @@ class DmrIr(tfds.core.GeneratorBasedBuilder, skip_registration=DATASET_NAME in _
     def __init__(
         self, *, records: Sequence[Thermogram] | None = None, colormap: str = "jet", **kwargs: Any
     ):
-        """Takes what to write (default: scan manual_dir) and how to render heatmaps."""
+        """Takes what to write (default: the scan of manual_dir) and a colour map for heatmaps."""
         self._records, self._colormap = records, colormap
         super().__init__(**kwargs)
 
@@ -114,11 +115,8 @@ class DmrIr(tfds.core.GeneratorBasedBuilder, skip_registration=DATASET_NAME in _
         return {"train": self._generate_examples(records)}
 
     def _generate_examples(self, records: Sequence[Thermogram]) -> Iterator[tuple[int, dict]]:
-        def encode(record: Thermogram) -> dict[str, Any]:
-            return _encode(record, colormap=self._colormap)
-
-        encoded = examples.ordered_map(encode, records, description="preparing")
-        yield from enumerate(encoded)
+        encode = functools.partial(_encode, colormap=self._colormap)
+        yield from enumerate(radiometry.ordered_map(encode, records, description="preparing"))
 
 
 def prepare(
@@ -170,38 +168,26 @@ def prepare(
 def load_records(prepared: Prepared) -> list[Thermogram]:
     """The metadata of every prepared thermogram, in the order of `layouts.scan`.
 
-    Paths are the prepared folder where that kind of pixels is stored in it. Regions tell which
-    classes were drawn in which order, without outlines: those are in the stored label map.
+    A path is that of the prepared folder if that kind of pixels is stored in it. Regions show which
+    classes were drawn in which order, without outlines: the stored label map contains those.
     """
     names = [*_METADATA, *_FLAGS, "draw_order"]
     rows = _read(prepared, names).as_numpy_iterator()
     return [_decode_record(row, prepared.dataset_dir) for row in rows]
 
 
-def load_examples(
-    prepared: Prepared,
-    *,
-    data_type: str,
-    task: str,
-    selection: examples.Selection,
-    downscale: int = 1,
-) -> examples.Examples:
-    """`examples.select` and `examples.load_examples` in one, from the prepared set (bit-equal)."""
-    records = load_records(prepared)
-    chosen = examples.select(records, selection, task=task, data_type=data_type)
-    chosen_names = {record.name for record in chosen}
-    keep = np.array([record.name in chosen_names for record in records])
-    pixels = _read_pixels(prepared, keep, data_type=data_type, task=task)
-    return examples.assemble(chosen, pixels, data_type=data_type, task=task, downscale=downscale)
+def read_pixels(
+    records: Sequence[Thermogram], *, prepared: Prepared, data_type: str, task: str
+) -> examples.ReadPixels:
+    """Reads the stored pixels of some of the prepared thermograms, which are in the stored order.
 
-
-def _read_pixels(
-    prepared: Prepared, keep: np.ndarray, *, data_type: str, task: str
-) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
-    """Images and label maps of the records to keep; only those are decompressed."""
+    Bit-equal to `examples.read_pixels` of the source's files.
+    """
     tf = batches.import_tensorflow()
     names = [data_type, "label_map"] if task == "segment" else [data_type]
-    keep = tf.constant(keep)
+    chosen = {record.name for record in records}
+    # Only what is kept is decompressed.
+    keep = tf.constant([record.name in chosen for record in load_records(prepared)])
     with _quiet():
         features = tfds.builder_from_directory(prepared.dataset_dir).info.features
         dataset = _read(prepared, names, compressed=True).enumerate()
@@ -230,7 +216,7 @@ def _read(prepared: Prepared, names: Sequence[str], *, compressed: bool = False)
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """TFDS tells of downloads (there are none), of every step, and of its own deprecations."""
+    """Silences TFDS, which logs downloads (there are none), every step, and its deprecations."""
     level = logging.get_verbosity()
     logging.set_verbosity(logging.ERROR)
     try:
@@ -273,7 +259,7 @@ def _decode_record(row: dict[str, Any], stored: pathlib.Path) -> Thermogram:
         gray_path=stored if row["has_gray"] else None,
         heat_path=stored if row["has_heat"] else None,
         temperature_path=stored if row["has_temperatures"] else None,
-        regions=tuple(Region(class_index=index, rings=()) for index in classes),
+        regions=tuple(Annotation(class_index=index, rings=()) for index in classes),
     )
 
 

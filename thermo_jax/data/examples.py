@@ -6,16 +6,11 @@ examples: the whole database is 0.4 GB of heatmaps or 2 GB of gray images. Nothi
 TensorFlow.
 """
 
-import collections
-import concurrent.futures
 import dataclasses
 import math
-import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 import numpy as np
-import tqdm
 from absl import logging
 
 from thermo_jax.data import annotations, radiometry
@@ -30,6 +25,8 @@ from thermo_jax.data.thermogram import (
 from thermo_jax.errors import UserError
 
 TASKS = ("pretrain", "classify", "segment")
+# Of each thermogram the image, and for the task "segment" its full-resolution label map, else None.
+ReadPixels = Iterator[tuple[np.ndarray, np.ndarray | None]]
 IMAGE_SHAPES = {"gray": (*GRAY_SHAPE, 1), "heat": (*HEAT_SHAPE, 3)}  # data type -> [H, W, C]
 
 
@@ -101,10 +98,6 @@ class Examples:
             columns={name: column[rows] for name, column in self.columns.items()},
         )
 
-    def of_patients(self, patients: Collection[str]) -> "Examples":
-        """The rows of these patients."""
-        return self.take(self.rows_of_patients(patients))
-
     def rows_of_patients(self, patients: Collection[str]) -> np.ndarray:
         """The rows of these patients; int64."""
         return np.flatnonzero([patient in patients for patient in self.patients])
@@ -113,13 +106,6 @@ class Examples:
         """The rows of the examples of these names, in their order; int64."""
         row_of = {name: row for row, name in enumerate(self.names)}
         return np.array([row_of[name] for name in names], np.int64)
-
-    def where(self, mask: Sequence[bool] | np.ndarray) -> "Examples":
-        """The rows whose entry of `mask` (one Boolean a row) is true."""
-        mask = np.asarray(mask)
-        if mask.dtype != bool or mask.shape != (len(self),):
-            raise ValueError(f"expected {len(self)} Booleans, got {mask.dtype}{list(mask.shape)}")
-        return self.take(np.flatnonzero(mask))
 
 
 def select(
@@ -137,7 +123,7 @@ def select(
     logged.
 
     Args:
-      records: what `layouts.scan` found.
+      records: the thermograms that `layouts.scan` returned.
       selection: the configured choice.
       task: "pretrain", "classify" or "segment".
       data_type: "gray" or "heat" leaves out thermograms that cannot give this type.
@@ -147,20 +133,18 @@ def select(
     _check_choice("task", task, TASKS)
     kept, removed = list(records), {}
     for reason, keep in _filters(selection, task, data_type):
-        count = len(kept)
-        kept = [record for record in kept if keep(record)]
-        removed[reason] = count - len(kept)
+        before, kept = kept, [record for record in kept if keep(record)]
+        removed[reason] = len(before) - len(kept)
     if selection.frames == "first":
-        count = len(kept)
-        kept = _first_frames(kept)
-        removed["not the first frame"] = count - len(kept)
+        before, kept = kept, _first_frames(kept)
+        removed["not the first frame"] = len(before) - len(kept)
     reasons = ", ".join(f"{count} {reason}" for reason, count in removed.items() if count) or "none"
     logging.info(
         "task %s: %d of %d thermograms; removed: %s", task, len(kept), len(records), reasons
     )
     if not kept:
         remedy = "Widen the selection (config.data) or choose other data"
-        if removed.get(_without("heat")) == len(records):
+        if removed.get("without heat pixels") == len(records):
             remedy = (
                 "Heatmaps are read from _snap.jpg files or rendered from temperatures: add these, "
                 "or choose gray presets (such as encoder.py:gray and classify.py:G/G)"
@@ -172,58 +156,43 @@ def select(
     return kept
 
 
-def load_examples(
-    records: Sequence[Thermogram],
-    *,
-    data_type: str,
-    task: str,
-    downscale: int = 1,
-    colormap: str = "jet",
-) -> Examples:
-    """Reads the pixels of selected thermograms.
+def read_pixels(
+    records: Sequence[Thermogram], *, data_type: str, task: str, colormap: str = "jet"
+) -> ReadPixels:
+    """Reads the files of thermograms, in order.
 
     Args:
-      records: what `select` returned; those that cannot give `data_type` are left out and counted.
-      data_type: "gray" (480x640x1) or "heat" (120x160x3).
-      task: "segment" adds label maps.
-      downscale: images become smaller by this factor: block mean, rounded to 8 bit.
-      colormap: renders heatmaps where only temperatures exist.
-    Raises:
-      UserError: for no records, or a `downscale` that does not divide the image.
-      ValueError: for records that are not annotated (task "segment").
+      colormap: of heatmaps that are rendered, where only temperatures exist.
     """
-    records = with_data_type(records, data_type)
 
     def read(record: Thermogram) -> tuple[np.ndarray, np.ndarray | None]:
         pixels = radiometry.load_pixels(record, colormap=colormap, wanted=(data_type,))
         label_map = annotations.label_map(record.regions) if task == "segment" else None
         return getattr(pixels, data_type), label_map
 
-    pixels = ordered_map(read, records, description=f"reading {data_type}")
-    return assemble(records, pixels, data_type=data_type, task=task, downscale=downscale)
+    return radiometry.ordered_map(read, records, description=f"reading {data_type}")
 
 
-def with_data_type(records: Sequence[Thermogram], data_type: str) -> list[Thermogram]:
-    """The thermograms that have pixels of this type, or temperatures to render it from."""
-    _check_choice("data_type", data_type, tuple(IMAGE_SHAPES))
-    kept = [record for record in records if _has(record, data_type)]
-    if len(kept) < len(records):
-        logging.warning("%d thermograms have no %s pixels", len(records) - len(kept), data_type)
-    if not kept:
-        raise UserError(f"none of {len(records)} thermograms has {data_type} pixels")
-    return kept
-
-
-def assemble(
+def load_examples(
     records: Sequence[Thermogram],
-    pixels: Iterable[tuple[np.ndarray, np.ndarray | None]],
     *,
     data_type: str,
     task: str,
-    downscale: int,
+    downscale: int = 1,
+    read_pixels: Callable[..., ReadPixels] = read_pixels,
 ) -> Examples:
-    """Fills the table: `pixels` gives (image, full-resolution label map or None) of each record."""
-    _check_choice("task", task, TASKS)
+    """Reads the pixels of selected thermograms.
+
+    Args:
+      records: what `select` returned for this data type and task.
+      data_type: "gray" (480x640x1) or "heat" (120x160x3).
+      task: "segment" adds label maps.
+      downscale: images become smaller by this factor: block mean, rounded to 8 bit.
+      read_pixels: where from: the thermograms' files, or a prepared data set (`dmr_ir`).
+    Raises:
+      UserError: for a `downscale` that does not divide the image.
+      ValueError: for records that are not annotated (task "segment").
+    """
     height, width, channels = IMAGE_SHAPES[data_type]
     size = downscaled_size(height, width, downscale)
     columns = {
@@ -234,6 +203,7 @@ def assemble(
         columns["label_maps"] = np.empty((len(records), *GRAY_SHAPE), np.uint8)
         columns["scored_label_maps"] = np.empty((len(records), *size), np.uint8)
     factor = GRAY_SHAPE[0] // size[0]
+    pixels = read_pixels(records, data_type=data_type, task=task)
     for row, (record, (image, label_map)) in enumerate(zip(records, pixels, strict=True)):
         columns["images"][row] = block_mean(image, factor=downscale)
         if task == "segment":
@@ -261,33 +231,8 @@ def block_mean(image: np.ndarray, *, factor: int) -> np.ndarray:
     if factor == 1:
         return image
     height, width, channels = image.shape
-    height, width = downscaled_size(height, width, factor)
-    blocks = image.reshape(height, factor, width, factor, channels)
+    blocks = image.reshape(height // factor, factor, width // factor, factor, channels)
     return np.rint(blocks.mean(axis=(1, 3), dtype=np.float64)).astype(np.uint8)
-
-
-def ordered_map(
-    function: Callable[[Any], Any], items: Sequence[Any], *, description: str
-) -> Iterator[Any]:
-    """`map` in threads, a few items ahead of use, with progress on a terminal."""
-    workers = min(8, os.cpu_count() or 1)
-    ahead: collections.deque[concurrent.futures.Future] = collections.deque()
-    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
-        try:
-            # disable=None: quiet where standard error is not a terminal.
-            for item in tqdm.tqdm(items, desc=description, unit="image", disable=None):
-                ahead.append(pool.submit(function, item))
-                if len(ahead) > 2 * workers:
-                    yield ahead.popleft().result()
-            while ahead:
-                yield ahead.popleft().result()
-        finally:
-            for future in ahead:
-                future.cancel()
-
-
-def _without(data_type: str) -> str:
-    return f"without {data_type} pixels"
 
 
 def _filters(
@@ -296,7 +241,10 @@ def _filters(
     """(why a thermogram is removed, test that keeps it), in the order they are applied."""
     if data_type is not None:
         _check_choice("data_type", data_type, tuple(IMAGE_SHAPES))
-        yield _without(data_type), lambda record: _has(record, data_type)
+        yield (
+            f"without {data_type} pixels",
+            lambda record: not record.paths.keys().isdisjoint({data_type, "temperatures"}),
+        )
     if task == "classify":
         yield "without a diagnosis", lambda record: record.label != UNLABELLED
     if task == "segment":
@@ -317,22 +265,14 @@ def _filters(
 def _first_frames(records: list[Thermogram]) -> list[Thermogram]:
     first: dict[tuple, Thermogram] = {}
     for record in records:
-        key = _series(record)
+        # The frames of one recording have these in common. Old names give only a visit's date.
+        visit = record.visit or record.date
+        series = (record.patient, visit, record.view, record.protocol, record.mirrored)
+        key = series if record.frame >= 0 else (record.name,)  # an unknown frame is kept
         if key not in first or record.frame < first[key].frame:
             first[key] = record
-    return [record for record in records if record.frame < 0 or first[_series(record)] is record]
-
-
-def _series(record: Thermogram) -> tuple:
-    """What the frames of one recording have in common. Old names tell a visit by its date only."""
-    visit = record.visit or record.date
-    known = record.frame >= 0
-    return record.patient, visit, record.view, record.protocol, record.mirrored, known
-
-
-def _has(record: Thermogram, data_type: str) -> bool:
-    path = record.gray_path if data_type == "gray" else record.heat_path
-    return path is not None or record.temperature_path is not None
+    chosen = {record.name for record in first.values()}
+    return [record for record in records if record.name in chosen]
 
 
 def downscaled_size(height: int, width: int, factor: int) -> tuple[int, int]:

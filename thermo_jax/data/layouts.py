@@ -5,34 +5,32 @@ matrices       <root>/txt_files/T0001.txt, <root>/id_diagnosis.csv
 class folders  <root>/{healthy,sick}/<patient>/T....{txt,jpg}, and synonyms
 
 Every file is opened here, once, so that loading cannot fail later; what cannot be used is reported
-by name and left out.
+by name and left out. Each step of the scan returns the thermograms that it keeps.
 """
 
-import concurrent.futures
+import collections
 import dataclasses
 import os
 import pathlib
-from collections.abc import Callable
-from typing import NamedTuple
 
 import numpy as np
-import tqdm
 
 from thermo_jax.data import diagnoses, radiometry
-from thermo_jax.data.annotations import Regions, read_coco
-from thermo_jax.data.data_report import BAD_FILES, DataReport
-from thermo_jax.data.inventory import (
+from thermo_jax.data.annotations import read_coco
+from thermo_jax.data.data_report import DataReport, Oddity, Reading
+from thermo_jax.data.file_listing import (
     DIAGNOSIS_TABLE,
     MATRIX_SUFFIX,
-    Draft,
-    Inventory,
+    FileListing,
     group,
-    note_others,
-    take_inventory,
+    list_files,
+    report_unused,
 )
 from thermo_jax.data.thermogram import (
     LABEL_NAMES,
+    PATH_FIELDS,
     UNLABELLED,
+    Annotation,
     DataError,
     ParsedName,
     Thermogram,
@@ -43,13 +41,12 @@ from thermo_jax.data.thermogram import (
 )
 from thermo_jax.errors import UserError
 
-LAYOUTS = ("auto", "site", "matrices", "class_folders")
-_FIELDS = {"gray": "gray_path", "heat": "heat_path", "temperatures": "temperature_path"}
-_READERS: dict[str, Callable[[pathlib.Path], np.ndarray]] = {
-    "gray": radiometry.read_gray,
-    "heat": radiometry.read_heat,
-    "temperatures": radiometry.read_temperatures,
+LABELS_OF_LAYOUT = {
+    "site": diagnoses.labels_of_site,
+    "matrices": diagnoses.labels_of_matrices,
+    "class_folders": diagnoses.labels_of_class_folders,
 }
+LAYOUTS = ("auto", *LABELS_OF_LAYOUT)
 
 
 def scan(
@@ -67,246 +64,169 @@ def scan(
     """
     if layout not in LAYOUTS:
         raise UserError(f"unknown layout {layout!r}; choose from {', '.join(LAYOUTS)}")
-    inventory = take_inventory(root)
-    if not inventory.pixels:
+    files = list_files(root)
+    if not files.pixels:
         raise UserError(
-            f"no thermograms (.jpg or .txt) under {inventory.root}; expected one of the layouts "
+            f"no thermograms (.jpg or .txt) under {files.root}; expected one of the layouts "
             "site, matrices or class_folders (see the README)"
         )
-    report = DataReport(inventory.root, strict=strict)
-    report.layout = detect(inventory) if layout == "auto" else layout
-    unread = {"site": inventory.tables, "matrices": inventory.pages}
-    note_others(inventory, report, unread.get(report.layout, inventory.tables + inventory.pages))
-    drafts = group(inventory, report)
-    identified = [_identify(draft, report) for draft in drafts]
-    records = [record for record in identified if record is not None]
-    records = _with_views(records, report)
-    records = _with_labels(records, inventory, report)
-    records = _check_pixels(records, inventory, report)
-    records = _drop_duplicates(records, inventory, report)
-    records = _with_regions(records, inventory, report)
+    files.layout = detect(files) if layout == "auto" else layout
+    report = DataReport(files.root, layout=files.layout, strict=strict)
+    report.collect(report_unused(files))
+    records = report.collect(_identified(files))
+    records = report.collect(_with_views(records, files))
+    records = report.collect(_with_labels(records, files))
+    records, report.sizes = report.collect(_with_sound_pixels(records, files))
+    records = report.collect(_without_duplicates(records, files))
+    records = report.collect(_with_annotations(records, files))
     if not records:
-        first = next(oddity for oddity in report.oddities if oddity.kind in BAD_FILES)
+        first = next(oddity for oddity in report.oddities if oddity.is_bad)
         raise UserError(
-            f"no usable thermogram among the {len(inventory.pixels)} files under {inventory.root}: "
+            f"no usable thermogram among the {len(files.pixels)} files under {files.root}: "
             f"{report.summary()}; first: {first.file}: {first.detail}"
         )
     return records, report
 
 
-def detect(inventory: Inventory) -> str:
+def detect(files: FileListing) -> str:
     """Returns the layout of a data set: matrices, class_folders or site."""
-    top = {path.relative_to(inventory.root).parts[0].lower() for path in inventory.sources()}
+    top = {path.relative_to(files.root).parts[0].lower() for path in files.sources()}
     if DIAGNOSIS_TABLE in top or "txt_files" in top:
         return "matrices"
-    folders = {pathlib.PurePosixPath(inventory.relative(p)).parent for p in inventory.pixels}
+    folders = {pathlib.PurePosixPath(files.relative(path)).parent for path in files.pixels}
     if any(diagnoses.label_of_folder(folder) is not None for folder in folders):
         return "class_folders"
     flat = folders == {pathlib.PurePosixPath(".")}
-    if flat and all(path.suffix.lower() == MATRIX_SUFFIX for path in inventory.pixels):
+    if flat and all(path.suffix.lower() == MATRIX_SUFFIX for path in files.pixels):
         return "matrices"
     return "site"
 
 
-def _identify(draft: Draft, report: DataReport) -> Thermogram | None:
-    """Tells who and what a file is from its name, and the patient from its folders if need be.
+def _identified(files: FileListing) -> Reading[list[Thermogram]]:
+    """Reads who and what each thermogram is from its file name, and from its folders if need be.
 
-    None where name and folder name different patients: kept, it might train on a test patient.
+    Leaves out those whose name and folder name different patients: such a patient might be tested
+    on, and a model must not train on them.
     """
-    parsed = parse_name(draft.stem)
-    if parsed is None:
-        report.add("unknown-name", draft.file, "no form of DMR-IR file name")
-        parsed = ParsedName()
-    elif parsed.protocol and not parsed.complete:
-        report.add("odd-name", draft.file, "expected view 1..5, visit from 1, and a real date")
-    parts = diagnoses.below_class_folder(draft.folder)  # folds of a split may be above: 1/sick/
-    sure, unsure = patients_of_folders(parts)
-    patient = parsed.patient or next(iter(sure + unsure), None)
-    if detail := contradiction(patient, parts):
-        report.add("patient-mismatch", draft.file, detail)
-        return None
-    if patient is None:
-        report.add("unknown-patient", draft.file, "neither name nor folder tells the patient")
-    # Bare names (T0001.txt) are those of the database's frontal matrices.
-    bare = parsed.patient is not None and parsed == ParsedName(
-        patient=parsed.patient, mirrored=parsed.mirrored
-    )
-    return Thermogram(
-        name=draft.name,
-        patient=patient or f"folder:{draft.folder.as_posix()}",
-        patient_known=patient is not None,
-        visit=parsed.visit,
-        view=1 if bare else parsed.view,
-        protocol=parsed.protocol,
-        date=parsed.date,
-        frame=parsed.frame,
-        mirrored=parsed.mirrored,
-        gray_path=draft.paths.get("gray"),
-        heat_path=draft.paths.get("heat"),
-        temperature_path=draft.paths.get("temperatures"),
-    )
+    records = []
+    for paths in (yield from group(files)):
+        file = files.relative(min(paths.values()))
+        folder = pathlib.PurePosixPath(file).parent
+        stem, _ = split_name(next(iter(paths.values())).name)
+        parsed = parse_name(stem)
+        if parsed is None:
+            yield Oddity("unknown-name", file, "no form of DMR-IR file name")
+            parsed = ParsedName()
+        elif parsed.protocol and not parsed.complete:
+            yield Oddity("odd-name", file, "expected view 1..5, visit from 1, and a real date")
+        parts = diagnoses.below_class_folder(folder)  # folds of a split may be above: 1/sick/
+        sure, unsure = patients_of_folders(parts)
+        patient = parsed.patient or next(iter(sure + unsure), None)
+        if detail := contradiction(patient, parts):
+            yield Oddity("patient-mismatch", file, detail)
+            continue
+        if patient is None:
+            yield Oddity("unknown-patient", file, "neither name nor folder tells the patient")
+        known = vars(parsed) | {
+            "name": (folder / stem).as_posix(),
+            "patient": patient or f"folder:{folder.as_posix()}",
+            "patient_known": patient is not None,
+        }
+        # Bare names (T0001.txt) are those of the database's frontal matrices.
+        if parsed.patient and parsed == ParsedName(patient=patient, mirrored=parsed.mirrored):
+            known["view"] = 1
+        paths_by_field = {PATH_FIELDS[kind]: path for kind, path in paths.items()}
+        records.append(Thermogram(**known, **paths_by_field))
+    return records
 
 
-def _with_views(records: list[Thermogram], report: DataReport) -> list[Thermogram]:
+def _with_views(records: list[Thermogram], files: FileListing) -> Reading[list[Thermogram]]:
     """Takes all thermograms of class folders as frontal if no file name contains a view."""
-    if report.layout != "class_folders" or any(record.view for record in records):
+    if files.layout != "class_folders" or any(record.view for record in records):
         return records
-    report.add("assumed-view", ".", f"none of {len(records)} file names contains a view")
+    yield Oddity("assumed-view", ".", f"none of {len(records)} file names contains a view")
     return [dataclasses.replace(record, view=1) for record in records]
 
 
-def _with_labels(
-    records: list[Thermogram], inventory: Inventory, report: DataReport
-) -> list[Thermogram]:
+def _with_labels(records: list[Thermogram], files: FileListing) -> Reading[list[Thermogram]]:
     """Gives each record its label; leaves out patients whose diagnoses contradict each other."""
-    found = _LABELLERS[report.layout](records, inventory, report)
-    of_patient: dict[str, set[int]] = {}
-    for record, labels in zip(records, found, strict=True):
+    of_records = yield from LABELS_OF_LAYOUT[files.layout](records, files)
+    of_patient: dict[str, set[int]] = {}  # a diagnosis may be missing for one of several visits
+    for record, labels in zip(records, of_records, strict=True):
         of_patient.setdefault(record.patient, set()).update(labels)
     kept = []
     for record in records:
-        if len(of_patient[record.patient]) > 1:
-            names = " and ".join(LABEL_NAMES[label] for label in sorted(of_patient[record.patient]))
+        labels = of_patient[record.patient]
+        if len(labels) <= 1:
+            kept.append(dataclasses.replace(record, label=next(iter(labels), UNLABELLED)))
+            continue
+        names = " and ".join(LABEL_NAMES[label] for label in sorted(labels))
+        for file in files.names(record):
             detail = f"patient {record.patient} is called {names}"
-            for file in _files(record, inventory):
-                report.add("conflicting-diagnosis", file, detail)
-        else:
-            # The patient's: one visit of hers may lack its page.
-            label = next(iter(of_patient[record.patient]), UNLABELLED)
-            kept.append(dataclasses.replace(record, label=label))
+            yield Oddity("conflicting-diagnosis", file, detail)
     return kept
 
 
-def _files(record: Thermogram, inventory: Inventory) -> list[str]:
-    """Returns the names of a thermogram's files, relative to the root."""
-    paths = [getattr(record, field) for field in _FIELDS.values()]
-    return [inventory.relative(path) for path in paths if path is not None]
+def _with_sound_pixels(
+    records: list[Thermogram], files: FileListing
+) -> Reading[tuple[list[Thermogram], collections.Counter[str]]]:
+    """Opens every file; removes the bad ones, and the records of which no file is left.
+
+    Returns the records, and how many files there are of each size ("gray 480x640").
+    """
+    kept, incomplete, sizes = [], [], collections.Counter()
+    checks = radiometry.ordered_map(
+        lambda record: _check_files(record, files), records, description="checking"
+    )
+    for record, (sound, oddities, sizes_of_record) in zip(records, checks, strict=True):
+        yield from oddities
+        sizes.update(sizes_of_record)
+        kept += [sound] if sound.paths else []
+        if ("gray" in record.paths) != ("heat" in record.paths):
+            incomplete.append((record, sound))
+    for record, sound in incomplete:
+        kind, missing, usable = (
+            ("missing-snap", "heatmap", "gray")
+            if "gray" in record.paths
+            else ("missing-gray", "gray", "heatmap")
+        )
+        rendered = "temperatures" in sound.paths
+        detail = f"{missing} rendered from temperatures" if rendered else f"usable as {usable} only"
+        yield Oddity(kind, files.names(record)[0], detail)
+    return kept, sizes
 
 
-def _folder(record: Thermogram) -> pathlib.PurePosixPath:
-    return pathlib.PurePosixPath(record.name).parent
-
-
-def _labels_of_site(records, inventory, report) -> list[set[int]]:
-    pages = diagnoses.read_pages(inventory, report)
-    diagnoses.note_missing_pages(map(_folder, records), pages, report)
-    places = [diagnoses.nearest(_folder(record), pages) for record in records]
-    return [pages[place] if place is not None else set() for place in places]
-
-
-def _labels_of_matrices(records, inventory, report) -> list[set[int]]:
-    table = diagnoses.read_table(inventory, (r.patient for r in records), report)
-    if not inventory.tables:
-        report.add("missing-diagnosis", DIAGNOSIS_TABLE, "no such file; every patient unlabelled")
-    for record in records:
-        if inventory.tables and record.patient not in table:
-            detail = f"no row for patient {record.patient} in {DIAGNOSIS_TABLE}"
-            report.add("missing-diagnosis", _files(record, inventory)[0], detail)
-    return [table.get(record.patient, set()) for record in records]
-
-
-def _labels_of_class_folders(records, inventory, report) -> list[set[int]]:
-    found = [diagnoses.label_of_folder(_folder(record)) for record in records]
-    for record, label in zip(records, found, strict=True):
-        if label is None:
-            detail = f"in no class folder ({', '.join(diagnoses.CLASS_FOLDERS)})"
-            report.add("missing-diagnosis", _files(record, inventory)[0], detail)
-    return [set() if label is None else {label} for label in found]
-
-
-_LABELLERS = {
-    "site": _labels_of_site,
-    "matrices": _labels_of_matrices,
-    "class_folders": _labels_of_class_folders,
-}
-
-
-def _check_pixels(
-    records: list[Thermogram], inventory: Inventory, report: DataReport
-) -> list[Thermogram]:
-    """Opens every file; takes the bad ones out of their records, and records without pixels out."""
-    tasks = [
-        (index, slot, path)
-        for index, record in enumerate(records)
-        for slot in _READERS
-        if (path := getattr(record, _FIELDS[slot])) is not None
-    ]
-    bad: dict[int, set[str]] = {}
-    records = list(records)
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        results = pool.map(_check_file, [task[1] for task in tasks], [task[2] for task in tasks])
-        # Quiet when not a terminal (disable=None) and on small sets (delay).
-        progress = tqdm.tqdm(results, "checking", len(tasks), unit="file", disable=None, delay=2)
+def _check_files(
+    record: Thermogram, files: FileListing
+) -> tuple[Thermogram, list[Oddity], list[str]]:
+    """Returns the record without its bad files, the oddities, and the sizes that are known."""
+    changes, oddities, sizes = {}, [], []
+    for kind, path in record.paths.items():
+        file = files.relative(path)
         try:
-            for (index, slot, path), found in zip(tasks, progress, strict=True):
-                name = inventory.relative(path)
-                if found.size:
-                    report.sizes[f"{slot} {found.size}"] += 1
-                if found.error is not None:
-                    bad.setdefault(index, set()).add(slot)
-                    report.add(found.error.kind, name, found.error.detail)
-                    continue
-                if found.blank:
-                    report.add("blank-image", name, "check the recording")
-                if slot == "temperatures":
-                    records[index] = dataclasses.replace(
-                        records[index], mean_temperature=found.mean
-                    )
-        except DataError:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-    _note_missing(records, bad, inventory, report)
-    kept = [_without(record, bad.get(index, set())) for index, record in enumerate(records)]
-    return [record for record in kept if record is not None]
+            pixels = radiometry.READERS[kind](path)
+        except DataError as error:
+            oddities.append(Oddity(error.kind, file, error.detail))
+            sizes += [f"{kind} {error.size}"] if error.size else []
+            changes[PATH_FIELDS[kind]] = None
+            continue
+        sizes.append(f"{kind} {pixels.shape[0]}x{pixels.shape[1]}")
+        if (pixels == pixels[0, 0]).all():
+            oddities.append(Oddity("blank-image", file, "check the recording"))
+        if kind == "temperatures":
+            changes["mean_temperature"] = float(pixels.mean(dtype=np.float64))
+    return dataclasses.replace(record, **changes), oddities, sizes
 
 
-class _Checked(NamedTuple):
-    error: DataError | None
-    size: str  # as read, "" where it could not be
-    blank: bool = False  # all pixels are alike
-    mean: float | None = None
-
-
-def _check_file(slot: str, path: pathlib.Path) -> _Checked:
-    try:
-        pixels = _READERS[slot](path)
-    except DataError as error:
-        return _Checked(error, error.size)
-    size = f"{pixels.shape[0]}x{pixels.shape[1]}"
-    blank = bool((pixels == pixels[0, 0]).all())
-    return _Checked(None, size, blank, float(pixels.mean(dtype=np.float64)))
-
-
-def _note_missing(records, bad: dict[int, set[str]], inventory, report) -> None:
-    for index, record in enumerate(records):
-        slots = {slot for slot, field in _FIELDS.items() if getattr(record, field) is not None}
-        rendered = "temperatures" in slots - bad.get(index, set())
-        file = _files(record, inventory)[0]
-        if "gray" in slots and "heat" not in slots:
-            detail = "heatmap rendered from temperatures" if rendered else "usable as gray only"
-            report.add("missing-snap", file, detail)
-        if "heat" in slots and "gray" not in slots:
-            detail = "gray rendered from temperatures" if rendered else "usable as heatmap only"
-            report.add("missing-gray", file, detail)
-
-
-def _without(record: Thermogram, bad: set[str]) -> Thermogram | None:
-    """Returns the record without its bad files, or None if nothing is left."""
-    left = dataclasses.replace(record, **{_FIELDS[slot]: None for slot in bad})
-    return left if any(getattr(left, field) for field in _FIELDS.values()) else None
-
-
-def _drop_duplicates(
-    records: list[Thermogram], inventory: Inventory, report: DataReport
-) -> list[Thermogram]:
+def _without_duplicates(records: list[Thermogram], files: FileListing) -> Reading[list[Thermogram]]:
     """Keeps the first record by name of each (patient, visit, view, protocol, frame, mirrored)."""
     kept: dict[tuple, Thermogram] = {}
     for record in records:
         first = kept.setdefault(_identity(record), record)
         if first is not record:
             detail = f"same patient, visit, view, protocol and frame as {first.name}"
-            for file in _files(record, inventory):
-                report.add("duplicate", file, detail)
+            for file in files.names(record):
+                yield Oddity("duplicate", file, detail)
     return list(kept.values())
 
 
@@ -315,47 +235,43 @@ def _identity(record: Thermogram) -> tuple:
     parsed = parse_name(stem)
     if not record.patient_known or parsed is None:
         return (record.name,)
-    if parsed.complete:
-        what = (record.visit, record.view, record.protocol, record.frame)
-    else:
-        what = (stem.lower(),)
-    return (record.patient, record.mirrored, *what)
+    if not parsed.complete:
+        return (record.patient, record.mirrored, stem.lower())
+    recording = (record.visit, record.view, record.protocol, record.frame)
+    return (record.patient, record.mirrored, *recording)
 
 
-def _with_regions(
-    records: list[Thermogram], inventory: Inventory, report: DataReport
-) -> list[Thermogram]:
-    """Attaches the COCO regions to the records of the same file stem, in the folder it names."""
-    regions: dict[pathlib.PurePosixPath, Regions] = {}
-    for path in inventory.annotations:
-        for image, found in read_coco(path, report).items():
-            if image in regions:
-                report.add("repeated-image", str(image), f"also annotated in {path.name}")
-            regions.setdefault(image, found)
-    at_stem: dict[str, list[int]] = {}
-    for index, record in enumerate(records):
-        at_stem.setdefault(pathlib.PurePosixPath(record.name).name, []).append(index)
-    present = {split_name(path.name)[0] for path in inventory.pixels}
+def _with_annotations(records: list[Thermogram], files: FileListing) -> Reading[list[Thermogram]]:
+    """Attaches the COCO annotations to the records of the same stem, in the folder they name."""
+    annotations: dict[pathlib.PurePosixPath, tuple[Annotation, ...]] = {}
+    for path in files.annotations:
+        for image, regions in (yield from read_coco(path)).items():
+            if image in annotations:
+                yield Oddity("repeated-image", str(image), f"also annotated in {path.name}")
+            annotations.setdefault(image, regions)
     records = list(records)
-    for image, found in regions.items():
-        stem = image.name
-        indexes = at_stem.get(stem, [])
-        inside = [index for index in indexes if _ends_with(records[index].name, image)]
-        parsed = parse_name(stem)
+    rows_of_stem: dict[str, list[int]] = {}
+    for row, record in enumerate(records):
+        rows_of_stem.setdefault(pathlib.PurePosixPath(record.name).name, []).append(row)
+    stems_on_disk = {split_name(path.name)[0] for path in files.pixels}
+    for image, regions in annotations.items():
+        rows = rows_of_stem.get(image.name, [])
+        inside = [row for row in rows if _ends_with(records[row].name, image)]
+        parsed = parse_name(image.name)
         if inside or parsed is None or parsed.patient is None:
-            # A name that tells no patient (IR_2015-04-17_0007) is hers only in her folder.
-            indexes = inside
-        if len(indexes) == 1 and records[indexes[0]].regions:
-            report.add("repeated-image", str(image), f"{records[indexes[0]].name} has regions")
-            continue
-        if len(indexes) == 1:
-            records[indexes[0]] = dataclasses.replace(records[indexes[0]], regions=found)
-        elif indexes:
-            names = ", ".join(records[index].name for index in indexes)
-            report.add("ambiguous-annotation", str(image), f"fits {names}")
+            # Several patients may have an image of a name without a patient (IR_2015-04-17_0007).
+            rows = inside
+        if len(rows) > 1:
+            names = ", ".join(records[row].name for row in rows)
+            yield Oddity("ambiguous-annotation", str(image), f"fits {names}")
+        elif not rows:
+            left_out = image.name in stems_on_disk
+            detail = "its files were left out, see above" if left_out else "no such file"
+            yield Oddity("absent-image", str(image), detail)
+        elif records[rows[0]].regions:
+            yield Oddity("repeated-image", str(image), f"{records[rows[0]].name} has regions")
         else:
-            detail = "its files were left out, see above" if stem in present else "no such file"
-            report.add("absent-image", str(image), detail)
+            records[rows[0]] = dataclasses.replace(records[rows[0]], regions=regions)
     return records
 
 

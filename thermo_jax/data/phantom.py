@@ -1,4 +1,4 @@
-"""Synthetic thermograms in DMR-IR's *site* layout, so that everything runs with no data at hand.
+"""Synthetic thermograms in DMR-IR's *site* layout, so that everything runs without real data.
 
 `phantom_body` makes the bodies; this module writes files: JPEGs, diagnoses, COCO polygons.
 Label, date, patient number, pose and marker are independent of each other, unlike in DMR-IR.
@@ -15,19 +15,14 @@ import numpy as np
 from PIL import Image
 
 from thermo_jax.data import phantom_body, radiometry
-from thermo_jax.data.thermogram import BACKGROUND, CLASS_NAMES, GRAY_SHAPE
+from thermo_jax.data.annotations import COCO_CATEGORIES
+from thermo_jax.data.thermogram import CLASS_NAMES, GRAY_SHAPE
 from thermo_jax.errors import UserError
 
-MARKER = ".phantom.json"  # written last: a folder that holds it is complete, and ours
+MARKER = ".phantom.json"  # written last: a folder that contains it is complete, and ours
 COCO_NAME = "52_instances_default.json"
 _VERSION = 1  # raise when the same arguments give other pixels
 _JPEG = {"quality": 95, "subsampling": 0}
-
-
-def _write_temperatures(path: pathlib.Path, image) -> None:
-    hundredths = np.rint(image * 100).astype(int)
-    text = {value: f"{value / 100:.2f}" for value in np.unique(hundredths)}
-    path.write_text("".join(" ".join([text[i] for i in row]) + "\n" for row in hundredths))
 
 
 def _write_patient(root: pathlib.Path, number: int, *, sick: bool, annotated: bool, args: dict):
@@ -48,7 +43,7 @@ def _write_patient(root: pathlib.Path, number: int, *, sick: bool, annotated: bo
         heat = radiometry.render_heat(image, colormap="jet")
         Image.fromarray(heat).save(folder / f"{stem}_snap.jpg", **_JPEG)
         if args["temperatures"]:
-            _write_temperatures(folder / f"{stem}.txt", image)
+            np.savetxt(folder / f"{stem}.txt", image, fmt="%.2f")
     diagnosis = "Sick" if sick else "Healthy"
     page = f"<html><body><p>Diagnosis*: <span>{diagnosis}<br></span></p></body></html>\n"
     (folder / "description.html").write_text(page)
@@ -57,7 +52,6 @@ def _write_patient(root: pathlib.Path, number: int, *, sick: bool, annotated: bo
 
 def _coco(drawn: list[tuple[str, dict[str, np.ndarray]]]) -> dict:
     """The annotation file's content; as in DMR-IR, class index + 1 is the category's id."""
-    names = ["ROI" if i == BACKGROUND else name for i, name in enumerate(CLASS_NAMES)]
     images, annotations = [], []
     for image_id, (file_name, polygons) in enumerate(drawn, start=1):
         height, width = GRAY_SHAPE
@@ -77,8 +71,7 @@ def _coco(drawn: list[tuple[str, dict[str, np.ndarray]]]) -> dict:
                     "iscrowd": 0,
                 }
             )
-    categories = [{"id": i, "name": n, "supercategory": ""} for i, n in enumerate(names, start=1)]
-    return {"categories": categories, "images": images, "annotations": annotations}
+    return {"categories": COCO_CATEGORIES, "images": images, "annotations": annotations}
 
 
 def _check(args: dict) -> None:
@@ -91,21 +84,21 @@ def _check(args: dict) -> None:
 
 
 def _is_ours(root: pathlib.Path, args: dict) -> bool:
-    """Whether `root` already holds this very phantom. UserError if it holds anything else."""
+    """Whether `root` already contains this phantom. UserError if it contains anything else."""
     remedy = "choose another folder, or delete this one"
     if root.exists() and not root.is_dir():
         raise UserError(f"{root} is a file where a phantom data set should go: {remedy}")
     if not root.exists() or not any(root.iterdir()):
         return False
     try:
-        found = json.loads((root / MARKER).read_text())
+        existing = json.loads((root / MARKER).read_text())
     except (OSError, ValueError):
-        found = None
-    if not isinstance(found, dict):
+        existing = None
+    if not isinstance(existing, dict):
         raise UserError(f"{root} is not empty and holds no complete phantom data set: {remedy}")
-    if found != args:
-        differing = sorted(k for k in args.keys() | found if args.get(k) != found.get(k))
-        change = ", ".join(f"{k}={found.get(k)} there, {args.get(k)} asked" for k in differing)
+    if existing != args:
+        differing = sorted(k for k in args.keys() | existing if args.get(k) != existing.get(k))
+        change = ", ".join(f"{k}={existing.get(k)} there, {args.get(k)} asked" for k in differing)
         raise UserError(f"{root} holds another phantom data set ({change}): {remedy}")
     return True
 
@@ -127,7 +120,7 @@ def _write_all(root: pathlib.Path, args: dict) -> None:
         )
 
     with concurrent.futures.ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        drawn = [found for found in pool.map(write, range(1, count + 1)) if found]
+        drawn = [image for image in pool.map(write, range(1, count + 1)) if image]
     (root / COCO_NAME).write_text(json.dumps(_coco(drawn)))
     (root / MARKER).write_text(json.dumps(args, indent=1) + "\n")
 
@@ -149,9 +142,12 @@ def write_phantom(
     and, with `static`, a rested one; each as 480x640 gray JPEG and 120x160 `jet` JPEG, with
     `temperatures` also as text (degrees C). Polygons belong to the first dynamic image.
 
-    The same arguments give byte-identical files; a patient's body depends on `seed` and her number
-    alone. The folder appears whole or not at all, and one that holds this very phantom is left as
-    it is. Raises UserError for arguments out of range and for a folder that holds anything else.
+    The same arguments give byte-identical files; a patient's body depends only on `seed` and
+    the patient's number. The folder appears whole or not at all, and one that already contains this
+    phantom is left as it is.
+
+    Raises:
+      UserError: an argument is out of range, or the folder contains anything else.
     """
     root = pathlib.Path(root)
     args = {

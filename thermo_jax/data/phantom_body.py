@@ -313,7 +313,7 @@ def expose(rested, response, *, seed: tuple[int, int], frame: int | None):
     image = rested
     if frame is not None:
         image = rested - 0.9 * np.exp(-frame / 9) * response
-    if frame:  # she breathes; frame 0 is the annotated one and stays
+    if frame:  # the patient breathes; frame 0 is the annotated one and stays
         image = ndimage.shift(image, rng.normal(0, 0.6, 2), order=1, mode="nearest")
     noise = rng.standard_normal(GRAY_SHAPE, np.float32) * 0.05 + rng.normal(0, 0.015, GRAY_SHAPE[1])
     return np.round(image + noise, 2).astype(np.float32)

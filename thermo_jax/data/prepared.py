@@ -12,7 +12,7 @@ import os
 import pathlib
 from collections.abc import Iterator
 
-from thermo_jax.data.inventory import take_inventory
+from thermo_jax.data.file_listing import list_files
 from thermo_jax.errors import UserError
 from thermo_jax.files import CACHE_DIR_VARIABLE, cache_dir, digest, writing
 
@@ -64,11 +64,11 @@ def source_fingerprint(root: str | os.PathLike, **settings: str) -> str:
 
     No file is opened, so an unchanged source is recognised in a fraction of a second.
     """
-    inventory = take_inventory(root)
+    listing = list_files(root)
     files = []
-    for path in inventory.sources():
+    for path in listing.sources():
         status = path.stat() if path.exists() else path.lstat()  # a broken link
-        files.append([inventory.relative(path), status.st_size, status.st_mtime_ns])
+        files.append([listing.relative(path), status.st_size, status.st_mtime_ns])
     return digest({"format": FORMAT_VERSION, "settings": settings, "files": files})
 
 

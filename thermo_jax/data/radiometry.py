@@ -4,19 +4,22 @@ Rendering (SPEC section 4): gray is the per-image min-max to 8 bit; the heatmap 
 the same min-max values under a matplotlib colour map. matplotlib is imported only for that.
 """
 
+import collections
+import concurrent.futures
 import io
 import os
 import pathlib
 import re
 import stat
-from collections.abc import Callable, Collection, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
+import tqdm
 from jaxtyping import Float32, Float64, UInt8
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from thermo_jax.data.thermogram import GRAY_SHAPE, HEAT_SHAPE, DataError, Thermogram
+from thermo_jax.data.thermogram import GRAY_SHAPE, HEAT_SHAPE, PATH_FIELDS, DataError, Thermogram
 from thermo_jax.errors import UserError
 
 MIN_CELSIUS, MAX_CELSIUS = 10.0, 45.0
@@ -50,7 +53,7 @@ _SIDEWAYS = tuple(_TURNS[orientation] for orientation in (5, 6, 7, 8))
 
 
 class Pixels(NamedTuple):
-    """The pixels of one thermogram; None for what it neither has nor can be rendered."""
+    """The pixels of one thermogram; None for a kind that has no file and cannot be rendered."""
 
     gray: UInt8[np.ndarray, "480 640 1"] | None
     heat: UInt8[np.ndarray, "120 160 3"] | None
@@ -70,7 +73,7 @@ def read_temperatures(path: str | os.PathLike) -> Float32[np.ndarray, "480 640"]
     """
     lines = _matrix_lines(path)
     try:
-        # Double first: a value that float32 cannot hold should be out of range, not a warning.
+        # Double first: a value too large for float32 should be out of range, not a warning.
         values = np.loadtxt(lines, dtype=np.float64, ndmin=2, comments=None)
     except ValueError as error:
         if "number of columns" in str(error):
@@ -220,12 +223,15 @@ def read_heat(path: str | os.PathLike) -> UInt8[np.ndarray, "120 160 3"]:
     return np.array(_read_image(path, expected=HEAT_SHAPE).convert("RGB"))
 
 
+READERS = {"gray": read_gray, "heat": read_heat, "temperatures": read_temperatures}
+
+
 def _read_image(path: str | os.PathLike, *, expected: tuple[int, int]) -> Image.Image:
     def check(path: str | os.PathLike, height: int, width: int) -> None:
         if (height, width) != expected:
-            found = f"{height}x{width}"
-            detail = f"{found} pixels (rows x columns); expected {expected[0]}x{expected[1]}"
-            raise DataError("wrong-size", path, detail, size=found)
+            size = f"{height}x{width}"
+            detail = f"{size} pixels (rows x columns); expected {expected[0]}x{expected[1]}"
+            raise DataError("wrong-size", path, detail, size=size)
 
     return open_image(path, read_bytes(path), formats=("JPEG", "PNG"), check=check)
 
@@ -251,7 +257,7 @@ def open_image(
         image.load()
         if (turn := _turn(image)) is not None:
             image = image.transpose(turn)
-            check(path, image.height, image.width)  # a PNG may tell of it after its pixels
+            check(path, image.height, image.width)  # a PNG may have its EXIF data after its pixels
     except DataError:
         raise
     except _IMAGE_ERRORS as error:
@@ -262,7 +268,7 @@ def open_image(
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
-    """What sets an image upright; None where its EXIF data ask for nothing, or are damaged."""
+    """Returns the turn that sets an image upright; None if EXIF data are absent or damaged."""
     try:
         return _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
     except Exception:  # Pillow raises whatever its parser stumbles over
@@ -327,18 +333,37 @@ def load_pixels(
     """
     if unknown := set(wanted) - set(Pixels._fields):
         raise ValueError(f"unknown pixels {sorted(unknown)}; choose from {Pixels._fields}")
-    temperatures = gray = heat = None
-    render = {"gray": record.gray_path is None, "heat": record.heat_path is None}
-    if record.temperature_path is not None and (
-        "temperatures" in wanted or any(render[kind] for kind in render if kind in wanted)
-    ):
-        temperatures = read_temperatures(record.temperature_path)
-    if "gray" in wanted and record.gray_path is not None:
-        gray = read_gray(record.gray_path)
-    elif "gray" in wanted and temperatures is not None:
-        gray = render_gray(temperatures)
-    if "heat" in wanted and record.heat_path is not None:
-        heat = read_heat(record.heat_path)
-    elif "heat" in wanted and temperatures is not None:
-        heat = render_heat(temperatures, colormap=colormap)
-    return Pixels(gray, heat, temperatures if "temperatures" in wanted else None)
+    paths = record.paths
+    pixels = {
+        kind: READERS[kind](paths[kind])
+        for kind in ("gray", "heat")
+        if kind in wanted and kind in paths
+    }
+    to_render = {"gray", "heat"} & set(wanted) - paths.keys()
+    if "temperatures" in paths and (to_render or "temperatures" in wanted):
+        pixels["temperatures"] = temperatures = read_temperatures(paths["temperatures"])
+        if "gray" in to_render:
+            pixels["gray"] = render_gray(temperatures)
+        if "heat" in to_render:
+            pixels["heat"] = render_heat(temperatures, colormap=colormap)
+    return Pixels(**{kind: pixels.get(kind) if kind in wanted else None for kind in PATH_FIELDS})
+
+
+def ordered_map(
+    function: Callable[[Any], Any], items: Sequence[Any], *, description: str
+) -> Iterator[Any]:
+    """Like `map`, but in threads, a few items ahead of use, with a progress bar on a terminal."""
+    workers = os.cpu_count() or 1
+    ahead: collections.deque[concurrent.futures.Future] = collections.deque()
+    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+        try:
+            # No bar where standard error is not a terminal (disable=None), nor for a few items.
+            for item in tqdm.tqdm(items, description, unit="image", disable=None, delay=2):
+                ahead.append(pool.submit(function, item))
+                if len(ahead) > 2 * workers:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+        finally:
+            for future in ahead:
+                future.cancel()

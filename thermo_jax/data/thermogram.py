@@ -35,9 +35,12 @@ CLASS_NAMES = (
 )
 BACKGROUND = CLASS_NAMES.index("background")
 
+# Kind of pixels -> the field of a `Thermogram` that contains its path.
+PATH_FIELDS = {"gray": "gray_path", "heat": "heat_path", "temperatures": "temperature_path"}
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Region:
+class Annotation:
     """One annotated region: its class index and its rings of (x, y) vertices, pixels of 640x480."""
 
     class_index: int
@@ -49,7 +52,7 @@ class Thermogram:
     """Metadata of one thermogram. Paths are absolute; None where that kind of pixel is missing."""
 
     name: str  # unique in its data set: path relative to the root, without suffix, "/" separated
-    patient: str  # "0001", or "folder:<relative folder>" where the patient cannot be told
+    patient: str  # "0001", or "folder:<relative folder>" if the patient is unknown
     patient_known: bool  # False: used for pretraining only
     visit: int = 0  # 0 = unknown
     view: int = 0  # key of VIEW_NAMES
@@ -62,7 +65,13 @@ class Thermogram:
     heat_path: pathlib.Path | None = None
     temperature_path: pathlib.Path | None = None
     mean_temperature: float | None = None  # degrees C, over the image; None = no matrix
-    regions: tuple[Region, ...] = ()  # in drawing order; empty = not annotated
+    regions: tuple[Annotation, ...] = ()  # in drawing order; empty = not annotated
+
+    @property
+    def paths(self) -> dict[str, pathlib.Path]:
+        """The files that exist, by the kind of their pixels: "gray", "heat", "temperatures"."""
+        paths = {kind: getattr(self, field) for kind, field in PATH_FIELDS.items()}
+        return {kind: path for kind, path in paths.items() if path is not None}
 
 
 class DataError(UserError):
@@ -78,7 +87,7 @@ class DataError(UserError):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ParsedName:
-    """What a file name alone tells. Zero, "", -1 and None mean that it does not say."""
+    """What a file name says. Zero, "", -1 and None mean that it does not say."""
 
     patient: str | None = None  # four digits
     visit: int = 0
@@ -87,7 +96,6 @@ class ParsedName:
     date: str = ""  # ISO
     frame: int = -1
     mirrored: bool = False
-    snap: bool = False
 
     @property
     def complete(self) -> bool:
@@ -118,7 +126,7 @@ _PATIENT_FOLDER = re.compile(r"(?:T|P|V|ID|PAT|PATIENT|PACIENTE)?[ _#-]*(\d{1,4}
 def split_name(file_name: str) -> tuple[str, bool]:
     """Returns the stem without .jpg, .jpeg, .txt and `_snap`, and whether it was a snap.
 
-    Only these suffixes are cut, since the names themselves hold dots.
+    Only these suffixes are cut, since the names themselves contain dots.
     """
     stem = _SUFFIX.sub("", file_name)
     bare = _SNAP.sub("", stem)
@@ -130,28 +138,24 @@ def parse_name(file_name: str) -> ParsedName | None:
 
     A view outside 1..5 and a date that does not exist are returned as unknown (0 and "").
     """
-    stem, snap = split_name(file_name)
-    for mirrored in (False, True):
+    stem, _ = split_name(file_name)
+    for text, mirrored in ((stem, False), (stem[1:], True)):
         if mirrored and stem[:1] not in ("R", "r"):
             return None
         for pattern in _NAMES:
-            if match := pattern.fullmatch(stem[1:] if mirrored else stem):
-                return _parsed(match.groupdict(), mirrored=mirrored, snap=snap)
+            if match := pattern.fullmatch(text):
+                parts = match.groupdict()
+                view = int(parts.get("view") or ("1" if parts.get("frontal") else "0"))
+                return ParsedName(
+                    patient=f"{int(parts['patient']):04d}" if parts.get("patient") else None,
+                    visit=int(parts.get("visit") or 0),
+                    view=view if view in VIEW_NAMES else 0,
+                    protocol=(parts.get("protocol") or "").upper(),
+                    date=_iso_date(parts.get("year"), parts.get("month"), parts.get("day")),
+                    frame=int(parts.get("frame") or -1),
+                    mirrored=mirrored,
+                )
     return None
-
-
-def _parsed(parts: dict[str, str | None], *, mirrored: bool, snap: bool) -> ParsedName:
-    view = int(parts.get("view") or ("1" if parts.get("frontal") else "0"))
-    return ParsedName(
-        patient=f"{int(parts['patient']):04d}" if parts.get("patient") else None,
-        visit=int(parts.get("visit") or 0),
-        view=view if view in VIEW_NAMES else 0,
-        protocol=(parts.get("protocol") or "").upper(),
-        date=_iso_date(parts.get("year"), parts.get("month"), parts.get("day")),
-        frame=int(parts.get("frame") or -1),
-        mirrored=mirrored,
-        snap=snap,
-    )
 
 
 def _iso_date(year: str | None, month: str | None, day: str | None) -> str:
@@ -178,7 +182,7 @@ def patients_of_folders(folders: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def contradiction(patient: str | None, folders: Sequence[str]) -> str:
-    """What is wrong where a file name tells a patient and its folders surely another; else ""."""
+    """Returns what is wrong if a file name and its folders name different patients; else ""."""
     sure, unsure = patients_of_folders(folders)
     if patient is None or not sure or patient in sure + unsure:
         return ""

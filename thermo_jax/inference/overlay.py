@@ -12,7 +12,7 @@ from thermo_jax.evaluation import canvas, figures
 from thermo_jax.evaluation.wording import SIDES_NOTE, class_title
 from thermo_jax.inference import grids
 from thermo_jax.inference.predictor import Prediction
-from thermo_jax.inference.regions import Region
+from thermo_jax.inference.regions import RegionMeasurement
 
 TINT = 0.3  # opacity of a region's area; its outline is solid
 SPOT_WIDTH, SPOT_HEIGHT = 20, 12  # points, of the temperature beside a cross
@@ -22,7 +22,7 @@ DRAWN = 600  # pixels of the longer side, at most: a panel shows about half of t
 def overlay_figure(
     path: str | os.PathLike,
     prediction: Prediction,
-    regions: Sequence[Region],
+    regions: Sequence[RegionMeasurement],
     *,
     colormap: str = "inferno",
 ) -> pathlib.Path:

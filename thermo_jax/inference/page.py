@@ -15,7 +15,7 @@ from thermo_jax.evaluation import report_html
 from thermo_jax.evaluation.report_parts import Facts, Part, Picture, Section, Table, Text
 from thermo_jax.evaluation.wording import SIDES_NOTE, class_title
 from thermo_jax.inference.patients import Finding, Patient
-from thermo_jax.inference.regions import PAIRS, Region, differences
+from thermo_jax.inference.regions import PAIRS, RegionMeasurement, differences
 
 MEANING = (
     "The probability is what the models learned to call sick on their training data. It says "
@@ -169,12 +169,12 @@ def _with_models(finding: Finding) -> str | None:
     return text if finding.counts else f"{text}, not in the mean"
 
 
-def _hottest(regions: Sequence[Region]) -> str | None:
+def _hottest(regions: Sequence[RegionMeasurement]) -> str | None:
     known = [region.max for region in regions if region.hottest]
     return f"{max(known):.2f}" if known else None
 
 
-def _breasts(regions: list[Region]) -> str | None:
+def _breasts(regions: list[RegionMeasurement]) -> str | None:
     found = differences(regions).get("breasts, mean")
     return None if found is None else f"{found:+.2f}"
 
@@ -189,7 +189,7 @@ def _picture_parts(finding: Finding) -> list[Part]:
     return parts
 
 
-def _region_parts(regions: list[Region]) -> list[Part]:
+def _region_parts(regions: list[RegionMeasurement]) -> list[Part]:
     if not regions:
         return []
     known = np.isfinite(regions[0].mean)
@@ -207,7 +207,7 @@ def _region_parts(regions: list[Region]) -> list[Part]:
     return parts
 
 
-def _table_row(region: Region, *, known: bool) -> list:
+def _table_row(region: RegionMeasurement, *, known: bool) -> list:
     row: list = [class_title(region.class_name)]
     if known:
         values = (region.mean, region.median, region.min, region.max, region.sd)

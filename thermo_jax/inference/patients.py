@@ -15,7 +15,7 @@ import numpy as np
 from thermo_jax.data.thermogram import parse_name, patients_of_folders
 from thermo_jax.inference.pictures import Unreadable
 from thermo_jax.inference.predictor import Prediction
-from thermo_jax.inference.regions import Region
+from thermo_jax.inference.regions import RegionMeasurement
 
 
 class Finding(NamedTuple):
@@ -33,14 +33,18 @@ class Finding(NamedTuple):
     shape: tuple[int, int]
     celsius: bool
     probabilities: dict[str, float]
-    regions: list[Region]
+    regions: list[RegionMeasurement]
     notes: tuple[str, ...]
     overlay: str | os.PathLike | None
     counts: bool = True
 
     @classmethod
     def of(
-        cls, found: Prediction, regions: list[Region], *, overlay: str | os.PathLike | None = None
+        cls,
+        found: Prediction,
+        regions: list[RegionMeasurement],
+        *,
+        overlay: str | os.PathLike | None = None,
     ) -> "Finding":
         """Of a prediction, with its regions as `regions.measure_regions` gives them."""
         return cls(

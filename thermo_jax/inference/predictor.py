@@ -25,8 +25,9 @@ from absl import logging
 from jaxtyping import Array, Float, UInt8
 from ml_collections import ConfigDict
 
-from thermo_jax.data.examples import IMAGE_SHAPES, block_mean, downscaled_size, ordered_map
-from thermo_jax.data.inventory import walk
+from thermo_jax.data import radiometry
+from thermo_jax.data.examples import IMAGE_SHAPES, block_mean, downscaled_size
+from thermo_jax.data.file_listing import walk
 from thermo_jax.data.thermogram import GRAY_SHAPE, VIEW_NAMES, DataError, ParsedName, parse_name
 from thermo_jax.errors import ClosedFolderError, MissingFileError, UserError
 from thermo_jax.files import folder_path, is_remote
@@ -263,7 +264,7 @@ class Predictor:
         Args and raises: as `pictures.find_pictures`.
         """
         found = pictures.find_pictures(path, leave_out=leave_out)
-        read = ordered_map(_read, found, description="predicting")
+        read = radiometry.ordered_map(_read, found, description="predicting")
         return self.predict(read, count=len(found))
 
     def predict(

@@ -15,7 +15,7 @@ PAIRS = {"breasts": (0, 1), "nipples": (2, 3), "armpits": (4, 5)}  # image left,
 MEASURES = ("mean", "median", "min", "max", "sd")
 
 
-class Region(NamedTuple):
+class RegionMeasurement(NamedTuple):
     """One class of one thermogram. Temperatures are NaN and the spot None without temperatures."""
 
     class_name: str
@@ -31,8 +31,8 @@ class Region(NamedTuple):
 
 def measure_regions(
     label_map: UInt8[np.ndarray, "h w"], temperatures: Float[np.ndarray, "h w"] | None
-) -> list[Region]:
-    """Every class that the label map holds, in the order of CLASS_NAMES, background left out."""
+) -> list[RegionMeasurement]:
+    """Measures every class of the label map but the background, in the order of CLASS_NAMES."""
     if temperatures is not None and temperatures.shape != label_map.shape:
         raise ValueError(
             f"temperatures have shape {temperatures.shape}, the label map {label_map.shape}"
@@ -55,18 +55,20 @@ def measure_regions(
                 "sd": float(values.std()),
             }
             rows, columns = np.nonzero(inside)
-            at = int(values.argmax())
-            hottest = (int(columns[at]), int(rows[at]))
-        regions.append(Region(name, area, area / label_map.size, **measures, hottest=hottest))
+            pixel = int(values.argmax())
+            hottest = (int(columns[pixel]), int(rows[pixel]))
+        regions.append(
+            RegionMeasurement(name, area, area / label_map.size, **measures, hottest=hottest)
+        )
     return regions
 
 
-def differences(regions: list[Region]) -> dict[str, float]:
+def differences(regions: list[RegionMeasurement]) -> dict[str, float]:
     """Image left minus image right, of mean and maximum; a pair with a missing side is left out."""
-    found = {region.class_name: region for region in regions}
+    by_class = {region.class_name: region for region in regions}
     result = {}
     for pair, (left, right) in PAIRS.items():
-        sides = [found.get(CLASS_NAMES[index]) for index in (left, right)]
+        sides = [by_class.get(CLASS_NAMES[index]) for index in (left, right)]
         if None not in sides and np.isfinite(sides[0].mean):
             result[f"{pair}, mean"] = sides[0].mean - sides[1].mean
             result[f"{pair}, max"] = sides[0].max - sides[1].max

@@ -24,7 +24,7 @@ from thermo_jax.inference.page import write_page
 from thermo_jax.inference.patients import Finding, Patient, by_patient, patient_of
 from thermo_jax.inference.pictures import Unreadable
 from thermo_jax.inference.predictor import Prediction, Predictor
-from thermo_jax.inference.regions import PAIRS, Region, differences, measure_regions
+from thermo_jax.inference.regions import PAIRS, RegionMeasurement, differences, measure_regions
 from thermo_jax.programs import settings
 from thermo_jax.programs.workdir import check_workdir, print_results, write_config
 
@@ -106,13 +106,13 @@ def _save_tables(workdir: Path, tables: dict[str, list], maps: dict[str, Path]) 
     return files + ([write_coco(workdir / COCO, maps)] if maps else [])
 
 
-def _regions(found: Prediction) -> list[Region]:
+def _regions(found: Prediction) -> list[RegionMeasurement]:
     if found.label_map is None:
         return []
     return measure_regions(found.label_map, found.picture.temperatures)
 
 
-def _row(found: Prediction, regions: list[Region]) -> dict[str, Any]:
+def _row(found: Prediction, regions: list[RegionMeasurement]) -> dict[str, Any]:
     """One row of predictions.csv. Temperatures in degrees C."""
     picture, values = found.picture, list(found.probabilities.values())
     kinds = [kind for kind in ("temperatures", "gray", "colour") if _has(picture, kind)]
@@ -182,7 +182,7 @@ def _region_rows(found: Finding | Unreadable) -> list[dict[str, Any]]:
     return [{"name": found.name, **_region_row(region)} for region in regions]
 
 
-def _region_row(region: Region) -> dict[str, Any]:
+def _region_row(region: RegionMeasurement) -> dict[str, Any]:
     x, y = region.hottest or (None, None)
     return {
         "region": region.class_name,
@@ -212,7 +212,9 @@ def _save_label_map(workdir: Path, found: Prediction) -> Path:
     return path
 
 
-def _save_overlay(workdir: Path, found: Prediction, regions: list[Region], config) -> Path:
+def _save_overlay(
+    workdir: Path, found: Prediction, regions: list[RegionMeasurement], config
+) -> Path:
     path = _output(workdir / OVERLAYS, found.name, ".png")
     return overlay_figure(path, found, regions, colormap=config.colormap)
 
