@@ -49,7 +49,7 @@ def export_stablehlo(
       platforms: where it shall run; "cpu", "cuda", "rocm" or "tpu".
     """
     model = _portable(model, dtype=model.dtype)
-    images = _abstract_images(model)
+    images = _images_shape(model)
     accelerator = next((name for name in platforms if name != "cpu"), "cpu")
     with matmul_precision(model.dtype, platform=accelerator):
         exported = export.export(jax.jit(model.__call__), platforms=platforms)(images)
@@ -73,7 +73,7 @@ def export_onnx(model: Model, path: str | os.PathLike) -> list[Path]:
     python_logging.getLogger("onnx_ir").setLevel(python_logging.ERROR)  # of shapes that it guesses
     # onnxruntime has no bfloat16 convolution on the CPU.
     model = _portable(model, dtype="float32")
-    images = _abstract_images(model)
+    images = _images_shape(model)
 
     def one_by_one(images):  # jax2onnx 0.17 cannot pad a batch of unknown size
         return jax.lax.map(lambda image: jax.tree.map(lambda x: x[0], model(image[None])), images)
@@ -101,9 +101,9 @@ def export_onnx(model: Model, path: str | os.PathLike) -> list[Path]:
 
 
 def _portable(model: Model, *, dtype: str) -> Model:
-    """The model in XLA's standard operations.
+    """Returns the model with XLA's standard operations.
 
-    Those that were chosen for this machine would be slower elsewhere.
+    The operations that were chosen for this machine would be slower elsewhere.
     """
     module, changes = model.encoder.module, {"dtype": array_dtype(dtype), "operations": NATIVE}
     own = {name: value for name, value in changes.items() if hasattr(module, name)}
@@ -114,8 +114,8 @@ def _portable(model: Model, *, dtype: str) -> Model:
     )
 
 
-def _abstract_images(model: Model) -> jax.ShapeDtypeStruct:
-    """The images that the model takes, their batch of any size."""
+def _images_shape(model: Model) -> jax.ShapeDtypeStruct:
+    """Shape and type of the images that the model reads, in a batch of any size."""
     (batch,) = export.symbolic_shape("batch")
     return jax.ShapeDtypeStruct((batch, *model.image_shape), jnp.uint8)
 

@@ -68,7 +68,7 @@ class Model(NamedTuple):
         """(H, W, C) of the images that it reads."""
         return _image_shape(self.data_type, self.downscale)
 
-    def __call__(self, images: UInt8[Array, "b h w c"]) -> dict[str, jax.Array]:
+    def __call__(self, images: UInt8[Array | np.ndarray, "b h w c"]) -> dict[str, jax.Array]:
         """The outputs for a batch of images: see `forward`."""
         return forward(
             self.variables,

@@ -3,7 +3,7 @@
     images -> bridge -> encoder (inference mode, no gradient) -> latents
 
 The decoder's images may be of another data type than the encoder's. `bridge` is the only place
-that knows how the encoder reads them then.
+that knows how the encoder reads them.
 """
 
 import dataclasses
@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Key, UInt8
 
 from thermo_jax.models.cuts import CHANNELS, CutsEncoder, Encoder, RawPixels, scale_images
@@ -100,7 +101,7 @@ def bridge(images: UInt8[Array, "b h w c"], *, encoder_channels: int) -> UInt8[A
 
 
 def encode(
-    images: UInt8[Array, "b h w c"], *, encoder: Encoder, variables: Mapping
+    images: UInt8[Array | np.ndarray, "b h w c"], *, encoder: Encoder, variables: Mapping
 ) -> Float[Array, "b v h w l"]:
     """Returns the frozen latents of images of the decoder's data type."""
     views = bridge(images, encoder_channels=encoder.channels)
