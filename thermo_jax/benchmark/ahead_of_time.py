@@ -12,6 +12,7 @@ kernels, at the rates that were measured on an H200 (SPEC section 6), without th
 """
 
 import importlib.util
+import itertools
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -60,14 +61,13 @@ def tpu_rows(
     too_large = []
     for name in slices:
         chip, generation = tpu_slice(name)[0], name.split(":")[0]
-        for dtype in dtypes:
-            for case_name in cases:
-                logging.info("compiling %s, %s for one chip of %s", case_name, dtype, name)
-                case = make_case(case_name, sizes, dtype=dtype, operations=NATIVE, platform="tpu")
-                row = _tpu_row(case, chip, generation) | {"topology": name, "dtype": dtype}
-                if not row["fits"]:
-                    too_large.append(f"{case_name} ({dtype}) on {name}")
-                yield row
+        for dtype, case_name in itertools.product(dtypes, cases):
+            logging.info("compiling %s, %s for one chip of %s", case_name, dtype, name)
+            case = make_case(case_name, sizes, dtype=dtype, operations=NATIVE, platform="tpu")
+            row = _tpu_row(case, chip, generation) | {"topology": name, "dtype": dtype}
+            if not row["fits"]:
+                too_large.append(f"{case_name} ({dtype}) on {name}")
+            yield row
     if too_large:
         raise UserError(
             f"these steps do not fit the chip's memory: {', '.join(too_large)}; choose a smaller "
@@ -87,15 +87,11 @@ def tpu_slice(name: str) -> Sequence[Any]:
             f"{', '.join(CHIPS)}"
         )
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # no metadata server here
-    from jax.experimental import topologies
-
-    try:
-        return topologies.get_topology_desc(name, "tpu").devices
-    except Exception as error:  # JAX raises RuntimeError, NotImplementedError and others
-        raise UserError(
-            f"config.topologies: {name!r} cannot be compiled for ({error}): is libtpu "
-            "installed (pip install '.[tpu]'), and does it know this slice?"
-        ) from error
+    message = (
+        f"config.topologies: {name!r} cannot be compiled for ({{}}): is libtpu installed (pip "
+        "install '.[tpu]'), and does it know this slice?"
+    )
+    return _topology(message, platform="tpu", topology_name=name)
 
 
 def _tpu_row(case: Case, chip: Any, generation: str) -> dict[str, Any]:
@@ -139,11 +135,10 @@ def gpu_rows(
     """
     for count in counts:
         gpus, all_sizes = h200s(count), sizes.for_devices(count)
-        for dtype in dtypes:
-            for name in cases:
-                logging.info("compiling %s, %s for %d H200", name, dtype, count)
-                case = make_case(name, all_sizes, dtype=dtype, operations=GPU, platform="gpu")
-                yield _gpu_row(case, gpus, biggest) | {"gpus": count, "dtype": dtype}
+        for dtype, name in itertools.product(dtypes, cases):
+            logging.info("compiling %s, %s for %d H200", name, dtype, count)
+            case = make_case(name, all_sizes, dtype=dtype, operations=GPU, platform="gpu")
+            yield _gpu_row(case, gpus, biggest) | {"gpus": count, "dtype": dtype}
 
 
 def h200s(count: int) -> Sequence[Any]:
@@ -152,8 +147,6 @@ def h200s(count: int) -> Sequence[Any]:
     Raises:
       UserError: the count is below 1, or JAX's plugin is missing or does not know this GPU.
     """
-    from jax.experimental import topologies
-
     if count < 1:
         raise UserError(f"config.gpus names {count} GPUs: at least 1 is compiled for")
     if importlib.util.find_spec("jax_cuda13_plugin") is None:
@@ -163,15 +156,12 @@ def h200s(count: int) -> Sequence[Any]:
         )
     description = _H200.read_text(encoding="ascii")
     jax.devices()  # makes JAX load its plugins
-    try:
-        return topologies.get_topology_desc(
-            platform="cuda", target_config=description, topology=f"1x1x{count}"
-        ).devices
-    except Exception as error:  # JAX raises RuntimeError, NotImplementedError and others
-        raise UserError(
-            f"JAX's plugin for CUDA 13 does not compile for an H200 here ({error}): start the "
-            "program with JAX_PLATFORMS=cpu"
-        ) from error
+    message = (
+        "JAX's plugin for CUDA 13 does not compile for an H200 here ({}): start the program with "
+        "JAX_PLATFORMS=cpu"
+    )
+    topology = f"1x1x{count}"
+    return _topology(message, platform="cuda", target_config=description, topology=topology)
 
 
 def _gpu_row(case: Case, gpus: Sequence[Any], biggest: int) -> dict[str, Any]:
@@ -219,6 +209,16 @@ def _is_exposed(transfer: AllReduce) -> bool:
 # --------------------------------------------------------------------------------------------------
 # Both
 # --------------------------------------------------------------------------------------------------
+
+
+def _topology(message: str, **target: Any) -> Sequence[Any]:
+    """The devices of a target; the error's own text stands in the message's place `{}`."""
+    from jax.experimental import topologies
+
+    try:
+        return topologies.get_topology_desc(**target).devices
+    except Exception as error:  # JAX raises RuntimeError, NotImplementedError and others
+        raise UserError(message.format(error)) from error
 
 
 def _compile(

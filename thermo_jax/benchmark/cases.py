@@ -11,7 +11,7 @@ Decoders train on latents that were encoded once, as in a run whose latents fit 
 import dataclasses
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -67,22 +67,22 @@ class Case:
       step: `step(state, batch)` of one device.
       train: whether the step returns a new state, which is donated and passed to the next step.
       make_state: returns the state; under `jax.eval_shape` no array is made.
-      draw: returns a step's random positions, see `resident.train_steps`; None if it has none.
       columns: the columns of a batch besides its rows: name -> (shape of one example, type).
       batch_size: images in a step, over all devices.
       gflop_per_image: counted by hand; None at other widths than the published ones.
       gb_per_image: GB that must at least be read and written, also counted by hand or None.
+      draw: returns a step's random positions, see `resident.train_steps`; None if it has none.
     """
 
     name: str
     step: Callable
     train: bool
     make_state: Callable[[], Any]
-    draw: Callable | None
     columns: dict[str, tuple[tuple[int, ...], Any]]
     batch_size: int
     gflop_per_image: float | None
     gb_per_image: float | None
+    draw: Callable | None = None
 
     def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
         """Shapes and types of a batch, to compile the step without data."""
@@ -158,34 +158,25 @@ def make_case(
     task, make, types, images = find_case(name)
     data_type = types[-1]
     shape = tuple(side // sizes.downscale for side in SHAPES[data_type])
-    parts = make(types, shape, sizes, dtype, operations)
+    (mflop, values), parts = make(types, shape, sizes, dtype, operations)
     gflop = gb = None
     if (sizes.num_kernels, sizes.unet_width) == (16, 64):
         pixels = float(np.prod(shape)) * (3 if types == ["gray", "heat"] else 1)
-        mflop, values = parts.work
         gflop = mflop * pixels / 1e3
         gb = values * precision.array_dtype(dtype).itemsize * pixels / 1e9
     return Case(
         name=name.partition(":")[0],
-        step=precision.matmul_precision(dtype, platform=platform)(parts.step),
         train=task not in ("encode", "predict"),
-        make_state=parts.make_state,
-        draw=parts.draw,
-        columns=parts.columns,
         batch_size=images or sizes.batch_size[data_type],
         gflop_per_image=gflop,
         gb_per_image=gb,
+        **parts | {"step": precision.matmul_precision(dtype, platform=platform)(parts["step"])},
     )
 
 
-class _Parts(NamedTuple):
-    """The parts of a case that its task decides; `work` is MFLOP and values moved, per pixel."""
-
-    step: Callable
-    make_state: Callable[[], Any]
-    columns: dict[str, tuple[tuple[int, ...], Any]]
-    work: tuple[float, float]
-    draw: Callable | None = None
+# --------------------------------------------------------------------------------------------------
+# Each maker returns the case's work, (MFLOP, values moved) per pixel, and some of its attributes.
+# --------------------------------------------------------------------------------------------------
 
 
 def _pretrain(types, shape, sizes, dtype, operations):
@@ -201,7 +192,8 @@ def _pretrain(types, shape, sizes, dtype, operations):
         train_encoder.create_state, model, tx=tx, rng=jax.random.key(0), image_shape=image
     )
     work = ENCODER_MFLOP[1], ENCODER_VALUES * PASSES[1]
-    return _Parts(step, make_state, {"images": (image, np.uint8)}, work, draw)
+    columns = {"images": (image, np.uint8)}
+    return work, {"step": step, "make_state": make_state, "columns": columns, "draw": draw}
 
 
 def _frozen(encoder_type, sizes, dtype, operations):
@@ -224,7 +216,8 @@ def _encode(types, shape, sizes, dtype, operations):
         return gather({"latents": latents})
 
     work = ENCODER_MFLOP[0], ENCODER_VALUES * PASSES[0]
-    return _Parts(step, make_state, {"images": ((*shape, channels), np.uint8)}, work)
+    columns = {"images": ((*shape, channels), np.uint8)}
+    return work, {"step": step, "make_state": make_state, "columns": columns}
 
 
 def _decode(task, types, shape, sizes, dtype, operations, *, encoded=False, predict=False):
@@ -250,7 +243,7 @@ def _decode(task, types, shape, sizes, dtype, operations, *, encoded=False, pred
     if predict:
         step = partial(train_decoder.predict_step, full_shape=GRAY_SHAPE, **models)
         work = ENCODER_MFLOP[0] + UNET_MFLOP[0], (ENCODER_VALUES + UNET_VALUES) * PASSES[0]
-        return _Parts(step, make_state, images, work)
+        return work, {"step": step, "make_state": make_state, "columns": images}
     inputs = {"latents": (latents, precision.array_dtype(dtype))} if encoded else images
     target = {"labels": ((), np.int32)} if task == "classify" else {}
     target = target or {"label_maps": (GRAY_SHAPE, np.uint8)}
@@ -258,7 +251,8 @@ def _decode(task, types, shape, sizes, dtype, operations, *, encoded=False, pred
     if not encoded:
         mflop, values = mflop + ENCODER_MFLOP[0], values + ENCODER_VALUES * PASSES[0]
     step = partial(train_decoder.train_step, tx=tx, **models)
-    return _Parts(step, make_state, inputs | target, (mflop, values))
+    columns = inputs | target
+    return (mflop, values), {"step": step, "make_state": make_state, "columns": columns}
 
 
 _MAKERS = {  # task -> (maker, number of data types in the name)

@@ -5,10 +5,10 @@ divided by the norm of the CPU's result. It should be near 1e-5 or less in float
 TF32, and between .01 and .5 in bfloat16 (.5 for a U-Net's gradient).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -50,10 +50,10 @@ def precision_rows(
         logging.info("%s in %s", name, ", ".join(dtypes))
         reference = make_case(name, sizes, dtype=REFERENCE, operations=NATIVE)
         inputs = _inputs(reference)
-        steps = [_Step.of(reference, *inputs, device=cpu)]
-        steps += [_Step.of(make(name, dtype=dtype), *inputs, device=device) for dtype in dtypes]
+        steps = [_lower(reference, *inputs, device=cpu)]
+        steps += [_lower(make(name, dtype=dtype), *inputs, device=device) for dtype in dtypes]
         with ThreadPoolExecutor(1 if platform == "cpu" else len(steps)) as threads:
-            expected, *results = threads.map(_Step.result, steps)
+            expected, *results = threads.map(lambda step: step(), steps)
         for dtype, result in zip(dtypes, results, strict=True):
             errors = {part: _error(value, expected[part]) for part, value in result.items()}
             yield {"case": name, "dtype": dtype, "errors": errors} | versions()
@@ -66,30 +66,25 @@ def _inputs(case: Case) -> tuple[Any, dict[str, np.ndarray]]:
     return jax.device_get((initialise(case.make_state), columns | rows))
 
 
-class _Step(NamedTuple):
-    """A step that `result` compiles and runs once; `before` is `state` in host memory."""
+def _lower(case: Case, state: Any, batch: dict[str, np.ndarray], *, device: jax.Device) -> Callable:
+    """Traces a step, in the main thread; returns a function that compiles it and runs it once.
 
-    lowered: jax.stages.Lowered
-    before: Any
-    state: Any
-    batch: dict[str, jax.Array]
+    That function returns the loss, the gradients, and the changes of the batch statistics.
+    """
+    types = {name: dtype for name, (_, dtype) in case.columns.items()}
+    batch = {name: x.astype(types.get(name, x.dtype)) for name, x in batch.items()}
+    parallel = DataParallel([device], mode="shard_map")
+    placed = parallel.replicate(state), parallel.put_batch(batch)
+    lowered = parallel.wrap(case.step).lower(*placed)
 
-    @classmethod
-    def of(cls, case: Case, state: Any, batch: dict[str, np.ndarray], *, device: jax.Device):
-        """Traces the step, which must happen in the main thread, and places its inputs."""
-        types = {name: dtype for name, (_, dtype) in case.columns.items()}
-        batch = {name: x.astype(types.get(name, x.dtype)) for name, x in batch.items()}
-        parallel = DataParallel([device], mode="shard_map")
-        placed = parallel.replicate(state), parallel.put_batch(batch)
-        return cls(parallel.wrap(case.step).lower(*placed), state, *placed)
-
-    def result(self) -> dict[str, Any]:
-        """The step's loss, gradients, and changes of the batch statistics."""
-        after, metrics = jax.device_get(self.lowered.compile()(self.state, self.batch))
+    def result() -> dict[str, Any]:
+        after, metrics = jax.device_get(lowered.compile()(*placed))
         (adam,) = (part for part in after.opt_state if hasattr(part, "mu"))
-        change = jax.tree.map(np.subtract, after.batch_stats, self.before.batch_stats)
-        # Adam's first average is the gradient, but for a factor.
+        change = jax.tree.map(np.subtract, after.batch_stats, state.batch_stats)
+        # Adam's first average is the gradient, apart from a factor.
         return {"loss": metrics["loss"], "gradients": adam.mu, "statistics": change}
+
+    return result
 
 
 def _error(actual: Any, expected: Any) -> float:
