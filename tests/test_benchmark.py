@@ -8,9 +8,10 @@ import pytest
 import tiny_training as tiny
 
 from thermo_jax import main
-from thermo_jax.benchmark import cases, collectives, measure, tpu
+from thermo_jax.benchmark import ahead_of_time, cases, collectives, compilation, measure, tables
 from thermo_jax.configs import benchmark
 from thermo_jax.models.operations import NATIVE
+from thermo_jax.programs.benchmark import benchmark_sizes
 
 quick_compilation = pytest.fixture(scope="module", autouse=True)(tiny.quick_compilation)
 
@@ -66,7 +67,9 @@ def test_a_case_that_does_not_fit_is_a_row_that_says_so(tmp_path, capsys, monkey
 
 def test_random_examples_are_all_different():
     config = benchmark.get_config("quick")
-    case = cases.make_case("segment H/H", config, dtype="bfloat16", operations=NATIVE)
+    case = cases.make_case(
+        "segment H/H", benchmark_sizes(config), dtype="bfloat16", operations=NATIVE
+    )
     latents = case.random_columns(3)["latents"]
     assert latents.shape == (3, 1, 30, 40, 16) and latents.dtype == "bfloat16"
     assert len(np.unique(latents.astype(np.float32).reshape(3, -1), axis=0)) == 3
@@ -75,7 +78,9 @@ def test_random_examples_are_all_different():
 
 def test_a_name_may_say_how_many_images_a_step_has():
     config = benchmark.get_config("quick")
-    case = cases.make_case("encode H:5", config, dtype="float32", operations=NATIVE)
+    case = cases.make_case(
+        "encode H:5", benchmark_sizes(config), dtype="float32", operations=NATIVE
+    )
     assert (case.name, case.batch_size) == ("encode H", 5)
     for images in ("0", "", "many", "-1"):
         with pytest.raises(ValueError, match="1 or more images a step after the colon"):
@@ -84,13 +89,19 @@ def test_a_name_may_say_how_many_images_a_step_has():
 
 def test_hand_counts_are_those_of_the_published_sizes_only():
     config = benchmark.get_config("cpu")
-    case = cases.make_case("pretrain H", config, dtype="float32", operations=NATIVE)
+    case = cases.make_case(
+        "pretrain H", benchmark_sizes(config), dtype="float32", operations=NATIVE
+    )
     assert case.gflop_per_image == pytest.approx(31.1, abs=0.1)  # SPEC section 6
-    half = cases.make_case("pretrain H", config, dtype="bfloat16", operations=NATIVE)
+    half = cases.make_case(
+        "pretrain H", benchmark_sizes(config), dtype="bfloat16", operations=NATIVE
+    )
     assert case.gb_per_image == 2 * half.gb_per_image
     assert half.gb_per_image == pytest.approx(0.110, abs=0.001)  # SPEC section 7
     config.num_kernels = 2
-    case = cases.make_case("pretrain H", config, dtype="float32", operations=NATIVE)
+    case = cases.make_case(
+        "pretrain H", benchmark_sizes(config), dtype="float32", operations=NATIVE
+    )
     assert case.gflop_per_image is None and case.gb_per_image is None
 
 
@@ -100,9 +111,9 @@ def test_hand_counts_are_those_of_the_published_sizes_only():
 def test_xla_counts_the_operations_that_were_counted_by_hand(name):
     config = benchmark.get_config("gpu")
     config.batch_size.heat = 2
-    case = cases.make_case(name, config, dtype="float32", operations=NATIVE)
+    case = cases.make_case(name, benchmark_sizes(config), dtype="float32", operations=NATIVE)
     # By hand, training is three times the forward pass; nobody needs the gradient of an input.
-    assert measure.flops(case) / 2e9 == pytest.approx(case.gflop_per_image, rel=0.07)
+    assert compilation.flops(case) / 2e9 == pytest.approx(case.gflop_per_image, rel=0.07)
 
 
 def test_operations_are_not_counted_where_the_cpu_is_hidden(monkeypatch):
@@ -110,16 +121,16 @@ def test_operations_are_not_counted_where_the_cpu_is_hidden(monkeypatch):
         raise RuntimeError("Unknown backend cpu")
 
     config = benchmark.get_config("quick")
-    case = cases.make_case("encode H", config, dtype="float32", operations=NATIVE)
+    case = cases.make_case("encode H", benchmark_sizes(config), dtype="float32", operations=NATIVE)
     monkeypatch.setattr(jax, "local_devices", hidden)
-    assert measure.flops(case) is None
+    assert compilation.flops(case) is None
 
 
 def test_a_gray_encoder_on_heatmaps_costs_three_decoders():
     config = benchmark.get_config("gpu")
     one, three = (
         cases.make_case(
-            f"segment {row}", config, dtype="float32", operations=NATIVE
+            f"segment {row}", benchmark_sizes(config), dtype="float32", operations=NATIVE
         ).gflop_per_image
         for row in ("H/H", "G/H")
     )
@@ -130,28 +141,28 @@ def test_a_gray_encoder_on_heatmaps_costs_three_decoders():
 def test_an_unknown_case_is_refused_with_the_known_ones(name):
     config = benchmark.get_config("quick")
     with pytest.raises(ValueError, match=f"no case '{name}'; known are"):
-        cases.make_case(name, config, dtype="float32", operations=NATIVE)
+        cases.make_case(name, benchmark_sizes(config), dtype="float32", operations=NATIVE)
 
 
 def test_a_step_that_fits_no_chip_is_told_after_the_rows_of_all(monkeypatch):
-    monkeypatch.setattr(tpu, "describe", lambda topology: jax.devices())
-    monkeypatch.setitem(tpu.CHIPS, "tiny", (1e-6, 1000, 1))
+    monkeypatch.setattr(ahead_of_time, "tpu_slice", lambda name: jax.devices())
+    monkeypatch.setitem(ahead_of_time.CHIPS, "tiny", (1e-6, 1000, 1))
     config = benchmark.get_config("quick")
-    config.cases, config.topologies = ("encode H",), ("tiny:1x1", "v5e:1x1")
+    sizes = {"dtypes": config.dtypes, "sizes": benchmark_sizes(config)}
     rows = []
     with pytest.raises(ValueError, match=r"do not fit .*: encode H \(float32\) on tiny:1x1"):
-        for row in tpu.compile_all(config):
+        for row in ahead_of_time.tpu_rows(("tiny:1x1", "v5e:1x1"), cases=["encode H"], **sizes):
             rows.append(row)
     tiny_chip, v5e = rows
     assert (tiny_chip["fits"], v5e["fits"]) == (False, True)
     assert tiny_chip["roofline_ms"] == pytest.approx(1e3 * tiny_chip["gb"])  # at 1 GB/s
-    table = tpu.table(rows).splitlines()
+    table = tables.show(rows).splitlines()
     assert table[1].startswith("tiny:1x1") and " NO " in table[1] and " yes " in table[2]
 
 
 def test_a_chip_without_known_rates_is_refused():
     with pytest.raises(ValueError, match="'v99:2x2', only of those of v4, v5e, v5p, v6e"):
-        tpu.describe("v99:2x2")
+        ahead_of_time.tpu_slice("v99:2x2")
 
 
 def test_collectives_are_counted_with_their_bytes():

@@ -1,9 +1,9 @@
 """What the benchmark does for a GPU, tried on the CPU."""
 
 import os
+import re
 import subprocess
 import sys
-import types
 
 import jax
 import pytest
@@ -11,10 +11,11 @@ import tiny_training as tiny
 from conftest import ROOT
 
 from thermo_jax import main
-from thermo_jax.benchmark import cases, compare, compilation, measure, profiling
-from thermo_jax.benchmark.tables import throughput_table
+from thermo_jax.benchmark import cases, compilation, measure, precision, profiling, tables
 from thermo_jax.configs import benchmark
 from thermo_jax.models.operations import NATIVE
+from thermo_jax.programs import benchmark as benchmark_program
+from thermo_jax.programs.benchmark import benchmark_sizes
 from thermo_jax.training import xla_flags
 from thermo_jax.training.parallel import DataParallel
 
@@ -25,7 +26,9 @@ TIMES = {"images_per_s": 8.0, "ms_per_step": 2.0, "ms_min": 1.0, "ms_max": 3.0}
 def test_the_gpu_preset_is_five_bfloat16_cases_without_what_the_host_costs():
     config = benchmark.get_config("gpu")
     found = [
-        cases.make_case(name, config, dtype=dtype, operations=NATIVE, platform="gpu")
+        cases.make_case(
+            name, benchmark_sizes(config), dtype=dtype, operations=NATIVE, platform="gpu"
+        )
         for dtype in config.dtypes
         for name in config.cases
     ]
@@ -40,61 +43,47 @@ def test_the_gpu_preset_is_five_bfloat16_cases_without_what_the_host_costs():
     assert set(config.profiled) < set(config.cases)
 
 
-def test_all_programs_are_compiled_before_the_first_is_timed(tmp_path, monkeypatch):
+def test_each_case_is_timed_and_written_before_the_next_is_compiled(tmp_path, monkeypatch):
     events = []
 
-    def compile_(lowered, columns, *, case, **_):
-        events.append("compiled")
-        if case.batch_size == 16:
-            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: much too large\nstack")
-        return types.SimpleNamespace(case=case)
+    class Program:
+        def __init__(self, case, **_):
+            written = len((tmp_path / "benchmark.jsonl").read_text().splitlines()) if events else 0
+            events.append(("compiled", written))
+            if case.batch_size == 16:
+                raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: much too large\nstack")
+            self.case = case
 
     def measured(program, **_):
         events.append("timed")
         return {"case": program.case.name, "batch_size": 8, "tflops": 1.0, "gb_per_s": 1.0} | TIMES
 
-    monkeypatch.setattr(compilation, "_compile", compile_)
+    monkeypatch.setattr(benchmark_program, "Program", Program)
     monkeypatch.setattr(measure, "measure", measured)
     config = benchmark.get_config("quick")
     config.cases, config.feeding = ("encode H:8", "encode H:16", "encode H:24"), ()
     rows = main.run(config, tmp_path)["rows"]
-    assert events == 3 * ["compiled"] + 2 * ["timed"]
+    assert events == [("compiled", 0), "timed", ("compiled", 1), ("compiled", 2), "timed"]
     assert [row.get("why") for row in rows] == [None, "RESOURCE_EXHAUSTED: much too large", None]
     assert rows[0]["flags"] == os.environ["XLA_FLAGS"]
-
-
-def test_programs_are_compiled_in_threads_where_the_devices_are_no_cpu(monkeypatch):
-    opened = []
-
-    class Threads(compilation.ThreadPoolExecutor):
-        def __init__(self, max_workers):
-            opened.append(max_workers)
-            super().__init__(max_workers)
-
-    monkeypatch.setattr(compilation, "ThreadPoolExecutor", Threads)
-    monkeypatch.setattr(os, "cpu_count", lambda: 3)
-    gpu = types.SimpleNamespace(devices=[types.SimpleNamespace(platform="gpu")])
-    for parallel in (gpu, DataParallel(jax.devices()[:1])):
-        assert compilation.compile_all([], parallel=parallel, steps_per_dispatch=1) == []
-    assert opened == [3, 1]
 
 
 @pytest.mark.parametrize("mode", ["pmap", "shard_map"])
 def test_the_kernels_of_a_step_are_told_with_their_times(mode):
     config = benchmark.get_config("quick")
-    case = cases.make_case("encode H:8", config, dtype="float32", operations=NATIVE)
+    sizes = benchmark_sizes(config)
+    case = cases.make_case("encode H:8", sizes, dtype="float32", operations=NATIVE)
     parallel = DataParallel(jax.devices()[:1], mode=mode)
-    (program,) = compilation.compile_all([case], parallel=parallel, steps_per_dispatch=2)
-    row = profiling.profile(program.result(), parallel=parallel)
+    program = compilation.Program(case, parallel=parallel, steps_per_dispatch=2)
+    row = profiling.profile(program)
     assert (row["case"], row["batch_size"]) == ("encode H", 8)
     assert 0 < len(row["kernels"]) <= profiling.SHOWN
     assert any("conv" in name for name, _, _ in row["kernels"])
     assert row["busy_us_per_step"] >= sum(took for _, _, took in row["kernels"]) > 0
     name, calls, took = row["kernels"][0]
-    line = profiling.table([row]).splitlines()[2]
+    line = tables.show([row]).splitlines()[2]
     assert line.split() == [f"{took:.4g}", f"{calls:.3g}", *name.split()]
-    # No row of the throughput's table.
-    assert name in throughput_table([row]) and "encode H  " not in throughput_table([row])
+    assert tables.show([row], "speed") == ""
 
 
 def test_one_step_in_each_type_is_compared_with_float32_on_the_cpu(tmp_path, capsys):
@@ -106,7 +95,7 @@ def test_one_step_in_each_type_is_compared_with_float32_on_the_cpu(tmp_path, cap
         # The CPU's own convolution against XLA's; it multiplies TF32 as float32.
         assert 0 <= full["errors"][what] == tf32["errors"][what] < 1e-4
         assert 1e-4 < half["errors"][what] < 0.5
-    assert "pretrain H:2              bfloat16" in capsys.readouterr().out
+    assert re.search("^pretrain H:2 +bfloat16 ", capsys.readouterr().out, re.MULTILINE)
 
 
 def test_nothing_is_compared_where_the_cpu_is_hidden(monkeypatch):
@@ -114,8 +103,9 @@ def test_nothing_is_compared_where_the_cpu_is_hidden(monkeypatch):
         raise RuntimeError(f"Unknown backend {backend}")
 
     monkeypatch.setattr(jax, "local_devices", local_devices)
+    sizes = benchmark_sizes(benchmark.get_config("against_cpu"))
     with pytest.raises(ValueError, match="JAX_PLATFORMS hides: unset it, or add ',cpu'"):
-        next(compare.compare_all(benchmark.get_config("against_cpu")))
+        next(precision.precision_rows(["encode H"], dtypes=["float32"], sizes=sizes, conv="auto"))
 
 
 def test_the_table_says_whether_a_dispatch_is_one_graph():
@@ -132,7 +122,7 @@ def test_the_table_says_whether_a_dispatch_is_one_graph():
         row(framework="thermo_jax", platform="cpu", flags=xla_flags.ONE_GRAPH),
     ]
     rows = [each | {"device": "a chip"} for each in rows]
-    lines = throughput_table(rows).splitlines()[1:7]
+    lines = tables.show(rows).splitlines()[1:7]
     found = [line.rpartition("  ")[2] for line in lines]
     assert found == ["one", "XLA's own", "XLA's own", "no graphs", "one", "-"]
 

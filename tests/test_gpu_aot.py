@@ -9,8 +9,7 @@ import sys
 import pytest
 
 from thermo_jax import main
-from thermo_jax.benchmark import gpu
-from thermo_jax.benchmark.tables import throughput_table
+from thermo_jax.benchmark import ahead_of_time, tables
 from thermo_jax.configs import benchmark
 
 # What each step may take at most: 2 % above what it took on 2026-11-28 (JAX 0.11.2). Kernels,
@@ -54,7 +53,7 @@ def test_without_the_plugin_one_line_says_what_to_install(tmp_path, monkeypatch)
 
 def test_no_gpu_at_all_is_refused():
     with pytest.raises(ValueError, match="config.gpus names 0 GPUs: at least 1"):
-        gpu.describe(0)
+        ahead_of_time.h200s(0)
 
 
 def row(gpus, **changes):
@@ -79,11 +78,11 @@ def row(gpus, **changes):
 
 
 def test_the_table_shows_exposed_all_reduces_of_several_gpus_and_the_biggest_kernels():
-    one, its_kernel, eight, _ = gpu.table([row(1), row(8)]).splitlines()[1:]
+    one, its_kernel, eight, _ = tables.show([row(1), row(8)]).splitlines()[1:]
     assert one.split()[:4] == ["1", "pretrain", "H", "bfloat16"] and " of " not in one
     assert "9.5 us" in its_kernel and its_kernel.endswith("encoder/dot")
     assert eight.split()[-5:] == ["2", "of", "9", "1.5", "MB"]
 
 
 def test_the_table_of_timed_steps_leaves_the_rows_of_compiled_ones_out():
-    assert len(throughput_table([row(1)]).splitlines()) == 1
+    assert tables.show([row(1)], "speed") == ""

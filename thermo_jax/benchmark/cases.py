@@ -1,22 +1,21 @@
-"""What is timed: the product's own steps on random images, named like "segment G/H".
+"""The cases that a benchmark times: the project's own steps on random images.
 
     pretrain H       one encoder update        classify G/H, segment G/H   one decoder update
     encode H         frozen latents            predict H/H                 images -> label maps
 
-A number of images may follow, "pretrain H:64"; else it is that of `config.batch_size`.
-Decoders train on latents that were encoded once, as in a run where they fit on the device;
-"encode and segment H/H" encodes in every step, as where they do not.
+A name may end with the images of a step, "pretrain H:64"; the default is `BenchmarkSizes`.
+Decoders train on latents that were encoded once, as in a run whose latents fit on the device.
+"encode and segment H/H" encodes in every step, as in a run whose latents do not fit.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
 
 from thermo_jax.data.thermogram import GRAY_SHAPE, HEAT_SHAPE
 from thermo_jax.errors import UserError
@@ -30,40 +29,63 @@ _TYPES = {"G": "gray", "H": "heat"}
 SHAPES = {"gray": GRAY_SHAPE, "heat": HEAT_SHAPE}
 # MFLOP per pixel, counted by hand at the published widths (SPEC section 6): forward, training.
 ENCODER_MFLOP, UNET_MFLOP = (0.54, 1.62), (1.36, 4.1)
-# Values that all convolutions leave per pixel of the image, at the published widths, and how often
-# each must be read or written at least, forward and in training: 110 MB a heatmap in bfloat16.
+# Values per pixel of the image that all convolutions write, at the published widths, and how often
+# each value must at least be read or written, forward and in training: 110 MB per heatmap in
+# bfloat16.
 ENCODER_VALUES, UNET_VALUES = 240, 456
 PASSES = 2, 12
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Case:
-    """One thing to time.
+class BenchmarkSizes:
+    """The sizes of all cases.
 
     Attributes:
-      name: such as "pretrain H", without a number of images.
-      step: per device, `step(state, batch)`.
-      train: whether it returns a new state, which is donated and fed back.
-      make_state: makes the state; under `jax.eval_shape` no array is made.
-      draw: what gives a step's random positions, see `resident.train_steps`; None without.
-      columns: what a batch holds besides its rows, name -> (shape of one example, type).
-      batch_size: images a step, over all devices.
-      gflop_per_image: by hand; None at other widths than the published ones.
-      gb_per_image: to be read and written at least, by hand; None likewise.
+      batch_size: "gray" and "heat" -> images in a step, over all devices.
+      num_kernels: channels of the encoder's first block.
+      unet_width: channels of the U-Net's first stage.
+      downscale: images are smaller by this factor.
+    """
+
+    batch_size: Mapping[str, int]
+    num_kernels: int
+    unet_width: int
+    downscale: int
+
+    def for_devices(self, count: int) -> "BenchmarkSizes":
+        """The sizes with a whole batch on each of `count` devices."""
+        batch_size = {data_type: count * size for data_type, size in self.batch_size.items()}
+        return dataclasses.replace(self, batch_size=batch_size)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Case:
+    """One step to time.
+
+    Attributes:
+      name: such as "pretrain H", without the number of images.
+      step: `step(state, batch)` of one device.
+      train: whether the step returns a new state, which is donated and passed to the next step.
+      make_state: returns the state; under `jax.eval_shape` no array is made.
+      columns: the columns of a batch besides its rows: name -> (shape of one example, type).
+      batch_size: images in a step, over all devices.
+      gflop_per_image: counted by hand; None at other widths than the published ones.
+      gb_per_image: GB that must at least be read and written, also counted by hand or None.
+      draw: returns a step's random positions, see `resident.train_steps`; None if it has none.
     """
 
     name: str
     step: Callable
     train: bool
     make_state: Callable[[], Any]
-    draw: Callable | None
     columns: dict[str, tuple[tuple[int, ...], Any]]
     batch_size: int
     gflop_per_image: float | None
     gb_per_image: float | None
+    draw: Callable | None = None
 
     def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shapes and types of one streamed batch, to compile the step without data."""
+        """Shapes and types of a batch, to compile the step without data."""
         rows = {"index": ((), jnp.int32), "slot": ((), jnp.int32), "mask": ((), jnp.float32)}
         return {
             name: jax.ShapeDtypeStruct((self.batch_size, *shape), dtype)
@@ -71,31 +93,33 @@ class Case:
         }
 
     def random_columns(self, count: int) -> dict[str, jax.Array]:
-        """`count` examples, all different. Under `jit` they are made on the device."""
-        table = {}
-        for place, (name, (shape, dtype)) in enumerate(self.columns.items()):
-            key = jax.random.key(place)
-            if name == "latents":  # of one image's random numbers: a CPU needs seconds for each
-                one = jax.random.normal(key, shape).astype(dtype)
-                roll = jax.vmap(lambda example, one=one: jnp.roll(one, example, axis=-2))
-                table[name] = roll(jnp.arange(count))
+        """The columns of `count` different examples. Under `jit` they are made on the device."""
+        columns = {}
+        for number, (name, (shape, dtype)) in enumerate(self.columns.items()):
+            key = jax.random.key(number)
+            if name == "latents":  # shifted copies of one image's, for which a CPU needs seconds
+                latents = jax.random.normal(key, shape).astype(dtype)
+                shift = jax.vmap(lambda by, latents=latents: jnp.roll(latents, by, axis=-2))
+                columns[name] = shift(jnp.arange(count))
             else:
                 high = {"labels": 2, "label_maps": 8}.get(name, 256)
-                drawn = jax.random.randint(key, (count, *shape), 0, high, jnp.int32)
-                table[name] = drawn.astype(dtype)
-        return table
+                values = jax.random.randint(key, (count, *shape), 0, high, jnp.int32)
+                columns[name] = values.astype(dtype)
+        return columns
 
 
 def find_case(name: str) -> tuple[str, Callable, list[str], int | None]:
-    """(task, what makes its case, data types, images a step if it has them) of a case's name.
+    """Parses a case's name.
 
+    Returns:
+      The task, the function that makes its parts, the data types, and the images in a step or None.
     Raises:
-      UserError: an unknown name, or no number of images.
+      UserError: the name is unknown, or what follows its colon is not a number of images.
     """
     bare, colon, images = name.partition(":")
-    task, _, what = bare.rpartition(" ")
+    task, _, letters = bare.rpartition(" ")
     try:
-        types = [_TYPES[letter] for letter in what.split("/")]
+        types = [_TYPES[letter] for letter in letters.split("/")]
         make, count = _MAKERS[task]
     except KeyError:
         types, count = [], -1
@@ -115,57 +139,49 @@ def find_case(name: str) -> tuple[str, Callable, list[str], int | None]:
 
 def make_case(
     name: str,
-    config: ConfigDict,
+    sizes: BenchmarkSizes,
     *,
     dtype: str,
     operations: Operations,
     platform: str = "cpu",
 ) -> Case:
-    """A case by name, at the sizes of a benchmark's configuration.
+    """The case of a name.
 
     Args:
-      name: with or without a number of images.
-      dtype: compute type, as in `config.model.dtype`, but not "auto".
-      platform: "cpu", "gpu" or "tpu": what the step is compiled for.
+      name: with or without the images of a step.
+      sizes: used where the name says nothing else.
+      dtype: a compute type of `models/precision.py`, but not "auto".
+      platform: the platform for which the step is compiled: "cpu", "gpu" or "tpu".
     Raises:
-      UserError: an unknown name.
+      UserError: the name is unknown.
     """
     task, make, types, images = find_case(name)
     data_type = types[-1]
-    shape = tuple(side // config.downscale for side in SHAPES[data_type])
-    parts = make(types, shape, config, dtype, operations)
+    shape = tuple(side // sizes.downscale for side in SHAPES[data_type])
+    (mflop, values), parts = make(types, shape, sizes, dtype, operations)
     gflop = gb = None
-    if (config.num_kernels, config.unet_width) == (16, 64):
+    if (sizes.num_kernels, sizes.unet_width) == (16, 64):
         pixels = float(np.prod(shape)) * (3 if types == ["gray", "heat"] else 1)
-        mflop, values = parts.work
         gflop = mflop * pixels / 1e3
         gb = values * precision.array_dtype(dtype).itemsize * pixels / 1e9
     return Case(
         name=name.partition(":")[0],
-        step=precision.matmul_precision(dtype, platform=platform)(parts.step),
         train=task not in ("encode", "predict"),
-        make_state=parts.make_state,
-        draw=parts.draw,
-        columns=parts.columns,
-        batch_size=images or config.batch_size[data_type],
+        batch_size=images or sizes.batch_size[data_type],
         gflop_per_image=gflop,
         gb_per_image=gb,
+        **parts | {"step": precision.matmul_precision(dtype, platform=platform)(parts["step"])},
     )
 
 
-class _Parts(NamedTuple):
-    """What differs from case to case; `work` is MFLOP and values moved, per pixel."""
-
-    step: Callable
-    make_state: Callable[[], Any]
-    columns: dict[str, tuple[tuple[int, ...], Any]]
-    work: tuple[float, float]
-    draw: Callable | None = None
+# --------------------------------------------------------------------------------------------------
+# Each maker returns the case's work, (MFLOP, values moved) per pixel, and some of its attributes.
+# --------------------------------------------------------------------------------------------------
 
 
-def _pretrain(types, shape, config, dtype, operations):
+def _pretrain(types, shape, sizes, dtype, operations):
     model = train_encoder.make_model(
-        data_type=types[0], num_kernels=config.num_kernels, dtype=dtype, operations=operations
+        data_type=types[0], num_kernels=sizes.num_kernels, dtype=dtype, operations=operations
     )
     tx = train_encoder.make_optimizer(1e-3, 1e-4)
     image = (*shape, CHANNELS[types[0]])
@@ -176,28 +192,29 @@ def _pretrain(types, shape, config, dtype, operations):
         train_encoder.create_state, model, tx=tx, rng=jax.random.key(0), image_shape=image
     )
     work = ENCODER_MFLOP[1], ENCODER_VALUES * PASSES[1]
-    return _Parts(step, make_state, {"images": (image, np.uint8)}, work, draw)
+    columns = {"images": (image, np.uint8)}
+    return work, {"step": step, "make_state": make_state, "columns": columns, "draw": draw}
 
 
-def _frozen(data_type: str, config, dtype, operations) -> FrozenEncoder:
-    facts = {"data_type": data_type, "num_kernels": config.num_kernels}
+def _frozen(data_type: str, sizes, dtype, operations) -> FrozenEncoder:
+    facts = {"data_type": data_type, "num_kernels": sizes.num_kernels}
     return FrozenEncoder.abstract(facts, dtype=dtype, operations=operations)
 
 
-def _encode(types, shape, config, dtype, operations):
-    module = _frozen(types[0], config, dtype, operations).module
+def _encode(types, shape, sizes, dtype, operations):
+    module = _frozen(types[0], sizes, dtype, operations).module
     step = partial(train_decoder.encode_step, encoder=module)
     make_state = partial(frozen.init, module, rng=jax.random.key(0))
     work = ENCODER_MFLOP[0], ENCODER_VALUES * PASSES[0]
-    images = {"images": ((*shape, module.channels), np.uint8)}
-    return _Parts(step, make_state, images, work)
+    columns = {"images": ((*shape, module.channels), np.uint8)}
+    return work, {"step": step, "make_state": make_state, "columns": columns}
 
 
-def _decode(task, types, shape, config, dtype, operations, *, encoded=False, predict=False):
-    encoder = _frozen(types[0], config, dtype, operations)
+def _decode(task, types, shape, sizes, dtype, operations, *, encoded=False, predict=False):
+    encoder = _frozen(types[0], sizes, dtype, operations)
     image = (*shape, CHANNELS[types[-1]])
     decoder = train_decoder.make_decoder(
-        task, width=config.unet_width, dtype=dtype, operations=operations
+        task, width=sizes.unet_width, dtype=dtype, operations=operations
     )
     tx = train_decoder.make_optimizer(1e-3)
     latents = encoder.latents(image)
@@ -216,7 +233,7 @@ def _decode(task, types, shape, config, dtype, operations, *, encoded=False, pre
     if predict:
         step = partial(train_decoder.predict_step, full_shape=GRAY_SHAPE, **models)
         work = ENCODER_MFLOP[0] + UNET_MFLOP[0], (ENCODER_VALUES + UNET_VALUES) * PASSES[0]
-        return _Parts(step, make_state, images, work)
+        return work, {"step": step, "make_state": make_state, "columns": images}
     inputs = {"latents": (latents.shape, latents.dtype)} if encoded else images
     target = {"labels": ((), np.int32)} if task == "classify" else {}
     target = target or {"label_maps": (GRAY_SHAPE, np.uint8)}
@@ -224,7 +241,8 @@ def _decode(task, types, shape, config, dtype, operations, *, encoded=False, pre
     if not encoded:
         mflop, values = mflop + ENCODER_MFLOP[0], values + ENCODER_VALUES * PASSES[0]
     step = partial(train_decoder.train_step, tx=tx, **models)
-    return _Parts(step, make_state, inputs | target, (mflop, values))
+    columns = inputs | target
+    return (mflop, values), {"step": step, "make_state": make_state, "columns": columns}
 
 
 _MAKERS = {  # task -> (maker, number of data types in the name)

@@ -1,4 +1,4 @@
-"""What launch/gpu_check.sh writes, a JSON line each, and the table that it prints at the end.
+"""Writes the JSON lines of launch/gpu_check.sh, and prints its table at the end.
 
     python -m thermo_jax.benchmark.check machine FILE
     python -m thermo_jax.benchmark.check part FILE NAME SECONDS OUTCOME LOG OFFSET
@@ -15,17 +15,25 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from importlib import metadata
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
+from thermo_jax.benchmark import tables
+from thermo_jax.benchmark.tables import Column, text_table
+
 _VERSIONED = ("jax", "jaxlib", "flax", "torch", "nvidia-cudnn-cu13", "nvidia-cudnn-cu12")
 _ASKED = ("name", "driver_version", "memory.total", "clocks.sm", "clocks.mem", "temperature.gpu")
-_H200_COPY = 4300  # GB/s read and written, as measured on one
-_FAILED = ("stopped", "failed", "not started")  # how an outcome begins
+_H200_COPY = 4300  # GB/s read and written, measured
+_RUN = (Column("run", "run"), Column("batch", "batch_size", "d"), Column("epochs", "epochs", "d"))
+_RUN += (Column("steps", "steps", "d"), Column("wall s", "wall_s", "d"))
+_RUN += (Column("1st epoch s", "first_epoch_s", ".1f"), Column("later ms/step", "later_ms", ".4g"))
+_RUN += (Column("device ms/step", "device_ms", ".4g"), Column("device s", "device_s", ".3g"))
+_FAILED = ("stopped", "failed", "not started")  # the beginning of an outcome
 
 
 def machine() -> dict[str, Any]:
-    """What the figures depend on, besides the code."""
+    """The GPU, versions and so on, on which the times depend."""
     command = ["nvidia-smi", f"--query-gpu={','.join(_ASKED)}", "--format=csv,noheader"]
     try:
         gpus = subprocess.run(command, capture_output=True, text=True, timeout=30).stdout.strip()
@@ -46,7 +54,7 @@ def machine() -> dict[str, Any]:
 
 
 def part(name: str, seconds: str, outcome: str, log: str, offset: str) -> dict[str, Any]:
-    """How a part ended; the last line that it wrote to the log, from a byte on."""
+    """How a part ended, and the last line after byte `offset` of its log."""
     with open(log, "rb") as file:
         file.seek(int(offset))
         lines = file.read().decode(errors="replace").split("\n")
@@ -60,10 +68,9 @@ def part(name: str, seconds: str, outcome: str, log: str, offset: str) -> dict[s
 
 
 def run(name: str, seconds: str, workdir: str) -> dict[str, Any]:
-    """A real run's times, of its workdir; the first epoch includes compilation."""
+    """The times of a real run, from its workdir; the first epoch includes compilation."""
     config = json.loads((Path(workdir) / "config.json").read_text())["config"]
     epochs = [json.loads(line) for line in (Path(workdir) / "timing.jsonl").open()]
-    later = epochs[1:]
     return {
         "run": name,
         "batch_size": config["train"]["batch_size"],
@@ -71,27 +78,26 @@ def run(name: str, seconds: str, workdir: str) -> dict[str, Any]:
         "epochs": len(epochs),
         "steps": epochs[-1]["step"],
         "first_epoch_s": epochs[0]["seconds"],
-        "later_epochs_s": sum(epoch["seconds"] for epoch in later),
+        "later_epochs_s": sum(epoch["seconds"] for epoch in epochs[1:]),
         "later_steps": epochs[-1]["step"] - epochs[0]["step"],
         "timeline": json.loads((Path(workdir) / "timeline.json").read_text()),
     }
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """Everything for reading, the goals last."""
-    from thermo_jax.benchmark import compare, profiling, tables  # they import JAX
-
-    profiles = profiling.table(rows)
-    parts = [
-        profiles and f"BIGGEST KERNELS\n{profiles}",
-        *(f"MACHINE\n{_machine_line(row)}" for row in rows if "machine" in row),
-        "SPEED\n" + tables.throughput_table([row for row in rows if "busy_us_per_step" not in row]),
-        "PRECISION: relative errors\n" + compare.table(rows),
-        "REAL RUNS\n" + "\n".join(_run_lines(rows)),
-        "PARTS\n" + "\n".join(_part_lines(rows)),
-        f"GOALS{_caveat(rows)}\n" + "\n".join(_goal_lines(rows)),
-    ]
-    return "\n\n".join(each for each in parts if each)
+    """The table of all rows, with the goals at its end."""
+    on_gpu = any(row.get("platform") == "gpu" for row in rows)
+    goals = "GOALS" if on_gpu else "GOALS, which mean nothing here: nothing was measured on a GPU"
+    parts = {
+        "BIGGEST KERNELS": tables.show(rows, "kernels"),
+        "MACHINE": "\n".join(_machine_line(row) for row in rows if "machine" in row),
+        "SPEED": tables.show(rows, "feeding", "speed"),
+        "PRECISION: relative errors": tables.show(rows, "precision"),
+        "REAL RUNS": _run_table(rows),
+        "PARTS": "\n".join(_part_line(row) for row in rows if "part" in row),
+        goals: "\n".join(_goal_lines(rows)),
+    }
+    return "\n\n".join(f"{title}\n{text}" for title, text in parts.items() if text)
 
 
 def _machine_line(row: dict[str, Any]) -> str:
@@ -99,79 +105,68 @@ def _machine_line(row: dict[str, Any]) -> str:
     return f"{row['machine']}; {row['cores']} cores, Python {row['python']}, {versions}"
 
 
-def _measured(rows: Sequence[dict[str, Any]], framework: str) -> dict[tuple[str, int], dict]:
-    """(case, images a step) -> the fastest row of the last measurement of each kind."""
+def _fastest(rows: Sequence[dict[str, Any]], framework: str) -> dict[tuple[str, int], dict]:
+    """(case, images in a step) -> the fastest of the last rows of each type and XLA_FLAGS."""
     last = {}
     for row in rows:
         if row.get("framework") == framework and "images_per_s" in row:
             last[row["case"], row["batch_size"], row["dtype"], row.get("flags")] = row
-    best = {}
-    for (case, images, *_), row in last.items():
-        known = best.get((case, images))
-        if known is None or row["images_per_s"] > known["images_per_s"]:
-            best[case, images] = row
-    return best
+    fastest = {}
+    for key, row in last.items():
+        known = fastest.get(key[:2], row)
+        fastest[key[:2]] = max(known, row, key=itemgetter("images_per_s"))
+    return fastest
 
 
-def _run_lines(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
-    measured = _measured(rows, "thermo_jax")
-    yield (
-        f"{'run':<14}{'batch':>6}{'epochs':>8}{'steps':>7}{'wall s':>8}{'1st epoch s':>13}"
-        f"{'later ms/step':>15}{'device ms/step':>16}{'device s':>10}"
-    )
+def _run_table(rows: Sequence[dict[str, Any]]) -> str:
+    fastest = _fastest(rows, "thermo_jax")
+    runs = []
     for row in rows:
-        if "run" not in row:
-            continue
-        later = row["later_steps"] and 1e3 * row["later_epochs_s"] / row["later_steps"]
-        line = f"{row['run']:<14}{row['batch_size']:>6}{row['epochs']:>8}{row['steps']:>7}"
-        line += f"{row['wall_s']:>8}{row['first_epoch_s']:>13.1f}{later:>15.4g}"
-        if timed := measured.get((row["run"], row["batch_size"])):
-            device = timed["ms_per_step"]
-            line += f"{device:>16.4g}{device * row['steps'] / 1e3:>10.3g}"
-        yield line
-        parts = (f"{name} {seconds:.1f}" for name, seconds in row["timeline"].items())
-        yield f"  seconds of the run: {', '.join(parts)}"
-    yield "wall: the whole process, from its start to its report; device: the benchmark's ms/step"
+        if "run" in row:
+            ms = fastest.get((row["run"], row["batch_size"]), {}).get("ms_per_step")
+            later = row["later_steps"] and 1e3 * row["later_epochs_s"] / row["later_steps"]
+            total = ms and ms * row["steps"] / 1e3
+            runs.append(row | {"later_ms": later, "device_ms": ms, "device_s": total})
+    note = "wall: the whole process, from its start to its report; device: the benchmark's ms/step"
+    return f"{text_table(_RUN, runs, below=_run_parts)}\n{note}"
 
 
-def _part_lines(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
-    for row in rows:
-        if "part" in row:
-            is_news = row["outcome"] != "done" or " passed" in row["said"]
-            said = f": {row['said']}" if row["said"] and is_news else ""
-            yield f"{row['part']:<34}{row['seconds']:>5} s  {row['outcome']}{said}"[:150]
+def _run_parts(row: dict[str, Any]) -> list[str]:
+    parts = (f"{name} {seconds:.1f}" for name, seconds in row["timeline"].items())
+    return [f"  seconds of the run: {', '.join(parts)}"]
+
+
+def _part_line(row: dict[str, Any]) -> str:
+    is_news = row["outcome"] != "done" or " passed" in row["said"]
+    said = f": {row['said']}" if row["said"] and is_news else ""
+    return f"{row['part']:<34}{row['seconds']:>5} s  {row['outcome']}{said}"[:150]
 
 
 def _goal_lines(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
-    ours, theirs = _measured(rows, "thermo_jax"), _measured(rows, "torch")
+    ours, theirs = _fastest(rows, "thermo_jax"), _fastest(rows, "torch")
 
     def best(name: str, field: str, factor: float = 1) -> float | None:
-        found = [row.get(field) or 0 for (case, _), row in ours.items() if case == name]
-        return max(found) * factor if found else None
+        values = [row.get(field) or 0 for (case, _), row in ours.items() if case == name]
+        return max(values) * factor if values else None
 
-    scale, why = _scale(list(ours.values()))
+    scale, note = _scale(list(ours.values()))
     goals = [
-        (f"heatmap pretraining, images/s{why}", 12000 * scale, best("pretrain H", "images_per_s")),
-        (f"gray pretraining, images/s{why}", 700 * scale, best("pretrain G", "images_per_s")),
+        (f"heatmap pretraining, images/s{note}", 12000 * scale, best("pretrain H", "images_per_s")),
+        (f"gray pretraining, images/s{note}", 700 * scale, best("pretrain G", "images_per_s")),
         ("U-Net H/H, % of the matrix ceiling", 40, best("segment H/H", "share_of_matrix", 100)),
     ]
     for (case, images), row in ours.items():
         if other := theirs.get((case, images)):
             ratio = row["images_per_s"] / other["images_per_s"]
             goals.append((f"{case}, {images} images a step, x PyTorch", 1.3, ratio))
-    for what, goal, found in goals:
-        reached = "-" if found is None else "reached" if found >= goal else "NOT reached"
-        number = f"{'-':>10}" if found is None else f"{found:>10.4g}"
-        yield f"{what:<50}{number}   goal {goal:>8.4g}   {reached}"
-
-
-def _caveat(rows: Sequence[dict[str, Any]]) -> str:
-    on_gpu = any(row.get("platform") == "gpu" for row in rows)
-    return "" if on_gpu else ", which say nothing here: these figures are no GPU's"
+    for name, goal, value in goals:
+        reached = "-" if value is None else "reached" if value >= goal else "NOT reached"
+        number = "-" if value is None else f"{value:.4g}"
+        yield f"{name:<50}{number:>10}   goal {goal:>8.4g}   {reached}"
 
 
 def _scale(rows: Sequence[dict[str, Any]]) -> tuple[float, str]:
-    """The goals are an H200's; another GPU's are smaller as its memory is slower."""
+    """The goals are for an H200; a GPU with slower memory has smaller ones, by (factor, note)."""
     row = next((row for row in rows if row.get("platform") == "gpu"), None)
     if row is None or "H200" in row["device"]:
         return 1, ""
@@ -179,16 +174,10 @@ def _scale(rows: Sequence[dict[str, Any]]) -> tuple[float, str]:
     return scale, f" (an H200's x {scale:.2f})"
 
 
-def _read(file: str) -> list[dict[str, Any]]:
-    path = Path(file)
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    return [json.loads(line) for line in lines]
-
-
 def main(command: str, file: str, *arguments: str) -> int:
     """Writes one line, or prints the table; returns 1 if a part failed."""
     if command == "table":
-        rows = _read(file)
+        rows = [json.loads(line) for line in Path(file).read_text(encoding="utf-8").splitlines()]
         print(table(rows))
         return int(any(row.get("outcome", "").startswith(_FAILED) for row in rows))
     row = {"machine": machine, "part": part, "run": run}[command](*arguments)

@@ -1,19 +1,17 @@
-"""Compiles many cases before the first is timed: one after another into XLA's language, which
-Python does, and from there together, in threads, which XLA does.
+"""One case as a compiled program: with data on the devices, to be run; or without, to be counted.
 
-On a GPU, XLA tries algorithms on the device while it compiles; nothing must be timed beside that.
+A benchmark compiles a case, times it and writes its row before it compiles the next one. On a GPU,
+XLA tries algorithms on the device while it compiles. Compiling several cases together would
+therefore save little, would disturb a measurement beside it, and would lose all rows of a run that
+is stopped.
 """
 
-import dataclasses
-import os
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import jax
-import numpy as np
 
 from thermo_jax.benchmark.cases import Case
 from thermo_jax.data import batches
@@ -21,98 +19,87 @@ from thermo_jax.training import resident
 from thermo_jax.training.parallel import DataParallel
 from thermo_jax.training.state import initialise
 
-_AT_ONCE = 8  # what is tried on the device takes some of its memory
 
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class Program:
-    """A case that is ready to be timed.
+    """A compiled case with a table of examples and a state of its own on every device.
 
     Attributes:
-      case: what is timed.
+      case: the case that is compiled.
       steps: training steps in a call; 1 of inference.
-      compiled: `compiled(state, (set, rows))`, over all devices.
-      make_columns: compiled, too; makes the table on a device.
-      rows: of the set, which is the whole table, for each step.
-      initial: the initial state, in host memory where JAX has the CPU.
-      compile_s: seconds that the compiler took, beside the others.
+      num_devices: the devices that share a step.
+      compiled: the program, over all devices.
+      compile_s: the seconds that the compiler took.
     """
 
-    case: Case
-    steps: int
-    compiled: jax.stages.Compiled
-    make_columns: Callable[[], dict[str, jax.Array]]
-    rows: dict[str, jax.Array]
-    initial: Any
-    compile_s: float
+    def __init__(self, case: Case, *, parallel: DataParallel, steps_per_dispatch: int):
+        self.case, self.num_devices = case, len(parallel.devices)
+        self.steps = steps_per_dispatch if case.train else 1
+        columns = random_table(case)
+        count = len(next(iter(columns.values())))
+        if case.train:
+            rows_of = partial(batches.train_rows, count, case.batch_size, seed=0)
+            rows = resident.dispatch_rows(rows_of, range(self.steps), at_most=self.steps)
+            steps = resident.train_steps(case.step, at_most=self.steps, draw=case.draw)
+        else:
+            rows = batches.eval_rows(count, case.batch_size, step=0)._asdict()
+            steps = resident.predict_steps(case.step)
+        examples = resident.place_sets(columns, {"all": range(count)}, parallel=parallel)["all"]
+        self._batch = examples, parallel.put_batch(rows)
+        self._state = parallel.replicate(initialise(case.make_state))
+        function = parallel.wrap(steps, donate_state=case.train, resident=True)
+        lowered = function.lower(self._state, self._batch)
+        started = time.perf_counter()
+        self.compiled = lowered.compile()
+        self.compile_s = time.perf_counter() - started
+
+    def run(self) -> Any:
+        """Starts the next steps; returns their results without waiting for them."""
+        result = self.compiled(self._state, self._batch)
+        if self.case.train:
+            self._state = result[0]
+        return result
 
 
-def compile_all(
-    cases: Sequence[Case], *, parallel: DataParallel, steps_per_dispatch: int
-) -> list[Future[Program]]:
-    """A finished future of each case; its `result()` raises what the compiler raised."""
-    on_cpu = parallel.devices[0].platform == "cpu"  # where XLA itself compiles in threads
-    together = 1 if on_cpu else min(_AT_ONCE, os.cpu_count() or 1)
-    with ThreadPoolExecutor(max_workers=together) as threads:
-        futures = []
-        for case in cases:
-            steps = steps_per_dispatch if case.train else 1
-            function, rows = prepare(case, parallel=parallel, steps=steps)
-            columns, state = table_maker(case), jax.eval_shape(case.make_state)
-            batch = parallel.abstract(whole_set(jax.eval_shape(columns))), rows
-            lowered = function.lower(parallel.abstract(state), batch)
-            about = {"case": case, "steps": steps, "rows": rows}
-            futures.append(threads.submit(_compile, lowered, columns.lower(), **about))
-        wait(futures)
-    return futures
+def random_table(case: Case) -> dict[str, jax.Array]:
+    """Random examples of two batches, so that every step gathers others."""
+    return jax.jit(partial(case.random_columns, 2 * case.batch_size))()
 
 
-def whole_set(columns: dict) -> resident.ResidentSet:
-    """Shapes of a table and of all of its rows as a set."""
-    count = len(next(iter(columns.values())))
-    rows, number = (jax.ShapeDtypeStruct(shape, np.int32) for shape in ((count,), ()))
-    return resident.ResidentSet(columns, rows, number)
+def lower_step(case: Case, devices: Sequence[Any]) -> jax.stages.Lowered:
+    """One step over the devices, in XLA's language; needs neither data nor the devices."""
+    parallel = DataParallel(devices, mode="shard_map")
+    function = parallel.wrap(case.step, donate_state=case.train)
+    return function.lower(jax.eval_shape(case.make_state), case.abstract_batch())
 
 
-def place(columns: dict[str, jax.Array], *, parallel: DataParallel) -> resident.ResidentSet:
-    """A table on every device, and all of its rows as a set."""
-    count = len(next(iter(columns.values())))
-    return resident.place_sets(columns, {"all": range(count)}, parallel=parallel)["all"]
-
-
-def _compile(lowered: jax.stages.Lowered, columns: jax.stages.Lowered, *, case: Case, **about: Any):
-    started = time.perf_counter()
-    compiled = lowered.compile()
-    compile_s = time.perf_counter() - started
-    return Program(
-        case=case,
-        compiled=compiled,
-        make_columns=columns.compile(),
-        initial=initialise(case.make_state),
-        compile_s=compile_s,
-        **about,
+def peak_bytes(compiled: jax.stages.Compiled) -> int:
+    """Arguments, results and temporaries of a compiled program, on one device."""
+    memory = compiled.memory_analysis()
+    return (
+        memory.argument_size_in_bytes
+        + memory.output_size_in_bytes
+        + memory.temp_size_in_bytes
+        - memory.alias_size_in_bytes
     )
 
 
-def prepare(case: Case, *, parallel: DataParallel, steps: int) -> tuple[Callable, dict]:
-    """The case over all devices, and the rows that its `steps` steps take from a table."""
-    count = table_rows(case)
-    if case.train:
-        rows_of = partial(batches.train_rows, count, case.batch_size, seed=0)
-        rows = resident.dispatch_rows(rows_of, range(steps), at_most=steps)
-        wrapped = resident.train_steps(case.step, at_most=steps, draw=case.draw)
-    else:
-        rows = batches.eval_rows(count, case.batch_size, step=0)._asdict()
-        wrapped = resident.predict_steps(case.step)
-    function = parallel.wrap(wrapped, donate_state=case.train, resident=True)
-    return function, parallel.put_batch(rows)
+def flops(case: Case) -> float | None:
+    """XLA's count of the operations of one step before optimisation; None if there is no count.
+
+    The step is counted for the CPU, because JAX counts nothing for CUDA and TPU; so there is no
+    count if JAX_PLATFORMS hides the CPU. Make the case with XLA's own convolution: XLA would count
+    only one turn of a loop.
+    """
+    try:
+        cpu = jax.local_devices(backend="cpu")[0]
+    except RuntimeError:
+        return None
+    cost = lower_step(case, [cpu]).cost_analysis()
+    return cost and cost["flops"]
 
 
-def table_rows(case: Case) -> int:
-    """Examples in a case's table: two batches, so that every step gathers others."""
-    return 2 * case.batch_size
-
-
-def table_maker(case: Case) -> Callable:
-    """A jitted function of no argument that makes the table."""
-    return jax.jit(partial(case.random_columns, table_rows(case)))
+def why_too_large(error: jax.errors.JaxRuntimeError) -> str:
+    """The message of a step that does not fit the device's memory; raises any other error again."""
+    if "RESOURCE_EXHAUSTED" not in str(error):
+        raise error
+    return str(error).splitlines()[0][:200]

@@ -1,8 +1,8 @@
-"""The kernels of a program that XLA compiled for a GPU, read from its text.
+"""Reads the kernels of a program that XLA compiled for a GPU from the program's text.
 
-Each kernel's bytes are what it must at least read and write: its operands and results, but of an
-operand that it only slices or gathers from no more than it takes. A loop's kernels count once, and
-their bytes as often as it turns. All branches of a conditional are counted.
+The bytes of a kernel are those that it must at least read and write: its operands and results, but
+only the part that it needs of an operand that it slices or gathers from. The kernels of a loop
+count once, and their bytes once for each turn. All branches of a conditional count.
 """
 
 import collections
@@ -15,15 +15,19 @@ from typing import NamedTuple
 
 _ARRAY = re.compile(r"\b(pred|[suf]\d+|bf16)\[([\d,]*)\]")
 _HEADER = re.compile(r"(ENTRY )?%([\w.\-]+) \(.*\{\s*$")
-_INSTRUCTION = re.compile(r"\s*(ROOT )?%([\w.\-]+) = (.*)$")
-# What makes no kernel; nor does the end of an asynchronous operation, "...-done".
+_INSTRUCTION = re.compile(r"\s*(ROOT )?%([\w.\-]+) = (.*?) ([\w\-]+)\((.*)$")
+_NAME = re.compile(r"%([\w.\-]+)")
+# These make no kernel, and neither does the end of an asynchronous operation, "...-done".
 _FREE = {
     *("parameter", "constant", "get-tuple-element", "tuple", "bitcast", "opt-barrier"),
     *("after-all", "partition-id", "replica-id"),
 }
+_CALLS = ("while", "call", "conditional")
 _TIMED = ("fusion", "custom-call", "copy")  # beside an all-reduce
-_TAKES_PART = ("dynamic-slice", "slice", "gather")  # of the first operand
+_READS_PART = ("dynamic-slice", "slice", "gather")  # of the first operand
 _IN_PLACE = ("dynamic-update-slice", "scatter")  # change a part of the first operand
+# Kind of a fusion by the first of these operations that it contains.
+_FUSIONS = {"dot": "product", "reduce": "reduction"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,13 +35,13 @@ class Kernel:
     """One kernel, or one call of a library.
 
     Attributes:
-      name: XLA's.
+      name: XLA's name.
       kind: "convolution forward", "convolution backward input", "convolution backward filter",
         "product", "reduction", "element-wise", "copy", "all-reduce" or another operation's name.
-      shape: of its results, as XLA writes it.
+      shape: the type of its results, as XLA writes it.
       read, written: bytes.
       flop: operations of convolutions and products, else 0.
-      source: where in the traced program it comes from.
+      source: its place in the traced program.
     """
 
     name: str
@@ -50,173 +54,147 @@ class Kernel:
 
     @property
     def bytes(self) -> float:
-        """Read and written."""
+        """Bytes read and written."""
         return self.read + self.written
 
     def floor_s(self, *, bytes_per_s: float, flop_per_s: float) -> float:
-        """Seconds that it takes at least."""
+        """The least seconds that it can take."""
         return max(self.bytes / bytes_per_s, self.flop / flop_per_s)
 
 
 class AllReduce(NamedTuple):
-    """What the devices send each other at once, and the kernels that run in the meantime."""
+    """The bytes that devices send each other at once, and the kernels that run in the meantime."""
 
     bytes: int
     beside: list[Kernel]
 
 
-@dataclasses.dataclass(frozen=True)
-class _Instruction:
+class _Instruction(NamedTuple):
+    is_root: bool
     name: str
     type: str
     op: str
-    operands: tuple[str, ...]
-    rest: str  # arguments and attributes, as text
-    is_root: bool
+    rest: str  # operands and attributes, as text
+
+    @property
+    def operands(self) -> list[str]:
+        return _NAME.findall(self.rest.partition("), ")[0])
+
+    @property
+    def called(self) -> list[str]:
+        """The computations that it calls, but for a loop's condition."""
+        names = r"(?:calls|to_apply|body|branch_computations)=\{?((?:%[\w.\-]+(?:, )?)+)"
+        return _NAME.findall(self.attribute(names))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return _shapes(self.type)[0][1]
+
+    @property
+    def bytes(self) -> int:
+        return array_bytes(self.type)
 
     def attribute(self, pattern: str) -> str:
         match = re.search(pattern, self.rest)
         return match[1] if match else ""
 
 
+_Computation = dict[str, _Instruction]  # by name, in order
+
+
 class HloProgram:
-    """A compiled program's computations, each a dict of its instructions by name, in order.
+    """A compiled program.
 
     Raises:
       ValueError: the text is not that of a program.
     """
 
     def __init__(self, text: str):
-        self.computations: dict[str, dict[str, _Instruction]] = {}
-        self.entry = ""
-        current = None
+        self._computations: dict[str, _Computation] = {}
+        entry, computation = None, {}
         for line in text.splitlines():
-            if current is None:
-                if header := _HEADER.match(line):
-                    current = self.computations[header[2]] = {}
-                    if header[1]:
-                        self.entry = header[2]
-            elif line.startswith("}"):
-                current = None
-            elif instruction := _parse(line):
-                current[instruction.name] = instruction
-        if not self.entry:
+            if match := _INSTRUCTION.match(line):
+                computation[match[2]] = _Instruction(bool(match[1]), *match.groups()[1:])
+            elif match := _HEADER.match(line):
+                computation = self._computations[match[2]] = {}
+                entry = computation if match[1] else entry
+        if entry is None:
             raise ValueError("the text has no entry computation")
+        self._entry = entry
 
     def kernels(self) -> list[Kernel]:
         """The kernels of one run, in the order in which they are launched."""
-        return list(self._kernels(self.entry, turns=1))
+        return list(self._kernels(self._entry, turns=1))
 
-    def _kernels(self, computation: str, *, turns: int) -> Iterator[Kernel]:
-        table = self.computations[computation]
-        for each in table.values():
-            if each.op in _FREE or each.op.endswith("-done"):
-                continue
-            if each.op == "while":
-                count = each.attribute(r'known_trip_count":\{"n":"(\d+)"')
-                if not count:
-                    raise ValueError(f"how often the loop {each.name} turns is not known")
-                body = each.attribute(r"body=%([\w.\-]+)")
-                yield from self._kernels(body, turns=turns * int(count))
-            elif each.op == "call":
-                yield from self._kernels(each.attribute(r"to_apply=%([\w.\-]+)"), turns=turns)
-            elif each.op == "conditional":
-                branches = each.attribute(r"branch_computations=\{([^}]*)\}")
-                for branch in re.findall(r"%([\w.\-]+)", branches):
-                    yield from self._kernels(branch, turns=turns)
-            else:
-                yield self._kernel(each, table, turns=turns)
+    def _kernels(self, computation: _Computation, *, turns: int) -> Iterator[Kernel]:
+        for instruction in computation.values():
+            if instruction.op in _CALLS:
+                count = "1"
+                if instruction.op == "while":
+                    count = instruction.attribute(r'known_trip_count":\{"n":"(\d+)"')
+                    if not count:
+                        raise ValueError(f"the number of turns of {instruction.name} is unknown")
+                for name in instruction.called:
+                    yield from self._kernels(self._computations[name], turns=turns * int(count))
+            elif instruction.op not in _FREE and not instruction.op.endswith("-done"):
+                yield self._kernel(instruction, computation, turns=turns)
 
-    def _kernel(self, each: _Instruction, table: dict[str, _Instruction], *, turns: int) -> Kernel:
-        operands = [table[name] for name in each.operands if name in table]
-        read, written = sum(array_bytes(x.type) for x in operands), array_bytes(each.type)
-        kind, flop = each.op.removesuffix("-start"), 0.0
-        if each.op.endswith("-start"):  # its type is that of operands and results together
+    def _kernel(
+        self, instruction: _Instruction, computation: _Computation, *, turns: int
+    ) -> Kernel:
+        op = instruction.op
+        operands = [computation[name] for name in instruction.operands if name in computation]
+        read, written = sum(operand.bytes for operand in operands), instruction.bytes
+        kind, flop = op.removesuffix("-start"), 0.0
+        if op.endswith("-start"):  # its type is that of operands and results together
             written = read
-        if self._is_all_reduce(each):
+        if self._is_all_reduce(instruction):
             kind = "all-reduce"
-        elif each.op == "fusion":
-            body = self.computations[each.attribute(r"calls=%([\w.\-]+)")]
+        elif op == "fusion":
+            body = self._computations[instruction.called[0]]
             read, written = _fusion_bytes(body)
             ops = {inner.op for inner in body.values()}
-            kind = next((k for k in ("dot", "reduce") if k in ops), "element-wise")
-            kind = {"dot": "product", "reduce": "reduction"}.get(kind, kind)
+            kind = next((kind for op, kind in _FUSIONS.items() if op in ops), "element-wise")
             flop = sum(_dot_flop(inner, body) for inner in body.values() if inner.op == "dot")
-        elif each.op == "custom-call":
-            target = each.attribute(r'custom_call_target="([^"]+)"')
-            kind, flop = _library(target, each, operands)
-        elif each.op == "dynamic-update-slice":
-            read = written = array_bytes(operands[1].type)
-        elif each.op in _TAKES_PART:
+        elif op == "custom-call":
+            kind, flop = _library(instruction, operands)
+        elif op == "dynamic-update-slice":
+            read = written = operands[1].bytes
+        elif op in _READS_PART:
             read = written
         return Kernel(
-            name=each.name,
+            name=instruction.name,
             kind=kind,
-            shape=each.type,
+            shape=instruction.type,
             read=read * turns,
             written=written * turns,
             flop=flop * turns,
-            source=each.attribute(r'op_name="([^"]*)"'),
+            source=instruction.attribute(r'op_name="([^"]*)"'),
         )
 
-    def _is_all_reduce(self, each: _Instruction) -> bool:
-        """Whether NCCL or a kernel of XLA's own (a fusion, for few bytes) makes one."""
-        if each.op == "fusion-start":
-            body = self.computations[each.attribute(r"calls=%([\w.\-]+)")]
+    def _is_all_reduce(self, instruction: _Instruction) -> bool:
+        """Whether it is an all-reduce of NCCL, or of XLA's own kernel (a fusion, for few bytes)."""
+        if instruction.op == "fusion-start":
+            body = self._computations[instruction.called[0]]
             return any(inner.op == "all-reduce" for inner in body.values())
-        return each.op in ("all-reduce", "all-reduce-start")
+        return instruction.op in ("all-reduce", "all-reduce-start")
 
     def all_reduces(self) -> list[AllReduce]:
         """The all-reduces of the entry, in the order in which they are launched."""
-        table = self.computations[self.entry]
-        launched = list(table.values())
-        ends = {x.operands[0]: i for i, x in enumerate(launched) if x.op.endswith("-done")}
-        found = []
-        for start, each in enumerate(launched):
-            if self._is_all_reduce(each):
-                beside = launched[start + 1 : ends.get(each.name, start)]
-                found.append(
-                    AllReduce(
-                        bytes=sum(array_bytes(table[name].type) for name in each.operands),
-                        beside=[self._kernel(x, table, turns=1) for x in beside if x.op in _TIMED],
-                    )
-                )
-        return found
-
-
-def _parse(line: str) -> _Instruction | None:
-    match = _INSTRUCTION.match(line)
-    if not match:
-        return None
-    type_text, rest = _split_at_space(match[3])
-    op = re.match(r"([\w\-]+)\(", rest)
-    if not op:
-        return None
-    arguments = _balanced(rest[len(op[1]) :])
-    return _Instruction(
-        name=match[2],
-        type=type_text,
-        op=op[1],
-        operands=tuple(re.findall(r"%([\w.\-]+)", arguments)),
-        rest=rest[len(op[1]) :],
-        is_root=bool(match[1]),
-    )
-
-
-def _split_at_space(text: str) -> tuple[str, str]:
-    """The result's type, which may be a tuple, and what follows it."""
-    end = len(_balanced(text)) if text.startswith("(") else text.index(" ")
-    return text[:end], text[end:].lstrip()
-
-
-def _balanced(text: str) -> str:
-    """The beginning of a text, up to where its first parenthesis closes."""
-    depth = 0
-    for i, character in enumerate(text):
-        depth += {"(": 1, ")": -1}.get(character, 0)
-        if depth == 0:
-            return text[: i + 1]
-    return text
+        entry, launched = self._entry, list(self._entry.values())
+        ends = {end.operands[0]: i for i, end in enumerate(launched) if end.op.endswith("-done")}
+        return [
+            AllReduce(
+                bytes=sum(entry[name].bytes for name in instruction.operands),
+                beside=[
+                    self._kernel(other, entry, turns=1)
+                    for other in launched[start + 1 : ends.get(instruction.name, start)]
+                    if other.op in _TIMED
+                ],
+            )
+            for start, instruction in enumerate(launched)
+            if self._is_all_reduce(instruction)
+        ]
 
 
 @functools.cache
@@ -232,67 +210,64 @@ def _shapes(type_text: str) -> tuple[tuple[int, tuple[int, ...]], ...]:
 
 
 def array_bytes(type_text: str) -> int:
-    """Of all arrays of a type, as XLA writes it."""
+    """The bytes of all arrays of a type, as XLA writes it."""
     return sum(bits * math.prod(shape) // 8 for bits, shape in _shapes(type_text))
 
 
-def _shape(each: _Instruction) -> tuple[int, ...]:
-    return _shapes(each.type)[0][1]
-
-
-def _fusion_bytes(body: dict[str, _Instruction]) -> tuple[int, int]:
+def _fusion_bytes(body: _Computation) -> tuple[int, int]:
+    """Bytes that a fusion reads and writes."""
     users = collections.defaultdict(list)
-    for each in body.values():
-        for position, name in enumerate(each.operands):
-            users[name].append((each, position))
+    for user in body.values():
+        for position, name in enumerate(user.operands):
+            users[name].append((user, position))
 
-    def read(each: _Instruction) -> int:
+    def read(operand: _Instruction) -> int:
         parts = 0
-        for user, position in users[each.name]:
-            if user.op in _TAKES_PART and position == 0:
-                parts += array_bytes(user.type)
+        for user, position in users[operand.name]:
+            if user.op in _READS_PART and position == 0:
+                parts += user.bytes
             elif user.op == "bitcast":
                 parts += read(user)
             elif not (user.op in _IN_PLACE and position == 0):
-                return array_bytes(each.type)
-        return min(parts, array_bytes(each.type))
+                return operand.bytes
+        return min(parts, operand.bytes)
 
-    def behind_bitcasts(each: _Instruction) -> _Instruction:
-        while each.op == "bitcast":
-            each = body[each.operands[0]]
-        return each
+    def behind_bitcasts(instruction: _Instruction) -> _Instruction:
+        while instruction.op == "bitcast":
+            instruction = body[instruction.operands[0]]
+        return instruction
 
-    def written(each: _Instruction) -> int:
-        inner = behind_bitcasts(each)
+    def written(result: _Instruction) -> int:
+        inner = behind_bitcasts(result)
         if inner.op in _IN_PLACE and behind_bitcasts(body[inner.operands[0]]).op == "parameter":
-            if inner.op == "scatter":  # what is added to is read, too
-                return 2 * array_bytes(body[inner.operands[2]].type)
-            return array_bytes(body[inner.operands[1]].type)
-        return array_bytes(each.type)
+            if inner.op == "scatter":  # it also reads the part that it adds to
+                return 2 * body[inner.operands[2]].bytes
+            return body[inner.operands[1]].bytes
+        return result.bytes
 
-    root = next(each for each in body.values() if each.is_root)
+    root = next(instruction for instruction in body.values() if instruction.is_root)
     results = [body[name] for name in root.operands] if root.op == "tuple" else [root]
-    parameters = (each for each in body.values() if each.op == "parameter")
+    parameters = (operand for operand in body.values() if operand.op == "parameter")
     return sum(map(read, parameters)), sum(map(written, results))
 
 
-def _dot_flop(each: _Instruction, body: dict[str, _Instruction]) -> float:
-    contracted = each.attribute(r"lhs_contracting_dims=\{([\d,]+)\}").split(",")
-    left = _shape(body[each.operands[0]])
-    return 2.0 * math.prod(_shape(each)) * math.prod(left[int(axis)] for axis in contracted)
+def _dot_flop(dot: _Instruction, body: _Computation) -> float:
+    contracted = dot.attribute(r"lhs_contracting_dims=\{([\d,]+)\}").split(",")
+    left = body[dot.operands[0]].shape
+    return 2.0 * math.prod(dot.shape) * math.prod(left[int(axis)] for axis in contracted)
 
 
-def _library(target: str, each: _Instruction, operands: list[_Instruction]) -> tuple[str, float]:
+def _library(call: _Instruction, operands: list[_Instruction]) -> tuple[str, float]:
     """(kind, operations) of a call of cuDNN, cuBLAS or another library."""
+    target = call.attribute(r'custom_call_target="([^"]+)"')
     if not target.startswith("__cudnn$conv"):
         return ("product" if "gemm" in target else target), 0.0
-    first, second = (_shape(x) for x in operands[:2])
-    result = _shape(each)
-    # The kernel's and the output's shape of the convolution that this belongs to.
+    first, second = (operand.shape for operand in operands[:2])
+    # The shapes of the kernel and of the output of the convolution to which this belongs.
     way, kernel, output = {
         "__cudnn$convBackwardInput": ("backward input", second, first),
-        "__cudnn$convBackwardFilter": ("backward filter", result, second),
-    }.get(target, ("forward", second, result))
-    labels = each.attribute(r"dim_labels=\w+_(\w+)->")
+        "__cudnn$convBackwardFilter": ("backward filter", call.shape, second),
+    }.get(target, ("forward", second, call.shape))
+    labels = call.attribute(r"dim_labels=\w+_(\w+)->")
     flop = 2.0 * math.prod(output) * math.prod(kernel) / kernel[labels.index("o")]
     return f"convolution {way}", flop

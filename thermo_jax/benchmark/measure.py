@@ -1,7 +1,6 @@
-"""Timing of one case, of the two ceilings beside it, and of what the host costs."""
+"""Times one case, the two ceilings of the device, and the host's share."""
 
 import datetime
-import itertools
 import os
 import statistics
 import time
@@ -13,18 +12,18 @@ import jax
 import numpy as np
 
 from thermo_jax.benchmark.cases import Case
-from thermo_jax.benchmark.compilation import Program, place, prepare, table_maker
+from thermo_jax.benchmark.compilation import Program, peak_bytes, random_table
 from thermo_jax.data import batches
 from thermo_jax.training.parallel import MODES, DataParallel
 from thermo_jax.training.state import initialise
 
-_CALLS = 10  # in a row, to time what is short
+_CALLS = 10  # are timed together, because one is short
 
 
 def matrix_ceiling(side: int, *, dtype: str, repeats: int) -> float:
-    """TFLOP/s of a product of random square matrices, the best of some.
+    """TFLOP/s of a product of square matrices, the best of some.
 
-    Random, because GPUs multiply constants at a higher clock.
+    The matrices are random, because GPUs multiply constants at a higher clock.
     """
     a = jax.random.normal(jax.random.key(0), (side, side), dtype)
     product = jax.jit(lambda a, b: a @ b).lower(a, a).compile()
@@ -39,97 +38,80 @@ def copy_ceiling(megabytes: int, *, repeats: int) -> float:
     return 2 * x.nbytes / min(_times(lambda: shift(x), repeats=repeats, calls=_CALLS)) / 1e9
 
 
-def measure(program: Program, *, parallel: DataParallel, repeats: int) -> dict[str, Any]:
-    """One row of the benchmark's table; times are of a whole step, medians of dispatches.
+def measure(program: Program, *, repeats: int) -> dict[str, Any]:
+    """One row of the benchmark's table. Times are medians of dispatches, for one step.
 
-    The first dispatch is not timed. `tflops` is of the operations counted by hand (SPEC section 6);
-    `gb_per_s` is made of what no program can do without (`cases.PASSES`), because XLA's account of
-    bytes leaves out loops and calls of libraries; `peak_bytes` is what one device holds at most
-    while the program runs, tables included.
+    The first dispatch is not timed. `tflops` uses the operations counted by hand (SPEC section 6).
+    `gb_per_s` uses the bytes that every program must move (`cases.PASSES`), because XLA's count of
+    bytes omits loops and calls of libraries. `peak_bytes` is the most memory that the program needs
+    on one device, including its table.
     """
-    case, run = program.case, start(program, parallel=parallel)
-    row = _timing([seconds / program.steps for seconds in _times(run, repeats=repeats)])
-    seconds = row["ms_per_step"] / 1e3
-    gflop = case.gflop_per_image and case.gflop_per_image * case.batch_size
-    gb = case.gb_per_image and case.gb_per_image * case.batch_size
+    case = program.case
+    times = _times(program.run, repeats=repeats)
+    row = _timing([seconds / program.steps for seconds in times])
+    images_per_s = 1e3 * case.batch_size / row["ms_per_step"]
     return {
         "case": case.name,
         "batch_size": case.batch_size,
-        "images_per_s": case.batch_size / seconds,
+        "images_per_s": images_per_s,
         **row,
         "compile_s": program.compile_s,
-        "tflops": gflop and gflop / 1e3 / seconds,
-        "gb_per_s": gb and gb / seconds,
+        "tflops": case.gflop_per_image and case.gflop_per_image * images_per_s / 1e3,
+        "gb_per_s": case.gb_per_image and case.gb_per_image * images_per_s,
         "peak_bytes": peak_bytes(program.compiled),
     }
-
-
-def start(program: Program, *, parallel: DataParallel) -> Callable[[], Any]:
-    """A function that makes the program's next steps, with a table and a state of its own."""
-    batch = place(program.make_columns(), parallel=parallel), program.rows
-    state = parallel.replicate(program.initial)
-
-    def run():
-        nonlocal state
-        result = program.compiled(state, batch)
-        if program.case.train:
-            state = result[0]
-        return result
-
-    return run
 
 
 def measure_feeding(
     case: Case, *, parallel: DataParallel, steps_per_dispatch: int, repeats: int
 ) -> Iterator[dict[str, Any]]:
-    """A training step's time by how it is fed, and the share of it in which the device waits.
+    """A training step's time by how it gets its batch, and the share in which the device waits.
 
-    "streamed": a batch of host memory and a dispatch for each step; "resident": gathered on the
-    device; "dispatched together": and several steps at once. The fastest is taken as the device's
-    own time.
+    "streamed": a batch of host memory and a dispatch for each step; "resident": the step gathers
+    its batch on the device; "dispatched together": so do several steps in one dispatch. The fastest
+    time counts as the device's own.
     """
     steps = steps_per_dispatch
 
-    def timing(function: Callable, inputs: Iterator, *, calls: int) -> dict[str, float]:
-        """Of as many calls as make `steps` steps."""
-        state = parallel.replicate(initialise(case.make_state))
+    def timing(run: Callable[[], Any], *, calls: int) -> dict[str, float]:
+        """One step's time, if `calls` calls make all steps of a dispatch."""
+        times = _times(run, repeats=repeats, calls=calls)
+        return _timing([calls * seconds / steps for seconds in times])
 
-        def run():
-            nonlocal state
-            for batch in itertools.islice(inputs, calls):
-                state, _ = function(state, batch)
-            return state
-
-        return _timing([seconds / steps for seconds in _times(run, repeats=repeats)])
+    def resident(together: int) -> dict[str, float]:
+        program = Program(case, parallel=parallel, steps_per_dispatch=together)
+        return timing(program.run, calls=steps // together)
 
     def streamed() -> dict[str, float]:
         inputs = batches.prefetch(
             batches.train_batches(
-                jax.device_get(table_maker(case)()),
+                jax.device_get(random_table(case)),
                 batch_size=case.batch_size,
                 seed=0,
-                num_steps=steps * (repeats + 1),
+                num_steps=1 + steps * repeats,
             ),
             parallel.put_batch,
         )
         function = parallel.wrap(case.step, donate_state=True)
-        return timing(function, inputs, calls=steps)
+        state = parallel.replicate(initialise(case.make_state))
 
-    def gathered(together: int) -> dict[str, float]:
-        function, rows = prepare(case, parallel=parallel, steps=together)
-        batch = place(table_maker(case)(), parallel=parallel), rows
-        return timing(function, itertools.repeat(batch), calls=steps // together)
+        def run():
+            nonlocal state
+            state, _ = function(state, next(inputs))
+            return state
 
-    ways = {"streamed": streamed(), "resident": gathered(1)}
+        return timing(run, calls=steps)
+
+    ways = {"streamed": streamed(), "resident": resident(1)}
     if steps > 1:
-        ways["dispatched together"] = gathered(steps)
-    own = min(row["ms_per_step"] for row in ways.values())
+        ways["dispatched together"] = resident(steps)
+    fastest = min(row["ms_per_step"] for row in ways.values())
     for way, row in ways.items():
-        yield {"case": case.name, "way": way, **row, "waits": 1 - own / row["ms_per_step"]}
+        yield {"case": case.name, "way": way, **row, "waits": 1 - fastest / row["ms_per_step"]}
 
 
 def measure_calls(num_arrays: int = 60, *, repeats: int) -> Iterator[dict[str, Any]]:
-    """What Python and JAX cost in each call of a step that does nothing, by wrapper."""
+    """The time that Python and JAX need to call a step that does nothing, for each mode."""
     state = {str(i): np.zeros(8, np.float32) for i in range(num_arrays)}
     for mode in MODES:
         parallel = DataParallel(mode=mode)
@@ -141,43 +123,8 @@ def measure_calls(num_arrays: int = 60, *, repeats: int) -> Iterator[dict[str, A
         yield {"case": f"a call with {num_arrays} arrays", "way": mode, **_timing(times)}
 
 
-def peak_bytes(compiled: Any) -> int:
-    """Arguments, results and temporaries of a compiled program, on one device."""
-    memory = compiled.memory_analysis()
-    return (
-        memory.argument_size_in_bytes
-        + memory.output_size_in_bytes
-        + memory.temp_size_in_bytes
-        - memory.alias_size_in_bytes
-    )
-
-
-def flops(case: Case) -> float | None:
-    """XLA's count of the operations of one step, not optimised; None if it does not count.
-
-    Counted for the CPU: through PJRT's C interface (CUDA, TPU) there is no such count, and none
-    where JAX_PLATFORMS hides the CPU. Make the case with XLA's own convolution: of a loop one turn
-    would be counted.
-    """
-    try:
-        device = jax.local_devices(backend="cpu")[0]
-    except RuntimeError:
-        return None
-    function = DataParallel([device], mode="shard_map").wrap(case.step)
-    lowered = function.lower(jax.eval_shape(case.make_state), case.abstract_batch())
-    cost = lowered.cost_analysis()
-    return cost and cost["flops"]
-
-
-def why_too_large(error: jax.errors.JaxRuntimeError) -> str:
-    """What a step says that failed for the device's memory; another error is raised again."""
-    if "RESOURCE_EXHAUSTED" not in str(error):
-        raise error
-    return str(error).splitlines()[0][:200]
-
-
 def versions() -> dict[str, str]:
-    """What the figures depend on; "flags" are XLA's, as the environment sets them."""
+    """Versions and device, on which the times depend; "flags" is XLA_FLAGS."""
     device = jax.devices()[0]
     return {
         "flags": os.environ.get("XLA_FLAGS", ""),
@@ -189,7 +136,7 @@ def versions() -> dict[str, str]:
 
 
 def _times(run: Callable[[], Any], *, repeats: int, calls: int = 1) -> list[float]:
-    """Seconds of a call, for each time that `calls` of them were made, after one that is not."""
+    """Seconds per call in each of `repeats` rounds of `calls` calls, after one untimed call."""
     jax.block_until_ready(run())
     times = []
     for _ in range(repeats):

@@ -1,39 +1,33 @@
-"""Which kernels take a step's time: one dispatch under JAX's profiler."""
+"""The kernels that take most of a step's time, from one dispatch under JAX's profiler."""
 
 import collections
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from thermo_jax.benchmark import measure
 from thermo_jax.benchmark.compilation import Program
-from thermo_jax.training.parallel import DataParallel
 
 SHOWN = 15  # kernels in a row
 _NAME_LENGTH = 120
-_NO_KERNELS = (
-    "end: ",
-    "ThreadpoolListener",
-    "ThunkExecutor",
-)  # marks that the CPU's profile has between them
+# Events between the kernels in a profile of the CPU.
+_NO_KERNELS = ("end: ", "ThreadpoolListener", "ThunkExecutor")
 
 
-def profile(program: Program, *, parallel: DataParallel) -> dict[str, Any]:
-    """A row of the biggest kernels: [name, calls a step, microseconds a step], by one device.
+def profile(program: Program) -> dict[str, Any]:
+    """A row of the biggest kernels: [name, calls per step, microseconds per step], on one device.
 
-    On the CPU these are XLA's operations, a loop beside those in it. A profile in which there is
-    nothing gives no kernels.
+    On the CPU the kernels are XLA's operations, among them both a loop and the operations in it.
+    The row has no kernels if the profile is empty.
     """
-    run = measure.start(program, parallel=parallel)
-    jax.block_until_ready(run())
+    jax.block_until_ready(program.run())
     calls, busy = collections.Counter(), collections.Counter()
-    for name, nanoseconds in _trace(run):
+    for name, nanoseconds in _trace(program.run):
         calls[name] += 1
         busy[name] += nanoseconds
-    per_step = program.steps * len(parallel.devices)
+    per_step = program.steps * program.num_devices
     return {
         "case": program.case.name,
         "batch_size": program.case.batch_size,
@@ -61,17 +55,3 @@ def _trace(run: Callable[[], Any]) -> Iterator[tuple[str, float]]:
                         for event in line.events:
                             if not event.name.startswith(_NO_KERNELS):
                                 yield event.name, event.duration_ns
-
-
-def table(rows: Sequence[dict[str, Any]]) -> str:
-    """The rows for reading, a paragraph each; "" without any."""
-    parts = []
-    for row in rows:
-        if "busy_us_per_step" not in row:
-            continue
-        title = f"{row['case']}, {row['batch_size']} images a step: "
-        title += f"{row['kernels_per_step']:.4g} kernels and {row['busy_us_per_step']:.4g} us "
-        lines = [f"{title}a step; the biggest:", f"{'us/step':>10}{'calls/step':>12}  kernel"]
-        lines += [f"{took:>10.4g}{calls:>12.3g}  {name}" for name, calls, took in row["kernels"]]
-        parts.append("\n".join(lines))
-    return "\n\n".join(parts)

@@ -1,6 +1,5 @@
-"""Program "benchmark": the product's steps on random images -> benchmark.jsonl and a table."""
+"""Program "benchmark": the project's steps on random images -> benchmark.jsonl and a table."""
 
-import contextlib
 import json
 from collections.abc import Iterator
 from functools import partial
@@ -11,10 +10,11 @@ import jax
 from absl import logging
 from ml_collections import ConfigDict
 
-from thermo_jax.benchmark import collectives, compare, gpu, measure, profiling, tpu
-from thermo_jax.benchmark.cases import Case, find_case, make_case
-from thermo_jax.benchmark.compilation import compile_all
-from thermo_jax.benchmark.tables import throughput_table
+from thermo_jax.benchmark import ahead_of_time, measure, profiling, tables
+from thermo_jax.benchmark.cases import BenchmarkSizes, Case, find_case, make_case
+from thermo_jax.benchmark.collectives import collectives_rows
+from thermo_jax.benchmark.compare import precision_rows
+from thermo_jax.benchmark.compilation import Program, flops, why_too_large
 from thermo_jax.data.examples import IMAGE_SHAPES, downscaled_size
 from thermo_jax.models import precision
 from thermo_jax.models.operations import NATIVE, choose_operations
@@ -28,29 +28,31 @@ RECORD = "benchmark.jsonl"
 def run(config: ConfigDict, workdir: str | Path) -> dict:
     """Measures every case and type; returns the rows that it also appends to the workdir's file.
 
-    Rows that are in the file already, such as those of launch/benchmark_torch.py, are shown, too.
+    The table also shows the rows that the file contains already, such as those of
+    launch/benchmark_torch.py. A row is written as soon as it is measured.
     """
     _check_fields(config)
     file = open_workdir(workdir, config) / RECORD
-    shown = _read(file)
-    if config.topologies:
-        rows, table = tpu.compile_all(config), tpu.table
-    elif config.gpus:
-        rows, table = gpu.compile_all(config), gpu.table
-    elif config.device_counts:
-        rows, table = collectives.count_all(config), collectives.table
-    elif config.against_cpu:
-        rows, table = compare.compare_all(config), compare.table
-    else:
-        rows, table = _measure_all(config), throughput_table
+    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+    rows = [json.loads(line) for line in lines]
     try:
-        for row in rows:
+        for row in _new_rows(config):
             with file.open("a", encoding="utf-8") as stream:
                 stream.write(json.dumps(row) + "\n")
-            shown.append(row)
-    finally:  # what was measured before an error is worth seeing
-        print(f"\n{table(shown)}\nWritten to {file}")
-    return {"rows": shown}
+            rows.append(row)
+    finally:  # an error keeps what was measured before it
+        print(f"\n{tables.show(rows)}\nWritten to {file}")
+    return {"rows": rows}
+
+
+def benchmark_sizes(config: ConfigDict) -> BenchmarkSizes:
+    """The sizes of all cases."""
+    return BenchmarkSizes(
+        batch_size=dict(config.batch_size),
+        num_kernels=config.num_kernels,
+        unet_width=config.unet_width,
+        downscale=config.downscale,
+    )
 
 
 def _check_fields(config: ConfigDict) -> None:
@@ -62,83 +64,84 @@ def _check_fields(config: ConfigDict) -> None:
         find_case(name)
 
 
-def _measure_all(config: ConfigDict) -> Iterator[dict[str, Any]]:
-    parallel = DataParallel(mode=config.mode)
+def _new_rows(config: ConfigDict) -> Iterator[dict[str, Any]]:
+    sizes, cases, dtypes = benchmark_sizes(config), config.cases, config.dtypes
+    if config.topologies:
+        return ahead_of_time.tpu_rows(config.topologies, cases=cases, dtypes=dtypes, sizes=sizes)
+    if config.gpus:
+        return ahead_of_time.gpu_rows(
+            config.gpus, cases=cases, dtypes=dtypes, sizes=sizes, biggest=config.biggest
+        )
+    if config.device_counts:
+        return collectives_rows(config.device_counts, cases=cases, dtype=dtypes[0], sizes=sizes)
+    if config.against_cpu:
+        return precision_rows(cases, dtypes=dtypes, sizes=sizes, conv=config.conv)
+    return _timed_rows(config)
+
+
+def _timed_rows(config: ConfigDict) -> Iterator[dict[str, Any]]:
+    parallel, repeats = DataParallel(mode=config.mode), config.repeats
+    timing = {"parallel": parallel, "repeats": repeats}
+    timing["steps_per_dispatch"] = config.steps_per_dispatch
     about = {"framework": "thermo_jax", "mode": config.mode, **measure.versions()}
     about["devices"] = len(parallel.devices)
     platform = about["platform"]
-    steps, repeats = config.steps_per_dispatch, config.repeats
-    chosen = [(name, dtype) for dtype in config.dtypes for name in config.cases]
-    make = partial(make_case, config=config, platform=platform)
-    make = partial(make, operations=choose_operations(config.conv, platform=platform))
-    cases = [make(name, dtype=dtype) for name, dtype in chosen]
-    for case in cases:
+    operations = choose_operations(config.conv, platform=platform)
+    make = partial(make_case, sizes=benchmark_sizes(config), platform=platform)
+    for name in config.cases:
+        case = make(name, dtype=config.dtypes[0], operations=operations)
         parallel.check_batch_size(case.batch_size, field="config.batch_size")
-    logging.info("compiling %d programs", len(cases))
-    programs = compile_all(cases, parallel=parallel, steps_per_dispatch=steps)
     copy = measure.copy_ceiling(config.copy_mb, repeats=repeats)
-    ceilings = {}
-    for (name, dtype), case, program in zip(chosen, cases, programs, strict=True):
-        if dtype not in ceilings:
-            matrix = _matrix_ceiling(config, dtype=dtype, platform=platform)
-            logging.info("%s: matrix product %.3g TFLOP/s, copy %.3g GB/s", dtype, matrix, copy)
-            ceilings[dtype] = {"matrix_tflops": matrix, "copy_gb_per_s": copy}
-        logging.info("%s, %s", name, dtype)
-        rows = []
-        with _noting_what_is_too_large(case, rows):
-            row = measure.measure(program.result(), parallel=parallel, repeats=repeats)
-            if row["tflops"] is None:
-                counted = measure.flops(make_case(name, config, dtype=dtype, operations=NATIVE))
-                row["tflops_xla"] = counted and counted / 1e9 / row["ms_per_step"]
-            rows.append(row)
-        yield from (
-            row | {"dtype": dtype} | ceilings[dtype] | _shares(row, about, ceilings[dtype]) | about
-            for row in rows
-        )
+    for dtype in config.dtypes:
+        with precision.matmul_precision(dtype, platform=platform):
+            array = precision.array_dtype(dtype).name
+            matrix = measure.matrix_ceiling(config.matrix, dtype=array, repeats=repeats)
+        logging.info("%s: matrix product %.3g TFLOP/s, copy %.3g GB/s", dtype, matrix, copy)
+        ceilings = {"matrix_tflops": matrix, "copy_gb_per_s": copy}
+        for name in config.cases:
+            logging.info("%s, %s", name, dtype)
+            case = make(name, dtype=dtype, operations=operations)
+            profiled = name in config.profiled and dtype == config.dtypes[0]
+            for row in _or_why(case, _time_case(case, profiled=profiled, **timing)):
+                if row.get("tflops", 0) is None:
+                    counted = flops(make(name, dtype=dtype, operations=NATIVE))
+                    row["tflops_xla"] = counted and counted / 1e9 / row["ms_per_step"]
+                shares = _shares(row, ceilings, about["devices"])
+                yield row | {"dtype": dtype} | ceilings | shares | about
     about["dtype"] = config.dtypes[0]
-    for (name, dtype), program in zip(chosen, programs, strict=True):
-        if name in config.profiled and dtype == config.dtypes[0]:
-            logging.info("%s, its kernels", name)
-            yield profiling.profile(program.result(), parallel=parallel) | about
     for name in config.feeding:
-        case = make(name, dtype=about["dtype"])
         logging.info("%s, how it is fed", name)
-        rows = []
-        with _noting_what_is_too_large(case, rows):
-            options = {"parallel": parallel, "repeats": repeats}
-            rows += measure.measure_feeding(case, steps_per_dispatch=steps, **options)
-        yield from (row | about for row in rows)
+        case = make(name, dtype=config.dtypes[0], operations=operations)
+        for row in _or_why(case, measure.measure_feeding(case, **timing)):
+            yield row | about
     if config.feeding:
         for row in measure.measure_calls(repeats=repeats):
             yield row | about
 
 
-def _matrix_ceiling(config: ConfigDict, *, dtype: str, platform: str) -> float:
-    array = precision.array_dtype(dtype).name
-    with precision.matmul_precision(dtype, platform=platform):
-        return measure.matrix_ceiling(config.matrix, dtype=array, repeats=config.repeats)
+def _time_case(
+    case: Case, *, profiled: bool, parallel: DataParallel, steps_per_dispatch: int, repeats: int
+) -> Iterator[dict[str, Any]]:
+    """The rows of one case: its speed and, if it is `profiled`, its kernels."""
+    program = Program(case, parallel=parallel, steps_per_dispatch=steps_per_dispatch)
+    yield measure.measure(program, repeats=repeats)
+    if profiled:
+        yield profiling.profile(program)
 
 
-def _shares(row: dict, about: dict, ceilings: dict[str, float]) -> dict[str, float | None]:
-    """What a row's step reaches of all devices' ceilings."""
-    count = about["devices"]
+def _or_why(case: Case, rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The rows; for a case that does not fit the device's memory, a row that says so."""
+    try:
+        yield from rows
+    except jax.errors.JaxRuntimeError as error:
+        why = why_too_large(error)
+        yield {"case": case.name, "batch_size": case.batch_size, "why": why}
+
+
+def _shares(row: dict, ceilings: dict[str, float], devices: int) -> dict[str, float | None]:
+    """The shares of all devices' ceilings that a row's step reaches."""
     tflops, gb_per_s = row.get("tflops") or row.get("tflops_xla"), row.get("gb_per_s")
     return {
-        "share_of_matrix": tflops and tflops / (ceilings["matrix_tflops"] * count),
-        "share_of_copy": gb_per_s and gb_per_s / (ceilings["copy_gb_per_s"] * count),
+        "share_of_matrix": tflops and tflops / (ceilings["matrix_tflops"] * devices),
+        "share_of_copy": gb_per_s and gb_per_s / (ceilings["copy_gb_per_s"] * devices),
     }
-
-
-@contextlib.contextmanager
-def _noting_what_is_too_large(case: Case, rows: list[dict[str, Any]]) -> Iterator[None]:
-    """A case that does not fit the device's memory becomes a row that says so."""
-    try:
-        yield
-    except jax.errors.JaxRuntimeError as error:
-        why = measure.why_too_large(error)
-        rows.append({"case": case.name, "batch_size": case.batch_size, "why": why})
-
-
-def _read(file: Path) -> list[dict[str, Any]]:
-    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
-    return [json.loads(line) for line in lines]

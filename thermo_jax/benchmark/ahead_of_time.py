@@ -1,0 +1,236 @@
+"""The project's steps compiled for chips that the machine does not have.
+
+libtpu (`pip install '.[tpu]'`) compiles for a TPU slice that is named. The compiled program shows
+its memory, operations and bytes. The roofline is the time that these need at the chip's published
+rates, because the compiler's own `optimal_seconds` is unreliable.
+
+JAX's plugin for CUDA 13 (`pip install '.[cuda13]'`) compiles for a GPU that a file describes. Set
+JAX_PLATFORMS=cpu, or the plugin looks for a driver and fails. The compiled program shows its
+kernels, its convolutions and the bytes that they move; only cuDNN's algorithms are missing, which
+XLA chooses by timing them on a GPU. The floor of a step is the sum of the least times of its
+kernels, at the rates that were measured on an H200 (SPEC section 6), without their launches.
+"""
+
+import importlib.util
+import itertools
+import os
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from absl import logging
+
+from thermo_jax.benchmark.cases import BenchmarkSizes, Case, make_case
+from thermo_jax.benchmark.compilation import lower_step, peak_bytes, why_too_large
+from thermo_jax.benchmark.hlo import AllReduce, HloProgram, Kernel
+from thermo_jax.errors import UserError
+from thermo_jax.models.operations import GPU, NATIVE
+from thermo_jax.training import xla_flags
+
+# Generation -> (GB of memory, bf16 TFLOP/s, GB/s) of one chip.
+# Source: https://cloud.google.com/tpu/docs/system-architecture-tpu-vm (v4, v5e, v5p, v6e).
+CHIPS = {
+    "v4": (32, 275, 1228),
+    "v5e": (16, 197, 819),
+    "v5p": (95, 459, 2765),
+    "v6e": (32, 918, 1640),
+}
+# Measured on an H200.
+BYTES_PER_S, FLOP_PER_S = 4.3e12, 790e12
+# Of NVLink 4, one way. An all-reduce sends its bytes about twice.
+LINK_BYTES_PER_S = 450e9
+_H200 = Path(__file__).parent / "h200.txtpb"
+
+
+# --------------------------------------------------------------------------------------------------
+# TPUs
+# --------------------------------------------------------------------------------------------------
+
+
+def tpu_rows(
+    slices: Sequence[str], *, cases: Sequence[str], dtypes: Sequence[str], sizes: BenchmarkSizes
+) -> Iterator[dict[str, Any]]:
+    """One row per slice, type and case: memory, operations, bytes and roofline of one chip's step.
+
+    Raises:
+      UserError: libtpu is missing or does not know a slice; or, after all rows, a step does not fit
+        a chip.
+    """
+    too_large = []
+    for name in slices:
+        chip, generation = tpu_slice(name)[0], name.split(":")[0]
+        for dtype, case_name in itertools.product(dtypes, cases):
+            logging.info("compiling %s, %s for one chip of %s", case_name, dtype, name)
+            case = make_case(case_name, sizes, dtype=dtype, operations=NATIVE, platform="tpu")
+            row = _tpu_row(case, chip, generation) | {"topology": name, "dtype": dtype}
+            if not row["fits"]:
+                too_large.append(f"{case_name} ({dtype}) on {name}")
+            yield row
+    if too_large:
+        raise UserError(
+            f"these steps do not fit the chip's memory: {', '.join(too_large)}; choose a smaller "
+            "config.batch_size, or share the batch among more chips"
+        )
+
+
+def tpu_slice(name: str) -> Sequence[Any]:
+    """The devices of a slice such as "v5e:2x2".
+
+    Raises:
+      UserError: the rates of its chips are unknown, libtpu is missing, or does not know the slice.
+    """
+    if name.split(":")[0] not in CHIPS:
+        raise UserError(
+            f"config.topologies: no rates are known of the chips of {name!r}, only of those of "
+            f"{', '.join(CHIPS)}"
+        )
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # no metadata server here
+    message = (
+        f"config.topologies: {name!r} cannot be compiled for ({{}}): is libtpu installed (pip "
+        "install '.[tpu]'), and does it know this slice?"
+    )
+    return _topology(message, platform="tpu", topology_name=name)
+
+
+def _tpu_row(case: Case, chip: Any, generation: str) -> dict[str, Any]:
+    try:
+        compiled, row = _compile(case, [chip])
+    except jax.errors.JaxRuntimeError as error:
+        return _about(case) | {"fits": False, "why": why_too_large(error)}
+    memory_gb, tflops, gb_per_s = CHIPS[generation]
+    cost = compiled.cost_analysis()
+    tflop, gb = cost["flops"] / 1e12, cost["bytes accessed"] / 1e9
+    roofline = max(tflop / tflops, gb / gb_per_s)
+    return row | {
+        "fits": row["peak_bytes"] < memory_gb * 1e9,
+        "tflop": tflop,
+        "gb": gb,
+        "mb_per_image": 1e3 * gb / case.batch_size,
+        "roofline_ms": 1e3 * roofline,
+        "images_per_s_at_most": case.batch_size / roofline,
+    }
+
+
+# --------------------------------------------------------------------------------------------------
+# GPUs
+# --------------------------------------------------------------------------------------------------
+
+
+def gpu_rows(
+    counts: Sequence[int],
+    *,
+    cases: Sequence[str],
+    dtypes: Sequence[str],
+    sizes: BenchmarkSizes,
+    biggest: int,
+) -> Iterator[dict[str, Any]]:
+    """One row per number of H200, type and case; every GPU has a whole batch.
+
+    Args:
+      biggest: how many of the kernels that take most time a row lists.
+    Raises:
+      UserError: JAX's plugin is missing, or does not compile for this GPU.
+    """
+    for count in counts:
+        gpus, all_sizes = h200s(count), sizes.for_devices(count)
+        for dtype, name in itertools.product(dtypes, cases):
+            logging.info("compiling %s, %s for %d H200", name, dtype, count)
+            case = make_case(name, all_sizes, dtype=dtype, operations=GPU, platform="gpu")
+            yield _gpu_row(case, gpus, biggest) | {"gpus": count, "dtype": dtype}
+
+
+def h200s(count: int) -> Sequence[Any]:
+    """`count` H200 of one machine.
+
+    Raises:
+      UserError: the count is below 1, or JAX's plugin is missing or does not know this GPU.
+    """
+    if count < 1:
+        raise UserError(f"config.gpus names {count} GPUs: at least 1 is compiled for")
+    if importlib.util.find_spec("jax_cuda13_plugin") is None:
+        raise UserError(
+            "compiling for an H200 takes JAX's plugin for CUDA 13, which is not installed: pip "
+            "install '.[cuda13]' (3.5 GB; no GPU is needed)"
+        )
+    description = _H200.read_text(encoding="ascii")
+    jax.devices()  # makes JAX load its plugins
+    message = (
+        "JAX's plugin for CUDA 13 does not compile for an H200 here ({}): start the program with "
+        "JAX_PLATFORMS=cpu"
+    )
+    topology = f"1x1x{count}"
+    return _topology(message, platform="cuda", target_config=description, topology=topology)
+
+
+def _gpu_row(case: Case, gpus: Sequence[Any], biggest: int) -> dict[str, Any]:
+    # As a run sets it for several GPUs, see xla_flags.
+    name, _, value = xla_flags.COMBINE.removeprefix("--").partition("=")
+    compiled, row = _compile(case, gpus, options={name: int(value)} if len(gpus) > 1 else None)
+    program = HloProgram(compiled.as_text())
+    kernels, all_reduces = program.kernels(), program.all_reduces()
+    convolutions = [kernel for kernel in kernels if kernel.kind.startswith("convolution")]
+    moved, floor = sum(kernel.bytes for kernel in kernels), sum(map(_floor_s, kernels))
+    return row | {
+        "kernels": len(kernels),
+        "convolutions": len(convolutions),
+        "different_convolutions": len({(c.kind, c.shape, c.read) for c in convolutions}),
+        "gb": moved / 1e9,
+        "mb_per_image": moved / 1e6 * len(gpus) / case.batch_size,
+        "floor_ms": 1e3 * floor,
+        "images_per_s_at_most": case.batch_size / floor,
+        "all_reduces": len(all_reduces),
+        "exposed_bytes": [transfer.bytes for transfer in all_reduces if _is_exposed(transfer)],
+        "biggest": [
+            {
+                "us": 1e6 * _floor_s(kernel),
+                "mb_read": kernel.read / 1e6,
+                "mb_written": kernel.written / 1e6,
+                "gflop": kernel.flop / 1e9,
+                "kind": kernel.kind,
+                "shape": kernel.shape,
+                "source": kernel.source,
+            }
+            for kernel in sorted(kernels, key=_floor_s, reverse=True)[:biggest]
+        ],
+    }
+
+
+def _floor_s(kernel: Kernel) -> float:
+    return kernel.floor_s(bytes_per_s=BYTES_PER_S, flop_per_s=FLOP_PER_S)
+
+
+def _is_exposed(transfer: AllReduce) -> bool:
+    """Whether the GPUs wait for it, because sending takes longer than the kernels beside it."""
+    return sum(map(_floor_s, transfer.beside)) < 2 * transfer.bytes / LINK_BYTES_PER_S
+
+
+# --------------------------------------------------------------------------------------------------
+# Both
+# --------------------------------------------------------------------------------------------------
+
+
+def _topology(message: str, **target: Any) -> Sequence[Any]:
+    """The devices of a target; the error's own text stands in the message's place `{}`."""
+    from jax.experimental import topologies
+
+    try:
+        return topologies.get_topology_desc(**target).devices
+    except Exception as error:  # JAX raises RuntimeError, NotImplementedError and others
+        raise UserError(message.format(error)) from error
+
+
+def _compile(
+    case: Case, devices: Sequence[Any], options: dict[str, Any] | None = None
+) -> tuple[jax.stages.Compiled, dict[str, Any]]:
+    """One step, compiled for the devices, and the first fields of its row."""
+    lowered = lower_step(case, devices)
+    started = time.perf_counter()
+    compiled = lowered.compile(compiler_options=options)
+    compile_s = time.perf_counter() - started
+    return compiled, _about(case) | {"compile_s": compile_s, "peak_bytes": peak_bytes(compiled)}
+
+
+def _about(case: Case) -> dict[str, Any]:
+    return {"case": case.name, "batch_size": case.batch_size, "framework": "thermo_jax"}
