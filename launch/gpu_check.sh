@@ -6,10 +6,11 @@
 # Options: --out FOLDER, for results ($OUT, else runs/gpu_check in the checkout); --wheels FOLDER, the one
 # that `pack` filled (.wheels in the checkout, which git ignores); --minutes N, another limit for
 # everything; --tiny, which tries all parts on the CPU at tiny sizes.
-# It needs JAX with CUDA, Flax, Optax, Orbax and, to compare with, PyTorch; not TensorFlow. `pack`
-# downloads what else may be missing. JSON lines come to gpu_check.jsonl, what the parts print to log.txt;
-# the last thing printed is a table, which is also written to table.txt. Exit code 1: a part failed, the
-# others ran. Set PYTHON to choose the interpreter (.venv's, else python3).
+# It needs JAX with CUDA, Flax, Optax, Orbax and, to compare with, PyTorch, which brings the Jinja2 of
+# the reports; not TensorFlow. `pack` downloads what else may be missing. JSON lines come to
+# gpu_check.jsonl, what the parts print to log.txt; the last thing printed is a table, which is also
+# written to table.txt. Exit code 1: a part failed, the others ran. Set PYTHON to choose the interpreter
+# (.venv's, else python3).
 set -euo pipefail
 checkout=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 case ${PYTHON:-} in [!/]*/*) PYTHON=$PWD/$PYTHON ;; esac

@@ -74,12 +74,6 @@ def test_the_same_patients_are_drawn_per_image_and_per_patient():
     np.testing.assert_array_equal(per_image, per_patient[:, [1, 0, 1, 2]])
 
 
-@pytest.mark.parametrize(("patients", "samples"), [([], 10), (["a"], 0)])
-def test_patient_weights_refuse_nothing_to_draw(patients, samples):
-    with pytest.raises(ValueError, match="at least one of each"):
-        bootstrap.patient_weights(patients, samples=samples, seed=0)
-
-
 # --------------------------------------------------------------------------------------------------
 # Classification
 # --------------------------------------------------------------------------------------------------
@@ -163,23 +157,6 @@ def test_precision_of_a_resample_that_calls_nobody_sick_is_zero():
     assert samples["precision"][0] == 0
 
 
-@pytest.mark.parametrize(
-    ("weights", "called", "message"),
-    [
-        (np.ones(3), np.ones(3, bool), r"expected \[samples, 3\]"),
-        (np.ones((2, 4)), np.ones(3, bool), r"expected \[samples, 3\]"),
-        (np.ones((0, 3)), np.ones(3, bool), r"expected \[samples, 3\]"),
-        (np.full((1, 3), -1.0), np.ones(3, bool), "weight -1.0"),
-        (np.full((1, 3), np.nan), np.ones(3, bool), "weight nan"),
-        (np.ones((2, 3)), np.ones(2, bool), "one bool for each of 3"),
-        (np.ones((2, 3)), np.ones(3, int), "type int64"),
-    ],
-)
-def test_classification_samples_say_what_is_wrong_with_their_input(weights, called, message):
-    with pytest.raises(ValueError, match=message):
-        bootstrap.classification_samples([0.1, 0.5, 0.7], [0, 1, 1], weights, called=called)
-
-
 def test_a_thousand_resamples_of_seven_thousand_images_need_little_memory_beside_the_weights():
     rng = np.random.default_rng(0)
     scores, labels = rng.random(7000), rng.integers(0, 2, 7000)
@@ -217,11 +194,6 @@ def test_a_resample_leaves_out_a_class_that_none_of_its_images_has():
     assert samples["miou"][1] == pytest.approx(samples["iou"][1, :2].mean())
 
 
-def test_segmentation_samples_refuse_weights_of_other_images():
-    with pytest.raises(ValueError, match=r"expected \[samples, 6\]"):
-        bootstrap.segmentation_samples(_confusions(), np.ones((2, 5)))
-
-
 # --------------------------------------------------------------------------------------------------
 # Intervals
 # --------------------------------------------------------------------------------------------------
@@ -246,12 +218,6 @@ def test_an_interval_is_undefined_where_fewer_than_half_of_the_samples_are_finit
     samples, undefined
 ):
     assert np.isnan(bootstrap.interval(samples)).all() == undefined
-
-
-@pytest.mark.parametrize(("samples", "level"), [([0.1, 0.2], 95), ([[0.1, 0.2]], 0.95)])
-def test_an_interval_refuses_a_percentage_and_two_dimensions(samples, level):
-    with pytest.raises(ValueError, match="expected the samples of one measure"):
-        bootstrap.interval(samples, level=level)
 
 
 def test_accuracy_of_independent_patients_has_the_interval_of_the_binomial():

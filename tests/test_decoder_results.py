@@ -69,9 +69,9 @@ def test_baselines_stand_beside_the_model_and_see_the_training_set_only(measures
 
 
 def test_the_mean_temperature_is_a_baseline_where_there_are_temperatures():
-    assert "mean temperature" not in classified().named("baseline")
+    assert "mean temperature" not in classified().named("baseline/")
     known = {"train": [30.0, 34.0], "test": [30.5, np.nan, 33.5]}
-    healthy, _, sick = classified(temperatures=known).named("baseline")["mean temperature"]
+    healthy, _, sick = classified(temperatures=known).named("baseline/")["mean temperature"]
     assert healthy < 0.5 < sick
 
 
@@ -84,7 +84,7 @@ def test_the_predictions_file_has_a_row_per_image_with_every_decision():
 
 
 def test_where_test_patients_validate_no_threshold_is_chosen_on_them():
-    assert classified(tuned=False).named("threshold") == {}
+    assert classified(tuned=False).named("threshold/") == {}
 
 
 def test_segmentations_are_scored_at_their_size_and_at_full_size():

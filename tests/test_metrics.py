@@ -168,12 +168,6 @@ def test_calls_given_one_by_one_replace_the_threshold():
     assert measures["brier"] == metrics.classification_measures(scores, labels)["brier"]
 
 
-@pytest.mark.parametrize("called", [np.array([True]), np.array([1, 0])])
-def test_calls_are_one_bool_per_example(called):
-    with pytest.raises(ValueError, match="one bool for each of 2 examples"):
-        metrics.classification_measures([0.2, 0.6], [1, 0], called=called)
-
-
 def test_float32_scores_are_compared_with_the_threshold_in_float64():
     score = np.float32(0.1)  # a little above the float64 0.1, and equal to it in float32
     counts = metrics.classification_measures(np.array([score]), [1], threshold=0.1)["counts"]

@@ -116,8 +116,3 @@ def test_images_of_unknown_acquisition_are_no_subset():
         dates=["", "", *["2012-10-08"] * 4],
     ).keys()
     assert names == {"view 1 frontal", "protocol S static", "year 2012"}
-
-
-def test_subsets_refuse_columns_of_unequal_length():
-    with pytest.raises(ValueError, match="2 views but 6 labels"):
-        _subsets(views=[1, 2])

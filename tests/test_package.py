@@ -101,8 +101,9 @@ def test_every_data_file_of_a_package_is_installed():
     found = [path for path in files if path.suffix not in (".py", ".pyc")]
     assert found
     for path in found:
-        patterns = declared.get(".".join(path.parent.relative_to(ROOT).parts), "").split()
-        assert any(path.match(pattern) for pattern in patterns), path
+        package = next(folder for folder in path.parents if (folder / "__init__.py").is_file())
+        patterns = declared.get(".".join(package.relative_to(ROOT).parts), "").split()
+        assert path in {file for pattern in patterns for file in package.glob(pattern)}, path
 
 
 def test_files_are_short_enough_to_be_read_at_once():

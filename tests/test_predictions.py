@@ -31,7 +31,7 @@ def test_what_is_saved_is_loaded(tmp_path):
 def test_columns_are_found_by_their_prefix():
     columns = {"threshold/image, best": np.zeros(1), "labels": np.zeros(1)}
     found = predictions(["a"], **columns)
-    assert list(found.named("threshold")) == ["image, best"]
+    assert list(found.named("threshold/")) == ["image, best"]
 
 
 @pytest.mark.parametrize("content", [b"", b"nothing of the kind", b"PK\x03\x04half a file"])

@@ -12,8 +12,8 @@ import pytest
 
 from thermo_jax.data.thermogram import CLASS_NAMES
 from thermo_jax.evaluation import charts
-from thermo_jax.evaluation.report import write_report
-from thermo_jax.evaluation.report_parts import Facts, Fold, Picture, Section, Table, Text
+from thermo_jax.evaluation.report import Facts, Fold, Picture, Section, Text, write_report
+from thermo_jax.evaluation.tables import PrintedTable
 from thermo_jax.inference.overlay import overlay_figure
 from thermo_jax.inference.page import write_page
 from thermo_jax.inference.patients import Finding, Patient
@@ -54,7 +54,7 @@ def report(tmp_path_factory):
     confusion = charts.confusion_figure(folder / "b.png", matrices, class_names=("healthy", "sick"))
     columns = ["", *(f"measure {number}" for number in range(10))]
     cells = [[name, *["0.912 [0.881, 0.943]"] * 10] for name in HOSTILE]
-    table = Table(HOSTILE[0], columns, cells, note=HOSTILE[1], ours=[0])
+    table = PrintedTable(HOSTILE[0], columns, cells, note=HOSTILE[1], ours=[0])
     parts = [table, Facts({name: name for name in HOSTILE}), Text("x" * 300), Text(HOSTILE[1])]
     pictures = [Picture(intervals, HOSTILE[0]), Picture(confusion, HOSTILE[1])]
     folds = [Fold(name, "y" * 300 + name) for name in HOSTILE]

@@ -9,6 +9,7 @@ import pytest
 
 from thermo_jax.data.thermogram import CLASS_NAMES
 from thermo_jax.evaluation import metrics, results
+from thermo_jax.evaluation.tables import PrintedTable
 from thermo_jax.evaluation.wording import DISCLAIMER, OPTIMISTIC, SIDES_NOTE
 
 
@@ -36,20 +37,20 @@ def _line(text, start):
 
 
 def test_the_table_fits_the_page_and_ends_with_the_disclaimer():
-    text = results.results_table(_results())
+    text = results.results_text(_results())
     assert text.endswith(DISCLAIMER + "\n")
     assert max(len(line) for line in text.splitlines()) <= 100
 
 
 def test_measures_stand_in_the_papers_order():
-    text = results.results_table(_results())
+    text = results.results_text(_results())
     assert _line(text, "accuracy  precision      F1").split()[:3] == ["accuracy", "precision", "F1"]
     expected = ["accuracy", "precision", "recall", "F1", "mIoU"]
     assert _line(text, "accuracy  precision  recall").split() == expected
 
 
 def test_every_heading_stands_over_its_own_number():
-    text = results.results_table(_results())
+    text = results.results_text(_results())
     measures = _results()["classification"]["image"]["model"]
     lines = text.splitlines()
     start = next(n for n, line in enumerate(lines) if line.startswith("Classification per image"))
@@ -60,7 +61,7 @@ def test_every_heading_stands_over_its_own_number():
 
 
 def test_baselines_stand_below_the_model():
-    lines = [line.strip() for line in results.results_table(_results()).splitlines()]
+    lines = [line.strip() for line in results.results_text(_results()).splitlines()]
     model = next(n for n, line in enumerate(lines) if line.startswith("model"))
     assert lines[model + 1].startswith("majority class")
 
@@ -69,7 +70,7 @@ def test_rows_of_different_thresholds_name_theirs():
     table = _results()
     rows = table["classification"]["image"]
     rows["model, tuned"] = {**rows["model"], "threshold": 0.43}
-    text = results.results_table(table)
+    text = results.results_text(table)
     assert "model >0.500" in text
     assert "model, tuned >0.430" in text
     assert "(4: 2 healthy, 2 sick; sick above 0.500)" in text  # per patient, one row
@@ -80,29 +81,29 @@ def test_thresholds_of_several_folds_are_named_from_the_lowest_to_the_highest():
     rows = table["classification"]["image"]
     by_fold = {"fold 0": 0.43, "fold 1": 0.2, "fold 2": 0.3}
     rows["model, tuned"] = {**rows["model"], "threshold": np.nan, "thresholds": by_fold}
-    assert "model, tuned >0.200..0.430" in results.results_table(table)
+    assert "model, tuned >0.200..0.430" in results.results_text(table)
 
 
 def test_image_left_is_explained_exactly_once_and_only_with_a_segmentation():
     table = _results()
-    text = " ".join(results.results_table(table).split())
+    text = " ".join(results.results_text(table).split())
     assert text.count(SIDES_NOTE) == 1
     assert "image-left breast" in text
     del table["segmentation"]
-    assert SIDES_NOTE not in " ".join(results.results_table(table).split())
+    assert SIDES_NOTE not in " ".join(results.results_text(table).split())
 
 
 def test_an_absent_class_shows_as_a_dash_that_is_explained():
-    text = results.results_table(_results())
+    text = results.results_text(_results())
     assert _line(text, "image-right nipple").split()[-3:] == ["-", "-", "-"]
     assert text.count("- = undefined") == 1
     only_numbers = {"encoder": {"val_loss": 0.1}}
-    assert "undefined" not in results.results_table(only_numbers)
+    assert "undefined" not in results.results_text(only_numbers)
 
 
 def test_the_papers_protocol_is_marked_optimistic_and_the_honest_one_is_not():
-    assert OPTIMISTIC in results.results_table(_results("paper"))
-    assert OPTIMISTIC not in results.results_table(_results("honest"))
+    assert OPTIMISTIC in results.results_text(_results("paper"))
+    assert OPTIMISTIC not in results.results_text(_results("honest"))
 
 
 def test_results_json_is_strict_json_with_null_for_nan(tmp_path):
@@ -115,7 +116,7 @@ def test_results_json_is_strict_json_with_null_for_nan(tmp_path):
     read = json.loads(paths[0].read_text(encoding="utf-8"), parse_constant=refuse)
     assert read["segmentation"]["120x160"]["iou"][3] is None
     assert read["classification"]["image"]["model"]["counts"]["n"] == 4
-    assert paths[1].read_text(encoding="utf-8") == results.results_table(_results())
+    assert paths[1].read_text(encoding="utf-8") == results.results_text(_results())
 
 
 def test_results_json_takes_numpy_scalars_paths_and_infinities(tmp_path):
@@ -138,13 +139,13 @@ def _read(path):
 
 def test_predictions_hold_one_line_per_row_with_columns_as_they_first_appear(tmp_path):
     rows = [{"name": "a", "score": np.float32(0.25)}, {"name": "b", "label": 1, "score": np.nan}]
-    path = results.write_predictions_csv(tmp_path / "deep" / "predictions.csv", rows)
+    path = PrintedTable.of_records(rows).write_csv(tmp_path / "deep" / "predictions.csv")
     assert _read(path) == [["name", "score", "label"], ["a", "0.25", ""], ["b", "", "1"]]
 
 
 def test_scores_survive_the_file_to_the_last_bit(tmp_path):
     score = np.random.default_rng(0).random()
-    path = results.write_predictions_csv(tmp_path / "p.csv", [{"score": score}])
+    path = PrintedTable.of_records([{"score": score}]).write_csv(tmp_path / "p.csv")
     assert float(_read(path)[1][0]) == score
 
 
@@ -152,22 +153,22 @@ def test_scores_survive_the_file_to_the_last_bit(tmp_path):
     "cell", ["=1+1", "+cmd|x", "-2+3", "@SUM(A1)", " =1", "\t=1", "-", "-inf", "-1_0"]
 )
 def test_a_cell_that_a_spreadsheet_would_run_gets_an_apostrophe(tmp_path, cell):
-    path = results.write_predictions_csv(tmp_path / "p.csv", [{"name": cell, cell: 1}])
+    path = PrintedTable.of_records([{"name": cell, cell: 1}]).write_csv(tmp_path / "p.csv")
     assert _read(path) == [["name", "'" + cell], ["'" + cell, "1"]]
 
 
 @pytest.mark.parametrize("cell", ["-1.5", "+2", "-3e-05", "-.5", "0001/T0001.1.1.S", "", "a=b"])
 def test_numbers_and_plain_names_stay_as_they_are(tmp_path, cell):
-    path = results.write_predictions_csv(tmp_path / "p.csv", [{"name": cell, "n": -1}])
+    path = PrintedTable.of_records([{"name": cell, "n": -1}]).write_csv(tmp_path / "p.csv")
     assert _read(path)[1] == [cell, "-1"]
 
 
 def test_without_rows_the_given_columns_are_still_written(tmp_path):
-    path = results.write_predictions_csv(tmp_path / "p.csv", [], columns=["name", "score"])
+    path = PrintedTable("", ["name", "score"], []).write_csv(tmp_path / "p.csv")
     assert _read(path) == [["name", "score"]]
 
 
 def test_every_class_has_a_line_in_the_class_table():
-    text = results.results_table(_results())
+    text = results.results_text(_results())
     for name in CLASS_NAMES:
         assert _line(text, name.replace("left_", "image-left ").replace("right_", "image-right "))

@@ -50,14 +50,6 @@ def operating_points(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]
 def units(predictions: Predictions) -> dict[str, Unit]:
     """The rows per "image" and per "patient"; a patient's score is the mean over her images."""
     columns = predictions.columns
-    thresholds = {
-        unit: {
-            name.removeprefix(f"{unit}, "): values
-            for name, values in predictions.named("threshold").items()
-            if name.startswith(f"{unit}, ")
-        }
-        for unit in ("image", "patient")
-    }
     image = Unit(
         predictions.names,
         predictions.patients,
@@ -65,8 +57,8 @@ def units(predictions: Predictions) -> dict[str, Unit]:
         predictions.repeats,
         columns["labels"],
         columns["probabilities"],
-        thresholds["image"],
-        predictions.named("baseline"),
+        predictions.named("threshold/image, "),
+        predictions.named("baseline/"),
     )
     keys = np.char.add(np.char.add(predictions.models, " "), predictions.patients)
     _, first = np.unique(keys, return_index=True)  # in the order of `patient_scores`
@@ -76,12 +68,9 @@ def units(predictions: Predictions) -> dict[str, Unit]:
 
     patient = Unit(
         predictions.patients[first],
-        predictions.patients[first],
-        predictions.models[first],
-        predictions.repeats[first],
-        columns["labels"][first],
+        *(column[first] for column in image[1:5]),
         mean(image.scores),
-        {name: values[first] for name, values in thresholds["patient"].items()},
+        {k: values[first] for k, values in predictions.named("threshold/patient, ").items()},
         {name: mean(values) for name, values in image.baselines.items()},
     )
     return {"image": image, "patient": patient}
@@ -106,7 +95,7 @@ def assess_classification(
       "subsets": {subset: measures per image at 0.5 with "interval"};
       "cautions": sentences about baselines that come within the model's interval.
     """
-    found: dict[str, Any] = {"classification": {}, "reliability": {}, "subsets": {}}
+    outcome: dict[str, Any] = {"classification": {}, "reliability": {}, "subsets": {}}
     by_unit, drawn = units(predictions), {}
     for name, unit in by_unit.items():
         weights = bootstrap.patient_weights(unit.patients.tolist(), samples=samples, seed=seed)
@@ -116,10 +105,10 @@ def assess_classification(
             rows[f"{row} at {point}"] = _measured(unit, unit.scores, weights, thresholds=thresholds)
         for baseline, scores in unit.baselines.items():
             rows[baseline] = _measured(unit, scores, weights)
-        found["classification"][name] = rows
+        outcome["classification"][name] = rows
         curve = operating.reliability_curve(unit.scores, unit.labels)
         count = _per_repeat(curve.count, _rows_by_repeat(unit))
-        found["reliability"][name] = curve._replace(count=count)
+        outcome["reliability"][name] = curve._replace(count=count)
     image, weights = by_unit["image"], drawn["image"]
     for name, mask in operating.subsets(
         image.labels,
@@ -129,28 +118,30 @@ def assess_classification(
         dates=predictions.dates.tolist(),
     ).items():
         part = Unit(*(column[mask] for column in image[:6]), {}, {})
-        found["subsets"][name] = _measured(part, part.scores, weights[:, mask])
-    found["cautions"] = cautions(found["classification"], row=row, baselines=list(image.baselines))
-    return found
+        outcome["subsets"][name] = _measured(part, part.scores, weights[:, mask])
+    outcome["cautions"] = cautions(
+        outcome["classification"], row=row, baselines=list(image.baselines)
+    )
+    return outcome
 
 
 def _measured(unit: Unit, scores, weights, *, thresholds=0.5) -> dict[str, Any]:
     """Measures of one row; `thresholds` is one for all, or one per entry (the same in a fold)."""
     thresholds = np.broadcast_to(thresholds, scores.shape)
     called = scores > thresholds
-    found, resampled = [], []
+    by_repeat, resampled = [], []
     for rows in _rows_by_repeat(unit):
         labels = unit.labels[rows]
         measures = metrics.classification_measures(scores[rows], labels, called=called[rows])
         measures["auroc_within"] = _auroc_within(unit.models[rows], scores[rows], labels)
-        found.append(measures)
+        by_repeat.append(measures)
         resampled.append(
             bootstrap.classification_samples(
                 scores[rows], labels, weights[:, rows], called=called[rows]
             )
         )
-    measures = {name: float(value) for name, value in _means(found).items()}
-    measures["counts"] = _counts(unit, [one["counts"] for one in found])
+    measures = {name: float(value) for name, value in _means(by_repeat).items()}
+    measures["counts"] = _counts(unit, [one["counts"] for one in by_repeat])
     if (thresholds == thresholds[0]).all():
         measures["threshold"] = float(thresholds[0])
     else:
@@ -192,11 +183,11 @@ def _rows_by_repeat(unit: Unit | Predictions) -> list[np.ndarray]:
     return [np.flatnonzero(unit.repeats == repeat) for repeat in np.unique(unit.repeats)]
 
 
-def _means(found: Sequence[dict[str, Any]]) -> dict[str, np.ndarray]:
+def _means(by_repeat: Sequence[dict[str, Any]]) -> dict[str, np.ndarray]:
     """The mean of each measure over repeats, of those in which it is defined; counts left out."""
     means = {}
-    for name in (name for name in found[0] if name != "counts"):
-        values = np.array([one[name] for one in found], np.float64)
+    for name in (name for name in by_repeat[0] if name != "counts"):
+        values = np.array([one[name] for one in by_repeat], np.float64)
         known = np.isfinite(values)
         total = np.where(known, values, 0).sum(0)
         means[name] = metrics.ratio(total, known.sum(0), otherwise=np.nan)
@@ -208,12 +199,12 @@ def _per_repeat(total, repeats: Sequence):
     return total if len(repeats) == 1 else total / len(repeats)
 
 
-def _counts(unit: Unit, found: Sequence[dict[str, int]]) -> dict[str, float]:
+def _counts(unit: Unit, by_repeat: Sequence[dict[str, int]]) -> dict[str, float]:
     _, first = np.unique(unit.names, return_index=True)
     sick = int((unit.labels[first] == SICK).sum())
     counts: dict[str, float] = {"n": len(first), "sick": sick, "healthy": len(first) - sick}
-    for name in (name for name in found[0] if name not in counts):
-        counts[name] = _per_repeat(sum(one[name] for one in found), found)
+    for name in (name for name in by_repeat[0] if name not in counts):
+        counts[name] = _per_repeat(sum(one[name] for one in by_repeat), by_repeat)
     return counts
 
 
@@ -225,8 +216,8 @@ def _auroc_within(models: np.ndarray, scores: np.ndarray, labels: np.ndarray) ->
         count = float((labels[mine] == 1).sum() * (labels[mine] == 0).sum())
         if count:
             pairs += count
-            found = metrics.classification_measures(scores[mine], labels[mine])
-            wins += count * found["auroc"]
+            measures = metrics.classification_measures(scores[mine], labels[mine])
+            wins += count * measures["auroc"]
     return wins / pairs if pairs else float("nan")
 
 
@@ -289,10 +280,10 @@ def assess_segmentation(predictions: Predictions, *, samples: int, seed: int) ->
       "confusion": {size: [K, K]}, pixels, the mean over repeats;
       "worst": the images with the lowest mIoU at the images' size.
     """
-    found: dict[str, Any] = {"segmentation": {}, "confusion": {}}
+    outcome: dict[str, Any] = {"segmentation": {}, "confusion": {}}
     weights = bootstrap.patient_weights(predictions.patients.tolist(), samples=samples, seed=seed)
     repeats = _rows_by_repeat(predictions)
-    for size, confusions in predictions.named("confusion").items():
+    for size, confusions in predictions.named("confusion/").items():
         distances = predictions.columns[f"hd95/{size}"]
         whole = np.ones((1, len(confusions)))
         measured, resampled = (
@@ -306,20 +297,20 @@ def assess_segmentation(predictions: Predictions, *, samples: int, seed: int) ->
             else [bootstrap.interval(column, level=LEVEL) for column in values.T]
             for name, values in resampled.items()
         }
-        each = metrics.segmentation_measures(confusions)
+        by_image = metrics.segmentation_measures(confusions)
         names, first, image = np.unique(predictions.names, return_index=True, return_inverse=True)
         of_image = {
-            name: np.bincount(image, weights=each[name]) / np.bincount(image)
+            name: np.bincount(image, weights=by_image[name]) / np.bincount(image)
             for name in ("accuracy", "miou")
         }
         measures["images"] = {
             name: np.percentile(values, (0, 25, 50, 75, 100)) for name, values in of_image.items()
         }
-        found["segmentation"][size] = measures
-        found["confusion"][size] = _per_repeat(confusions.sum(0), repeats)
-        if "worst" not in found:
+        outcome["segmentation"][size] = measures
+        outcome["confusion"][size] = _per_repeat(confusions.sum(0), repeats)
+        if "worst" not in outcome:
             order = np.argsort(of_image["miou"], kind="stable")[:WORST]
-            found["worst"] = [
+            outcome["worst"] = [
                 {
                     "name": str(names[i]),
                     "patient": str(predictions.patients[first[i]]),
@@ -329,7 +320,7 @@ def assess_segmentation(predictions: Predictions, *, samples: int, seed: int) ->
                 }
                 for i in order
             ]
-    return found
+    return outcome
 
 
 def _lowest_class(confusion: np.ndarray) -> str:

@@ -32,14 +32,7 @@ def patient_weights(
 
     The draws follow the sorted patients: per image and per patient (one entry each) the same
     patients are drawn for the same seed.
-
-    Raises:
-        ValueError: no patient, or less than one sample.
     """
-    if samples < 1 or not len(patients):
-        raise ValueError(
-            f"samples={samples} of {len(patients)} images' patients: expected at least one of each"
-        )
     names, rows = np.unique(np.asarray(patients, dtype=str), return_inverse=True)
     rng = np.random.default_rng(seed)
     draws = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=samples)
@@ -64,17 +57,12 @@ def classification_samples(
         (float64 [r]); all NaN for a resample that draws none of these examples.
 
     Raises:
-        ValueError: as `metrics.classification_measures`, or weights that do not fit.
+        ValueError: as `metrics.classification_measures`.
     """
     scores, labels = metrics.checked_scores(scores, labels)
-    called = metrics.checked_calls(called, count=len(scores))
-    weights = _checked_weights(weights, count=len(scores))
     sick = labels == 1
     outcomes = {
-        "tp": called & sick,
-        "fp": called & ~sick,
-        "tn": ~called & ~sick,
-        "fn": ~called & sick,
+        name: weights @ members for name, members in metrics.decisions(called, sick).items()
     }
     bins = metrics.calibration_bins(scores)[:, None] == np.arange(metrics.CALIBRATION_BINS)
     error = scores - labels
@@ -85,7 +73,7 @@ def classification_samples(
     ]
     auroc, auprc = np.concatenate(areas, axis=1)
     return {
-        **metrics.decision_measures(**{name: weights @ who for name, who in outcomes.items()}),
+        **metrics.decision_measures(**outcomes),
         "auroc": auroc,
         "auprc": auprc,
         "brier": metrics.ratio(weights @ error**2, total, otherwise=np.nan),
@@ -127,9 +115,8 @@ def segmentation_samples(
         (float64 [r, k]); a resample leaves a class out where none of its images has it.
 
     Raises:
-        ValueError: as `metrics.segmentation_measures`, or weights that do not fit.
+        ValueError: as `metrics.segmentation_measures`.
     """
-    weights = _checked_weights(weights, count=len(confusions))
     return metrics.segmentation_measures(np.tensordot(weights, np.asarray(confusions), axes=1))
 
 
@@ -140,7 +127,6 @@ def mean_samples(
 
     NaN where a resample draws none of those.
     """
-    weights = _checked_weights(weights, count=len(values))
     known = np.isfinite(values)
     sums = weights @ np.where(known, values, 0)
     return metrics.ratio(sums, weights @ known, otherwise=np.nan)
@@ -151,16 +137,8 @@ def interval(samples: Float[np.ndarray, " r"], *, level: float = 0.95) -> tuple[
 
     Undefined samples (NaN) are ignored; (NaN, NaN) where fewer than half are finite, because
     what is left would describe unusual resamples.
-
-    Raises:
-        ValueError: the samples are not one-dimensional, or the level is not between 0 and 1.
     """
     samples = np.asarray(samples, dtype=np.float64)
-    if samples.ndim != 1 or not 0 < level < 1:
-        raise ValueError(
-            f"samples of shape {samples.shape} at level={level}: expected the samples of one "
-            "measure (of one class) and a level between 0 and 1"
-        )
     finite = samples[np.isfinite(samples)]
     if not finite.size or 2 * finite.size < samples.size:
         return float("nan"), float("nan")
@@ -198,15 +176,3 @@ def perfect_bound(trials: int, *, level: float = 0.95) -> float:
     10.1093/biomet/26.4.404) give this bound, one-sided 97.5 %.
     """
     return float(((1 - level) / 2) ** (1 / trials))
-
-
-def _checked_weights(weights, *, count):
-    weights = np.asarray(weights, dtype=np.float64)
-    if weights.ndim != 2 or weights.shape[1] != count or not weights.size:
-        raise ValueError(
-            f"weights have shape {weights.shape}: expected [samples, {count}], one column for "
-            "each example, as patient_weights returns"
-        )
-    if not weights.min() >= 0:
-        raise ValueError(f"weight {weights.min()}: expected how often each example was drawn")
-    return weights

@@ -13,12 +13,14 @@ import numpy as np
 from etils import epath
 
 from thermo_jax.evaluation.wording import DISCLAIMER, printable
+from thermo_jax.files import write_whole
 
 DPI = 120
 PANEL_INCHES = 2.4  # width of one picture
 MARGIN = 0.12  # inches between pictures and around them
 TEXT_INCHES = 0.24  # height of one line of small text
 SMALL, NORMAL = 7.5, 9.0  # points
+CHARACTERS = 39  # of small text, below one picture
 
 
 def grid(rows, columns, shape, *, title, footer_lines, headings=()):
@@ -40,13 +42,23 @@ def grid(rows, columns, shape, *, title, footer_lines, headings=()):
     figure = Figure(figsize=(width, height), dpi=DPI)
     if title:
         figure.text(0.5, 1 - 0.3 * line / height, title, ha="center", va="top", fontsize=NORMAL + 2)
-    axes = np.empty((rows, columns), dtype=object)
-    for row, column in np.ndindex(rows, columns):
-        left = margin + column * (PANEL_INCHES + margin)
-        bottom = height - header - row * (panel_height + 1.25 * line) - panel_height
-        box = (left / width, bottom / height, PANEL_INCHES / width, panel_height / height)
-        axes[row, column] = figure.add_axes(box)
-        _bare(axes[row, column])
+    axes = figure.subplots(
+        rows,
+        columns,
+        squeeze=False,
+        subplot_kw={"xticks": [], "yticks": []},
+        gridspec_kw={
+            "left": margin / width,
+            "right": 1 - margin / width,
+            "bottom": (footer + 1.25 * line) / height,
+            "top": 1 - header / height,
+            "wspace": margin / PANEL_INCHES,
+            "hspace": 1.25 * line / panel_height,
+        },
+    )
+    for axis in axes.flat:
+        axis.xaxis.labelpad = 3
+        axis.spines[:].set(color="#999999", linewidth=0.5)
     for axis, heading in zip(axes[0], headings, strict=False):
         axis.set_title(heading, fontsize=NORMAL)
     return figure, axes
@@ -61,14 +73,6 @@ def pairs(count, shape, *, title, footer_lines):
     for axis in axes[count:].ravel():
         axis.set_visible(False)
     return figure, axes[:count]
-
-
-def _bare(axis):
-    axis.set_xticks([])
-    axis.set_yticks([])
-    axis.xaxis.labelpad = 3
-    for spine in axis.spines.values():
-        spine.set(color="#999999", linewidth=0.5)
 
 
 def show(axis, image):
@@ -93,21 +97,13 @@ def overlay(axis, color, alpha, *, extent):
 
 def wrap(text, *, panels):
     """Small text in lines that a figure of so many pictures side by side has room for."""
-    from matplotlib.textpath import TextPath
-
-    # Drawn text is a little wider than its outline, for the sake of sharp pixels.
-    room = 0.93 * (panels * (PANEL_INCHES + MARGIN) - MARGIN)
-    for count in itertools.count(1):
-        least = -(-len(text) // count)  # so that lines are about equally long
-        lines = next(
-            lines
-            for characters in itertools.count(least)
-            if len(lines := textwrap.wrap(text, characters)) <= count
-        )
-        widths = [TextPath((0, 0), line, size=SMALL).get_extents().width / 72 for line in lines]
-        if max(widths) <= room:
-            break
-    return "\n".join(lines)
+    count = math.ceil(len(text) / (CHARACTERS * panels))
+    width = math.ceil(len(text) / count)  # at least, so that lines are about equally long
+    return next(
+        "\n".join(lines)
+        for characters in itertools.count(width)
+        if len(lines := textwrap.wrap(text, characters)) <= count
+    )
 
 
 def lines_of(text):
@@ -153,10 +149,9 @@ def write(figure, path):
     """Writes the figure as PNG, making the folder where needed; returns the path."""
     path = epath.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    image = io.BytesIO()  # a bucket takes whole files only
+    image = io.BytesIO()
     figure.savefig(image, facecolor="white", format="png")
-    path.write_bytes(image.getvalue())
-    return path
+    return write_whole(path, image.getvalue())
 
 
 def lightness(image):
@@ -180,7 +175,12 @@ def extent(images):
 
 def short_name(name, limit=34):
     """The file's own name, its middle left out where it would run into its neighbour."""
-    name = printable(name).rsplit("/", 1)[-1]
+    return short_text(printable(name).rsplit("/", 1)[-1], limit)
+
+
+def short_text(text, limit):
+    """A text on one line, its middle left out where it is long, with dollars as dollars."""
+    text = " ".join(text.split())
     half = (limit - 1) // 2
-    name = name if len(name) <= limit else f"{name[:half]}…{name[-half:]}"
-    return name.replace("$", r"\$")  # matplotlib reads what stands between dollars as a formula
+    text = text if len(text) <= limit else f"{text[:half]}…{text[-half:]}"
+    return text.replace("$", r"\$")  # matplotlib reads what stands between dollars as a formula

@@ -10,10 +10,10 @@ import pathlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from jaxtyping import Float, Num
+from jaxtyping import Num
 
 from thermo_jax.evaluation import canvas
-from thermo_jax.evaluation.results import UNDEFINED, with_interval
+from thermo_jax.evaluation.tables import UNDEFINED, Estimate
 from thermo_jax.evaluation.wording import class_title
 
 DPI = 2 * canvas.DPI  # thin lines and small digits stay sharp on paper and on fine screens
@@ -42,22 +42,19 @@ def reliability_figure(
         curves: {row name: (mean score, share sick, number of cases)}, each by bin; empty bins
             (no case, or NaN) are left out. The first row, the model's, is drawn heavier. At most
             seven rows can be told apart well.
-
-    Raises:
-        ValueError: there is no curve, or its three columns differ in length.
     """
-    _check_not_empty(curves, "curve")
     figure = _figure(4.6, 4.9 + 0.2 * math.ceil(len(curves) / 2), title)
     axis = figure.subplots()
     axis.plot([0, 1], [0, 1], "--", color=GRAY, linewidth=1, zorder=1, label="perfectly calibrated")
-    columns = {name: _bins(name, curve) for name, curve in curves.items()}
-    largest = max((count.max(initial=0) for _, _, count in columns.values()), default=0) or 1
-    for index, (name, (score, share, count)) in enumerate(columns.items()):
+    largest = max(np.max(count) for _, _, count in curves.values())
+    for index, (name, curve) in enumerate(curves.items()):
+        curve = np.stack(curve)
+        score, share, count = curve[:, (curve[2] > 0) & np.isfinite(curve).all(axis=0)]
         look = _look(index)
         width = 1.0 if index else 2.2
         axis.plot(score, share, color=look["color"], linewidth=width, zorder=2)
         axis.scatter(score, share, s=10 + 110 * count / largest, alpha=0.8, zorder=3, **look)
-        axis.plot([], [], linewidth=width, label=_text(name), **look)
+        axis.plot([], [], linewidth=width, label=canvas.short_text(name, 40), **look)
     axis.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), aspect="equal")
     axis.set_xlabel("mean predicted probability of sick", fontsize=canvas.NORMAL)
     axis.set_ylabel("share that is sick", fontsize=canvas.NORMAL)
@@ -78,18 +75,8 @@ def confusion_figure(
 
     Cells show the percentage of the row and, up to three classes, the count above it. A class
     without a true case has an undefined row.
-
-    Raises:
-        ValueError: there is no matrix, or one does not have a row and a column per class.
     """
-    _check_not_empty(matrices, "confusion matrix")
     classes = len(class_names)
-    for name, matrix in matrices.items():
-        if np.shape(matrix) != (classes, classes):
-            raise ValueError(
-                f"confusion matrix {name!r} has shape {np.shape(matrix)}, expected "
-                f"{(classes, classes)}: one row and column per name in class_names"
-            )
     few = classes <= _FEW_CLASSES
     columns = min(len(matrices), 3 if few else 2)
     lines = math.ceil(len(matrices) / columns)
@@ -97,10 +84,10 @@ def confusion_figure(
     width, height = columns * (side + 0.2) + (0.9 if few else 1.5), lines * (side + 0.35) + 0.6
     figure = _figure(max(width, 3.4), height + (0.5 if few else 1.3), title, compressed=True)
     axes = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True).ravel()
-    labels = [_text(class_title(name)) for name in class_names]
+    labels = [canvas.short_text(class_title(name), 40) for name in class_names]
     for axis, (name, matrix) in zip(axes, matrices.items(), strict=False):
         _draw_confusion(axis, np.asarray(matrix), few=few)
-        axis.set_title(_text(name), fontsize=canvas.NORMAL)
+        axis.set_title(canvas.short_text(name, 40), fontsize=canvas.NORMAL)
         axis.set_xticks(range(classes), labels, fontsize=canvas.SMALL)
         axis.set_yticks(range(classes), labels, fontsize=canvas.SMALL)
         if not few:
@@ -128,18 +115,12 @@ def few_shot_figure(
         points: {encoder name: [(number of patients, [score of each seed])]}, in any order; NaN
             scores are left out.
         measure: what the scores are, written on the axis.
-
-    Raises:
-        ValueError: there is no score at all, or a number of patients is not positive.
     """
     curves = {}
     for name, pairs in points.items():
-        drawn = [(number, _finite(scores)) for number, scores in sorted(pairs, key=lambda p: p[0])]
-        curves[name] = [(number, scores) for number, scores in drawn if scores.size]
+        finite = {n: np.array([s for s in scores if math.isfinite(s)]) for n, scores in pairs}
+        curves[name] = [(n, scores) for n, scores in sorted(finite.items()) if scores.size]
     numbers = sorted({number for pairs in curves.values() for number, _ in pairs})
-    _check_not_empty(numbers, "score")
-    if numbers[0] <= 0:
-        raise ValueError(f"{numbers[0]} patients in a few-shot curve: expected at least 1")
     figure = _figure(5.2, 3.9, title)
     axis = figure.subplots()
     for index, (name, pairs) in enumerate(curves.items()):
@@ -153,13 +134,13 @@ def few_shot_figure(
         )
         axis.fill_between(x, low, high, color=look["color"], alpha=0.13, linewidth=0)
         axis.plot(x, middle, linewidth=1.8, color=look["color"])
-        axis.plot([], [], linewidth=1.8, markersize=4.5, label=_text(name), **look)
+        axis.plot([], [], linewidth=1.8, markersize=4.5, label=canvas.short_text(name, 40), **look)
     axis.set_xscale("log")
     axis.set_xlim(numbers[0] / 1.15, numbers[-1] * 1.15)
     axis.set_xticks(numbers, [str(number) for number in numbers])
     axis.set_xticks([], minor=True)
     axis.set_xlabel("labelled patients for training", fontsize=canvas.NORMAL)
-    axis.set_ylabel(_text(measure), fontsize=canvas.NORMAL)
+    axis.set_ylabel(canvas.short_text(measure, 40), fontsize=canvas.NORMAL)
     _plain_axis(axis)
     _legend(axis, columns=len(curves))
     note = "Small dots: one seed each. Line: their median. Shade: lowest to highest."
@@ -172,7 +153,6 @@ def interval_figure(
     *,
     reference: Mapping[str, float] | None = None,
     measure: str,
-    title: str = "",
 ) -> pathlib.Path:
     """A forest plot: a dot with its interval per row, and the paper's value as a hollow diamond.
 
@@ -180,20 +160,23 @@ def interval_figure(
         rows: {row name: (value, low, high)}, drawn from the top; NaN draws nothing.
         reference: the paper's value of some of these rows.
         measure: what the values are, written on the axis.
-
-    Raises:
-        ValueError: there is no row, or a reference is for no row.
     """
-    _check_not_empty(rows, "row")
-    reference = {} if reference is None else reference
-    if unknown := [name for name in reference if name not in rows]:
-        raise ValueError(f"the reference has rows {unknown}, expected names among {list(rows)}")
-    figure = _figure(6.0, 1.5 + 0.3 * len(rows), title, foot_lines=1)
+    reference = reference or {}
+    figure = _figure(6.0, 1.5 + 0.3 * len(rows), "", foot_lines=1)
     axis = figure.subplots()
     for place, (value, low, high) in enumerate(rows.values()):
         axis.hlines(place, low, high, color=COLORS[0], linewidth=2)
         axis.plot(value, place, "o", color=COLORS[0], markersize=5.5)
-        _beside(axis, place, with_interval(value, low, high))
+        axis.annotate(
+            Estimate(value, low, high).text(),
+            (1, place),
+            xycoords=("axes fraction", "data"),
+            xytext=(8, 0),
+            textcoords="offset points",
+            va="center_baseline",
+            fontsize=TEXT,
+            annotation_clip=False,
+        )
     places = [place for place, name in enumerate(rows) if name in reference]
     values = [reference[name] for name in rows if name in reference]
     diamond = {"markerfacecolor": "none", "markeredgecolor": REFERENCE_COLOR, "markersize": 7.5}
@@ -204,8 +187,8 @@ def interval_figure(
     if reference:
         axis.plot([], [], "D", markeredgewidth=1.5, label="the paper", **diamond)
     axis.set_ylim(len(rows) - 0.5, -0.5)
-    axis.set_yticks(range(len(rows)), [_text(name) for name in rows])
-    axis.set_xlabel(_text(measure), fontsize=canvas.NORMAL)
+    axis.set_yticks(range(len(rows)), [canvas.short_text(name, 40) for name in rows])
+    axis.set_xlabel(canvas.short_text(measure, 40), fontsize=canvas.NORMAL)
     _plain_axis(axis)
     axis.grid(visible=False, axis="y")
     axis.tick_params(axis="y", length=0, labelsize=TEXT)
@@ -228,7 +211,7 @@ def _figure(width, height, title, *, foot_lines=2, compressed=False):
     foot = (0.5 + 0.7 * foot_lines) * canvas.TEXT_INCHES / height
     figure.get_layout_engine().set(rect=(0, foot, 1, 1 - foot), w_pad=0.08, h_pad=0.08)
     if title:
-        figure.suptitle(_text(title, limit=80), fontsize=canvas.NORMAL + 2)
+        figure.suptitle(canvas.short_text(title, 80), fontsize=canvas.NORMAL + 2)
     return figure
 
 
@@ -293,45 +276,3 @@ def _percent(share):
     if 0 < share < 0.005:
         return "<1"
     return ">99" if 0.995 <= share < 1 else f"{100 * share:.0f}"
-
-
-def _beside(axis, place, text):
-    axis.annotate(
-        text,
-        (1, place),
-        xycoords=("axes fraction", "data"),
-        xytext=(8, 0),
-        textcoords="offset points",
-        va="center_baseline",
-        fontsize=TEXT,
-        annotation_clip=False,
-    )
-
-
-def _bins(name, curve) -> tuple[Float[np.ndarray, " b"], ...]:
-    score, share, count = (np.asarray(column, dtype=np.float64) for column in curve)
-    if not score.shape == share.shape == count.shape or score.ndim != 1:
-        raise ValueError(
-            f"curve {name!r} has a mean score of shape {score.shape}, a share of {share.shape} and "
-            f"a count of {count.shape}: expected three lists, one entry per bin"
-        )
-    full = (count > 0) & np.isfinite(score) & np.isfinite(share)
-    return score[full], share[full], count[full]
-
-
-def _finite(values):
-    values = np.asarray(values, dtype=np.float64)
-    return values[np.isfinite(values)]
-
-
-def _text(name, limit=40):
-    """A name on one line, its middle left out where it is long, with dollars as dollars."""
-    name = " ".join(str(name).split())
-    half = (limit - 1) // 2
-    name = name if len(name) <= limit else f"{name[:half]}…{name[-half:]}"
-    return name.replace("$", r"\$")  # matplotlib reads what stands between dollars as a formula
-
-
-def _check_not_empty(things, what):
-    if not things:
-        raise ValueError(f"no {what} to draw: expected at least one")

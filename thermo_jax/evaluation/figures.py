@@ -40,7 +40,6 @@ def segmentation_figure(
     predicted: Integer[np.ndarray, "n th tw"],
     names: Sequence[str],
     *,
-    class_names: Sequence[str] = CLASS_NAMES,
     title: str = "",
 ) -> pathlib.Path:
     """Rows of thermogram, truth, prediction and error, like Figure 1 of the paper (2404.06589).
@@ -48,9 +47,6 @@ def segmentation_figure(
     Label maps hold class indexes at any one resolution. The error panel paints wrong pixels over
     the thermogram; their share stands below it.
     """
-    _check_rows(images, truth=truth, predicted=predicted, names=names)
-    if np.shape(truth) != np.shape(predicted):
-        raise ValueError(f"truth has shape {np.shape(truth)}, prediction {np.shape(predicted)}")
     from matplotlib.colors import ListedColormap
     from matplotlib.patches import Patch
 
@@ -63,9 +59,9 @@ def segmentation_figure(
         footer_lines=3.6,
     )
     labels = {
-        "cmap": ListedColormap(CLASS_COLORS[: len(class_names)]),
+        "cmap": ListedColormap(CLASS_COLORS),
         "vmin": -0.5,
-        "vmax": len(class_names) - 0.5,
+        "vmax": len(CLASS_NAMES) - 0.5,
         "interpolation": "nearest",
         "extent": canvas.extent(images),
     }
@@ -82,7 +78,7 @@ def segmentation_figure(
         row[3].set_xlabel(f"{wrong.mean():.1%} of pixels wrong", fontsize=canvas.SMALL)
     handles = [
         Patch(facecolor=color, edgecolor="#666666", linewidth=0.5, label=class_title(name))
-        for color, name in zip(CLASS_COLORS, class_names, strict=False)
+        for color, name in zip(CLASS_COLORS, CLASS_NAMES, strict=True)
     ]
     handles.append(Patch(facecolor=WRONG_COLOR, label="wrong"))
     canvas.legend(figure, handles, columns=5)
@@ -109,7 +105,6 @@ def evidence_figure(
         smoothing: standard deviation of the Gaussian blur applied for display, as a share of the
             image's height (it keeps the sum); 0 shows single pixels.
     """
-    _check_rows(images, evidence=evidence, probabilities=probabilities, labels=labels, names=names)
     evidence = np.asarray(evidence, dtype=np.float64)
     sigma = smoothing * evidence.shape[1]
     evidence = np.stack([ndimage.gaussian_filter(one, sigma, mode="reflect") for one in evidence])
@@ -141,17 +136,14 @@ def latents_figure(
     images: UInt8[np.ndarray, "n h w c"],
     latents: Num[np.ndarray, "n lh lw l"],
     *,
-    names: Sequence[str] | None = None,
-    title: str = "",
+    names: Sequence[str],
 ) -> pathlib.Path:
     """Pairs of thermogram and its latents, their first three principal components as colours.
 
     The components and the colour scale are common to all images: equal colours, equal latents.
     """
-    names = [""] * len(images) if names is None else names
-    _check_rows(images, latents=latents, names=names)
     colors = pca_colors(latents)
-    figure, pairs = canvas.pairs(len(images), images.shape[1:3], title=title, footer_lines=1)
+    figure, pairs = canvas.pairs(len(images), images.shape[1:3], title="", footer_lines=1)
     for pair, image, color, name in zip(pairs, images, colors, names, strict=True):
         canvas.show(pair[0], image)
         pair[1].imshow(color, extent=canvas.extent(images), interpolation="nearest")
@@ -202,9 +194,8 @@ def curves_figure(
     """
     curves = _curves(rows)
     if best_epoch is None and curves.get("loss", {}).get("val"):
-        best_epoch = min(curves["loss"]["val"], key=lambda point: (math.isnan(point[1]), point[1]))[
-            0
-        ]
+        ranked = sorted((math.isnan(loss), loss, epoch) for epoch, loss in curves["loss"]["val"])
+        best_epoch = ranked[0][-1]
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
@@ -278,11 +269,3 @@ def _evidence_scale(figure, limit):
         [f"{-limit:.2g}\nfor healthy", "0", f"{limit:.2g}\nfor sick"], fontsize=canvas.SMALL
     )
     bar.outline.set_linewidth(0.5)
-
-
-def _check_rows(images, **columns):
-    if images.ndim != 4 or images.shape[-1] not in (1, 3) or not len(images):
-        raise ValueError(f"images have shape {images.shape}, expected [n, height, width, 1 or 3]")
-    for name, values in columns.items():
-        if len(values) != len(images):
-            raise ValueError(f"{len(images)} images but {len(values)} {name}: give one per image")

@@ -25,14 +25,7 @@ def match_clusters(
 
     Args:
         confusion: pixels of one image by cluster (row) and true class (column).
-    Raises:
-        ValueError: the matrix has not two axes.
     """
-    confusion = np.asarray(confusion)
-    if confusion.ndim != 2:
-        raise ValueError(
-            f"the confusion matrix has shape {confusion.shape}: expected [clusters, classes]"
-        )
     union = confusion.sum(1, keepdims=True) + confusion.sum(0) - confusion
     iou = confusion / np.maximum(union, 1)
     classes = confusion.argmax(1)

@@ -116,14 +116,10 @@ def hd95(true_mask: Shaped[np.ndarray, "h w"], predicted_mask: Shaped[np.ndarray
     region has no distance, and shows in IoU and recall instead.
     """
     true_mask, predicted_mask = np.asarray(true_mask, bool), np.asarray(predicted_mask, bool)
-    if true_mask.shape != predicted_mask.shape:
-        raise ValueError(
-            f"masks have shapes {true_mask.shape} and {predicted_mask.shape}: compare them at one "
-            "resolution"
-        )
     if not true_mask.any() or not predicted_mask.any():
         return float("nan")
-    box = _bounding_box(true_mask | predicted_mask)  # exact, and saves most of the transform
+    # A bounding box is exact, and saves most of the transform.
+    (box,) = ndimage.find_objects((true_mask | predicted_mask).astype(np.int8))
     true_surface, predicted_surface = _surface(true_mask[box]), _surface(predicted_mask[box])
     to_true = ndimage.distance_transform_edt(~true_surface)[predicted_surface]
     to_predicted = ndimage.distance_transform_edt(~predicted_surface)[true_surface]
@@ -140,13 +136,6 @@ def hd95_by_class(
 
 def _surface(mask):
     return mask & ~ndimage.binary_erosion(mask)
-
-
-def _bounding_box(mask):
-    return tuple(
-        slice(int(hit[0]), int(hit[-1]) + 1)
-        for hit in (np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0)))
-    )
 
 
 # --------------------------------------------------------------------------------------------------
@@ -177,21 +166,15 @@ def classification_measures(
         "threshold" (floats), and "counts": {"n", "sick", "healthy", "tp", "fp", "tn", "fn"}.
 
     Raises:
-        ValueError: no example, a label besides 0 and 1, a score that is no probability, or calls
-            that are not one bool per example.
+        ValueError: no example, a label besides 0 and 1, or a score that is no probability.
     """
     scores, labels = checked_scores(scores, labels)
     if called is None:
         called = scores > threshold
     else:
-        called, threshold = checked_calls(called, count=len(scores)), np.nan
+        threshold = np.nan
     sick = labels == 1
-    outcomes = {
-        "tp": int(np.sum(called & sick)),
-        "fp": int(np.sum(called & ~sick)),
-        "tn": int(np.sum(~called & ~sick)),
-        "fn": int(np.sum(~called & sick)),
-    }
+    outcomes = {name: int(members.sum()) for name, members in decisions(called, sick).items()}
     both = sick.any() and not sick.all()
     counts = {"n": len(scores), "sick": int(sick.sum()), "healthy": int(np.sum(~sick))}
     return {
@@ -202,6 +185,18 @@ def classification_measures(
         "ece": expected_calibration_error(scores, labels),
         "threshold": float(threshold),
         "counts": counts | outcomes,
+    }
+
+
+def decisions(
+    called: Bool[np.ndarray, " n"], sick: Bool[np.ndarray, " n"]
+) -> dict[str, Bool[np.ndarray, " n"]]:
+    """Which examples are true and false positives, true and false negatives."""
+    return {
+        "tp": called & sick,
+        "fp": called & ~sick,
+        "tn": ~called & ~sick,
+        "fn": ~called & sick,
     }
 
 
@@ -226,12 +221,11 @@ def decision_measures(
 
 
 def expected_calibration_error(
-    scores: Num[np.ndarray, " n"], labels: Num[np.ndarray, " n"], *, bins: int = CALIBRATION_BINS
+    scores: Float[np.ndarray, " n"], labels: Int[np.ndarray, " n"]
 ) -> float:
     """Count-weighted mean of |mean probability - share of sick| over `calibration_bins`."""
-    scores, labels = checked_scores(scores, labels)
-    index = calibration_bins(scores, bins=bins)
-    gaps = np.bincount(index, weights=scores - labels, minlength=bins)
+    bins = calibration_bins(scores)
+    gaps = np.bincount(bins, weights=scores - labels, minlength=CALIBRATION_BINS)
     return float(np.abs(gaps).sum() / len(scores))
 
 
@@ -251,11 +245,9 @@ def patient_scores(
     """The mean probability over each patient's images, with her label, sorted by patient.
 
     Raises:
-        ValueError: the lengths differ, or a patient's images carry both labels.
+        ValueError: a patient's images carry both labels.
     """
     scores, labels = checked_scores(scores, labels)
-    if len(patients) != len(scores):
-        raise ValueError(f"{len(scores)} scores but {len(patients)} patients: give one per image")
     names, rows = np.unique(np.asarray(patients, dtype=str), return_inverse=True)
     counts = np.bincount(rows)
     share_sick = np.bincount(rows, weights=labels) / counts
@@ -333,14 +325,3 @@ def checked_scores(scores, labels) -> tuple[Float[np.ndarray, " n"], Int[np.ndar
             "check the training for divergence if it is NaN"
         )
     return scores, labels.astype(np.int64)
-
-
-def checked_calls(called, *, count: int) -> Bool[np.ndarray, " n"]:
-    """Who is called sick, as a bool array, or a ValueError that says what is wrong."""
-    called = np.asarray(called)
-    if called.dtype != bool or called.shape != (count,):
-        raise ValueError(
-            f"called has type {called.dtype} and shape {called.shape}: expected one bool for each "
-            f"of {count} examples, such as scores > threshold"
-        )
-    return called

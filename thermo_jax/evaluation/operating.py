@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Num, Shaped
+from jaxtyping import Bool, Float, Num
 
 from thermo_jax.data.thermogram import HEALTHY, PROTOCOL_NAMES, SICK, VIEW_NAMES
 from thermo_jax.evaluation import metrics
@@ -92,25 +92,14 @@ def subsets(
     Returns:
         name such as "view 1 frontal", "protocol S static", "year 2012" or "patient number below
         300" -> which images belong to it.
-
-    Raises:
-        ValueError: the lengths differ.
     """
     labels = np.asarray(labels)
-    columns = {"patients": patients, "views": views, "protocols": protocols, "dates": dates}
-    for name, column in columns.items():
-        if len(column) != len(labels):
-            raise ValueError(f"{len(column)} {name} but {len(labels)} labels: give one per image")
     views, protocols = np.asarray(views), np.asarray(protocols, dtype=str)
     years = np.array([date[:4] for date in dates], dtype=str)
     numbers = np.array([_patient_number(patient) for patient in patients])
     candidates = {
         **{f"view {key} {name}": views == key for key, name in VIEW_NAMES.items() if key},
-        **{
-            f"protocol {key} {name}": protocols == key
-            for key, name in PROTOCOL_NAMES.items()
-            if key
-        },
+        **{f"protocol {k} {name}": protocols == k for k, name in PROTOCOL_NAMES.items() if k},
         **{f"year {year}": years == year for year in np.unique(years) if year},
         f"patient number below {CONFOUNDED_BELOW}": numbers < CONFOUNDED_BELOW,
         f"patient number {CONFOUNDED_BELOW} and above": numbers >= CONFOUNDED_BELOW,
@@ -118,13 +107,9 @@ def subsets(
     return {
         name: members
         for name, members in candidates.items()
-        if not members.all() and _holds_both(labels[members])
+        if not members.all() and {HEALTHY, SICK} <= set(labels[members].tolist())
     }
 
 
 def _patient_number(patient: str) -> float:
     return float(patient) if patient.isascii() and patient.isdigit() else np.nan
-
-
-def _holds_both(labels: Shaped[np.ndarray, " n"]) -> bool:
-    return bool(np.any(labels == HEALTHY) and np.any(labels == SICK))

@@ -60,11 +60,11 @@ class Predictions:
         )
 
     def named(self, prefix: str) -> dict[str, np.ndarray]:
-        """The columns `<prefix>/<name>` by name."""
+        """The columns whose keys start with the prefix, by the rest of the key."""
         return {
-            key.removeprefix(f"{prefix}/"): column
+            key.removeprefix(prefix): column
             for key, column in self.columns.items()
-            if key.startswith(f"{prefix}/")
+            if key.startswith(prefix)
         }
 
     def save(self, path: str | os.PathLike) -> epath.Path:

@@ -1,19 +1,73 @@
 """The report of a run: one page that opens anywhere, the same as Markdown, every table as CSV.
 
-A report is a list of sections, a section a list of parts: Table, Picture, Facts, Text and Fold.
-Whatever text comes in, from names of files too, comes out as text.
+A report is a list of sections, a section a list of parts. Each text in it, names of files too, is
+escaped: it stays text.
 """
 
+import base64
+import dataclasses
+import html
+import io
+import itertools
 import os
+import pathlib
 import re
-from collections.abc import Sequence
+import urllib.parse
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+import jinja2
 from etils import epath
+from PIL import Image, UnidentifiedImageError
 
-from thermo_jax.evaluation import report_html, report_markdown, results
-from thermo_jax.evaluation.report_parts import Part, Section, Table, line
+from thermo_jax.evaluation import canvas, tables
+from thermo_jax.evaluation.tables import PrintedTable
+from thermo_jax.evaluation.wording import DISCLAIMER, line, paragraphs, printable
+from thermo_jax.files import write_whole
 
 LONGEST_WITHOUT_CONTENTS = 3  # sections
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """A PNG or JPEG on disk. The caption also stands in for it where it cannot be seen."""
+
+    path: str | os.PathLike
+    caption: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Facts:
+    """Names and their values, one a line."""
+
+    facts: Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Text:
+    """Paragraphs, separated by blank lines; an important one stands out."""
+
+    text: str
+    important: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Fold:
+    """A long plain text, such as a config: folded under its title on screen, in full on paper."""
+
+    title: str
+    text: str
+
+
+Part = PrintedTable | Picture | Facts | Text | Fold
+
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+    """A heading and what stands under it, in order."""
+
+    title: str
+    parts: Sequence[Part]
 
 
 def write_report(
@@ -21,56 +75,150 @@ def write_report(
 ) -> list[epath.Path]:
     """Writes report.html, report.md and tables/*.csv; returns their paths in this order.
 
-    The page holds its pictures. The Markdown names them where they are: keep them in the folder.
+    The page contains its pictures. The Markdown links to them: keep them in the folder.
 
     Args:
-        summary: paragraphs below the title, parted by blank lines.
+        summary: paragraphs below the title, separated by blank lines.
 
     Raises:
         FileNotFoundError: a picture does not exist.
-        ValueError: a picture is neither PNG nor JPEG, or a section holds something else.
+        ValueError: a picture is neither PNG nor JPEG, or a section contains something else.
     """
     folder = epath.Path(folder)
-    tables = _named_tables(sections)
     contents = len(sections) > LONGEST_WITHOUT_CONTENTS
     texts = {
-        "report.html": report_html.render(title, summary, sections, contents=contents),
-        "report.md": report_markdown.render(
-            title, summary, sections, folder=folder, contents=contents
-        ),
+        "report.html": page_text(title, summary, sections, contents=contents),
+        "report.md": _markdown(title, summary, sections, folder=folder, contents=contents),
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for name, text in texts.items():
-        partial = folder / f"{name}.partial"
-        partial.write_text(text, encoding="utf-8")
-        paths.append(partial.replace(folder / name))
-    for name, table in tables.items():
-        columns = [line(column) for column in table.columns]
-        cells = (
-            [line(cell) if isinstance(cell, str) else cell for cell in row] for row in table.rows
-        )
-        rows = [dict(zip(columns, row, strict=True)) for row in cells]
-        partial = folder / "tables" / f"{name}.partial"
-        results.write_predictions_csv(partial, rows, columns=columns)
-        paths.append(partial.replace(folder / "tables" / name))
-    return paths
-
-
-def _named_tables(sections):
-    """{file name: table}; a name that is taken gets a number."""
-    tables = {}
     for part in (part for section in sections for part in section.parts):
-        if not isinstance(part, Part):
-            raise ValueError(
-                f"a section holds {part!r}: expected Table, Picture, Facts, Text or Fold"
+        if isinstance(part, PrintedTable):
+            stem = re.sub(r"[^a-z0-9]+", "_", part.title.lower()).strip("_")[:60] or "table"
+            numbered = (f"_{number}" * (number > 1) for number in itertools.count(1))
+            names = (f"tables/{stem}{number}.csv" for number in numbered)
+            columns, *rows = (
+                [line(cell) if isinstance(cell, str) else cell for cell in row]
+                for row in [part.columns, *part.rows]
             )
-        if isinstance(part, Table):
-            words = re.sub(r"[^a-z0-9]+", "_", (part.name or part.title).lower()).strip("_")
-            stem = words[:60] or "table"
-            name, number = f"{stem}.csv", 1
-            while name in tables:
-                number += 1
-                name = f"{stem}_{number}.csv"
-            tables[name] = part
-    return tables
+            name = next(name for name in names if name not in texts)
+            texts[name] = PrintedTable(part.title, columns, rows).csv()
+    for name in texts:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    return [write_whole(folder / name, text) for name, text in texts.items()]
+
+
+# --------------------------------------------------------------------------------------------------
+# HTML
+# --------------------------------------------------------------------------------------------------
+
+
+def page_text(
+    title: str,
+    summary: str,
+    sections: Sequence[Section],
+    *,
+    contents: bool = False,
+    overview: bool = False,
+) -> str:
+    """The text of an HTML page, its pictures inside.
+
+    Args:
+        contents: whether the page begins with links to its sections.
+        overview: whether the first section is an overview of the others, which then start a new
+            page each on paper.
+
+    Raises:
+        FileNotFoundError: a picture does not exist.
+        ValueError: a picture is neither PNG nor JPEG.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("thermo_jax.evaluation"),
+        autoescape=True,
+        finalize=lambda value: value if hasattr(value, "__html__") else printable(value),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    filters = (_data_uri_and_size, paragraphs, tables.shown, tables.split_interval)
+    environment.filters |= {function.__name__.lstrip("_"): function for function in filters}
+    return environment.get_template("report.html").render(
+        title=title,
+        summary=summary,
+        sections=sections,
+        contents=contents,
+        overview=overview,
+        disclaimer=DISCLAIMER,
+    )
+
+
+def _data_uri_and_size(path):
+    """A picture, its width and its height on the page in CSS pixels."""
+    data = epath.Path(path).read_bytes()
+    try:
+        with Image.open(io.BytesIO(data), formats=("PNG", "JPEG")) as image:
+            kind, size, dpi = image.format.lower(), image.size, image.info.get("dpi", (0, 0))[0]
+    except UnidentifiedImageError as error:
+        raise ValueError(f"{path} is not a PNG or JPEG picture: save it as one of these") from error
+    # canvas.DPI shows a figure's small print as large as the page's; a finer one is only sharper.
+    scale = canvas.DPI / dpi if dpi > 1 else 1
+    width, height = (max(1, round(length * scale)) for length in size)
+    source = base64.b64encode(data).decode("ascii")
+    return f"data:image/{kind};base64,{source}", width, height
+
+
+# --------------------------------------------------------------------------------------------------
+# Markdown
+# --------------------------------------------------------------------------------------------------
+
+
+def _markdown(title, summary, sections, *, folder, contents):
+    """The text of a file in `folder`, to which the paths of pictures are relative."""
+    disclaimer = f"*{_escaped(DISCLAIMER)}*"
+    blocks = [disclaimer, f"# {_escaped(title)}", *_markdown_paragraphs(summary)]
+    headings = [_escaped(section.title) for section in sections]
+    if contents:
+        links = (f"{k}. [{heading}](#section-{k})" for k, heading in enumerate(headings, start=1))
+        blocks.append("\n".join(links))
+    for number, (section, heading) in enumerate(zip(sections, headings, strict=True), start=1):
+        blocks += [f'<a id="section-{number}"></a>', f"## {heading}"]
+        for part in section.parts:
+            blocks += _markdown_part(part, folder)
+    return "\n\n".join([*blocks, "---", disclaimer]) + "\n"
+
+
+def _markdown_part(part, folder):
+    match part:
+        case PrintedTable():
+            bold = ["**" * (index in part.ours) for index in range(len(part.rows))]
+            rows = [
+                [f"{sign}{_escaped(cell)}{sign}" if cell else "" for cell in row]
+                for sign, row in zip(bold, part.shown_rows(), strict=True)
+            ]
+            rules = ["---:" if number else "---" for number in part.number_columns()]
+            lines = [[_escaped(column) for column in part.columns], rules, *rows]
+            text = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+            note = [f"*{_escaped(part.note)}*"] if part.note else []
+            return [f"### {_escaped(part.title)}", text, *note]
+        case Picture():
+            address = pathlib.Path(os.path.relpath(part.path, folder)).as_posix()
+            caption = _escaped(part.caption)
+            return [f"![{caption}]({urllib.parse.quote(address)})", f"*{caption}*"]
+        case Facts():
+            facts = part.facts.items()
+            return ["\n".join(f"- {_escaped(k)}: {_escaped(tables.shown(v))}" for k, v in facts)]
+        case Text():
+            return ["> " * part.important + text for text in _markdown_paragraphs(part.text)]
+        case Fold():
+            text = printable(part.text).rstrip()
+            longest = max(map(len, re.findall("`+", text)), default=0)
+            fence = "`" * max(3, longest + 1)  # no fence inside ends it
+            heading = f"<details><summary>{html.escape(line(part.title))}</summary>"
+            return [heading, f"{fence}text\n{text}\n{fence}", "</details>"]
+
+
+def _markdown_paragraphs(text):
+    """Paragraphs whose first characters begin no list."""
+    return [re.sub(r"^(\d*)([-+.)])", r"\1\\\2", _escaped(part)) for part in paragraphs(text)]
+
+
+def _escaped(text):
+    return html.escape(re.sub(r"([\\`*_\[\]|~$#!])", r"\\\1", line(text)), quote=False)

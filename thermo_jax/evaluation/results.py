@@ -1,22 +1,20 @@
-"""The readable table at the end of a run, and the files that hold its results and predictions.
+"""The text at the end of a run, and the files that contain its results.
 
 Measures come in the order of Table 1 of Shor et al. 2024 (arXiv 2404.06589), the others after them.
 """
 
-import csv
-import io
 import json
-import math
 import os
 import re
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 from etils import epath
 
 from thermo_jax.data.thermogram import CLASS_NAMES
+from thermo_jax.evaluation.tables import UNDEFINED, Estimate, PrintedTable
 from thermo_jax.evaluation.wording import (
     DISCLAIMER,
     OPTIMISTIC,
@@ -24,6 +22,7 @@ from thermo_jax.evaluation.wording import (
     SIDES_NOTE,
     class_title,
 )
+from thermo_jax.files import write_whole
 
 CLASSIFICATION_COLUMNS = {
     "accuracy": "accuracy",
@@ -44,13 +43,12 @@ SEGMENTATION_COLUMNS = {
     "miou": "mIoU",
 }
 CLASS_COLUMNS = {"iou": "IoU", "dice": "Dice", "hd95": "HD95 px"}
+DIGITS = {"iou": 3, "dice": 3, "hd95": 1}
 
-UNDEFINED = "-"
 WIDTH = 98  # characters of the widest line: the classification table
-_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
 
 
-def results_table(results: Mapping[str, Any], *, class_names: Sequence[str] = CLASS_NAMES) -> str:
+def results_text(results: Mapping[str, Any]) -> str:
     """A fixed-width text of a run's results, WIDTH columns wide unless a row name is long.
 
     Args:
@@ -64,24 +62,17 @@ def results_table(results: Mapping[str, Any], *, class_names: Sequence[str] = CL
                 optional "hd95" [classes] and "interval";
             "cautions": sentences.
     """
-    sections = []
-    if results.get("run"):
-        sections.append(facts_text("Run", results["run"]))
-    if results.get("encoder"):
-        sections.append(facts_text("Encoder", results["encoder"]))
-    for unit, rows in results.get("classification", {}).items():
-        sections.append(_classification(unit, rows))
-    if results.get("segmentation"):
-        sections.extend(_segmentation(results["segmentation"], class_names))
+    facts = [name for name in ("run", "encoder") if results.get(name)]
+    units = results.get("classification", {})
+    sections = [facts_text(name.capitalize(), results[name]) for name in facts]
+    sections += [_classification(unit, rows) for unit, rows in units.items()]
+    sections += _segmentation(results.get("segmentation", {}))
     notes = [textwrap.fill(sentence, WIDTH) for sentence in results.get("cautions", ())]
     if any(re.search(rf"\s{UNDEFINED}(\s|$)", section) for section in sections):
         notes.append(
             f"{UNDEFINED} = undefined (nothing to measure: a class or diagnosis is absent)"
         )
-    classified = [
-        row for unit in results.get("classification", {}).values() for row in unit.values()
-    ]
-    if any(row.get("perfect") for row in classified):
+    if any(measures.get("perfect") for rows in units.values() for measures in rows.values()):
         notes.append(textwrap.fill(PERFECT, WIDTH))
     if results.get("segmentation"):
         notes.append(textwrap.fill(SIDES_NOTE, WIDTH))
@@ -89,70 +80,27 @@ def results_table(results: Mapping[str, Any], *, class_names: Sequence[str] = CL
 
 
 def write_results(
-    workdir: str | os.PathLike,
-    results: Mapping[str, Any],
-    *,
-    class_names: Sequence[str] = CLASS_NAMES,
-    table: str | None = None,
+    workdir: str | os.PathLike, results: Mapping[str, Any], *, text: str | None = None
 ) -> list[epath.Path]:
     """Writes results.json (NaN and infinity as null) and results.txt; returns both paths.
 
     Args:
-        table: the text, `results_table` by default.
+        text: of results.txt, `results_text` by default.
     """
     workdir = epath.Path(workdir)
-    text = json.dumps(_plain(results), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
-    table = results_table(results, class_names=class_names) if table is None else table
+    plain = json.loads(json.dumps(results, default=_plain), parse_constant=lambda _: None)
+    contents = {
+        "results.json": json.dumps(plain, indent=2, ensure_ascii=False) + "\n",
+        "results.txt": results_text(results) if text is None else text,
+    }
     workdir.mkdir(parents=True, exist_ok=True)
-    paths = [workdir / "results.json", workdir / "results.txt"]
-    for path, content in zip(paths, (text, table), strict=True):
-        path.write_text(content, encoding="utf-8")
-    return paths
-
-
-def with_interval(value: float, low: float, high: float, *, digits: int = 3) -> str:
-    """Such as "0.912 [0.871, 0.950]"; without bounds that are not known."""
-    if not math.isfinite(value):
-        return UNDEFINED
-    known = math.isfinite(low) and math.isfinite(high)
-    return f"{value:.{digits}f}" + (f" [{low:.{digits}f}, {high:.{digits}f}]" if known else "")
+    return [write_whole(workdir / name, content) for name, content in contents.items()]
 
 
 def thresholds_text(measures: Mapping[str, Any]) -> str:
     """Above which probability a row calls sick: "0.500", or "0.250..0.700" by fold."""
     values = measures.get("thresholds", {"": measures["threshold"]}).values()
     return "..".join(dict.fromkeys(f"{value:.3f}" for value in (min(values), max(values))))
-
-
-def write_predictions_csv(
-    path: str | os.PathLike,
-    rows: Sequence[Mapping[str, Any]],
-    *,
-    columns: Sequence[str] | None = None,
-) -> epath.Path:
-    """Writes one line per row; NaN and None become empty cells.
-
-    A text cell that a spreadsheet would run as a formula (it starts with = + - @ and is not a
-    number) gets a leading apostrophe: names come from files that anyone may have named.
-
-    Args:
-        columns: their order; by default the rows' keys in order of first appearance.
-    """
-    path = epath.Path(path)
-    if columns is None:
-        columns = list(dict.fromkeys(key for row in rows for key in row))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([_cell(column) for column in columns])
-    writer.writerows([_cell(row.get(column)) for column in columns] for row in rows)
-    path.write_bytes(text.getvalue().encode())  # line ends as they are
-    return path
-
-
-# --------------------------------------------------------------------------------------------------
-# Sections of the table
-# --------------------------------------------------------------------------------------------------
 
 
 def facts_text(title: str, facts: Mapping[str, Any]) -> str:
@@ -167,6 +115,11 @@ def facts_text(title: str, facts: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def estimates(measures: Mapping[str, Any], names: Iterable[str]) -> list[Estimate]:
+    """These measures, with the bounds in `measures["interval"]`."""
+    return [Estimate(measures[name], *measures["interval"][name]) for name in names]
+
+
 def _classification(unit, rows):
     facts = []
     counts = next(iter(rows.values())).get("counts")
@@ -178,77 +131,40 @@ def _classification(unit, rows):
     else:
         rows = {f"{name} >{thresholds[name]}": row for name, row in rows.items()}
     title = f"Classification per {unit}" + (f" ({'; '.join(facts)})" if facts else "")
-    return _table(title, rows, CLASSIFICATION_COLUMNS)
+    # Intervals are shown of the first row alone, which is ours.
+    rows = {
+        name: row if not index else {**row, "interval": None}
+        for index, (name, row) in enumerate(rows.items())
+    }
+    return _measures_text(title, rows, CLASSIFICATION_COLUMNS)
 
 
-def _segmentation(by_resolution, class_names):
-    yield _table("Segmentation", by_resolution, SEGMENTATION_COLUMNS)
+def _segmentation(by_resolution):
+    if by_resolution:
+        yield _measures_text("Segmentation", by_resolution, SEGMENTATION_COLUMNS)
     for resolution, measures in by_resolution.items():
         columns = {key: head for key, head in CLASS_COLUMNS.items() if key in measures}
-        if not columns:
-            continue
-        rows = {
-            class_title(name): {key: measures[key][index] for key in columns}
-            for index, name in enumerate(class_names)
-        }
-        yield _table(f"Segmentation by class at {resolution}", rows, columns)
+        rows = [
+            [class_title(name), *(Estimate(measures[key][k]).text(DIGITS[key]) for key in columns)]
+            for k, name in enumerate(CLASS_NAMES)
+        ]
+        title = f"Segmentation by class at {resolution}"
+        yield PrintedTable(title, ["", *columns.values()], rows).text()
 
 
-def _table(title, rows, columns):
-    """Title, headings and one line per row; a column is as wide as its heading needs."""
-    label_width = max(18, *(len(str(name)) for name in rows))
-    widths = {key: max(len(head), 6) + 2 for key, head in columns.items()}
-    heading = "".join(f"{head:>{widths[key]}}" for key, head in columns.items())
-    lines = [title, f"  {'':<{label_width}}{heading}"]
-    for name, measures in _with_intervals(rows, columns):
-        cells = "".join(f"{_measure(key, measures.get(key)):>{widths[key]}}" for key in columns)
-        lines.append(f"  {name:<{label_width}}{cells}")
-    return "\n".join(lines)
-
-
-def _with_intervals(rows, columns):
-    """The rows; below one of ours (the first, and any resolution), the bounds of its intervals."""
-    ours = rows if columns is SEGMENTATION_COLUMNS else list(rows)[:1]
-    for name, measures in rows.items():
-        yield name, measures
-        interval = measures.get("interval", {}) if name in ours else {}
-        for bound, end in enumerate(("from", "to")):
-            if interval:
-                yield f"  95 % {end}", {key: interval[key][bound] for key in columns}
-
-
-def _measure(key, value):
-    if value is None or not math.isfinite(value):
-        return UNDEFINED
-    return f"{value:.1f}" if key == "hd95" else f"{value:.3f}"
-
-
-# --------------------------------------------------------------------------------------------------
-# Values on disk
-# --------------------------------------------------------------------------------------------------
+def _measures_text(title, rows, columns):
+    """One row per name; below it, its intervals, if it has some."""
+    cells = [
+        [name, *(estimates(row, columns) if row.get("interval") else map(row.get, columns))]
+        for name, row in rows.items()
+    ]
+    return PrintedTable(title, ["", *columns.values()], cells).text()
 
 
 def _plain(value):
-    """Python values that JSON knows; NaN and infinity become None."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+    """A value that JSON does not know, as one that it knows."""
     if isinstance(value, np.ndarray | np.generic):
-        return _plain(value.tolist())
-    if isinstance(value, list | tuple | set | frozenset):
-        return [_plain(item) for item in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if value is None or isinstance(value, str | int):
-        return value
+        return value.tolist()
     if isinstance(value, os.PathLike):
         return os.fspath(value)
-    raise ValueError(f"results hold {value!r} ({type(value).__name__}), which JSON cannot store")
-
-
-def _cell(value):
-    value = _plain(value)
-    if isinstance(value, str):
-        value = value.encode("utf-8", "backslashreplace").decode("utf-8")  # any file name will do
-        start = value.lstrip()[:1]
-        return f"'{value}" if start in {*"=+-@"} and not _NUMBER.fullmatch(value) else value
-    return "" if value is None else value
+    raise ValueError(f"results contain {value!r} ({type(value).__name__}), unknown to JSON")

@@ -1,10 +1,11 @@
 """Table 1 of Shor et al. 2024 (arXiv 2404.06589), with ours beside it: same columns, same order."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from thermo_jax.evaluation.results import UNDEFINED, with_interval
+from thermo_jax.evaluation.results import estimates
+from thermo_jax.evaluation.tables import Estimate, PrintedTable
 
 COLUMNS = {  # heading -> (task, measure)
     "cls acc": ("classification", "accuracy"),
@@ -23,62 +24,44 @@ PAPER = {  # encoder/decoder -> in the order of COLUMNS
 }
 
 
-def measured(row: Mapping[str, Mapping[str, Any] | None]) -> dict[str, tuple[float, float, float]]:
-    """Heading -> (value, low, high) of one of our rows; NaN where a task did not run.
+Row = Mapping[str, Mapping[str, Any] | None]  # task -> measures, each with "interval"
+
+
+def measured(row: Row) -> dict[str, Estimate]:
+    """Heading -> one of our estimates; NaN where a task did not run.
 
     Args:
-      row: {"classification": measures per image, "segmentation": measures at the images' size},
-        each with "interval".
+      row: {"classification": measures per image, "segmentation": measures at the images' size}.
     """
-    found = {}
-    for heading, (task, measure) in COLUMNS.items():
-        measures = row.get(task)
-        if measures is None:
-            found[heading] = (math.nan,) * 3
-        else:
-            found[heading] = (measures[measure], *measures["interval"][measure])
-    return found
+    return {
+        heading: estimates(row[task], [measure])[0] if row.get(task) else Estimate(math.nan)
+        for heading, (task, measure) in COLUMNS.items()
+    }
 
 
-def lines(
-    rows: Mapping[str, Mapping[str, Mapping[str, Any] | None]],
-) -> list[tuple[str, str, list[str]]]:
-    """(row, whose, cells): for each row the paper's line, ours, and the bounds of our intervals."""
-    found = []
-    for name, row in rows.items():
-        ours = measured(row)
-        if name in PAPER:
-            found.append((name, "paper", [_text(value) for value in PAPER[name]]))
-        for place, whose in enumerate(("ours", "95 % from", "95 % to")):
-            found.append((name, whose, [_text(values[place]) for values in ours.values()]))
-    return found
-
-
-def text(rows: Mapping[str, Mapping[str, Mapping[str, Any] | None]]) -> str:
-    """The table with fixed width."""
-    width = max([len("enc/dec"), *map(len, rows)]) + 2
-    out = [f"{'enc/dec':<{width}}{'':<11}" + "".join(f"{head:>10}" for head in COLUMNS)]
-    before = None
-    for name, whose, cells in lines(rows):
-        shown = name if name != before else ""
-        before = name
-        out.append(f"{shown:<{width}}{whose:<11}" + "".join(f"{cell:>10}" for cell in cells))
-    return "\n".join(out)
-
-
-def report_rows(
-    rows: Mapping[str, Mapping[str, Mapping[str, Any] | None]],
-) -> tuple[Sequence[Sequence[str]], list[int]]:
-    """Cells for a report's table, one line for the paper and one for us; which lines are ours."""
-    found, ours = [], []
+def printed(rows: Mapping[str, Row], *, note: str = "") -> PrintedTable:
+    """The table: for each row a line for the paper, if it has the row, and one for us."""
+    lines = []
     for name, row in rows.items():
         if name in PAPER:
-            found.append([name, "paper", *map(_text, PAPER[name])])
-        cells = [with_interval(*values) for values in measured(row).values()]
-        ours.append(len(found))
-        found.append([name, "ours", *cells])
-    return found, ours
+            lines.append([name, "paper", *(Estimate(value).text() for value in PAPER[name])])
+        lines.append([name, "ours", *measured(row).values()])
+    ours = [index for index, line in enumerate(lines) if line[1] == "ours"]
+    return PrintedTable("Table 1", ["enc/dec", "whose", *COLUMNS], lines, note=note, ours=ours)
 
 
-def _text(value: float) -> str:
-    return UNDEFINED if math.isnan(value) else f"{value:.3f}"
+def text(table: PrintedTable) -> str:
+    """The same with fixed width: each name once, and the bounds of our intervals below us."""
+    width = max(len(name) for name in [table.columns[0], *(row[0] for row in table.rows)]) + 2
+    names = [""] + [row[0] for row in table.rows]
+    rows = [
+        ["" if row[0] == before else row[0], *row[1:]]
+        for before, row in zip(names, table.rows, strict=False)
+    ]
+    columns = [table.columns[0], "", *table.columns[2:]]
+    return PrintedTable("", columns, rows).text(
+        label_widths=(width, 11),
+        least_width=8,
+        indent="",
+        bounds=("95 % from", "95 % to"),
+    )

@@ -30,3 +30,13 @@ def printable(text: Any) -> str:
     """Text without the control characters and half characters that file names may hold."""
     text = _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", str(text).replace("\r\n", "\n"))
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def line(text: Any) -> str:
+    """Printable text on one line."""
+    return " ".join(printable(text).split())
+
+
+def paragraphs(text: str) -> list[str]:
+    """Parts of a text between blank lines, each on one line."""
+    return [line(part) for part in re.split(r"\n\s*\n", text) if part.strip()]

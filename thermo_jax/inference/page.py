@@ -11,8 +11,8 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from thermo_jax.data.thermogram import PROTOCOL_NAMES, VIEW_NAMES, parse_name
-from thermo_jax.evaluation import report_html
-from thermo_jax.evaluation.report_parts import Facts, Part, Picture, Section, Table, Text
+from thermo_jax.evaluation.report import Facts, Part, Picture, Section, Text, page_text
+from thermo_jax.evaluation.tables import PrintedTable
 from thermo_jax.evaluation.wording import SIDES_NOTE, class_title
 from thermo_jax.inference.patients import Finding, Patient
 from thermo_jax.inference.regions import PAIRS, RegionMeasurement, differences
@@ -26,17 +26,6 @@ OF_SEVERAL = (
     "visits alike, and the views that the models were trained on."
 )
 ALONE = "The name does not tell a patient, so this page is of one thermogram."
-STYLE_OF_SEVERAL = """
-@media screen {
-  section:first-of-type td { white-space: nowrap; }
-}
-@media print {
-  section:first-of-type .table { break-inside: auto; }
-  section + section { break-before: page; }
-  section + section h2 { margin-top: 0; border-top: 0; }
-  a { color: inherit; text-decoration: none; }
-}
-"""
 
 
 def write_page(path: str | os.PathLike, patient: Patient) -> Path:
@@ -48,10 +37,9 @@ def write_page(path: str | os.PathLike, patient: Patient) -> Path:
     several = len(patient.findings) > 1
     sections = _sections_of_several(patient) if several else _sections_of_one(patient)
     title = f"Patient {patient.name}" if patient.known else patient.name
-    style = STYLE_OF_SEVERAL if several else ""
-    page = report_html.render(title, _sentence(patient), sections, contents=False, style=style)
+    text = page_text(title, _sentence(patient), sections, overview=several)
     path = Path(path)
-    path.write_text(page, encoding="utf-8")
+    path.write_text(text, encoding="utf-8")
     return path
 
 
@@ -122,7 +110,7 @@ def _spread(values: Sequence[float], of: str) -> dict[str, str]:
     return {f"of {len(values)} {of}, lowest to highest": extremes}
 
 
-def _overview(findings: Sequence[Finding]) -> Table:
+def _overview(findings: Sequence[Finding]) -> PrintedTable:
     """One row per thermogram; columns that no thermogram fills are left out."""
     columns = {
         "probability of sick": [_with_models(finding) for finding in findings],
@@ -140,7 +128,9 @@ def _overview(findings: Sequence[Finding]) -> Table:
         )
     rows = zip([finding.name for finding in findings], *columns.values(), strict=True)
     sections = range(2, 2 + len(findings))  # they come after the overview
-    return Table("Thermograms", ["", *columns], list(rows), note=" ".join(note), leads_to=sections)
+    return PrintedTable(
+        "Thermograms", ["", *columns], list(rows), note=" ".join(note), leads_to=sections
+    )
 
 
 def _taken(name: str) -> str | None:
@@ -175,8 +165,8 @@ def _hottest(regions: Sequence[RegionMeasurement]) -> str | None:
 
 
 def _breasts(regions: list[RegionMeasurement]) -> str | None:
-    found = differences(regions).get("breasts, mean")
-    return None if found is None else f"{found:+.2f}"
+    difference = differences(regions).get("breasts, mean")
+    return None if difference is None else f"{difference:+.2f}"
 
 
 def _picture_parts(finding: Finding) -> list[Part]:
@@ -193,24 +183,24 @@ def _region_parts(regions: list[RegionMeasurement]) -> list[Part]:
     if not regions:
         return []
     known = np.isfinite(regions[0].mean)
-    columns = ["mean", "median", "min", "max", "sd", "hottest at x, y"] if known else []
+    measures = ("mean", "median", "min", "max", "sd") if known else ()
+    columns = [*measures, "hottest at x, y"] if known else []
     columns = ["", *columns, "area, pixels", "share of image, %"]
-    rows = [_table_row(region, known=known) for region in regions]
+    rows = []
+    for region in regions:
+        cells = [getattr(region, measure) for measure in measures]
+        cells += ["{}, {}".format(*region.hottest)] if known else []
+        cells += [region.area, f"{100 * region.share:.1f}"]
+        rows.append([class_title(region.class_name), *cells])
     note = "Temperatures in degrees C. " if known else "No temperatures: areas only. "
-    parts: list[Part] = [Table("By region", columns, rows, note=note + SIDES_NOTE)]
-    found = differences(regions)
-    if found:
+    note += SIDES_NOTE
+    parts: list[Part] = [PrintedTable("By region", columns, rows, note=note, float_format=".2f")]
+    by_pair = differences(regions)
+    if by_pair:
         title = "Image left minus image right, degrees C"
-        pairs = [pair for pair in PAIRS if f"{pair}, mean" in found]
-        rows = [[pair, found[f"{pair}, mean"], found[f"{pair}, max"]] for pair in pairs]
-        parts.append(Table(title, ["", "of the mean", "of the maximum"], rows, float_format="+.2f"))
+        pairs = [pair for pair in PAIRS if f"{pair}, mean" in by_pair]
+        rows = [[pair, by_pair[f"{pair}, mean"], by_pair[f"{pair}, max"]] for pair in pairs]
+        parts.append(
+            PrintedTable(title, ["", "of the mean", "of the maximum"], rows, float_format="+.2f")
+        )
     return parts
-
-
-def _table_row(region: RegionMeasurement, *, known: bool) -> list:
-    row: list = [class_title(region.class_name)]
-    if known:
-        values = (region.mean, region.median, region.min, region.max, region.sd)
-        row += [f"{value:.2f}" for value in values]
-        row.append("{}, {}".format(*region.hottest))
-    return [*row, region.area, f"{100 * region.share:.1f}"]

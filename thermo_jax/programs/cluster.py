@@ -28,7 +28,8 @@ from thermo_jax.data.splits import Split
 from thermo_jax.data.thermogram import CLASS_NAMES
 from thermo_jax.errors import UserError
 from thermo_jax.evaluation import figures, matching, metrics, results
-from thermo_jax.evaluation.report_parts import Section, Table
+from thermo_jax.evaluation.report import Section
+from thermo_jax.evaluation.tables import PrintedTable
 from thermo_jax.models.operations import choose_operations
 from thermo_jax.programs import decoder_results, reports, settings
 from thermo_jax.programs.frozen_encoder import (
@@ -192,11 +193,11 @@ def _finish(
     drawn = [_picture(workdir, examples, maps[way], way=way) for way in maps]
     files = [
         *results.write_results(workdir, outcome),
-        results.write_predictions_csv(workdir / "predictions.csv", rows),
+        PrintedTable.of_records(rows).write_csv(workdir / "predictions.csv"),
         *drawn,
     ]
     files += _report(config, workdir, outcome, drawn)
-    print_results(results.results_table(outcome), files=files, workdir=workdir)
+    print_results(results.results_text(outcome), files=files, workdir=workdir)
     return outcome
 
 
@@ -207,14 +208,9 @@ def _report(config: ConfigDict, workdir: Path, outcome: dict, drawn: list[Path])
         for way, measures in outcome["segmentation"].items()
     ]
     title = "Over all pixels of all images"
-    table = Table(title, ["", *columns.values()], rows, note=f"Named by {NAMED_BY}.")
-    sections = [
-        Section("Clusters", [table]),
-        reports.picture_section(drawn),
-        *reports.about(workdir, config),
-    ]
-    title = f"thermo_jax: {outcome['run']['task']}"
-    return reports.write(workdir, title=title, outcome=outcome, sections=sections)
+    table = PrintedTable(title, ["", *columns.values()], rows, note=f"Named by {NAMED_BY}.")
+    sections = [Section("Clusters", [table]), reports.picture_section(drawn)]
+    return reports.write_run(workdir, outcome, config=config, sections=sections)
 
 
 def _facts(config: ConfigDict, examples: Examples, seen: str) -> dict[str, str]:

@@ -11,6 +11,7 @@ from thermo_jax.data.examples import Examples
 from thermo_jax.data.thermogram import CLASS_NAMES, LABEL_NAMES
 from thermo_jax.evaluation import assessment, baselines, charts, figures, metrics, results
 from thermo_jax.evaluation.predictions import Predictions
+from thermo_jax.evaluation.tables import PrintedTable
 from thermo_jax.programs import reports
 from thermo_jax.programs.workdir import PICTURES, print_results
 from thermo_jax.training.checkpoints import FOLDER
@@ -66,14 +67,15 @@ def write(
     )
     files = [
         *results.write_results(workdir, outcome),
-        results.write_predictions_csv(workdir / "predictions.csv", rows),
+        PrintedTable.of_records(rows).write_csv(workdir / "predictions.csv"),
         found.save(workdir / PREDICTIONS),
         curves,
         *drawn,
     ]
-    files += reports.write_run(workdir, outcome, config=config, pictures=[*drawn, curves])
+    sections = [*reports.result_sections(outcome), reports.picture_section([*drawn, curves])]
+    files += reports.write_run(workdir, outcome, config=config, sections=sections)
     files += [workdir / METRICS, workdir / FOLDER]
-    print_results(results.results_table(outcome), files=files, workdir=workdir)
+    print_results(results.results_text(outcome), files=files, workdir=workdir)
     return outcome
 
 
@@ -148,17 +150,18 @@ def classified(
         for name, unit in assessment.units(validation).items():
             for point, value in assessment.operating_points(unit.scores, unit.labels).items():
                 columns[f"threshold/{name}, {point}"] = np.full(len(sets["test"]), value)
-    tables = {
-        role: baselines.baseline_table(
+    features = {
+        role: baselines.baseline_features(
             gray[role],
-            labels=sets[role].columns["labels"],
             dates=sets[role].dates,
             patients=sets[role].patients,
             mean_temperatures=sets[role].mean_temperatures,
         )
         for role in ("train", "test")
     }
-    scores = baselines.baseline_scores(tables["train"], tables["test"])
+    scores = baselines.baseline_scores(
+        features["train"], features["test"], labels=sets["train"].columns["labels"]
+    )
     # All folds share the sets, so that they agree on whether the data set has temperatures.
     if all(np.isnan(part.mean_temperatures).all() for part in sets.values()):
         del scores["mean temperature"]
@@ -168,11 +171,7 @@ def classified(
 
 def classification_rows(found: Predictions) -> list[dict[str, Any]]:
     """One row per image for predictions.csv."""
-    thresholds = {
-        point.removeprefix("image, "): values
-        for point, values in found.named("threshold").items()
-        if point.startswith("image, ")
-    }
+    thresholds = found.named("threshold/image, ")
     rows = []
     for i in range(len(found)):
         probability = found.columns["probabilities"][i]
@@ -223,7 +222,7 @@ def confusions(truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:
 def segmentation_rows(found: Predictions) -> list[dict[str, Any]]:
     """One row per image for predictions.csv."""
     rows = [_identity(found, i) for i in range(len(found))]
-    for size, matrices in found.named("confusion").items():
+    for size, matrices in found.named("confusion/").items():
         add_measures(rows, matrices, suffix=size)
     return rows
 

@@ -228,7 +228,8 @@ def _finish(
         figures.curves_figure(pictures / "curves.png", epochs, title="Encoder pretraining"),
     ]
     files = [*results.write_results(workdir, outcome), *drawn]
-    files += reports.write_run(workdir, outcome, config=config, pictures=drawn)
+    sections = [*reports.result_sections(outcome), reports.picture_section(drawn)]
+    files += reports.write_run(workdir, outcome, config=config, sections=sections)
     files += [workdir / METRICS, workdir / FOLDER]
-    print_results(results.results_table(outcome), files=files, workdir=workdir)
+    print_results(results.results_text(outcome), files=files, workdir=workdir)
     return outcome

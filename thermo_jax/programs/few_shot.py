@@ -18,7 +18,8 @@ from thermo_jax.data.dataset import PAPER, SPLIT_FILE, open_dataset
 from thermo_jax.errors import UserError
 from thermo_jax.evaluation import charts, metrics, results
 from thermo_jax.evaluation.predictions import Predictions
-from thermo_jax.evaluation.report_parts import Section, Table, Text
+from thermo_jax.evaluation.report import Section, Text
+from thermo_jax.evaluation.tables import PrintedTable
 from thermo_jax.evaluation.wording import DISCLAIMER
 from thermo_jax.models.cuts import CHANNELS
 from thermo_jax.programs import decoder_results, reports, settings
@@ -102,7 +103,7 @@ def _stages(
 
 def _miou(folder: Path) -> float:
     found = Predictions.load(folder / decoder_results.PREDICTIONS)
-    total = next(iter(found.named("confusion").values())).sum(0)
+    total = next(iter(found.named("confusion/").values())).sum(0)
     return float(metrics.segmentation_measures(total)["miou"])
 
 
@@ -133,23 +134,21 @@ def _finish(config: ConfigDict, workdir: Path, points, *, tested: int) -> dict:
         title="Segmentation from few labelled patients",
     )
     text = _text(outcome["run"], counts, rows)
-    files = [*results.write_results(workdir, outcome, table=text), figure]
+    files = [*results.write_results(workdir, outcome, text=text), figure]
     columns = ["encoder", *(f"{n} patients" for n in counts)]
     note = f"Median of {config.repeats} repeats."
+    table = PrintedTable("Mean IoU", columns, rows, note=note)
     sections = [
-        Section("Few-shot", [Table("Mean IoU", columns, rows, note=note), Text(VALIDATION)]),
+        Section("Few-shot", [table, Text(VALIDATION)]),
         reports.picture_section([figure]),
-        *reports.about(workdir, config),
     ]
-    title = "thermo_jax: few-shot segmentation"
-    files += reports.write(workdir, title=title, outcome=outcome, sections=sections)
+    files += reports.write_run(workdir, outcome, config=config, sections=sections)
     print_results(text, files=files, workdir=workdir)
     return outcome
 
 
 def _text(facts: dict, counts: list[int], rows: list[list[str]]) -> str:
-    lines = [results.facts_text("Run", facts), ""]
-    lines.append("Mean IoU by labelled patients (median of repeats)")
-    lines.append(f"  {'':<20}" + "".join(f"{n:>8}" for n in counts))
-    lines += [f"  {name:<20}" + "".join(f"{cell:>8}" for cell in cells) for name, *cells in rows]
-    return "\n".join([*lines, "", DISCLAIMER]) + "\n"
+    title = "Mean IoU by labelled patients (median of repeats)"
+    table = PrintedTable(title, ["", *map(str, counts)], rows)
+    sections = [results.facts_text("Run", facts), table.text(label_widths=(20,)), DISCLAIMER]
+    return "\n\n".join(sections) + "\n"

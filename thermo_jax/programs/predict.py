@@ -16,6 +16,7 @@ from PIL import Image
 from thermo_jax.data import radiometry
 from thermo_jax.errors import UserError
 from thermo_jax.evaluation import results
+from thermo_jax.evaluation.tables import PrintedTable
 from thermo_jax.evaluation.wording import DISCLAIMER, class_title, printable
 from thermo_jax.files import task_of_run
 from thermo_jax.inference.coco import write_coco
@@ -99,7 +100,7 @@ def _check_unused(workdir: str | Path, *, thermograms: str) -> None:
 def _save_tables(workdir: Path, tables: dict[str, list], maps: dict[str, Path]) -> list[Path]:
     """Each as CSV, unless it is empty, and the polygons of the label maps."""
     files = [
-        results.write_predictions_csv(workdir / f"{name}.csv", rows)
+        PrintedTable.of_records(rows).write_csv(workdir / f"{name}.csv")
         for name, rows in tables.items()
         if rows
     ]

@@ -10,22 +10,15 @@ from etils.epath import Path
 from ml_collections import ConfigDict
 
 from thermo_jax.data.thermogram import CLASS_NAMES
-from thermo_jax.evaluation.report import write_report
-from thermo_jax.evaluation.report_parts import (
-    Facts,
-    Fold,
-    Part,
-    Picture,
-    Section,
-    Table,
-    Text,
-)
+from thermo_jax.evaluation.report import Facts, Fold, Part, Picture, Section, Text, write_report
 from thermo_jax.evaluation.results import (
     CLASSIFICATION_COLUMNS,
+    DIGITS,
     SEGMENTATION_COLUMNS,
+    estimates,
     thresholds_text,
-    with_interval,
 )
+from thermo_jax.evaluation.tables import Estimate, PrintedTable
 from thermo_jax.evaluation.wording import OPTIMISTIC, PERFECT, SIDES_NOTE, class_title
 from thermo_jax.programs.workdir import to_json, versions
 from thermo_jax.training import timeline
@@ -54,24 +47,16 @@ CAPTIONS = {
 
 
 def write_run(
-    workdir: Path, outcome: Mapping[str, Any], *, config: ConfigDict, pictures: Sequence[Path]
+    workdir: Path, outcome: Mapping[str, Any], *, config: ConfigDict, sections: Sequence[Section]
 ) -> list[Path]:
-    """The report of one run; returns report.html and report.md."""
-    sections = [*result_sections(outcome), picture_section(pictures), *about(workdir, config)]
-    title = f"thermo_jax: {outcome['run']['task']}"
-    return write(workdir, title=title, outcome=outcome, sections=sections)
-
-
-def write(
-    workdir: Path, *, title: str, outcome: Mapping[str, Any], sections: Sequence[Section]
-) -> list[Path]:
-    """Writes the report, the run's facts first; returns report.html and report.md."""
+    """Writes the report of a run, its facts first; returns report.html and report.md."""
     facts = dict(outcome["run"])
     summary = "\n\n".join(outcome.get("cautions", ()))
     if facts.get("protocol") == "paper":
         summary = f"Protocol of the paper, {OPTIMISTIC}.\n\n{summary}"
-    first = Section("Run", [Facts(facts)])
-    return write_report(workdir, title=title, summary=summary, sections=[first, *sections])[:2]
+    sections = [Section("Run", [Facts(facts)]), *sections, about(workdir, config)]
+    title = f"thermo_jax: {facts['task']}"
+    return write_report(workdir, title=title, summary=summary, sections=sections)[:2]
 
 
 def result_sections(outcome: Mapping[str, Any]) -> list[Section]:
@@ -99,19 +84,19 @@ def result_sections(outcome: Mapping[str, Any]) -> list[Section]:
     return sections
 
 
-def classification_table(title: str, rows: Mapping[str, Mapping[str, Any]]) -> Table:
+def classification_table(title: str, rows: Mapping[str, Mapping[str, Any]]) -> PrintedTable:
     """One line per row of measures, each with its interval."""
     counts = next(iter(rows.values()))["counts"]
     same = all(measures["counts"]["n"] == counts["n"] for measures in rows.values())
     note = f"{counts['n']}: {counts['healthy']} healthy, {counts['sick']} sick. " if same else ""
     number = [] if same else ["healthy", "sick"]
     note += f"{next(iter(rows.values()))['patients']} patients. " if same else ""
-    return Table(
+    return PrintedTable(
         title,
         ["", "sick above", *number, *CLASSIFICATION_COLUMNS.values(), "AUROC within folds"],
         [
             [name, thresholds_text(measures), *(measures["counts"][key] for key in number)]
-            + [_with_interval(measures, key) for key in CLASSIFICATION_COLUMNS]
+            + estimates(measures, CLASSIFICATION_COLUMNS)
             + [measures["auroc_within"]]
             for name, measures in rows.items()
         ],
@@ -123,11 +108,11 @@ def classification_table(title: str, rows: Mapping[str, Mapping[str, Any]]) -> T
 def _segmentation_parts(outcome: Mapping[str, Any]) -> list[Part]:
     sizes = outcome["segmentation"]
     parts: list[Part] = [
-        Table(
+        PrintedTable(
             "Over all pixels of all images",
             ["scored at", *SEGMENTATION_COLUMNS.values()],
             [
-                [size, *(_with_interval(measures, key) for key in SEGMENTATION_COLUMNS)]
+                [size, *estimates(measures, SEGMENTATION_COLUMNS)]
                 for size, measures in sizes.items()
             ],
             note=f"{INTERVALS} {ABSENT}",
@@ -137,27 +122,25 @@ def _segmentation_parts(outcome: Mapping[str, Any]) -> list[Part]:
         rows = []
         for k, name in enumerate(CLASS_NAMES):
             cells = [
-                with_interval(measures[key][k], *measures["interval"][key][k], digits=digits)
-                for key, digits in (("iou", 3), ("dice", 3), ("hd95", 1))
+                Estimate(measures[key][k], *measures["interval"][key][k]).text(digits)
+                for key, digits in DIGITS.items()
             ]
             rows.append([class_title(name), *cells])
-        parts.append(Table(f"By region at {size}", ["", "IoU", "Dice", "HD95, pixels"], rows))
+        parts.append(
+            PrintedTable(f"By region at {size}", ["", "IoU", "Dice", "HD95, pixels"], rows)
+        )
         columns = ["", "lowest", "lower quartile", "median", "upper quartile", "highest"]
         spread = [
             [SEGMENTATION_COLUMNS[key], *map(float, values)]
             for key, values in measures["images"].items()
         ]
-        parts.append(Table(f"Over images at {size}", columns, spread))
+        parts.append(PrintedTable(f"Over images at {size}", columns, spread))
     worst = [
         [one["name"], one["miou"], one["accuracy"], class_title(one["lowest_class"])]
         for one in outcome["worst"]
     ]
-    parts.append(Table("Worst images", ["", "mIoU", "accuracy", "lowest IoU"], worst))
+    parts.append(PrintedTable("Worst images", ["", "mIoU", "accuracy", "lowest IoU"], worst))
     return [*parts, Text(SIDES_NOTE)]
-
-
-def _with_interval(measures: Mapping[str, Any], key: str) -> str:
-    return with_interval(measures[key], *measures["interval"][key])
 
 
 def picture_section(pictures: Sequence[Path]) -> Section:
@@ -165,7 +148,7 @@ def picture_section(pictures: Sequence[Path]) -> Section:
     return Section("Pictures", [Picture(path, CAPTIONS[path.stem]) for path in pictures])
 
 
-def about(workdir: Path, config: ConfigDict) -> list[Section]:
+def about(workdir: Path, config: ConfigDict) -> Section:
     """Data report, configuration, versions, timing: what it takes to judge and to repeat a run."""
     parts: list[Part] = [Facts({**versions(), "device": _device(), "git commit": commit()})]
     parts += _timeline(workdir)
@@ -173,16 +156,16 @@ def about(workdir: Path, config: ConfigDict) -> list[Section]:
     if report.exists():
         parts.append(Fold("Data report", report.read_text(encoding="utf-8")))
     parts.append(Fold("Configuration, seeds included", json.dumps(to_json(config), indent=2)))
-    return [Section("How it was made", parts)]
+    return Section("How it was made", parts)
 
 
-def _timeline(workdir: Path) -> list[Table]:
+def _timeline(workdir: Path) -> list[PrintedTable]:
     """Where the time went: in this run until now, and in the stages of a study."""
     timeline.save(workdir)
     # (Buckets know no search through all folders.)
     files = [f for depth in ("", "*/", "*/*/") for f in workdir.glob(depth + timeline.FILE)]
-    found = [timeline.read(path.parent) for path in files]
-    seconds = {part: sum(each.get(part, 0.0) for each in found) for part in timeline.PARTS}
+    runs = [timeline.read(path.parent) for path in files]
+    seconds = {part: sum(run.get(part, 0.0) for run in runs) for part in timeline.PARTS}
     total = sum(seconds.values())
     if not total:  # a program that was called by itself
         return []
@@ -194,14 +177,8 @@ def _timeline(workdir: Path) -> list[Table]:
         "Until this report was written. If the run was continued, its sessions are added up; of "
         "one that was killed, only the time until its last checkpoint is known."
     )
-    return [
-        Table(
-            "Where the time went",
-            ["", "seconds", "share"],
-            [*rows, ["together", f"{total:.1f}", ""]],
-            note=note,
-        )
-    ]
+    rows.append(["together", f"{total:.1f}", ""])
+    return [PrintedTable("Where the time went", ["", "seconds", "share"], rows, note=note)]
 
 
 def _device() -> str:
@@ -213,7 +190,7 @@ def commit() -> str:
     """The checkout's git commit; "not a checkout" for an installed package."""
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
     try:
-        found = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
-        return found.stdout.strip()
+        git = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+        return git.stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return "not a checkout"

@@ -21,7 +21,8 @@ from thermo_jax.data.splits import Split
 from thermo_jax.errors import UserError
 from thermo_jax.evaluation import assessment, charts, results, table1
 from thermo_jax.evaluation.predictions import Predictions, pool
-from thermo_jax.evaluation.report_parts import Picture, Section, Table
+from thermo_jax.evaluation.report import Picture, Section
+from thermo_jax.evaluation.tables import PrintedTable
 from thermo_jax.evaluation.wording import DISCLAIMER, OPTIMISTIC
 from thermo_jax.programs import decoder_results, reports, settings
 from thermo_jax.programs.stages import Stage, check_split, check_stages, run_stages, stage_config
@@ -213,7 +214,7 @@ def _finish(config: ConfigDict, workdir: Path, stages: list[Stage]) -> dict:
                     pooled, samples=config.report.bootstrap, seed=config.report.seed
                 )
                 rows = decoder_results.segmentation_rows(pooled)
-            files.append(results.write_predictions_csv(workdir / name, rows))
+            files.append(PrintedTable.of_records(rows).write_csv(workdir / name))
             by_row.setdefault(row, {}).update(found)
     outcome = {
         "run": _facts(config, stages),
@@ -224,9 +225,13 @@ def _finish(config: ConfigDict, workdir: Path, stages: list[Stage]) -> dict:
         },
     }
     shown = {row: _summary(found) for row, found in by_row.items()}
-    text = _text(outcome, shown)
-    files = [*results.write_results(workdir, outcome, table=text), *files]
-    files += _report(config, workdir, outcome, shown)
+    note = reports.INTERVALS
+    if config.split.protocol == "paper":
+        note += f" {OPTIMISTIC.capitalize()}."
+    table = table1.printed(shown, note=note)
+    text = _text(outcome, table)
+    files = [*results.write_results(workdir, outcome, text=text), *files]
+    files += _report(config, workdir, outcome, shown, table)
     print_results(text, files=files, workdir=workdir)
     return outcome
 
@@ -276,18 +281,14 @@ def _facts(config: ConfigDict, stages: list[Stage]) -> dict[str, Any]:
     return facts
 
 
-def _text(outcome: dict[str, Any], shown: dict[str, dict]) -> str:
+def _text(outcome: dict[str, Any], table: PrintedTable) -> str:
     facts = results.facts_text("Run", outcome["run"])
     cautions = [textwrap.fill(caution, results.WIDTH) for caution in outcome["cautions"]]
-    sections = [facts, table1.text(shown), *cautions, DISCLAIMER]
+    sections = [facts, table1.text(table), *cautions, DISCLAIMER]
     return "\n\n".join(sections) + "\n"
 
 
-def _report(config: ConfigDict, workdir: Path, outcome, shown) -> list[Path]:
-    rows, ours = table1.report_rows(shown)
-    protocol = config.split.protocol
-    note = reports.INTERVALS + (f" {OPTIMISTIC.capitalize()}." if protocol == "paper" else "")
-    table = Table("Table 1", ["enc/dec", "whose", *table1.COLUMNS], rows, note=note, ours=ours)
+def _report(config: ConfigDict, workdir: Path, outcome, shown, table: PrintedTable) -> list[Path]:
     by_row = outcome["rows"]
     pictures = []
     classified = {row: found for row, found in by_row.items() if "classification" in found}
@@ -298,7 +299,7 @@ def _report(config: ConfigDict, workdir: Path, outcome, shown) -> list[Path]:
         values = {}
         for row, found in classified.items():
             measures = found["classification"]["patient"][row]
-            values[row] = (measures["auroc"], *measures["interval"]["auroc"])
+            (values[row],) = results.estimates(measures, ["auroc"])
         pictures.append(charts.interval_figure(folder / "auroc.png", values, measure="AUROC"))
     if segmented:
         pictures += decoder_results.segmentation_charts(folder, segmented, title="Table 1")
@@ -314,9 +315,11 @@ def _report(config: ConfigDict, workdir: Path, outcome, shown) -> list[Path]:
     for row, found in by_row.items():
         for section in reports.result_sections(found):
             sections.append(Section(f"{row}: {section.title.lower()}", section.parts))
-    sections += [_stage_pictures(workdir), *reports.about(workdir, config)]
-    title = "thermo_jax: Table 1"
-    return [*reports.write(workdir, title=title, outcome=outcome, sections=sections), *pictures]
+    sections.append(_stage_pictures(workdir))
+    return [
+        *reports.write_run(workdir, outcome, config=config, sections=sections),
+        *pictures,
+    ]
 
 
 def _stage_pictures(workdir: Path) -> Section:

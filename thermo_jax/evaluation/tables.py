@@ -1,0 +1,162 @@
+"""A table of results for reading, and its text and CSV; report.py has its HTML and Markdown."""
+
+import math
+import os
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from etils import epath
+
+from thermo_jax.evaluation.wording import line
+from thermo_jax.files import csv_text, write_whole
+
+UNDEFINED = "-"
+# A number, maybe with its unit %, maybe with its interval: "12", "<1 %", "0.91 [0.88, 0.94]".
+_NUMBER = re.compile(r"([<>+-]?[\d.,]*\d(?:[eE][+-]?\d+)?(?: ?%)?)(?: +([\[(±].*))?")
+_PLAIN_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
+
+
+class Estimate(NamedTuple):
+    """A measure with the bounds of its interval, which are NaN where they are not known."""
+
+    value: float
+    low: float = math.nan
+    high: float = math.nan
+
+    def text(self, digits: int = 3) -> str:
+        """Such as "0.912 [0.871, 0.950]", or "0.912" if the bounds are not known."""
+        known = math.isfinite(self.value + self.low + self.high)
+        value, low, high = (shown(number, f".{digits}f") for number in self)
+        return f"{value} [{low}, {high}]" if known else value
+
+
+Cell = str | float | int | None | Estimate
+
+
+@dataclass(frozen=True)
+class PrintedTable:
+    """Rows of cells under headings; the first cell of a row is its name.
+
+    Args:
+        rows: as many cells a row as columns; None and NaN are undefined and shown as "-".
+        note: small, below the table.
+        ours: indexes of the rows that stand out.
+        float_format: of the cells that are floats; the CSV keeps every digit.
+        leads_to: for each row, the number of the page's section that its first cell links to.
+
+    Raises:
+        ValueError: a row is too short or too long.
+    """
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    note: str = ""
+    ours: Collection[int] = ()
+    float_format: str = ".3f"
+    leads_to: Sequence[int] = ()
+
+    def __post_init__(self):
+        for row in self.rows:
+            if len(row) != len(self.columns):
+                raise ValueError(
+                    f"table {self.title!r} has a row {list(row)!r} of {len(row)} cells, expected "
+                    f"{len(self.columns)}: {list(self.columns)}"
+                )
+
+    @classmethod
+    def of_records(cls, records: Sequence[Mapping[str, Any]]) -> "PrintedTable":
+        """One row per mapping; the columns are in the order in which their names first appear."""
+        columns = list(dict.fromkeys(key for record in records for key in record))
+        return cls("", columns, [[record.get(key) for key in columns] for record in records])
+
+    def shown_rows(self) -> list[list[str]]:
+        """The cells as a reader sees them."""
+        return [[shown(cell, self.float_format) for cell in row] for row in self.rows]
+
+    def number_columns(self) -> list[bool]:
+        """Which columns contain nothing but numbers, at least one."""
+        rows = self.shown_rows()
+        columns = [[row[k] for row in rows] for k in range(len(self.columns))]
+        filled = [[cell for cell in column if cell not in ("", UNDEFINED)] for column in columns]
+        return [bool(cells) and all(map(_NUMBER.fullmatch, cells)) for cells in filled]
+
+    def text(
+        self,
+        *,
+        label_widths: Sequence[int] = (18,),
+        least_width: int = 6,
+        indent: str = "  ",
+        bounds: tuple[str, str] = ("  95 % from", "  95 % to"),
+    ) -> str:
+        """The table with columns of fixed width; an `Estimate`'s bounds are in rows of their own.
+
+        Args:
+            label_widths: at least, of the first columns, which name the row; longer names fit, too.
+            least_width: of the other columns, which are as wide as their headings.
+            bounds: names of the rows that show the bounds of the row above.
+        """
+        labels = len(label_widths)
+        lines = [list(self.columns)]
+        for row in self.rows:
+            values = [cell.value if isinstance(cell, Estimate) else cell for cell in row]
+            lines.append([shown(value, self.float_format) for value in values])
+            if any(isinstance(cell, Estimate) for cell in row):
+                for k, name in enumerate(bounds, start=1):
+                    limits = (shown(cell[k], self.float_format) for cell in row[labels:])
+                    lines.append([*[""] * (labels - 1), name, *limits])
+        forms = [
+            f"<{max(width, *(len(cells[k]) for cells in lines))}"
+            for k, width in enumerate(label_widths)
+        ]
+        forms += [f">{max(len(head), least_width) + 2}" for head in self.columns[labels:]]
+        rows = (indent + "".join(map(format, cells, forms)) for cells in lines)
+        return "\n".join([self.title, *rows] if self.title else rows)
+
+    def csv(self) -> str:
+        """One line per row; NaN and None become empty cells.
+
+        A text cell that a spreadsheet would run as a formula (it starts with = + - @ and is not a
+        number) gets a leading apostrophe: names come from files that anyone may have named.
+        """
+        header, *rows = ([_csv_cell(cell) for cell in row] for row in [self.columns, *self.rows])
+        return csv_text(header, rows)
+
+    def write_csv(self, path: str | os.PathLike) -> epath.Path:
+        """Writes `csv` to a file, whose folder is made where it is missing."""
+        path = epath.Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return write_whole(path, self.csv())
+
+
+def shown(value: Any, float_format: str = ".4g") -> str:
+    """One line of text; "-" where the value is None, NaN or infinite."""
+    if isinstance(value, bool | np.bool_):
+        return "yes" if value else "no"
+    if isinstance(value, float | np.floating):
+        return format(float(value), float_format) if math.isfinite(value) else UNDEFINED
+    if isinstance(value, Estimate):
+        return value.text()
+    return UNDEFINED if value is None else line(value)
+
+
+def split_interval(cell: str) -> tuple[str, str]:
+    """A shown number and its interval: ("0.91", "[0.88, 0.94]"); "" where there is none."""
+    number = _NUMBER.fullmatch(cell)
+    return (number[1], number[2]) if number and number[2] else (cell, "")
+
+
+def _csv_cell(value):
+    if isinstance(value, Estimate):
+        value = value.text()
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, str):
+        value = value.encode("utf-8", "backslashreplace").decode("utf-8")  # any file name will do
+        start = value.lstrip()[:1]
+        return f"'{value}" if start in {*"=+-@"} and not _PLAIN_NUMBER.fullmatch(value) else value
+    undefined = value is None or isinstance(value, float) and not math.isfinite(value)
+    return "" if undefined else value
