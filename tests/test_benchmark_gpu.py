@@ -11,7 +11,7 @@ import tiny_training as tiny
 from conftest import ROOT
 
 from thermo_jax import main
-from thermo_jax.benchmark import cases, compilation, measure, precision, profiling, tables
+from thermo_jax.benchmark import cases, compare, compilation, measure, profiling, tables
 from thermo_jax.configs import benchmark
 from thermo_jax.models.operations import NATIVE
 from thermo_jax.programs import benchmark as benchmark_program
@@ -105,7 +105,7 @@ def test_nothing_is_compared_where_the_cpu_is_hidden(monkeypatch):
     monkeypatch.setattr(jax, "local_devices", local_devices)
     sizes = benchmark_sizes(benchmark.get_config("against_cpu"))
     with pytest.raises(ValueError, match="JAX_PLATFORMS hides: unset it, or add ',cpu'"):
-        next(precision.precision_rows(["encode H"], dtypes=["float32"], sizes=sizes, conv="auto"))
+        next(compare.precision_rows(["encode H"], dtypes=["float32"], sizes=sizes, conv="auto"))
 
 
 def test_the_table_says_whether_a_dispatch_is_one_graph():

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from thermo_jax.benchmark.tables import throughput_table
+from thermo_jax.benchmark import tables
 from thermo_jax.models import cuts, decoders, losses, patches, resampling
 from thermo_jax.training import memory
 
@@ -67,7 +67,7 @@ def test_a_quick_run_appends_rows_that_the_products_table_shows(tmp_path):
     rows = [json.loads(line) for line in (tmp_path / "benchmark.jsonl").read_text().splitlines()]
     assert [row["case"] for row in rows] == ["pretrain H", "segment H/H"]
     assert {(row["how"], row["device"]) for row in rows} == {("as written", "cpu")}
-    table = throughput_table(rows).splitlines()
+    table = tables.show(rows).splitlines()
     assert table[1].startswith("pretrain H") and " torch " in table[1]
     assert table[-1] == "on cpu (cpu)"
 
