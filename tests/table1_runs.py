@@ -1,6 +1,7 @@
 """The quick preset of Table 1, and its fold files alone."""
 
 from thermo_jax.configs import table1 as table1_config
+from thermo_jax.data.dataset import open_dataset
 from thermo_jax.programs import table1
 
 
@@ -13,4 +14,5 @@ def quick(**fields):
 
 
 def write_folds(config, workdir):
-    table1._begin(config, workdir, stages=list(table1.plan(config, workdir)))
+    stages = list(table1.plan(config, workdir))
+    table1._begin(config, workdir, stages=stages, open_dataset=open_dataset)
