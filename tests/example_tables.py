@@ -12,8 +12,8 @@ def table(patients: Sequence[str], *, names: Sequence[str] | None = None, **colu
     count = len(patients)
     return Examples(
         data_type="heat",
-        names=list(names or (f"image{i}" for i in range(count))),
-        patients=list(patients),
+        names=names or [f"image{i}" for i in range(count)],
+        patients=patients,
         views=np.ones(count, np.int32),
         protocols=["S"] * count,
         dates=["2012-10-08"] * count,

@@ -25,9 +25,9 @@ def judged(patients, labels, scores, *, model="fold 0", thresholds=None, **basel
 def test_a_patients_score_is_the_mean_over_her_images():
     found = judged(["1", "2", "2"], [0, 1, 1], [0.4, 0.6, 0.35], year=[0.1, 0.2, 0.4])
     patient = assessment.units(found)["patient"]
-    np.testing.assert_allclose(patient.scores, [0.4, 0.475])
-    assert patient.labels.tolist() == [0, 1]
-    np.testing.assert_allclose(patient.baselines["year"], [0.1, 0.3])
+    np.testing.assert_allclose(patient.columns["probabilities"], [0.4, 0.475])
+    assert patient.columns["labels"].tolist() == [0, 1]
+    np.testing.assert_allclose(patient.columns["baseline/year"], [0.1, 0.3])
 
 
 def repeated(*scores, patients="123456", labels=(0, 1, 0, 1, 0, 1)):

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from thermo_jax.data.table import Table
 from thermo_jax.evaluation import metrics, operating
 
 
@@ -80,15 +81,15 @@ def test_the_distance_of_the_reliability_curve_is_the_calibration_error():
 
 
 def _subsets(**changes):
-    columns = {
-        "labels": [0, 1, 0, 1, 0, 1],
+    who = {
         "patients": ["0001", "0002", "0299", "0300", "0301", "folder:x"],
         "views": [1, 1, 2, 2, 3, 0],
         "protocols": ["S", "S", "D", "D", "D", ""],
         "dates": ["2012-10-08", "2012-11-01", "2013-01-01", "2014-01-01", "", ""],
-    }
-    columns |= changes
-    return operating.subsets(columns.pop("labels"), **columns)
+    } | changes
+    who["views"] = np.array(who["views"])
+    labels = np.array([0, 1, 0, 1, 0, 1])
+    return operating.subsets(Table(names=list("abcdef"), **who, columns={"labels": labels}))
 
 
 def test_subsets_are_the_views_protocols_years_and_numbers_with_both_classes():

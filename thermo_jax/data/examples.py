@@ -8,12 +8,13 @@ TensorFlow.
 
 import dataclasses
 import math
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from absl import logging
 
 from thermo_jax.data import annotations, radiometry
+from thermo_jax.data.table import Table
 from thermo_jax.data.thermogram import (
     GRAY_SHAPE,
     HEAT_SHAPE,
@@ -62,50 +63,18 @@ class Selection:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Examples:
-    """A table of examples in host memory; row i of everything is the same thermogram.
+class Examples(Table):
+    """Images of one data type, for training and evaluation.
 
     Columns:
-      images             uint8 [N, H, W, C], 0..255, of one data type
+      images             uint8 [N, H, W, C], 0..255
       labels             int32 [N], 0 healthy, 1 sick, -1 unlabelled
       label_maps         uint8 [N, 480, 640], class index (task "segment" only)
       scored_label_maps  uint8 [N, H, W], what scores are computed against (task "segment" only)
     """
 
     data_type: str
-    names: list[str]
-    patients: list[str]
-    views: np.ndarray  # int32 [N], keys of VIEW_NAMES
-    protocols: list[str]  # keys of PROTOCOL_NAMES
-    dates: list[str]  # ISO, "" = unknown
     mean_temperatures: np.ndarray  # float64 [N], degrees C over the image, NaN = no matrix
-    columns: dict[str, np.ndarray]
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def take(self, indices: Sequence[int] | np.ndarray) -> "Examples":
-        """The rows of these indices, in this order."""
-        rows = np.asarray(indices, np.int64).reshape(-1)
-        return dataclasses.replace(
-            self,
-            names=[self.names[row] for row in rows],
-            patients=[self.patients[row] for row in rows],
-            views=self.views[rows],
-            protocols=[self.protocols[row] for row in rows],
-            dates=[self.dates[row] for row in rows],
-            mean_temperatures=self.mean_temperatures[rows],
-            columns={name: column[rows] for name, column in self.columns.items()},
-        )
-
-    def rows_of_patients(self, patients: Collection[str]) -> np.ndarray:
-        """The rows of these patients; int64."""
-        return np.flatnonzero([patient in patients for patient in self.patients])
-
-    def rows_of(self, names: Sequence[str]) -> np.ndarray:
-        """The rows of the examples of these names, in their order; int64."""
-        row_of = {name: row for row, name in enumerate(self.names)}
-        return np.array([row_of[name] for name in names], np.int64)
 
 
 def select(

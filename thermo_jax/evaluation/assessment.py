@@ -1,16 +1,18 @@
-"""From predictions to everything a reviewer asks of them (SPEC section 5).
+"""Everything that a reviewer asks about predictions (SPEC section 5): measures and intervals.
 
-Rows of one model or of a whole cross-validation (out-of-fold), per image and per patient. Where
-the cross-validation was repeated, a measure is the mean of those of the repeats, each computed on
-its own: rows of several repeats are never pooled, since they are of the same patients.
+The predictions are those of one model, or of a whole cross-validation (each image is judged by the
+model that did not train on it). Measures are computed per image and per patient. If the
+cross-validation was repeated, a measure is the mean over the repeats: rows of several repeats are
+never pooled, because they are of the same patients.
 
-Intervals resample patients, not images: frames of one patient are near-copies. A resample draws the
-same patients in every repeat. Intervals show what other patients would change, not what another
-training seed would.
+Intervals resample patients, not images: the frames of one patient are near-copies. A resample
+draws the same patients in every repeat. An interval shows how a measure would vary with other
+test patients. It does not show how it would vary with another training seed.
 """
 
+import dataclasses
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -18,158 +20,129 @@ from thermo_jax.data.thermogram import CLASS_NAMES, SICK
 from thermo_jax.evaluation import bootstrap, metrics, operating
 from thermo_jax.evaluation.predictions import Predictions
 
-LEVEL = 0.95
 WORST = 5  # images listed
-SENSITIVITY = 0.9
 CHANCE = 0.5
-# Operating points chosen on validation patients, and how a table calls them.
+# Operating points that are chosen on validation patients, as tables name them.
 TUNED, SENSITIVE = "best balanced accuracy", "90 % sensitivity"
 
 
-class Unit(NamedTuple):
-    """One row per image and model, or per patient and model."""
-
-    names: np.ndarray  # of images, or of patients
-    patients: np.ndarray
-    models: np.ndarray
-    repeats: np.ndarray
-    labels: np.ndarray
-    scores: np.ndarray
-    thresholds: dict[str, np.ndarray]
-    baselines: dict[str, np.ndarray]
-
-
 def operating_points(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Thresholds that validation data choose, by name."""
+    """Thresholds chosen on validation data, by name."""
     return {
         TUNED: metrics.best_threshold(scores, labels),
-        SENSITIVE: operating.threshold_at_sensitivity(scores, labels, sensitivity=SENSITIVITY),
+        SENSITIVE: operating.threshold_at_sensitivity(scores, labels, sensitivity=0.9),
     }
 
 
-def units(predictions: Predictions) -> dict[str, Unit]:
-    """The rows per "image" and per "patient"; a patient's score is the mean over her images."""
+def units(predictions: Predictions) -> dict[str, Predictions]:
+    """A classifier's predictions per "image" and per "patient".
+
+    The score of a patient is the mean over their images. The row of a patient has the patient's
+    name, and is otherwise that of their first image.
+    """
     columns = predictions.columns
-    image = Unit(
-        predictions.names,
-        predictions.patients,
-        predictions.models,
-        predictions.repeats,
-        columns["labels"],
-        columns["probabilities"],
-        predictions.named("threshold/image, "),
-        predictions.named("baseline/"),
-    )
     keys = np.char.add(np.char.add(predictions.models, " "), predictions.patients)
     _, first = np.unique(keys, return_index=True)  # in the order of `patient_scores`
-
-    def mean(values):
-        return metrics.patient_scores(values, keys, image.labels).scores
-
-    patient = Unit(
-        predictions.patients[first],
-        *(column[first] for column in image[1:5]),
-        mean(image.scores),
-        {k: values[first] for k, values in predictions.named("threshold/patient, ").items()},
-        {name: mean(values) for name, values in image.baselines.items()},
+    means = {
+        name: metrics.patient_scores(column, keys, columns["labels"]).scores
+        for name, column in columns.items()
+        if name == "probabilities" or name.startswith("baseline/")
+    }
+    patients = predictions.take(first)
+    patients = dataclasses.replace(
+        patients, names=patients.patients, columns=patients.columns | means
     )
-    return {"image": image, "patient": patient}
+    return {"image": predictions, "patient": patients}
 
 
 def assess_classification(
     predictions: Predictions, *, row: str, samples: int, seed: int
 ) -> dict[str, Any]:
-    """Everything about a classifier called `row`, the baselines beside it.
+    """Everything about a classifier called `row`, with the baselines beside it.
 
     Args:
       samples: bootstrap resamples of patients.
     Returns:
       "classification": {unit: {row name: measures with "interval"}}; the model at 0.5, then at
-        the operating points chosen on validation data, then the baselines. Where models of
-        several folds have thresholds of their own, "threshold" is NaN and "thresholds" has them
-        by model. "perfect" names the measures that are 1 in every resample and have the bound of
-        `bootstrap.perfect_bound` instead. In "counts", n, sick and healthy count images or
-        patients, each once; the others are means over repeats;
+        the operating points chosen on validation data, then the baselines. If the models of
+        several folds have different thresholds, "threshold" is NaN and "thresholds" contains them
+        by model. "perfect" names the measures that are 1 in every resample; the lower end of
+        their interval is `bootstrap.perfect_bound`. In "counts", n, sick and healthy count every
+        image or patient once; the other counts are means over repeats;
       "reliability": {unit: ReliabilityCurve}, of the rows of all repeats, the counts divided by
-        their number;
+        the number of repeats;
       "subsets": {subset: measures per image at 0.5 with "interval"};
-      "cautions": sentences about baselines that come within the model's interval.
+      "cautions": sentences about baselines whose score is within the model's interval.
     """
     outcome: dict[str, Any] = {"classification": {}, "reliability": {}, "subsets": {}}
-    by_unit, drawn = units(predictions), {}
-    for name, unit in by_unit.items():
-        weights = bootstrap.patient_weights(unit.patients.tolist(), samples=samples, seed=seed)
-        drawn[name] = weights
-        rows = {row: _measured(unit, unit.scores, weights)}
-        for point, thresholds in unit.thresholds.items():
-            rows[f"{row} at {point}"] = _measured(unit, unit.scores, weights, thresholds=thresholds)
-        for baseline, scores in unit.baselines.items():
-            rows[baseline] = _measured(unit, scores, weights)
+    for name, unit in units(predictions).items():
+        weights = bootstrap.patient_weights(unit.patients, samples=samples, seed=seed)
+        scores, baselines = unit.columns["probabilities"], unit.named("baseline/")
+        rows = {row: _measured(unit, scores, weights)}
+        for point, thresholds in unit.named(f"threshold/{name}, ").items():
+            rows[f"{row} at {point}"] = _measured(unit, scores, weights, thresholds=thresholds)
+        rows |= {key: _measured(unit, values, weights) for key, values in baselines.items()}
         outcome["classification"][name] = rows
-        curve = operating.reliability_curve(unit.scores, unit.labels)
-        count = _per_repeat(curve.count, _rows_by_repeat(unit))
+        curve = operating.reliability_curve(scores, unit.columns["labels"])
+        count = _per_repeat(curve.count, len(np.unique(unit.repeats)))
         outcome["reliability"][name] = curve._replace(count=count)
-    image, weights = by_unit["image"], drawn["image"]
-    for name, mask in operating.subsets(
-        image.labels,
-        patients=predictions.patients.tolist(),
-        views=predictions.views,
-        protocols=predictions.protocols.tolist(),
-        dates=predictions.dates.tolist(),
-    ).items():
-        part = Unit(*(column[mask] for column in image[:6]), {}, {})
-        outcome["subsets"][name] = _measured(part, part.scores, weights[:, mask])
+        if name == "image":
+            for subset, members in operating.subsets(unit).items():
+                part = unit.take(np.flatnonzero(members))
+                outcome["subsets"][subset] = _measured(
+                    part, part.columns["probabilities"], weights[:, members]
+                )
     outcome["cautions"] = cautions(
-        outcome["classification"], row=row, baselines=list(image.baselines)
+        outcome["classification"], row=row, baselines=list(predictions.named("baseline/"))
     )
     return outcome
 
 
-def _measured(unit: Unit, scores, weights, *, thresholds=0.5) -> dict[str, Any]:
-    """Measures of one row; `thresholds` is one for all, or one per entry (the same in a fold)."""
+def _measured(unit: Predictions, scores, weights, *, thresholds=0.5) -> dict[str, Any]:
+    """The measures of one row of the table.
+
+    Args:
+      thresholds: one for all, or one per entry, which is then the same for all entries of a model.
+    """
     thresholds = np.broadcast_to(thresholds, scores.shape)
-    called = scores > thresholds
+    labels, called = unit.columns["labels"], scores > thresholds
     by_repeat, resampled = [], []
     for rows in _rows_by_repeat(unit):
-        labels = unit.labels[rows]
-        measures = metrics.classification_measures(scores[rows], labels, called=called[rows])
-        measures["auroc_within"] = _auroc_within(unit.models[rows], scores[rows], labels)
+        part = scores[rows], labels[rows]
+        measures = metrics.classification_measures(*part, called=called[rows])
+        measures["auroc_within"] = _auroc_within(unit.models[rows], *part)
         by_repeat.append(measures)
         resampled.append(
-            bootstrap.classification_samples(
-                scores[rows], labels, weights[:, rows], called=called[rows]
-            )
+            bootstrap.classification_samples(*part, weights[:, rows], called=called[rows])
         )
     measures = {name: float(value) for name, value in _means(by_repeat).items()}
-    measures["counts"] = _counts(unit, [one["counts"] for one in by_repeat])
+    measures["counts"] = _counts(unit, [values["counts"] for values in by_repeat])
     if (thresholds == thresholds[0]).all():
         measures["threshold"] = float(thresholds[0])
     else:
         models, first = np.unique(unit.models, return_index=True)
         measures["thresholds"] = dict(zip(models.tolist(), thresholds[first].tolist(), strict=True))
     measures["interval"] = {
-        name: bootstrap.interval(values, level=LEVEL) for name, values in _means(resampled).items()
+        name: bootstrap.interval(values) for name, values in _means(resampled).items()
     }
     measures["perfect"] = []
     for name, trials in _trials(unit, called).items():
-        if measures["interval"][name][0] == 1:  # as if nothing were uncertain
-            bound = bootstrap.perfect_bound(trials, level=LEVEL)
-            measures["interval"][name] = (bound, 1.0)
+        if measures["interval"][name][0] == 1:  # this would mean that nothing is uncertain
+            measures["interval"][name] = (bootstrap.perfect_bound(trials), 1.0)
             measures["perfect"].append(name)
     measures["patients"] = len(np.unique(unit.patients))
     return measures
 
 
-def _trials(unit: Unit, called: np.ndarray) -> dict[str, int]:
-    """How many patients each measure puts to the test."""
-
-    def patients(rows: np.ndarray) -> int:
-        return len(np.unique(unit.patients[rows]))
-
-    sick, healthy = patients(unit.labels == SICK), patients(unit.labels != SICK)
+def _trials(unit: Predictions, called: np.ndarray) -> dict[str, int]:
+    """The number of patients on whom each measure depends."""
+    is_sick = unit.columns["labels"] == SICK
+    sick, healthy, positive = (
+        len(np.unique(unit.patients[rows])) for rows in (is_sick, ~is_sick, called)
+    )
     return {
         "accuracy": sick + healthy,
-        "precision": patients(called),
+        "precision": positive,
         "recall": sick,
         "specificity": healthy,
         "f1": sick,
@@ -178,55 +151,55 @@ def _trials(unit: Unit, called: np.ndarray) -> dict[str, int]:
     }
 
 
-def _rows_by_repeat(unit: Unit | Predictions) -> list[np.ndarray]:
-    """Indexes of the rows of each repeat."""
-    return [np.flatnonzero(unit.repeats == repeat) for repeat in np.unique(unit.repeats)]
+def _rows_by_repeat(predictions: Predictions) -> list[np.ndarray]:
+    repeats = predictions.repeats
+    return [np.flatnonzero(repeats == repeat) for repeat in np.unique(repeats)]
 
 
 def _means(by_repeat: Sequence[dict[str, Any]]) -> dict[str, np.ndarray]:
-    """The mean of each measure over repeats, of those in which it is defined; counts left out."""
+    """The mean of each measure but "counts" over the repeats in which it is defined."""
     means = {}
     for name in (name for name in by_repeat[0] if name != "counts"):
-        values = np.array([one[name] for one in by_repeat], np.float64)
-        known = np.isfinite(values)
-        total = np.where(known, values, 0).sum(0)
-        means[name] = metrics.ratio(total, known.sum(0), otherwise=np.nan)
+        values = np.array([measures[name] for measures in by_repeat], np.float64)
+        defined = np.isfinite(values)
+        total = np.where(defined, values, 0).sum(0)
+        means[name] = metrics.ratio(total, defined.sum(0), otherwise=np.nan)
     return means
 
 
-def _per_repeat(total, repeats: Sequence):
-    """A count over all repeats, divided among them; an integer stays one where it is of one."""
-    return total if len(repeats) == 1 else total / len(repeats)
+def _per_repeat(total, repeats: int):
+    """The mean of a count over repeats; the integer itself if there is one repeat."""
+    return total if repeats == 1 else total / repeats
 
 
-def _counts(unit: Unit, by_repeat: Sequence[dict[str, int]]) -> dict[str, float]:
+def _counts(unit: Predictions, by_repeat: Sequence[dict[str, int]]) -> dict[str, float]:
     _, first = np.unique(unit.names, return_index=True)
-    sick = int((unit.labels[first] == SICK).sum())
-    counts: dict[str, float] = {"n": len(first), "sick": sick, "healthy": len(first) - sick}
-    for name in (name for name in by_repeat[0] if name not in counts):
-        counts[name] = _per_repeat(sum(one[name] for one in by_repeat), by_repeat)
-    return counts
+    sick = int((unit.columns["labels"][first] == SICK).sum())
+    means = {
+        name: _per_repeat(sum(counts[name] for counts in by_repeat), len(by_repeat))
+        for name in by_repeat[0]
+    }
+    return means | {"n": len(first), "sick": sick, "healthy": len(first) - sick}
 
 
 def _auroc_within(models: np.ndarray, scores: np.ndarray, labels: np.ndarray) -> float:
-    """AUROC over pairs judged by the same model: models of different folds differ in scale."""
+    """AUROC over pairs judged by the same model: the scales of different models differ."""
     pairs = wins = 0.0
     for model in np.unique(models):
-        mine = models == model
-        count = float((labels[mine] == 1).sum() * (labels[mine] == 0).sum())
+        rows = models == model
+        count = float((labels[rows] == 1).sum() * (labels[rows] == 0).sum())
         if count:
             pairs += count
-            measures = metrics.classification_measures(scores[mine], labels[mine])
-            wins += count * measures["auroc"]
+            wins += count * metrics.classification_measures(scores[rows], labels[rows])["auroc"]
     return wins / pairs if pairs else float("nan")
 
 
 def cautions(
     classification: dict[str, dict[str, dict]], *, row: str, baselines: Sequence[str]
 ) -> list[str]:
-    """A plain sentence: whether chance, or baselines without anatomy, reach the model's AUROC.
+    """A sentence that says whether chance or a baseline reaches the model's AUROC per patient.
 
-    Per patient; none where the AUROC is undefined.
+    No sentence if the AUROC is undefined.
     """
     rows = classification["patient"]
     value, (low, high) = rows[row]["auroc"], rows[row]["interval"]["auroc"]
@@ -244,17 +217,18 @@ def cautions(
     if not rivals:
         return [f"{start}; no baseline that sees no anatomy comes within this interval."]
     come = "comes" if len(rivals) == 1 else "come"
+    listed = " and ".join(filter(None, [", ".join(rivals[:-1]), rivals[-1]]))
     return [
-        f"{start}; without seeing any anatomy, {_listed(rivals)} {come} within it or above: this "
+        f"{start}; without seeing any anatomy, {listed} {come} within it or above: this "
         "score does not show that the model reads the breast."
     ]
 
 
 def chance_note(predictions: Predictions, measures: dict[str, Any]) -> str:
-    """Of a run whose diagnoses were dealt at random: how far its AUROC per patient may fall.
+    """The range in which the AUROC lies by chance, for a run with shuffled diagnoses.
 
     Args:
-      measures: of the model, per patient.
+      measures: those of the model per patient.
     """
     sick, healthy = (measures["counts"][name] for name in ("sick", "healthy"))
     models = len(np.unique(predictions.models))
@@ -267,55 +241,56 @@ def chance_note(predictions: Predictions, measures: dict[str, Any]) -> str:
     )
 
 
-def _listed(items: Sequence[str]) -> str:
-    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"
-
-
 def assess_segmentation(predictions: Predictions, *, samples: int, seed: int) -> dict[str, Any]:
     """Everything about a segmenter.
 
     Returns:
-      "segmentation": {size: measures over all pixels of all images, with "hd95" [K] (mean over
-        the images that have it), "interval" and "images" (quartiles over images)};
+      "segmentation": {size: measures over all pixels of all images, with "hd95" [K] (the mean over
+        the images in which it is defined), "interval" and "images" (quartiles over images)};
       "confusion": {size: [K, K]}, pixels, the mean over repeats;
       "worst": the images with the lowest mIoU at the images' size.
     """
     outcome: dict[str, Any] = {"segmentation": {}, "confusion": {}}
-    weights = bootstrap.patient_weights(predictions.patients.tolist(), samples=samples, seed=seed)
+    drawn = bootstrap.patient_weights(predictions.patients, samples=samples, seed=seed)
     repeats = _rows_by_repeat(predictions)
     for size, confusions in predictions.named("confusion/").items():
         distances = predictions.columns[f"hd95/{size}"]
-        whole = np.ones((1, len(confusions)))
         measured, resampled = (
-            _means([_segmentation(confusions, distances, drawn, rows=rows) for rows in repeats])
-            for drawn in (whole, weights)
+            _means(
+                [
+                    bootstrap.segmentation_samples(confusions[rows], weights[:, rows])
+                    | {"hd95": bootstrap.mean_samples(distances[rows], weights[:, rows])}
+                    for rows in repeats
+                ]
+            )
+            for weights in (np.ones((1, len(confusions))), drawn)
         )
         measures: dict[str, Any] = {name: values[0] for name, values in measured.items()}
         measures["interval"] = {
-            name: bootstrap.interval(values, level=LEVEL)
+            name: bootstrap.interval(values)
             if values.ndim == 1
-            else [bootstrap.interval(column, level=LEVEL) for column in values.T]
+            else [bootstrap.interval(column) for column in values.T]
             for name, values in resampled.items()
         }
-        by_image = metrics.segmentation_measures(confusions)
+        by_row = metrics.segmentation_measures(confusions)
         names, first, image = np.unique(predictions.names, return_index=True, return_inverse=True)
-        of_image = {
-            name: np.bincount(image, weights=by_image[name]) / np.bincount(image)
+        by_image = {
+            name: np.bincount(image, weights=by_row[name]) / np.bincount(image)
             for name in ("accuracy", "miou")
         }
         measures["images"] = {
-            name: np.percentile(values, (0, 25, 50, 75, 100)) for name, values in of_image.items()
+            name: np.percentile(values, (0, 25, 50, 75, 100)) for name, values in by_image.items()
         }
         outcome["segmentation"][size] = measures
-        outcome["confusion"][size] = _per_repeat(confusions.sum(0), repeats)
+        outcome["confusion"][size] = _per_repeat(confusions.sum(0), len(repeats))
         if "worst" not in outcome:
-            order = np.argsort(of_image["miou"], kind="stable")[:WORST]
+            order = np.argsort(by_image["miou"], kind="stable")[:WORST]
             outcome["worst"] = [
                 {
                     "name": str(names[i]),
                     "patient": str(predictions.patients[first[i]]),
-                    "miou": float(of_image["miou"][i]),
-                    "accuracy": float(of_image["accuracy"][i]),
+                    "miou": float(by_image["miou"][i]),
+                    "accuracy": float(by_image["accuracy"][i]),
                     "lowest_class": _lowest_class(confusions[image == i].sum(0)),
                 }
                 for i in order
@@ -325,9 +300,3 @@ def assess_segmentation(predictions: Predictions, *, samples: int, seed: int) ->
 
 def _lowest_class(confusion: np.ndarray) -> str:
     return CLASS_NAMES[int(np.nanargmin(metrics.segmentation_measures(confusion)["iou"]))]
-
-
-def _segmentation(confusions, distances, weights, *, rows) -> dict[str, np.ndarray]:
-    """Measures of some rows in every resample."""
-    drawn = bootstrap.segmentation_samples(confusions[rows], weights[:, rows])
-    return drawn | {"hd95": bootstrap.mean_samples(distances[rows], weights[:, rows])}

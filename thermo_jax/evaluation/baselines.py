@@ -35,13 +35,13 @@ def baseline_features(
     levels = [np.ravel(image) // (256 // HISTOGRAM_BINS) for image in images]
     counts = [np.bincount(level, minlength=HISTOGRAM_BINS) / level.size for level in levels]
     histograms = np.reshape(counts, (len(images), HISTOGRAM_BINS))
-    years = np.array([_number(date[:4]) for date in dates], dtype=np.float64)
+    years = np.array([number(date[:4]) for date in dates], dtype=np.float64)
     columns = {
         "mean intensity": [image.mean() for image in images],
         "mean temperature": mean_temperatures,
         "histogram": histograms / np.maximum(histograms.sum(axis=1, keepdims=True), 1e-12),
         "acquisition year": np.where(years > 0, years, np.nan),
-        "patient number": [_number(patient) for patient in patients],
+        "patient number": [number(patient) for patient in patients],
     }
     return {
         name: np.asarray(column, dtype=np.float64).reshape(len(images), -1)
@@ -113,5 +113,6 @@ def _impute_median() -> SimpleImputer:
     return SimpleImputer(strategy="median", add_indicator=True)
 
 
-def _number(text: str) -> float:
+def number(text: str) -> float:
+    """The number that a text of digits means, such as a patient's or a year; NaN for others."""
     return float(text) if text.isascii() and text.isdigit() else np.nan

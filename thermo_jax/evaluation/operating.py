@@ -5,14 +5,14 @@ tells whether a probability means what it says; subsets (view, protocol, year, p
 whether a score holds within an acquisition, since in DMR-IR the label is confounded with it.
 """
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Num
 
+from thermo_jax.data.table import Table
 from thermo_jax.data.thermogram import HEALTHY, PROTOCOL_NAMES, SICK, VIEW_NAMES
-from thermo_jax.evaluation import metrics
+from thermo_jax.evaluation import baselines, metrics
 
 CONFOUNDED_BELOW = 300  # below this patient number, the number alone tells the diagnosis
 
@@ -71,45 +71,34 @@ def reliability_curve(
     return ReliabilityCurve(mean_score, share_sick, count)
 
 
-def subsets(
-    labels: Num[np.ndarray, " n"],
-    *,
-    patients: Sequence[str],
-    views: Sequence[int],
-    protocols: Sequence[str],
-    dates: Sequence[str],
-) -> dict[str, Bool[np.ndarray, " n"]]:
+def subsets(images: Table) -> dict[str, Bool[np.ndarray, " n"]]:
     """The images of each view, protocol, year and range of patient numbers.
 
-    Only subsets that hold healthy and sick images and are not all images are returned, so each
-    can be scored and tells something new. An unknown view, protocol, date or number is in none.
+    A subset is returned only if it has healthy and sick images and is not all images: others
+    cannot be scored or say nothing new. An image whose view, protocol, date or patient number is
+    unknown is in no subset of this kind.
 
     Args:
-        labels, patients, views, protocols, dates: one entry per image, as a `Thermogram` has
-            them: 1 sick, 0 healthy; "0001"; keys of VIEW_NAMES and of PROTOCOL_NAMES; ISO dates
-            ("" unknown).
+        images: with the column "labels", 1 sick, 0 healthy.
 
     Returns:
         name such as "view 1 frontal", "protocol S static", "year 2012" or "patient number below
         300" -> which images belong to it.
     """
-    labels = np.asarray(labels)
-    views, protocols = np.asarray(views), np.asarray(protocols, dtype=str)
-    years = np.array([date[:4] for date in dates], dtype=str)
-    numbers = np.array([_patient_number(patient) for patient in patients])
+    years = np.array([date[:4] for date in images.dates], dtype=str)
+    numbers = np.array([baselines.number(patient) for patient in images.patients])
     candidates = {
-        **{f"view {key} {name}": views == key for key, name in VIEW_NAMES.items() if key},
-        **{f"protocol {k} {name}": protocols == k for k, name in PROTOCOL_NAMES.items() if k},
+        **{f"view {k} {name}": images.views == k for k, name in VIEW_NAMES.items() if k},
+        **{
+            f"protocol {k} {name}": images.protocols == k for k, name in PROTOCOL_NAMES.items() if k
+        },
         **{f"year {year}": years == year for year in np.unique(years) if year},
         f"patient number below {CONFOUNDED_BELOW}": numbers < CONFOUNDED_BELOW,
         f"patient number {CONFOUNDED_BELOW} and above": numbers >= CONFOUNDED_BELOW,
     }
+    labels = images.columns["labels"]
     return {
         name: members
         for name, members in candidates.items()
         if not members.all() and {HEALTHY, SICK} <= set(labels[members].tolist())
     }
-
-
-def _patient_number(patient: str) -> float:
-    return float(patient) if patient.isascii() and patient.isdigit() else np.nan

@@ -23,60 +23,42 @@ import numpy as np
 from etils import epath
 
 from thermo_jax.data.examples import Examples
+from thermo_jax.data.table import Table
 from thermo_jax.errors import UserError
 from thermo_jax.files import write_whole
 
-_ROWS = ("names", "patients", "views", "protocols", "dates", "models", "repeats")
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Predictions:
-    """Row i of everything is the same image, judged by the same model."""
+class Predictions(Table):
+    """Each row is an image and the model that judged it."""
 
-    names: np.ndarray  # str [N]
-    patients: np.ndarray  # str [N]
-    views: np.ndarray  # int32 [N]
-    protocols: np.ndarray  # str [N]
-    dates: np.ndarray  # str [N], ISO, "" = unknown
-    models: np.ndarray  # str [N], which model (fold) judged the row
-    repeats: np.ndarray  # int32 [N], in which repeat of the cross-validation, from 0
-    columns: dict[str, np.ndarray]
-
-    def __len__(self) -> int:
-        return len(self.names)
+    models: np.ndarray  # str [N], the name of the model (fold)
+    repeats: np.ndarray  # int32 [N], the repeat of the cross-validation, from 0
 
     @classmethod
     def of(cls, examples: Examples, *, model: str, columns: dict[str, np.ndarray]) -> "Predictions":
         """One model's `columns` for a table of examples."""
         return cls(
-            names=np.array(examples.names, str),
-            patients=np.array(examples.patients, str),
-            views=np.asarray(examples.views),
-            protocols=np.array(examples.protocols, str),
-            dates=np.array(examples.dates, str),
-            models=np.array([model] * len(examples), str),
+            names=examples.names,
+            patients=examples.patients,
+            views=examples.views,
+            protocols=examples.protocols,
+            dates=examples.dates,
+            models=np.full(len(examples), model),
             repeats=np.zeros(len(examples), np.int32),
             columns=columns,
         )
 
-    def named(self, prefix: str) -> dict[str, np.ndarray]:
-        """The columns whose keys start with the prefix, by the rest of the key."""
-        return {
-            key.removeprefix(prefix): column
-            for key, column in self.columns.items()
-            if key.startswith(prefix)
-        }
-
     def save(self, path: str | os.PathLike) -> epath.Path:
-        """Writes a compressed .npz, whole or not at all; no pickle."""
-        rows = {name: getattr(self, name) for name in _ROWS}
-        file = io.BytesIO()  # a bucket takes whole files only
-        np.savez_compressed(file, **rows, **{f"column:{k}": v for k, v in self.columns.items()})
+        """Writes a compressed .npz without pickled objects. An interrupted write leaves no file."""
+        columns = {f"column:{key}": column for key, column in self.columns.items()}
+        file = io.BytesIO()  # a bucket accepts whole files only
+        np.savez_compressed(file, **self.who(), **columns)
         return write_whole(path, file.getvalue())
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Predictions":
-        """Reads what `save` wrote. UserError, naming the file, if it is something else."""
+        """Reads a file that `save` wrote; any other file is a UserError that names it."""
         try:
             data = io.BytesIO(epath.Path(path).read_bytes())
             with np.load(data, allow_pickle=False) as file:
@@ -86,7 +68,7 @@ class Predictions:
                 for key in list(arrays)
                 if key.startswith("column:")
             }
-            # Files of the first format knew no repeats.
+            # Files of the first format have no repeats.
             arrays.setdefault("repeats", np.zeros(len(arrays["names"]), np.int32))
             return cls(**arrays, columns=columns)
         except FileNotFoundError:
@@ -103,14 +85,10 @@ def pool(parts: Sequence[Predictions]) -> Predictions:
     Raises:
       ValueError: an image was judged twice by models of one name, or columns differ.
     """
-    first = parts[0].columns.keys()
-    if any(part.columns.keys() != first for part in parts):
+    if any(part.columns.keys() != parts[0].columns.keys() for part in parts):
         raise ValueError("predictions of different tasks cannot be pooled")
-    pooled = Predictions(
-        **{name: np.concatenate([getattr(part, name) for part in parts]) for name in _ROWS},
-        columns={key: np.concatenate([part.columns[key] for part in parts]) for key in first},
-    )
-    judged = list(zip(pooled.models.tolist(), pooled.names.tolist(), strict=True))
-    if len(set(judged)) < len(judged):
+    pooled = Predictions.concatenate(parts)
+    judged = set(zip(pooled.models.tolist(), pooled.names.tolist(), strict=True))
+    if len(judged) < len(pooled):
         raise ValueError("an image was judged twice by one model")
     return pooled

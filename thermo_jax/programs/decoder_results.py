@@ -148,7 +148,10 @@ def classified(
             },
         )
         for name, unit in assessment.units(validation).items():
-            for point, value in assessment.operating_points(unit.scores, unit.labels).items():
+            points = assessment.operating_points(
+                unit.columns["probabilities"], unit.columns["labels"]
+            )
+            for point, value in points.items():
                 columns[f"threshold/{name}, {point}"] = np.full(len(sets["test"]), value)
     features = {
         role: baselines.baseline_features(
