@@ -59,17 +59,11 @@ def test_the_threshold_is_one_half_without_a_sick_example():
     assert operating.threshold_at_sensitivity([0.1, 0.9], [0, 0]) == 0.5
 
 
-@pytest.mark.parametrize("sensitivity", [0, 90, np.nan])
-def test_a_sensitivity_is_a_share(sensitivity):
-    with pytest.raises(ValueError, match="a share above 0"):
-        operating.threshold_at_sensitivity([0.1, 0.9], [0, 1], sensitivity=sensitivity)
-
-
 def test_the_reliability_curve_is_mean_score_share_of_sick_and_count_by_bin():
-    curve = operating.reliability_curve([0.0, 0.1, 0.5, 0.7, 0.9, 1.0], [0, 1, 0, 1, 1, 1], bins=4)
-    np.testing.assert_array_equal(curve.count, [2, 0, 2, 2])
-    np.testing.assert_allclose(curve.mean_score, [0.05, np.nan, 0.6, 0.95])
-    np.testing.assert_allclose(curve.share_sick, [0.5, np.nan, 0.5, 1])
+    curve = operating.reliability_curve([0.0, 0.05, 0.5, 0.9, 0.95, 1.0], [0, 1, 0, 1, 1, 1])
+    np.testing.assert_array_equal(curve.count, [2, 0, 0, 0, 0, 1, 0, 0, 0, 3])
+    np.testing.assert_allclose(curve.mean_score[[0, 1, 5, 9]], [0.025, np.nan, 0.5, 0.95])
+    np.testing.assert_allclose(curve.share_sick[[0, 1, 5, 9]], [0.5, np.nan, 0, 1])
 
 
 def test_the_distance_of_the_reliability_curve_is_the_calibration_error():

@@ -38,7 +38,7 @@ def test_a_patients_probability_is_the_evaluations():
         for name, (a, b) in zip(names, scores.tolist(), strict=True)
     )
     keys = np.array([patient_of(name) for name in names])
-    expected = metrics.patient_scores(scores.mean(1), keys, np.zeros(len(names), int)).scores
+    expected = metrics.patient_scores(scores.mean(1), keys, np.zeros(len(names), int))
     assert [patient.name for patient in found] == ["0001", "0002"]
     np.testing.assert_allclose([patient.probability for patient in found], expected)
 

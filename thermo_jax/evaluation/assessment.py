@@ -44,7 +44,7 @@ def units(predictions: Predictions) -> dict[str, Predictions]:
     keys = np.char.add(np.char.add(predictions.models, " "), predictions.patients)
     _, first = np.unique(keys, return_index=True)  # in the order of `patient_scores`
     means = {
-        name: metrics.patient_scores(column, keys, columns["labels"]).scores
+        name: metrics.patient_scores(column, keys, columns["labels"])
         for name, column in columns.items()
         if name == "probabilities" or name.startswith("baseline/")
     }
@@ -258,7 +258,9 @@ def assess_segmentation(predictions: Predictions, *, samples: int, seed: int) ->
         measured, resampled = (
             _means(
                 [
-                    bootstrap.segmentation_samples(confusions[rows], weights[:, rows])
+                    metrics.segmentation_measures(
+                        np.tensordot(weights[:, rows], confusions[rows], axes=1)
+                    )
                     | {"hd95": bootstrap.mean_samples(distances[rows], weights[:, rows])}
                     for rows in repeats
                 ]

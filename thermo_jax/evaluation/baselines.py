@@ -1,8 +1,8 @@
 """Classifiers that see no anatomy, to be shown beside every classification score.
 
-The DMR-IR label is confounded with the acquisition: in one public subset the patient number alone
-separates healthy from sick with AUROC .974, in another the year does. A model that is no better
-than these has not been shown to read a breast.
+The DMR-IR diagnosis is confounded with the acquisition: in one public subset the patient number
+alone separates healthy from sick with AUROC .974, in another the year does. Unless a model is
+better than these baselines, nothing shows that it uses the anatomy.
 """
 
 from collections.abc import Sequence
@@ -25,11 +25,11 @@ def baseline_features(
     patients: Sequence[str],
     mean_temperatures: Float[np.ndarray, " n"],
 ) -> Features:
-    """What each baseline may see of n images. A histogram has 16 levels a bin, of all channels.
+    """The features that each baseline uses. A bin of the histogram has 16 levels.
 
     Args:
-        dates: ISO dates; the first four digits are the year, anything else is unknown.
-        patients: "0001" counts as number 1; an id that is not all digits is unknown.
+        dates: ISO dates; the year is unknown if a date does not start with four digits.
+        patients: "0001" is number 1; the number is unknown if there are other signs than digits.
         mean_temperatures: degrees C; NaN is unknown.
     """
     levels = [np.ravel(image) // (256 // HISTOGRAM_BINS) for image in images]
@@ -52,19 +52,20 @@ def baseline_features(
 def baseline_scores(
     train: Features, test: Features, *, labels: Integer[np.ndarray, " n_train"]
 ) -> dict[str, Float[np.ndarray, " n_test"]]:
-    """Probabilities of Sick for every test image, by baseline, fitted on the training images.
+    """The probability of Sick for every test image, by baseline, fitted on the training images.
 
-    - "majority class": the share of sick in training, for everyone;
+    - "majority class": the share of sick training images, the same for all test images;
     - "mean intensity": logistic regression on the standardised mean;
-    - "mean temperature": the same on degrees C, which a gray image stretched from its own lowest
-      to its own highest value has lost;
+    - "mean temperature": the same on the mean in degrees C, which a gray image does not show
+      because it is scaled from its own minimum to its own maximum;
     - "histogram": the same on the 16 shares;
-    - "acquisition year": the same on the year and one indicator per year (a year not seen in
-      training is judged by the trend alone);
+    - "acquisition year": the same on the year and one indicator per year (for a year that is not
+      in training, the year alone counts);
     - "patient number": the same on the number and its square.
 
-    An unknown temperature, year or number takes the training median and an "unknown" indicator.
-    Where training has one diagnosis only, or knows no value, the score is the share of sick.
+    An unknown temperature, year or number is replaced by the training median, and an indicator
+    says that it is unknown. If training images have only one diagnosis, or no known value, the
+    score is the share of sick training images.
 
     Args:
         labels: of the training images, 1 sick, 0 healthy.
@@ -80,7 +81,7 @@ def baseline_scores(
         "mean temperature": [_impute_median(), StandardScaler()],
         "histogram": [StandardScaler()],
         "acquisition year": [_trend_and_indicators()],
-        # Scaled before squaring: numbers up to 425 would otherwise give a square that is all trend.
+        # Scaled before squaring: the square of numbers from 1 to 425 would be almost linear.
         "patient number": [
             _impute_median(),
             StandardScaler(),

@@ -1,14 +1,13 @@
-"""95 % intervals of every measure by resampling patients, the unit that is independent.
+"""95 % intervals of every measure by resampling patients, which are independent of each other.
 
 A patient's images are near-copies of each other, so resampling images would give intervals that
-are far too narrow: patients are drawn with replacement, each with all her images (the cluster
-bootstrap; Field and Welsh 2007, doi 10.1111/j.1467-9868.2007.00593.x). A resample is a row of
-weights, how often every image was drawn, and a measure of it is the weighted measure.
+are far too narrow. Instead, patients are drawn with replacement, each with all their images (the
+cluster bootstrap; Field and Welsh 2007, doi 10.1111/j.1467-9868.2007.00593.x). A resample is a row
+of weights, which say how often each image was drawn; its measures are weighted measures.
 
-Draw the weights once and give them to the model and to its baselines alike: their samples are then
-paired, and the interval of a difference is the interval of the samples' difference. A subset of the
-images takes its columns of the weights. The model is not trained anew, so an interval tells what
-other test patients would change, not what another training seed would.
+Draw the weights once and use them for the model and its baselines: their samples are then paired,
+and the interval of a difference is the interval of the samples' difference. For a subset of the
+images, use the subset's columns of the weights.
 """
 
 from collections.abc import Sequence
@@ -19,8 +18,10 @@ from scipy import stats
 
 from thermo_jax.evaluation import metrics
 
-# Logistic regression and nearest neighbours on noise, 4 or 5 folds of 72 to 120 patients, 300 seeds
-# each: the standard deviation of the pooled AUROC was 1.0 to 1.4 times that of one model's.
+LEVEL = 0.95
+# The standard deviation of the AUROC pooled over folds, as a multiple of that of one model. It was
+# 1.0 to 1.4 for logistic regression and nearest neighbours on noise (4 or 5 folds of 72 to 120
+# patients, 300 seeds each).
 POOLED = 1.4
 _BLOCK = 64  # resamples whose sorted weights are in memory at once
 
@@ -30,8 +31,8 @@ def patient_weights(
 ) -> Float[np.ndarray, "r n"]:
     """How often each image is drawn in each of `samples` resamples of the patients.
 
-    The draws follow the sorted patients: per image and per patient (one entry each) the same
-    patients are drawn for the same seed.
+    Patients are drawn in sorted order, so that the same seed draws the same patients whether
+    there is an entry per image or per patient.
     """
     names, rows = np.unique(np.asarray(patients, dtype=str), return_inverse=True)
     rng = np.random.default_rng(seed)
@@ -46,15 +47,15 @@ def classification_samples(
     *,
     called: Bool[np.ndarray, " n"],
 ) -> dict[str, Float[np.ndarray, " r"]]:
-    """`metrics.classification_measures` of every resample, undefined where a resample's are.
+    """`metrics.classification_measures` of every resample, with the same undefined cases.
 
     Args:
-        called: who is called sick, for example `scores > threshold`; the threshold may differ
-            from fold to fold.
+        called: which examples are called sick, for example `scores > threshold`. The threshold
+            may differ from fold to fold.
 
     Returns:
         "accuracy", "precision", "recall", "specificity", "f1", "auroc", "auprc", "brier", "ece"
-        (float64 [r]); all NaN for a resample that draws none of these examples.
+        (float64 [r]); all NaN for a resample without any of these examples.
 
     Raises:
         ValueError: as `metrics.classification_measures`.
@@ -102,77 +103,57 @@ def _areas(weights, scores, sick):
     )
 
 
-def segmentation_samples(
-    confusions: Num[np.ndarray, "n k k"], weights: Float[np.ndarray, "r n"]
-) -> dict[str, Float[np.ndarray, "r ..."]]:
-    """`metrics.segmentation_measures` of every resample.
-
-    Args:
-        confusions: one confusion matrix per image.
-
-    Returns:
-        "accuracy", "precision", "recall", "f1", "miou" (float64 [r]) and "iou", "dice"
-        (float64 [r, k]); a resample leaves a class out where none of its images has it.
-
-    Raises:
-        ValueError: as `metrics.segmentation_measures`.
-    """
-    return metrics.segmentation_measures(np.tensordot(weights, np.asarray(confusions), axes=1))
-
-
 def mean_samples(
     values: Float[np.ndarray, "n k"], weights: Float[np.ndarray, "r n"]
 ) -> Float[np.ndarray, "r k"]:
-    """Every resample's mean over images of k measures, each over the images that have it (finite).
+    """The mean of k measures over the images of every resample in which the measure is finite.
 
-    NaN where a resample draws none of those.
+    NaN if a resample has no such image.
     """
-    known = np.isfinite(values)
-    sums = weights @ np.where(known, values, 0)
-    return metrics.ratio(sums, weights @ known, otherwise=np.nan)
+    finite = np.isfinite(values)
+    sums = weights @ np.where(finite, values, 0)
+    return metrics.ratio(sums, weights @ finite, otherwise=np.nan)
 
 
-def interval(samples: Float[np.ndarray, " r"], *, level: float = 0.95) -> tuple[float, float]:
+def interval(samples: Float[np.ndarray, " r"]) -> tuple[float, float]:
     """The percentile interval (low, high) of one measure's samples.
 
-    Undefined samples (NaN) are ignored; (NaN, NaN) where fewer than half are finite, because
-    what is left would describe unusual resamples.
+    Undefined samples (NaN) are ignored. (NaN, NaN) if fewer than half of the samples are finite,
+    because these would be unusual resamples.
     """
     samples = np.asarray(samples, dtype=np.float64)
     finite = samples[np.isfinite(samples)]
     if not finite.size or 2 * finite.size < samples.size:
         return float("nan"), float("nan")
-    low, high = np.quantile(finite, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(finite, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
 
 
-def chance_auroc_range(
-    *, sick: int, healthy: int, models: int = 1, level: float = 0.95
-) -> tuple[float, float]:
-    """(low, high): where the AUROC of models that learned nothing lies with this probability.
+def chance_auroc_range(*, sick: int, healthy: int, models: int = 1) -> tuple[float, float]:
+    """The range (low, high) in which the AUROC of models that learned nothing lies in 95 %.
 
-    Of one model it is normal around 0.5 with variance (sick + healthy + 1) / (12 sick healthy)
-    (Mann and Whitney 1947, doi 10.1214/aoms/1177730491). Pooled over the folds of a
-    cross-validation it is wider, since each fold's patients trained the others' models: `POOLED`
-    times, as measured.
+    The AUROC of one model is normal around 0.5 with variance (sick + healthy + 1) / (12 sick
+    healthy) (Mann and Whitney 1947, doi 10.1214/aoms/1177730491). If it is pooled over the folds
+    of a cross-validation, the range is `POOLED` times as wide, because the patients of each fold
+    trained the other folds' models.
 
     Args:
-      models: how many judged the patients, each those of a fold.
+      models: the number of folds, each with its own patients and model.
     Returns:
-      (NaN, NaN) where a diagnosis is absent.
+      (NaN, NaN) if a diagnosis is absent.
     """
     if not sick or not healthy:
         return np.nan, np.nan
     deviation = np.sqrt((sick + healthy + 1) / (12 * sick * healthy))
-    reach = stats.norm.ppf((1 + level) / 2) * deviation * (POOLED if models > 1 else 1)
+    reach = stats.norm.ppf((1 + LEVEL) / 2) * deviation * (POOLED if models > 1 else 1)
     return float(max(0.5 - reach, 0)), float(min(0.5 + reach, 1))
 
 
-def perfect_bound(trials: int, *, level: float = 0.95) -> float:
-    """The lower end of an interval for a measure that is 1 in every resample: .025^(1/n) at 95 %.
+def perfect_bound(trials: int) -> float:
+    """The lower end of the interval of a measure that is 1 in every resample: .025^(1/n).
 
     Resampling perfect scores shows no uncertainty, however few patients there are. Instead, each
-    patient counts as a trial that succeeded: n of n, for which Clopper and Pearson (1934, doi
-    10.1093/biomet/26.4.404) give this bound, one-sided 97.5 %.
+    patient is a trial that succeeded. For n successes in n trials, Clopper and Pearson (1934, doi
+    10.1093/biomet/26.4.404) give this bound (one-sided 97.5 %).
     """
-    return float(((1 - level) / 2) ** (1 / trials))
+    return float(((1 - LEVEL) / 2) ** (1 / trials))

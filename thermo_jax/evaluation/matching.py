@@ -1,9 +1,9 @@
-"""Names for clusters: which class each cluster of an image is, read off the annotation.
+"""Assigns a class to each cluster of an image by comparing the clusters with the annotation.
 
-The annotation takes part in the answer, so that a score of matched clusters is an upper bound: what
-the clusters reach when somebody who knows the truth names them. It tells what latents separate. It
-is not the score of a method for images without annotations, nor comparable with a trained
-segmenter's. (The bound is on the sum of IoU; other names can have more pixels right.)
+Because the annotation is used, the score of matched clusters is an upper bound (on the sum of IoU;
+another assignment can have more correct pixels). It shows which classes the latents separate. It is
+not the score of a method for images without annotations, and not comparable with the score of a
+trained segmenter.
 """
 
 import numpy as np
@@ -18,10 +18,10 @@ def match_clusters(
 ) -> Int[np.ndarray, " clusters"]:
     """The class of each cluster.
 
-    First the one-to-one matching with the largest sum of IoU: every class counts alike, as in the
-    mean IoU that is reported, where a matching by pixels would serve background alone. A pair
-    without a common pixel is no match. Then each cluster that is left goes to the class with
-    which it shares most pixels (of equal ones the first, so that an empty cluster is class 0).
+    First comes the one-to-one matching with the largest sum of IoU, which weights all classes
+    equally, as the reported mean IoU does; a matching by pixels would favour the background. A
+    pair without a common pixel does not match. Then each remaining cluster gets the class with
+    which it shares most pixels (the first of several; an empty cluster gets class 0).
 
     Args:
         confusion: pixels of one image by cluster (row) and true class (column).
@@ -42,10 +42,10 @@ def matched_label_map(
     num_clusters: int,
     num_classes: int,
 ) -> Int[np.ndarray, "h w"]:
-    """One image's clusters as classes, by `match_clusters`.
+    """Replaces one image's clusters by their classes, which `match_clusters` chooses.
 
     Raises:
-        ValueError: the shapes differ, or a number is outside its range.
+        ValueError: the shapes differ, or a cluster or class is outside its range.
     """
     size = max(num_clusters, num_classes)
     pixels = metrics.confusion_matrix(truth, clusters, num_classes=size)

@@ -1,18 +1,19 @@
-"""Measures of segmentation and classification, in NumPy, with the undefined cases written down.
+"""Measures of segmentation and classification in NumPy, and what they are in undefined cases.
 
-Segmentation measures are read off one confusion matrix summed over *all* images, as in Table 1 of
-Shor et al. 2024 (arXiv 2404.06589) but not from the last batch only. Rules for absent classes:
+Segmentation measures are computed from one confusion matrix summed over *all* images. They are
+those of Table 1 of Shor et al. 2024 (arXiv 2404.06589), whose code uses the last batch only. Rules
+for absent classes:
 
-- macro means run over the classes present in truth or prediction; a class that is only predicted
-  counts 0, a class absent from both is left out (its own IoU and Dice are NaN);
+- macro means are over the classes in truth or prediction; a class that is only predicted counts
+  as 0, and a class that is in neither is left out (its own IoU and Dice are NaN);
 - macro F1 is the mean of the classes' F1 (which equals their Dice), not the F1 of macro means;
-- HD95 of a region is NaN where truth or prediction lacks it.
+- the HD95 of a region is NaN if the region is missing in truth or prediction.
 
-Classification takes the probability of Sick (label 1); `score > threshold` is called sick.
+A score is the probability of Sick (label 1); an example with `score > threshold` is called sick.
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Integer, Num, Shaped
@@ -21,15 +22,7 @@ from sklearn import metrics as sklearn_metrics
 
 CALIBRATION_BINS = 10  # of equal width in [0, 1]
 
-Counts = Num[np.ndarray, "..."]  # how many examples, or their summed weight
-
-
-class PatientScores(NamedTuple):
-    """One entry per patient, sorted by patient."""
-
-    patients: list[str]
-    scores: Float[np.ndarray, " p"]
-    labels: Int[np.ndarray, " p"]
+Counts = Num[np.ndarray, "..."]  # numbers of examples, or sums of their weights
 
 
 # --------------------------------------------------------------------------------------------------
@@ -42,7 +35,7 @@ def confusion_matrix(
 ) -> Int[np.ndarray, "k k"]:
     """Pixels (int64) by true class (row) and predicted class (column).
 
-    Matrices of several images add up: sum them, then call `segmentation_measures` once.
+    For several images, add their matrices and call `segmentation_measures` once.
 
     Raises:
         ValueError: the shapes differ, or a class is outside 0..num_classes-1.
@@ -69,23 +62,22 @@ def segmentation_measures(confusion: Num[np.ndarray, "... k k"]) -> dict[str, An
 
     Args:
         confusion: pixels by true class (row) and predicted class (column), over all images; or
-            several such matrices, for example one per bootstrap sample, whose pixels may be
-            weighted.
+            several such matrices, for example one per bootstrap sample, with weighted pixels.
 
     Returns:
         "accuracy", "precision", "recall", "f1", "miou" (floats; float64 [...] for several
         matrices) and "iou", "dice" (float64 [... k], NaN for a class absent from truth and
-        prediction). All are NaN for a matrix without a pixel among others that have some.
+        prediction). All are NaN for an empty matrix among others that are not empty.
 
     Raises:
-        ValueError: the matrices are not square or hold no pixel.
+        ValueError: the matrices are not square, or all are empty.
     """
     confusion = np.asarray(confusion, dtype=np.float64)
     square = confusion.ndim >= 2 and confusion.shape[-2] == confusion.shape[-1]
     if not square or not confusion.sum() > 0:
         raise ValueError(
             f"expected a square confusion matrix with at least one pixel, got shape "
-            f"{confusion.shape} holding {confusion.sum():.0f} pixels: was any image scored?"
+            f"{confusion.shape} with {confusion.sum():.0f} pixels: was any image scored?"
         )
     hits = np.diagonal(confusion, axis1=-2, axis2=-1)
     in_truth, in_prediction = confusion.sum(axis=-1), confusion.sum(axis=-2)
@@ -110,15 +102,14 @@ def segmentation_measures(confusion: Num[np.ndarray, "... k k"]) -> dict[str, An
 def hd95(true_mask: Shaped[np.ndarray, "h w"], predicted_mask: Shaped[np.ndarray, "h w"]) -> float:
     """95th-percentile symmetrical Hausdorff distance of two regions' surfaces, in pixels.
 
-    The surface of a region is its pixels with a 4-neighbour outside it (beyond the image counts
-    as outside). The larger of the two directed 95th percentiles is returned, as in MONAI and
-    *Metrics Reloaded* (Maier-Hein et al. 2024). NaN where either region is absent: a missing
-    region has no distance, and shows in IoU and recall instead.
+    The surface of a region is its pixels with a 4-neighbour outside the region or the image. The
+    result is the larger of the two directed 95th percentiles, as in MONAI and *Metrics Reloaded*
+    (Maier-Hein et al. 2024). It is NaN if a region is absent, which IoU and recall show instead.
     """
     true_mask, predicted_mask = np.asarray(true_mask, bool), np.asarray(predicted_mask, bool)
     if not true_mask.any() or not predicted_mask.any():
         return float("nan")
-    # A bounding box is exact, and saves most of the transform.
+    # Within the bounding box the distances are the same, and computed much faster.
     (box,) = ndimage.find_objects((true_mask | predicted_mask).astype(np.int8))
     true_surface, predicted_surface = _surface(true_mask[box]), _surface(predicted_mask[box])
     to_true = ndimage.distance_transform_edt(~true_surface)[predicted_surface]
@@ -152,21 +143,21 @@ def classification_measures(
 ) -> dict[str, Any]:
     """Measures of probabilities of Sick against labels (1 sick, 0 healthy).
 
-    Undefined cases: precision is 0 where nothing is called sick; recall, F1, AUROC and AUPRC are
+    Undefined cases: precision is 0 if no example is called sick; recall, F1, AUROC and AUPRC are
     NaN without a sick example; specificity, AUROC and AUPRC are NaN without a healthy one.
-    Recall is sensitivity. AUPRC is average precision (no interpolation). ECE is the gap between
-    mean probability and share of sick, over 10 bins of equal width, weighted by their counts.
+    Recall is sensitivity. AUPRC is average precision (no interpolation). ECE is described at
+    `expected_calibration_error`.
 
     Args:
-        called: who is called sick, where one threshold does not say (every fold has its own);
-            it replaces `score > threshold`, and "threshold" is NaN.
+        called: which examples are called sick, if there is no single threshold (every fold has its
+            own). It replaces `score > threshold`, and "threshold" is NaN.
 
     Returns:
         "accuracy", "precision", "recall", "specificity", "f1", "auroc", "auprc", "brier", "ece",
         "threshold" (floats), and "counts": {"n", "sick", "healthy", "tp", "fp", "tn", "fn"}.
 
     Raises:
-        ValueError: no example, a label besides 0 and 1, or a score that is no probability.
+        ValueError: no example, a label besides 0 and 1, or a score outside [0, 1].
     """
     scores, labels = checked_scores(scores, labels)
     if called is None:
@@ -203,9 +194,9 @@ def decisions(
 def decision_measures(
     *, tp: Counts, fp: Counts, tn: Counts, fn: Counts
 ) -> dict[str, Float[np.ndarray, "..."]]:
-    """Accuracy, precision, recall, specificity and F1, all NaN without any example.
+    """Accuracy, precision, recall, specificity and F1.
 
-    The other undefined cases are those of `classification_measures`.
+    All are NaN without any example. Other undefined cases are as in `classification_measures`.
     """
     tp, fp, tn, fn = (np.asarray(count, dtype=np.float64) for count in (tp, fp, tn, fn))
     sick, healthy, called = tp + fn, tn + fp, tp + fp
@@ -229,23 +220,21 @@ def expected_calibration_error(
     return float(np.abs(gaps).sum() / len(scores))
 
 
-def calibration_bins(
-    scores: Float[np.ndarray, " n"], *, bins: int = CALIBRATION_BINS
-) -> Int[np.ndarray, " n"]:
+def calibration_bins(scores: Float[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
     """The bin, of equal width in [0, 1], of every probability (0 is the lowest).
 
-    A score on an edge belongs to the bin above it, 1.0 to the last bin.
+    A score on an edge is in the bin above the edge, 1.0 in the last bin.
     """
-    return np.minimum((scores * bins).astype(np.int64), bins - 1)
+    return np.minimum((scores * CALIBRATION_BINS).astype(np.int64), CALIBRATION_BINS - 1)
 
 
 def patient_scores(
     scores: Num[np.ndarray, " n"], patients: Sequence[str], labels: Num[np.ndarray, " n"]
-) -> PatientScores:
-    """The mean probability over each patient's images, with her label, sorted by patient.
+) -> Float[np.ndarray, " p"]:
+    """The mean probability over each patient's images, in the order of the sorted patients.
 
     Raises:
-        ValueError: a patient's images carry both labels.
+        ValueError: a patient's images have both labels.
     """
     scores, labels = checked_scores(scores, labels)
     names, rows = np.unique(np.asarray(patients, dtype=str), return_inverse=True)
@@ -254,20 +243,19 @@ def patient_scores(
     conflicting = names[(share_sick > 0) & (share_sick < 1)]
     if conflicting.size:
         raise ValueError(
-            f"patient {conflicting[0]} has images labelled healthy and sick: leave her out or "
-            "correct the diagnosis"
+            f"patient {conflicting[0]} has images labelled healthy and sick: leave the patient "
+            "out or correct the diagnosis"
         )
-    means = np.bincount(rows, weights=scores) / counts
-    return PatientScores(names.tolist(), np.clip(means, 0.0, 1.0), share_sick.astype(np.int64))
+    return np.clip(np.bincount(rows, weights=scores) / counts, 0.0, 1.0)
 
 
 def best_threshold(scores: Num[np.ndarray, " n"], labels: Num[np.ndarray, " n"]) -> float:
-    """The threshold with the best balanced accuracy (equivalently Youden's J), for validation data.
+    """The threshold with the best balanced accuracy on validation data (the best Youden's J).
 
-    Candidates are 0.5 and the midpoints between neighbouring distinct scores; calling everyone or
-    no one sick is not among them unless 0.5 does. Of equally good ones the nearest to 0.5 is
-    taken (the lower of two equally near), so that a small validation set moves the threshold only
-    where it has evidence. 0.5 where the labels hold one class only.
+    Candidates are 0.5 and the midpoints between neighbouring distinct scores. Of equally good
+    candidates, the nearest to 0.5 is used (the lower one if two are equally near), so that a small
+    validation set changes the threshold only if this improves the accuracy. The threshold is 0.5
+    if all labels are the same.
     """
     scores, labels = checked_scores(scores, labels)
     sick = labels == 1
@@ -286,9 +274,10 @@ def best_threshold(scores: Num[np.ndarray, " n"], labels: Num[np.ndarray, " n"])
 def cut_between(
     lower: Float[np.ndarray, "..."], upper: Float[np.ndarray, "..."]
 ) -> Float[np.ndarray, "..."]:
-    """Thresholds that part lower from higher scores: lower <= midpoint < upper."""
+    """Thresholds that separate lower from upper scores: lower <= threshold < upper."""
     midpoint = (lower + upper) / 2
-    return np.where(midpoint < upper, midpoint, lower)  # neighbours in float64
+    # The midpoint of neighbouring float64 numbers may be the upper one.
+    return np.where(midpoint < upper, midpoint, lower)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -297,14 +286,14 @@ def cut_between(
 
 
 def ratio(numerator, denominator, *, otherwise: float) -> Float[np.ndarray, "..."]:
-    """Elementwise quotient, `otherwise` where the denominator is 0."""
+    """Elementwise quotient; `otherwise` where the denominator is 0."""
     return np.divide(
         numerator, denominator, out=np.full(numerator.shape, otherwise), where=denominator > 0
     )
 
 
 def checked_scores(scores, labels) -> tuple[Float[np.ndarray, " n"], Int[np.ndarray, " n"]]:
-    """Both as 1-D arrays (float64, int64), or a ValueError that says what is wrong."""
+    """Returns both as 1-D arrays (float64, int64). Raises ValueError if they are not valid."""
     scores, labels = np.asarray(scores, dtype=np.float64), np.asarray(labels)
     if scores.ndim != 1 or scores.shape != labels.shape:
         raise ValueError(
@@ -321,7 +310,7 @@ def checked_scores(scores, labels) -> tuple[Float[np.ndarray, " n"], Int[np.ndar
     outside = ~((scores >= 0) & (scores <= 1))  # true for NaN
     if outside.any():
         raise ValueError(
-            f"score {scores[outside][0]} is no probability in [0, 1]: give sigmoid(logit), and "
-            "check the training for divergence if it is NaN"
+            f"score {scores[outside][0]} is no probability in [0, 1]: give sigmoid(logit); if the "
+            "score is NaN, check whether the training diverged"
         )
     return scores, labels.astype(np.int64)

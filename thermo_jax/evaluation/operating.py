@@ -1,8 +1,9 @@
-"""Operating points, calibration and subsets: what one number per model hides.
+"""Operating points, calibration and subsets: details that one number per model hides.
 
-A screening threshold is chosen on validation patients for its sensitivity; a reliability curve
-tells whether a probability means what it says; subsets (view, protocol, year, patient number) tell
-whether a score holds within an acquisition, since in DMR-IR the label is confounded with it.
+A screening threshold is chosen on validation patients for its sensitivity. A reliability curve
+compares probabilities with the share of sick cases. Subsets (view, protocol, year, patient number)
+show whether a score remains the same within one kind of acquisition, because in DMR-IR the
+diagnosis is confounded with the acquisition.
 """
 
 from typing import NamedTuple
@@ -14,7 +15,7 @@ from thermo_jax.data.table import Table
 from thermo_jax.data.thermogram import HEALTHY, PROTOCOL_NAMES, SICK, VIEW_NAMES
 from thermo_jax.evaluation import baselines, metrics
 
-CONFOUNDED_BELOW = 300  # below this patient number, the number alone tells the diagnosis
+CONFOUNDED_BELOW = 300  # below this patient number, the number alone predicts the diagnosis
 
 
 class ReliabilityCurve(NamedTuple):
@@ -28,18 +29,18 @@ class ReliabilityCurve(NamedTuple):
 def threshold_at_sensitivity(
     scores: Num[np.ndarray, " n"], labels: Num[np.ndarray, " n"], *, sensitivity: float = 0.9
 ) -> float:
-    """The largest threshold whose `score > threshold` has the sensitivity, for validation data.
+    """The largest threshold on validation data with which `score > threshold` has the sensitivity.
 
-    It lies midway between the highest score that must be called sick and the next lower score
-    (0 where no score is lower). Where that highest score is 0 itself, it is -1: everyone is
-    called sick. 0.5 without a sick example.
+    The threshold is the midpoint between the lowest score that must be called sick and the next
+    lower score (0 if no score is lower). If the lowest such score is 0, the threshold is -1, and
+    every example is called sick. It is 0.5 without a sick example.
 
+    Args:
+        sensitivity: above 0, at most 1.
     Raises:
-        ValueError: as `metrics.classification_measures`, or a sensitivity outside (0, 1].
+        ValueError: as `metrics.classification_measures`.
     """
     scores, labels = metrics.checked_scores(scores, labels)
-    if not 0 < sensitivity <= 1:
-        raise ValueError(f"sensitivity={sensitivity}: expected a share above 0, at most 1")
     sick = np.sort(scores[labels == SICK])[::-1]
     if not sick.size:
         return 0.5
@@ -52,17 +53,14 @@ def threshold_at_sensitivity(
 
 
 def reliability_curve(
-    scores: Num[np.ndarray, " n"],
-    labels: Num[np.ndarray, " n"],
-    *,
-    bins: int = metrics.CALIBRATION_BINS,
+    scores: Num[np.ndarray, " n"], labels: Num[np.ndarray, " n"]
 ) -> ReliabilityCurve:
     """Mean probability, share of sick and count by bin of `metrics.calibration_bins`.
 
     The count-weighted mean distance of the first two is `metrics.expected_calibration_error`.
     """
     scores, labels = metrics.checked_scores(scores, labels)
-    index = metrics.calibration_bins(scores, bins=bins)
+    index, bins = metrics.calibration_bins(scores), metrics.CALIBRATION_BINS
     count = np.bincount(index, minlength=bins)
     mean_score, share_sick = (
         metrics.ratio(np.bincount(index, weights=values, minlength=bins), count, otherwise=np.nan)
