@@ -109,9 +109,7 @@ def test_evidence_figure_shows_pairs(tmp_path, count):
 
 def test_evidence_figure_of_no_evidence_is_still_drawn(tmp_path):
     nothing = np.zeros((1, 30, 40))
-    path = figures.evidence_figure(
-        tmp_path / "e.png", _images(1), nothing, [0.5], [0], _names(1), smoothing=0
-    )
+    path = figures.evidence_figure(tmp_path / "e.png", _images(1), nothing, [0.5], [0], _names(1))
     assert _pixels(path).std() > 20
 
 

@@ -1,7 +1,7 @@
-"""The page that a figure's pictures stand on: a grid of one size, small text below, PNG on disk.
+"""Parts of figures: a grid of pictures of one size, small text below them, and the PNG file.
 
-matplotlib is imported inside the functions (so that importing this module costs nothing) and used
-without pyplot: no global state, no display, safe in any thread.
+matplotlib is imported inside the functions, so that importing this module is fast. It is used
+without pyplot, so that there is no global state or display, and any thread may draw.
 """
 
 import io
@@ -17,24 +17,22 @@ from thermo_jax.files import write_whole
 
 DPI = 120
 PANEL_INCHES = 2.4  # width of one picture
-MARGIN = 0.12  # inches between pictures and around them
 TEXT_INCHES = 0.24  # height of one line of small text
 SMALL, NORMAL = 7.5, 9.0  # points
-CHARACTERS = 39  # of small text, below one picture
 
 
 def grid(rows, columns, shape, *, title, footer_lines, headings=()):
-    """A figure and its axes [rows, columns] for pictures of `shape`, a line of text below each.
+    """A figure and its axes [rows, columns] for pictures, with a line of text below each picture.
 
     Args:
-        shape: of a picture, (height, width) in pixels; only the ratio matters.
-        headings: one per column, over the first row.
-        footer_lines: height in lines of text to leave below the pictures.
+        shape: (height, width) of a picture; only the ratio matters.
+        headings: one per column, above the first row.
+        footer_lines: height of the empty space below the pictures, in lines of text.
     """
     from matplotlib.figure import Figure
 
     panel_height = PANEL_INCHES * shape[0] / shape[1]
-    line, margin = TEXT_INCHES, MARGIN
+    line, margin = TEXT_INCHES, 0.12  # inches
     header = line * ((1.2 if headings else 0.3) + (1.4 if title else 0))
     footer = line * footer_lines + margin
     width = columns * (PANEL_INCHES + margin) + margin
@@ -65,7 +63,7 @@ def grid(rows, columns, shape, *, title, footer_lines, headings=()):
 
 
 def pairs(count, shape, *, title, footer_lines):
-    """A figure with `count` pairs of axes, two pairs a row where there are several."""
+    """A figure with `count` pairs of axes, at most two pairs in a row."""
     per_row = min(2, count)
     rows = math.ceil(count / per_row)
     figure, axes = grid(rows, 2 * per_row, shape, title=title, footer_lines=footer_lines)
@@ -76,17 +74,14 @@ def pairs(count, shape, *, title, footer_lines):
 
 
 def show(axis, image):
-    """A uint8 image [h, w], [h, w, 1] or [h, w, 3], gray levels 0..255 as they are."""
-    gray = image.ndim == 2 or image.shape[-1] == 1
-    pixels = image.reshape(image.shape[:2]) if gray else image
-    height, width = pixels.shape[:2]
-    axis.imshow(
-        pixels, cmap="gray" if gray else None, vmin=0, vmax=255, extent=(0, width, height, 0)
-    )
+    """Draws a uint8 image [h, w], [h, w, 1] or [h, w, 3]; gray levels are not stretched."""
+    height, width = image.shape[:2]
+    pixels = image.reshape(height, width) if image.shape[2:] == (1,) else image
+    axis.imshow(pixels, cmap="gray", vmin=0, vmax=255, extent=(0, width, height, 0))
 
 
 def overlay(axis, color, alpha, *, extent):
-    """Paints `color` (one, or one per pixel) with opacity alpha [h, w] over what is there."""
+    """Paints a color, or one color per pixel, with opacity alpha [h, w] over the picture."""
     from matplotlib.colors import to_rgb
 
     layer = np.empty((*alpha.shape, 4))
@@ -96,9 +91,9 @@ def overlay(axis, color, alpha, *, extent):
 
 
 def wrap(text, *, panels):
-    """Small text in lines that a figure of so many pictures side by side has room for."""
-    count = math.ceil(len(text) / (CHARACTERS * panels))
-    width = math.ceil(len(text) / count)  # at least, so that lines are about equally long
+    """Breaks small text into lines for a figure with this number of pictures side by side."""
+    count = math.ceil(len(text) / (39 * panels))  # 39 characters have room below one picture
+    width = math.ceil(len(text) / count)  # the smallest that may do: lines are about equally long
     return next(
         "\n".join(lines)
         for characters in itertools.count(width)
@@ -107,19 +102,16 @@ def wrap(text, *, panels):
 
 
 def lines_of(text):
-    """The height of wrapped small text, in `footer_lines`; one line of it is 1."""
+    """The height of wrapped small text, in `footer_lines` of `grid`."""
     return 1 + 0.55 * text.count("\n")
 
 
 def legend(figure, handles, *, columns, note=""):
-    """The legend, below the pictures and above the `note` that `save` will write."""
+    """Draws the legend below the pictures and above the `note` that `save` writes later."""
     figure.legend(
         handles=handles,
         loc="lower center",
-        bbox_to_anchor=(
-            0.5,
-            (0.9 + lines_of(note)) * TEXT_INCHES / figure.get_size_inches()[1],
-        ),
+        bbox_to_anchor=(0.5, (0.9 + lines_of(note)) * TEXT_INCHES / figure.get_figheight()),
         ncols=columns,
         fontsize=SMALL,
         frameon=False,
@@ -130,13 +122,11 @@ def legend(figure, handles, *, columns, note=""):
 
 
 def save(figure, path, *, note=""):
-    """Writes the figure with one line of note and the disclaimer at its foot."""
-    height = figure.get_size_inches()[1]
-    lines = [note, DISCLAIMER] if note else [DISCLAIMER]
+    """Writes the figure with the note and the disclaimer at the bottom; returns the path."""
     figure.text(
         0.5,
-        0.3 * TEXT_INCHES / height,
-        "\n".join(lines),
+        0.3 * TEXT_INCHES / figure.get_figheight(),
+        f"{note}\n{DISCLAIMER}" if note else DISCLAIMER,
         ha="center",
         va="bottom",
         fontsize=SMALL,
@@ -146,7 +136,7 @@ def save(figure, path, *, note=""):
 
 
 def write(figure, path):
-    """Writes the figure as PNG, making the folder where needed; returns the path."""
+    """Writes the figure as PNG, and makes the folder if it is missing; returns the path."""
     path = epath.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     image = io.BytesIO()
@@ -155,32 +145,32 @@ def write(figure, path):
 
 
 def lightness(image):
-    """An image as gray uint8 [h, w], to paint over: warm is light in heatmaps too.
+    """An image as gray uint8 [h, w], as a background: warm is light in heatmaps, too.
 
-    Jet and its like have no lightness worth the name, but from blue over cyan, yellow to red
-    (R - B) * (2 - G) rises steadily. A backdrop only: other colour maps may fold.
+    The lightness of jet and similar colour maps is not steady, but (R - B) * (2 - G) increases
+    steadily from blue over cyan and yellow to red. For some other colour maps it does not.
     """
     levels = image.astype(np.float64) / 255
     if image.shape[-1] == 1 or np.ptp(levels, axis=-1).max() < 0.04:
         return (255 * levels.mean(axis=-1)).astype(np.uint8)
-    levels /= np.maximum(levels.max(axis=-1, keepdims=True), 0.5)  # dark blue and dark red ends
+    levels /= np.maximum(levels.max(axis=-1, keepdims=True), 0.5)  # the ends of jet are dark
     red, green, blue = np.moveaxis(levels, -1, 0)
     return (255 * (0.5 + (red - blue) * (2 - green) / 4)).astype(np.uint8)
 
 
 def extent(images):
-    """Coordinates that lay arrays of any resolution over images [n, h, w, c]."""
+    """The `extent` with which matplotlib draws an array of any resolution over images [n,h,w,c]."""
     return (0, images.shape[2], images.shape[1], 0)
 
 
 def short_name(name, limit=34):
-    """The file's own name, its middle left out where it would run into its neighbour."""
+    """The file name without its folders, with the middle left out if it is too long."""
     return short_text(printable(name).rsplit("/", 1)[-1], limit)
 
 
 def short_text(text, limit):
-    """A text on one line, its middle left out where it is long, with dollars as dollars."""
+    """A text on one line for matplotlib, with the middle left out if it is too long."""
     text = " ".join(text.split())
     half = (limit - 1) // 2
     text = text if len(text) <= limit else f"{text[:half]}…{text[-half:]}"
-    return text.replace("$", r"\$")  # matplotlib reads what stands between dollars as a formula
+    return text.replace("$", r"\$")  # text between dollar signs would be a formula

@@ -1,7 +1,6 @@
 """Charts of scores, as PNG: reliability, confusion, few-shot curves and intervals.
 
-Everything takes plain numbers and NumPy arrays. Importing this module does not import matplotlib
-(see canvas.py).
+Importing this module does not import matplotlib (see canvas.py).
 """
 
 import math
@@ -16,16 +15,13 @@ from thermo_jax.evaluation import canvas
 from thermo_jax.evaluation.tables import UNDEFINED, Estimate
 from thermo_jax.evaluation.wording import class_title
 
-DPI = 2 * canvas.DPI  # thin lines and small digits stay sharp on paper and on fine screens
-# Okabe and Ito's colours without yellow, which is too light for a line, each with its own marker.
+DPI = 2 * canvas.DPI  # thin lines and small digits are sharp on paper
+# The colours of Okabe and Ito without yellow, which is too light for a line, and their markers.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#56B4E9", "#E69F00")
 MARKERS = "osD^vPX"
 REFERENCE_COLOR = "#D55E00"
 GRAY = "#666666"
 TEXT = 8.0  # points, of legends and of numbers beside a chart
-
-_BIG_CELL, _SMALL_CELL = 0.95, 0.42  # inches, of a confusion matrix
-_FEW_CLASSES = 3  # up to here a cell has room for its count
 
 
 def reliability_figure(
@@ -39,9 +35,9 @@ def reliability_figure(
     """Share of sick cases against the predicted probability, one line per row, one dot per bin.
 
     Args:
-        curves: {row name: (mean score, share sick, number of cases)}, each by bin; empty bins
-            (no case, or NaN) are left out. The first row, the model's, is drawn heavier. At most
-            seven rows can be told apart well.
+        curves: {row name: (mean score, share sick, number of cases)}, by bin; empty bins
+            (no case, or NaN) are left out. The line of the first row, the model, is thicker. From
+            the eighth row on, colours repeat.
     """
     figure = _figure(4.6, 4.9 + 0.2 * math.ceil(len(curves) / 2), title)
     axis = figure.subplots()
@@ -56,10 +52,7 @@ def reliability_figure(
         axis.scatter(score, share, s=10 + 110 * count / largest, alpha=0.8, zorder=3, **look)
         axis.plot([], [], linewidth=width, label=canvas.short_text(name, 40), **look)
     axis.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), aspect="equal")
-    axis.set_xlabel("mean predicted probability of sick", fontsize=canvas.NORMAL)
-    axis.set_ylabel("share that is sick", fontsize=canvas.NORMAL)
-    _plain_axis(axis)
-    _legend(axis, columns=2)
+    _finish(axis, "mean predicted probability of sick", "share that is sick", columns=2)
     note = "A dot's area grows with the number of cases in its bin."
     return canvas.save(figure, path, note=note)
 
@@ -73,14 +66,13 @@ def confusion_figure(
 ) -> pathlib.Path:
     """Confusion matrices, the true class in rows, shaded by the share of the row.
 
-    Cells show the percentage of the row and, up to three classes, the count above it. A class
-    without a true case has an undefined row.
+    Cells show the percentage of the row and, for at most three classes, the count. The row of a
+    class without a true case is undefined.
     """
-    classes = len(class_names)
-    few = classes <= _FEW_CLASSES
+    few = len(class_names) <= 3  # cells have room for counts
     columns = min(len(matrices), 3 if few else 2)
     lines = math.ceil(len(matrices) / columns)
-    side = classes * (_BIG_CELL if few else _SMALL_CELL)
+    side = len(class_names) * (0.95 if few else 0.42)  # inches
     width, height = columns * (side + 0.2) + (0.9 if few else 1.5), lines * (side + 0.35) + 0.6
     figure = _figure(max(width, 3.4), height + (0.5 if few else 1.3), title, compressed=True)
     axes = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True).ravel()
@@ -88,14 +80,14 @@ def confusion_figure(
     for axis, (name, matrix) in zip(axes, matrices.items(), strict=False):
         _draw_confusion(axis, np.asarray(matrix), few=few)
         axis.set_title(canvas.short_text(name, 40), fontsize=canvas.NORMAL)
-        axis.set_xticks(range(classes), labels, fontsize=canvas.SMALL)
-        axis.set_yticks(range(classes), labels, fontsize=canvas.SMALL)
+        axis.set_xticks(range(len(labels)), labels, fontsize=canvas.SMALL)
+        axis.set_yticks(range(len(labels)), labels, fontsize=canvas.SMALL)
         if not few:
             axis.tick_params(axis="x", rotation=90)
     for axis in axes[len(matrices) :]:
         axis.set_visible(False)
     for axis in axes[max(0, len(matrices) - columns) : len(matrices)]:
-        axis.tick_params(labelbottom=True)  # also above a place that stays empty
+        axis.tick_params(labelbottom=True)  # the last row of axes may be incomplete
         axis.set_xlabel("predicted", fontsize=canvas.NORMAL)
     for axis in axes[::columns]:
         axis.set_ylabel("true", fontsize=canvas.NORMAL)
@@ -109,12 +101,12 @@ def few_shot_figure(
     measure: str,
     title: str = "",
 ) -> pathlib.Path:
-    """A measure against the number of labelled patients: every seed, their median, their range.
+    """A measure against the number of labelled patients: all seeds, their median and range.
 
     Args:
         points: {encoder name: [(number of patients, [score of each seed])]}, in any order; NaN
             scores are left out.
-        measure: what the scores are, written on the axis.
+        measure: the name of the scores, for the axis.
     """
     curves = {}
     for name, pairs in points.items():
@@ -139,10 +131,7 @@ def few_shot_figure(
     axis.set_xlim(numbers[0] / 1.15, numbers[-1] * 1.15)
     axis.set_xticks(numbers, [str(number) for number in numbers])
     axis.set_xticks([], minor=True)
-    axis.set_xlabel("labelled patients for training", fontsize=canvas.NORMAL)
-    axis.set_ylabel(canvas.short_text(measure, 40), fontsize=canvas.NORMAL)
-    _plain_axis(axis)
-    _legend(axis, columns=len(curves))
+    _finish(axis, "labelled patients for training", measure, columns=len(curves))
     note = "Small dots: one seed each. Line: their median. Shade: lowest to highest."
     return canvas.save(figure, path, note=note)
 
@@ -157,9 +146,9 @@ def interval_figure(
     """A forest plot: a dot with its interval per row, and the paper's value as a hollow diamond.
 
     Args:
-        rows: {row name: (value, low, high)}, drawn from the top; NaN draws nothing.
-        reference: the paper's value of some of these rows.
-        measure: what the values are, written on the axis.
+        rows: {row name: (value, low, high)}, from top to bottom; NaN is not drawn.
+        reference: the paper's values for some of these rows.
+        measure: the name of the values, for the axis.
     """
     reference = reference or {}
     figure = _figure(6.0, 1.5 + 0.3 * len(rows), "", foot_lines=1)
@@ -188,12 +177,10 @@ def interval_figure(
         axis.plot([], [], "D", markeredgewidth=1.5, label="the paper", **diamond)
     axis.set_ylim(len(rows) - 0.5, -0.5)
     axis.set_yticks(range(len(rows)), [canvas.short_text(name, 40) for name in rows])
-    axis.set_xlabel(canvas.short_text(measure, 40), fontsize=canvas.NORMAL)
-    _plain_axis(axis)
+    _finish(axis, measure, columns=2)
     axis.grid(visible=False, axis="y")
     axis.tick_params(axis="y", length=0, labelsize=TEXT)
     axis.spines["left"].set_visible(False)
-    _legend(axis, columns=2)
     return canvas.save(figure, path)
 
 
@@ -203,7 +190,7 @@ def interval_figure(
 
 
 def _figure(width, height, title, *, foot_lines=2, compressed=False):
-    """A figure whose foot is left to the note and the disclaimer that `canvas.save` writes."""
+    """A figure with room at the bottom for the lines that `canvas.save` writes."""
     from matplotlib.figure import Figure
 
     layout = "compressed" if compressed else "constrained"
@@ -215,16 +202,15 @@ def _figure(width, height, title, *, foot_lines=2, compressed=False):
     return figure
 
 
-def _plain_axis(axis):
+def _finish(axis, x_label, y_label="", *, columns):
+    """Adds labels, grid, and a legend above the axes, where it does not hide a point."""
+    axis.set_xlabel(canvas.short_text(x_label, 40), fontsize=canvas.NORMAL)
+    axis.set_ylabel(canvas.short_text(y_label, 40), fontsize=canvas.NORMAL)
     axis.tick_params(labelsize=canvas.SMALL, color=GRAY)
     axis.set_axisbelow(True)
     axis.grid(alpha=0.25, linewidth=0.6)
     axis.spines[["top", "right"]].set_visible(False)
     axis.spines[["left", "bottom"]].set_color(GRAY)
-
-
-def _legend(axis, *, columns):
-    """The legend above the axes, where it hides no point."""
     axis.legend(
         loc="lower center",
         bbox_to_anchor=(0.5, 1.0),
@@ -254,7 +240,7 @@ def _draw_confusion(axis, matrix, *, few):
             linespacing=1.4,
             fontsize=canvas.NORMAL if few else canvas.SMALL,
             color="white" if share > 0.55 else "black" if few or share >= 0.005 else GRAY,
-            in_layout=False,  # inside the axes anyway, and the layout is found sooner
+            in_layout=False,  # the layout is faster, and the text is inside the axes anyway
         )
     edges = np.arange(len(matrix) + 1) - 0.5
     axis.set_xticks(edges, minor=True)
@@ -265,12 +251,12 @@ def _draw_confusion(axis, matrix, *, few):
 
 
 def _count(number):
-    """Such as 1,234; a mean over repeats may end in .5."""
+    """A number such as "1,234"; a mean over repeats may be "1,234.5"."""
     return f"{number:,.0f}" if number == round(number) else f"{number:,.1f}"
 
 
 def _percent(share):
-    """Whole percents that keep 0 and 100 for exactly none and exactly all."""
+    """A whole percentage; "0" and "100" mean exactly none and exactly all."""
     if math.isnan(share):
         return UNDEFINED
     if 0 < share < 0.005:

@@ -1,12 +1,12 @@
-"""Pictures worth looking at: segmentations, evidence, latents and loss curves, as PNG.
+"""Pictures of segmentations, evidence, latents and loss curves, as PNG.
 
-Everything takes NumPy arrays. Importing this module does not import matplotlib (see canvas.py).
+Importing this module does not import matplotlib (see canvas.py).
 """
 
 import math
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,8 +17,8 @@ from thermo_jax.data.thermogram import CLASS_NAMES, LABEL_NAMES
 from thermo_jax.evaluation import canvas
 from thermo_jax.evaluation.wording import SIDES_NOTE, class_title
 
-# Okabe and Ito's colours, which people with any colour vision tell apart. Image left is cool, image
-# right warm, and a nipple contrasts in lightness with its breast. In the order of CLASS_NAMES.
+# In the order of CLASS_NAMES. These colours of Okabe and Ito differ for people with any colour
+# vision. Image left is cool, image right is warm, and nipples are lighter or darker than breasts.
 CLASS_COLORS = (
     "#0072B2",  # left breast: blue
     "#E69F00",  # right breast: orange
@@ -29,7 +29,9 @@ CLASS_COLORS = (
     "#E4E4E4",  # background: light gray
     "#009E73",  # neck: green
 )
-WRONG_COLOR = "#B0005F"  # dark pink: no class has it, and it is darker than the pale thermogram
+WRONG_COLOR = "#B0005F"  # dark pink, which no class has, visible on a pale thermogram
+EVIDENCE_COLORMAP = "PuOr_r"
+SMOOTHING = 0.025  # standard deviation of the blur of evidence, as a share of the image's height
 SERIES = {"train": ("training", "#0072B2", "-", "o"), "val": ("validation", "#D55E00", "--", "s")}
 
 
@@ -44,8 +46,8 @@ def segmentation_figure(
 ) -> pathlib.Path:
     """Rows of thermogram, truth, prediction and error, like Figure 1 of the paper (2404.06589).
 
-    Label maps hold class indexes at any one resolution. The error panel paints wrong pixels over
-    the thermogram; their share stands below it.
+    Label maps contain class indexes and may have another resolution than the images. The error
+    panel shows wrong pixels on the thermogram, and their share below it.
     """
     from matplotlib.colors import ListedColormap
     from matplotlib.patches import Patch
@@ -76,13 +78,20 @@ def segmentation_figure(
         canvas.overlay(row[3], WRONG_COLOR, wrong.astype(np.float64), extent=canvas.extent(images))
         row[0].set_xlabel(canvas.short_name(name), fontsize=canvas.SMALL)
         row[3].set_xlabel(f"{wrong.mean():.1%} of pixels wrong", fontsize=canvas.SMALL)
-    handles = [
-        Patch(facecolor=color, edgecolor="#666666", linewidth=0.5, label=class_title(name))
-        for color, name in zip(CLASS_COLORS, CLASS_NAMES, strict=True)
-    ]
-    handles.append(Patch(facecolor=WRONG_COLOR, label="wrong"))
-    canvas.legend(figure, handles, columns=5)
+    handles = class_patches(range(len(CLASS_NAMES)))
+    canvas.legend(figure, [*handles, Patch(facecolor=WRONG_COLOR, label="wrong")], columns=5)
     return canvas.save(figure, path, note=SIDES_NOTE)
+
+
+def class_patches(indices: Iterable[int]) -> list:
+    """Patches for a legend of these classes."""
+    from matplotlib.patches import Patch
+
+    style = {"edgecolor": "#666666", "linewidth": 0.5}
+    return [
+        Patch(facecolor=CLASS_COLORS[index], label=class_title(CLASS_NAMES[index]), **style)
+        for index in indices
+    ]
 
 
 def evidence_figure(
@@ -93,21 +102,20 @@ def evidence_figure(
     labels: Num[np.ndarray, " n"],
     names: Sequence[str],
     *,
-    smoothing: float = 0.025,
     title: str = "",
 ) -> pathlib.Path:
-    """Pairs of thermogram and the same with the classifier's evidence over it, on one scale.
+    """Pairs of thermograms without and with the classifier's evidence, on one scale.
+
+    A Gaussian blur, which keeps the sum, is applied for display.
 
     Args:
-        evidence: u*w, each pixel's exact part of the logit; positive speaks for sick.
+        evidence: u*w, each pixel's exact part of the logit; positive values mean sick.
         probabilities: of sick.
         labels: keys of LABEL_NAMES.
-        smoothing: standard deviation of the Gaussian blur applied for display, as a share of the
-            image's height (it keeps the sum); 0 shows single pixels.
     """
     evidence = np.asarray(evidence, dtype=np.float64)
-    sigma = smoothing * evidence.shape[1]
-    evidence = np.stack([ndimage.gaussian_filter(one, sigma, mode="reflect") for one in evidence])
+    sigma = SMOOTHING * evidence.shape[1]
+    evidence = ndimage.gaussian_filter(evidence, (0, sigma, sigma), mode="reflect")
     limit = float(np.percentile(np.abs(evidence), 99.5)) or 1.0
     figure, pairs = canvas.pairs(len(images), images.shape[1:3], title=title, footer_lines=4)
     for pair, image, map_, probability, label, name in zip(
@@ -120,14 +128,16 @@ def evidence_figure(
         truth = LABEL_NAMES.get(int(label), str(label))
         pair[1].set_xlabel(f"p(sick) {probability:.2f}, labelled {truth}", fontsize=canvas.SMALL)
     _evidence_scale(figure, limit)
-    blurred = f", blurred for display (sd {sigma:.1f} px)" if sigma else ""
-    return canvas.save(figure, path, note=f"Evidence: each pixel's part of the logit{blurred}.")
+    blurred = f"blurred for display (sd {sigma:.1f} px)"
+    return canvas.save(figure, path, note=f"Evidence: each pixel's part of the logit, {blurred}.")
 
 
 def paint_evidence(axis, strength: Float[np.ndarray, "h w"], *, extent) -> None:
-    """Paints evidence over what is there: 1 (and above) for sick, -1 for healthy, 0 unseen."""
+    """Paints evidence over a picture, from -1 (healthy) over 0 (transparent) to 1 (sick)."""
+    from matplotlib import colormaps
+
     strength = np.clip(strength, -1, 1)
-    colors = _diverging()(0.5 + strength / 2)
+    colors = colormaps[EVIDENCE_COLORMAP](0.5 + strength / 2)
     canvas.overlay(axis, colors, 0.85 * np.abs(strength), extent=extent)
 
 
@@ -138,9 +148,9 @@ def latents_figure(
     *,
     names: Sequence[str],
 ) -> pathlib.Path:
-    """Pairs of thermogram and its latents, their first three principal components as colours.
+    """Pairs of thermograms and latents, whose first three principal components are colours.
 
-    The components and the colour scale are common to all images: equal colours, equal latents.
+    All images have the same components and colour scale.
     """
     colors = pca_colors(latents)
     figure, pairs = canvas.pairs(len(images), images.shape[1:3], title="", footer_lines=1)
@@ -153,10 +163,11 @@ def latents_figure(
 
 
 def pca_colors(latents: Num[np.ndarray, "n h w l"]) -> Float[np.ndarray, "n h w 3"]:
-    """The latents' first three principal components, 1st to 99th percentile mapped to [0, 1].
+    """The first three principal components of latents, scaled to [0, 1].
 
-    Components are fitted on at most 20,000 evenly spaced pixels of all images. Those that do not
-    exist (L < 3, constant latents) are 0.5. Signs are fixed by each component's largest loading.
+    Components are fitted on at most 20,000 evenly spaced pixels of all images; 0 and 1 are their
+    1st and 99th percentile. Missing components (L < 3, constant latents) are 0.5. The largest
+    loading of each component is positive.
     """
     count = latents.shape[-1]
     pixels = np.reshape(latents, (-1, count))
@@ -169,8 +180,8 @@ def pca_colors(latents: Num[np.ndarray, "n h w l"]) -> Float[np.ndarray, "n h w 
         axes = axes * np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(len(keep))])
     low, high = np.percentile((sample - mean) @ axes, (1, 99), axis=0)
     colors = np.full((*latents.shape[:-1], 3), 0.5, dtype=np.float32)
-    for color, one in zip(colors, latents, strict=True):  # one at a time: latents can be large
-        projected = (np.asarray(one, dtype=np.float32) - mean) @ axes
+    for color, image in zip(colors, latents, strict=True):  # one by one: latents can be large
+        projected = (np.asarray(image, dtype=np.float32) - mean) @ axes
         color[..., : len(keep)] = np.clip((projected - low) / (high - low + 1e-12), 0, 1)
     return colors
 
@@ -185,12 +196,12 @@ def curves_figure(
     """Training and validation curves by epoch, one panel per measure, the losses first.
 
     Args:
-        rows: one mapping per epoch: "epoch" and any numbers named "train_<measure>" or
-            "val_<measure>" ("/" does as well as "_"); other keys are ignored, gaps are left open.
-        best_epoch: marked; by default the epoch of the lowest "val_loss".
+        rows: one mapping per epoch with "epoch" and numbers named "train_<measure>" or
+            "val_<measure>" (or with "/" for "_"); other keys are ignored.
+        best_epoch: marked by a line; by default the epoch of the lowest "val_loss".
 
     Raises:
-        ValueError: no row has an epoch and such a measure.
+        ValueError: no row has an epoch and such a number.
     """
     curves = _curves(rows)
     if best_epoch is None and curves.get("loss", {}).get("val"):
@@ -231,7 +242,7 @@ def curves_figure(
 
 
 def _curves(rows):
-    """{measure: {"train" | "val": [(epoch, value)]}}, losses first, the total before its parts."""
+    """{measure: {"train" | "val": [(epoch, value)]}}, "loss" first, then its parts."""
     curves: dict[str, dict[str, list]] = {}
     for row in rows:
         for key, value in row.items():
@@ -248,12 +259,6 @@ def _curves(rows):
     return {name: dict(sorted(curves[name].items())) for name in order}
 
 
-def _diverging():
-    from matplotlib import colormaps
-
-    return colormaps["PuOr_r"]
-
-
 def _evidence_scale(figure, limit):
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
@@ -263,7 +268,7 @@ def _evidence_scale(figure, limit):
     bottom = 3.2 * canvas.TEXT_INCHES
     box = ((width - length) / 2 / width, bottom / height, length / width, 0.1 / height)
     axis = figure.add_axes(box)
-    scale = ScalarMappable(Normalize(-limit, limit), _diverging())
+    scale = ScalarMappable(Normalize(-limit, limit), EVIDENCE_COLORMAP)
     bar = figure.colorbar(scale, cax=axis, orientation="horizontal", ticks=[-limit, 0, limit])
     bar.ax.set_xticklabels(
         [f"{-limit:.2g}\nfor healthy", "0", f"{limit:.2g}\nfor sick"], fontsize=canvas.SMALL

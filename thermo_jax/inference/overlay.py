@@ -1,4 +1,4 @@
-"""The picture of one prediction: thermogram with its scale, regions and hottest spots, evidence."""
+"""The figure of one prediction: the thermogram with its scale, regions, hottest spots, evidence."""
 
 import os
 import pathlib
@@ -7,16 +7,15 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import ndimage
 
-from thermo_jax.data.thermogram import BACKGROUND, CLASS_NAMES
+from thermo_jax.data.thermogram import BACKGROUND
 from thermo_jax.evaluation import canvas, figures
-from thermo_jax.evaluation.wording import SIDES_NOTE, class_title
+from thermo_jax.evaluation.wording import SIDES_NOTE
 from thermo_jax.inference import grids
 from thermo_jax.inference.predictor import Prediction
 from thermo_jax.inference.regions import RegionMeasurement
 
-TINT = 0.3  # opacity of a region's area; its outline is solid
 SPOT_WIDTH, SPOT_HEIGHT = 20, 12  # points, of the temperature beside a cross
-DRAWN = 600  # pixels of the longer side, at most: a panel shows about half of them
+DRAWN = 600  # pixels of the longer side are drawn at most; a panel has about half as many
 
 
 def overlay_figure(
@@ -26,10 +25,10 @@ def overlay_figure(
     *,
     colormap: str = "inferno",
 ) -> pathlib.Path:
-    """Panels side by side: thermogram; regions, where there are; evidence, where there is.
+    """Panels side by side: the thermogram, the regions and the evidence, if the latter exist.
 
     Args:
-      regions: of `regions.measure_regions`; a cross marks each one's hottest spot.
+      regions: from `regions.measure_regions`; a cross marks the hottest spot of each region.
       colormap: of temperatures and gray levels.
     """
     headings = ["thermogram"]
@@ -59,29 +58,30 @@ def overlay_figure(
         else:
             _paint_evidence(axis, prediction, drawn.shape[:2], extent=extent)
     if prediction.label_map is not None:
-        canvas.legend(figure, _handles(prediction.label_map), columns=4, note=note)
+        classes = np.setdiff1d(prediction.label_map, [BACKGROUND])
+        canvas.legend(figure, figures.class_patches(classes), columns=4, note=note)
     return canvas.save(figure, path, note=note)
 
 
 def _drawable(text: str) -> str:
-    """Text with a sign of matplotlib's font for each that it lacks: else matplotlib warns."""
+    """Replaces characters that matplotlib's font lacks; matplotlib would print a warning."""
     from matplotlib.font_manager import FontProperties, findfont, get_font
 
-    known = get_font(findfont(FontProperties())).get_char_index
-    return "".join(sign if known(ord(sign)) else "\N{REPLACEMENT CHARACTER}" for sign in text)
+    index = get_font(findfont(FontProperties())).get_char_index
+    return "".join(sign if index(ord(sign)) else "\N{REPLACEMENT CHARACTER}" for sign in text)
 
 
 def _show_thermogram(figure, axis, prediction, drawn, *, colormap, extent):
-    """Draws it, and the scale of temperatures or gray levels below."""
+    """Draws the thermogram, with the scale of temperatures or gray levels below."""
     picture = prediction.picture
     if picture.temperatures is None and picture.gray is None:
         axis.imshow(drawn, extent=extent)
         return
-    shown = axis.imshow(drawn, cmap=colormap, extent=extent, interpolation="nearest")
-    height = figure.get_size_inches()[1]
+    image = axis.imshow(drawn, cmap=colormap, extent=extent, interpolation="nearest")
+    height = figure.get_figheight()
     box = axis.get_position()
     below = figure.add_axes((box.x0, box.y0 - 0.2 / height, box.width, 0.08 / height))
-    bar = figure.colorbar(shown, cax=below, orientation="horizontal")
+    bar = figure.colorbar(image, cax=below, orientation="horizontal")
     bar.ax.tick_params(labelsize=canvas.SMALL, length=2, pad=1)
     title = "degrees C" if picture.temperatures is not None else "gray level"
     bar.set_label(title, fontsize=canvas.SMALL, labelpad=1)
@@ -103,12 +103,12 @@ def _paint_regions(axis, label_map, *, extent):
     inner = np.zeros(label_map.shape, bool)
     for index in np.unique(label_map):
         inner |= ndimage.binary_erosion(label_map == index, iterations=width)
-    alpha = np.where(inner, TINT, 1.0) * (label_map != BACKGROUND)
+    alpha = np.where(inner, 0.3, 1.0) * (label_map != BACKGROUND)  # outlines are solid
     canvas.overlay(axis, colors[label_map], alpha, extent=extent)
 
 
 def _mark_spots(axis, regions, *, shape):
-    """A cross and its temperature, above it and to the right where the panel has room there."""
+    """Draws crosses, with the temperature at the top right, or on another side without room."""
     from matplotlib.patheffects import withStroke
 
     halo = [withStroke(linewidth=1.6, foreground="black")]
@@ -117,7 +117,7 @@ def _mark_spots(axis, regions, *, shape):
             continue
         x, y = region.hottest[0] + 0.5, region.hottest[1] + 0.5
         axis.plot(x, y, "+", color="white", markersize=6, path_effects=halo)
-        points = 72 * canvas.PANEL_INCHES / shape[1]  # of paper, in a pixel
+        points = 72 * canvas.PANEL_INCHES / shape[1]  # the size of a pixel in print
         to_left = (shape[1] - x) * points < SPOT_WIDTH
         below = y * points < SPOT_HEIGHT
         axis.annotate(
@@ -134,25 +134,15 @@ def _mark_spots(axis, regions, *, shape):
 
 
 def _paint_evidence(axis, prediction, shape, *, extent):
-    """The classifiers' mean evidence, blurred for display as `figures.evidence_figure` does."""
+    """Draws the mean evidence of the classifiers, blurred as in `figures.evidence_figure`."""
     picture = prediction.picture
     maps = [
-        grids.from_model(np.asarray(one, np.float32)[..., np.newaxis], picture.grid)[..., 0]
-        for one in prediction.evidence.values()
+        grids.from_model(evidence.astype(np.float32)[..., np.newaxis], picture.grid)[..., 0]
+        for evidence in prediction.evidence.values()
     ]
     step = -(-picture.grid.height // shape[0])
     evidence = np.mean(maps, axis=0)[::step, ::step]
-    evidence = ndimage.gaussian_filter(evidence, 0.025 * shape[0], mode="reflect")
+    evidence = ndimage.gaussian_filter(evidence, figures.SMOOTHING * shape[0], mode="reflect")
     limit = float(np.percentile(np.abs(evidence), 99.5)) or 1.0
     figures.paint_evidence(axis, evidence / limit, extent=extent)
     axis.set_xlabel("orange speaks for sick, purple for healthy", fontsize=canvas.SMALL)
-
-
-def _handles(label_map):
-    from matplotlib.patches import Patch
-
-    return [
-        Patch(facecolor=color, edgecolor="#666666", linewidth=0.5, label=class_title(name))
-        for index, (name, color) in enumerate(zip(CLASS_NAMES, figures.CLASS_COLORS, strict=True))
-        if index != BACKGROUND and (label_map == index).any()
-    ]
