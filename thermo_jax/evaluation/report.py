@@ -1,11 +1,10 @@
-"""The report of a run: one page that opens anywhere, the same as Markdown, every table as CSV.
+"""The report of a run: one HTML page, the same as Markdown, and every table as CSV.
 
-A report is a list of sections, a section a list of parts. Each text in it, names of files too, is
-escaped: it stays text.
+A report is a list of sections, and a section is a list of parts. All texts, such as names of files,
+are escaped, so that they cannot become markup.
 """
 
 import base64
-import dataclasses
 import html
 import io
 import itertools
@@ -14,7 +13,7 @@ import pathlib
 import re
 import urllib.parse
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jinja2
 from etils import epath
@@ -25,35 +24,29 @@ from thermo_jax.evaluation.tables import PrintedTable
 from thermo_jax.evaluation.wording import DISCLAIMER, line, paragraphs, printable
 from thermo_jax.files import write_whole
 
-LONGEST_WITHOUT_CONTENTS = 3  # sections
 
-
-@dataclasses.dataclass(frozen=True)
-class Picture:
-    """A PNG or JPEG on disk. The caption also stands in for it where it cannot be seen."""
+class Picture(NamedTuple):
+    """A PNG or JPEG on disk. The caption is also shown to readers who cannot see it."""
 
     path: str | os.PathLike
     caption: str
 
 
-@dataclasses.dataclass(frozen=True)
-class Facts:
-    """Names and their values, one a line."""
+class Facts(NamedTuple):
+    """Names and their values, one per line."""
 
     facts: Mapping[str, Any]
 
 
-@dataclasses.dataclass(frozen=True)
-class Text:
-    """Paragraphs, separated by blank lines; an important one stands out."""
+class Text(NamedTuple):
+    """Paragraphs, separated by blank lines; important ones are emphasised."""
 
     text: str
     important: bool = False
 
 
-@dataclasses.dataclass(frozen=True)
-class Fold:
-    """A long plain text, such as a config: folded under its title on screen, in full on paper."""
+class Fold(NamedTuple):
+    """A long plain text, such as a config. On screen, a click on the title shows it."""
 
     title: str
     text: str
@@ -62,9 +55,8 @@ class Fold:
 Part = PrintedTable | Picture | Facts | Text | Fold
 
 
-@dataclasses.dataclass(frozen=True)
-class Section:
-    """A heading and what stands under it, in order."""
+class Section(NamedTuple):
+    """A heading and the parts below it."""
 
     title: str
     parts: Sequence[Part]
@@ -75,17 +67,17 @@ def write_report(
 ) -> list[epath.Path]:
     """Writes report.html, report.md and tables/*.csv; returns their paths in this order.
 
-    The page contains its pictures. The Markdown links to them: keep them in the folder.
+    The HTML page contains its pictures; the Markdown links to them.
 
     Args:
         summary: paragraphs below the title, separated by blank lines.
 
     Raises:
         FileNotFoundError: a picture does not exist.
-        ValueError: a picture is neither PNG nor JPEG, or a section contains something else.
+        ValueError: a picture is neither PNG nor JPEG.
     """
     folder = epath.Path(folder)
-    contents = len(sections) > LONGEST_WITHOUT_CONTENTS
+    contents = len(sections) > 3
     texts = {
         "report.html": page_text(title, summary, sections, contents=contents),
         "report.md": _markdown(title, summary, sections, folder=folder, contents=contents),
@@ -119,12 +111,12 @@ def page_text(
     contents: bool = False,
     overview: bool = False,
 ) -> str:
-    """The text of an HTML page, its pictures inside.
+    """The text of an HTML page, which contains its pictures.
 
     Args:
         contents: whether the page begins with links to its sections.
-        overview: whether the first section is an overview of the others, which then start a new
-            page each on paper.
+        overview: whether the first section is an overview of the others. In print, each of these
+            then begins a new page.
 
     Raises:
         FileNotFoundError: a picture does not exist.
@@ -151,14 +143,14 @@ def page_text(
 
 
 def _data_uri_and_size(path):
-    """A picture, its width and its height on the page in CSS pixels."""
+    """A picture as a data URI, and its width and height on the page in CSS pixels."""
     data = epath.Path(path).read_bytes()
     try:
         with Image.open(io.BytesIO(data), formats=("PNG", "JPEG")) as image:
             kind, size, dpi = image.format.lower(), image.size, image.info.get("dpi", (0, 0))[0]
     except UnidentifiedImageError as error:
         raise ValueError(f"{path} is not a PNG or JPEG picture: save it as one of these") from error
-    # canvas.DPI shows a figure's small print as large as the page's; a finer one is only sharper.
+    # At canvas.DPI, small text in figures is as large as small text on the page.
     scale = canvas.DPI / dpi if dpi > 1 else 1
     width, height = (max(1, round(length * scale)) for length in size)
     source = base64.b64encode(data).decode("ascii")
@@ -171,7 +163,7 @@ def _data_uri_and_size(path):
 
 
 def _markdown(title, summary, sections, *, folder, contents):
-    """The text of a file in `folder`, to which the paths of pictures are relative."""
+    """The text of report.md; paths of pictures are relative to `folder`."""
     disclaimer = f"*{_escaped(DISCLAIMER)}*"
     blocks = [disclaimer, f"# {_escaped(title)}", *_markdown_paragraphs(summary)]
     headings = [_escaped(section.title) for section in sections]
@@ -210,13 +202,13 @@ def _markdown_part(part, folder):
         case Fold():
             text = printable(part.text).rstrip()
             longest = max(map(len, re.findall("`+", text)), default=0)
-            fence = "`" * max(3, longest + 1)  # no fence inside ends it
+            fence = "`" * max(3, longest + 1)  # longer than any in the text
             heading = f"<details><summary>{html.escape(line(part.title))}</summary>"
             return [heading, f"{fence}text\n{text}\n{fence}", "</details>"]
 
 
 def _markdown_paragraphs(text):
-    """Paragraphs whose first characters begin no list."""
+    """Paragraphs that Markdown does not read as items of a list."""
     return [re.sub(r"^(\d*)([-+.)])", r"\1\\\2", _escaped(part)) for part in paragraphs(text)]
 
 

@@ -1,6 +1,6 @@
-"""The text at the end of a run, and the files that contain its results.
+"""The text at the end of a run, and the files with its results.
 
-Measures come in the order of Table 1 of Shor et al. 2024 (arXiv 2404.06589), the others after them.
+The measures of Table 1 of Shor et al. 2024 (arXiv 2404.06589) come first, in the table's order.
 """
 
 import json
@@ -49,15 +49,14 @@ WIDTH = 98  # characters of the widest line: the classification table
 
 
 def results_text(results: Mapping[str, Any]) -> str:
-    """A fixed-width text of a run's results, WIDTH columns wide unless a row name is long.
+    """The results of a run as text of fixed width (WIDTH, unless a name of a row is long).
 
     Args:
-        results: any of these keys; others are ignored here and kept in results.json:
-            "run": facts of the run, printed one a line; `protocol` "paper" is marked optimistic;
-            "encoder": the encoder's scalars, e.g. {"best_epoch": 12, "val_loss": 0.1};
-            "classification": {"image" | "patient": {row name: `classification_measures`}}, the
-                model's row first and then the baselines'; an "interval" {measure: (low, high)}
-                of the first is shown;
+        results: any of these keys; other keys are ignored:
+            "run": facts of the run;
+            "encoder": the encoder's scalars, such as {"best_epoch": 12, "val_loss": 0.1};
+            "classification": {"image" | "patient": {row name: `classification_measures`}}, first
+                the row of the model, with "interval" {measure: (low, high)}, then the baselines;
             "segmentation": {resolution such as "120x160": `segmentation_measures`}, each with an
                 optional "hd95" [classes] and "interval";
             "cautions": sentences.
@@ -85,7 +84,7 @@ def write_results(
     """Writes results.json (NaN and infinity as null) and results.txt; returns both paths.
 
     Args:
-        text: of results.txt, `results_text` by default.
+        text: the content of results.txt, by default `results_text`.
     """
     workdir = epath.Path(workdir)
     plain = json.loads(json.dumps(results, default=_plain), parse_constant=lambda _: None)
@@ -98,13 +97,13 @@ def write_results(
 
 
 def thresholds_text(measures: Mapping[str, Any]) -> str:
-    """Above which probability a row calls sick: "0.500", or "0.250..0.700" by fold."""
+    """The threshold of a row: "0.500", or "0.250..0.700" if folds have different ones."""
     values = measures.get("thresholds", {"": measures["threshold"]}).values()
     return "..".join(dict.fromkeys(f"{value:.3f}" for value in (min(values), max(values))))
 
 
 def facts_text(title: str, facts: Mapping[str, Any]) -> str:
-    """Names and values, one a line; the paper's protocol is marked."""
+    """Names and values, one per line; the paper's protocol is marked as optimistic."""
     width = max(len(str(key)) for key in facts) + 2
     lines = [title]
     for key, value in facts.items():
@@ -116,14 +115,13 @@ def facts_text(title: str, facts: Mapping[str, Any]) -> str:
 
 
 def estimates(measures: Mapping[str, Any], names: Iterable[str]) -> list[Estimate]:
-    """These measures, with the bounds in `measures["interval"]`."""
+    """Estimates of these measures, with the bounds in `measures["interval"]`."""
     return [Estimate(measures[name], *measures["interval"][name]) for name in names]
 
 
 def _classification(unit, rows):
     facts = []
-    counts = next(iter(rows.values())).get("counts")
-    if counts:
+    if counts := next(iter(rows.values())).get("counts"):
         facts.append(f"{counts['n']}: {counts['healthy']} healthy, {counts['sick']} sick")
     thresholds = {name: thresholds_text(measures) for name, measures in rows.items()}
     if len(set(thresholds.values())) == 1:
@@ -131,17 +129,13 @@ def _classification(unit, rows):
     else:
         rows = {f"{name} >{thresholds[name]}": row for name, row in rows.items()}
     title = f"Classification per {unit}" + (f" ({'; '.join(facts)})" if facts else "")
-    # Intervals are shown of the first row alone, which is ours.
-    rows = {
-        name: row if not index else {**row, "interval": None}
-        for index, (name, row) in enumerate(rows.items())
-    }
-    return _measures_text(title, rows, CLASSIFICATION_COLUMNS)
+    return _measures_text(title, rows, CLASSIFICATION_COLUMNS, intervals=1)
 
 
 def _segmentation(by_resolution):
     if by_resolution:
-        yield _measures_text("Segmentation", by_resolution, SEGMENTATION_COLUMNS)
+        rows = by_resolution
+        yield _measures_text("Segmentation", rows, SEGMENTATION_COLUMNS, intervals=len(rows))
     for resolution, measures in by_resolution.items():
         columns = {key: head for key, head in CLASS_COLUMNS.items() if key in measures}
         rows = [
@@ -152,17 +146,17 @@ def _segmentation(by_resolution):
         yield PrintedTable(title, ["", *columns.values()], rows).text()
 
 
-def _measures_text(title, rows, columns):
-    """One row per name; below it, its intervals, if it has some."""
-    cells = [
-        [name, *(estimates(row, columns) if row.get("interval") else map(row.get, columns))]
-        for name, row in rows.items()
-    ]
+def _measures_text(title, rows, columns, *, intervals):
+    """A table of rows; the first `intervals` of them are shown with intervals, if they have any."""
+    cells = []
+    for index, (name, row) in enumerate(rows.items()):
+        has_interval = index < intervals and row.get("interval")
+        cells.append([name, *(estimates(row, columns) if has_interval else map(row.get, columns))])
     return PrintedTable(title, ["", *columns.values()], cells).text()
 
 
 def _plain(value):
-    """A value that JSON does not know, as one that it knows."""
+    """Converts a value for JSON."""
     if isinstance(value, np.ndarray | np.generic):
         return value.tolist()
     if isinstance(value, os.PathLike):

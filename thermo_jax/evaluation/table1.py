@@ -1,4 +1,4 @@
-"""Table 1 of Shor et al. 2024 (arXiv 2404.06589), with ours beside it: same columns, same order."""
+"""Table 1 of Shor et al. 2024 (arXiv 2404.06589) with our results in the same columns."""
 
 import math
 from collections.abc import Mapping
@@ -16,19 +16,17 @@ COLUMNS = {  # heading -> (task, measure)
     "seg F1": ("segmentation", "f1"),
     "seg mIoU": ("segmentation", "miou"),
 }
-PAPER = {  # encoder/decoder -> in the order of COLUMNS
+PAPER = {  # encoder/decoder -> values in the order of COLUMNS
     "G/G": (0.978, 0.989, 0.987, 0.878, 0.851, 0.791, 0.662),
     "G/H": (0.998, 0.999, 0.999, 0.891, 0.768, 0.787, 0.669),
     "H/G": (0.927, 0.997, 0.957, 0.882, 0.787, 0.791, 0.665),
     "H/H": (0.983, 1.0, 0.991, 0.888, 0.772, 0.789, 0.668),
 }
-
-
 Row = Mapping[str, Mapping[str, Any] | None]  # task -> measures, each with "interval"
 
 
 def measured(row: Row) -> dict[str, Estimate]:
-    """Heading -> one of our estimates; NaN where a task did not run.
+    """Heading -> our estimate; NaN if the task did not run.
 
     Args:
       row: {"classification": measures per image, "segmentation": measures at the images' size}.
@@ -40,7 +38,7 @@ def measured(row: Row) -> dict[str, Estimate]:
 
 
 def printed(rows: Mapping[str, Row], *, note: str = "") -> PrintedTable:
-    """The table: for each row a line for the paper, if it has the row, and one for us."""
+    """The table: each row has a line for the paper, if it has this row, and one for our run."""
     lines = []
     for name, row in rows.items():
         if name in PAPER:
@@ -51,12 +49,12 @@ def printed(rows: Mapping[str, Row], *, note: str = "") -> PrintedTable:
 
 
 def text(table: PrintedTable) -> str:
-    """The same with fixed width: each name once, and the bounds of our intervals below us."""
+    """The table with fixed width: each name once, and the bounds of our intervals in own lines."""
     width = max(len(name) for name in [table.columns[0], *(row[0] for row in table.rows)]) + 2
-    names = [""] + [row[0] for row in table.rows]
+    names = ["", *(row[0] for row in table.rows)]
     rows = [
-        ["" if row[0] == before else row[0], *row[1:]]
-        for before, row in zip(names, table.rows, strict=False)
+        ["" if row[0] == previous else row[0], *row[1:]]
+        for previous, row in zip(names, table.rows, strict=False)
     ]
     columns = [table.columns[0], "", *table.columns[2:]]
     return PrintedTable("", columns, rows).text(

@@ -1,4 +1,4 @@
-"""A table of results for reading, and its text and CSV; report.py has its HTML and Markdown."""
+"""A table of results as text and CSV; report.py writes it as HTML and Markdown."""
 
 import math
 import os
@@ -14,13 +14,13 @@ from thermo_jax.evaluation.wording import line
 from thermo_jax.files import csv_text, write_whole
 
 UNDEFINED = "-"
-# A number, maybe with its unit %, maybe with its interval: "12", "<1 %", "0.91 [0.88, 0.94]".
+# A number with an optional % and an optional interval: "12", "<1 %", "0.91 [0.88, 0.94]".
 _NUMBER = re.compile(r"([<>+-]?[\d.,]*\d(?:[eE][+-]?\d+)?(?: ?%)?)(?: +([\[(±].*))?")
 _PLAIN_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
 
 
 class Estimate(NamedTuple):
-    """A measure with the bounds of its interval, which are NaN where they are not known."""
+    """A measure with the bounds of its interval, which are NaN if they are not known."""
 
     value: float
     low: float = math.nan
@@ -41,11 +41,11 @@ class PrintedTable:
     """Rows of cells under headings; the first cell of a row is its name.
 
     Args:
-        rows: as many cells a row as columns; None and NaN are undefined and shown as "-".
-        note: small, below the table.
-        ours: indexes of the rows that stand out.
-        float_format: of the cells that are floats; the CSV keeps every digit.
-        leads_to: for each row, the number of the page's section that its first cell links to.
+        rows: each has as many cells as columns; None and NaN are undefined and shown as "-".
+        note: small text below the table.
+        ours: indexes of the rows that are emphasised.
+        float_format: the format of floats; the CSV contains all digits.
+        leads_to: for each row, the number of the section to which its first cell links.
 
     Raises:
         ValueError: a row is too short or too long.
@@ -69,16 +69,16 @@ class PrintedTable:
 
     @classmethod
     def of_records(cls, records: Sequence[Mapping[str, Any]]) -> "PrintedTable":
-        """One row per mapping; the columns are in the order in which their names first appear."""
+        """One row per mapping; the columns are in the order in which their names first occur."""
         columns = list(dict.fromkeys(key for record in records for key in record))
         return cls("", columns, [[record.get(key) for key in columns] for record in records])
 
     def shown_rows(self) -> list[list[str]]:
-        """The cells as a reader sees them."""
+        """The cells as text."""
         return [[shown(cell, self.float_format) for cell in row] for row in self.rows]
 
     def number_columns(self) -> list[bool]:
-        """Which columns contain nothing but numbers, at least one."""
+        """Which columns contain numbers only, and at least one."""
         rows = self.shown_rows()
         columns = [[row[k] for row in rows] for k in range(len(self.columns))]
         filled = [[cell for cell in column if cell not in ("", UNDEFINED)] for column in columns]
@@ -92,12 +92,12 @@ class PrintedTable:
         indent: str = "  ",
         bounds: tuple[str, str] = ("  95 % from", "  95 % to"),
     ) -> str:
-        """The table with columns of fixed width; an `Estimate`'s bounds are in rows of their own.
+        """The table with columns of fixed width; the bounds of estimates are in rows of their own.
 
         Args:
-            label_widths: at least, of the first columns, which name the row; longer names fit, too.
-            least_width: of the other columns, which are as wide as their headings.
-            bounds: names of the rows that show the bounds of the row above.
+            label_widths: the smallest widths of the first columns, which name the row.
+            least_width: the smallest width of the other columns, which are as wide as headings.
+            bounds: names of the rows with the bounds of the row above.
         """
         labels = len(label_widths)
         lines = [list(self.columns)]
@@ -119,21 +119,21 @@ class PrintedTable:
     def csv(self) -> str:
         """One line per row; NaN and None become empty cells.
 
-        A text cell that a spreadsheet would run as a formula (it starts with = + - @ and is not a
-        number) gets a leading apostrophe: names come from files that anyone may have named.
+        A spreadsheet would run a text that starts with = + - @ (and is not a number) as a formula.
+        Such a cell gets a leading apostrophe, because anyone may have named the files.
         """
         header, *rows = ([_csv_cell(cell) for cell in row] for row in [self.columns, *self.rows])
         return csv_text(header, rows)
 
     def write_csv(self, path: str | os.PathLike) -> epath.Path:
-        """Writes `csv` to a file, whose folder is made where it is missing."""
+        """Writes `csv` to a file; makes its folder if it is missing."""
         path = epath.Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         return write_whole(path, self.csv())
 
 
 def shown(value: Any, float_format: str = ".4g") -> str:
-    """One line of text; "-" where the value is None, NaN or infinite."""
+    """A value as one line of text; "-" if it is None, NaN or infinite."""
     if isinstance(value, bool | np.bool_):
         return "yes" if value else "no"
     if isinstance(value, float | np.floating):
@@ -144,7 +144,7 @@ def shown(value: Any, float_format: str = ".4g") -> str:
 
 
 def split_interval(cell: str) -> tuple[str, str]:
-    """A shown number and its interval: ("0.91", "[0.88, 0.94]"); "" where there is none."""
+    """A number and its interval: ("0.91", "[0.88, 0.94]"); a cell without an interval and ""."""
     number = _NUMBER.fullmatch(cell)
     return (number[1], number[2]) if number and number[2] else (cell, "")
 
@@ -155,7 +155,7 @@ def _csv_cell(value):
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, str):
-        value = value.encode("utf-8", "backslashreplace").decode("utf-8")  # any file name will do
+        value = value.encode("utf-8", "backslashreplace").decode("utf-8")  # for any file name
         start = value.lstrip()[:1]
         return f"'{value}" if start in {*"=+-@"} and not _PLAIN_NUMBER.fullmatch(value) else value
     undefined = value is None or isinstance(value, float) and not math.isfinite(value)

@@ -1,4 +1,4 @@
-"""What every table, figure and report shares: a few phrases, and how foreign text is made safe."""
+"""Phrases that tables, figures and reports share, and functions that clean text from files."""
 
 import re
 from typing import Any
@@ -14,20 +14,20 @@ SIDES_NOTE = (
     "patient's right."
 )
 
-PERFECT = (  # beside measures that have the bound of `bootstrap.perfect_bound`
+PERFECT = (  # a note for measures with the bound of `bootstrap.perfect_bound`
     "A measure that is 1 in every resample has the lower end .025^(1/n) instead, where n patients "
     "are put to the test: for AUROC and AUPRC, those of the rarer diagnosis (one-sided 97.5 %)."
 )
 
 
 def class_title(name: str) -> str:
-    """What a reader sees for a class name in files: "left_breast" -> "image-left breast"."""
+    """The title for readers of a class name: "left_breast" -> "image-left breast"."""
     words = name.replace("_", " ")
     return f"image-{words}" if words.startswith(("left ", "right ")) else words
 
 
 def printable(text: Any) -> str:
-    """Text without the control characters and half characters that file names may hold."""
+    """Text without control characters and invalid characters, which file names may contain."""
     text = _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", str(text).replace("\r\n", "\n"))
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
@@ -38,5 +38,5 @@ def line(text: Any) -> str:
 
 
 def paragraphs(text: str) -> list[str]:
-    """Parts of a text between blank lines, each on one line."""
+    """The paragraphs of a text, which blank lines separate, each on one line."""
     return [line(part) for part in re.split(r"\n\s*\n", text) if part.strip()]

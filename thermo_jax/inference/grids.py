@@ -1,7 +1,6 @@
-"""From a picture's own pixel grid to the models' and back (they were trained on 480x640).
+"""Resamples a picture to the size of the models' images, and maps back to the picture's size.
 
-own [h, w] -> edges repeated up to an aspect of 4:3 -> resampled to [480, 640] and, for a map,
-the same way back
+picture [h, w] -> edges repeated until the aspect is 4:3 -> resampled to [480, 640]
 """
 
 import math
@@ -14,11 +13,11 @@ from PIL import Image
 from thermo_jax.data.thermogram import GRAY_SHAPE
 
 ASPECT = GRAY_SHAPE[1] / GRAY_SHAPE[0]
-TOLERANCE = 0.01  # of the aspect: cameras crop a line or two
+TOLERANCE = 0.01  # of the aspect, because cameras crop a line or two
 
 
 class Grid(NamedTuple):
-    """Where a picture of height x width pixels lies in the frame of 4:3 around it."""
+    """The position of a picture of height x width pixels in a frame of 4:3 around it."""
 
     height: int
     width: int
@@ -29,12 +28,12 @@ class Grid(NamedTuple):
 
     @property
     def letterboxed(self) -> bool:
-        """Whether anything was added to reach 4:3."""
+        """Whether the frame is larger than the picture."""
         return (self.frame_height, self.frame_width) != (self.height, self.width)
 
 
 def fit(height: int, width: int) -> Grid:
-    """The grid of a picture; centred in its frame where its aspect is not 4:3."""
+    """The grid of a picture, which is in the centre of its frame."""
     if abs(width / height / ASPECT - 1) <= TOLERANCE:
         return Grid(height, width, 0, 0, height, width)
     frame_height = max(height, math.ceil(width / ASPECT))
@@ -46,10 +45,9 @@ def fit(height: int, width: int) -> Grid:
 def to_model(
     picture: Shaped[np.ndarray, "h w *c"], grid: Grid, *, shape: tuple[int, int] = GRAY_SHAPE
 ) -> Shaped[np.ndarray, "mh mw *c"]:
-    """Resampled to `shape`, its type kept; outside the picture, its nearest pixels.
+    """Resamples a picture to `shape`; its nearest pixels fill the rest of the frame.
 
-    Smaller by the mean of what falls into a pixel, larger by bilinear interpolation; a picture of
-    that very shape stays as it is.
+    A smaller result contains means of pixels; a larger one is interpolated (bilinear).
     """
     below = grid.frame_height - grid.height - grid.top
     right = grid.frame_width - grid.width - grid.left
@@ -58,7 +56,7 @@ def to_model(
 
 
 def from_model(maps: Float[np.ndarray, "mh mw k"], grid: Grid) -> Float[np.ndarray, "h w k"]:
-    """Maps on the models' grid, on the picture's own."""
+    """Resamples maps of the models' size to the picture's size."""
     framed = _resample(maps, (grid.frame_height, grid.frame_width))
     rows = slice(grid.top, grid.top + grid.height)
     return framed[rows, grid.left : grid.left + grid.width]

@@ -1,7 +1,5 @@
-"""The page of one patient: probability with its meaning, and of each of her thermograms the
+"""The HTML page of one patient: the probability with its meaning, and for each thermogram the
 picture, the notes, and temperatures by region.
-
-One HTML file that needs no network; whatever text comes in, file names too, comes out as text.
 """
 
 import os
@@ -15,7 +13,7 @@ from thermo_jax.evaluation.report import Facts, Part, Picture, Section, Text, pa
 from thermo_jax.evaluation.tables import PrintedTable
 from thermo_jax.evaluation.wording import SIDES_NOTE, class_title
 from thermo_jax.inference.patients import Finding, Patient
-from thermo_jax.inference.regions import PAIRS, RegionMeasurement, differences
+from thermo_jax.inference.regions import MEASURES, PAIRS, RegionMeasurement, differences
 
 MEANING = (
     "The probability is what the models learned to call sick on their training data. It says "
@@ -29,10 +27,10 @@ ALONE = "The name does not tell a patient, so this page is of one thermogram."
 
 
 def write_page(path: str | os.PathLike, patient: Patient) -> Path:
-    """Writes the page of a patient, at least one of whose thermograms is read; returns its path.
+    """Writes the page of a patient with at least one finding; returns its path.
 
-    Each finding has its overlay. One thermogram fills a page as it is; several get an overview
-    whose rows lead to them, and on paper a page each.
+    Every finding must have an overlay. For several thermograms, the page begins with an overview
+    whose rows link to them, and each is printed on its own page.
     """
     several = len(patient.findings) > 1
     sections = _sections_of_several(patient) if several else _sections_of_one(patient)
@@ -68,7 +66,7 @@ def _sections_of_several(patient: Patient) -> list[Section]:
 
 
 def _sentence(patient: Patient) -> str:
-    """What the page is about."""
+    """A summary of the page."""
     findings = patient.findings
     known = sum(finding.celsius for finding in findings)
     if len(findings) > 1:
@@ -83,7 +81,7 @@ def _sentence(patient: Patient) -> str:
 
 
 def _chance(value: float) -> str:
-    """Three digits, but never all of them 0 or 9: no model is certain."""
+    """A probability with three digits, but not 0.000 or 1.000, because no model is certain."""
     if value < 0.0005:
         return "<0.001"
     return ">0.999" if value > 0.9995 else f"{value:.3f}"
@@ -103,7 +101,7 @@ def _probability_parts(patient: Patient) -> list[Part]:
 
 
 def _spread(values: Sequence[float], of: str) -> dict[str, str]:
-    """A fact, where there is more than one value."""
+    """A fact if there are several values, else none."""
     if len(values) < 2:
         return {}
     extremes = f"{_chance(min(values))} to {_chance(max(values))}"
@@ -111,7 +109,7 @@ def _spread(values: Sequence[float], of: str) -> dict[str, str]:
 
 
 def _overview(findings: Sequence[Finding]) -> PrintedTable:
-    """One row per thermogram; columns that no thermogram fills are left out."""
+    """One row per thermogram; empty columns are left out."""
     columns = {
         "probability of sick": [_with_models(finding) for finding in findings],
         "hottest": [_hottest(finding.regions) for finding in findings],
@@ -134,7 +132,7 @@ def _overview(findings: Sequence[Finding]) -> PrintedTable:
 
 
 def _taken(name: str) -> str | None:
-    """What a file name of the database tells: "frontal view, visit 1, 2012-10-08, frame 3"."""
+    """The facts in a DMR-IR file name: "frontal view, visit 1, 2012-10-08, frame 3"."""
     parsed = parse_name(PurePosixPath(name).name)
     if parsed is None:
         return None
@@ -183,7 +181,7 @@ def _region_parts(regions: list[RegionMeasurement]) -> list[Part]:
     if not regions:
         return []
     known = np.isfinite(regions[0].mean)
-    measures = ("mean", "median", "min", "max", "sd") if known else ()
+    measures = MEASURES if known else ()
     columns = [*measures, "hottest at x, y"] if known else []
     columns = ["", *columns, "area, pixels", "share of image, %"]
     rows = []

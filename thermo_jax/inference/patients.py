@@ -1,7 +1,8 @@
-"""What is found in thermograms, by patient: her probability is the mean over her images.
+"""Findings of thermograms by patient; a patient's probability is the mean over their images.
 
-So does the evaluation (SPEC section 5). Images of a view that a classifier was not trained on do
-not count. File names and folders tell the patient; where they do not, a thermogram stands alone.
+The evaluation uses the same mean (SPEC section 5). Images of a view on which a classifier was not
+trained do not count. The patient is known from file names and folders; a thermogram for which
+these do not contain a patient is on its own.
 """
 
 import dataclasses
@@ -19,14 +20,14 @@ from thermo_jax.inference.regions import RegionMeasurement
 
 
 class Finding(NamedTuple):
-    """What tables and pages tell of one thermogram; its pixels can be let go.
+    """The results for one thermogram that tables and pages show, without its pixels.
 
     Attributes:
       shape: height and width, pixels.
       celsius: whether it has temperatures.
       probabilities: of sick, by classifier.
-      overlay: the picture of `overlay.overlay_figure`, on disk.
-      counts: for the patient's mean, as in `Prediction`.
+      overlay: the file that `overlay.overlay_figure` wrote.
+      counts: whether it counts for the patient's mean, as in `Prediction`.
     """
 
     name: str
@@ -41,36 +42,35 @@ class Finding(NamedTuple):
     @classmethod
     def of(
         cls,
-        found: Prediction,
+        prediction: Prediction,
         regions: list[RegionMeasurement],
         *,
         overlay: str | os.PathLike | None = None,
     ) -> "Finding":
-        """Of a prediction, with its regions as `regions.measure_regions` gives them."""
+        """The finding of a prediction, with its regions from `regions.measure_regions`."""
         return cls(
-            found.name,
-            found.picture.pixels.shape[:2],
-            found.picture.temperatures is not None,
-            found.probabilities,
+            prediction.name,
+            prediction.picture.pixels.shape[:2],
+            prediction.picture.temperatures is not None,
+            prediction.probabilities,
             regions,
-            found.notes,
+            prediction.notes,
             overlay,
-            found.counts,
+            prediction.counts,
         )
 
     @property
     def probability(self) -> float | None:
-        """Of sick: the classifiers' mean."""
+        """The probability of sick: the mean of the classifiers."""
         return float(np.mean(list(self.probabilities.values()))) if self.probabilities else None
 
 
 @dataclasses.dataclass(frozen=True)
 class Patient:
-    """All that was given of one patient, in the order of names.
+    """The thermograms of one patient, in the order of names.
 
     Attributes:
-      name: four digits, or the thermogram's name where that does not tell the patient.
-      known: whether it does.
+      name: four digits, or the thermogram's name if the patient is not known.
     """
 
     name: str
@@ -80,31 +80,31 @@ class Patient:
 
     @property
     def counted(self) -> list[Finding]:
-        """Those that count for her mean."""
+        """The findings that count for the mean."""
         return [finding for finding in self.findings if finding.counts]
 
     @property
     def by_image(self) -> list[float]:
-        """Probabilities of sick, of the thermograms that a classifier reads and that count."""
+        """Probability of sick by thermogram, for thermograms that have one and count."""
         return [f.probability for f in self.counted if f.probability is not None]
 
     @property
     def by_model(self) -> dict[str, float]:
-        """Probability of sick by classifier: its mean over the same thermograms."""
+        """Probability of sick by classifier: the mean over the same thermograms."""
         values: dict[str, list[float]] = {}
         for finding in self.counted:
             for model, value in finding.probabilities.items():
                 values.setdefault(model, []).append(value)
-        return {model: float(np.mean(each)) for model, each in values.items()}
+        return {model: float(np.mean(of_model)) for model, of_model in values.items()}
 
     @property
     def probability(self) -> float | None:
-        """Of sick: the mean over those thermograms, each the mean of its classifiers."""
+        """The probability of sick: the mean of `by_image`."""
         return float(np.mean(self.by_image)) if self.by_image else None
 
 
 def patient_of(name: str) -> str | None:
-    """The patient, four digits, that a thermogram's name or its folders tell; None if neither."""
+    """The patient (four digits) in a thermogram's name or its folders, or None."""
     path = PurePosixPath(name)
     parsed = parse_name(path.name)
     sure, _ = patients_of_folders(path.parts[:-1])
@@ -112,12 +112,11 @@ def patient_of(name: str) -> str | None:
 
 
 def by_patient(items: Iterable[Finding | Unreadable]) -> list[Patient]:
-    """The patients, in the order in which each is first met."""
+    """The patients, in the order of their first items."""
     patients: dict[tuple[str, bool], Patient] = {}
     for item in items:
         number = patient_of(item.name)
         key = (number or item.name, number is not None)
         patient = patients.setdefault(key, Patient(*key))
-        kind = patient.unreadable if isinstance(item, Unreadable) else patient.findings
-        kind.append(item)
+        (patient.unreadable if isinstance(item, Unreadable) else patient.findings).append(item)
     return list(patients.values())

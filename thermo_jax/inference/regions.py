@@ -12,11 +12,11 @@ from jaxtyping import Float, UInt8
 from thermo_jax.data.thermogram import BACKGROUND, CLASS_NAMES
 
 PAIRS = {"breasts": (0, 1), "nipples": (2, 3), "armpits": (4, 5)}  # image left, image right
-MEASURES = ("mean", "median", "min", "max", "sd")
+MEASURES = {"mean": np.mean, "median": np.median, "min": np.min, "max": np.max, "sd": np.std}
 
 
 class RegionMeasurement(NamedTuple):
-    """One class of one thermogram. Temperatures are NaN and the spot None without temperatures."""
+    """One class of one thermogram. Without temperatures, they are NaN and `hottest` is None."""
 
     class_name: str
     area: int  # pixels
@@ -32,7 +32,7 @@ class RegionMeasurement(NamedTuple):
 def measure_regions(
     label_map: UInt8[np.ndarray, "h w"], temperatures: Float[np.ndarray, "h w"] | None
 ) -> list[RegionMeasurement]:
-    """Measures every class of the label map but the background, in the order of CLASS_NAMES."""
+    """Measures every class but the background, in the order of CLASS_NAMES."""
     if temperatures is not None and temperatures.shape != label_map.shape:
         raise ValueError(
             f"temperatures have shape {temperatures.shape}, the label map {label_map.shape}"
@@ -47,13 +47,7 @@ def measure_regions(
         hottest = None
         if temperatures is not None:
             values = temperatures[inside].astype(np.float64)
-            measures = {
-                "mean": float(values.mean()),
-                "median": float(np.median(values)),
-                "min": float(values.min()),
-                "max": float(values.max()),
-                "sd": float(values.std()),
-            }
+            measures = {measure: float(of(values)) for measure, of in MEASURES.items()}
             rows, columns = np.nonzero(inside)
             pixel = int(values.argmax())
             hottest = (int(columns[pixel]), int(rows[pixel]))
@@ -64,7 +58,7 @@ def measure_regions(
 
 
 def differences(regions: list[RegionMeasurement]) -> dict[str, float]:
-    """Image left minus image right, of mean and maximum; a pair with a missing side is left out."""
+    """Mean and maximum of image left minus those of image right, for pairs with both sides."""
     by_class = {region.class_name: region for region in regions}
     result = {}
     for pair, (left, right) in PAIRS.items():
