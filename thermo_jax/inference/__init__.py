@@ -1,1 +1,1 @@
-"""A user's own thermograms: read, predicted by trained models, measured by region."""
+"""Reads a user's own thermograms, predicts them with trained models, and measures regions."""

@@ -10,7 +10,7 @@
     session = onnxruntime.InferenceSession("segment_HH.onnx")
     (classes,) = session.run(["classes"], {"images": images})
 
-The weights are inside. Beside the file, a .json says what goes in and what comes out.
+The file contains the weights. A .json beside it describes inputs and outputs.
 """
 
 import dataclasses
@@ -40,13 +40,13 @@ ONNX_TOLERANCE = 1e-4  # between onnxruntime and JAX, absolute and relative
 def export_stablehlo(
     model: Model, path: str | os.PathLike, *, platforms: tuple[str, ...] = PLATFORMS
 ) -> list[Path]:
-    """Writes `path` and its .json; returns both. It runs wherever JAX does.
+    """Writes `path` and its .json; returns both. JAX can run the file.
 
-    The file names the precision of the model's compute type, so that it does not depend on the
-    machine that writes it.
+    The file specifies the precision of the model's compute type, so that it does not depend on
+    the machine that writes it.
 
     Args:
-      platforms: where it shall run; "cpu", "cuda", "rocm" or "tpu".
+      platforms: the machines that can run it; "cpu", "cuda", "rocm" or "tpu".
     """
     model = _portable(model, dtype=model.dtype)
     images = _images_shape(model)
@@ -57,10 +57,10 @@ def export_stablehlo(
 
 
 def export_onnx(model: Model, path: str | os.PathLike) -> list[Path]:
-    """Writes `path` and its .json, once onnxruntime gives what JAX gives; returns both.
+    """Writes `path` and its .json if onnxruntime and JAX give the same outputs; returns both.
 
     Raises:
-      UserError: jax2onnx is not installed, or its file says something else than the model.
+      UserError: jax2onnx is not installed, or the outputs differ.
     """
     try:
         import jax2onnx
@@ -70,7 +70,7 @@ def export_onnx(model: Model, path: str | os.PathLike) -> list[Path]:
         raise UserError(
             f"ONNX needs the package {error.name}: pip install 'thermo_jax[onnx]'"
         ) from error
-    python_logging.getLogger("onnx_ir").setLevel(python_logging.ERROR)  # of shapes that it guesses
+    python_logging.getLogger("onnx_ir").setLevel(python_logging.ERROR)  # warnings about shapes
     # onnxruntime has no bfloat16 convolution on the CPU.
     model = _portable(model, dtype="float32")
     images = _images_shape(model)
@@ -78,7 +78,7 @@ def export_onnx(model: Model, path: str | os.PathLike) -> list[Path]:
     def one_by_one(images):  # jax2onnx 0.17 cannot pad a batch of unknown size
         return jax.lax.map(lambda image: jax.tree.map(lambda x: x[0], model(image[None])), images)
 
-    # Traced here: jax2onnx puts its own convolution, padded with zeros, in the place of Flax's.
+    # Traced here, because jax2onnx would replace Flax's convolution by its own, padded with zeros.
     traced, outputs = jax.make_jaxpr(one_by_one, return_shape=True)(images)
     converted = jax2onnx.to_onnx(
         jaxpr_as_fun(traced),
@@ -87,7 +87,7 @@ def export_onnx(model: Model, path: str | os.PathLike) -> list[Path]:
         output_names=sorted(outputs),
         return_mode="ir",
     )
-    # Leftovers of the conversion, each of which onnxruntime would warn of.
+    # onnxruntime would print a warning for each of these remains of the conversion.
     onnx_ir.passes.common.LiftSubgraphInitializersToMainGraphPass()(converted)
     onnx_ir.passes.common.RemoveUnusedNodesPass()(converted)
     content = onnx_ir.to_proto(converted).SerializeToString()
@@ -101,10 +101,7 @@ def export_onnx(model: Model, path: str | os.PathLike) -> list[Path]:
 
 
 def _portable(model: Model, *, dtype: str) -> Model:
-    """Returns the model with XLA's standard operations.
-
-    The operations that were chosen for this machine would be slower elsewhere.
-    """
+    """The model with XLA's standard operations; those for this machine may be slow elsewhere."""
     module, changes = model.encoder.module, {"dtype": array_dtype(dtype), "operations": NATIVE}
     own = {name: value for name, value in changes.items() if hasattr(module, name)}
     return model._replace(
@@ -115,19 +112,19 @@ def _portable(model: Model, *, dtype: str) -> Model:
 
 
 def _images_shape(model: Model) -> jax.ShapeDtypeStruct:
-    """Shape and type of the images that the model reads, in a batch of any size."""
+    """Shape and type of a batch of any size of the model's images."""
     (batch,) = export.symbolic_shape("batch")
     return jax.ShapeDtypeStruct((batch, *model.image_shape), jnp.uint8)
 
 
 def _difference(session, model: Model, images: jax.ShapeDtypeStruct) -> float:
-    """The largest one between an onnxruntime session and the model, on two random images.
+    """The largest difference between an onnxruntime session and the model on two random images.
 
     Raises:
       UserError: it is above `ONNX_TOLERANCE`.
     """
     random = np.random.default_rng(0).integers(0, 256, (2, *images.shape[1:]), dtype=np.uint8)
-    with jax.default_matmul_precision("highest"):  # an accelerator's own choice is a shorter type
+    with jax.default_matmul_precision("highest"):  # an accelerator's default is a shorter type
         ours = {key: np.asarray(value) for key, value in model(random).items()}
     theirs = dict(zip(ours, session.run(list(ours), {"images": random}), strict=True))
     difference = max(float(np.abs(theirs[key] - ours[key]).max()) for key in ours)
@@ -151,7 +148,7 @@ def _write(path: str | os.PathLike, content: bytes, facts: dict) -> list[Path]:
     return [path, described]
 
 
-def _facts(model: Model, images: jax.ShapeDtypeStruct, **made) -> dict:
+def _facts(model: Model, images: jax.ShapeDtypeStruct, **more) -> dict:
     height, width, channels = images.shape[1:]
     outputs = {
         "probabilities": "float32 [batch], of sick",
@@ -165,7 +162,7 @@ def _facts(model: Model, images: jax.ShapeDtypeStruct, **made) -> dict:
     }
     return {
         "task": model.task,
-        **made,
+        **more,
         "input": f"images: uint8 [batch, {height}, {width}, {channels}], 0..255",
         "images": rendering[model.data_type],
         "reduced_by": model.downscale,

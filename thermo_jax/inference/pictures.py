@@ -1,7 +1,7 @@
 """Reads a user's thermograms of any size: temperatures, gray or coloured images.
 
 Files of one folder and one name (`a.jpg`, `a_snap.jpg`, `a.txt`) are one thermogram, as in DMR-IR.
-What cannot be read is told by file name, and does not stop the rest.
+A file that cannot be read is named in a note; the others are read.
 """
 
 import collections
@@ -30,20 +30,19 @@ NOT_RADIOMETRIC = "not a radiometric image: no temperatures"
 COLOURS = "colours of an unknown palette, used as they are"
 CONSTANT = "all pixels are equal: nothing can be seen in it"
 LETTERBOXED = "aspect not 4:3: edges repeated to fill the models' frame"
-_FLIR = re.compile(rb"\xff\xe1..FLIR\x00", re.DOTALL)  # the segment of a radiometric JPEG
+_FLIR = re.compile(rb"\xff\xe1..FLIR\x00", re.DOTALL)  # in a JPEG with temperatures
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Picture:
-    """One thermogram on its own pixel grid; at least one kind of pixels is there.
+    """One thermogram with its own size; it has at least one kind of pixels.
 
     Attributes:
-      name: path relative to the folder that was given, "/" separated, without suffix.
-      file: that of the file which gives the grid, with its suffix.
+      name: path relative to the user's folder, with "/", without suffix.
+      file: path of the file with `pixels`, with suffix.
       temperatures: degrees C.
-      gray: brightness.
-      colour: as a camera or a program painted it.
-      notes: what a reader of the results must know.
+      colour: the colours of a camera or a program.
+      notes: facts that a reader of the results must know.
     """
 
     name: str
@@ -55,70 +54,74 @@ class Picture:
 
     @property
     def pixels(self) -> np.ndarray:
-        """Those that give the picture its grid: temperatures, else gray, else colour."""
-        found = (self.temperatures, self.gray, self.colour)
-        return next(pixels for pixels in found if pixels is not None)
+        """The pixels that determine the picture's size: temperatures, else gray, else colour."""
+        kinds = (self.temperatures, self.gray, self.colour)
+        return next(pixels for pixels in kinds if pixels is not None)
 
     @property
     def grid(self) -> grids.Grid:
-        """Its grid."""
+        """The position of the picture in a frame of 4:3."""
         return grids.fit(*self.pixels.shape[:2])
 
 
 class Unreadable(NamedTuple):
-    """A thermogram none of whose files can be used, or a folder; and why."""
+    """A thermogram without a file that can be used, or a folder; with the reason."""
 
     name: str
     reason: str
 
     @property
     def probability(self) -> None:
-        """There is none, as for a thermogram that no classifier can read."""
+        """None, as for a thermogram that no classifier can read."""
         return None
 
 
 def find_pictures(
     path: str | os.PathLike, *, leave_out: str | os.PathLike | None = None
 ) -> list[tuple[str, list[pathlib.Path]] | Unreadable]:
-    """(name, its files) of every thermogram of a folder, or of one file, sorted by name.
+    """(name, files) of one thermogram, or of all thermograms of a folder, sorted by name.
 
-    A folder within that cannot be read is an `Unreadable`. What is ignored is logged: workdirs of
-    this program, whose pictures are results, and files of other kinds.
+    A folder below it that cannot be read is an `Unreadable`. Files of other kinds and workdirs,
+    whose pictures are results, are ignored with a log message.
 
     Args:
-      leave_out: a folder whose files are none: that of the results, which may be inside.
+      leave_out: a folder to ignore, such as the folder of the results.
     Raises:
       FileNotFoundError: there is no such file or folder.
       PermissionError: the folder cannot be read.
-      UserError: it holds nothing of a kind that is read, or is the workdir of a run.
+      UserError: it contains no file of these kinds, or is the workdir of a run.
     """
     path = pathlib.Path(path).expanduser()
     if not path.exists():
         raise MissingFileError(f"{path} does not exist: name a thermogram or a folder of them")
     root = path if path.is_dir() else path.parent
     files, closed = _list(root, leave_out=leave_out) if path.is_dir() else ([path], [])
-    found: dict[str, list[pathlib.Path]] = {}
+    thermograms: dict[str, list[pathlib.Path]] = {}
     others: collections.Counter[str] = collections.Counter()
     for file in files:
         if file.suffix.lower() in MATRICES + IMAGES:
-            name = (file.relative_to(root).parent / _stem(file)).as_posix()
-            found.setdefault(name, []).append(file)
+            name = (file.relative_to(root).parent / split_name(file.stem)[0]).as_posix()
+            thermograms.setdefault(name, []).append(file)
         else:
             others[file.suffix.lower() or "no suffix"] += 1
     if others:
         counts = ", ".join(f"{kind} ({count})" for kind, count in sorted(others.items()))
         logging.warning("ignored, %d of other kinds: %s", others.total(), counts)
-    if not (found or closed):
+    if not (thermograms or closed):
         kinds = ", ".join(suffix[1:] for suffix in MATRICES + IMAGES)
         raise UserError(f"{path} is or holds no thermogram: expected files of {kinds}")
-    unreadable = [_closed_folder(folder.relative_to(root)) for folder in closed]
-    return sorted([*found.items(), *unreadable], key=lambda item: item[0])
+    items: list[tuple[str, list[pathlib.Path]] | Unreadable] = list(thermograms.items())
+    for folder in (folder.relative_to(root) for folder in closed):
+        reason = f"folder {folder.as_posix()} cannot be read: check its permissions"
+        # The name is below the folder, whose own name may be that of a patient.
+        items.append(Unreadable((folder / "*").as_posix(), reason))
+    return sorted(items, key=lambda item: item[0])
 
 
 def _list(
     root: pathlib.Path, *, leave_out: str | os.PathLike | None
 ) -> tuple[list[pathlib.Path], list[pathlib.Path]]:
-    """(files, unreadable folders) of a folder; the workdirs of runs are left out, aloud."""
+    """(files, unreadable folders) of a folder; workdirs are skipped with a log message."""
     if task := task_of_run(root):
         raise UserError(
             f"{root} is the workdir of a run of {task}, whose pictures are no thermograms: name "
@@ -139,17 +142,8 @@ def _list(
     return files, closed
 
 
-def _closed_folder(folder: pathlib.PurePath) -> Unreadable:
-    reason = f"folder {folder.as_posix()} cannot be read: check its permissions"
-    return Unreadable((folder / "*").as_posix(), reason)  # below it: its name may tell the patient
-
-
-def _stem(file: pathlib.Path) -> str:
-    return split_name(file.stem)[0]
-
-
 def read_picture(name: str, files: Sequence[str | os.PathLike]) -> Picture | Unreadable:
-    """Reads a thermogram's files; the first of each kind counts."""
+    """Reads the files of a thermogram; of each kind of pixels, the first file is used."""
     pixels: dict[str, np.ndarray] = {}
     sources: dict[str, pathlib.Path] = {}
     notes: list[str] = []
@@ -190,7 +184,7 @@ def read_picture(name: str, files: Sequence[str | os.PathLike]) -> Picture | Unr
 
 
 def _is_snap(file: pathlib.Path, pixels: dict[str, np.ndarray]) -> bool:
-    """Whether a coloured image is the database's heatmap of the pixels beside it: same aspect."""
+    """Whether an image is the DMR-IR heatmap of the other pixels, with their aspect."""
     own = pixels["colour"].shape
     other = next(pixels[kind].shape for kind in ("temperatures", "gray") if kind in pixels)
     same = abs(own[1] * other[0] / (own[0] * other[1]) - 1) <= grids.TOLERANCE
@@ -200,14 +194,14 @@ def _is_snap(file: pathlib.Path, pixels: dict[str, np.ndarray]) -> bool:
 def model_input(
     picture: Picture, *, data_type: str, colormap: str = "jet"
 ) -> UInt8[np.ndarray, "mh mw mc"]:
-    """A picture as the models of a data type were trained on it: [480,640,1] or [120,160,3].
+    """A picture as an image of the models: gray [480,640,1] or heat [120,160,3].
 
     Raises:
-      DataError: a gray model, and nothing but colours.
+      DataError: the model is gray, and the picture has only colours.
     """
     grid = picture.grid
     if data_type == "heat" and picture.colour is not None:
-        own = grids.fit(*picture.colour.shape[:2])  # of the same aspect as the picture's
+        own = grids.fit(*picture.colour.shape[:2])  # its aspect is that of the picture
         return grids.to_model(picture.colour, own, shape=HEAT_SHAPE)
     if data_type == "gray" and picture.gray is not None:
         return grids.to_model(picture.gray, grid)[..., np.newaxis]
@@ -274,12 +268,12 @@ def _read_npy(file: pathlib.Path) -> np.ndarray:
     try:
         if not data.startswith(np.lib.format.MAGIC_PREFIX):
             raise ValueError("not written by numpy.save")
-        # Mapped, because a header may claim more than the file holds; never unpickled.
+        # Mapped, because a damaged header may describe a huge array; never unpickled.
         values = np.load(file, mmap_mode="r", allow_pickle=False)
         if not isinstance(values, np.ndarray) or values.dtype.kind not in "fiu":
             raise ValueError("no array of numbers")
         return np.array(values, np.float64)
-    except Exception as error:  # its header is parsed as Python, with that parser's errors
+    except Exception as error:  # NumPy evaluates the header as Python, which raises many kinds
         detail = f"no NumPy array of {len(data)} bytes ({_short(error)})"
         raise DataError("unreadable-matrix", file, detail) from error
 
@@ -289,7 +283,7 @@ def _unpack(data: bytes) -> np.ndarray:
 
     try:
         return np.asarray(flyr.unpack(io.BytesIO(data)).celsius, np.float64)
-    except Exception as error:  # flyr raises whatever its parser stumbles over
+    except Exception as error:  # flyr raises many kinds
         raise UserError(f"its temperatures cannot be read ({_short(error)})") from error
 
 

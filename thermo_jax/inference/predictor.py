@@ -1,7 +1,7 @@
 """Trained decoders on a user's thermograms, as an ensemble.
 
-    workdirs -> best model of each, its frozen encoder with it
-    pictures -> what each model reads -> batches of one size -> predictions on the pictures' grids
+    workdirs -> the best model of each, with its frozen encoder
+    pictures -> images for each model -> batches of one size -> predictions of the pictures' sizes
 
     from thermo_jax.inference.predictor import Predictor
     predictor = Predictor(["runs/classify", "runs/segment"])
@@ -51,13 +51,13 @@ DECODERS = ("classify", "segment")
 class Model(NamedTuple):
     """A trained decoder, ready to run."""
 
-    name: str  # its workdir, as far as needed to tell it from the others
+    name: str  # the part of its workdir that differs from the other models
     task: str  # "classify" or "segment"
-    data_type: str  # what it reads
+    data_type: str  # of its images
     colormap: str  # renders heatmaps from temperatures
     downscale: int
-    views: tuple[int, ...]  # that it was trained on, keys of VIEW_NAMES
-    mirrored: bool  # whether mirrored copies were among them
+    views: tuple[int, ...]  # in its training data, keys of VIEW_NAMES
+    mirrored: bool  # whether mirrored copies were in its training data
     dtype: str  # compute type, of models/precision.py
     encoder: FrozenEncoder
     decoder: Any
@@ -65,7 +65,7 @@ class Model(NamedTuple):
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """(H, W, C) of the images that it reads."""
+        """(H, W, C) of its images."""
         return _image_shape(self.data_type, self.downscale)
 
     def __call__(self, images: UInt8[Array | np.ndarray, "b h w c"]) -> dict[str, jax.Array]:
@@ -80,15 +80,15 @@ class Model(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """What the models say of one thermogram; empty where no model is of that task, or can read it.
+    """The results of the models for one thermogram; empty if no model of a task can read it.
 
     Attributes:
       probabilities: of sick, by classifier.
-      evidence: by classifier, on the classifier's grid (which includes repeated edges): each
-        pixel's exact part of its logit, less the bias.
-      label_map: class indexes on the picture's grid, from the segmenters' mean probabilities.
-      notes: the picture's, which model could not read it, and which saw no such view in training.
-      counts: for the patient's mean; not where a classifier saw no such view in training.
+      evidence: by classifier, of the size of its images (which include repeated edges): the exact
+        part of each pixel in the logit, without the bias.
+      label_map: class indexes of the picture's size, from the segmenters' mean probabilities.
+      notes: of the picture, and about models that cannot read it or were not trained on its view.
+      counts: whether it counts for the patient's mean: every classifier was trained on its view.
     """
 
     picture: Picture
@@ -100,43 +100,43 @@ class Prediction(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The picture's."""
+        """The name of the picture."""
         return self.picture.name
 
     @property
     def probability(self) -> float | None:
-        """Of sick: the classifiers' mean."""
+        """The probability of sick: the mean of the classifiers."""
         return float(np.mean(list(self.probabilities.values()))) if self.probabilities else None
 
 
 def find_models(paths: str | os.PathLike | Iterable[str | os.PathLike]) -> list[Path]:
-    """The workdirs of decoders: the one or those given, or all below such as a table1 run's.
+    """The workdirs of trained decoders among these folders and all below them.
 
     Raises:
       FileNotFoundError: a path has no trained decoder.
       PermissionError: a folder below a path cannot be read, so that its model would be missing.
     """
-    found: list[Path] = []
+    workdirs: list[Path] = []
     for path in [paths] if isinstance(paths, str | os.PathLike) else paths:
-        here = [f for f in _folders(path) if has_checkpoint(f) and _task(f) in DECODERS]
-        if not here:
+        decoders = [f for f in _folders(path) if has_checkpoint(f) and _task(f) in DECODERS]
+        if not decoders:
             raise MissingFileError(
                 f"{path} holds no trained decoder: give the --workdir of a run of "
                 "configs/classify.py or configs/segment.py, or a folder above several"
             )
-        found += here
-    return list(dict.fromkeys(found))
+        workdirs += decoders
+    return list(dict.fromkeys(workdirs))
 
 
 def _folders(path: str | os.PathLike) -> list[Path]:
-    """A folder and all below it; a bucket, which cannot be searched through, alone."""
+    """A folder and all folders below it, but no folders below a bucket."""
     root = folder_path(path)
     if is_remote(root) or not root.is_dir():
         return [root]
-    found: list[Path] = []
+    folders: list[Path] = []
     closed: list[Path] = []
     for folder, subfolders, _ in walk(Path(root), closed=closed):
-        found.append(folder)
+        folders.append(folder)
         if folder.name == FOLDER:
             subfolders.clear()  # checkpoints, which a run may be replacing
     if closed:
@@ -144,7 +144,7 @@ def _folders(path: str | os.PathLike) -> list[Path]:
             f"{closed[0]} cannot be read, so that a model of the ensemble may be missing: check "
             "its permissions, or name each model's folder in config.models"
         )
-    return found
+    return folders
 
 
 def _task(workdir: Path) -> str:
@@ -153,7 +153,7 @@ def _task(workdir: Path) -> str:
 
 
 def load_model(workdir: str | os.PathLike, *, name: str = "", dtype: str = "auto") -> Model:
-    """The best model of a decoder's run.
+    """The best model of the run of a decoder.
 
     Args:
       dtype: compute type, of models/precision.py.
@@ -204,7 +204,7 @@ def load_model(workdir: str | os.PathLike, *, name: str = "", dtype: str = "auto
         data_type=config.data.type,
         colormap=config.data.colormap,
         downscale=config.data.downscale,
-        # A model that was imported does not tell: the published ones saw frontal views.
+        # Imported models lack this field. The published ones were trained on frontal views.
         views=tuple(config.data.get("views", (1,))),
         mirrored=config.data.get("mirrored", False),
         dtype=config.model.dtype,
@@ -217,16 +217,16 @@ def load_model(workdir: str | os.PathLike, *, name: str = "", dtype: str = "auto
 def load_models(
     workdirs: str | os.PathLike | Iterable[str | os.PathLike], *, dtype: str = "auto"
 ) -> list[Model]:
-    """Every model that `find_models` finds, named by what its path does not share with the others.
+    """Loads all models of `find_models`; their names are paths without the common part.
 
     Raises:
       FileNotFoundError, PermissionError, UserError: as `find_models` and `load_model`.
     """
     folders = find_models(workdirs)
-    names = _short_names(folders)
+    common = Path(os.path.commonpath([folder.parent for folder in folders]))
     return [
-        load_model(folder, name=name, dtype=dtype)
-        for folder, name in zip(folders, names, strict=True)
+        load_model(folder, name=folder.relative_to(common).as_posix(), dtype=dtype)
+        for folder in folders
     ]
 
 
@@ -248,7 +248,7 @@ class Predictor:
         """Loads every decoder in the workdir or workdirs (see `find_models`).
 
         Args:
-          batch_size: thermograms computed at once.
+          batch_size: the number of thermograms in a batch.
           dtype: compute type, as in `load_model`.
         """
         if batch_size < 1:
@@ -261,19 +261,19 @@ class Predictor:
     ) -> Iterator[Prediction | Unreadable]:
         """Reads and predicts a file, or every thermogram of a folder, in the order of names.
 
-        Args and raises: as `pictures.find_pictures`.
+        Arguments and errors are those of `pictures.find_pictures`.
         """
-        found = pictures.find_pictures(path, leave_out=leave_out)
-        read = radiometry.ordered_map(_read, found, description="predicting")
-        return self.predict(read, count=len(found))
+        thermograms = pictures.find_pictures(path, leave_out=leave_out)
+        read = radiometry.ordered_map(_read, thermograms, description="predicting")
+        return self.predict(read, count=len(thermograms))
 
     def predict(
         self, items: Iterable[Picture | Unreadable], *, count: int | None = None
     ) -> Iterator[Prediction | Unreadable]:
-        """Predictions in the order of the pictures; what is unreadable passes through.
+        """Predictions in the order of the items; an unreadable item is returned as it is.
 
         Args:
-          count: of the pictures, where known: fewer than a batch are not padded to a whole one.
+          count: the number of items, if known; it limits the size of a batch.
         """
         size = min(self.batch_size, count or self.batch_size)
         items = iter(items)
@@ -311,20 +311,15 @@ class Predictor:
                 probabilities[row],
                 evidence[row],
                 _label_map(classes[row], picture.grid),
-                (*notes[row], *unseen[row].notes),
-                unseen[row].counts,
+                (*notes[row], *unseen[row][0]),
+                unseen[row][1],
             )
             for row, picture in enumerate(batch)
         ]
 
 
-class _Unseen(NamedTuple):
-    notes: tuple[str, ...]
-    counts: bool
-
-
-def _unseen(name: str, models: Sequence[Model]) -> _Unseen:
-    """What follows from the view that a file name of the database tells; of others, nothing."""
+def _unseen(name: str, models: Sequence[Model]) -> tuple[list[str], bool]:
+    """(notes, counts) of a picture, from the view in a DMR-IR file name."""
     parsed = parse_name(PurePosixPath(name).name) or ParsedName()
     strange = [
         model
@@ -332,28 +327,22 @@ def _unseen(name: str, models: Sequence[Model]) -> _Unseen:
         if parsed.view not in (0, *model.views) or (parsed.mirrored and not model.mirrored)
     ]
     if not strange:
-        return _Unseen((), True)
-    what = f"{VIEW_NAMES[parsed.view]} view"
+        return [], True
+    view = f"{VIEW_NAMES[parsed.view]} view"
     if parsed.mirrored:
-        what = f"mirrored copy of {what}" if parsed.view else "mirrored copy"
-    who = "the models" if len(strange) == len(models) else ", ".join(m.name for m in strange)
+        view = f"mirrored copy of {view}" if parsed.view else "mirrored copy"
+    names = "the models" if len(strange) == len(models) else ", ".join(m.name for m in strange)
     counts = not any(model.task == "classify" for model in strange)
     left_out = "" if counts else ": left out of the patient's mean"
-    return _Unseen((f"{what}, of which {who} saw none in training{left_out}",), counts)
+    return [f"{view}, of which {names} saw none in training{left_out}"], counts
 
 
-def _read(found: tuple[str, list[Path]] | Unreadable) -> Picture | Unreadable:
-    return found if isinstance(found, Unreadable) else pictures.read_picture(*found)
-
-
-def _short_names(folders: Sequence[Path]) -> list[str]:
-    """Paths without what all share; the last part at least."""
-    common = Path(os.path.commonpath([folder.parent for folder in folders]))
-    return [folder.relative_to(common).as_posix() for folder in folders]
+def _read(item: tuple[str, list[Path]] | Unreadable) -> Picture | Unreadable:
+    return item if isinstance(item, Unreadable) else pictures.read_picture(*item)
 
 
 def _inputs(batch, data_type, colormap, downscale, *, size) -> tuple[np.ndarray, list]:
-    """(images, padded to `size`; why each cannot be read, or None)."""
+    """(images, padded to `size`; the reason why a picture cannot be read, or None)."""
     images = np.zeros((size, *_image_shape(data_type, downscale)), np.uint8)
     reasons: list[str | None] = []
     for row, picture in enumerate(batch):
