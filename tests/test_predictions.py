@@ -38,14 +38,16 @@ def test_columns_are_found_by_their_prefix():
 def test_another_file_is_refused_and_named(tmp_path, content):
     path = tmp_path / "predictions.npz"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"predictions.npz holds no predictions .* run the stage"):
+    with pytest.raises(
+        ValueError, match=r"predictions.npz contains no predictions .* run the stage"
+    ):
         Predictions.load(path)
 
 
 def test_a_file_with_pickled_objects_is_refused(tmp_path):
     path = tmp_path / "predictions.npz"
     np.savez(path, names=np.array([{"any": "object"}], dtype=object))
-    with pytest.raises(ValueError, match="holds no predictions"):
+    with pytest.raises(ValueError, match="contains no predictions"):
         Predictions.load(path)
 
 

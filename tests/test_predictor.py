@@ -58,7 +58,7 @@ def test_one_path_stands_for_a_list_of_one(runs, kind):
 
 
 def test_a_folder_without_a_decoder_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="holds no trained decoder: give the --workdir"):
+    with pytest.raises(FileNotFoundError, match="contains no trained decoder: give the --workdir"):
         find_models([tmp_path])
 
 

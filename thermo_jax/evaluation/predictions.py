@@ -75,7 +75,7 @@ class Predictions(Table):
             raise
         except Exception as error:  # zipfile, zlib and NumPy raise a dozen kinds
             raise UserError(
-                f"{path} holds no predictions ({error}): remove it, and run the stage again"
+                f"{path} contains no predictions ({error}): remove it, and run the stage again"
             ) from error
 
 

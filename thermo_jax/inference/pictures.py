@@ -109,7 +109,7 @@ def find_pictures(
         logging.warning("ignored, %d of other kinds: %s", others.total(), counts)
     if not (thermograms or closed):
         kinds = ", ".join(suffix[1:] for suffix in MATRICES + IMAGES)
-        raise UserError(f"{path} is or holds no thermogram: expected files of {kinds}")
+        raise UserError(f"{path} is or contains no thermogram: expected files of {kinds}")
     items: list[tuple[str, list[pathlib.Path]] | Unreadable] = list(thermograms.items())
     for folder in (folder.relative_to(root) for folder in closed):
         reason = f"folder {folder.as_posix()} cannot be read: check its permissions"

@@ -121,7 +121,7 @@ def find_models(paths: str | os.PathLike | Iterable[str | os.PathLike]) -> list[
         decoders = [f for f in _folders(path) if has_checkpoint(f) and _task(f) in DECODERS]
         if not decoders:
             raise MissingFileError(
-                f"{path} holds no trained decoder: give the --workdir of a run of "
+                f"{path} contains no trained decoder: give the --workdir of a run of "
                 "configs/classify.py or configs/segment.py, or a folder above several"
             )
         workdirs += decoders
