@@ -23,7 +23,6 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging
 from jaxtyping import Array, Float, UInt8
-from ml_collections import ConfigDict
 
 from thermo_jax.data import radiometry
 from thermo_jax.data.examples import IMAGE_SHAPES, block_mean, downscaled_size
@@ -164,32 +163,33 @@ def load_model(workdir: str | os.PathLike, *, name: str = "", dtype: str = "auto
     platform = jax.default_backend()
     with Checkpoints(workdir, read_only=True) as checkpoints:
         meta = checkpoints.meta()
-        config = ConfigDict(meta["config"])
+        config = meta["config"]
+        task, data, model = config["task"], config["data"], config["model"]
         if not meta["finished"]:
             logging.warning(
                 "%s has not finished its training (epoch %d): its best so far is used.",
                 workdir,
                 meta["epoch"],
             )
-        if config.task not in DECODERS:
-            raise UserError(f"{workdir} holds an {config.task}: expected a classifier or segmenter")
+        if task not in DECODERS:
+            raise UserError(f"{workdir} holds an {task}: expected a classifier or segmenter")
         check_validated(meta, workdir=workdir)
-        config.model.dtype = choose_dtype(dtype, device=jax.devices()[0])
+        dtype = choose_dtype(dtype, device=jax.devices()[0])
         operations = choose_operations("auto", platform=platform)
         encoder = FrozenEncoder.abstract(
             meta["encoder"],
-            num_kernels=config.encoder.get("num_kernels"),
-            dtype=config.model.dtype,
+            num_kernels=config["encoder"].get("num_kernels"),
+            dtype=dtype,
             operations=operations,
         )
         decoder = train_decoder.make_decoder(
-            config.task,
-            width=config.model.unet_width,
-            head=config.model.get("head", HEADS[0]),
-            dtype=config.model.dtype,
+            task,
+            width=model["unet_width"],
+            head=model.get("head", HEADS[0]),
+            dtype=dtype,
             operations=operations,
         )
-        latents = encoder.latents(_image_shape(config.data.type, config.data.downscale))
+        latents = encoder.latents(_image_shape(data["type"], data["downscale"]))
         like = jax.eval_shape(
             partial(decoder.init, train=False),
             jax.random.key(0),
@@ -200,14 +200,14 @@ def load_model(workdir: str | os.PathLike, *, name: str = "", dtype: str = "auto
         )
     return Model(
         name=name or Path(workdir).name,
-        task=config.task,
-        data_type=config.data.type,
-        colormap=config.data.colormap,
-        downscale=config.data.downscale,
+        task=task,
+        data_type=data["type"],
+        colormap=data["colormap"],
+        downscale=data["downscale"],
         # Imported models lack this field. The published ones were trained on frontal views.
-        views=tuple(config.data.get("views", (1,))),
-        mirrored=config.data.get("mirrored", False),
-        dtype=config.model.dtype,
+        views=tuple(data.get("views", (1,))),
+        mirrored=data.get("mirrored", False),
+        dtype=dtype,
         encoder=encoder.with_variables(jax.device_put(frozen)),
         decoder=decoder,
         variables=jax.device_put(variables),
