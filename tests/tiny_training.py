@@ -201,8 +201,7 @@ def decoder_config(task: str, row: str = "H/H", *, dtype: str = "float32") -> Co
 @cache
 def frozen_encoder(data_type: str, *, dtype: str = "float32") -> FrozenEncoder:
     """A tiny encoder; its batch statistics fit the images, as if trained."""
-    facts = {"data_type": data_type, "num_kernels": 2}
-    frozen = FrozenEncoder.abstract(facts, dtype=dtype)
+    frozen = FrozenEncoder.abstract({"data_type": data_type, "num_kernels": 2}, dtype=dtype)
     encoder = frozen.module
     images = scale_images(jnp.asarray(columns(8, data_type=data_type, seed=2)["images"]))
 
@@ -211,12 +210,8 @@ def frozen_encoder(data_type: str, *, dtype: str = "float32") -> FrozenEncoder:
         variables = encoder.init(rng, images, train=False)
         _, updates = encoder.apply(variables, images, train=True, mutable=["batch_stats"])
         # Undoes the running average's decay of 0.9 from the initial statistics.
-        stats = jax.tree.map(
-            lambda new, old: (new - 0.9 * old) / 0.1,
-            updates["batch_stats"],
-            variables["batch_stats"],
-        )
-        return {"params": variables["params"], "batch_stats": stats}
+        undo = lambda new, old: (new - 0.9 * old) / 0.1  # noqa: E731
+        return variables | jax.tree.map(undo, updates, {"batch_stats": variables["batch_stats"]})
 
     return frozen.with_variables(cast(make(jax.random.key(2)), dtype))
 
