@@ -113,7 +113,7 @@ class Dataset:
     @functools.cached_property
     def known_patients(self) -> set[str]:
         """The patients whose number is known."""
-        return {record.patient for record in self.records if record.patient_known}
+        return {record.patient for record in self._of_known_patients()}
 
     def load(self, task: str, data_type: str = "") -> examples.Examples:
         """The examples of a task, "pretrain", "classify" or "segment".
@@ -161,7 +161,7 @@ class Dataset:
             split.check_names(self.known_patients, path=settings.file)
             return split
         return splits.three_way_split(
-            **self._strata(),
+            self._of_known_patients(),
             folds=settings.folds,
             fold=settings.fold,
             val_fraction=0 if settings.protocol == PAPER else settings.val_fraction,
@@ -177,17 +177,14 @@ class Dataset:
         if settings.protocol == PAPER:  # the encoder is validated by image
             return split
         return splits.with_more_validation(
-            split, **self._strata(), val_fraction=settings.val_fraction, seed=settings.seed
+            split,
+            self._of_known_patients(),
+            val_fraction=settings.val_fraction,
+            seed=settings.seed,
         )
 
-    def _strata(self) -> dict[str, list]:
-        """What decides how patients are dealt to the sets, for each image of a known patient."""
-        known = [record for record in self.records if record.patient_known]
-        return {
-            "patients": [record.patient for record in known],
-            "labels": [record.label for record in known],
-            "annotated": [bool(record.regions) for record in known],
-        }
+    def _of_known_patients(self) -> list[Thermogram]:
+        return [record for record in self.records if record.patient_known]
 
 
 def open_dataset(settings: DataSettings) -> Dataset:
