@@ -107,14 +107,14 @@ def test_an_unknown_kind_is_refused():
 
 def test_csv_has_one_row_for_each_thermogram():
     region = Annotation(class_index=0, rings=())
-    table = rows(DataReport().csv([*RECORDS, record("0001/c", regions=(region,))]))
+    table = rows(DataReport().records_csv([*RECORDS, record("0001/c", regions=(region,))]))
     assert [row["name"] for row in table] == ["0001/a", "0001/b", "0002/a", "0001/c"]
     assert table[0]["label"] == "healthy" and table[0]["date"] == "2012-10-08"
     assert [row["annotated"] for row in table] == ["False", "False", "False", "True"]
 
 
 def test_csv_says_which_pixels_exist(tmp_path):
-    table = rows(DataReport().csv([record("a", gray_path=tmp_path / "a.jpg")]))
+    table = rows(DataReport().records_csv([record("a", gray_path=tmp_path / "a.jpg")]))
     assert table[0]["mean_temperature"] == ""
     assert (table[0]["gray"], table[0]["heat"], table[0]["temperatures"]) == (
         "True",
@@ -129,7 +129,7 @@ def test_cells_that_a_spreadsheet_would_run_are_neutralised(start):
     add(report, "unknown-diagnosis", f"{start}cmd.html", f"{start}1+1")
     row = rows(report.oddities_csv())[0]
     assert row["file"] == f"'{start}cmd.html" and row["detail"] == f"'{start}1+1"
-    assert rows(report.csv([record(f"{start}a")]))[0]["name"] == f"'{start}a"
+    assert rows(report.records_csv([record(f"{start}a")]))[0]["name"] == f"'{start}a"
 
 
 def test_control_characters_cannot_break_a_line():

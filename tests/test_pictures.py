@@ -234,10 +234,10 @@ def damaged(data):
 BAD = {
     "empty.jpg": (lambda path: path.write_bytes(b""), "the file is empty"),
     "empty.npy": (lambda path: path.write_bytes(b""), "the file is empty"),
-    "text.jpg": (lambda path: path.write_text("hello"), "not a whole image"),
+    "text.jpg": (lambda path: path.write_text("hello"), "not a complete image"),
     "cut.jpg": (
         lambda path: path.write_bytes(write_gray(path).read_bytes()[:9000]),
-        "not a whole image",
+        "not a complete image",
     ),
     "tiny.png": (lambda path: Image.new("L", (8, 8)).save(path), "8x8 pixels; expected 16 to 4096"),
     "long.png": (lambda path: Image.new("L", (9000, 20)).save(path), "20x9000 pixels"),

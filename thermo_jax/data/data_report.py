@@ -1,8 +1,8 @@
-"""The data report: what a data set contains, and every oddity of it by file name.
+"""The data report: what a data set contains, and every oddity in it, by file name.
 
-Readers yield their oddities (`Reading`), and nothing is left out without one. An oddity is of one
-of two sorts. A *bad file* contains something that cannot be trusted and is left out; `strict` stops
-at the first one. A *note* is worth knowing, and everything usable stays in use.
+The functions that read a data set yield an `Oddity` whenever they leave something out. There are
+two sorts. A *bad file* contains something that cannot be trusted and is left out; `strict` stops at
+the first bad file. A *note* is information only: everything usable is used.
 """
 
 import collections
@@ -17,6 +17,7 @@ from etils import epath
 from thermo_jax.data.thermogram import (
     HEALTHY,
     LABEL_NAMES,
+    PATH_FIELDS,
     PROTOCOL_NAMES,
     SICK,
     UNLABELLED,
@@ -26,7 +27,7 @@ from thermo_jax.data.thermogram import (
 )
 from thermo_jax.files import csv_text
 
-# Slug: (heading, what was done about it).
+# Kind of oddity: (heading, what was done about it).
 BAD_FILES = {
     "unreadable-image": ("image cannot be read", "file left out"),
     "wrong-size": ("image of the wrong size", "file left out"),
@@ -69,11 +70,12 @@ NOTES = {
 }
 _BAD_ANNOTATIONS = frozenset({"unusable-polygon", "annotation-size"})
 KINDS = {**BAD_FILES, **NOTES}
+REPORT_FILES = ("data_report.txt", "records.csv", "oddities.csv")
 
 
 @dataclasses.dataclass(frozen=True)
 class Oddity:
-    """Its kind (a key of `KINDS`), the file relative to the root, and a sentence."""
+    """Something odd in a file (path relative to the root); `kind` is a key of `KINDS`."""
 
     kind: str
     file: str
@@ -81,17 +83,17 @@ class Oddity:
 
     def __post_init__(self):
         if self.kind not in KINDS:
-            raise ValueError(f"unknown kind of oddity {self.kind!r}; known: {', '.join(KINDS)}")
+            raise ValueError(f"unknown kind of oddity {self.kind!r}")
 
     @property
     def is_bad(self) -> bool:
-        """Whether it stops a strict run."""
+        """Whether a strict run stops at it."""
         return self.kind in BAD_FILES
 
 
-# What a function that reads a data set returns: a generator, which yields each oddity where it is
-# found and returns the result. The caller writes `result = yield from read_something(...)`, or, at
-# the top, `result = report.collect(read_something(...))`.
+# A function that reads a data set is a generator, which yields oddities and returns its result. Its
+# caller writes `result = yield from read_something(...)`; `layouts.scan`, which has the report,
+# writes `result = report.collect(read_something(...))`.
 T = TypeVar("T")
 Reading = Generator[Oddity, None, T]
 
@@ -107,10 +109,10 @@ class DataReport:
     sizes: dict[str, int] = dataclasses.field(default_factory=dict)  # "gray 480x640" -> files
 
     def collect(self, reading: Reading[T]) -> T:
-        """Reads to the end: adds the oddities, and returns the result.
+        """Runs a reading function: adds its oddities to the report, and returns its result.
 
         Raises:
-          DataError: a bad file, under `strict`.
+          DataError: a bad file, if `strict`.
         """
         while True:
             try:
@@ -128,37 +130,36 @@ class DataReport:
         return sum(oddity.is_bad for oddity in self.oddities)
 
     def count(self, kind: str) -> int:
-        """Returns the number of oddities of this kind."""
+        """How many oddities of this kind there are."""
         return sum(oddity.kind == kind for oddity in self.oddities)
 
     @property
     def skipped(self) -> list[str]:
-        """The bad files, sorted, each once. A bad annotation does not skip its image's file."""
+        """The bad files, sorted and without repetition; bad annotations skip no file."""
         kinds = BAD_FILES.keys() - _BAD_ANNOTATIONS
         return sorted({oddity.file for oddity in self.oddities if oddity.kind in kinds})
 
     def summary(self) -> str:
-        """Returns one line: how many of each kind."""
+        """One line that says how many oddities of which kind there are."""
         counts = collections.Counter(oddity.kind for oddity in self.oddities)
         return ", ".join(f"{n} {kind}" for kind, n in counts.most_common()) or "no oddities"
 
     def text(self, records: Sequence[Thermogram]) -> str:
-        """Returns the report for reading: counts, then the oddities grouped by kind."""
+        """The report as text: counts, then the oddities by kind."""
         source = f"{self.root} ({self.layout} layout)" if self.layout else str(self.root)
         lines = [f"Data report: {source}".rstrip(), ""]
         images = collections.Counter(record.patient for record in records)
         keys = _COUNTS | {"images per patient": lambda r: images[r.patient]}
-        tables = [("", {"total": list(records)})]
-        tables += [(title, _grouped(records, key)) for title, key in keys.items()]
-        width = max(len(name) for title, groups in tables for name in (title, *groups))
-        for title, groups in tables:
+        tables = {"": {"total": list(records)}} | {
+            title: _grouped(records, key) for title, key in keys.items()
+        }
+        width = max(len(name) for title, groups in tables.items() for name in (title, *groups))
+        for title, groups in tables.items():
             lines += _table(title, groups, width=width)
-        with_pixels = [
-            (name, sum(kind in record.paths for record in records))
-            for name, kind in (("gray", "gray"), ("heatmap", "heat"), ("temperatures",) * 2)
-        ]
-        lines += ["thermograms with", *_aligned(with_pixels), ""]
-        lines += ["files by size (rows x columns)", *_aligned(sorted(self.sizes.items())), ""]
+        pixels = {"gray": "gray", "heatmap": "heat", "temperatures": "temperatures"}
+        counts = {name: sum(kind in r.paths for r in records) for name, kind in pixels.items()}
+        lines += ["thermograms with", *_aligned(counts), ""]
+        lines += ["files by size (rows x columns)", *_aligned(dict(sorted(self.sizes.items()))), ""]
         for kind, (title, action) in KINDS.items():
             if oddities := [oddity for oddity in self.oddities if oddity.kind == kind]:
                 sort = "BAD" if kind in BAD_FILES else "note"
@@ -173,30 +174,29 @@ class DataReport:
         )
         return "\n".join(lines) + "\n"
 
-    def csv(self, records: Sequence[Thermogram]) -> str:
-        """Returns the records as CSV, one row each, under a header."""
-        return _safe_csv(_RECORD_COLUMNS, records)
+    def records_csv(self, records: Iterable[Thermogram]) -> str:
+        """A table of the thermograms."""
+        return _safe_csv(map(_record_row, records), header=_RECORD_COLUMNS)
 
     def oddities_csv(self) -> str:
-        """Returns the oddities as CSV, one row each, under a header."""
-        return _safe_csv(_ODDITY_COLUMNS, self.oddities)
+        """A table of the oddities."""
+        rows = (
+            ("bad file" if o.is_bad else "note", o.kind, o.file, o.detail, KINDS[o.kind][1])
+            for o in self.oddities
+        )
+        return _safe_csv(rows, header=("sort", "kind", "file", "detail", "action"))
 
     def write(
         self, directory: str | os.PathLike, records: Sequence[Thermogram]
     ) -> list[epath.Path]:
-        """Writes data_report.txt, records.csv and oddities.csv; returns their paths."""
+        """Writes `REPORT_FILES`; returns their paths."""
         directory = epath.Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
-        contents = {
-            "data_report.txt": self.text(records),
-            "records.csv": self.csv(records),
-            "oddities.csv": self.oddities_csv(),
-        }
-        for name, content in contents.items():
-            # Bytes of file names that are not UTF-8 (surrogates) are written escaped.
-            data = content.encode("utf-8", errors="backslashreplace")
-            (directory / name).write_bytes(data)
-        return [directory / name for name in contents]
+        texts = self.text(records), self.records_csv(records), self.oddities_csv()
+        for name, text in zip(REPORT_FILES, texts, strict=True):
+            # File names that are not UTF-8 contain surrogates, which are written escaped.
+            (directory / name).write_bytes(text.encode("utf-8", errors="backslashreplace"))
+        return [directory / name for name in REPORT_FILES]
 
 
 _COUNTS: dict[str, Callable[[Thermogram], str]] = {
@@ -228,51 +228,42 @@ def _table(title: str, groups: dict[str, list[Thermogram]], *, width: int) -> li
     return [f"{name:<{width}}" + "".join(f"{c:>11}" for c in cells) for name, cells in rows] + [""]
 
 
-def _aligned(rows: Iterable[tuple[str, int]]) -> list[str]:
-    rows = list(rows)
-    width = max((len(name) for name, _ in rows), default=0)
-    return [f"  {name:<{width}}  {count:>7}" for name, count in rows]
+def _aligned(counts: dict[str, int]) -> list[str]:
+    width = max(map(len, counts), default=0)
+    return [f"  {name:<{width}}  {count:>7}" for name, count in counts.items()]
 
 
 def _plain(text: str) -> str:
-    """Keeps a file name or a quoted diagnosis from breaking the line or the terminal."""
+    """Escapes characters of file names and diagnoses that would break a line or a terminal."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-# Column -> its value.
-_RECORD_COLUMNS: dict[str, Callable[[Thermogram], object]] = {
-    "name": lambda r: r.name,
-    "patient": lambda r: r.patient,
-    "patient_known": lambda r: r.patient_known,
-    "visit": lambda r: r.visit or "",
-    "view": lambda r: VIEW_NAMES[r.view],
-    "protocol": lambda r: PROTOCOL_NAMES[r.protocol],
-    "date": lambda r: r.date,
-    "frame": lambda r: r.frame if r.frame >= 0 else "",
-    "mirrored": lambda r: r.mirrored,
-    "label": lambda r: LABEL_NAMES[r.label],
-    "gray": lambda r: r.gray_path is not None,
-    "heat": lambda r: r.heat_path is not None,
-    "temperatures": lambda r: r.temperature_path is not None,
-    "mean_temperature": lambda r: "" if r.mean_temperature is None else f"{r.mean_temperature:.2f}",
-    "annotated": lambda r: bool(r.regions),
-}
-_ODDITY_COLUMNS: dict[str, Callable[[Oddity], object]] = {
-    "sort": lambda o: "bad file" if o.is_bad else "note",
-    "kind": lambda o: o.kind,
-    "file": lambda o: o.file,
-    "detail": lambda o: o.detail,
-    "action": lambda o: KINDS[o.kind][1],
-}
+_RECORD_COLUMNS = (
+    *("name", "patient", "patient_known", "visit", "view", "protocol", "date", "frame", "mirrored"),
+    *("label", "gray", "heat", "temperatures", "mean_temperature", "annotated"),
+)
 
 
-def _safe_csv(columns: dict[str, Callable], items: Iterable[object]) -> str:
-    return csv_text(
-        list(columns), [[_cell(value(item)) for value in columns.values()] for item in items]
-    )
+def _record_row(record: Thermogram) -> list[object]:
+    values = vars(record) | {
+        "visit": record.visit or "",
+        "view": VIEW_NAMES[record.view],
+        "protocol": PROTOCOL_NAMES[record.protocol],
+        "frame": record.frame if record.frame >= 0 else "",
+        "label": LABEL_NAMES[record.label],
+        "annotated": bool(record.regions),
+        **{kind: kind in record.paths for kind in PATH_FIELDS},
+    }
+    if record.mean_temperature is not None:
+        values["mean_temperature"] = f"{record.mean_temperature:.2f}"
+    return [values[column] for column in _RECORD_COLUMNS]
+
+
+def _safe_csv(rows: Iterable[Sequence[object]], *, header: Sequence[str]) -> str:
+    return csv_text(header, [[_cell(value) for value in row] for row in rows])
 
 
 def _cell(value: object) -> str:
-    """A spreadsheet runs a cell that starts with one of these as a formula: quotes it."""
-    text = _plain(str(value))
+    """The text of a cell, quoted if a spreadsheet would run it as a formula."""
+    text = "" if value is None else _plain(str(value))
     return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text

@@ -1,4 +1,4 @@
-"""One opened data set: a folder, read directly or through TFDS, or a phantom."""
+"""Opens a data set: a folder, read directly or through TFDS, or synthetic ("phantom") data."""
 
 import dataclasses
 import functools
@@ -22,21 +22,17 @@ SPLIT_FILE = "split.json"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DataSettings:
+class DataSettings(examples.Selection):
     """What to read: the fields of `config.data`, which configs/common.py explains, and a seed.
 
     Attributes:
-      seed: of the permutation of diagnoses, if `shuffle_labels` asks for one.
+      seed: of the permutation of diagnoses, if `shuffle_labels` is True.
     """
 
     root: str
     type: str
     layout: str = "auto"
     strict: bool = False
-    views: tuple[int, ...] = (1,)
-    protocols: tuple[str, ...] = ("S", "D")
-    frames: str = "first"
-    mirrored: bool = False
     downscale: int = 1
     colormap: str = "jet"
     loader: str = "tf.data"
@@ -45,18 +41,11 @@ class DataSettings:
     phantom_patients: int = 40
     seed: int = 0
 
-    @property
-    def selection(self) -> examples.Selection:
-        """Which of the thermograms are used."""
-        return examples.Selection(
-            views=self.views, protocols=self.protocols, frames=self.frames, mirrored=self.mirrored
-        )
-
     def find_root(self) -> pathlib.Path:
-        """The folder to read. Writes the phantom data set if it is asked for and missing.
+        """The folder to read; writes the phantom data set if it is configured and missing.
 
         Raises:
-          UserError: no folder is configured, or the phantom's cannot be written.
+          UserError: no folder is configured, or the phantom's folder cannot be written.
         """
         if not self.root:
             raise UserError(
@@ -75,7 +64,7 @@ class DataSettings:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SplitSettings:
-    """Which patients train, validate and test: the fields of `config.split`, explained there."""
+    """Which patients train, validate and test: the fields of `config.split` (configs/common.py)."""
 
     folds: int = 5
     fold: int = 0
@@ -93,8 +82,8 @@ class Dataset:
     Attributes:
       records: every usable thermogram.
       settings: how it was opened.
-      read_pixels: (thermograms, data_type=, task=) -> an image and label map of each.
-      write_report: writes the data report's files to a folder.
+      read_pixels: (thermograms, data_type=, task=) -> the image and label map of each thermogram.
+      write_report: writes the files of the data report to a folder.
     """
 
     records: Sequence[Thermogram]
@@ -107,7 +96,7 @@ class Dataset:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Identifies the names and patients; a copy of the files elsewhere has the same."""
+        """A hash of the names and patients, which is the same for a copy of the files elsewhere."""
         return digest(sorted([record.name, record.patient] for record in self.records))
 
     @functools.cached_property
@@ -116,10 +105,10 @@ class Dataset:
         return {record.patient for record in self._of_known_patients()}
 
     def load(self, task: str, data_type: str = "") -> examples.Examples:
-        """The examples of a task, "pretrain", "classify" or "segment".
+        """The examples of a task, "pretrain", "classify" or "segment"; they are read only once.
 
         Args:
-          data_type: "gray" or "heat"; "" is the settings' own.
+          data_type: "gray" or "heat"; "" means `settings.type`.
         """
         data_type = data_type or self.settings.type
         if (task, data_type) not in self._loaded:
@@ -135,26 +124,22 @@ class Dataset:
     def select(self, task: str, data_type: str = "") -> list[Thermogram]:
         """The thermograms that `load` reads."""
         return examples.select(
-            self.records,
-            self.settings.selection,
-            task=task,
-            data_type=data_type or self.settings.type,
+            self.records, self.settings, task=task, data_type=data_type or self.settings.type
         )
 
     def split(self, settings: SplitSettings) -> Split:
-        """The run's patients.
+        """The patients who train, validate and test.
 
-        They depend on the data set and the settings alone, not on the task, so that an encoder and
-        its decoders have the same test patients. (If diagnoses are shuffled, they also depend on
-        that seed.)
+        The split does not depend on the task, so an encoder and its decoders have the same test
+        patients. If diagnoses are shuffled, it depends on the seed of the shuffling.
 
         Raises:
-          UserError: no patient is known, or the given file does not name all of them.
+          UserError: no patient is known, or the given file does not contain all of them.
         """
         if not self.known_patients:
             raise UserError(
-                "no thermogram has a known patient, so that no patients can be kept for "
-                "validation: name files as T<patient>.<visit>.<view>... (see the README)"
+                "no thermogram has a known patient, so no patients can be kept for validation: "
+                "name files as T<patient>.<visit>.<view>... (see the README)"
             )
         if settings.file:
             split = Split.load(folder_path(settings.file))
@@ -169,12 +154,12 @@ class Dataset:
         )
 
     def with_more_validation(self, split: Split, settings: SplitSettings) -> Split:
-        """A decoder's split for its encoder: more of the training patients validate.
+        """Turns a decoder's split into its encoder's, in which more training patients validate.
 
         Args:
-          settings: the encoder's.
+          settings: those of the encoder.
         """
-        if settings.protocol == PAPER:  # the encoder is validated by image
+        if settings.protocol == PAPER:  # this protocol validates the encoder on single images
             return split
         return splits.with_more_validation(
             split,
@@ -190,19 +175,15 @@ class Dataset:
 def open_dataset(settings: DataSettings) -> Dataset:
     """Scans or prepares the folder.
 
-    With the loader "tf.data" the folder is prepared once by TFDS. With "numpy" it is read directly,
-    and TensorFlow is not needed. Both give the same examples.
+    The loader "tf.data" lets TFDS prepare the folder once. The loader "numpy" reads the files
+    directly, without TensorFlow. Both give the same examples.
     """
     root = settings.find_root()
     if settings.loader == "numpy":
         records, report = layouts.scan(root, layout=settings.layout, strict=settings.strict)
         logging.info("%s: %s", root, report.summary())
-
         read_pixels = functools.partial(examples.read_pixels, colormap=settings.colormap)
-
-        def write_report(folder: epath.Path) -> object:
-            return report.write(folder, records)
-
+        write_report = functools.partial(report.write, records=records)
     else:
         from thermo_jax.data import dmr_ir  # imports tensorflow_datasets
 
@@ -214,42 +195,33 @@ def open_dataset(settings: DataSettings) -> Dataset:
             colormap=settings.colormap,
         )
         records = dmr_ir.load_records(prepared)
-
         read_pixels = functools.partial(dmr_ir.read_pixels, prepared=prepared)
-
-        def write_report(folder: epath.Path) -> object:
-            for path in prepared.report_files:
-                (folder / path.name).write_bytes(path.read_bytes())
-
-    dataset = Dataset(
-        records=records,
-        settings=settings,
-        read_pixels=read_pixels,
-        write_report=write_report,
+        write_report = prepared.copy_report
+    if settings.shuffle_labels:
+        records = _with_shuffled_labels(records, seed=settings.seed)
+    return Dataset(
+        records=records, settings=settings, read_pixels=read_pixels, write_report=write_report
     )
-    return _shuffled(dataset) if settings.shuffle_labels else dataset
 
 
-def _shuffled(dataset: Dataset) -> Dataset:
+def _with_shuffled_labels(records: Sequence[Thermogram], *, seed: int) -> list[Thermogram]:
     """The same thermograms, with the diagnoses permuted among the patients who have one.
 
-    Folds are stratified by the permuted diagnoses: otherwise a fold with many sick patients would
-    leave few to train on, and scores pooled over folds would be too low for it.
+    This happens before the split, so that folds are stratified by the permuted diagnoses. Otherwise
+    a fold with many sick patients would leave few for training, which lowers pooled scores.
     """
-    label_of = {r.patient: r.label for r in dataset.records if r.label != UNLABELLED}
+    label_of = {r.patient: r.label for r in records if r.label != UNLABELLED}
     patients = sorted(label_of)
-    order = np.random.default_rng(dataset.settings.seed).permutation(len(patients))
-    dealt = {patient: label_of[patients[i]] for patient, i in zip(patients, order, strict=True)}
-
-    records = [
-        dataclasses.replace(record, label=dealt.get(record.patient, record.label))
-        for record in dataset.records
+    order = np.random.default_rng(seed).permutation(len(patients))
+    shuffled = {patient: label_of[patients[i]] for patient, i in zip(patients, order, strict=True)}
+    return [
+        dataclasses.replace(record, label=shuffled.get(record.patient, record.label))
+        for record in records
     ]
-    return dataclasses.replace(dataset, records=records)
 
 
 def check_not_empty(sets: Mapping[str, Sequence | np.ndarray], *, of: int) -> None:
-    """Raises UserError, naming the set, if one of the sets of rows is empty.
+    """Raises UserError, which names the set, if one of the sets of rows is empty.
 
     Args:
       of: the number of all usable images.

@@ -1,9 +1,8 @@
-"""Which thermograms a run uses, and their pixels as columns in host memory.
+"""Selects the thermograms that a run uses, and reads their pixels into host memory.
 
-`select` applies the configured selection (SPEC section 4, "Which images a run uses") and
-`load_examples` reads what is left. Columns are plain NumPy arrays with one leading axis of
-examples: the whole database is 0.4 GB of heatmaps or 2 GB of gray images. Nothing here needs
-TensorFlow.
+`select` applies the configured selection (SPEC section 4, "Which images a run uses");
+`load_examples` reads what it returns into NumPy arrays with one leading axis of examples. The whole
+database is 0.4 GB of heatmaps or 2 GB of gray images. Nothing here needs TensorFlow.
 """
 
 import dataclasses
@@ -25,8 +24,7 @@ from thermo_jax.data.thermogram import (
 )
 from thermo_jax.errors import UserError
 
-TASKS = ("pretrain", "classify", "segment")
-# Of each thermogram the image, and for the task "segment" its full-resolution label map, else None.
+# For each thermogram its image and, for the task "segment", its label map [480, 640], else None.
 ReadPixels = Iterator[tuple[np.ndarray, np.ndarray | None]]
 IMAGE_SHAPES = {"gray": (*GRAY_SHAPE, 1), "heat": (*HEAT_SHAPE, 3)}  # data type -> [H, W, C]
 
@@ -36,11 +34,12 @@ class Selection:
     """Which thermograms a run uses.
 
     Attributes:
-      views: keys of `VIEW_NAMES`; 1 is frontal. An unknown view passes in pretraining only.
-      protocols: "S" static, "D" dynamic. An unknown protocol passes in pretraining, and where both
-        are asked for, so that there is nothing to choose.
+      views: keys of `VIEW_NAMES`; 1 is frontal. Pretraining also uses thermograms without a known
+        view.
+      protocols: "S" static, "D" dynamic. Thermograms without a known protocol are used in
+        pretraining, and elsewhere only if both protocols are selected.
       frames: "first" keeps the first frame of each patient, visit, view and protocol (the 20 frames
-        of a dynamic visit are near-copies), and images of no known frame; "all" keeps every frame.
+        of a dynamic visit are near-copies) and thermograms without a known frame; "all" keeps all.
       mirrored: whether to keep mirrored copies.
     """
 
@@ -52,7 +51,8 @@ class Selection:
     def __post_init__(self):
         object.__setattr__(self, "views", tuple(self.views))
         object.__setattr__(self, "protocols", tuple(self.protocols))
-        _check_choice("frames", self.frames, ("first", "all"))
+        if self.frames not in ("first", "all"):
+            raise UserError(f"frames={self.frames!r}: choose one of 'first', 'all'")
         for name, chosen, known in (
             ("views", self.views, VIEW_NAMES),
             ("protocols", self.protocols, PROTOCOL_NAMES),
@@ -70,7 +70,7 @@ class Examples(Table):
       images             uint8 [N, H, W, C], 0..255
       labels             int32 [N], 0 healthy, 1 sick, -1 unlabelled
       label_maps         uint8 [N, 480, 640], class index (task "segment" only)
-      scored_label_maps  uint8 [N, H, W], what scores are computed against (task "segment" only)
+      scored_label_maps  uint8 [N, H, W], the true classes for scores (task "segment" only)
     """
 
     data_type: str
@@ -84,22 +84,19 @@ def select(
     task: str,
     data_type: str | None = None,
 ) -> list[Thermogram]:
-    """The thermograms that a task uses, in the order given.
+    """The thermograms that a task uses, in the order given; logs how many each filter removes.
 
     Classification needs a diagnosis and a known patient, segmentation an annotation and a known
-    patient; pretraining takes unknown patients and views, too. The first frame is chosen last, so
-    that a visit whose first frame cannot be used gives its next one. What each filter removed is
-    logged.
+    patient; pretraining also uses unknown patients and views. First frames are chosen last: if the
+    first frame of a visit is not usable, the next frame is used.
 
     Args:
       records: the thermograms that `layouts.scan` returned.
-      selection: the configured choice.
       task: "pretrain", "classify" or "segment".
-      data_type: "gray" or "heat" leaves out thermograms that cannot give this type.
+      data_type: "gray" or "heat" removes thermograms without pixels of this type.
     Raises:
-      UserError: if nothing is left; it says which filter removed how many.
+      UserError: nothing is left; the message says which filter removed how many.
     """
-    _check_choice("task", task, TASKS)
     kept, removed = list(records), {}
     for reason, keep in _filters(selection, task, data_type):
         before, kept = kept, [record for record in kept if keep(record)]
@@ -119,8 +116,8 @@ def select(
                 "or choose gray presets (such as encoder.py:gray and classify.py:G/G)"
             )
         raise UserError(
-            f"no thermogram is left for task {task!r} of {len(records)} found: removed "
-            f"{reasons}. {remedy}"
+            f"no thermogram is left for task {task!r} of {len(records)} found: removed {reasons}. "
+            f"{remedy}"
         )
     return kept
 
@@ -131,7 +128,7 @@ def read_pixels(
     """Reads the files of thermograms, in order.
 
     Args:
-      colormap: of heatmaps that are rendered, where only temperatures exist.
+      colormap: for heatmaps, which are rendered if only temperatures exist.
     """
 
     def read(record: Thermogram) -> tuple[np.ndarray, np.ndarray | None]:
@@ -153,14 +150,14 @@ def load_examples(
     """Reads the pixels of selected thermograms.
 
     Args:
-      records: what `select` returned for this data type and task.
+      records: returned by `select` for this data type and task.
       data_type: "gray" (480x640x1) or "heat" (120x160x3).
       task: "segment" adds label maps.
       downscale: images become smaller by this factor: block mean, rounded to 8 bit.
-      read_pixels: where from: the thermograms' files, or a prepared data set (`dmr_ir`).
+      read_pixels: reads the thermograms' files, or a prepared data set (`dmr_ir.read_pixels`).
     Raises:
-      UserError: for a `downscale` that does not divide the image.
-      ValueError: for records that are not annotated (task "segment").
+      UserError: `downscale` does not divide the image.
+      ValueError: a record is not annotated (task "segment").
     """
     height, width, channels = IMAGE_SHAPES[data_type]
     size = downscaled_size(height, width, downscale)
@@ -207,13 +204,10 @@ def block_mean(image: np.ndarray, *, factor: int) -> np.ndarray:
 def _filters(
     selection: Selection, task: str, data_type: str | None
 ) -> Iterator[tuple[str, Callable[[Thermogram], bool]]]:
-    """(why a thermogram is removed, test that keeps it), in the order they are applied."""
+    """Yields (reason to remove a thermogram, test that keeps it), in the order of application."""
     if data_type is not None:
-        _check_choice("data_type", data_type, tuple(IMAGE_SHAPES))
-        yield (
-            f"without {data_type} pixels",
-            lambda record: not record.paths.keys().isdisjoint({data_type, "temperatures"}),
-        )
+        sources = {data_type, "temperatures"}
+        yield f"without {data_type} pixels", lambda record: bool(sources & record.paths.keys())
     if task == "classify":
         yield "without a diagnosis", lambda record: record.label != UNLABELLED
     if task == "segment":
@@ -234,7 +228,7 @@ def _filters(
 def _first_frames(records: list[Thermogram]) -> list[Thermogram]:
     first: dict[tuple, Thermogram] = {}
     for record in records:
-        # The frames of one recording have these in common. Old names give only a visit's date.
+        # The frames of one recording have the same key. Old file names contain only its date.
         visit = record.visit or record.date
         series = (record.patient, visit, record.view, record.protocol, record.mirrored)
         key = series if record.frame >= 0 else (record.name,)  # an unknown frame is kept
@@ -245,17 +239,12 @@ def _first_frames(records: list[Thermogram]) -> list[Thermogram]:
 
 
 def downscaled_size(height: int, width: int, factor: int) -> tuple[int, int]:
-    """(height, width) of an image made smaller; UserError if `factor` does not divide it."""
-    if factor < 1 or height % factor or width % factor:
-        largest = math.gcd(height, width)
-        fitting = [str(value) for value in range(1, largest + 1) if largest % value == 0]
+    """The (height, width) of a smaller image; raises UserError if `factor` does not divide it."""
+    common = math.gcd(height, width)
+    if factor < 1 or common % factor:
+        fitting = [str(value) for value in range(1, common + 1) if common % value == 0]
         raise UserError(
             f"downscale={factor} does not divide an image of {height}x{width} pixels: "
             f"choose one of {', '.join(fitting)}"
         )
     return height // factor, width // factor
-
-
-def _check_choice(name: str, value: object, choices: Sequence[object]) -> None:
-    if value not in choices:
-        raise UserError(f"{name}={value!r}: choose one of {', '.join(map(repr, choices))}")

@@ -1,7 +1,7 @@
-"""Prepared data sets on disk: where they lie, whether they are whole, what they were made from.
+"""Prepared data sets on disk: where they are, whether they are complete, which source they are of.
 
-A prepared set goes stale silently when its source changes, so each is kept with a fingerprint of
-the source. `dmr_ir.py` writes and reads them; nothing here needs TensorFlow.
+A prepared set contains a fingerprint of its source, which shows when the source has changed.
+`dmr_ir.py` writes and reads prepared sets; nothing here needs TensorFlow.
 """
 
 import contextlib
@@ -12,12 +12,16 @@ import os
 import pathlib
 from collections.abc import Iterator
 
+from etils import epath
+
+from thermo_jax.data.data_report import REPORT_FILES
 from thermo_jax.data.file_listing import list_files
 from thermo_jax.errors import UserError
 from thermo_jax.files import CACHE_DIR_VARIABLE, cache_dir, digest, writing
 
 DATASET_NAME, DATASET_VERSION = "dmr_ir", "1.1.0"  # of TFDS, in a prepared folder
-# Raise it when what is stored, or how a source is read, changes: all sets are then prepared again.
+# Raise it after changes to the stored data or to the reading of sources: all sets are then
+# prepared again.
 FORMAT_VERSION = 3
 _ELSEWHERE = f"config.data.prepared_dir or ${CACHE_DIR_VARIABLE}"
 
@@ -27,12 +31,12 @@ class Prepared:
     """A prepared data set on disk.
 
     Attributes:
-      directory: its folder; removing it costs nothing but the time to prepare it again.
-      fingerprint: of the source and of how it was read; what a checkpoint should remember.
-      num_records: thermograms in it.
-      num_oddities: entries of the data report.
-      num_skipped: source files left out.
-      num_bad: findings that stop a strict run, bad annotations included.
+      directory: its folder, which may be deleted: the next run prepares it again.
+      fingerprint: a hash of the source and of the settings that it was read with.
+      num_records: how many thermograms it contains.
+      num_oddities: how many entries the data report has.
+      num_skipped: how many source files were left out.
+      num_bad: how many oddities would stop a strict run, bad annotations included.
     """
 
     directory: pathlib.Path
@@ -44,23 +48,22 @@ class Prepared:
 
     @property
     def report_path(self) -> pathlib.Path:
-        """The data report written at preparation (records.csv and oddities.csv lie beside it)."""
-        return self.directory / "data_report.txt"
+        """The data report as text, written at preparation."""
+        return self.directory / REPORT_FILES[0]
 
-    @property
-    def report_files(self) -> list[pathlib.Path]:
-        """The data report's three files."""
-        names = ("data_report.txt", "records.csv", "oddities.csv")
-        return [self.directory / name for name in names]
+    def copy_report(self, folder: epath.Path) -> None:
+        """Copies the files of the data report."""
+        for name in REPORT_FILES:
+            (folder / name).write_bytes((self.directory / name).read_bytes())
 
     @property
     def dataset_dir(self) -> pathlib.Path:
-        """What `tfds.builder_from_directory` takes."""
+        """The folder to pass to `tfds.builder_from_directory`."""
         return self.directory / DATASET_NAME / DATASET_VERSION
 
 
 def source_fingerprint(root: str | os.PathLike, **settings: str) -> str:
-    """Hash of relative path, size and mtime of every source file, the settings and the format.
+    """A hash of the settings, the format, and the path, size and mtime of every source file.
 
     No file is opened, so an unchanged source is recognised in a fraction of a second.
     """
@@ -73,7 +76,7 @@ def source_fingerprint(root: str | os.PathLike, **settings: str) -> str:
 
 
 def find(directory: pathlib.Path) -> Prepared | None:
-    """The prepared set in this folder, if there is a whole one."""
+    """The prepared set in this folder; None if there is none, or an incomplete one."""
     try:
         facts = json.loads((directory / "prepared.json").read_text())
         names = {field.name for field in dataclasses.fields(Prepared)} - {"directory"}
@@ -86,12 +89,12 @@ def find(directory: pathlib.Path) -> Prepared | None:
 def choose_prepared_dir(
     prepared_dir: str | os.PathLike | None, *, root: pathlib.Path
 ) -> pathlib.Path:
-    """The folder for prepared sets (see `dmr_ir.prepare`), made if need be; not inside `root`."""
+    """Makes the folder of prepared sets (see `dmr_ir.prepare`), which must not be inside `root`."""
     path = pathlib.Path(prepared_dir or cache_dir() / "prepared").expanduser().resolve()
     if path.is_relative_to(root):
         raise UserError(
-            f"prepared_dir {path} lies inside the data root {root}, which would change with every "
-            f"preparation: choose another ({_ELSEWHERE})"
+            f"prepared_dir {path} lies inside the data root {root}: choose another folder with "
+            f"{_ELSEWHERE}"
         )
     with writing(path, elsewhere=_ELSEWHERE):
         path.mkdir(parents=True, exist_ok=True)
@@ -100,7 +103,7 @@ def choose_prepared_dir(
 
 @contextlib.contextmanager
 def lock(directory: pathlib.Path) -> Iterator[None]:
-    """One process prepares, others wait; the lock of a process that dies is freed."""
+    """Lets one process prepare while others wait; the system frees the lock if it dies."""
     path = directory.with_name(f"{directory.name}.lock")
     with writing(directory.parent, elsewhere=_ELSEWHERE):
         path.touch()

@@ -1,11 +1,12 @@
 """Reads temperature matrices and JPEGs; renders gray thermograms and heatmaps from temperatures.
 
 Rendering (SPEC section 4): gray is the per-image min-max to 8 bit; the heatmap is the 4x4 mean of
-the same min-max values under a matplotlib colour map. matplotlib is imported only for that.
+the same min-max values in the colours of a matplotlib colour map.
 """
 
 import collections
 import concurrent.futures
+import functools
 import io
 import os
 import pathlib
@@ -19,7 +20,7 @@ import tqdm
 from jaxtyping import Float32, Float64, UInt8
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from thermo_jax.data.thermogram import GRAY_SHAPE, HEAT_SHAPE, PATH_FIELDS, DataError, Thermogram
+from thermo_jax.data.thermogram import GRAY_SHAPE, HEAT_SHAPE, DataError, Thermogram
 from thermo_jax.errors import UserError
 
 MIN_CELSIUS, MAX_CELSIUS = 10.0, 45.0
@@ -27,19 +28,14 @@ ZERO_CELSIUS_IN_KELVIN = 273.15
 MAX_COLOUR_SPREAD = 8  # levels between channels that a gray file may show
 MAX_FILE_BYTES = 64 * 2**20  # a matrix is 2-3 MB of text, an image far less
 
-_MAX_LINE = 100 * GRAY_SHAPE[1]  # characters: keeps the memory for a nonsense file bounded
+_MAX_LINE = 100 * GRAY_SHAPE[1]  # characters; bounds the memory that a broken file can use
 _EXPECTED = "expected 480 lines of 640 (rows x columns)"
 
 _DECIMAL_COMMA = re.compile(r"(?<=\d),(?=\d)")
-_IMAGE_ERRORS = (
-    OSError,
-    ValueError,
-    SyntaxError,  # Pillow raises it for some broken headers
-    EOFError,
-    Image.DecompressionBombError,
-    Image.DecompressionBombWarning,
-)
-# By EXIF orientation. `ImageOps.exif_transpose` fails where other EXIF data are damaged.
+# Pillow raises SyntaxError for some broken headers.
+_BOMB_ERRORS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
+_IMAGE_ERRORS = (OSError, ValueError, SyntaxError, EOFError, *_BOMB_ERRORS)
+# By EXIF orientation. `ImageOps.exif_transpose` fails if other EXIF data are damaged.
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -55,25 +51,42 @@ _SIDEWAYS = tuple(_TURNS[orientation] for orientation in (5, 6, 7, 8))
 class Pixels(NamedTuple):
     """The pixels of one thermogram; None for a kind that has no file and cannot be rendered."""
 
-    gray: UInt8[np.ndarray, "480 640 1"] | None
-    heat: UInt8[np.ndarray, "120 160 3"] | None
-    temperatures: Float32[np.ndarray, "480 640"] | None  # degrees C
+    gray: UInt8[np.ndarray, "480 640 1"] | None = None
+    heat: UInt8[np.ndarray, "120 160 3"] | None = None
+    temperatures: Float32[np.ndarray, "480 640"] | None = None  # degrees C
 
 
 def read_temperatures(path: str | os.PathLike) -> Float32[np.ndarray, "480 640"]:
     """Reads a text matrix of 480 lines x 640 temperatures in degrees C.
 
-    Separators are space, tab or `;`; a decimal comma is read where the numbers have no point.
-    Line ends \\n, \\r\\n and \\r\\r\\n, blank lines, trailing separators and a byte order mark are
-    all met in the database.
+    Space, tab or `;` separate numbers. A decimal comma is accepted if no number has a point. The
+    database contains files with line ends \\n, \\r\\n and \\r\\r\\n, blank lines, trailing separators
+    and byte order marks.
 
     Raises:
       DataError: the file cannot be read, or its values cannot be temperatures in degrees C.
       FileNotFoundError: there is no such file.
     """
-    lines = _matrix_lines(path)
+    text = _read_text(path)
+    if "," in text and (
+        "." in text or re.search(r",\s|,;|,$", text) or not re.search(r"[;\t ]", text)
+    ):
+        detail = "numbers separated by commas; expected space, tab or ';' between them"
+        raise DataError("unreadable-matrix", path, detail)
+    lines = _lines(_DECIMAL_COMMA.sub(".", text))
+    if not lines:
+        raise DataError("unreadable-matrix", path, "the file contains no numbers; copy it again")
+    first = lines[0].split(maxsplit=1)[0]
     try:
-        # Double first: a value too large for float32 should be out of range, not a warning.
+        float(first)
+    except ValueError as error:
+        raise DataError("unreadable-matrix", path, f"line 1 starts with {first[:40]!r}") from error
+    if len(lines) != GRAY_SHAPE[0]:
+        raise _wrong_shape(path, len(lines), len(lines[0][:_MAX_LINE].split()))
+    if max(map(len, lines)) > _MAX_LINE:
+        raise DataError("wrong-shape", path, f"a line of over {_MAX_LINE} characters; {_EXPECTED}")
+    try:
+        # Double precision, so that a value too large for float32 is out of range, not a warning.
         values = np.loadtxt(lines, dtype=np.float64, ndmin=2, comments=None)
     except ValueError as error:
         if "number of columns" in str(error):
@@ -87,47 +100,26 @@ def read_temperatures(path: str | os.PathLike) -> Float32[np.ndarray, "480 640"]
 
 
 def read_any_matrix(path: str | os.PathLike) -> Float64[np.ndarray, "h w"]:
-    """Reads a text matrix of any size; besides `read_temperatures`' forms, commas may separate.
+    """Reads a text matrix of any size, in the forms of `read_temperatures` or separated by commas.
 
     Raises:
-      DataError: the file cannot be read, or is no matrix of numbers.
+      DataError: the file cannot be read, or contains no matrix of numbers.
       FileNotFoundError: there is no such file.
     """
-    text = _decode(path, read_bytes(path))
-    others = re.search(r"\d[;\t ]+[\d-]", text)  # separators besides the comma
-    if "." in text or ", " in text or not others:
+    text = _read_text(path)
+    other_separator = re.search(r"\d[;\t ]+[\d-]", text)
+    if "." in text or ", " in text or not other_separator:
         text = text.replace(",", " ")
-    else:
-        text = _DECIMAL_COMMA.sub(".", text)
-    lines = [line for line in text.replace(";", " ").splitlines() if line.strip()]
     try:
+        lines = _lines(_DECIMAL_COMMA.sub(".", text))
         return np.loadtxt(lines or ["-"], dtype=np.float64, ndmin=2, comments=None)
     except ValueError as error:
         detail = f"no matrix of numbers ({str(error).split(';')[0][:100]})"
         raise DataError("unreadable-matrix", path, detail) from error
 
 
-def _matrix_lines(path: str | os.PathLike) -> list[str]:
-    """Returns the non-blank lines, with points for decimals and white space between numbers."""
-    text = _decode(path, read_bytes(path))
-    if "," in text:
-        if "." in text or re.search(r",\s|,;|,$", text) or not re.search(r"[;\t ]", text):
-            detail = "numbers separated by commas; expected space, tab or ';' between them"
-            raise DataError("unreadable-matrix", path, detail)
-        text = _DECIMAL_COMMA.sub(".", text)
-    lines = [line for line in text.replace(";", " ").splitlines() if line.strip()]
-    if not lines:
-        raise DataError("unreadable-matrix", path, "the file holds no numbers; copy it anew")
-    first = lines[0].split(maxsplit=1)[0]
-    try:
-        float(first)
-    except ValueError as error:
-        raise DataError("unreadable-matrix", path, f"line 1 starts with {first[:40]!r}") from error
-    if len(lines) != GRAY_SHAPE[0]:
-        raise _wrong_shape(path, len(lines), len(lines[0][:_MAX_LINE].split()))
-    if max(map(len, lines)) > _MAX_LINE:
-        raise DataError("wrong-shape", path, f"a line of over {_MAX_LINE} characters; {_EXPECTED}")
-    return lines
+def _lines(text: str) -> list[str]:
+    return [line for line in text.replace(";", " ").splitlines() if line.strip()]
 
 
 def _wrong_shape(path: str | os.PathLike, rows: int, columns: int) -> DataError:
@@ -135,7 +127,8 @@ def _wrong_shape(path: str | os.PathLike, rows: int, columns: int) -> DataError:
     return DataError("wrong-shape", path, detail, size=f"{rows}x{columns}")
 
 
-def _decode(path: str | os.PathLike, data: bytes) -> str:
+def _read_text(path: str | os.PathLike) -> str:
+    data = read_bytes(path)
     encoding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
     try:
         return data.decode(encoding)
@@ -144,7 +137,7 @@ def _decode(path: str | os.PathLike, data: bytes) -> str:
 
 
 def check_celsius(path: str | os.PathLike, values: np.ndarray) -> None:
-    """Raises DataError, naming the file, where values cannot be temperatures in degrees C."""
+    """Raises DataError, which names the file, if values cannot be temperatures in degrees C."""
     finite = np.isfinite(values)
     if not finite.all():
         detail = f"{int((~finite).sum())} of {values.size} values are NaN or infinite"
@@ -174,37 +167,37 @@ def read_bytes(path: str | os.PathLike) -> bytes:
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
-            raise DataError(kind, path, "not a plain file")  # a pipe would block
-        size = status.st_size
-        if size > MAX_FILE_BYTES:
-            detail = f"{size / 2**20:.0f} MB; expected at most {MAX_FILE_BYTES // 2**20} MB"
+            raise DataError(kind, path, "not a plain file")  # reading a pipe would block
+        if status.st_size > MAX_FILE_BYTES:
+            limit = MAX_FILE_BYTES // 2**20
+            detail = f"{status.st_size / 2**20:.0f} MB; expected at most {limit} MB"
             raise DataError("too-large", path, detail)
         data = path.read_bytes()
+    except FileNotFoundError as error:
+        if path.is_symlink():
+            raise DataError(kind, path, "link to a file that does not exist") from error
+        raise
     except OSError as error:
-        if isinstance(error, FileNotFoundError):
-            if path.is_symlink():
-                raise DataError(kind, path, "link to a file that does not exist") from error
-            raise
         raise DataError(kind, path, f"cannot be read ({error.strerror})") from error
     if not data:
-        raise DataError(kind, path, "the file is empty; copy it anew")
+        raise DataError(kind, path, "the file is empty; copy it again")
     return data
 
 
 def read_gray(path: str | os.PathLike) -> UInt8[np.ndarray, "480 640 1"]:
-    """Reads a 480x640 gray JPEG, stored as one channel or as three alike.
+    """Reads a 480x640 gray JPEG of one channel, or of three (nearly) equal channels.
 
     Raises:
-      DataError: unreadable, truncated, of another size, or coloured.
+      DataError: the file is unreadable, truncated, of another size, or coloured.
     """
     image = _read_image(path, expected=GRAY_SHAPE)
     if image.mode == "L":
         return np.array(image)[..., np.newaxis]
     rgb = image.convert("RGB")
-    red, green, blue = (np.asarray(band) for band in rgb.split())
-    # Channel by channel: a reduction over the last axis of [480,640,3] takes ten times as long.
-    high = np.maximum(np.maximum(red, green), blue)
-    spread = int((high - np.minimum(np.minimum(red, green), blue)).max())
+    # Whole channels: a reduction over the last axis of [480,640,3] takes ten times as long.
+    channels = [np.asarray(channel) for channel in rgb.split()]
+    high, low = (functools.reduce(limit, channels) for limit in (np.maximum, np.minimum))
+    spread = int((high - low).max())
     if spread > MAX_COLOUR_SPREAD:
         detail = (
             f"channels up to {spread} levels apart, so not a gray thermogram "
@@ -218,7 +211,7 @@ def read_heat(path: str | os.PathLike) -> UInt8[np.ndarray, "120 160 3"]:
     """Reads a 120x160 heatmap ("snap") as RGB.
 
     Raises:
-      DataError: unreadable, truncated, or of another size.
+      DataError: the file is unreadable, truncated, or of another size.
     """
     return np.array(_read_image(path, expected=HEAT_SHAPE).convert("RGB"))
 
@@ -243,40 +236,42 @@ def open_image(
     formats: Sequence[str],
     check: Callable[[str | os.PathLike, int, int], None],
 ) -> Image.Image:
-    """Decodes an image, upright by its EXIF data, once `check` (file, height, width) lets it pass.
+    """Decodes an image, and turns it upright by its EXIF data.
 
+    Args:
+      check: `check(path, height, width)` raises the error of an image of an unwanted size.
     Raises:
-      DataError: it is no whole image of these formats, or what `check` raises.
+      DataError: `data` is no complete image of these formats, or `check` raised it.
     """
     try:
         image = Image.open(io.BytesIO(data), formats=formats)
-        # Pillow turns TIFF files itself, and has swapped their size already.
+        # Pillow turns TIFF files itself, and has already exchanged their height and width.
         sideways = image.format != "TIFF" and _turn(image) in _SIDEWAYS
         size = (image.width, image.height) if sideways else (image.height, image.width)
-        check(path, *size)  # from the header: a huge image is never decoded
+        check(path, *size)  # the size in the header, so that a huge image is never decoded
         image.load()
         if (turn := _turn(image)) is not None:
             image = image.transpose(turn)
-            check(path, image.height, image.width)  # a PNG may have its EXIF data after its pixels
+            check(path, image.height, image.width)  # in a PNG, EXIF data may follow the pixels
     except DataError:
         raise
     except _IMAGE_ERRORS as error:
         cause = f"no {' or '.join(formats)}" if isinstance(error, UnidentifiedImageError) else error
-        detail = f"not a whole image ({cause}); copy it anew"
+        detail = f"not a complete image ({cause}); copy it again"
         raise DataError("unreadable-image", path, detail) from error
     return image
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
-    """Returns the turn that sets an image upright; None if EXIF data are absent or damaged."""
+    """Returns how to turn an image upright; None if EXIF data are absent or damaged."""
     try:
         return _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
-    except Exception:  # Pillow raises whatever its parser stumbles over
+    except Exception:  # Pillow's parser raises errors of many types
         return None
 
 
 def render_gray(temperatures: Float32[np.ndarray, "480 640"]) -> UInt8[np.ndarray, "480 640 1"]:
-    """Renders temperatures as gray: the image's own minimum is 0, its maximum 255."""
+    """Renders temperatures as gray: the minimum of the image becomes 0, its maximum 255."""
     levels = np.round(_min_max(temperatures) * 255.0)
     return levels.astype(np.uint8)[..., np.newaxis]
 
@@ -287,7 +282,7 @@ def render_heat(
     """Renders temperatures as a heatmap: min-max, 4x4 mean, then a matplotlib colour map.
 
     Raises:
-      UserError: matplotlib knows no such colour map.
+      UserError: there is no such colour map.
     """
     colors = find_colormap(colormap)
     rows, columns = HEAT_SHAPE
@@ -301,13 +296,14 @@ def find_colormap(name: str) -> Callable:
     Raises:
       UserError: there is no such colour map.
     """
-    import matplotlib
+    import matplotlib  # slow
 
     if name not in matplotlib.colormaps:
         raise UserError(
             f"unknown colour map {name!r}; use a matplotlib name such as 'jet' or 'inferno'"
         )
-    # It cannot be shared by threads before its table is built: it is copied on look-up.
+    # This look-up returns a copy, which matters: colour maps build their table when first used, and
+    # threads must not share one before that.
     return matplotlib.colormaps[name]
 
 
@@ -321,43 +317,41 @@ def load_pixels(
     record: Thermogram,
     *,
     colormap: str = "jet",
-    wanted: Collection[str] = ("gray", "heat", "temperatures"),
+    wanted: Collection[str] = Pixels._fields,
 ) -> Pixels:
-    """Reads a thermogram's pixels; gray and heat that have no file are rendered from temperatures.
+    """Reads a thermogram's pixels; renders gray and heat from temperatures if they have no file.
 
-    `wanted` names the kinds that are needed; the others are None and cost nothing.
-
+    Args:
+      wanted: the kinds to read or render; the others are None.
     Raises:
-      DataError: a file that the record points to cannot be used.
-      ValueError: an unknown name in `wanted`, or an unknown colour map (UserError).
+      DataError: a file of the record cannot be used.
+      UserError: an unknown colour map.
     """
     if unknown := set(wanted) - set(Pixels._fields):
         raise ValueError(f"unknown pixels {sorted(unknown)}; choose from {Pixels._fields}")
     paths = record.paths
-    pixels = {
-        kind: READERS[kind](paths[kind])
-        for kind in ("gray", "heat")
-        if kind in wanted and kind in paths
-    }
-    to_render = {"gray", "heat"} & set(wanted) - paths.keys()
-    if "temperatures" in paths and (to_render or "temperatures" in wanted):
-        pixels["temperatures"] = temperatures = read_temperatures(paths["temperatures"])
-        if "gray" in to_render:
+    pixels = {kind: READERS[kind](paths[kind]) for kind in wanted if kind in paths}
+    missing = set(wanted) - pixels.keys()
+    if missing and "temperatures" in paths:
+        temperatures = pixels.get("temperatures")
+        if temperatures is None:
+            temperatures = read_temperatures(paths["temperatures"])
+        if "gray" in missing:
             pixels["gray"] = render_gray(temperatures)
-        if "heat" in to_render:
+        if "heat" in missing:
             pixels["heat"] = render_heat(temperatures, colormap=colormap)
-    return Pixels(**{kind: pixels.get(kind) if kind in wanted else None for kind in PATH_FIELDS})
+    return Pixels(**pixels)
 
 
 def ordered_map(
     function: Callable[[Any], Any], items: Sequence[Any], *, description: str
 ) -> Iterator[Any]:
-    """Like `map`, but in threads, a few items ahead of use, with a progress bar on a terminal."""
+    """Like `map`, but threads work on the next items, and a terminal shows a progress bar."""
     workers = os.cpu_count() or 1
     ahead: collections.deque[concurrent.futures.Future] = collections.deque()
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:
         try:
-            # No bar where standard error is not a terminal (disable=None), nor for a few items.
+            # disable=None: no bar if standard error is not a terminal. delay: none for a few items.
             for item in tqdm.tqdm(items, description, unit="image", disable=None, delay=2):
                 ahead.append(pool.submit(function, item))
                 if len(ahead) > 2 * workers:
