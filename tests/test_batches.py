@@ -204,7 +204,7 @@ def test_prefetch_keeps_the_order_and_starts_two_batches_ahead():
         started.append(batch)
         return batch * 10
 
-    ahead = batches.prefetch(range(5), put, size=2)
+    ahead = batches.prefetch(range(5), put)
     assert next(ahead) == 0
     assert started == [0, 1]
     assert next(ahead) == 10
@@ -218,7 +218,7 @@ def test_prefetch_raises_an_error_of_the_source_after_the_batches_before_it():
         yield 2
         raise OSError("disk gone")
 
-    ahead = batches.prefetch(source(), lambda batch: batch, size=3)
+    ahead = batches.prefetch(source(), lambda batch: batch)
     assert [next(ahead), next(ahead)] == [1, 2]
     with pytest.raises(OSError, match="disk gone"):
         next(ahead)
@@ -237,8 +237,3 @@ def test_closing_prefetch_closes_the_source():
     next(ahead)
     ahead.close()
     assert closed == [True]
-
-
-def test_prefetch_of_nothing_is_refused():
-    with pytest.raises(ValueError, match="size must be 1 or more"):
-        batches.prefetch([], lambda batch: batch, size=0)

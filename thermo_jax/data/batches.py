@@ -1,20 +1,19 @@
 """Batches: which rows they contain, and the two loaders that read them, tf.data and NumPy.
 
-Training reads an endless stream: seeded permutations of the rows, one after the other, cut into
-full batches that run on from one permutation into the next (SPEC section 2, "Epochs"). Any batch of
-that stream can be computed from its number alone, so a resumed run continues exactly. Evaluation
-reads every row once, in order; the last batch is padded and masked.
+Training reads an endless stream of rows: seeded permutations of all rows, one after the other. The
+stream is cut into full batches, which may contain the end of one permutation and the start of the
+next (SPEC section 2, "Epochs"). A batch can be computed from its number alone, so a resumed run
+continues exactly. Evaluation reads every row once, in order; its last batch is padded and masked.
 
-A batch contains the rows of every column and
-    index  int32 [B]    row in the table
+A batch contains the rows of every column, and also
+    index  int32 [B]    number of the row
     slot   int32 [B]    position in the *global* batch. The random key of an example depends on
-                        it, and so no result depends on the number of processes or devices.
+                        its slot, so results do not depend on the number of processes or devices.
     mask   float32 [B]  1 for an example, 0 for padding
 
-Both loaders give bit-identical batches in the same order. The columns stay in host memory as NumPy
-arrays; tf.data reads from them in parallel, ahead of use, and makes no second copy or graph
-constant (limited to 2 GB). TensorFlow is imported here and in `dmr_ir.py` only, inside functions,
-with the accelerators hidden from it.
+Both loaders give bit-identical batches in the same order. tf.data reads from the NumPy arrays in
+parallel and ahead of use, without a second copy of them. TensorFlow is imported only here and in
+`dmr_ir.py`, inside functions, and it cannot use the accelerators.
 """
 
 import collections
@@ -33,16 +32,18 @@ from absl import logging
 from thermo_jax.errors import UserError
 
 LOADERS = ("tf.data", "numpy")
-MIN_STEPS_PER_EPOCH = 5  # 18 images would otherwise make 2 updates an epoch
-RESERVED = ("index", "slot", "mask")
+MIN_STEPS_PER_EPOCH = 5  # otherwise, an epoch of 18 images would be 2 updates
 
 
 class Rows(NamedTuple):
-    """The rows of one batch that one process reads (see the module's text)."""
+    """The rows of one batch that one process reads (see above)."""
 
     index: np.ndarray
     slot: np.ndarray
     mask: np.ndarray
+
+
+RESERVED = Rows._fields
 
 
 def steps_per_epoch(num_rows: int, batch_size: int) -> int:
@@ -51,7 +52,7 @@ def steps_per_epoch(num_rows: int, batch_size: int) -> int:
 
 
 def num_eval_batches(num_rows: int, batch_size: int) -> int:
-    """Number of batches that hold every row once: ceil(num_rows / batch_size)."""
+    """Number of batches that contain every row once: ceil(num_rows / batch_size)."""
     _check_sizes(num_rows, batch_size)
     return -(-num_rows // batch_size)
 
@@ -65,21 +66,21 @@ def batch_indices(num_rows: int, batch_size: int, *, seed: int, step: int) -> np
     Returns:
       int64 [batch_size], in `range(num_rows)`.
     Raises:
-      ValueError: for an empty table, a batch size below 1, a negative seed or step.
+      ValueError: no rows, a batch size below 1, a negative seed or step.
     """
     _check_sizes(num_rows, batch_size)
     if seed < 0 or step < 0:
         raise ValueError(f"seed and step must be 0 or more, got seed={seed}, step={step}")
     start, stop = step * batch_size, (step + 1) * batch_size
     first, last = start // num_rows, (stop - 1) // num_rows
-    stretch = [_permutation(num_rows, seed, k) for k in range(first, last + 1)]
-    return np.concatenate(stretch)[start - first * num_rows : stop - first * num_rows]
+    stream = [_permutation(num_rows, seed, k) for k in range(first, last + 1)]
+    return np.concatenate(stream)[start - first * num_rows : stop - first * num_rows]
 
 
 @functools.lru_cache(maxsize=4)
 def _permutation(num_rows: int, seed: int, k: int) -> np.ndarray:
     permutation = np.random.default_rng((seed, k)).permutation(num_rows)
-    permutation.setflags(write=False)  # it is shared by all callers
+    permutation.setflags(write=False)  # all callers share it
     return permutation
 
 
@@ -114,8 +115,8 @@ def process_slots(batch_size: int, *, process_index: int, process_count: int) ->
     """Positions of the global batch that one process reads.
 
     Raises:
-      UserError: if the processes do not divide the batch.
-      ValueError: if there is no such process.
+      UserError: the batch cannot be divided evenly among the processes.
+      ValueError: there is no such process.
     """
     if not 0 <= process_index < process_count:
         raise ValueError(f"process_index={process_index} is not one of {process_count} processes")
@@ -131,7 +132,7 @@ def process_slots(batch_size: int, *, process_index: int, process_count: int) ->
 
 
 def take_rows(columns: Mapping[str, np.ndarray], rows: Rows) -> dict[str, np.ndarray]:
-    """The batch: `rows` of every column, with the rows' index, slot and mask."""
+    """The batch of these rows: their values of every column, and index, slot and mask."""
     batch = {name: np.take(column, rows.index, axis=0) for name, column in columns.items()}
     return batch | rows._asdict()
 
@@ -153,14 +154,12 @@ def train_batches(
       columns: arrays with one leading axis of examples.
       batch_size: examples in the global batch; this process gets batch_size / process_count.
       seed: seed of the order of examples.
-      num_steps: how many batches to yield.
-      start_step: number of the first one; a resumed run passes the steps already done.
-      process_index: number of this process.
+      start_step: number of the first batch; a resumed run passes the number of steps already done.
       process_count: how many processes share the global batch.
       loader: "tf.data" or "numpy".
     Raises:
-      UserError: for an unknown loader, or TensorFlow missing.
-      ValueError: for an impossible batch.
+      UserError: an unknown loader, TensorFlow is missing, or as `process_slots`.
+      ValueError: the columns or the numbers make no batch.
     """
     process = {"process_index": process_index, "process_count": process_count}
     num_rows = _check_batch(columns, batch_size, **process)
@@ -187,8 +186,15 @@ def eval_batches(
 
 
 def _check_batch(columns: Mapping[str, np.ndarray], batch_size: int, **process: int) -> int:
-    """Number of rows; raises the error of an impossible batch now, not at the first batch."""
-    num_rows = check_columns(columns)
+    """Returns the number of rows; raises the errors of `train_batches` before the first batch."""
+    lengths = {name: len(column) for name, column in columns.items()}
+    if not lengths:
+        raise ValueError("there are no columns to make batches of")
+    if len(set(lengths.values())) > 1:
+        raise ValueError(f"all columns must have the same number of rows, got {lengths}")
+    if taken := sorted(lengths.keys() & RESERVED):
+        raise ValueError(f"column names {taken} are used by the batches themselves: rename them")
+    num_rows = next(iter(lengths.values()))
     _check_sizes(num_rows, batch_size)
     process_slots(batch_size, **process)
     return num_rows
@@ -197,7 +203,7 @@ def _check_batch(columns: Mapping[str, np.ndarray], batch_size: int, **process: 
 def _load(
     columns: Mapping[str, np.ndarray], rows_of: Callable[..., Rows], steps: range, *, loader: str
 ) -> Iterator[dict[str, np.ndarray]]:
-    """The batches of these steps; `rows_of(step=...)` gives the rows of each."""
+    """The batches of these steps; `rows_of(step=...)` returns the rows of a step."""
     if loader not in LOADERS:
         raise UserError(f"unknown loader {loader!r}: choose one of {', '.join(LOADERS)}")
     if loader == "numpy":
@@ -219,19 +225,6 @@ def _load(
     return batches.prefetch(2).as_numpy_iterator()
 
 
-def check_columns(columns: Mapping[str, np.ndarray]) -> int:
-    """Number of rows of a table of equally long columns; ValueError if it is not one."""
-    lengths = {name: len(column) for name, column in columns.items()}
-    if not lengths:
-        raise ValueError("there are no columns to make batches of")
-    if len(set(lengths.values())) > 1:
-        raise ValueError(f"all columns must have the same number of rows, got {lengths}")
-    taken = sorted(set(lengths) & set(RESERVED))
-    if taken:
-        raise ValueError(f"column names {taken} are used by the batches themselves: rename them")
-    return next(iter(lengths.values()))
-
-
 def _check_sizes(num_rows: int, batch_size: int) -> None:
     if num_rows < 1:
         raise ValueError("the table is empty: there is nothing to make batches of")
@@ -244,29 +237,23 @@ def _rows(index: np.ndarray, mask: np.ndarray, mine: slice) -> Rows:
     return Rows(index.astype(np.int32)[mine], slot[mine], mask[mine])
 
 
-def prefetch(iterator: Iterable[Any], put: Callable[[Any], Any], *, size: int = 2) -> Iterator[Any]:
-    """Yields `put(batch)` of every batch, with up to `size` of them started ahead of use.
+def prefetch(iterator: Iterable[Any], put: Callable[[Any], Any]) -> Iterator[Any]:
+    """Yields `put(batch)` of every batch, and calls `put` two batches ahead of use.
 
-    `put` moves a host batch to the device. That is asynchronous in JAX, so no thread is needed: the
-    transfer of the next batches runs while the consumer works on this one. An error of the source
-    or of `put` is raised after the batches that came before it; closing this iterator closes the
-    source.
+    `put` moves a host batch to the device. This is asynchronous in JAX: the next batches are moved
+    while the caller uses this batch, without a thread. An error in `iterator` or `put` is raised
+    after the batches before it. `iterator` is closed with this generator.
     """
-    if size < 1:
-        raise ValueError(f"size must be 1 or more, got {size}")
-    return _prefetch(iter(iterator), put, size)
-
-
-def _prefetch(source: Iterator[Any], put: Callable[[Any], Any], size: int) -> Iterator[Any]:
+    source = iter(iterator)
     ahead, error, done = collections.deque(), None, False
     try:
         while True:
-            while not done and len(ahead) < size:
+            while not done and len(ahead) < 2:
                 try:
                     ahead.append(put(next(source)))
                 except StopIteration:
                     done = True
-                except Exception as caught:  # raised below, in its place
+                except Exception as caught:  # raised below, after the batches before it
                     error, done = caught, True
             if not ahead:
                 break
@@ -280,13 +267,13 @@ def _prefetch(source: Iterator[Any], put: Callable[[Any], Any], size: int) -> It
 
 
 def import_tensorflow() -> Any:
-    """Imports TensorFlow with every accelerator hidden from it, so that JAX can have them.
+    """Imports TensorFlow and forbids it the accelerators, which it would take away from JAX.
 
     Raises:
-      UserError: if TensorFlow is not installed.
+      UserError: TensorFlow is not installed.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # errors only; it does not cover the import
-    with _native_stderr_held_back():
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # errors only; the import itself ignores it
+    with _native_stderr_hidden():
         try:
             tf = importlib.import_module("tensorflow")
         except ImportError as error:
@@ -295,31 +282,31 @@ def import_tensorflow() -> Any:
                 f"({error}): run `pip install tensorflow`, or choose the loader 'numpy'"
             ) from error
         for kind in ("GPU", "TPU"):
-            # TensorFlow that is running already cannot give a device back.
+            # If TensorFlow is already running, it cannot release a device.
             with contextlib.suppress(RuntimeError):
                 tf.config.set_visible_devices([], kind)
     taken = [kind for kind in ("GPU", "TPU") if tf.config.get_visible_devices(kind)]
     if taken:
-        logging.warning("TensorFlow was started before this program and holds: %s", taken)
+        logging.warning("TensorFlow was started before this program and uses: %s", taken)
     return tf
 
 
 @contextlib.contextmanager
-def _native_stderr_held_back() -> Iterator[None]:
-    """Keeps what native code writes to file descriptor 2, and shows it only if the block fails.
+def _native_stderr_hidden() -> Iterator[None]:
+    """Hides what native code writes to standard error, and shows it only if the block fails.
 
-    Importing TensorFlow writes up to ten lines there (an "error" for a missing CUDA driver, too)
-    that no setting silences: https://github.com/tensorflow/tensorflow/issues/100442
+    Importing TensorFlow writes up to ten lines (such as an "error" for a missing CUDA driver) that
+    no setting silences: https://github.com/tensorflow/tensorflow/issues/100442
     """
     sys.stderr.flush()
     shown = os.dup(2)
-    with tempfile.TemporaryFile() as held:
-        os.dup2(held.fileno(), 2)
+    with tempfile.TemporaryFile() as hidden:
+        os.dup2(hidden.fileno(), 2)
         try:
             yield
         except BaseException:
-            held.seek(0)
-            os.write(shown, held.read())
+            hidden.seek(0)
+            os.write(shown, hidden.read())
             raise
         finally:
             sys.stderr.flush()
