@@ -146,7 +146,7 @@ def test_a_changed_source_is_prepared_again_with_a_message(tiny, monkeypatch):
     after = dmr_ir.prepare(root, prepared_dir=prepared_dir)
     assert after.fingerprint != before.fingerprint
     assert after.directory == before.directory
-    assert any("changed since" in line and "preparing again" in line for line in lines)
+    assert any("has changed: preparing it again" in line for line in lines)
 
 
 def test_a_half_written_preparation_is_found_and_done_again(tiny):

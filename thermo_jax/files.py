@@ -1,11 +1,10 @@
-"""Files and folders: paths on a disk or in a bucket, files that are whole or absent, the cache.
+"""Files and folders: paths on a disk or in a bucket, files that are complete or absent, the cache.
 
-A path in a bucket of Google Cloud Storage looks like gs://bucket/folder.
+A path in a bucket of Google Cloud Storage has the form gs://bucket/folder.
 """
 
 import contextlib
 import csv
-import errno
 import hashlib
 import io
 import json
@@ -16,7 +15,7 @@ from typing import Any
 
 from etils import epath
 
-from thermo_jax.errors import UserError
+from thermo_jax.errors import UserError, is_full_disk
 
 CONFIG = "config.json"  # in every run's workdir
 CACHE_DIR_VARIABLE = "THERMO_JAX_CACHE_DIR"
@@ -34,7 +33,7 @@ def is_remote(path: str | os.PathLike) -> bool:
 
 
 def write_whole(path: str | os.PathLike, content: str | bytes) -> epath.Path:
-    """Writes a file that is complete or absent, whenever the process dies; returns its path."""
+    """Writes a file that is complete or absent, even if the process dies; returns its path."""
     path = epath.Path(path)
     partial = path.with_name(f"{path.name}.partial")
     partial.write_bytes(content.encode() if isinstance(content, str) else content)
@@ -42,7 +41,7 @@ def write_whole(path: str | os.PathLike, content: str | bytes) -> epath.Path:
 
 
 def csv_text(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """A table as CSV, with one line feed after each row."""
+    """A table as CSV, with a line feed after each row."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
@@ -56,26 +55,24 @@ def digest(value: Any) -> str:
 
 
 def cache_dir() -> pathlib.Path:
-    """Where everything is kept that can be made again: data sets, compiled programs.
-
-    `$THERMO_JAX_CACHE_DIR`, or `~/.cache/thermo_jax` if the variable is not set.
-    """
+    """`$THERMO_JAX_CACHE_DIR` or `~/.cache/thermo_jax`: prepared data sets, compiled programs."""
     return pathlib.Path(os.environ.get(CACHE_DIR_VARIABLE) or "~/.cache/thermo_jax").expanduser()
 
 
 @contextlib.contextmanager
 def writing(path: pathlib.Path, *, elsewhere: str = f"${CACHE_DIR_VARIABLE}") -> Iterator[None]:
-    """Turns the system's error for a folder that cannot be written into a `UserError`.
+    """Turns an `OSError` of a folder that cannot be written into a `UserError`.
 
     Args:
       elsewhere: the settings that choose another folder.
     Raises:
-      UserError: the folder cannot be written. A full disk stays the system's own error.
+      UserError: the folder cannot be written.
+      OSError: the disk is full.
     """
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if is_full_disk(error):
             raise
         raise UserError(
             f"{path} cannot be written ({error.strerror}): choose another folder with {elsewhere}"
@@ -83,9 +80,9 @@ def writing(path: pathlib.Path, *, elsewhere: str = f"${CACHE_DIR_VARIABLE}") ->
 
 
 def task_of_run(folder: str | os.PathLike) -> str | None:
-    """The task of the run whose workdir this folder is; None if it is no workdir.
+    """The task of the run whose workdir (folder of results) this is; None if it is no workdir.
 
-    Every run leaves a config.json there that contains a configuration with a task, and versions.
+    A workdir contains a config.json with the configuration of the run and versions of libraries.
     """
     try:
         saved = json.loads((folder_path(folder) / CONFIG).read_text(encoding="utf-8"))

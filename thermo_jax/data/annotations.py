@@ -1,9 +1,8 @@
-"""COCO polygons -> label maps, and the label maps that scores use.
+"""COCO polygons -> label maps, and the smaller label maps that scores use.
 
-Polygons are filled in file order, later over earlier, vertices truncated to integers, with OpenCV's
-`fillPoly`; all else is background (SPEC section 2). Other libraries draw the border by other rules:
-label maps differ in hundreds of pixels an image with Pillow, and in 2,000 with pycocotools. OpenCV
-is imported here, and for the way back in inference/coco.py.
+Polygons are filled in file order, later ones over earlier ones, with vertices truncated to
+integers, by OpenCV's `fillPoly`; the rest is background (SPEC section 2). Other libraries draw
+borders differently: Pillow changes hundreds of pixels of a label map, pycocotools 2,000.
 """
 
 import json
@@ -26,13 +25,13 @@ from thermo_jax.data.thermogram import (
     split_name,
 )
 
-# DMR-IR's own annotation file calls the background ROI, and never draws it.
+# The annotation file of DMR-IR calls the background "ROI", and draws no polygon for it.
 COCO_CATEGORIES = [
     {"id": index + 1, "name": "ROI" if index == BACKGROUND else name, "supercategory": ""}
     for index, name in enumerate(CLASS_NAMES)
 ]
 _CLASS_OF_CATEGORY = {name: index for index, name in enumerate(CLASS_NAMES)} | {"roi": BACKGROUND}
-_MAX_COORDINATE = 10_000  # pixels; a polygon that leaves the image is clipped, nonsense refused
+_MAX_COORDINATE = 10_000  # pixels; polygons are clipped to the image, larger values are errors
 
 
 def read_coco(
@@ -40,8 +39,8 @@ def read_coco(
 ) -> Reading[dict[pathlib.PurePosixPath, tuple[Annotation, ...]]]:
     """Reads a COCO instance file: `file_name` without suffix -> its annotations in file order.
 
-    Images without a usable annotation have none (exports list images that are not annotated yet).
-    Ids may be any numbers, each used once.
+    The list of annotations is empty for listed images without a usable annotation. Ids may be any
+    numbers, but must be unique.
     """
     path = pathlib.Path(path)
     try:
@@ -57,16 +56,14 @@ def read_coco(
     unusable: set[str] = set()
     for annotation in annotations:
         title = f"annotation {annotation.get('id')} in {path.name}"
-        image_id, category_id = (
-            _key(annotation.get("image_id")),
-            _key(annotation.get("category_id")),
-        )
+        image_id = _key(annotation.get("image_id"))
+        category_id = _key(annotation.get("category_id"))
         name = names.get(image_id)
         if image_id not in names:
             detail = f"{title}: image_id {image_id} is not listed"
             yield Oddity("unknown-image-id", path.name, detail)
         if name is None:
-            continue  # reported above, or with the image
+            continue  # reported above, or by `_image_names`
         if classes.get(category_id) is None:
             yield Oddity("unknown-category", name, f"{title}: category_id {category_id}")
             continue
@@ -89,30 +86,25 @@ def _image(file_name: str) -> pathlib.PurePosixPath:
 
 def _sections(document: object) -> tuple[list[dict], list[dict], list[dict]]:
     if not isinstance(document, dict):
-        raise ValueError("the file holds no object")
+        raise ValueError("the file contains no object")
     sections = []
     for name in ("images", "categories", "annotations"):
         section = document.get(name)
         if not isinstance(section, list) or not all(isinstance(item, dict) for item in section):
             raise ValueError(f"no list of objects called {name!r}")
         sections.append(section)
-    # Otherwise it would be unclear which of the two an annotation means.
-    _refuse_shared_ids(sections[0], "file_name")
-    _refuse_shared_ids(sections[1], "name")
+    # With a shared id, it would be unclear which of two images or categories an annotation means.
+    for items, field in ((sections[0], "file_name"), (sections[1], "name")):
+        values: dict[object, object] = {}
+        for item in items:
+            identity, value = _key(item.get("id")), item.get(field)
+            if identity is not None and values.setdefault(identity, value) != value:
+                raise ValueError(f"id {identity} is {values[identity]!r} and {value!r}")
     return sections[0], sections[1], sections[2]
 
 
-def _refuse_shared_ids(items: list[dict], field: str) -> None:
-    owners: dict[object, object] = {}
-    for item in items:
-        identity = _key(item.get("id"))
-        value = item.get(field)
-        if identity is not None and owners.setdefault(identity, value) != value:
-            raise ValueError(f"id {identity} is {owners[identity]!r} and {value!r}")
-
-
 def _image_names(images: list[dict], source: str) -> Reading[dict[object, str | None]]:
-    """Returns image id -> file name, None for an image whose annotations are not to be used."""
+    """Returns image id -> file name; None for an image whose annotations must not be used."""
     names: dict[object, str | None] = {}
     seen: set[pathlib.PurePosixPath] = set()
     for image in images:
@@ -139,7 +131,7 @@ def _image_names(images: list[dict], source: str) -> Reading[dict[object, str | 
 
 
 def _category_classes(categories: list[dict], source: str) -> Reading[dict[object, int | None]]:
-    """Returns category id -> class index, None for an unknown category."""
+    """Returns category id -> class index; None for an unknown category."""
     classes: dict[object, int | None] = {}
     for category in categories:
         name = str(category.get("name", "")).strip()
@@ -160,7 +152,7 @@ def _rings(segmentation: object) -> tuple[tuple[tuple[float, float], ...], ...]:
             raise ValueError("a polygon needs x, y of at least three points")
         for value in ring:
             number = isinstance(value, int | float) and not isinstance(value, bool)
-            if not number or not abs(value) <= _MAX_COORDINATE:  # NaN, too
+            if not number or not abs(value) <= _MAX_COORDINATE:  # also refuses NaN
                 raise ValueError(f"{value!r} is no pixel coordinate")
         rings.append(tuple(zip(map(float, ring[::2]), map(float, ring[1::2]), strict=True)))
     return tuple(rings)
@@ -171,11 +163,11 @@ def _key(identity: object) -> int | str | None:
 
 
 def label_map(regions: Sequence[Annotation]) -> UInt8[np.ndarray, "480 640"]:
-    """Fills regions in order, later over earlier; background where nothing was drawn.
+    """Fills regions in order, later ones over earlier ones; the rest is background.
 
-    The rings of one region are filled one by one, so they add up. "ROI" is never drawn.
+    The rings of a region are filled one by one: the region is their union. "ROI" is never drawn.
     """
-    import cv2
+    import cv2  # slow
 
     labels = np.full(GRAY_SHAPE, BACKGROUND, dtype=np.uint8)
     for region in regions:
@@ -188,9 +180,9 @@ def label_map(regions: Sequence[Annotation]) -> UInt8[np.ndarray, "480 640"]:
 
 
 def draw_order(regions: Sequence[Annotation]) -> tuple[int, ...]:
-    """Returns for each class its rank by last drawing: 0 never drawn, larger is later.
+    """Returns a rank for each class: 0 if it was never drawn, larger if it was drawn later.
 
-    Background is 0 always, so that it loses every tie.
+    Background always has rank 0, so that it loses every tie.
     """
     last_drawn = {region.class_index: position for position, region in enumerate(regions)}
     last_drawn.pop(BACKGROUND, None)
@@ -201,9 +193,9 @@ def draw_order(regions: Sequence[Annotation]) -> tuple[int, ...]:
 def scored_label_map(
     label_map: UInt8[np.ndarray, "480 640"], regions: Sequence[Annotation], *, factor: int
 ) -> UInt8[np.ndarray, "h w"]:
-    """Returns the class with the largest share of each factor x factor cell (SPEC section 5).
+    """Returns the most frequent class of each factor x factor cell (SPEC section 5).
 
-    Ties go to the class that was drawn later, and never to the background.
+    In a tie, the class that was drawn last wins, and background loses.
 
     Raises:
       ValueError: the factor does not divide the map.

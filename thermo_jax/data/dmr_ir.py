@@ -1,11 +1,10 @@
 """DMR-IR as a TensorFlow Datasets (TFDS) data set: read and checked once, then streamed.
 
-`prepare` turns a source folder of any layout into TFRecord files, keyed by a fingerprint of the
-source and of how it is read, and does it again when either changed. `load_records` and
-`read_pixels` read them back through tf.data.
+`prepare` turns a source folder of any layout into TFRecord files, and repeats this when the source
+or the settings change. `load_records` and `read_pixels` read the files through tf.data.
 
-Silva et al. 2014, doi 10.1166/jmihi.2014.1226. Nothing is downloaded: the database is obtained from
-its owners. TensorFlow is imported inside functions only (see `batches.import_tensorflow`).
+Silva et al. 2014, doi 10.1166/jmihi.2014.1226. Nothing is downloaded: users get the database from
+its owners. TensorFlow is imported only inside functions (see `batches.import_tensorflow`).
 """
 
 import contextlib
@@ -37,8 +36,8 @@ from thermo_jax.data.prepared import (
 from thermo_jax.data.thermogram import BACKGROUND, CLASS_NAMES, Annotation, Thermogram
 from thermo_jax.files import digest
 
-# A missing image is stored as one of no rows, with a flag beside it: TFDS cannot store None. With
-# one unknown dimension only, the shape need not be stored.
+# TFDS cannot store None: a missing image is stored with 0 rows, and a flag says that it is missing.
+# TFDS need not store the shape if only one dimension is unknown.
 _ARRAYS = {
     "gray": ((None, 640, 1), np.uint8),
     "heat": ((None, 160, 3), np.uint8),
@@ -62,20 +61,20 @@ _FLAGS = ("has_gray", "has_heat", "has_temperatures", "annotated")
 _REGISTERED = getattr(tfds.core.registered, "_DATASET_REGISTRY", {})
 
 
-# Registered by name once: importing this module again (notebooks, reload) must not fail.
+# TFDS registers a name only once; importing this module again (in a notebook) must not fail.
 class DmrIr(tfds.core.GeneratorBasedBuilder, skip_registration=DATASET_NAME in _REGISTERED):
     """TFDS builder `dmr_ir`: one record per thermogram, in the order of `layouts.scan`.
 
     Features: the metadata of `Thermogram`; `gray` uint8 [480, 640, 1], `heat` uint8 [120, 160, 3],
-    `temperatures` float32 [480, 640] in degrees C and `label_map` uint8 [480, 640], each with no
-    rows where it is missing (`has_gray`, `has_heat`, `has_temperatures`, `annotated`); `draw_order`
-    int8 [8], each class's rank by last drawing, 0 = never.
+    `temperatures` float32 [480, 640] in degrees C, `label_map` uint8 [480, 640], all with 0 rows if
+    they are missing (`has_gray`, `has_heat`, `has_temperatures`, `annotated` are then False);
+    `draw_order` int8 [8], see `annotations.draw_order`.
     """
 
     VERSION = tfds.core.Version(DATASET_VERSION)
     RELEASE_NOTES = {DATASET_VERSION: "Mean temperatures.", "1.0.0": "First version."}
-    # There are no checksums beside the code; looking for them imports importlib_resources, which
-    # TFDS 4.9.10 forgets to install: https://github.com/tensorflow/datasets/issues/11212
+    # TFDS must not look for checksums beside the code: this imports importlib_resources, which
+    # TFDS 4.9.10 does not install: https://github.com/tensorflow/datasets/issues/11212
     code_path = None
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
         "Get DMR-IR from its owners (http://visual.ic.uff.br/dmi) and pass its folder as manual_dir"
@@ -84,7 +83,7 @@ class DmrIr(tfds.core.GeneratorBasedBuilder, skip_registration=DATASET_NAME in _
     def __init__(
         self, *, records: Sequence[Thermogram] | None = None, colormap: str = "jet", **kwargs: Any
     ):
-        """Takes what to write (default: the scan of manual_dir) and a colour map for heatmaps."""
+        """Sets the records to write (default: a scan of manual_dir) and heatmaps' colour map."""
         self._records, self._colormap = records, colormap
         super().__init__(**kwargs)
 
@@ -127,18 +126,18 @@ def prepare(
     prepared_dir: str | os.PathLike | None = None,
     colormap: str = "jet",
 ) -> Prepared:
-    """Prepares a source folder, or finds it prepared.
+    """Prepares a source folder, unless this was done before.
 
     Args:
       root: the data set, in one of the layouts of `layouts.scan`.
       layout: "auto" or the name of a layout.
       strict: stop at the first bad file instead of leaving it out.
-      prepared_dir: where prepared sets are kept; default `prepared` in `files.cache_dir()`.
+      prepared_dir: the folder of prepared sets; default `prepared` in `files.cache_dir()`.
       colormap: matplotlib colour map for heatmaps rendered from temperatures.
     Raises:
       FileNotFoundError: there is no such root.
-      UserError: no usable thermogram, an unknown layout, or `prepared_dir` inside the root.
-      DataError: a bad file, under `strict`.
+      UserError: no usable thermogram, an unknown layout, or `prepared_dir` is inside the root.
+      DataError: a bad file, if `strict`.
     """
     root = pathlib.Path(root).expanduser().resolve()
     settings = {"root": str(root), "layout": layout, "colormap": colormap}
@@ -149,12 +148,15 @@ def prepare(
     prepared = find(directory)
     if prepared is None or prepared.fingerprint != fingerprint:
         with lock(directory):
-            prepared = find(directory)  # another process may have just done it
+            prepared = find(directory)  # another process may have prepared it by now
             if prepared is None or prepared.fingerprint != fingerprint:
-                _log_reason(directory, prepared, root)
+                if prepared is not None:
+                    logging.warning("source %s has changed: preparing it again", root)
+                else:
+                    logging.info("preparing %s in %s", root, directory)
                 prepared = _write(directory, fingerprint, settings, strict=strict)
     if strict and prepared.num_bad:
-        layouts.scan(root, layout=layout, strict=True)  # names the file
+        layouts.scan(root, layout=layout, strict=True)  # raises the error of the bad file
     if prepared.num_oddities:
         logging.warning(
             "%d oddities in the data, %d files skipped; see %s",
@@ -168,8 +170,8 @@ def prepare(
 def load_records(prepared: Prepared) -> list[Thermogram]:
     """The metadata of every prepared thermogram, in the order of `layouts.scan`.
 
-    A path is that of the prepared folder if that kind of pixels is stored in it. Regions show which
-    classes were drawn in which order, without outlines: the stored label map contains those.
+    The path of stored pixels is the prepared folder. Regions have classes and an order, but no
+    outlines: those are in the stored label map.
     """
     names = [*_METADATA, *_FLAGS, "draw_order"]
     rows = _read(prepared, names).as_numpy_iterator()
@@ -179,14 +181,14 @@ def load_records(prepared: Prepared) -> list[Thermogram]:
 def read_pixels(
     records: Sequence[Thermogram], *, prepared: Prepared, data_type: str, task: str
 ) -> examples.ReadPixels:
-    """Reads the stored pixels of some of the prepared thermograms, which are in the stored order.
+    """Reads the stored pixels of some of the prepared thermograms, given in the stored order.
 
-    Bit-equal to `examples.read_pixels` of the source's files.
+    They are bit-equal to those that `examples.read_pixels` reads from the source.
     """
     tf = batches.import_tensorflow()
     names = [data_type, "label_map"] if task == "segment" else [data_type]
     chosen = {record.name for record in records}
-    # Only what is kept is decompressed.
+    # The filter comes before the decompression, which is slow.
     keep = tf.constant([record.name in chosen for record in load_records(prepared)])
     with _quiet():
         features = tfds.builder_from_directory(prepared.dataset_dir).info.features
@@ -202,7 +204,7 @@ def read_pixels(
 
 
 def _read(prepared: Prepared, names: Sequence[str], *, compressed: bool = False) -> Any:
-    """tf.data of some features of every record, in order."""
+    """A tf.data.Dataset of some features of every record, in order."""
     batches.import_tensorflow()
     skip = {name: tfds.decode.SkipDecoding() for name in names} if compressed else None
     with _quiet():
@@ -216,7 +218,7 @@ def _read(prepared: Prepared, names: Sequence[str], *, compressed: bool = False)
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Silences TFDS, which logs downloads (there are none), every step, and its deprecations."""
+    """Silences TFDS, which logs every step, its deprecations, and downloads that do not happen."""
     level = logging.get_verbosity()
     logging.set_verbosity(logging.ERROR)
     try:
@@ -230,8 +232,9 @@ def _encode(record: Thermogram, *, colormap: str) -> dict[str, Any]:
     arrays = radiometry.load_pixels(record, colormap=colormap)._asdict()
     arrays["label_map"] = annotations.label_map(record.regions) if record.regions else None
     encoded = {name: getattr(record, name) for name in _METADATA}
-    for name in (name for name, dtype in _METADATA.items() if dtype is np.str_):
-        encoded[name] = encoded[name].encode("utf-8", "surrogateescape")  # any file name will do
+    for name, value in encoded.items():
+        if isinstance(value, str):
+            encoded[name] = value.encode("utf-8", "surrogateescape")  # file names need not be UTF-8
     if record.mean_temperature is None:
         encoded["mean_temperature"] = math.nan
     for name, (shape, dtype) in _ARRAYS.items():
@@ -244,15 +247,15 @@ def _encode(record: Thermogram, *, colormap: str) -> dict[str, Any]:
 
 
 def _decode_record(row: dict[str, Any], stored: pathlib.Path) -> Thermogram:
-    values = {}
-    for name, dtype in _METADATA.items():
-        text = dtype is np.str_
-        values[name] = row[name].decode("utf-8", "surrogateescape") if text else row[name].item()
+    values = {name: row[name] for name in _METADATA}
+    for name, value in values.items():
+        text = isinstance(value, bytes)
+        values[name] = value.decode("utf-8", "surrogateescape") if text else value.item()
     if math.isnan(values["mean_temperature"]):
         values["mean_temperature"] = None
     ranks = row["draw_order"]
     drawn = sorted(np.flatnonzero(ranks).tolist(), key=lambda index: ranks[index])
-    # Background is never drawn; it marks an annotation that has nothing else.
+    # Background is never drawn; here it makes `regions` of an annotated image not empty.
     classes = [BACKGROUND, *drawn] if row["annotated"] else []
     return Thermogram(
         **values,
@@ -266,12 +269,18 @@ def _decode_record(row: dict[str, Any], stored: pathlib.Path) -> Thermogram:
 def _write(
     directory: pathlib.Path, fingerprint: str, settings: dict[str, str], *, strict: bool
 ) -> Prepared:
-    """Prepares beside `directory`, then puts the whole in its place: it is there, or it is not."""
+    """Prepares in a folder beside `directory`, and renames it when it is complete."""
     records, report = layouts.scan(settings["root"], layout=settings["layout"], strict=strict)
     staging = directory.with_name(f"{directory.name}.incomplete")
     shutil.rmtree(staging, ignore_errors=True)  # left by a run that was killed
     try:
-        _write_records(staging, records, colormap=settings["colormap"])
+        batches.import_tensorflow()
+        tfds.disable_progress_bar()  # `ordered_map` shows one
+        builder = DmrIr(records=records, colormap=settings["colormap"], data_dir=staging)
+        downloads = staging / "downloads"  # TFDS makes this folder, though nothing is downloaded
+        with _quiet():
+            builder.download_and_prepare(file_format="tfrecord", download_dir=downloads)
+        shutil.rmtree(downloads, ignore_errors=True)
         report.write(staging, records)
         facts = {
             "fingerprint": fingerprint,
@@ -290,22 +299,3 @@ def _write(
         raise
     logging.info("prepared %d thermograms in %s", len(records), directory)
     return Prepared(directory=directory, **facts)
-
-
-def _write_records(data_dir: pathlib.Path, records: Sequence[Thermogram], *, colormap: str) -> None:
-    batches.import_tensorflow()
-    tfds.disable_progress_bar()  # ours is enough
-    builder = DmrIr(records=records, colormap=colormap, data_dir=data_dir)
-    with _quiet():
-        builder.download_and_prepare(file_format="tfrecord", download_dir=data_dir / "downloads")
-    shutil.rmtree(data_dir / "downloads", ignore_errors=True)  # made, though nothing is downloaded
-
-
-def _log_reason(directory: pathlib.Path, prepared: Prepared | None, root: pathlib.Path) -> None:
-    if prepared is not None:
-        since = json.loads((directory / "prepared.json").read_text()).get("prepared_at", "then")
-        logging.warning("source %s changed since %s: preparing again", root, since)
-    elif directory.exists():
-        logging.warning("%s is not a whole prepared set: preparing %s again", directory, root)
-    else:
-        logging.info("preparing %s in %s", root, directory)

@@ -60,8 +60,8 @@ def read_temperatures(path: str | os.PathLike) -> Float32[np.ndarray, "480 640"]
     """Reads a text matrix of 480 lines x 640 temperatures in degrees C.
 
     Space, tab or `;` separate numbers. A decimal comma is accepted if no number has a point. Some
-    files of the database have lines that end with \\r\\n or \\r\\r\\n, blank lines, separators at the
-    end of lines, and a byte order mark.
+    files have line ends \\r\\n or \\r\\r\\n, blank lines, separators at the end of lines, or a byte
+    order mark.
 
     Raises:
       DataError: the file cannot be read, or its values cannot be temperatures in degrees C.
