@@ -168,13 +168,13 @@ def test_writing_again_leaves_the_folder_alone(tmp_path):
 
 def test_other_arguments_are_refused(tmp_path):
     root = small(tmp_path / "phantom", patients=1)
-    with pytest.raises(ValueError, match="patients=1 there, 2 asked.*choose another folder"):
+    with pytest.raises(ValueError, match="patients=1 there, 2 wanted.*choose another folder"):
         small(root)
 
 
 def test_a_folder_of_anything_else_is_refused_and_untouched(tmp_path):
     (tmp_path / "mine.txt").write_text("precious")
-    with pytest.raises(ValueError, match="not empty and holds no complete phantom"):
+    with pytest.raises(ValueError, match="not empty and contains no complete phantom"):
         small(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
 
@@ -205,7 +205,7 @@ def test_interrupted_writing_leaves_nothing_behind(tmp_path, monkeypatch):
 def test_a_folder_without_its_marker_is_refused(tmp_path):
     root = small(tmp_path / "phantom", patients=1)
     (root / phantom.MARKER).unlink()
-    with pytest.raises(ValueError, match="holds no complete phantom"):
+    with pytest.raises(ValueError, match="contains no complete phantom"):
         small(root, patients=1)
     shutil.rmtree(root)
     assert small(root, patients=1) == root

@@ -1,7 +1,7 @@
-"""Reads who is healthy and who is sick: pages of the site, a table, or the names of folders.
+"""Reads who is healthy and who is sick: from pages of the site, a table, or names of folders.
 
-Each layout has a function that returns the labels of each thermogram. None means that it is
-unlabelled, and two contradict each other.
+Each layout has a function that returns a set of labels for each thermogram. An empty set means that
+it is unlabelled; a set of two labels is a contradiction.
 """
 
 import csv
@@ -39,19 +39,19 @@ _TAG = re.compile(r"<[^>]*>")
 
 
 def label_of_text(text: str) -> int:
-    """Returns HEALTHY or SICK for that very word in any case, else UNLABELLED."""
+    """Returns HEALTHY for "healthy", SICK for "sick" (in any case), else UNLABELLED."""
     return _LABELS.get(text.strip().lower(), UNLABELLED)
 
 
 def label_of_folder(folder: pathlib.PurePosixPath) -> int | None:
-    """Returns the label that the innermost class folder of a path gives, or None."""
+    """Returns the label of the innermost class folder of a path; None if it has none."""
     below = below_class_folder(folder)
     above = folder.parts[: len(folder.parts) - len(below)]
     return CLASS_FOLDERS[above[-1].lower()] if above else None
 
 
 def below_class_folder(folder: pathlib.PurePosixPath) -> tuple[str, ...]:
-    """Returns the parts of a path below its innermost class folder; all without one."""
+    """Returns the parts of a path below its innermost class folder; all parts if it has none."""
     for depth in range(len(folder.parts), 0, -1):
         if folder.parts[depth - 1].lower() in CLASS_FOLDERS:
             return folder.parts[depth:]
@@ -59,14 +59,14 @@ def below_class_folder(folder: pathlib.PurePosixPath) -> tuple[str, ...]:
 
 
 def labels_of_site(records: Sequence[Thermogram], files: FileListing) -> Reading[list[set[int]]]:
-    """Takes each thermogram's diagnosis from the page of its folder, or the nearest one above."""
+    """Reads diagnoses from the page in each thermogram's folder, or in the nearest folder above."""
     pages = yield from read_pages(files)
     folders = [_folder(record) for record in records]
     labels = {}
     for folder in sorted(set(folders)):
-        places = [place for place in (folder, *folder.parents) if place in pages]
-        labels[folder] = pages[places[0]] if places else set()
-        if not places:
+        page_folder = next((path for path in (folder, *folder.parents) if path in pages), None)
+        labels[folder] = pages.get(page_folder, set())
+        if page_folder is None:
             name = (folder / "description.html").as_posix()
             yield Oddity("missing-diagnosis", name, "no such file")
     return [labels[folder] for folder in folders]
@@ -75,7 +75,7 @@ def labels_of_site(records: Sequence[Thermogram], files: FileListing) -> Reading
 def labels_of_matrices(
     records: Sequence[Thermogram], files: FileListing
 ) -> Reading[list[set[int]]]:
-    """Takes each thermogram's diagnosis from the row of its patient in `id_diagnosis.csv`."""
+    """Reads diagnoses from the row of each thermogram's patient in `id_diagnosis.csv`."""
     table = yield from read_table(files, {record.patient for record in records})
     if not files.tables:
         detail = "no such file; every patient unlabelled"
@@ -90,13 +90,15 @@ def labels_of_matrices(
 def labels_of_class_folders(
     records: Sequence[Thermogram], files: FileListing
 ) -> Reading[list[set[int]]]:
-    """Takes each thermogram's diagnosis from the name of its innermost class folder."""
-    labels = [label_of_folder(_folder(record)) for record in records]
-    for record, label in zip(records, labels, strict=True):
+    """Reads diagnoses from the name of each thermogram's innermost class folder."""
+    labels = []
+    for record in records:
+        label = label_of_folder(_folder(record))
+        labels.append({label} - {None})
         if label is None:
             detail = f"in no class folder ({', '.join(CLASS_FOLDERS)})"
             yield Oddity("missing-diagnosis", files.names(record)[0], detail)
-    return [set() if label is None else {label} for label in labels]
+    return labels
 
 
 def _folder(record: Thermogram) -> pathlib.PurePosixPath:
@@ -104,7 +106,7 @@ def _folder(record: Thermogram) -> pathlib.PurePosixPath:
 
 
 def read_pages(files: FileListing) -> Reading[dict[pathlib.PurePosixPath, set[int]]]:
-    """Reads every description.html: folder -> the labels that it gives."""
+    """Reads every description.html: folder -> the labels on the page."""
     labels: dict[pathlib.PurePosixPath, set[int]] = {}
     for page in files.pages:
         name = files.relative(page)
@@ -128,7 +130,7 @@ def read_pages(files: FileListing) -> Reading[dict[pathlib.PurePosixPath, set[in
 def read_table(files: FileListing, patients: Collection[str]) -> Reading[dict[str, set[int]]]:
     """Reads `ID,Diagnosis` tables: patient -> labels.
 
-    Ids may be padded with zeros or not. Patients with a row but no thermogram are reported.
+    Ids may have leading zeros. Patients with a row but without a thermogram are reported.
     """
     labels: dict[str, set[int]] = {}
     for table in files.tables:
@@ -155,7 +157,7 @@ def read_table(files: FileListing, patients: Collection[str]) -> Reading[dict[st
 
 
 def _rows(table: pathlib.Path) -> Iterator[tuple[int, str, str, str]]:
-    """Yields (line number, id, diagnosis, the whole row); "" for both in a row that is too short.
+    """Yields (line number, id, diagnosis, row); id and diagnosis are "" if the row is too short.
 
     Raises:
       DataError: the file is no table, or its first line is no header.

@@ -1,7 +1,7 @@
-"""Lists the source files of a data set and brings together those of one thermogram.
+"""Lists the source files of a data set, and groups those of the same thermogram.
 
-Only file names are used here; `layouts` opens the files. The order never depends on the
-directory's: everything is sorted by relative path.
+Only file names are used here; `layouts` opens the files. Everything is sorted by relative path, so
+the order does not depend on the file system.
 """
 
 import dataclasses
@@ -33,11 +33,11 @@ class FileListing:
     closed: list[pathlib.Path] = dataclasses.field(default_factory=list)  # unreadable folders
 
     def relative(self, path: pathlib.Path) -> str:
-        """Returns the name that the report uses for a file."""
+        """Returns a file's path relative to the root, for the report."""
         return path.relative_to(self.root).as_posix()
 
     def names(self, record: Thermogram) -> list[str]:
-        """Returns the names that the report uses for a thermogram's files."""
+        """Returns the relative paths of a thermogram's files."""
         return [self.relative(path) for path in record.paths.values()]
 
     def sources(self) -> list[pathlib.Path]:
@@ -71,14 +71,14 @@ def list_files(root: str | os.PathLike) -> FileListing:
             files.tables.append(path)
         elif suffix == ".json" and "instances" in name and path.parent == root:
             files.annotations.append(path)
-        elif suffix in IMAGE_SUFFIXES or (
-            suffix == MATRIX_SUFFIX and not name.startswith("readme")
-        ):
+        elif suffix in IMAGE_SUFFIXES or suffix == MATRIX_SUFFIX and not name.startswith("readme"):
             files.pixels.append(path)
         else:
             files.others.append(path)
     if not (paths or files.closed):
-        raise UserError(f"data root {root} is empty; copy the data set there or point elsewhere")
+        raise UserError(
+            f"data root {root} is empty; copy the data set there, or set config.data.root"
+        )
     return files
 
 
@@ -87,11 +87,11 @@ def walk(
 ) -> Iterator[tuple[pathlib.Path, list[str], list[str]]]:
     """Yields (folder, its subfolders, its files) from `root` on.
 
-    Links are followed, but each folder is visited once. Hidden files and folders are skipped, and
-    so is every subfolder that the caller removes from the list.
+    Links are followed, but no folder is visited twice. Hidden files and folders are skipped; so is
+    every subfolder that the caller removes from the list.
 
     Args:
-      closed: a list to which the folders that cannot be read are added.
+      closed: folders that cannot be read are appended to this list.
     """
     seen: set[str] = set()
 
@@ -100,7 +100,7 @@ def walk(
 
     for folder, subfolders, names in os.walk(root, followlinks=True, onerror=add_closed):
         real = os.path.realpath(folder)
-        if real in seen:  # a link to a folder already read, or a loop
+        if real in seen:  # a link to a folder that was visited before, perhaps a loop
             subfolders.clear()
             continue
         seen.add(real)
@@ -109,7 +109,7 @@ def walk(
 
 
 def group(files: FileListing) -> Reading[list[dict[str, pathlib.Path]]]:
-    """Brings together the gray image, snap and matrix of one name in one folder, sorted by name.
+    """Groups the gray image, snap and matrix that have the same name in a folder, sorted by name.
 
     Returns the files of each thermogram by kind of pixels: "gray", "heat", "temperatures".
     """

@@ -4,8 +4,8 @@ site           <root>/0001/T0001.1.1.D.2012-10-08.00{,_snap}.jpg, .txt, descript
 matrices       <root>/txt_files/T0001.txt, <root>/id_diagnosis.csv
 class folders  <root>/{healthy,sick}/<patient>/T....{txt,jpg}, and synonyms
 
-Every file is opened here, once, so that loading cannot fail later; what cannot be used is reported
-by name and left out. Each step of the scan returns the thermograms that it keeps.
+The scan opens every file once, so that loading does not fail later. Files that cannot be used are
+reported by name and left out. Each step of the scan returns the thermograms that it keeps.
 """
 
 import collections
@@ -54,13 +54,13 @@ def scan(
 ) -> tuple[list[Thermogram], DataReport]:
     """Finds and checks every thermogram under `root`, sorted by name.
 
-    `strict` stops at the first bad file (`data_report.BAD_FILES`); otherwise it is left out and
-    reported. Notes (`data_report.NOTES`), such as a missing snap, never stop a scan.
+    `strict` stops at the first bad file (`data_report.BAD_FILES`); otherwise bad files are left out
+    and reported. Notes (`data_report.NOTES`), such as a missing snap, never stop a scan.
 
     Raises:
       FileNotFoundError: the root does not exist.
-      UserError: an unknown layout, or nothing usable under the root.
-      DataError: a bad file, under `strict`.
+      UserError: an unknown layout, or no usable thermogram.
+      DataError: a bad file, if `strict`.
     """
     if layout not in LAYOUTS:
         raise UserError(f"unknown layout {layout!r}; choose from {', '.join(LAYOUTS)}")
@@ -103,10 +103,10 @@ def detect(files: FileListing) -> str:
 
 
 def _identified(files: FileListing) -> Reading[list[Thermogram]]:
-    """Reads who and what each thermogram is from its file name, and from its folders if need be.
+    """Reads patient, view and so on from file names; also from folders if the name has no patient.
 
-    Leaves out those whose name and folder name different patients: such a patient might be tested
-    on, and a model must not train on them.
+    Thermograms whose file and folder name different patients are left out: training on one of them
+    may be training on a test patient.
     """
     records = []
     for paths in (yield from group(files)):
@@ -119,29 +119,30 @@ def _identified(files: FileListing) -> Reading[list[Thermogram]]:
             parsed = ParsedName()
         elif parsed.protocol and not parsed.complete:
             yield Oddity("odd-name", file, "expected view 1..5, visit from 1, and a real date")
-        parts = diagnoses.below_class_folder(folder)  # folds of a split may be above: 1/sick/
+        # Folders above a class folder may be the folds of a split (1/sick/), not patients.
+        parts = diagnoses.below_class_folder(folder)
         sure, unsure = patients_of_folders(parts)
         patient = parsed.patient or next(iter(sure + unsure), None)
         if detail := contradiction(patient, parts):
             yield Oddity("patient-mismatch", file, detail)
             continue
         if patient is None:
-            yield Oddity("unknown-patient", file, "neither name nor folder tells the patient")
-        known = vars(parsed) | {
+            yield Oddity("unknown-patient", file, "neither name nor folder contains the patient")
+        fields = vars(parsed) | {
             "name": (folder / stem).as_posix(),
             "patient": patient or f"folder:{folder.as_posix()}",
             "patient_known": patient is not None,
         }
-        # Bare names (T0001.txt) are those of the database's frontal matrices.
+        # In the database, names of a patient only (T0001.txt) belong to frontal matrices.
         if parsed.patient and parsed == ParsedName(patient=patient, mirrored=parsed.mirrored):
-            known["view"] = 1
-        paths_by_field = {PATH_FIELDS[kind]: path for kind, path in paths.items()}
-        records.append(Thermogram(**known, **paths_by_field))
+            fields["view"] = 1
+        fields |= {PATH_FIELDS[kind]: path for kind, path in paths.items()}
+        records.append(Thermogram(**fields))
     return records
 
 
 def _with_views(records: list[Thermogram], files: FileListing) -> Reading[list[Thermogram]]:
-    """Takes all thermograms of class folders as frontal if no file name contains a view."""
+    """Assumes frontal views in class folders if no file name there contains a view."""
     if files.layout != "class_folders" or any(record.view for record in records):
         return records
     yield Oddity("assumed-view", ".", f"none of {len(records)} file names contains a view")
@@ -149,9 +150,9 @@ def _with_views(records: list[Thermogram], files: FileListing) -> Reading[list[T
 
 
 def _with_labels(records: list[Thermogram], files: FileListing) -> Reading[list[Thermogram]]:
-    """Gives each record its label; leaves out patients whose diagnoses contradict each other."""
+    """Adds the labels; leaves out patients whose diagnoses contradict each other."""
     of_records = yield from LABELS_OF_LAYOUT[files.layout](records, files)
-    of_patient: dict[str, set[int]] = {}  # a diagnosis may be missing for one of several visits
+    of_patient: dict[str, set[int]] = {}  # a label of one visit is used for all visits
     for record, labels in zip(records, of_records, strict=True):
         of_patient.setdefault(record.patient, set()).update(labels)
     kept = []
@@ -170,7 +171,7 @@ def _with_labels(records: list[Thermogram], files: FileListing) -> Reading[list[
 def _with_sound_pixels(
     records: list[Thermogram], files: FileListing
 ) -> Reading[tuple[list[Thermogram], collections.Counter[str]]]:
-    """Opens every file; removes the bad ones, and the records of which no file is left.
+    """Opens every file; removes bad files, and records that have no other file.
 
     Returns the records, and how many files there are of each size ("gray 480x640").
     """
@@ -199,7 +200,7 @@ def _with_sound_pixels(
 def _check_files(
     record: Thermogram, files: FileListing
 ) -> tuple[Thermogram, list[Oddity], list[str]]:
-    """Returns the record without its bad files, the oddities, and the sizes that are known."""
+    """Returns the record without its bad files, the oddities, and the sizes that could be read."""
     changes, oddities, sizes = {}, [], []
     for kind, path in record.paths.items():
         file = files.relative(path)
@@ -219,7 +220,7 @@ def _check_files(
 
 
 def _without_duplicates(records: list[Thermogram], files: FileListing) -> Reading[list[Thermogram]]:
-    """Keeps the first record by name of each (patient, visit, view, protocol, frame, mirrored)."""
+    """Keeps one record for each patient, visit, view, protocol, frame and mirroring."""
     kept: dict[tuple, Thermogram] = {}
     for record in records:
         first = kept.setdefault(_identity(record), record)
@@ -242,7 +243,7 @@ def _identity(record: Thermogram) -> tuple:
 
 
 def _with_annotations(records: list[Thermogram], files: FileListing) -> Reading[list[Thermogram]]:
-    """Attaches the COCO annotations to the records of the same stem, in the folder they name."""
+    """Adds the COCO annotations to the records of the same file name and, if given, folder."""
     annotations: dict[pathlib.PurePosixPath, tuple[Annotation, ...]] = {}
     for path in files.annotations:
         for image, regions in (yield from read_coco(path)).items():
@@ -256,10 +257,10 @@ def _with_annotations(records: list[Thermogram], files: FileListing) -> Reading[
     stems_on_disk = {split_name(path.name)[0] for path in files.pixels}
     for image, regions in annotations.items():
         rows = rows_of_stem.get(image.name, [])
-        inside = [row for row in rows if _ends_with(records[row].name, image)]
+        inside = [row for row in rows if f"/{records[row].name}".endswith(f"/{image}")]
         parsed = parse_name(image.name)
         if inside or parsed is None or parsed.patient is None:
-            # Several patients may have an image of a name without a patient (IR_2015-04-17_0007).
+            # A name without a patient (IR_2015-04-17_0007) may occur in several patients' folders.
             rows = inside
         if len(rows) > 1:
             names = ", ".join(records[row].name for row in rows)
@@ -273,8 +274,3 @@ def _with_annotations(records: list[Thermogram], files: FileListing) -> Reading[
         else:
             records[rows[0]] = dataclasses.replace(records[rows[0]], regions=regions)
     return records
-
-
-def _ends_with(name: str, image: pathlib.PurePosixPath) -> bool:
-    parts = pathlib.PurePosixPath(name).parts
-    return parts[-len(image.parts) :] == image.parts

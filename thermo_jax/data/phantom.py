@@ -1,4 +1,4 @@
-"""Synthetic thermograms in DMR-IR's *site* layout, so that everything runs without real data.
+"""Synthetic ("phantom") thermograms in DMR-IR's *site* layout: all programs run without real data.
 
 `phantom_body` makes the bodies; this module writes files: JPEGs, diagnoses, COCO polygons.
 Label, date, patient number, pose and marker are independent of each other, unlike in DMR-IR.
@@ -19,14 +19,14 @@ from thermo_jax.data.annotations import COCO_CATEGORIES
 from thermo_jax.data.thermogram import CLASS_NAMES, GRAY_SHAPE
 from thermo_jax.errors import UserError
 
-MARKER = ".phantom.json"  # written last: a folder that contains it is complete, and ours
+MARKER = ".phantom.json"  # written last: a folder that contains it is a complete phantom
 COCO_NAME = "52_instances_default.json"
-_VERSION = 1  # raise when the same arguments give other pixels
+_VERSION = 1  # raise it after a change of the pixels that the same arguments give
 _JPEG = {"quality": 95, "subsampling": 0}
 
 
 def _write_patient(root: pathlib.Path, number: int, *, sick: bool, annotated: bool, args: dict):
-    """Write one patient's folder; return (image name, polygons), or None if not annotated."""
+    """Writes a patient's folder; returns (image name, polygons), or None if not annotated."""
     seed = (args["seed"], number)
     rng = np.random.default_rng((*seed, 0))
     body = phantom_body.draw_body(rng)
@@ -51,7 +51,7 @@ def _write_patient(root: pathlib.Path, number: int, *, sick: bool, annotated: bo
 
 
 def _coco(drawn: list[tuple[str, dict[str, np.ndarray]]]) -> dict:
-    """The annotation file's content; as in DMR-IR, class index + 1 is the category's id."""
+    """The content of the annotation file. The id of a category is class index + 1, as in DMR-IR."""
     images, annotations = [], []
     for image_id, (file_name, polygons) in enumerate(drawn, start=1):
         height, width = GRAY_SHAPE
@@ -75,16 +75,15 @@ def _coco(drawn: list[tuple[str, dict[str, np.ndarray]]]) -> dict:
 
 
 def _check(args: dict) -> None:
-    for name, low, high in (("patients", 1, 9999), ("frames", 1, 20), ("seed", 0, 2**32 - 1)):
+    limits = {"patients": (1, 9999), "frames": (1, 20), "seed": (0, 2**32 - 1)}
+    limits |= {"sick_fraction": (0, 1), "annotated_fraction": (0, 1)}
+    for name, (low, high) in limits.items():
         if not low <= args[name] <= high:
             raise UserError(f"phantom: {name}={args[name]} must be between {low} and {high}")
-    for name in ("sick_fraction", "annotated_fraction"):
-        if not 0 <= args[name] <= 1:
-            raise UserError(f"phantom: {name}={args[name]} must be between 0 and 1")
 
 
-def _is_ours(root: pathlib.Path, args: dict) -> bool:
-    """Whether `root` already contains this phantom. UserError if it contains anything else."""
+def _contains_phantom(root: pathlib.Path, args: dict) -> bool:
+    """Whether `root` already contains this phantom; raises UserError for other content."""
     remedy = "choose another folder, or delete this one"
     if root.exists() and not root.is_dir():
         raise UserError(f"{root} is a file where a phantom data set should go: {remedy}")
@@ -95,16 +94,16 @@ def _is_ours(root: pathlib.Path, args: dict) -> bool:
     except (OSError, ValueError):
         existing = None
     if not isinstance(existing, dict):
-        raise UserError(f"{root} is not empty and holds no complete phantom data set: {remedy}")
+        raise UserError(f"{root} is not empty and contains no complete phantom data set: {remedy}")
     if existing != args:
         differing = sorted(k for k in args.keys() | existing if args.get(k) != existing.get(k))
-        change = ", ".join(f"{k}={existing.get(k)} there, {args.get(k)} asked" for k in differing)
-        raise UserError(f"{root} holds another phantom data set ({change}): {remedy}")
+        change = ", ".join(f"{k}={existing.get(k)} there, {args.get(k)} wanted" for k in differing)
+        raise UserError(f"{root} contains another phantom data set ({change}): {remedy}")
     return True
 
 
 def choose_patients(patients: int, *, fraction: float, seed: int, stream: int) -> set[int]:
-    """A random `fraction` of the patient numbers 1..patients; streams are independent."""
+    """A random `fraction` of the numbers 1 to `patients`; every `stream` chooses independently."""
     order = np.random.default_rng((seed, 0, stream)).permutation(patients) + 1
     return set(order[: round(patients * fraction)].tolist())
 
@@ -136,15 +135,16 @@ def write_phantom(
     static: bool = False,
     temperatures: bool = False,
 ) -> pathlib.Path:
-    """Write a synthetic data set in the *site* layout and return its folder.
+    """Writes a synthetic data set in the *site* layout and returns its folder.
 
-    Every patient has one visit, frontal view: `frames` dynamic images (1..20) that rewarm slowly,
-    and, with `static`, a rested one; each as 480x640 gray JPEG and 120x160 `jet` JPEG, with
-    `temperatures` also as text (degrees C). Polygons belong to the first dynamic image.
+    Every patient has one visit, frontal view: `frames` dynamic images (1..20), in which the cooled
+    skin slowly becomes warmer, and, with `static`, an image without cooling. They are written as
+    480x640 gray and 120x160 `jet` JPEGs, with `temperatures` also as text (degrees C). Polygons
+    belong to the first dynamic image.
 
-    The same arguments give byte-identical files; a patient's body depends only on `seed` and
-    the patient's number. The folder appears whole or not at all, and one that already contains this
-    phantom is left as it is.
+    The same arguments give byte-identical files; a patient's body depends only on `seed` and the
+    patient's number. The folder is complete or absent. A folder that already contains this phantom
+    is not changed.
 
     Raises:
       UserError: an argument is out of range, or the folder contains anything else.
@@ -162,7 +162,7 @@ def write_phantom(
         "temperatures": bool(temperatures),
     }
     _check(args)
-    if _is_ours(root, args):
+    if _contains_phantom(root, args):
         return root
     target = root.resolve()
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -172,7 +172,7 @@ def write_phantom(
         _write_all(staged, args)
         try:
             staged.rename(target)
-        except OSError:  # another process was faster
-            if not _is_ours(root, args):
+        except OSError:  # another process may have written the same phantom
+            if not _contains_phantom(root, args):
                 raise
     return root

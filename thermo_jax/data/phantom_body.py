@@ -1,10 +1,10 @@
 """The phantom's body: its shape, and its temperature in degrees C as a camera would see it.
 
-A body is a handful of smooth implicit shapes in body coordinates (u to image right, v down, pixels,
-u = 0 on the midline): torso, raised arms, neck, two breasts. Its temperature adds what a
-thermogram shows: cool breasts above warm folds, warm armpits and neck, vessels, a cold room, a
-paper marker. A Sick patient has one warm spot, with a milder warming of that breast. Nothing is
-taken from any real image, and nothing here says anything about real disease.
+A body consists of smooth implicit shapes in body coordinates (pixels; u to image right, v down,
+u = 0 on the midline): torso, raised arms, neck, two breasts. Temperatures imitate a thermogram:
+cool breasts above warm folds, warm armpits and neck, vessels, a cold room, a paper marker. A sick
+patient has one warm spot, and a slightly warmer breast around it. No real image was used, and the
+images show nothing about real disease.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ from thermo_jax.data.thermogram import GRAY_SHAPE
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Egg:
-    """An ellipse, thicker (`taper` > 0) or thinner below, its lower end `tilt` radians outward."""
+    """An ellipse, wider below if `taper` > 0, its lower end turned outward by `tilt` radians."""
 
     u: float
     v: float
@@ -92,11 +92,8 @@ class Body:
     def polygons(self) -> dict[str, np.ndarray]:
         """Class name -> vertices [n, 2] in pixels, inside the image, in drawing order."""
         shapes = {}
-        for part, pair in (
-            ("breast", self.breasts),
-            ("nipple", self.nipples),
-            ("armpit", self.armpits),
-        ):
+        pairs = {"breast": self.breasts, "nipple": self.nipples, "armpit": self.armpits}
+        for part, pair in pairs.items():
             for side, egg in zip(("left", "right"), pair, strict=True):
                 shapes[f"{side}_{part}"] = egg.contour(24 if part == "nipple" else 56)
         shapes["neck"] = self.neck_contour()
@@ -105,7 +102,7 @@ class Body:
 
 
 def draw_body(rng: np.random.Generator) -> Body:
-    """A random body: sizes and places are those of an arms-up frontal view at 640x480."""
+    """A random body, with the sizes and places of an arms-up frontal view at 640x480."""
     girth = rng.uniform(0.93, 1.07)
     size = rng.uniform(0.87, 1.16)  # of the breasts
     sag, apart, tilt = rng.uniform(-12, 16), rng.uniform(116, 126), rng.uniform(0.1, 0.34)
@@ -190,7 +187,7 @@ def _smooth_noise(rng: np.random.Generator, sigma: float):
 
 
 def _walk(rng, start, target, length: float, strength: float, paths: list) -> None:
-    """Append one meandering vessel (points [n, 2], strengths [n]) and its branches to `paths`."""
+    """Appends a winding vessel (points [n, 2], strengths [n]) and its branches to `paths`."""
     position, heading = np.array(start, np.float64), np.arctan2(*(target - start)[::-1])
     heading += rng.normal(0, 0.5)
     points = [position.copy()]
@@ -215,7 +212,7 @@ def _vessels(rng: np.random.Generator, body: Body):
     paths: list = []
     for breast, nipple, armpit in zip(body.breasts, body.nipples, body.armpits, strict=True):
         target = np.array([nipple.u, nipple.v])
-        for _ in range(rng.integers(4, 8)):  # from the rim of the upper half and from the side
+        for _ in range(rng.integers(4, 8)):  # start at the upper rim or the side of the breast
             angle = rng.uniform(1.7, 4.6)
             start = breast.point(np.cos(angle), np.sin(angle))
             _walk(rng, start, target, rng.uniform(70, 170), rng.uniform(0.4, 1.0), paths)
@@ -243,11 +240,12 @@ def _lesion(rng: np.random.Generator, breast: Egg, u, v):
 
 
 def _add_breast(skin, breast: Egg, nipple: Egg, u, v, *, rng, coolness: float, lesion):
-    """`skin` [480, 640] with one breast on it; a `lesion` generator, or None, makes it sick."""
+    """Adds a breast to `skin` [480, 640]; it is sick if `lesion` is a random generator."""
     p, q = breast.local(u, v)
     rho = np.hypot(p, q)
     low = np.clip(p, 0, 1)
-    # Warm crease below, covered by the breast above it: sharp at the fold, fading at the top.
+    # A warm fold below the breast, which covers its upper part. The edge is sharp at the fold and
+    # soft at the top.
     skin = skin + rng.uniform(0.9, 1.5) * low * np.exp(-np.square((rho - 1) * breast.width / 18))
     cover = _sigmoid((1 - rho) * breast.width / (3 + 16 * np.clip(0.35 - p, 0, 1)))
     dome = np.sqrt(np.clip(1 - rho * rho, 0, None))
@@ -291,10 +289,13 @@ def temperature_fields(body: Body, *, seed: tuple[int, int], sick: bool):
     ridge = np.exp(-np.square(_smooth_noise(rng, 26) / 0.22))  # contour lines look like a web
     skin += 0.4 * ridge * _sigmoid(2 * _smooth_noise(rng, 60)) * _sigmoid((v - 70) / 15)
 
-    sick_side, coolness = int(lesion.integers(2)), rng.uniform(0.75, 1.2)  # healthy breasts match
+    sick_side, coolness = (
+        int(lesion.integers(2)),
+        rng.uniform(0.75, 1.2),
+    )  # of both breasts
     for index, (breast, nipple) in enumerate(zip(body.breasts, body.nipples, strict=True)):
-        trouble = lesion if sick and index == sick_side else None
-        skin = _add_breast(skin, breast, nipple, u, v, rng=rng, coolness=coolness, lesion=trouble)
+        own = lesion if sick and index == sick_side else None
+        skin = _add_breast(skin, breast, nipple, u, v, rng=rng, coolness=coolness, lesion=own)
     vessels = _vessels(rng, body)
     skin += rng.uniform(0.45, 0.85) * vessels
     skin -= 1.6 * np.exp(-np.clip(inside, 0, None) / 7)  # skin seen at a grazing angle
@@ -313,7 +314,7 @@ def expose(rested, response, *, seed: tuple[int, int], frame: int | None):
     image = rested
     if frame is not None:
         image = rested - 0.9 * np.exp(-frame / 9) * response
-    if frame:  # the patient breathes; frame 0 is the annotated one and stays
+    if frame:  # the patient breathes; frame 0 does not move, because it is annotated
         image = ndimage.shift(image, rng.normal(0, 0.6, 2), order=1, mode="nearest")
     noise = rng.standard_normal(GRAY_SHAPE, np.float32) * 0.05 + rng.normal(0, 0.015, GRAY_SHAPE[1])
     return np.round(image + noise, 2).astype(np.float32)

@@ -1,7 +1,7 @@
-"""One thermogram: who, when, which view, its diagnosis, and where its pixels are.
+"""One thermogram: its patient, date, view and diagnosis, and the paths of its pixels.
 
-A `Thermogram` is metadata only; `radiometry.load_pixels` reads what it points to. The file-name
-grammar is that of DMR-IR (Silva et al. 2014, doi 10.1166/jmihi.2014.1226).
+A `Thermogram` contains no pixels; `radiometry.load_pixels` reads them. The forms of file names are
+those of DMR-IR (Silva et al. 2014, doi 10.1166/jmihi.2014.1226).
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ GRAY_SHAPE = (480, 640)  # pixels, rows x columns, of a gray thermogram and of a
 HEAT_SHAPE = (120, 160)  # pixels of a heatmap ("snap")
 
 # Left and right are sides of the *image*: on an unmirrored frontal view, image left is the
-# patient's right. The order is the annotation file's; "background" is called "ROI" there.
+# patient's right. The order is that of DMR-IR's annotation file, which calls background "ROI".
 CLASS_NAMES = (
     "left_breast",
     "right_breast",
@@ -49,7 +49,7 @@ class Annotation:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Thermogram:
-    """Metadata of one thermogram. Paths are absolute; None where that kind of pixel is missing."""
+    """Metadata of one thermogram. Paths are absolute; None if that kind of pixels is missing."""
 
     name: str  # unique in its data set: path relative to the root, without suffix, "/" separated
     patient: str  # "0001", or "folder:<relative folder>" if the patient is unknown
@@ -77,7 +77,7 @@ class Thermogram:
 class DataError(UserError):
     """A source file that cannot be used.
 
-    `kind` is its slug in the data report, `size` its "rows x columns" where they could be read.
+    `kind` is a key of `data_report.KINDS`; `size` is "rows x columns", or "" if they are unknown.
     """
 
     def __init__(self, kind: str, file: object, detail: str, *, size: str = ""):
@@ -87,7 +87,7 @@ class DataError(UserError):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ParsedName:
-    """What a file name says. Zero, "", -1 and None mean that it does not say."""
+    """What a file name says; 0, "", -1 and None mean that it does not say."""
 
     patient: str | None = None  # four digits
     visit: int = 0
@@ -99,7 +99,7 @@ class ParsedName:
 
     @property
     def complete(self) -> bool:
-        """True where the name has every part of today's DMR-IR grammar, in range."""
+        """Whether the name has every part of DMR-IR's present form, with possible values."""
         return bool(self.visit and self.view and self.protocol and self.date and self.frame >= 0)
 
 
@@ -113,9 +113,9 @@ _NAMES = tuple(
         # Older exports; V is the volunteer, that is, the patient.
         r"T(?P<frontal>FRON)_V(?P<patient>\d{1,4})"
         r"_(?P<day>\d{1,2})-(?P<month>\d{1,2})-(?P<year>\d{4})_(?P<frame>\d{1,2})",
-        # The camera's own names: a date and a running number, no patient.
+        # Names that the camera gives: a date and a running number, no patient.
         r"IR_(?P<year>\d{4})-(?P<month>\d{1,2})-(?P<day>\d{1,2})_\d+",
-        # Mirrors of the database: patient-frame, and the bare matrices T0001.txt.
+        # Copies of the database on other sites: patient-frame, and matrices named T0001.txt.
         r"(?P<patient>\d{1,4})-(?P<frame>\d{1,2})",
         r"T(?P<patient>\d{1,4})",
     )
@@ -124,9 +124,9 @@ _PATIENT_FOLDER = re.compile(r"(?:T|P|V|ID|PAT|PATIENT|PACIENTE)?[ _#-]*(\d{1,4}
 
 
 def split_name(file_name: str) -> tuple[str, bool]:
-    """Returns the stem without .jpg, .jpeg, .txt and `_snap`, and whether it was a snap.
+    """Returns the name without .jpg, .jpeg, .txt and `_snap`, and whether it had `_snap`.
 
-    Only these suffixes are cut, since the names themselves contain dots.
+    Only these suffixes are removed, because the names themselves contain dots.
     """
     stem = _SUFFIX.sub("", file_name)
     bare = _SNAP.sub("", stem)
@@ -134,9 +134,9 @@ def split_name(file_name: str) -> tuple[str, bool]:
 
 
 def parse_name(file_name: str) -> ParsedName | None:
-    """Reads a DMR-IR file name, in today's grammar or an older one; None where it is neither.
+    """Reads a DMR-IR file name of the present form or an older one; None if it has no such form.
 
-    A view outside 1..5 and a date that does not exist are returned as unknown (0 and "").
+    A view outside 1..5 is returned as 0 (unknown), a date that does not exist as "".
     """
     stem, _ = split_name(file_name)
     for text, mirrored in ((stem, False), (stem[1:], True)):
@@ -168,9 +168,10 @@ def _iso_date(year: str | None, month: str | None, day: str | None) -> str:
 
 
 def patients_of_folders(folders: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Returns the patients that the folders of a path name, innermost first: (sure, unsure).
+    """Returns (sure, unsure) patients in the folder names of a path, innermost folder first.
 
-    Four digits (0001) or a prefix (T1, patient 1) are sure; 1 may also be a visit or a fold.
+    Names of four digits (0001) or with a prefix (T1, patient 1) are sure. A folder named 1 is
+    unsure: it may also be a visit or a fold.
     """
     sure: list[str] = []
     unsure: list[str] = []
@@ -182,7 +183,7 @@ def patients_of_folders(folders: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def contradiction(patient: str | None, folders: Sequence[str]) -> str:
-    """Returns what is wrong if a file name and its folders name different patients; else ""."""
+    """Returns a message if a file name and its folders name different patients; else ""."""
     sure, unsure = patients_of_folders(folders)
     if patient is None or not sure or patient in sure + unsure:
         return ""
@@ -190,7 +191,7 @@ def contradiction(patient: str | None, folders: Sequence[str]) -> str:
 
 
 def patient_of_folder(folder_name: str) -> str | None:
-    """Returns the patient a folder is named for (`0001`, `1`, `T0001`, `patient 1`), or None.
+    """Returns the patient in a folder name (`0001`, `1`, `T0001`, `patient 1`), or None.
 
     1900 to 2099 are years, not patients.
     """
