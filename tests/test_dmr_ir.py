@@ -41,7 +41,7 @@ def prepared(source, tmp_path_factory):
 
 @pytest.fixture
 def tiny(tmp_path):
-    """One patient, one image, with temperatures, and where to prepare her."""
+    """One patient, one image, with temperatures, and where to prepare it."""
     root = phantom.write_phantom(tmp_path / "tiny", patients=1, temperatures=True)
     return root, tmp_path / "prepared"
 

@@ -94,8 +94,8 @@ def train_rows(
     process_count: int = 1,
 ) -> Rows:
     """This process's part of training batch `step`; B = batch_size / process_count."""
-    mine = process_slots(batch_size, process_index=process_index, process_count=process_count)
     index = batch_indices(num_rows, batch_size, seed=seed, step=step)
+    mine = process_slots(batch_size, process_index=process_index, process_count=process_count)
     return _rows(index, np.ones(batch_size, np.float32), mine)
 
 
@@ -105,10 +105,10 @@ def eval_rows(
     """This process's part of evaluation batch `step`; padding repeats row 0 with mask 0."""
     if not 0 <= step < num_eval_batches(num_rows, batch_size):
         raise ValueError(f"no evaluation batch {step}: {num_rows} rows, batch size {batch_size}")
-    mine = process_slots(batch_size, process_index=process_index, process_count=process_count)
     index = np.arange(step * batch_size, (step + 1) * batch_size)
-    real = index < num_rows
-    return _rows(np.where(real, index, 0), real.astype(np.float32), mine)
+    mask = (index < num_rows).astype(np.float32)
+    mine = process_slots(batch_size, process_index=process_index, process_count=process_count)
+    return _rows(np.where(mask, index, 0), mask, mine)
 
 
 def process_slots(batch_size: int, *, process_index: int, process_count: int) -> slice:

@@ -13,9 +13,7 @@ from thermo_jax.data.data_report import Oddity, Reading
 from thermo_jax.data.thermogram import Thermogram, split_name
 from thermo_jax.errors import MissingFileError, UserError
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg"})
 MATRIX_SUFFIX = ".txt"
-DIAGNOSIS_PAGES = frozenset({"description.html", "description.htm"})
 DIAGNOSIS_TABLE = "id_diagnosis.csv"
 
 
@@ -65,13 +63,15 @@ def list_files(root: str | os.PathLike) -> FileListing:
     ]
     for path in sorted(paths, key=lambda path: path.relative_to(root).parts):
         name, suffix = path.name.lower(), path.suffix.lower()
-        if name in DIAGNOSIS_PAGES:
+        if name in ("description.html", "description.htm"):
             files.pages.append(path)
         elif name == DIAGNOSIS_TABLE:
             files.tables.append(path)
         elif suffix == ".json" and "instances" in name and path.parent == root:
             files.annotations.append(path)
-        elif suffix in IMAGE_SUFFIXES or suffix == MATRIX_SUFFIX and not name.startswith("readme"):
+        elif suffix in (".jpg", ".jpeg") or (
+            suffix == MATRIX_SUFFIX and not name.startswith("readme")
+        ):
             files.pixels.append(path)
         else:
             files.others.append(path)
