@@ -69,9 +69,9 @@ def list_files(root: str | os.PathLike) -> FileListing:
             files.tables.append(path)
         elif suffix == ".json" and "instances" in name and path.parent == root:
             files.annotations.append(path)
-        elif suffix in (".jpg", ".jpeg") or (
-            suffix == MATRIX_SUFFIX and not name.startswith("readme")
-        ):
+        elif suffix == MATRIX_SUFFIX and name.startswith("readme"):
+            files.others.append(path)
+        elif suffix in (".jpg", ".jpeg", MATRIX_SUFFIX):
             files.pixels.append(path)
         else:
             files.others.append(path)
