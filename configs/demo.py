@@ -30,7 +30,7 @@ def get_config(argument: str = "") -> ConfigDict:
 def _build(_: str) -> ConfigDict:
     config = ConfigDict()
     # The program: the three stages below, one after the other, in subfolders of the workdir.
-    config.task = "demo"  # the program
+    config.task = "demo"
     config.stages = ConfigDict()
     # Each stage is a complete configuration of its own.
     config.stages.encoder = encoder.get_config("heat,phantom")

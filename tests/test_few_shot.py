@@ -96,7 +96,7 @@ def test_a_run_that_would_deal_its_patients_anew_is_refused_and_stays_as_it_is(
     (workdir / "encoder" / "checkpoints").mkdir(parents=True)
     Split(frozenset({"0001"}), frozenset(), frozenset()).save(workdir / "split.json")
     before = contents(workdir)
-    with pytest.raises(ValueError, match="split.json deals the patients otherwise"):
+    with pytest.raises(ValueError, match="split.json divides the patients differently"):
         main.run(config, workdir)
     assert contents(workdir) == before
 

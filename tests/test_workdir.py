@@ -189,7 +189,7 @@ def test_a_demo_whose_last_stage_is_refused_changes_nothing(tmp_path):
     (stage / "checkpoints" / "5").mkdir(parents=True)
     before = contents(workdir)
     config.stages.segment.seed = 3
-    with pytest.raises(ValueError, match="segment holds .*config.seed was 0, is 3"):
+    with pytest.raises(ValueError, match="segment contains .*config.seed was 0, is 3"):
         main.run(config, workdir)
     assert contents(workdir) == before
 

@@ -11,7 +11,7 @@ from thermo_jax.inference.predictor import load_models
 from thermo_jax.programs import settings
 from thermo_jax.programs.workdir import check_workdir, print_results, write_config
 
-KNOWN_PLATFORMS = ("cpu", "cuda", "rocm", "tpu")  # JAX's words
+KNOWN_PLATFORMS = ("cpu", "cuda", "rocm", "tpu")  # as JAX names them
 
 
 def run(config: ConfigDict, workdir: str | Path) -> dict[str, list[str]]:
@@ -35,8 +35,7 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, list[str]]:
 
 
 def _platforms(config: ConfigDict) -> tuple[str, ...]:
-    unknown = sorted(set(config.platforms) - set(KNOWN_PLATFORMS))
-    if unknown or not config.platforms:
+    if not config.platforms or not set(config.platforms) <= set(KNOWN_PLATFORMS):
         raise UserError(
             f"config.platforms={tuple(config.platforms)!r} must be among "
             f"{', '.join(KNOWN_PLATFORMS)} (a GPU is cuda or rocm)"
