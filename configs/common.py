@@ -60,6 +60,9 @@ RULES: dict[str, Rule] = {
     "train.epochs": _COUNT,
     "train.learning_rate": _POSITIVE,
     "train.patience": _NOT_NEGATIVE,
+    # of conversions and exports
+    "direction": _one_of(("import", "export")),
+    "format": _one_of(("stablehlo", "onnx")),
     # of studies
     "batch_size": _COUNT,
     "downscale": _COUNT,

@@ -45,7 +45,10 @@ def caveat(seen):
         for i, p in enumerate(PATIENTS)
     ]
     dataset = Dataset(
-        records=records, settings=DataSettings(root="", type="heat"), read=None, write_report=None
+        records=records,
+        settings=DataSettings(root="", type="heat"),
+        read_pixels=None,
+        write_report=None,
     )
     meta = {"data_fingerprint": dataset.fingerprint, "seen_patients": list(seen)}
     return encoder_caveat(meta, dataset=dataset, test_patients={"0003"})

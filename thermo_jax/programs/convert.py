@@ -20,7 +20,6 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from thermo_jax.data import radiometry
 from thermo_jax.data.examples import IMAGE_SHAPES, downscaled_size
 from thermo_jax.errors import MissingFileError, UserError
 from thermo_jax.evaluation import results
@@ -53,12 +52,8 @@ Weights = dict[str, np.ndarray]
 def run(config: ConfigDict, workdir: str | Path) -> dict[str, list[str]]:
     """Converts one model; returns {"files": [the path of the written file]}."""
     config = settings.resolve(config)
-    directions = {"import": _import, "export": _export}
-    if config.direction not in directions:
-        raise UserError(
-            f"config.direction={config.direction!r} must be one of {', '.join(directions)}"
-        )
-    return {"files": [str(directions[config.direction](config, workdir))]}
+    convert = _import if config.direction == "import" else _export
+    return {"files": [str(convert(config, workdir))]}
 
 
 # --------------------------------------------------------------------------------------------------
@@ -137,7 +132,6 @@ def _decoder(weights: Weights, config: ConfigDict) -> tuple[dict, dict, dict]:
             f"{config.weights} contains a decoder: give --config.encoder.workdir=<workdir of the "
             "encoder that it uses>; import the encoder first"
         )
-    radiometry.find_colormap(config.colormap)
     encoder, encoder_meta = load_encoder(
         config.encoder.workdir, like=lambda meta: FrozenEncoder.abstract(meta["encoder"]).variables
     )

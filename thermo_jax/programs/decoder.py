@@ -18,6 +18,7 @@ from thermo_jax.data.dataset import PAPER, Dataset, SplitSettings, check_not_emp
 from thermo_jax.data.examples import Examples
 from thermo_jax.data.splits import Split
 from thermo_jax.data.thermogram import GRAY_SHAPE
+from thermo_jax.models.frozen import FrozenEncoder
 from thermo_jax.programs import decoder_results, settings
 from thermo_jax.programs.frozen_encoder import encoder_caveat, own_encoder
 from thermo_jax.programs.workdir import (
@@ -66,14 +67,11 @@ def run(
         workdir, config, dataset=dataset, split=split, examples=examples, sets=sets
     )
     # ---------------------------------------------------------- latents on the devices, if they fit
-    latents = encoder.latents(examples.columns["images"].shape[1:])
     placed, resident = place(
         examples,
         sets,
         target=TARGETS[config.task],
-        encode=partial(train_decoder.encode_step, encoder=encoder.module),
-        variables=encoder.variables,
-        latents=latents,
+        encoder=encoder,
         batch_size=plan.batch_size,
         placement=placement,
     )
@@ -87,7 +85,8 @@ def run(
         **head,
     )
     tx = train_decoder.make_optimizer(config.train.learning_rate)
-    create_state = partial(train_decoder.create_state, decoder, tx=tx, latents_shape=latents.shape)
+    shape = encoder.latents(examples.columns["images"].shape[1:]).shape
+    create_state = partial(train_decoder.create_state, decoder, tx=tx, latents_shape=shape)
     state = initialise(create_state, rng=jax.random.key(config.seed), frozen=encoder.variables)
     models = {"encoder": encoder.module, "decoder": decoder}
     map_step = partial(placement.map_step, resident=resident)
@@ -196,9 +195,7 @@ def place(
     sets: Mapping[str, np.ndarray],
     *,
     target: str,
-    encode: Callable,
-    variables: dict,
-    latents: jax.ShapeDtypeStruct,
+    encoder: FrozenEncoder,
     batch_size: int,
     placement: Placement,
 ) -> tuple[dict[str, ExampleSet], bool]:
@@ -211,12 +208,10 @@ def place(
       examples: the table to which the rows in `sets` belong. The devices receive the whole table,
         so that all runs of a study compile for the same size, however few patients they train on.
       target: the column that a decoder learns.
-      encode: `encode(variables, batch)` gives the latents of a batch on one device.
-      latents: shape and type of one example's latents.
     """
     targets = {target: examples.columns[target]}
     images = {"images": examples.columns["images"]}
-    count = padded_rows(len(examples))
+    latents, count = encoder.latents(images["images"].shape[1:]), padded_rows(len(examples))
     num_bytes = count * int(np.prod(latents.shape)) * latents.dtype.itemsize
     if not placement.fits(num_bytes + table_bytes(targets), "The latents"):
         placed, resident = placement.place(images | targets, sets)
@@ -228,11 +223,12 @@ def place(
         return placed, resident
     logging.info("Encoding %d images once (%.2f GB).", len(examples), num_bytes / 1e9)
     parallel = placement.parallel
+    encode = partial(train_decoder.encode_step, encoder=encoder.module)
     with timeline.part("data"):
         column = passes.fill(
             parallel.zeros((count, *latents.shape), latents.dtype),
             placement.map_step(encode, role="fill", resident=True),
-            parallel.replicate(variables),
+            parallel.replicate(encoder.variables),
             images,
             batch_size=batch_size,
             parallel=parallel,

@@ -139,27 +139,20 @@ def encoder_caveat(meta: dict, *, dataset: Dataset, test_patients: set[str]) -> 
     """A warning for readers of the results about the encoder's patients; "" in an honest run."""
     if "kind" in meta:
         return {"random": "random weights, frozen", "none": "none: raw pixels"}[meta["kind"]]
-    seen = seen_by_encoder(meta, dataset=dataset, patients=test_patients)
-    caveats = []
+    seen, caveats = seen_by_encoder(meta, dataset=dataset, patients=test_patients), []
     if seen is None:
+        caveats.append("pretrained on other data: whether it saw test patients is not known")
+    else:
+        if seen:
+            caveats.append(f"transductive: it saw {len(seen)} test patients unlabelled")
+        if saw_unknown_patients(meta, dataset=dataset):
+            caveats.append("it saw images of unknown patients, who may be test patients")
+    if caveats:
         logging.warning(
-            "The encoder was pretrained on other data, or its files have changed: whether it saw "
-            "this run's test patients is not known."
+            "The encoder: %s. To avoid this, pretrain an encoder on the same data, with the same "
+            "config.split and with config.split.protocol='honest'.",
+            "; ".join(caveats),
         )
-        return "pretrained on other data: whether it saw test patients is not known"
-    if seen:
-        logging.warning(
-            "The encoder was pretrained on %d of this run's test patients (without labels): the "
-            "results are transductive. Give both runs the same config.split to avoid it.",
-            len(seen),
-        )
-        caveats.append(f"transductive: it saw {len(seen)} test patients unlabelled")
-    if saw_unknown_patients(meta, dataset=dataset):
-        logging.warning(
-            "The encoder was also pretrained on images of unknown patients (without labels), who "
-            "may be test patients: pretrain it again with config.split.protocol='honest'."
-        )
-        caveats.append("it saw images of unknown patients, who may be test patients")
     return "; ".join(caveats)
 
 

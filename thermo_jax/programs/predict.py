@@ -14,7 +14,6 @@ import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
 
-from thermo_jax.data import radiometry
 from thermo_jax.errors import UserError
 from thermo_jax.evaluation import results
 from thermo_jax.evaluation.tables import PrintedTable
@@ -41,7 +40,6 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
     models = settings.paths(config, "models")
     if not config.input:
         raise UserError("config.input is empty: give --config.input=<a thermogram or a folder>")
-    radiometry.find_colormap(config.colormap)
     _check_unused(workdir, thermograms=config.input)
     workdir = check_workdir(workdir, config)
     predictor = Predictor(models, batch_size=config.batch_size, dtype=config.model.dtype)

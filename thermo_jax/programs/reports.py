@@ -27,9 +27,9 @@ from thermo_jax.training import timeline
 
 INTERVALS = "In brackets: 95 % intervals; patients, not images, are resampled."
 ABSENT = (
-    "Means are over the classes present in truth or prediction: a class that is only predicted "
-    "counts 0, a class absent from both is not counted. HD95 is the mean over the images that have "
-    "the region in both."
+    "Means run over the classes present in truth or prediction: a class that is only predicted "
+    "counts 0, one absent from both is left out. HD95 is the mean over the images that have the "
+    "region in both."
 )
 CAPTIONS = {
     "segmentation": "Thermogram, truth, prediction and error of the first test images.",

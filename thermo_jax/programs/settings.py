@@ -48,11 +48,12 @@ def check_fields(config: ConfigDict) -> None:
         for full_name, single in values.items():
             if not is_valid(single):
                 raise UserError(f"config.{full_name}={single!r} must be {expected}")
-    if "colormap" in config.get("data", {}):
-        try:
-            find_colormap(config.data.colormap)
-        except ValueError as error:
-            raise UserError(f"config.data.colormap: {error}") from error
+    for name, fields in (("data.colormap", config.get("data", {})), ("colormap", config)):
+        if "colormap" in fields:
+            try:
+                find_colormap(fields.colormap)
+            except ValueError as error:
+                raise UserError(f"config.{name}: {error}") from error
 
 
 def check_chosen(config: ConfigDict, field: str, known: Collection[str]) -> None:
