@@ -17,11 +17,11 @@ def get_config(argument: str = "") -> ConfigDict:
     """The configuration of a preset such as "G/H"."""
     return common.parse_preset(
         argument,
+        build=_build,
+        file="classify.py",
         choices=common.ROWS,
         default="H/H",
         options={"phantom": common.phantom},
-        build=_build,
-        file="classify.py",
     )
 
 

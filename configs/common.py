@@ -1,7 +1,8 @@
-"""What all configurations share: the fields, one comment above each, and the strict presets."""
+"""What configurations share: fields, the rules for their values, and the parser of presets."""
 
 import difflib
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -59,6 +60,9 @@ RULES: dict[str, Rule] = {
     "train.epochs": _COUNT,
     "train.learning_rate": _POSITIVE,
     "train.patience": _NOT_NEGATIVE,
+    # of conversions and exports
+    "direction": _one_of(("import", "export")),
+    "format": _one_of(("stablehlo", "onnx")),
     # of studies
     "batch_size": _COUNT,
     "downscale": _COUNT,
@@ -79,15 +83,24 @@ RULES: dict[str, Rule] = {
 
 
 def base(task: str, *, data_type: str) -> ConfigDict:
-    """Fields that every training run has."""
+    """Fields of every program that runs a model on the images of a data set."""
     config = ConfigDict()
-    # What to run: "encoder", "classify", "segment", "demo" or "data_report".
+    # The program, set by the configuration file: one of `thermo_jax.main.TASKS`.
     config.task = task
     # Seed of initial weights, patch positions and the order of images.
     config.seed = 0
     config.data = data(data_type)
     config.split = split()
     config.parallel = parallel()
+    config.model = ConfigDict()
+    # Type in which layers are computed: "float32", "tensorfloat32" (float32 arrays, but an
+    # accelerator rounds the factors of products: models/precision.py), "bfloat16", or "auto"
+    # (bfloat16, but float32 on CPUs and on NVIDIA's GPUs before Ampere). Parameters, statistics,
+    # losses, the patch sampler and k-means always use float32.
+    config.model.dtype = "auto"
+    # How layers are computed: "auto" (by platform), "native" (XLA's own, as on TPUs), "cpu", "gpu"
+    # (models/operations.py). Results differ by rounding only.
+    config.model.conv = "auto"
     return config
 
 
@@ -118,9 +131,9 @@ def data(data_type: str) -> ConfigDict:
     config.loader = "tf.data"
     # Folder of prepared (TFDS) data; "" = ~/.cache/thermo_jax, or $THERMO_JAX_CACHE_DIR.
     config.prepared_dir = ""
-    # A control: the diagnoses are dealt anew among the patients, at random by config.seed, which
-    # an encoder and its decoders must then share. Nothing can be learned; the results say how far
-    # from 0.5 an AUROC may fall by chance.
+    # A control experiment: True permutes the diagnoses among the patients, at random by
+    # config.seed, which an encoder and its decoders must then share. Nothing can be learned; the
+    # results show how far from 0.5 an AUROC can be by chance.
     config.shuffle_labels = False
     # root="phantom" only: number of synthetic patients, half of them sick.
     config.phantom_patients = 40
@@ -130,24 +143,25 @@ def data(data_type: str) -> ConfigDict:
 def split() -> ConfigDict:
     """Which patients train, validate and test. Runs with equal fields share their test patients."""
     config = ConfigDict()
-    # Patients are dealt to this many folds, stratified by diagnosis and annotation.
+    # Patients are divided into this many folds, stratified by diagnosis and annotation.
     config.folds = 5
     # The fold that is the test set.
     config.fold = 0
-    # Share of the other patients that validate (choose the epoch and the threshold). In every
-    # program a decoder has 0.2 and an encoder 0.3, the paper's 70:30.
+    # Share of the other patients that validate: they choose the epoch and the threshold. The
+    # default is 0.2 for decoders and 0.3 for encoders, which is the paper's 70:30.
     config.val_fraction = 0.2
     # Seed of the split.
     config.seed = 0
-    # A split.json, as every run leaves one in its workdir, to be used instead of dealing anew.
+    # Path of a split.json, which every run writes to its workdir; its sets of patients are used
+    # instead of a new division. "" = none.
     config.file = ""
     # "honest": validation patients choose the epoch, the encoder sees no test patient.
     # "transductive": the encoder sees test patients, too, without labels.
     # "paper": the published protocol, optimistic: the encoder sees every image, and the test set
     # chooses the epoch.
     config.protocol = "honest"
-    # Train a decoder on so many patients only, 0 = all; config.seed chooses them, and more of them
-    # include the fewer.
+    # The number of patients that train a decoder, 0 = all. config.seed chooses them; a larger
+    # number includes the patients of a smaller one.
     config.max_train_patients = 0
     return config
 
@@ -155,7 +169,7 @@ def split() -> ConfigDict:
 def report() -> ConfigDict:
     """How results are summarised."""
     config = ConfigDict()
-    # Times that patients are resampled for the 95 % intervals.
+    # How often patients are resampled for the 95 % intervals.
     config.bootstrap = 1000
     # Seed of the resampling.
     config.seed = 0
@@ -166,7 +180,7 @@ def stages(config: ConfigDict, **parts: ConfigDict) -> None:
     """Adds `config.stages`: runs whose common fields are set once for all of them."""
     config.data = data("heat")
     config.split = split()
-    # In place of split.val_fraction, for encoders: the decoders' validation patients and more.
+    # For encoders, instead of split.val_fraction: the decoders' validation patients and others.
     config.encoder_val_fraction = ENCODER_VAL_FRACTION
     config.parallel = parallel()
     config.report = report()
@@ -184,7 +198,7 @@ def stages(config: ConfigDict, **parts: ConfigDict) -> None:
             if "encoder" in part:
                 del part.encoder.type, part.encoder.workdir
         config.stages[name] = part
-    # Set for each stage.
+    # `programs/stages.stage_config` sets these for each stage.
     del config.data.type, config.data.downscale
     del config.split.fold, config.split.file, config.split.max_train_patients
 
@@ -192,16 +206,16 @@ def stages(config: ConfigDict, **parts: ConfigDict) -> None:
 def parallel() -> ConfigDict:
     """How a step is spread over devices."""
     config = ConfigDict()
-    # "pmap" or "shard_map": the same result through another wrapper.
+    # "pmap" or "shard_map": which function of JAX runs a step on all devices; the result is equal.
     config.mode = "pmap"
     # Number of devices to use, 0 = all.
     config.devices = 0
     # Images, or a frozen encoder's latents, are kept on every device if they take at most this many
     # GB; else images are streamed and encoded in every step. -1 = 35 % of the device's memory.
     config.resident_gb = -1.0
-    # At most so many steps are given to the devices at once (of images kept there); 0 = 1 on the
-    # CPU, 50 elsewhere. If these are several, an evaluation is one dispatch, too. Metrics are read,
-    # and a stop is obeyed, between dispatches.
+    # The most training steps that the devices receive in one dispatch, if images are kept there;
+    # 0 = 1 on the CPU, 50 elsewhere. With more than 1, a whole evaluation is one dispatch, too.
+    # Metrics are read, and a signal to stop is obeyed, between dispatches.
     config.steps_per_dispatch = 0
     return config
 
@@ -211,15 +225,14 @@ def train(*, batch_size: int, epochs: int, patience: int, learning_rate: float) 
     config = ConfigDict()
     # Images in a batch, over all devices.
     config.batch_size = batch_size
-    # At most this many epochs; one is max(ceil(images / batch_size), 5) full batches.
+    # The most epochs. An epoch has max(ceil(images / batch_size), 5) full batches.
     config.epochs = epochs
-    # Stop after so many epochs without a better validation loss, 0 = never.
+    # Stop after this many epochs without a better validation loss, 0 = never.
     config.patience = patience
     # Step size of the optimiser.
     config.learning_rate = learning_rate
-    # Minutes between checkpoints; 0 saves after every epoch. Until the next save, the best model is
-    # kept on the devices. It is saved at the end and after SIGTERM; a run that is killed loses it,
-    # and trains again from its last checkpoint.
+    # Minutes between checkpoints; 0 saves after every epoch, and the end of training and SIGTERM
+    # always save. A run that is killed continues from its last checkpoint.
     config.checkpoint_minutes = 1.0
     return config
 
@@ -234,21 +247,12 @@ def decoder(task: str, *, preset: str) -> ConfigDict:
     config.encoder.workdir = ""
     # Data type the encoder was trained on: "gray" or "heat".
     config.encoder.type = encoder_type
-    # "pretrained"; or, to compare with, "random" (frozen initial weights) or "none" (raw pixels).
+    # "pretrained"; or, for comparison, "random" (frozen initial weights) or "none" (raw pixels).
     config.encoder.kind = "pretrained"
-    # Channels of the first block, for kind "random"; a pretrained encoder knows its own.
+    # Channels of the first block, for kind "random"; a pretrained encoder's file specifies its own.
     config.encoder.num_kernels = 16
-    config.model = ConfigDict()
     # Channels of the U-Net's first stage; 64 is the published size.
     config.model.unet_width = 64
-    # Compute type of the layers: "float32", "tensorfloat32" (the same arrays, but an accelerator
-    # rounds what it multiplies: models/precision.py), "bfloat16", or "auto" (bfloat16, but float32
-    # on CPUs and on NVIDIA's GPUs before Ampere).
-    # Parameters, statistics, losses and the patch sampler are float32 always.
-    config.model.dtype = "auto"
-    # How layers are computed: "auto" (by platform), "native" (XLA's own, as on TPUs), "cpu", "gpu"
-    # (models/operations.py). Results differ by rounding only.
-    config.model.conv = "auto"
     return config
 
 
@@ -265,18 +269,21 @@ def phantom(config: ConfigDict) -> None:
 def parse_preset(
     argument: str | None,
     *,
-    choices: tuple[str, ...],
-    default: str,
-    options: Mapping[str, Callable[[ConfigDict], None]],
     build: Callable[[str], ConfigDict],
     file: str,
+    choices: Sequence[str] = (),
+    default: str = "",
+    options: Mapping[str, Callable[[ConfigDict], None]] = MappingProxyType({}),
 ) -> ConfigDict:
     """A configuration from what follows the colon in `--config=FILE:CHOICE,OPTION,...`.
 
     Args:
-      argument: the text after the colon; "" or None takes the default choice.
-      choices: mutually exclusive words, given to `build`.
-      options: words that change the built configuration.
+      argument: the text after the colon.
+      build: makes the configuration of a choice.
+      file: the name of the configuration file, for error messages.
+      choices: words of which at most one is allowed.
+      default: the choice if `argument` contains none.
+      options: words that change the configuration, in any number.
     Raises:
       UserError: an unknown word, or two choices.
     """

@@ -9,7 +9,7 @@
 
 Presets: `import` (default) or `export`. An imported encoder can be given to classify.py, segment.py
 and cluster.py, an imported decoder to predict.py and export.py. Files are state dicts, as
-torch.save writes them; nothing in them is run. Needs PyTorch: `pip install 'thermo_jax[torch]'`.
+torch.save writes them; code in them is never run. Needs PyTorch: `pip install 'thermo_jax[torch]'`.
 """
 
 from ml_collections import ConfigDict
@@ -20,19 +20,13 @@ from thermo_jax.configs import common
 def get_config(argument: str = "") -> ConfigDict:
     """The configuration of a preset: "import" or "export"."""
     return common.parse_preset(
-        argument,
-        choices=("import", "export"),
-        default="import",
-        options={},
-        build=_build,
-        file="convert.py",
+        argument, build=_build, file="convert.py", choices=("import", "export"), default="import"
     )
 
 
 def _build(direction: str) -> ConfigDict:
     config = ConfigDict()
-    # What to run.
-    config.task = "convert"
+    config.task = "convert"  # the program
     # "import" or "export": set by the preset.
     config.direction = direction
     if direction == "export":

@@ -1,4 +1,4 @@
-"""Says what is in a folder of thermograms, and everything odd about it; trains nothing.
+"""Reports what a folder of thermograms contains and what is unusual there; trains nothing.
 
     python -m thermo_jax.main --config=configs/data_report.py --workdir=runs/data_report \
         --config.data.root=/data/dmr-ir
@@ -12,18 +12,12 @@ from thermo_jax.configs import common
 def get_config(argument: str = "") -> ConfigDict:
     """The configuration; its only preset is "phantom"."""
     return common.parse_preset(
-        argument,
-        choices=(),
-        default="",
-        options={"phantom": common.phantom},
-        build=_build,
-        file="data_report.py",
+        argument, build=_build, file="data_report.py", options={"phantom": common.phantom}
     )
 
 
 def _build(_: str) -> ConfigDict:
     config = ConfigDict()
-    # What to run.
-    config.task = "data_report"
+    config.task = "data_report"  # the program
     config.data = common.data("heat")
     return config

@@ -16,6 +16,8 @@ def get_config(argument: str = "") -> ConfigDict:
     """The configuration of a preset such as "gray,no_recon"."""
     return common.parse_preset(
         argument,
+        build=_build,
+        file="encoder.py",
         choices=("gray", "heat"),
         default="heat",
         options={
@@ -23,8 +25,6 @@ def get_config(argument: str = "") -> ConfigDict:
             "no_contrastive": _no_contrastive,
             "phantom": common.phantom,
         },
-        build=_build,
-        file="encoder.py",
     )
 
 
@@ -32,24 +32,15 @@ def _build(data_type: str) -> ConfigDict:
     config = common.base("encoder", data_type=data_type)
     config.split.val_fraction = common.ENCODER_VAL_FRACTION  # the paper's 70:30
 
-    config.model = ConfigDict()
     # Channels of the first block, doubled three times: 16 gives 128 latents.
     config.model.num_kernels = 16
     # Side of the reconstructed patches, pixels, odd.
     config.model.patch_size = 5
-    # Compute type of the layers: "float32", "tensorfloat32" (the same arrays, but an accelerator
-    # rounds what it multiplies: models/precision.py), "bfloat16", or "auto" (bfloat16, but float32
-    # on CPUs and on NVIDIA's GPUs before Ampere).
-    # Parameters, statistics, losses and the patch sampler are float32 always.
-    config.model.dtype = "auto"
-    # How layers are computed: "auto" (by platform), "native" (XLA's own, as on TPUs), "cpu", "gpu"
-    # (models/operations.py). Results differ by rounding only.
-    config.model.conv = "auto"
 
     config.loss = ConfigDict()
-    # Weight of the contrastive loss; reconstruction weighs 1 less it.
+    # Weight of the contrastive loss, from 0 to 1; the reconstruction loss has the remaining weight.
     config.loss.contrastive_weight = 0.01
-    # "paper" (one log per image) or "nt_xent" (the textbook's, one log per anchor).
+    # "paper" (one logarithm per image) or "nt_xent" (the usual one, a logarithm per anchor).
     config.loss.form = "paper"
     # Temperature of the similarities.
     config.loss.temperature = 0.5

@@ -5,8 +5,8 @@
 
 Presets: `stablehlo` (default), which runs wherever JAX does, or `onnx` (`pip install
 'thermo_jax[onnx]'`), which onnxruntime and others run. The weights and the frozen encoder are
-inside; a .json beside each file says what goes in and what comes out. An ONNX file is written only
-if onnxruntime gives what JAX gives, to 1e-4. Takes some seconds a model.
+inside; a .json beside each file describes its inputs and outputs. An ONNX file is written only if
+onnxruntime's results agree with JAX's to 1e-4. A model takes some seconds.
 """
 
 from ml_collections import ConfigDict
@@ -17,25 +17,20 @@ from thermo_jax.configs import common
 def get_config(argument: str = "") -> ConfigDict:
     """The configuration of a preset: "stablehlo" or "onnx"."""
     return common.parse_preset(
-        argument,
-        choices=("stablehlo", "onnx"),
-        default="stablehlo",
-        options={},
-        build=_build,
-        file="export.py",
+        argument, build=_build, file="export.py", choices=("stablehlo", "onnx"), default="stablehlo"
     )
 
 
 def _build(file_format: str) -> ConfigDict:
     config = ConfigDict()
-    # What to run.
-    config.task = "export"
+    config.task = "export"  # the program
     # "stablehlo" or "onnx": set by the preset.
     config.format = file_format
-    # Workdirs of trained decoders, joined by commas; a folder above several gives all of them.
+    # Workdirs of trained decoders, separated by commas; a folder that contains several stands for
+    # all of them.
     config.models = ""
     if file_format == "stablehlo":
-        # Where the files shall run: any of "cpu", "cuda", "rocm" and "tpu".
+        # Where the files can run: any of "cpu", "cuda", "rocm" and "tpu".
         config.platforms = ("cpu", "cuda", "tpu")
         config.model = ConfigDict()
         # Compute type of the files: "float32", "tensorfloat32" or "bfloat16".

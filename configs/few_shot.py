@@ -16,18 +16,17 @@ def get_config(argument: str = "") -> ConfigDict:
     """The configuration of a preset such as "heat,phantom"."""
     return common.parse_preset(
         argument,
+        build=_build,
+        file="few_shot.py",
         choices=("gray", "heat"),
         default="heat",
         options={"phantom": common.phantom, "smoke": _smoke},
-        build=_build,
-        file="few_shot.py",
     )
 
 
 def _build(data_type: str) -> ConfigDict:
     config = ConfigDict()
-    # What to run.
-    config.task = "few_shot"
+    config.task = "few_shot"  # the program
     # Seed of the encoder, and the first of the segmenters'.
     config.seed = 0
     # Data type of the images: "gray" or "heat".

@@ -4,13 +4,12 @@
         --config.input=/data/my_thermograms --config.models=runs/classify,runs/segment
 
 Reads JPEG, PNG, TIFF, and temperatures in degrees C (txt, csv, npy, floating-point TIFF; FLIR
-radiometric JPEG with `pip install 'thermo_jax[flir]'`) of any size. Files of one folder and one
-name are one thermogram. Patients are told by file names (T0001.1.1.S.2012-10-08.00.txt) or folders
-(0001, patient 1): a patient's probability is the mean over her thermograms, but for those whose
-names tell a view, or a mirrored copy, that a classifier was not trained on; her page shows them
-all; a thermogram that tells no patient stands alone. A file that cannot be read is told in
-predictions.csv; the rest goes on.
-Takes about a second a thermogram on a CPU at full resolution.
+radiometric JPEG with `pip install 'thermo_jax[flir]'`) of any size. Files with the same folder and
+name are one thermogram. The names of files (T0001.1.1.S.2012-10-08.00.txt) or folders (0001,
+patient 1) identify the patients. A patient's probability is the mean over their thermograms,
+without the views and mirrored copies that a classifier was not trained on; the patient's page shows
+all. A thermogram without a patient is reported separately. A file that cannot be read is listed in
+predictions.csv, and the others are still processed. A thermogram takes about a second on a CPU.
 """
 
 from ml_collections import ConfigDict
@@ -20,29 +19,24 @@ from thermo_jax.configs import common
 
 def get_config(argument: str = "") -> ConfigDict:
     """The configuration; there are no presets."""
-    return common.parse_preset(
-        argument, choices=(), default="", options={}, build=_build, file="predict.py"
-    )
+    return common.parse_preset(argument, build=_build, file="predict.py")
 
 
 def _build(_: str) -> ConfigDict:
     config = ConfigDict()
-    # What to run.
-    config.task = "predict"
+    config.task = "predict"  # the program
     # A thermogram, or a folder of them (subfolders are searched).
     config.input = ""
-    # Workdirs of trained decoders, joined by commas; a folder above several (a table1 run's, say)
-    # gives all of them. Those of one task are an ensemble: their mean is the answer.
+    # Workdirs of trained decoders, separated by commas; a folder that contains several (such as a
+    # table1 run) stands for all of them. Predictions of decoders of one task are averaged.
     config.models = ""
-    # Thermograms computed at once.
+    # Thermograms in a batch.
     config.batch_size = 8
     # Whether to draw an overlay of every thermogram and write a page of every patient.
     config.reports = True
     # matplotlib colour map of temperatures in the reports.
     config.colormap = "inferno"
     config.model = ConfigDict()
-    # Compute type: "float32", "tensorfloat32" (the same arrays, but an accelerator
-    # rounds what it multiplies: models/precision.py), "bfloat16", or "auto" (bfloat16, but float32
-    # on CPUs and on NVIDIA's GPUs before Ampere).
+    # Type in which layers are computed; configs/common.py lists the choices.
     config.model.dtype = "auto"
     return config

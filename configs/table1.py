@@ -18,30 +18,24 @@ from thermo_jax.configs import classify, common, encoder, segment
 def get_config(argument: str = "") -> ConfigDict:
     """The configuration of a preset such as "paper"."""
     return common.parse_preset(
-        argument,
-        choices=tuple(_PRESETS),
-        default="honest",
-        options={},
-        build=_build,
-        file="table1.py",
+        argument, build=_build, file="table1.py", choices=tuple(_PRESETS), default="honest"
     )
 
 
 def _build(preset: str) -> ConfigDict:
     config = ConfigDict()
-    # What to run.
-    config.task = "table1"
+    config.task = "table1"  # the program
     # Seed of every stage's initial weights and order of images.
     config.seed = 0
     # Rows to run, as encoder/decoder.
     config.rows = common.ROWS
     # Decoders to train.
     config.tasks = ("classify", "segment")
-    # How many of split.folds are run, 0 = all.
+    # The number of split.folds that are run, 0 = all.
     config.num_folds = 0
-    # Times that patients are dealt anew, with split.seed, split.seed + 1, ...
+    # How often patients are divided into folds, with split.seed, split.seed + 1, ...
     config.repeats = 1
-    # A folder of fold files (`folds` in a workdir) to use instead of dealing patients anew.
+    # A folder of fold files (`folds` in a workdir) to use instead of a new division. "" = none.
     config.folds_dir = ""
     # Also run every row with an encoder that saw the test patients' images, without labels.
     config.transductive = False

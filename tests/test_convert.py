@@ -185,9 +185,9 @@ def test_a_damaged_file_is_named(torch, tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ([1, 2], r"weights.pty holds a list, expected a state dict"),
+        ([1, 2], r"weights.pty contains a list, expected a state dict"),
         ({"epoch": 3}, r"weights.pty: epoch is int, expected a tensor of float32"),
-        ({}, r"weights.pty is of no published model: it has no unet.inc.*, but nothing"),
+        ({}, r"weights.pty is not a published model: it contains no unet.inc.*, but nothing"),
     ],
 )
 def test_a_file_that_holds_something_else_is_refused(torch, content, message, tmp_path):
@@ -243,14 +243,14 @@ def test_a_classifier_of_another_image_size_is_refused(torch, tmp_path):
 
 def test_a_decoder_needs_its_encoder(torch, tmp_path):
     file = export_weights(save_decoder(tmp_path / "run", "segment"), tmp_path / "published")
-    with pytest.raises(ValueError, match="holds a decoder: give --config.encoder.workdir="):
+    with pytest.raises(ValueError, match="contains a decoder: give --config.encoder.workdir="):
         import_weights(file, tmp_path / "workdir")
 
 
 def test_a_workdir_that_is_in_use_is_left_alone(torch, tmp_path):
     run, _ = save_encoder(tmp_path / "run")
     file = export_weights(run, tmp_path / "published")
-    with pytest.raises(ValueError, match="run holds a trained model already: choose another"):
+    with pytest.raises(ValueError, match="run already contains a trained model: choose another"):
         import_weights(file, run)
 
 

@@ -139,7 +139,7 @@ def test_a_decoder_that_continues_keeps_the_name_of_its_encoder_where_that_is_go
 ):
     workdir = shutil.copytree(segment_run[0], tmp_path / "run")
     main.run(tiny(segment.get_config("H/H,phantom"), workdir="/nowhere"), workdir)
-    assert "/nowhere holds no encoder: the run goes on with the one" in caplog.text
+    assert "/nowhere contains no encoder: the run continues with the copy" in caplog.text
     saved = json.loads((workdir / "config.json").read_text())["config"]
     assert saved["encoder"]["workdir"] == str(encoder_run)
     page = (workdir / "report.html").read_text()
@@ -157,7 +157,7 @@ def test_a_decoder_continues_with_its_encoder_elsewhere_and_with_no_other(
     assert saved["encoder"]["workdir"] == str(moved)
     before = contents(workdir)
     config = tiny(segment.get_config("H/H,phantom"), workdir=str(other))
-    message = f"{other} holds another encoder than .*/run carries, .*then in {moved}: "
+    message = f"{other} contains another encoder than .*/run began, which came from {moved}: "
     with pytest.raises(ValueError, match=message):
         main.run(config, workdir)
     assert contents(workdir) == before
@@ -204,7 +204,7 @@ def label_map_of(root, name):
 
 def test_a_decoder_refuses_an_encoder_of_another_kind(encoder_run, tmp_path):
     config = tiny(classify.get_config("G/H,phantom"), workdir=str(encoder_run))
-    with pytest.raises(ValueError, match="holds a heat encoder.*asks for a gray.*H/H"):
+    with pytest.raises(ValueError, match="contains a heat encoder.*asks for a gray.*H/H"):
         main.run(config, tmp_path)
 
 

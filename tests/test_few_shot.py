@@ -71,7 +71,7 @@ def test_raw_pixels_need_one_data_type():
         ({"patients": ()}, "config.patients=.* give numbers of patients from 1, or 0 for all"),
         ({"patients": ("a",)}, "config.patients=.* give numbers of patients"),
         ({"type": "foo"}, "config.type='foo' must be one of gray, heat"),
-        ({"data": {"shuffle_labels": True}}, "config.data.shuffle_labels=True is a control of"),
+        ({"data": {"shuffle_labels": True}}, "config.data.shuffle_labels=True is a control for"),
         ({"batch_size": {"heat": 0}}, "config.batch_size.heat=0 must be at least 1"),
         ({"data": {"root": ""}}, "config.data.root is empty"),
         ({"downscale": {"heat": 7}}, "downscale=7 does not divide"),
@@ -96,7 +96,7 @@ def test_a_run_that_would_deal_its_patients_anew_is_refused_and_stays_as_it_is(
     (workdir / "encoder" / "checkpoints").mkdir(parents=True)
     Split(frozenset({"0001"}), frozenset(), frozenset()).save(workdir / "split.json")
     before = contents(workdir)
-    with pytest.raises(ValueError, match="split.json deals the patients otherwise"):
+    with pytest.raises(ValueError, match="split.json divides the patients differently"):
         main.run(config, workdir)
     assert contents(workdir) == before
 

@@ -53,7 +53,7 @@ def placed(tmp_path_factory):
     def get(way: str, dtype: str = "float32") -> Placed:
         config = tiny.decoder_config("segment", dtype=dtype)
         placement = Placement(parallel=parallel, dtype=dtype, resident_gb=BUDGETS_GB[way])
-        encoder = tiny.frozen_encoder("heat", dtype=dtype).module
+        encoder = tiny.frozen_encoder("heat", dtype=dtype).with_variables(state.frozen)
         with pytest.MonkeyPatch.context() as patch:
             said = []
             patch.setattr(decoder.logging, "info", lambda text, *args: said.append(text % args))
@@ -61,14 +61,12 @@ def placed(tmp_path_factory):
                 examples,
                 sets,
                 target="label_maps",
-                encode=partial(train_decoder.encode_step, encoder=encoder),
-                variables=state.frozen,
-                latents=jax.ShapeDtypeStruct((1, tiny.HEIGHT, tiny.WIDTH, 16), encoder.dtype),
+                encoder=encoder,
                 batch_size=tiny.BATCH_SIZE,
                 placement=placement,
             )
         models = {
-            "encoder": encoder,
+            "encoder": encoder.module,
             "decoder": tiny.make_decoder(config),
         }
         workdir = tmp_path_factory.mktemp(way)

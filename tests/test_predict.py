@@ -229,7 +229,7 @@ def test_what_is_done_is_kept_when_a_run_is_stopped(models, tmp_path, monkeypatc
 
 def test_results_of_two_inputs_are_not_mixed(outcome, models, tmp_path):
     write_matrix(tmp_path / "other.txt")
-    with pytest.raises(ValueError, match="holds predictions already: choose another --workdir$"):
+    with pytest.raises(ValueError, match="already contains predictions: choose another --workdir$"):
         main.run(config(tmp_path / "other.txt", models), outcome[0])
 
 
@@ -237,7 +237,7 @@ def test_a_workdir_of_another_program_is_named_and_nobody_is_told_to_remove_it(m
     write_matrix(tmp_path / "a.txt")
     trained = open_workdir(tmp_path / "trained", classify.get_config("H/H"))
     before = (trained / "config.json").read_text()
-    with pytest.raises(ValueError, match="holds a run of classify: choose another --workdir$"):
+    with pytest.raises(ValueError, match="contains a run of classify: choose another --workdir$"):
         main.run(config(tmp_path / "a.txt", models), trained)
     assert (trained / "config.json").read_text() == before
 

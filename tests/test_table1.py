@@ -187,7 +187,7 @@ def test_a_finished_stage_of_another_configuration_is_refused(finished, no_stage
     workdir, _ = finished
     config = quick()
     config.stages.classify.train.learning_rate = 1.0
-    with pytest.raises(ValueError, match=r"classify_HH holds .*train.learning_rate was 0.005"):
+    with pytest.raises(ValueError, match=r"classify_HH contains .*train.learning_rate was 0.005"):
         main.run(config, workdir)
 
 
@@ -203,7 +203,7 @@ def test_a_refused_run_changes_no_file(finished, no_stage_runs):
     before = contents(workdir)
     config = quick(seed=3)
     config.split.seed = 4
-    with pytest.raises(ValueError, match=r"encoder_heat holds .*config.seed was 0, is 3"):
+    with pytest.raises(ValueError, match=r"encoder_heat contains .*config.seed was 0, is 3"):
         main.run(config, workdir)
     config = quick()
     config.data.phantom_patients = 16
@@ -215,7 +215,7 @@ def test_a_refused_run_changes_no_file(finished, no_stage_runs):
 def test_a_disk_that_is_too_small_is_told_before_the_run(tmp_path, monkeypatch):
     usage = stages.shutil._ntuple_diskusage(10**9, 10**9, 10**3)
     monkeypatch.setattr(stages.shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(ValueError, match=r"takes .* GB of disk, and 0.0 GB are free"):
+    with pytest.raises(ValueError, match=r"needs .* GB of disk, and 0.0 GB are free"):
         stages._check_disk(list(table1.plan(quick(), tmp_path)), tmp_path)
 
 

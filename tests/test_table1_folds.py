@@ -90,7 +90,7 @@ def test_fold_files_are_dealt_anew_until_a_stage_has_begun(tmp_path):
     write_folds(config, tmp_path)
     assert Split.load(tmp_path / "folds" / "repeat0_fold0.json") != before
     (tmp_path / "repeat0_fold0" / "encoder_heat" / "checkpoints").mkdir(parents=True)
-    with pytest.raises(ValueError, match="deals the patients otherwise"):
+    with pytest.raises(ValueError, match="divides the patients differently"):
         write_folds(quick(), tmp_path)
 
 
@@ -100,6 +100,6 @@ def test_folds_of_other_data_are_refused_before_anything_is_written(tmp_path):
     before = contents(tmp_path)
     config = quick()
     config.split.seed = 5
-    with pytest.raises(ValueError, match="deals the patients otherwise"):
+    with pytest.raises(ValueError, match="divides the patients differently"):
         write_folds(config, tmp_path)
     assert contents(tmp_path) == before

@@ -171,7 +171,7 @@ def test_a_folder_that_another_task_wrote_is_refused_and_stays_as_it_is(tmp_path
     workdir = open_workdir(tmp_path / "run", other)
     before = contents(workdir)
     message = (
-        rf"{workdir} holds .*config.task was '{other.task}', is '{program}'.*another --workdir"
+        rf"{workdir} contains .*config.task was '{other.task}', is '{program}'.*another --workdir"
     )
     with pytest.raises(ValueError, match=message):
         main.run(config, workdir)
@@ -189,7 +189,7 @@ def test_a_demo_whose_last_stage_is_refused_changes_nothing(tmp_path):
     (stage / "checkpoints" / "5").mkdir(parents=True)
     before = contents(workdir)
     config.stages.segment.seed = 3
-    with pytest.raises(ValueError, match="segment holds .*config.seed was 0, is 3"):
+    with pytest.raises(ValueError, match="segment contains .*config.seed was 0, is 3"):
         main.run(config, workdir)
     assert contents(workdir) == before
 

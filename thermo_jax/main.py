@@ -1,6 +1,6 @@
 """The program: `python -m thermo_jax.main --config=configs/demo.py --workdir=runs/demo`.
 
-It parses flags and dispatches on `config.task`; everything it calls can be called from a notebook.
+It parses the flags and runs the program that `config.task` names. A notebook can call `run`.
 """
 
 import importlib
@@ -21,8 +21,8 @@ from thermo_jax.training import memory, preemption, processes, timeline, xla_fla
 _CONFIG = config_flags.DEFINE_config_file(
     "config",
     None,
-    "Configuration file, with its preset after a colon (configs/encoder.py:gray); a bare name such "
-    "as encoder:gray is looked up in the installed package. Override fields by "
+    "Configuration file, with its preset after a colon (configs/encoder.py:gray); a name without a "
+    "folder, such as encoder:gray, is one of the installed package. Fields are set by "
     "--config.train.epochs=5.",
 )
 _TRACEBACK = flags.DEFINE_bool("traceback", False, "Show where in the code an error was raised.")
@@ -44,9 +44,7 @@ TASKS = {  # config.task -> module of thermo_jax.programs
 }
 CONTINUE = ("encoder", "classify", "segment", "demo", "few_shot", "table1")
 TRAINING = ("encoder", "classify", "segment")
-_OWN_ERROR = re.compile(r"thermo_jax\.errors\.UserError: (.*)")  # of a configuration file
-_NO_FIELDS = "a --config flag names a field of a field that has none"
-EXIT_USER_ERROR, EXIT_INTERRUPTED = 2, 130  # the latter as by Ctrl-C
+EXIT_USER_ERROR, EXIT_INTERRUPTED = 2, 130  # a shell's code for Ctrl-C is 130
 
 
 def run(config: ConfigDict, workdir: str | Path) -> dict:
@@ -55,8 +53,9 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
         raise UserError(f"config.task={config.task!r} is unknown: choose one of {sorted(TASKS)}")
     if config.task not in TRAINING:
         _check_alone(config.task, workdir)
-    if config.task != "benchmark":  # which tells how long a compilation takes
-        _keep_compiled_programs()
+    # Compiled programs are kept for the next start, except where compilation is measured.
+    if config.task != "benchmark" and jax.config.jax_compilation_cache_dir is None:
+        jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "xla"))
     if jax.default_backend() == "cpu":
         memory.keep_freed_memory()
     program = importlib.import_module(f"thermo_jax.programs.{TASKS[config.task]}")
@@ -68,7 +67,7 @@ def _check_alone(task: str, workdir: str | Path) -> None:
     if jax.distributed.is_initialized() and jax.process_count() > 1:
         raise UserError(
             f"config.task={task!r} runs in one process ({', '.join(TRAINING)} run in several): "
-            "start it once, outside the launcher that started several"
+            "start it once, without the launcher that started several"
         )
     if is_remote(workdir):
         raise UserError(
@@ -77,14 +76,8 @@ def _check_alone(task: str, workdir: str | Path) -> None:
         )
 
 
-def _keep_compiled_programs() -> None:
-    """A second start of the same run takes its programs from the user's cache."""
-    if jax.config.jax_compilation_cache_dir is None:
-        jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "xla"))
-
-
 def find_config(value: str) -> str:
-    """A path stays; a bare name becomes the path of the installed configuration.
+    """Returns the path of an existing file, or of the installed configuration of that name.
 
     Raises:
       FileNotFoundError: neither exists.
@@ -94,9 +87,9 @@ def find_config(value: str) -> str:
         return value
     folder = Path(importlib.import_module("thermo_jax.configs").__path__[0])
     installed = folder / f"{Path(name).stem}.py"
-    bare = name in (installed.stem, installed.name, f"configs/{installed.name}")
+    is_name = name in (installed.stem, installed.name, f"configs/{installed.name}")
     known = sorted({p.stem for p in folder.glob("*.py")} - {"__init__", "common"})
-    if bare and installed.stem in known:
+    if is_name and installed.stem in known:
         return f"{installed}{colon}{preset}"
     raise MissingFileError(
         f"there is no configuration {name!r}; installed ones: {', '.join(known)}"
@@ -110,8 +103,8 @@ def _main(argv: list[str]) -> None:
         raise UserError("--config is missing: give one, such as --config=configs/demo.py")
     logging.set_verbosity(logging.INFO)
     logging.get_absl_handler().setFormatter(None)
-    python_logging.getLogger("jax").setLevel(python_logging.WARNING)  # it probes for TPUs aloud
-    added = xla_flags.set_for_gpus()  # first: what follows starts XLA, which then reads them
+    python_logging.getLogger("jax").setLevel(python_logging.WARNING)  # it logs its search for TPUs
+    added = xla_flags.set_for_gpus()  # before XLA starts and reads them
     processes.join()
     preemption.listen()
     if not processes.is_writer():
@@ -127,25 +120,28 @@ def _main(argv: list[str]) -> None:
 def main() -> None:
     """Entry point: a user's mistake ends with one clear line and exit code 2.
 
-    Such are the system's errors about the user's files, too. A bug shows its traceback.
+    The system's errors about the user's files count as such mistakes. A bug shows its traceback.
     """
     try:
-        argv = _with_found_config(sys.argv)
-        app.run(_main, argv=argv, flags_parser=_parse_flags)
+        app.run(_main, argv=_with_config_path(sys.argv), flags_parser=_parse_flags)
     except (UserError, OSError) as error:
         if _wants_traceback(sys.argv) or not is_users(error):
             raise
-        print(f"thermo_jax: {_describe(error)}", file=sys.stderr)
+        message = str(error)
+        if is_full_disk(error):
+            place = error.filename or f"--workdir={_WORKDIR.value} or the cache {cache_dir()}"
+            message = f"{place}: {error.strerror}. Make room, and give the same command again"
+        print(f"thermo_jax: {message}", file=sys.stderr)
         sys.exit(EXIT_USER_ERROR)
     except (preemption.Stopped, KeyboardInterrupt):
         continues = flags.FLAGS.is_parsed() and _CONFIG.value.task in CONTINUE
-        what = "the same command continues" if continues else "begin again in another --workdir"
-        print(f"thermo_jax: stopped; {what}", file=sys.stderr)
+        remedy = "the same command continues" if continues else "begin again in another --workdir"
+        print(f"thermo_jax: stopped; {remedy}", file=sys.stderr)
         sys.exit(preemption.EXIT_STOPPED if preemption.asked() and continues else EXIT_INTERRUPTED)
 
 
 def _wants_traceback(argv: list[str]) -> bool:
-    """The flag's value, also where the flags could not be parsed; the last one counts."""
+    """The value of the last --traceback flag, even if other flags could not be parsed."""
     wanted = False
     for argument in argv:
         name, equals, value = argument.lstrip("-").partition("=")
@@ -154,37 +150,32 @@ def _wants_traceback(argv: list[str]) -> bool:
     return wanted
 
 
-def _describe(error: Exception) -> str:
-    if is_full_disk(error):
-        where = error.filename or f"--workdir={_WORKDIR.value} or the cache {cache_dir()}"
-        return f"{where}: {error.strerror}. Make room, and give the same command again"
-    return str(error)
-
-
-def _with_found_config(argv: list[str]) -> list[str]:
-    found = list(argv)
+def _with_config_path(argv: list[str]) -> list[str]:
+    """The arguments, with the value of --config as a path."""
+    argv = list(argv)
     for index, argument in enumerate(argv):
         if argument == "--config" and index + 1 < len(argv):
-            found[index + 1] = find_config(argv[index + 1])
+            argv[index + 1] = find_config(argv[index + 1])
         elif argument.startswith("--config="):
-            found[index] = f"--config={find_config(argument.removeprefix('--config='))}"
-    return found
+            argv[index] = f"--config={find_config(argument.removeprefix('--config='))}"
+    return argv
 
 
 def _parse_flags(argv: list[str]) -> list[str]:
-    """absl's parser, its errors in one line."""
+    """absl's parser, with errors of one line."""
+    no_fields = "a --config flag names a field of a field that has none"
     try:
         return flags.FLAGS(argv)
-    except (AttributeError, KeyError) as error:  # a ConfigDict's: an unknown field or section
+    except (AttributeError, KeyError) as error:  # from ConfigDict: an unknown field or section
         reason = str(getattr(error.args[0], "args", error.args)[0])
         if "does not support indexing" in reason:  # --config.seed.name=x
-            raise UserError(_NO_FIELDS) from error
+            raise UserError(no_fields) from error
         raise UserError(f"config has no field {'. '.join(reason.splitlines())}") from error
     except TypeError as error:  # --config.data.root.name=x
-        raise UserError(_NO_FIELDS) from error
+        raise UserError(no_fields) from error
     except flags.Error as error:
-        # A configuration file's own error comes wrapped in its traceback.
-        own = _OWN_ERROR.findall(str(error))
+        # absl wraps an error that a configuration file raises into its traceback.
+        own = re.findall(r"thermo_jax\.errors\.UserError: (.*)", str(error))
         if not own and "Error whilst parsing config file" in str(error):
             raise  # a bug of that file
         raise UserError(own[-1] if own else str(error).splitlines()[0]) from error

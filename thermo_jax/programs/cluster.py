@@ -1,12 +1,12 @@
-"""Program "cluster": a pretrained encoder judged without a decoder.
+"""Program "cluster": evaluates a pretrained encoder without a decoder.
 
-encoder's workdir -> annotated images -> latents -> k-means of each image's own pixels -> clusters
-named by the annotations -> measures; beside it the same on raw pixel values, without an encoder.
+encoder's workdir -> annotated images -> latents -> k-means over the pixels of each image -> each
+cluster is named by the annotations -> measures; and the same for raw pixels instead of latents.
 
-The authors of CUTS segment an image in this way (Liu et al. 2022, arXiv 2209.11359). A cluster does
-not know where a pixel lies: what looks alike on both sides of the image falls into one cluster, and
-then one side of a left-right pair of classes is missed. The figures are for comparing encoders, and
-for comparing latents with raw pixels.
+The authors of CUTS segment images in this way (Liu et al. 2022, arXiv 2209.11359). Clustering does
+not use a pixel's position: similar pixels on both sides of the image become one cluster, so that
+one class of a left-right pair is missed. The results compare encoders with each other, and latents
+with raw pixels.
 """
 
 import itertools
@@ -24,51 +24,53 @@ from sklearn.cluster import KMeans
 
 from thermo_jax.data.dataset import Dataset, check_not_empty, open_dataset
 from thermo_jax.data.examples import Examples
-from thermo_jax.data.splits import Split
 from thermo_jax.data.thermogram import CLASS_NAMES
 from thermo_jax.errors import UserError
-from thermo_jax.evaluation import figures, matching, metrics, results
+from thermo_jax.evaluation import matching, metrics, results
 from thermo_jax.evaluation.report import Section
 from thermo_jax.evaluation.tables import PrintedTable
-from thermo_jax.models.operations import choose_operations
 from thermo_jax.programs import decoder_results, reports, settings
 from thermo_jax.programs.frozen_encoder import (
     open_encoder,
     saw_unknown_patients,
     seen_by_encoder,
 )
-from thermo_jax.programs.workdir import PICTURES, begin, check_workdir, print_results
+from thermo_jax.programs.workdir import PICTURES, begin, check_workdir
 from thermo_jax.training import feeding, train_decoder
-from thermo_jax.training.parallel import DataParallel
 
-PICTURED = 4  # images in a picture
 NAMED_BY = "the annotations: optimistic, not comparable with a trained segmenter"
 
 
 def run(config: ConfigDict, workdir: str | Path) -> dict:
-    """Clusters and scores; returns the results that it also writes to the workdir."""
+    """Clusters and scores; returns the results, which it also writes to the workdir."""
     config = settings.resolve(config)
     placement = settings.placement(config)
     parallel = placement.parallel
     parallel.check_batch_size(config.batch_size, field="config.batch_size")
-    operations = choose_operations(config.model.conv, platform=parallel.devices[0].platform)
+    operations = settings.operations(config, placement)
     workdir = check_workdir(workdir, config)
     encoder = open_encoder(config, workdir=config.encoder.workdir, operations=operations)
     dataset = open_dataset(settings.data_settings(config))
-    split = dataset.split(settings.split_settings(config)) if config.only_test else None
-    examples = _annotated(dataset, split)
+    examples, split = dataset.load("segment"), None  # the annotated images
+    if config.only_test:
+        split = dataset.split(settings.split_settings(config))
+        rows = examples.rows_of_patients(split.test)
+        check_not_empty({"test": rows}, of=len(examples))
+        examples = examples.take(rows)
     begin(workdir, config, dataset=dataset, split=split)
     logging.info("Clustering %d images.", len(examples))
     step = partial(train_decoder.encode_step, encoder=encoder.module)
     step = placement.map_step(step, role="predict", resident=False)
     variables = parallel.replicate(encoder.variables)
+    devices = len(parallel.devices)
     batches = feeding.eval_batches(
         {"images": examples.columns["images"]},
-        batch_size=_batch_size(config, count=len(examples), parallel=parallel),
+        # No larger than the images need; the devices must divide it.
+        batch_size=min(config.batch_size, -(-len(examples) // devices) * devices),
         loader=config.data.loader,
         parallel=parallel,
     )
-    # One batch at a time: the latents of all images would not fit into the host's memory.
+    # Only one batch at a time: the latents of all images would not fit into the host's memory.
     latents = itertools.chain.from_iterable(
         jax.device_get(step(variables, batch)) for batch in batches
     )
@@ -77,19 +79,13 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
     return _finish(config, workdir=workdir, examples=examples, maps=maps, seen=seen)
 
 
-def _batch_size(config: ConfigDict, *, count: int, parallel: DataParallel) -> int:
-    """As configured, or the smallest that holds all images and that the devices divide."""
-    devices = len(parallel.devices)
-    return min(config.batch_size, -(-count // devices) * devices)
-
-
 def _label_maps(
     examples: Examples, latents: Iterable[np.ndarray], config: ConfigDict
 ) -> dict[str, np.ndarray]:
-    """Clusters the "latents" and the "pixels" of each image: way -> label maps [N,H,W].
+    """Label maps [N,H,W] from the clusters of each image's "latents" and of its "pixels".
 
     Args:
-      latents: [V,H,W,L] of each image, in order; what follows the last image is padding.
+      latents: [V,H,W,L] of each image, in order; padding may follow the last one.
     """
     columns = examples.columns
     rows = zip(columns["images"], columns["scored_label_maps"], latents, strict=False)
@@ -98,16 +94,12 @@ def _label_maps(
         rows, total=len(examples), desc="clustering", unit="image", disable=None
     ):
         for way, vectors in (("latents", views), ("pixels", image[None])):
+            count = {"num_clusters": config.num_clusters}
             clusters = cluster_pixels(
-                vectors,
-                num_clusters=config.num_clusters,
-                iterations=config.iterations,
-                seed=config.seed,
+                vectors, iterations=config.iterations, seed=config.seed, **count
             )
             maps[way].append(
-                matching.matched_label_map(
-                    clusters, truth, num_clusters=config.num_clusters, num_classes=len(CLASS_NAMES)
-                )
+                matching.matched_label_map(clusters, truth, num_classes=len(CLASS_NAMES), **count)
             )
     return {way: np.stack(label_maps) for way, label_maps in maps.items()}
 
@@ -117,11 +109,11 @@ def cluster_pixels(
 ) -> Int32[np.ndarray, "h w"]:
     """The cluster of each pixel of one image, by k-means in float32 (no labels).
 
-    The vectors of several views (a gray encoder on a heatmap) make one vector per pixel. The result
-    depends on nothing but the image and the seed.
+    The vectors of several views (a gray encoder on a heatmap) are joined to one vector per pixel.
+    The result depends only on the image and the seed.
 
     Raises:
-      UserError: the image has fewer pixels than there shall be clusters.
+      UserError: the image has fewer pixels than clusters.
     """
     _, height, width, _ = views.shape
     if num_clusters > height * width:
@@ -131,16 +123,6 @@ def cluster_pixels(
     pixels = np.moveaxis(views, 0, -2).reshape(height * width, -1).astype(np.float32)
     kmeans = KMeans(num_clusters, n_init=1, max_iter=iterations, random_state=seed)
     return kmeans.fit_predict(pixels).reshape(height, width)
-
-
-def _annotated(dataset: Dataset, split: Split | None) -> Examples:
-    """The annotated images, of the split's test patients or of all."""
-    examples = dataset.load("segment")
-    if split is None:
-        return examples
-    rows = examples.rows_of_patients(split.test)
-    check_not_empty({"test": rows}, of=len(examples))
-    return examples.take(rows)
 
 
 def _seen(facts: dict, *, dataset: Dataset, examples: Examples) -> str:
@@ -156,10 +138,10 @@ def _seen(facts: dict, *, dataset: Dataset, examples: Examples) -> str:
 
 
 def score(examples: Examples, maps: dict[str, np.ndarray]) -> tuple[dict[str, dict], list[dict]]:
-    """Measures over all pixels of all images, and a row per image; each way beside the other.
+    """Measures over all pixels of all images, and a row for each image with its own measures.
 
     Args:
-      maps: way ("latents", "pixels") -> label maps [N,H,W].
+      maps: label maps [N,H,W] from "latents" and from "pixels".
     """
     truth = examples.columns["scored_label_maps"]
     measures: dict[str, dict] = {}
@@ -190,27 +172,29 @@ def _finish(
         "segmentation": {f"{size}, {way}": values for way, values in measures.items()},
         "miou_by_image": spread,
     }
-    drawn = [_picture(workdir, examples, maps[way], way=way) for way in maps]
-    files = [
-        *results.write_results(workdir, outcome),
-        PrintedTable.of_records(rows).write_csv(workdir / "predictions.csv"),
-        *drawn,
-    ]
-    files += _report(config, workdir, outcome, drawn)
-    print_results(results.results_text(outcome), files=files, workdir=workdir)
-    return outcome
-
-
-def _report(config: ConfigDict, workdir: Path, outcome: dict, drawn: list[Path]) -> list[Path]:
     columns = results.SEGMENTATION_COLUMNS
-    rows = [
-        [way, *(measures[key] for key in columns)]
-        for way, measures in outcome["segmentation"].items()
+    table = PrintedTable(
+        "Over all pixels of all images",
+        ["", *columns.values()],
+        [
+            [way, *(values[key] for key in columns)]
+            for way, values in outcome["segmentation"].items()
+        ],
+        note=f"Named by {NAMED_BY}.",
+    )
+    pictures = [
+        decoder_results.segmentation_picture(
+            workdir / PICTURES / f"clusters_{way}.png",
+            examples,
+            maps[way],
+            title=f"Clusters of {way}, named by the annotations",
+        )
+        for way in maps
     ]
-    title = "Over all pixels of all images"
-    table = PrintedTable(title, ["", *columns.values()], rows, note=f"Named by {NAMED_BY}.")
-    sections = [Section("Clusters", [table]), reports.picture_section(drawn)]
-    return reports.write_run(workdir, outcome, config=config, sections=sections)
+    sections = [Section("Clusters", [table]), reports.picture_section(pictures)]
+    files = [PrintedTable.of_records(rows).write_csv(workdir / "predictions.csv"), *pictures]
+    reports.write_run(workdir, outcome, config=config, sections=sections, files=files)
+    return outcome
 
 
 def _facts(config: ConfigDict, examples: Examples, seen: str) -> dict[str, str]:
@@ -231,15 +215,3 @@ def _facts(config: ConfigDict, examples: Examples, seen: str) -> dict[str, str]:
 def _quartiles(values: list[float]) -> dict[str, float]:
     names = ("least", "lower", "median", "upper", "most")
     return dict(zip(names, np.quantile(values, np.linspace(0, 1, 5)).tolist(), strict=True))
-
-
-def _picture(workdir: Path, examples: Examples, predicted: np.ndarray, *, way: str) -> Path:
-    shown = slice(0, PICTURED)
-    return figures.segmentation_figure(
-        workdir / PICTURES / f"clusters_{way}.png",
-        examples.columns["images"][shown],
-        examples.columns["scored_label_maps"][shown],
-        predicted[shown],
-        examples.names[shown],
-        title=f"Clusters of {way}, named by the annotations",
-    )

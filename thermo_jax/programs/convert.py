@@ -1,10 +1,10 @@
 """Program "convert": published PyTorch weights -> a workdir, or a workdir -> published weights.
 
-import: state dict -> names and shapes compared -> a checkpoint, as a finished run leaves it
+import: state dict -> check of names and shapes -> a checkpoint like that of a finished run
 export: the best model of a run -> state dict
 
-PyTorch reads and writes the files, and nothing else. Of a file only tensors are read: one that
-would have to be unpickled, and so could run code, is refused.
+PyTorch is used only to read and write the files. A file that contains more than tensors is refused,
+because unpickling it could run code.
 """
 
 import hashlib
@@ -20,7 +20,6 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from thermo_jax.data import radiometry
 from thermo_jax.data.examples import IMAGE_SHAPES, downscaled_size
 from thermo_jax.errors import MissingFileError, UserError
 from thermo_jax.evaluation import results
@@ -35,7 +34,7 @@ from thermo_jax.models.published import (
 )
 from thermo_jax.programs import settings
 from thermo_jax.programs.encoder import encoder_variables
-from thermo_jax.programs.workdir import open_workdir, print_results, to_json
+from thermo_jax.programs.workdir import open_workdir, print_results
 from thermo_jax.training import train_decoder, train_encoder
 from thermo_jax.training.checkpoints import (
     FOLDER,
@@ -46,18 +45,13 @@ from thermo_jax.training.checkpoints import (
 )
 from thermo_jax.training.state import TrainState
 
-DIRECTIONS = ("import", "export")
 SUFFIX = ".pty"  # of the published files
 Weights = dict[str, np.ndarray]
 
 
 def run(config: ConfigDict, workdir: str | Path) -> dict[str, list[str]]:
-    """Converts one model; returns {"files": what was written}."""
+    """Converts one model; returns {"files": [the path of the written file]}."""
     config = settings.resolve(config)
-    if config.direction not in DIRECTIONS:
-        raise UserError(
-            f"config.direction={config.direction!r} must be one of {', '.join(DIRECTIONS)}"
-        )
     convert = _import if config.direction == "import" else _export
     return {"files": [str(convert(config, workdir))]}
 
@@ -71,7 +65,7 @@ def _import(config: ConfigDict, workdir: str | Path):
     if not config.weights:
         raise UserError("config.weights is empty: give --config.weights=<a state dict, .pty>")
     if str(workdir) and has_checkpoint(workdir):
-        raise UserError(f"{workdir} holds a trained model already: choose another --workdir")
+        raise UserError(f"{workdir} already contains a trained model: choose another --workdir")
     weights = read_state_dict(config.weights)
     is_encoder = "conv1.weight" in weights
     variables, encoder, meta = (_encoder if is_encoder else _decoder)(weights, config)
@@ -103,12 +97,11 @@ def _import(config: ConfigDict, workdir: str | Path):
 
 
 def _encoder(weights: Weights, config: ConfigDict) -> tuple[dict, dict, dict]:
-    """(variables, its encoder's, meta) of a published encoder with its reconstruction."""
+    """(variables, the encoder's variables, meta) of an encoder with its reconstruction."""
     num_kernels, channels = _shape(weights, "conv1.weight", axes=4, config=config)[:2]
     rows, _ = _shape(weights, "recon.recon.weight", axes=2, config=config)
     data_type = "gray" if channels == CHANNELS["gray"] else "heat"
-    facts = {"data_type": data_type, "channels": CHANNELS[data_type], "num_kernels": num_kernels}
-    its_config = {
+    encoder_config = {
         "task": "encoder",
         "data": {"type": data_type, "downscale": config.downscale},
         "model": {
@@ -117,23 +110,28 @@ def _encoder(weights: Weights, config: ConfigDict) -> tuple[dict, dict, dict]:
             "dtype": "float32",
         },
     }
-    downscaled_size(*IMAGE_SHAPES[data_type][:2], config.downscale)  # raises where it cannot be
-    _check(weights, _encoder_shapes(ConfigDict(its_config)), config=config)
+    downscaled_size(*IMAGE_SHAPES[data_type][:2], config.downscale)  # raises if it is too large
+    _check(weights, _encoder_shapes(ConfigDict(encoder_config)), config=config)
     variables = from_published(weights)
-    # Whose images it saw is not known.
-    facts |= {"downscale": config.downscale, "data_fingerprint": None, "seen_patients": None}
-    return variables, encoder_variables(variables), {"config": its_config, "encoder": facts}
+    facts = {
+        "data_type": data_type,
+        "channels": CHANNELS[data_type],
+        "num_kernels": num_kernels,
+        "downscale": config.downscale,
+        "data_fingerprint": None,  # the images on which it was trained are not known
+        "seen_patients": None,
+    }
+    return variables, encoder_variables(variables), {"config": encoder_config, "encoder": facts}
 
 
 def _decoder(weights: Weights, config: ConfigDict) -> tuple[dict, dict, dict]:
-    """(variables, its encoder's, meta) of a published decoder."""
+    """(variables, its encoder's variables, meta) of a published decoder."""
     width = _shape(weights, "unet.inc.double_conv.0.weight", axes=4, config=config)[0]
     if not config.encoder.workdir:
         raise UserError(
-            f"{config.weights} holds a decoder: give --config.encoder.workdir=<workdir of the "
-            "encoder that it reads>; import the encoder first"
+            f"{config.weights} contains a decoder: give --config.encoder.workdir=<workdir of the "
+            "encoder that it uses>; import the encoder first"
         )
-    radiometry.find_colormap(config.colormap)
     encoder, encoder_meta = load_encoder(
         config.encoder.workdir, like=lambda meta: FrozenEncoder.abstract(meta["encoder"]).variables
     )
@@ -141,38 +139,37 @@ def _decoder(weights: Weights, config: ConfigDict) -> tuple[dict, dict, dict]:
     data_type = config.type or facts["data_type"]
     if data_type not in CHANNELS:
         raise UserError(f"config.type={data_type!r} must be one of {', '.join(CHANNELS)}")
-    its_config = ConfigDict(
-        {
-            "task": "classify" if "project.weight" in weights else "segment",
-            "data": {
-                "type": data_type,
-                "colormap": config.colormap,
-                "downscale": config.downscale,
-            },
-            "encoder": {"type": facts["data_type"], "workdir": config.encoder.workdir},
-            "model": {"unet_width": width, "head": "linear", "dtype": "float32"},
-        }
-    )
+    task = "classify" if "project.weight" in weights else "segment"
+    decoder_config = {
+        "task": task,
+        "data": {
+            "type": data_type,
+            "colormap": config.colormap,
+            "downscale": config.downscale,
+        },
+        "encoder": {"type": facts["data_type"], "workdir": config.encoder.workdir},
+        "model": {"unet_width": width, "head": "linear", "dtype": "float32"},
+    }
     size = downscaled_size(*IMAGE_SHAPES[data_type][:2], config.downscale)
     latents = FrozenEncoder.abstract(facts).latents((*size, CHANNELS[data_type]))
     create_state = partial(
         train_decoder.create_state,
-        train_decoder.make_decoder(its_config.task, width=width),
+        train_decoder.make_decoder(task, width=width),
         tx=optax.identity(),
         latents_shape=latents.shape,
         frozen={},
     )
     shapes = jax.eval_shape(create_state, rng=jax.random.key(0)).variables
     _check(weights, shapes, config=config)
-    meta = {"config": to_json(its_config), "encoder": facts}
+    meta = {"config": decoder_config, "encoder": facts}
     return decoder_from_published(weights), encoder, meta
 
 
 def _shape(weights: Weights, name: str, *, axes: int, config: ConfigDict) -> tuple[int, ...]:
-    """The shape of a tensor that tells the model's size."""
+    """The shape of a tensor that determines the model's size."""
     if name not in weights:
         raise UserError(
-            f"{config.weights} is of no published model: it has no {name}, but "
+            f"{config.weights} is not a published model: it contains no {name}, but "
             f"{', '.join(list(weights)[:3]) or 'nothing'}"
         )
     shape = weights[name].shape
@@ -190,7 +187,7 @@ def _check(weights: Weights, shapes: dict, *, config: ConfigDict) -> None:
 
 
 def _encoder_shapes(config: ConfigDict) -> dict:
-    """Variables of the pretrained model of a run's configuration, their shapes only."""
+    """Shapes of the variables of the model that an encoder's run trains."""
     create_state = partial(
         train_encoder.create_state,
         train_encoder.make_model(
@@ -242,28 +239,28 @@ def read_state_dict(path: str | Path) -> Weights:
 
     Raises:
       FileNotFoundError: there is no such file.
-      UserError: it holds anything else, or PyTorch is not installed.
+      UserError: the file contains anything else, or PyTorch is not installed.
     """
     torch = _torch()
     path = Path(path).expanduser()
     if not path.is_file():
         raise MissingFileError(f"{path} does not exist: name a state dict that torch.save wrote")
     try:
-        found = torch.load(path, weights_only=True, map_location="cpu")
-    except Exception as error:  # a damaged file's differ
+        tensors = torch.load(path, weights_only=True, map_location="cpu")
+    except Exception as error:  # damaged files raise errors of many types
         raise UserError(
-            f"{path} is no plain state dict: it is damaged, or would have to be unpickled, which "
-            "could run code and is refused. Save it anew: torch.save(model.state_dict(), path)"
+            f"{path} is no plain state dict: it is damaged, or reading it could run code, which is "
+            "refused. Save it again with torch.save(model.state_dict(), path)"
         ) from error
-    if not isinstance(found, Mapping):
-        raise UserError(f"{path} holds a {type(found).__name__}, expected a state dict")
-    return {str(name): _array(tensor, name=name, path=path) for name, tensor in found.items()}
+    if not isinstance(tensors, Mapping):
+        raise UserError(f"{path} contains a {type(tensors).__name__}, expected a state dict")
+    return {str(name): _array(tensor, name=name, path=path) for name, tensor in tensors.items()}
 
 
 def _array(tensor: Any, *, name: str, path: Path) -> np.ndarray:
     try:
         return tensor.detach().numpy()
-    except (AttributeError, TypeError) as error:  # no tensor; of a type that NumPy has not
+    except (AttributeError, TypeError) as error:  # not a tensor, or bfloat16
         kind = getattr(tensor, "dtype", type(tensor).__name__)
         raise UserError(f"{path}: {name} is {kind}, expected a tensor of float32") from error
 

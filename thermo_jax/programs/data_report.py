@@ -1,4 +1,4 @@
-"""Program "data_report": what is in a folder of thermograms, and everything odd about it."""
+"""Program "data_report": what a folder of thermograms contains, and what is unusual there."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ from ml_collections import ConfigDict
 
 from thermo_jax.data import layouts
 from thermo_jax.data.dataset import DataSettings
-from thermo_jax.programs.workdir import check_workdir, write_config
+from thermo_jax.programs.workdir import check_workdir, print_results, write_config
 
 
 def run(config: ConfigDict, workdir: str | Path) -> dict:
@@ -15,8 +15,5 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
     root = DataSettings(**config.data).find_root()
     records, report = layouts.scan(root, layout=config.data.layout, strict=config.data.strict)
     write_config(workdir, config)
-    print(report.text(records))
-    print(f"Written to {workdir}:")
-    for path in report.write(workdir, records):
-        print(f"  {Path(path).name}")
+    print_results(report.text(records), files=report.write(workdir, records), workdir=workdir)
     return {"thermograms": len(records), "oddities": len(report.oddities)}

@@ -1,8 +1,8 @@
 """Programs "classify" and "segment": a frozen encoder -> a trained decoder and its measures.
 
-encoder's workdir (or, to continue, this run's own checkpoint, which contains its encoder)
--> checks -> latents, once (where they fit) -> training -> best epoch by validation loss
--> test patients, once -> results, predictions, pictures
+The encoder comes from its own run's workdir or, if this run continues, from this run's checkpoint.
+-> latents, computed once if they fit on the devices -> training -> best epoch by validation loss
+-> predictions for the test patients, once -> results, pictures
 """
 
 from collections.abc import Callable, Mapping
@@ -18,14 +18,12 @@ from thermo_jax.data.dataset import PAPER, Dataset, SplitSettings, check_not_emp
 from thermo_jax.data.examples import Examples
 from thermo_jax.data.splits import Split
 from thermo_jax.data.thermogram import GRAY_SHAPE
-from thermo_jax.models.operations import choose_operations
+from thermo_jax.models.frozen import FrozenEncoder
 from thermo_jax.programs import decoder_results, settings
 from thermo_jax.programs.frozen_encoder import encoder_caveat, own_encoder
 from thermo_jax.programs.workdir import (
-    begin,
-    check_continues,
+    begin_training,
     check_workdir,
-    fingerprint,
     to_json,
 )
 from thermo_jax.training import loop, passes, processes, timeline, train_decoder
@@ -40,12 +38,12 @@ TARGETS = {"classify": "labels", "segment": "label_maps"}
 def run(
     config: ConfigDict, workdir: str | Path, *, open_dataset: Callable[..., Dataset] = open_dataset
 ) -> dict:
-    """Trains, or continues; returns the results that it also writes to the workdir.
+    """Trains, or continues; returns the results, which it also writes to the workdir.
 
-    Of several processes the first one does; the others return {}.
+    Of several processes only the first writes and returns results; the others return {}.
 
     Args:
-      open_dataset: a study gives its stages one that keeps what it has read.
+      open_dataset: opens the data set; the stages of a study share one that caches it.
     """
     # ----------------------------------------------------------------------- checks and the encoder
     config = settings.resolve(config)
@@ -53,10 +51,10 @@ def run(
     parallel = placement.parallel
     plan = settings.training_plan(config)
     parallel.check_batch_size(plan.batch_size)
-    operations = choose_operations(config.model.conv, platform=parallel.devices[0].platform)
+    operations = settings.operations(config, placement)
     workdir = check_workdir(workdir, config)
     encoder = own_encoder(config, workdir, operations=operations)
-    # ------------------------------------------------------------- images, and who trains and tests
+    # -------------------------------------------------------------------- images and sets of images
     with timeline.part("data"):
         dataset = open_dataset(settings.data_settings(config))
         examples = dataset.load(config.task)
@@ -65,18 +63,15 @@ def run(
     sets = deal_images(examples, split, split_settings, seed=config.seed)
     test_patients = {examples.patients[row] for row in sets["test"]}
     caveat = encoder_caveat(encoder.facts, dataset=dataset, test_patients=test_patients)
-    examples_id = fingerprint(examples, sets)
-    check_continues(workdir, examples_id)
-    begin(workdir, config, dataset=dataset, split=split)
+    examples_id = begin_training(
+        workdir, config, dataset=dataset, split=split, examples=examples, sets=sets
+    )
     # ---------------------------------------------------------- latents on the devices, if they fit
-    latents = encoder.latents(examples.columns["images"].shape[1:])
     placed, resident = place(
         examples,
         sets,
         target=TARGETS[config.task],
-        encode=partial(train_decoder.encode_step, encoder=encoder.module),
-        variables=encoder.variables,
-        latents=latents,
+        encoder=encoder,
         batch_size=plan.batch_size,
         placement=placement,
     )
@@ -90,7 +85,8 @@ def run(
         **head,
     )
     tx = train_decoder.make_optimizer(config.train.learning_rate)
-    create_state = partial(train_decoder.create_state, decoder, tx=tx, latents_shape=latents.shape)
+    shape = encoder.latents(examples.columns["images"].shape[1:]).shape
+    create_state = partial(train_decoder.create_state, decoder, tx=tx, latents_shape=shape)
     state = initialise(create_state, rng=jax.random.key(config.seed), frozen=encoder.variables)
     models = {"encoder": encoder.module, "decoder": decoder}
     map_step = partial(placement.map_step, resident=resident)
@@ -108,7 +104,7 @@ def run(
         encoder_of=lambda state: state.frozen,
         meta={"config": to_json(config), "encoder": encoder.facts, "examples": examples_id},
     )
-    # -------------------------------------------------------------------------- test, once; results
+    # ----------------------------------------------------------------- predictions and the results
     predict_step = map_step(
         partial(train_decoder.predict_step, full_shape=GRAY_SHAPE, **models), role="predict"
     )
@@ -161,7 +157,7 @@ def deal_images(
 
 
 def fewer_patients(patients: set[str], split_settings: SplitSettings, *, seed: int) -> set[str]:
-    """The first `max_train_patients` in the seed's order; all if that is 0.
+    """`max_train_patients` of the patients, at random by the seed; all of them if it is 0.
 
     A larger number includes the patients of a smaller one.
     """
@@ -175,9 +171,10 @@ def fewer_patients(patients: set[str], split_settings: SplitSettings, *, seed: i
 def _gray(
     dataset: Dataset, examples: Examples, sets: Mapping[str, np.ndarray], *, task: str
 ) -> dict[str, np.ndarray] | None:
-    """The gray images of a classifier's sets, for baselines: colours have no order. By role.
+    """The gray images of a classifier's sets, by role, for the baselines.
 
-    Images of the run's own type if one of them has no gray version.
+    If an image has no gray version, these are the run's own images, although the colours of a
+    heatmap have no order.
     """
     if task != "classify":
         return None
@@ -198,27 +195,23 @@ def place(
     sets: Mapping[str, np.ndarray],
     *,
     target: str,
-    encode: Callable,
-    variables: dict,
-    latents: jax.ShapeDtypeStruct,
+    encoder: FrozenEncoder,
     batch_size: int,
     placement: Placement,
 ) -> tuple[dict[str, ExampleSet], bool]:
-    """What the decoder trains on, by role: inputs and targets; whether they are on the devices.
+    """The decoder's inputs and targets by role, and whether they are on the devices.
 
-    The first of these that fits: latents on the devices (encoded once: "latents" [M,V,H,W,L] in
-    the compute type), images on the devices, images in host memory.
+    The inputs are the first of these that fit: latents on the devices ("latents" [M,V,H,W,L] in the
+    compute type, encoded once), images on the devices, images in host memory.
 
     Args:
-      examples: all, of which the sets are rows. The devices have all of them, also those of no set
-        (few labelled patients), so that every run of a study has a table of the same size.
+      examples: the table to which the rows in `sets` belong. The devices receive the whole table,
+        so that all runs of a study compile for the same size, however few patients they train on.
       target: the column that a decoder learns.
-      encode: `encode(variables, batch)` gives the latents of a batch on one device.
-      latents: shape and type of one example's.
     """
     targets = {target: examples.columns[target]}
     images = {"images": examples.columns["images"]}
-    count = padded_rows(len(examples))
+    latents, count = encoder.latents(images["images"].shape[1:]), padded_rows(len(examples))
     num_bytes = count * int(np.prod(latents.shape)) * latents.dtype.itemsize
     if not placement.fits(num_bytes + table_bytes(targets), "The latents"):
         placed, resident = placement.place(images | targets, sets)
@@ -230,11 +223,12 @@ def place(
         return placed, resident
     logging.info("Encoding %d images once (%.2f GB).", len(examples), num_bytes / 1e9)
     parallel = placement.parallel
+    encode = partial(train_decoder.encode_step, encoder=encoder.module)
     with timeline.part("data"):
         column = passes.fill(
             parallel.zeros((count, *latents.shape), latents.dtype),
             placement.map_step(encode, role="fill", resident=True),
-            parallel.replicate(variables),
+            parallel.replicate(encoder.variables),
             images,
             batch_size=batch_size,
             parallel=parallel,

@@ -1,4 +1,4 @@
-"""The end of a decoder's run: measures on the test patients, files, pictures, the table."""
+"""The end of a decoder's run: measures on the test patients, and the files with them."""
 
 from typing import Any
 
@@ -9,18 +9,19 @@ from ml_collections import ConfigDict
 from thermo_jax.data.dataset import PAPER
 from thermo_jax.data.examples import Examples
 from thermo_jax.data.thermogram import CLASS_NAMES, LABEL_NAMES
-from thermo_jax.evaluation import assessment, baselines, charts, figures, metrics, results
+from thermo_jax.evaluation import assessment, baselines, charts, figures, metrics
 from thermo_jax.evaluation.predictions import Predictions
 from thermo_jax.evaluation.tables import PrintedTable
 from thermo_jax.programs import reports
-from thermo_jax.programs.workdir import PICTURES, print_results
+from thermo_jax.programs.frozen_encoder import row_name
+from thermo_jax.programs.workdir import PICTURES
 from thermo_jax.training.checkpoints import FOLDER
 from thermo_jax.training.loop import TrainingRun
 from thermo_jax.training.metrics_log import METRICS
 
 PREDICTIONS = "predictions.npz"
 SHUFFLED = "dealt anew at random (config.seed={seed}): a control"
-PICTURED = 4  # test images in the pictures
+PICTURED = 4  # images in a picture
 
 
 def write(
@@ -39,68 +40,69 @@ def write(
       gray: a classifier's gray images by role, for the baselines.
       predictions: by role; a classifier's for "validation", too.
     """
-    row, pictures = row_name(config), workdir / PICTURES
-    title = f"{row} on test patients"
-    outcome: dict[str, Any] = {"run": _facts(config, sets, trained, encoder_caveat)}
+    row, pictures = row_name(config.encoder.type, config.data.type), workdir / PICTURES
+    title, test = f"{row} on test patients", sets["test"]
     model = f"fold {config.split.fold}"
     if config.task == "classify":
-        # Where test patients validate, a threshold chosen on them would only flatter.
+        # In the paper's protocol, the validation patients are the test patients: a threshold that
+        # is chosen on them would be optimistic.
         tuned = config.split.protocol != PAPER
-        found = classified(sets, predictions, gray=gray, model=model, tuned=tuned)
-        outcome |= assess_classification(found, row=row, config=config)
-        rows = classification_rows(found)
-        drawn = [_evidence_picture(workdir, sets["test"], predictions["test"], title=title)]
-        drawn += classification_charts(pictures, {row: outcome}, title=title)
+        scored = classified(sets, predictions, gray=gray, model=model, tuned=tuned)
+        drawn = [_evidence_picture(pictures / "evidence.png", test, predictions["test"], title)]
     else:
-        found = segmented(sets["test"], predictions["test"], model=model)
-        outcome |= assessment.assess_segmentation(
-            found, samples=config.report.bootstrap, seed=config.report.seed
-        )
-        rows = segmentation_rows(found)
-        drawn = [_segmentation_picture(workdir, sets["test"], predictions["test"], title=title)]
-        drawn += segmentation_charts(pictures, {row: outcome}, title=title)
+        label_maps = predictions["test"]["label_maps"]
+        scored = segmented(test, predictions["test"], model=model)
+        drawn = [segmentation_picture(pictures / "segmentation.png", test, label_maps, title=title)]
+    measures, rows = assess(scored, task=config.task, row=row, config=config)
+    outcome = {"run": _facts(config, sets, trained, row, encoder_caveat)} | measures
+    charts_of = classification_charts if config.task == "classify" else segmentation_charts
     curves = figures.curves_figure(
         pictures / "curves.png",
         trained.history,
         best_epoch=trained.best_epoch,
         title=f"{row}, {config.task}",
     )
+    drawn += [*charts_of(pictures, {row: outcome}, title=title), curves]
     files = [
-        *results.write_results(workdir, outcome),
         PrintedTable.of_records(rows).write_csv(workdir / "predictions.csv"),
-        found.save(workdir / PREDICTIONS),
-        curves,
+        scored.save(workdir / PREDICTIONS),
         *drawn,
+        workdir / METRICS,
+        workdir / FOLDER,
     ]
-    sections = [*reports.result_sections(outcome), reports.picture_section([*drawn, curves])]
-    files += reports.write_run(workdir, outcome, config=config, sections=sections)
-    files += [workdir / METRICS, workdir / FOLDER]
-    print_results(results.results_text(outcome), files=files, workdir=workdir)
+    sections = [*reports.result_sections(outcome), reports.picture_section(drawn)]
+    reports.write_run(workdir, outcome, config=config, sections=sections, files=files)
     return outcome
 
 
-def assess_classification(found: Predictions, *, row: str, config: ConfigDict) -> dict[str, Any]:
-    """`assessment.assess_classification`, with what a control must say of itself."""
-    outcome = assessment.assess_classification(
-        found, row=row, samples=config.report.bootstrap, seed=config.report.seed
-    )
-    # Where the epoch is chosen on test, chance alone gives more.
+def assess(
+    predictions: Predictions, *, task: str, row: str, config: ConfigDict
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The measures of a row of Table 1, and the rows of predictions.csv, one for each image.
+
+    Args:
+      task: "classify" or "segment".
+      config: of the run or study; its fields `report`, `data` and `split` are used.
+    """
+    sampling = {"samples": config.report.bootstrap, "seed": config.report.seed}
+    if task == "segment":
+        measures = assessment.assess_segmentation(predictions, **sampling)
+        return measures, segmentation_rows(predictions)
+    measures = assessment.assess_classification(predictions, row=row, **sampling)
+    # In the paper's protocol the test patients choose the epoch, so the note would be wrong.
     if config.data.shuffle_labels and config.split.protocol != PAPER:
-        measures = outcome["classification"]["patient"][row]
-        outcome["cautions"].append(assessment.chance_note(found, measures))
-    return outcome
+        per_patient = measures["classification"]["patient"][row]
+        measures["cautions"].append(assessment.chance_note(predictions, per_patient))
+    return measures, classification_rows(predictions)
 
 
-def row_name(config: ConfigDict) -> str:
-    """The row of Table 1: encoder/decoder."""
-    return f"{config.encoder.type[0]}/{config.data.type[0]}".upper()
-
-
-def _facts(config, sets, trained: TrainingRun, encoder_caveat: str) -> dict[str, str]:
+def _facts(
+    config: ConfigDict, sets: dict, trained: TrainingRun, row: str, encoder_caveat: str
+) -> dict[str, str]:
     paper = config.split.protocol == PAPER
     chosen = "on test" if paper else "by validation loss"
     facts = {
-        "task": f"{config.task}, {row_name(config)} (encoder/decoder)",
+        "task": f"{config.task}, {row} (encoder/decoder)",
         "protocol": config.split.protocol,
         "data": config.data.root,
         "images": ", ".join(
@@ -132,7 +134,7 @@ def classified(
     tuned: bool,
 ) -> Predictions:
     """A classifier's test predictions, with its baselines and, if `tuned`, operating points."""
-    # In float64, so that a table and a file compare the same numbers with a threshold.
+    # float64, so that tables and files compare the same numbers with a threshold.
     probabilities = {
         role: predicted["probabilities"].astype(np.float64)
         for role, predicted in predictions.items()
@@ -165,21 +167,21 @@ def classified(
     scores = baselines.baseline_scores(
         features["train"], features["test"], labels=sets["train"].columns["labels"]
     )
-    # All folds share the sets, so that they agree on whether the data set has temperatures.
+    # "sets" contains all images: so all folds of a study make the same decision.
     if all(np.isnan(part.mean_temperatures).all() for part in sets.values()):
         del scores["mean temperature"]
     columns |= {f"baseline/{name}": values for name, values in scores.items()}
     return Predictions.of(sets["test"], model=model, columns=columns)
 
 
-def classification_rows(found: Predictions) -> list[dict[str, Any]]:
+def classification_rows(predictions: Predictions) -> list[dict[str, Any]]:
     """One row per image for predictions.csv."""
-    thresholds = found.named("threshold/image, ")
+    thresholds = predictions.named("threshold/image, ")
     rows = []
-    for i in range(len(found)):
-        probability = found.columns["probabilities"][i]
-        row = _identity(found, i) | {
-            "label": LABEL_NAMES[int(found.columns["labels"][i])],
+    for i, row in enumerate(_identities(predictions)):
+        probability = predictions.columns["probabilities"][i]
+        row |= {
+            "label": LABEL_NAMES[int(predictions.columns["labels"][i])],
             "probability_sick": float(probability),
             "predicted": LABEL_NAMES[int(probability > 0.5)],
         }
@@ -222,43 +224,43 @@ def confusions(truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:
     )
 
 
-def segmentation_rows(found: Predictions) -> list[dict[str, Any]]:
+def segmentation_rows(predictions: Predictions) -> list[dict[str, Any]]:
     """One row per image for predictions.csv."""
-    rows = [_identity(found, i) for i in range(len(found))]
-    for size, matrices in found.named("confusion/").items():
+    rows = _identities(predictions)
+    for size, matrices in predictions.named("confusion/").items():
         add_measures(rows, matrices, suffix=size)
     return rows
 
 
 def add_measures(rows: list[dict[str, Any]], matrices: np.ndarray, *, suffix: str) -> None:
-    """Adds each image's own measures to its row; `matrices` as `confusions` returns them."""
-    each = metrics.segmentation_measures(matrices)
+    """Adds the measures of each image to its row; `matrices` are those of `confusions`."""
+    measures = metrics.segmentation_measures(matrices)
     for i, row in enumerate(rows):
-        row |= {f"{name}_{suffix}": each[name][i] for name in ("accuracy", "miou")}
+        row |= {f"{name}_{suffix}": measures[name][i] for name in ("accuracy", "miou")}
         row |= {
             f"iou_{name}_{suffix}": value
-            for name, value in zip(CLASS_NAMES, each["iou"][i], strict=True)
+            for name, value in zip(CLASS_NAMES, measures["iou"][i], strict=True)
         }
 
 
-def _identity(found: Predictions, i: int) -> dict[str, str]:
-    return {
-        "name": str(found.names[i]),
-        "patient": str(found.patients[i]),
-        "date": str(found.dates[i]),
-        "model": str(found.models[i]),
-    }
+def _identities(predictions: Predictions) -> list[dict[str, Any]]:
+    columns = (predictions.names, predictions.patients, predictions.dates, predictions.models)
+    return [
+        {"name": str(name), "patient": str(patient), "date": str(date), "model": str(model)}
+        for name, patient, date, model in zip(*columns, strict=True)
+    ]
 
 
 def classification_charts(folder: Path, outcomes: dict[str, dict], *, title: str) -> list[Path]:
     """Reliability and confusion of one or more rows, per patient."""
     counts = {
-        row: found["classification"]["patient"][row]["counts"] for row, found in outcomes.items()
+        row: measures["classification"]["patient"][row]["counts"]
+        for row, measures in outcomes.items()
     }
     return [
         charts.reliability_figure(
             folder / "reliability.png",
-            {row: tuple(found["reliability"]["patient"]) for row, found in outcomes.items()},
+            {row: tuple(measures["reliability"]["patient"]) for row, measures in outcomes.items()},
             title=f"{title}, per patient",
         ),
         charts.confusion_figure(
@@ -275,32 +277,35 @@ def segmentation_charts(folder: Path, outcomes: dict[str, dict], *, title: str) 
     return [
         charts.confusion_figure(
             folder / "confusion_segmentation.png",
-            {row: next(iter(found["confusion"].values())) for row, found in outcomes.items()},
+            {row: next(iter(values["confusion"].values())) for row, values in outcomes.items()},
             class_names=CLASS_NAMES,
             title=title,
         )
     ]
 
 
-def _segmentation_picture(workdir: Path, test: Examples, predicted, *, title: str) -> Path:
+def segmentation_picture(
+    path: Path, examples: Examples, label_maps: np.ndarray, *, title: str
+) -> Path:
+    """A picture of the first images, with their annotations and the predicted label maps."""
     shown = slice(0, PICTURED)
     return figures.segmentation_figure(
-        workdir / PICTURES / "segmentation.png",
-        test.columns["images"][shown],
-        test.columns["scored_label_maps"][shown],
-        predicted["label_maps"][shown],
-        test.names[shown],
+        path,
+        examples.columns["images"][shown],
+        examples.columns["scored_label_maps"][shown],
+        label_maps[shown],
+        examples.names[shown],
         title=title,
     )
 
 
-def _evidence_picture(workdir: Path, test: Examples, predicted, *, title: str) -> Path:
-    # Half of the pictured images from each diagnosis, where there are both.
+def _evidence_picture(path: Path, test: Examples, predicted: dict, title: str) -> Path:
+    # Half of the images are of sick and half of healthy patients, if there are both.
     labels = test.columns["labels"]
     order = np.concatenate([np.flatnonzero(labels == label)[: PICTURED // 2] for label in (1, 0)])
     shown = order if len(order) else np.arange(min(PICTURED, len(test)))
     return figures.evidence_figure(
-        workdir / PICTURES / "evidence.png",
+        path,
         test.columns["images"][shown],
         predicted["evidence"][shown],
         predicted["probabilities"][shown],

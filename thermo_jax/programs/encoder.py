@@ -13,19 +13,15 @@ from thermo_jax.data.dataset import PAPER, TRANSDUCTIVE, Dataset, check_not_empt
 from thermo_jax.data.examples import IMAGE_SHAPES, Examples, downscaled_size
 from thermo_jax.data.splits import Split
 from thermo_jax.errors import UserError
-from thermo_jax.evaluation import figures, results
+from thermo_jax.evaluation import figures
 from thermo_jax.models import precision
 from thermo_jax.models.cuts import CHANNELS, CutsEncoder
 from thermo_jax.models.frozen import encode
-from thermo_jax.models.operations import choose_operations
 from thermo_jax.programs import reports, settings
 from thermo_jax.programs.workdir import (
     PICTURES,
-    begin,
-    check_continues,
+    begin_training,
     check_workdir,
-    fingerprint,
-    print_results,
     to_json,
 )
 from thermo_jax.training import loop, passes, processes, timeline, train_encoder
@@ -40,12 +36,12 @@ _encode = jax.jit(encode, static_argnames="encoder")
 def run(
     config: ConfigDict, workdir: str | Path, *, open_dataset: Callable[..., Dataset] = open_dataset
 ) -> dict:
-    """Trains, or continues; returns the results that it also writes to the workdir.
+    """Trains, or continues; returns the results, which it also writes to the workdir.
 
-    Of several processes the first one does; the others return {}.
+    Of several processes only the first writes and returns results; the others return {}.
 
     Args:
-      open_dataset: a study gives its stages one that keeps what it has read.
+      open_dataset: opens the data set; the stages of a study share one that caches it.
     """
     # --------------------------------------------------------------------------------------- checks
     config = settings.resolve(config)
@@ -55,17 +51,17 @@ def run(
     plan = settings.training_plan(config)
     parallel.check_batch_size(plan.batch_size)
     workdir = check_workdir(workdir, config)
-    # ----------------------------------------------------------------------- images, and who trains
+    # -------------------------------------------------------------------- images and sets of images
     with timeline.part("data"):
         dataset = open_dataset(settings.data_settings(config))
         examples = dataset.load("pretrain")
     split = dataset.split(settings.split_settings(config))
     sets = deal_images(examples, split, config)
     check_not_empty(sets, of=len(examples))
-    examples_id = fingerprint(examples, sets)
-    check_continues(workdir, examples_id)
-    begin(workdir, config, dataset=dataset, split=split)
-    # Validation patients choose the epoch: the encoder saw them, too.
+    examples_id = begin_training(
+        workdir, config, dataset=dataset, split=split, examples=examples, sets=sets
+    )
+    # Validation patients choose the epoch, so they count as seen, too.
     seen = {examples.patients[row] for rows in sets.values() for row in rows}
     logging.info(
         "%d images train, %d validate; %d patients are kept for testing decoders.",
@@ -74,7 +70,7 @@ def run(
         len(split.test - seen),
     )
     # ------------------------------------------------------------------------------ model and steps
-    operations = choose_operations(config.model.conv, platform=parallel.devices[0].platform)
+    operations = settings.operations(config, placement)
     model = train_encoder.make_model(
         data_type=config.data.type,
         patch_size=config.model.patch_size,
@@ -107,7 +103,15 @@ def run(
         encoder_of=lambda state: encoder_variables(state.variables),
         meta={
             "config": to_json(config),
-            "encoder": describe(config, dataset=dataset, patients=sorted(seen)),
+            "encoder": {  # what a decoder's run must know about its encoder
+                "data_type": config.data.type,
+                "channels": CHANNELS[config.data.type],
+                "num_kernels": config.model.num_kernels,
+                "downscale": config.data.downscale,
+                "loss": config.loss.to_dict(),
+                "data_fingerprint": dataset.fingerprint,
+                "seen_patients": sorted(seen),
+            },
             "examples": examples_id,
         },
     )
@@ -134,10 +138,10 @@ def run(
 
 
 def check_patches(config: ConfigDict) -> None:
-    """Raises UserError where the images are too small to sample patches from."""
+    """Raises UserError if the images are too small to sample patches from."""
     patch, factor = config.model.patch_size, config.data.downscale
     height, width = downscaled_size(*IMAGE_SHAPES[config.data.type][:2], factor)
-    if patch >= min(height, width):  # an anchor needs a neighbour
+    if patch >= min(height, width):  # the sampler needs a second position near an anchor
         raise UserError(
             f"config.model.patch_size={patch} is too large for {config.data.type} images of "
             f"{height}x{width} pixels (config.data.downscale={factor}): they need at least one row "
@@ -148,25 +152,25 @@ def check_patches(config: ConfigDict) -> None:
 def deal_images(examples: Examples, split: Split, config: ConfigDict) -> dict[str, np.ndarray]:
     """The rows that train and that validate, by `config.split.protocol`.
 
-    An image of an unknown patient may show a test patient: "honest" leaves it out, the other
-    protocols, whose encoders see test patients anyway, train on it.
+    An image of an unknown patient may show a test patient. The protocol "honest" does not use it;
+    the others, whose encoders see test patients anyway, train on it.
     """
-    if config.split.protocol == PAPER:  # by image, whoever the patient is
+    if config.split.protocol == PAPER:  # divides images, not patients
         order = np.random.default_rng((config.split.seed, 2)).permutation(len(examples))
         count = round(config.split.val_fraction * len(examples))
         return {"train": np.sort(order[count:]), "validation": np.sort(order[:count])}
-    trained = split.train
+    patients = split.train
     known = split.train | split.val | split.test
     unknown = [patient for patient in examples.patients if patient not in known]
     if config.split.protocol == TRANSDUCTIVE:
-        trained |= split.test | set(unknown)
+        patients |= split.test | set(unknown)
     elif unknown:
         logging.info(
-            "%d images of unknown patients are left out: they may show test patients.",
+            "%d images of unknown patients are not used: they may show test patients.",
             len(unknown),
         )
     return {
-        "train": examples.rows_of_patients(trained),
+        "train": examples.rows_of_patients(patients),
         "validation": examples.rows_of_patients(split.val),
     }
 
@@ -174,19 +178,6 @@ def deal_images(examples: Examples, split: Split, config: ConfigDict) -> dict[st
 def encoder_variables(variables: dict) -> dict:
     """The encoder's part of the pretrained model's variables."""
     return {collection: tree["encoder"] for collection, tree in variables.items()}
-
-
-def describe(config: ConfigDict, *, dataset: Dataset, patients: list[str]) -> dict:
-    """What a decoder must know of its encoder (JSON)."""
-    return {
-        "data_type": config.data.type,
-        "channels": CHANNELS[config.data.type],
-        "num_kernels": config.model.num_kernels,
-        "downscale": config.data.downscale,
-        "loss": config.loss.to_dict(),
-        "data_fingerprint": dataset.fingerprint,
-        "seen_patients": patients,
-    }
 
 
 def _finish(
@@ -227,9 +218,7 @@ def _finish(
         ),
         figures.curves_figure(pictures / "curves.png", epochs, title="Encoder pretraining"),
     ]
-    files = [*results.write_results(workdir, outcome), *drawn]
     sections = [*reports.result_sections(outcome), reports.picture_section(drawn)]
-    files += reports.write_run(workdir, outcome, config=config, sections=sections)
-    files += [workdir / METRICS, workdir / FOLDER]
-    print_results(results.results_text(outcome), files=files, workdir=workdir)
+    files = [*drawn, workdir / METRICS, workdir / FOLDER]
+    reports.write_run(workdir, outcome, config=config, sections=sections, files=files)
     return outcome

@@ -5,13 +5,12 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from thermo_jax.errors import UserError
 from thermo_jax.inference.export import export_onnx, export_stablehlo
 from thermo_jax.inference.predictor import load_models
 from thermo_jax.programs import settings
 from thermo_jax.programs.workdir import check_workdir, print_results, write_config
 
-KNOWN_PLATFORMS = ("cpu", "cuda", "rocm", "tpu")  # JAX's words
+KNOWN_PLATFORMS = ("cpu", "cuda", "rocm", "tpu")  # JAX's names; a GPU is cuda or rocm
 
 
 def run(config: ConfigDict, workdir: str | Path) -> dict[str, list[str]]:
@@ -19,11 +18,10 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, list[str]]:
     config = settings.resolve(config)
     if config.format == "onnx":
         write, dtype = export_onnx, "float32"
-    elif config.format == "stablehlo":
-        write = partial(export_stablehlo, platforms=_platforms(config))
-        dtype = config.model.dtype
     else:
-        raise UserError(f"config.format={config.format!r} must be one of stablehlo, onnx")
+        settings.check_chosen(config, "platforms", KNOWN_PLATFORMS)
+        write = partial(export_stablehlo, platforms=tuple(config.platforms))
+        dtype = config.model.dtype
     workdir = check_workdir(workdir, config)
     models = load_models(settings.paths(config, "models"), dtype=dtype)
     write_config(workdir, config)
@@ -32,13 +30,3 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, list[str]]:
         files += write(model, workdir / f"{model.name}.{config.format}")
     print_results(f"{len(files) // 2} models exported", files=files, workdir=workdir)
     return {"files": [str(file) for file in files]}
-
-
-def _platforms(config: ConfigDict) -> tuple[str, ...]:
-    unknown = sorted(set(config.platforms) - set(KNOWN_PLATFORMS))
-    if unknown or not config.platforms:
-        raise UserError(
-            f"config.platforms={tuple(config.platforms)!r} must be among "
-            f"{', '.join(KNOWN_PLATFORMS)} (a GPU is cuda or rocm)"
-        )
-    return tuple(config.platforms)

@@ -1,10 +1,10 @@
-"""Program "few_shot": how many labelled patients does a segmenter need, and does CUTS spare some?
+"""Program "few_shot": how many labelled patients does a segmenter need, with CUTS and without?
 
-encoder, pretrained on the training patients without labels -> for every number of labelled
-patients, kind of encoder and seed: a segmenter -> mean IoU on the test patients -> one figure
+an encoder, pretrained on the training patients without labels -> a segmenter for each number of
+labelled patients, kind of encoder and seed -> mean IoU on the test patients -> one figure
 
-Validation patients, who choose the epoch, are labelled too, and not counted; they are the same for
-every point.
+Validation patients, who choose the epoch, are labelled too. They are the same for every segmenter,
+and the number of labelled patients does not include them.
 """
 
 import functools
@@ -24,7 +24,7 @@ from thermo_jax.evaluation.wording import DISCLAIMER
 from thermo_jax.models.cuts import CHANNELS
 from thermo_jax.programs import decoder_results, reports, settings
 from thermo_jax.programs.stages import Stage, check_split, check_stages, run_stages, stage_config
-from thermo_jax.programs.workdir import PICTURES, begin, check_workdir, print_results
+from thermo_jax.programs.workdir import PICTURES, begin, check_workdir
 
 ENCODER_SPLIT = "split_encoder.json"
 KINDS = {"pretrained": "CUTS, pretrained", "random": "random, frozen", "none": "none: raw pixels"}
@@ -32,7 +32,7 @@ VALIDATION = "Validation patients choose the epoch; they are labelled, too, and 
 
 
 def run(config: ConfigDict, workdir: str | Path) -> dict:
-    """Runs what is not finished yet; returns the results that it also writes to the workdir."""
+    """Runs the stages that are not finished; returns the results, which it also writes."""
     _check_fields(config)
     workdir = check_workdir(workdir, config)
     common = {"split": {"fold": config.fold}, "data_type": config.type}
@@ -45,12 +45,12 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
     encoder_split = dataset.with_more_validation(split, settings.split_settings(encoder.config))
     annotated = {record.patient for record in dataset.select("segment")}
     stages = list(_stages(config, segmenter, workdir, available=len(split.train & annotated)))
-    every = [encoder] * ("pretrained" in config.kinds) + stages
-    check_stages(every, workdir)
-    check_split(workdir / SPLIT_FILE, split, every, workdir)
+    all_stages = [encoder] * ("pretrained" in config.kinds) + stages
+    check_stages(all_stages, workdir)
+    check_split(workdir / SPLIT_FILE, split, all_stages, workdir)
     begin(workdir, config, dataset=dataset, split=split)
     encoder_split.save(workdir / ENCODER_SPLIT)
-    run_stages(every, workdir, open_dataset=open_once)
+    run_stages(all_stages, workdir, open_dataset=open_once)
     points: dict[str, dict[int, list[float]]] = {kind: {} for kind in config.kinds}
     for stage in stages:
         count = stage.config.split.max_train_patients
@@ -63,7 +63,7 @@ def _check_fields(config: ConfigDict) -> None:
     if config.type not in CHANNELS:
         raise UserError(f"config.type={config.type!r} must be one of {', '.join(CHANNELS)}")
     if config.data.shuffle_labels:
-        raise UserError("config.data.shuffle_labels=True is a control of classifiers alone")
+        raise UserError("config.data.shuffle_labels=True is a control for classifiers only")
     settings.check_chosen(config, "kinds", KINDS)
     if config.split.protocol == PAPER:
         raise UserError("config.split.protocol='paper' selects on test: choose 'honest'")
@@ -75,15 +75,15 @@ def _check_fields(config: ConfigDict) -> None:
 
 
 def numbers(config: ConfigDict, *, available: int) -> list[int]:
-    """The numbers of labelled patients to train on: those asked for that there are; 0 is all."""
-    asked = [available if number == 0 else number for number in config.patients]
-    found = sorted({number for number in asked if 0 < number <= available})
-    if not found:
+    """The numbers in `config.patients`, sorted, up to `available`, for which 0 stands."""
+    asked = [number or available for number in config.patients]
+    possible = sorted({number for number in asked if 0 < number <= available})
+    if not possible:
         raise UserError(
             f"config.patients={config.patients!r}: only {available} annotated patients train; ask "
             "for fewer, or for 0, which is all of them"
         )
-    return found
+    return possible
 
 
 def _stages(
@@ -102,13 +102,13 @@ def _stages(
 
 
 def _miou(folder: Path) -> float:
-    found = Predictions.load(folder / decoder_results.PREDICTIONS)
-    total = next(iter(found.named("confusion/").values())).sum(0)
+    predictions = Predictions.load(folder / decoder_results.PREDICTIONS)
+    total = next(iter(predictions.named("confusion/").values())).sum(0)
     return float(metrics.segmentation_measures(total)["miou"])
 
 
 def _finish(config: ConfigDict, workdir: Path, points, *, tested: int) -> dict:
-    counts = sorted({count for found in points.values() for count in found})
+    counts = sorted({count for by_count in points.values() for count in by_count})
     outcome = {
         "run": {
             "task": "few-shot segmentation",
@@ -124,8 +124,8 @@ def _finish(config: ConfigDict, workdir: Path, points, *, tested: int) -> dict:
     if factor > 1:
         outcome["run"]["resolution"] = f"reduced by {factor}: not the paper's"
     rows = [
-        [KINDS[kind], *(f"{np.median(found[n]):.3f}" for n in counts)]
-        for kind, found in points.items()
+        [KINDS[kind], *(f"{np.median(by_count[n]):.3f}" for n in counts)]
+        for kind, by_count in points.items()
     ]
     figure = charts.few_shot_figure(
         workdir / PICTURES / "few_shot.png",
@@ -133,8 +133,9 @@ def _finish(config: ConfigDict, workdir: Path, points, *, tested: int) -> dict:
         measure="mean IoU",
         title="Segmentation from few labelled patients",
     )
-    text = _text(outcome["run"], counts, rows)
-    files = [*results.write_results(workdir, outcome, text=text), figure]
+    title = "Mean IoU by labelled patients (median of repeats)"
+    printed = PrintedTable(title, ["", *map(str, counts)], rows).text(label_widths=(20,))
+    text = "\n\n".join([results.facts_text("Run", outcome["run"]), printed, DISCLAIMER]) + "\n"
     columns = ["encoder", *(f"{n} patients" for n in counts)]
     note = f"Median of {config.repeats} repeats."
     table = PrintedTable("Mean IoU", columns, rows, note=note)
@@ -142,13 +143,5 @@ def _finish(config: ConfigDict, workdir: Path, points, *, tested: int) -> dict:
         Section("Few-shot", [table, Text(VALIDATION)]),
         reports.picture_section([figure]),
     ]
-    files += reports.write_run(workdir, outcome, config=config, sections=sections)
-    print_results(text, files=files, workdir=workdir)
+    reports.write_run(workdir, outcome, config=config, sections=sections, files=[figure], text=text)
     return outcome
-
-
-def _text(facts: dict, counts: list[int], rows: list[list[str]]) -> str:
-    title = "Mean IoU by labelled patients (median of repeats)"
-    table = PrintedTable(title, ["", *map(str, counts)], rows)
-    sections = [results.facts_text("Run", facts), table.text(label_widths=(20,)), DISCLAIMER]
-    return "\n\n".join(sections) + "\n"

@@ -1,4 +1,4 @@
-"""The frozen encoder of a decoder: loaded from a workdir, or untrained; and what it has seen."""
+"""A decoder's frozen encoder, loaded from a workdir or untrained, and the patients it has seen."""
 
 from functools import partial
 
@@ -19,48 +19,47 @@ from thermo_jax.training.state import initialise
 
 
 def own_encoder(config: ConfigDict, workdir: Path, *, operations) -> FrozenEncoder:
-    """As `open_encoder`: the configured one, or, to continue, the one that the run carries.
+    """The encoder of a new run (`open_encoder`), or the copy in the checkpoint of a continued one.
 
-    The workdir of the latter may be gone since; `config.encoder.workdir` then becomes again what it
-    was when the run began.
+    If the encoder's workdir no longer exists, `config.encoder.workdir` is set to its value in the
+    continued run's config.json.
 
     Raises:
-      UserError: the configured workdir holds another encoder than the run carries.
+      UserError: the configured workdir contains a different encoder than the checkpoint.
     """
     given = config.encoder.workdir
     if not has_checkpoint(workdir):
         return open_encoder(config, workdir=given, operations=operations)
-    carried = open_encoder(config, workdir=workdir, operations=operations)
+    own = open_encoder(config, workdir=workdir, operations=operations)
     if config.encoder.kind != "pretrained":
-        return carried
+        return own
     began_with = saved_config(workdir)["encoder"]["workdir"]
     if not given or not has_checkpoint(given):
         logging.warning(
-            "config.encoder.workdir=%s holds no encoder: the run goes on with the one that it "
-            "carries, from %s.",
+            "config.encoder.workdir=%s contains no encoder: the run continues with the copy in its "
+            "checkpoint, which came from %s.",
             given,
             began_with,
         )
         config.encoder.workdir = began_with
-        return carried
+        return own
     other, _ = _load_pretrained(config, given, operations=operations)
-    if not all(jax.tree.leaves(jax.tree.map(np.array_equal, other.variables, carried.variables))):
+    if not all(jax.tree.leaves(jax.tree.map(np.array_equal, other.variables, own.variables))):
         raise UserError(
-            f"config.encoder.workdir={given} holds another encoder than the run in {workdir} "
-            f"carries, which began with the one then in {began_with}: give that one, or a copy of "
+            f"config.encoder.workdir={given} contains another encoder than the one with which the "
+            f"run in {workdir} began, which came from {began_with}: give that encoder or a copy of "
             "it, or choose another --workdir"
         )
-    return carried
+    return own
 
 
 def open_encoder(config: ConfigDict, *, workdir: str | Path, operations) -> FrozenEncoder:
     """The encoder of a workdir, or the untrained one that `config.encoder.kind` asks for.
 
     Raises:
-      UserError: no encoder is configured, or it is of another kind than `config.encoder.type`.
+      UserError: no encoder is configured, or its data type is not `config.encoder.type`.
       FileNotFoundError: there is no checkpoint.
     """
-    row = f"{config.encoder.type} encoder"
     kind = config.encoder.get("kind", "pretrained")
     if kind != "pretrained":
         return _untrained(kind, config, operations=operations)
@@ -73,15 +72,15 @@ def open_encoder(config: ConfigDict, *, workdir: str | Path, operations) -> Froz
     facts = encoder.facts
     if not meta["finished"] and meta["config"]["task"] == "encoder":
         logging.warning(
-            "The encoder in %s has not finished its training (epoch %d): its best so far is used.",
+            "The training of the encoder in %s is not finished (epoch %d): its best state is used.",
             workdir,
             meta["epoch"],
         )
     if facts["data_type"] != config.encoder.type:
         raise UserError(
-            f"{workdir} holds a {facts['data_type']} encoder, but this run asks for "
-            f"a {row}: choose a preset with that encoder (such as "
-            f"{_row(facts['data_type'], config.data.type)}), or another encoder's workdir"
+            f"{workdir} contains a {facts['data_type']} encoder, but this run asks for a "
+            f"{config.encoder.type} encoder: choose a preset with that encoder (such as "
+            f"{row_name(facts['data_type'], config.data.type)}), or another encoder's workdir"
         )
     if facts["downscale"] != config.data.downscale:
         logging.warning(
@@ -107,7 +106,7 @@ def _load_pretrained(
 
 
 def _untrained(kind: str, config: ConfigDict, *, operations) -> FrozenEncoder:
-    """The encoder that a pretrained one is compared with: random weights, or raw pixels."""
+    """An encoder for comparison with a pretrained one: random weights, or raw pixels."""
     if kind == "none":
         check_raw_pixels(config)
     data_type = config.encoder.type
@@ -123,48 +122,42 @@ def _untrained(kind: str, config: ConfigDict, *, operations) -> FrozenEncoder:
 
 
 def check_raw_pixels(config: ConfigDict) -> None:
-    """Raises UserError where raw pixels would be those of another data type."""
+    """Raises UserError if raw pixels are asked for, of another data type than the images."""
     if config.encoder.type != config.data.type:
         raise UserError(
-            f"config.encoder.kind='none' takes the pixels as they are: config.encoder.type "
+            f"config.encoder.kind='none' does not change the pixels: config.encoder.type "
             f"{config.encoder.type!r} must be config.data.type {config.data.type!r}"
         )
 
 
-def _row(encoder_type: str, data_type: str) -> str:
+def row_name(encoder_type: str, data_type: str) -> str:
+    """A row of Table 1 as encoder/decoder, such as "G/H"."""
     return f"{encoder_type[0]}/{data_type[0]}".upper()
 
 
 def encoder_caveat(meta: dict, *, dataset: Dataset, test_patients: set[str]) -> str:
-    """What a reader of the results must know of the encoder's patients; "" in an honest run."""
+    """A warning for readers of the results about the encoder's patients; "" in an honest run."""
     if "kind" in meta:
         return {"random": "random weights, frozen", "none": "none: raw pixels"}[meta["kind"]]
-    seen = seen_by_encoder(meta, dataset=dataset, patients=test_patients)
-    caveats = []
+    seen, caveats = seen_by_encoder(meta, dataset=dataset, patients=test_patients), []
     if seen is None:
+        caveats.append("pretrained on other data: whether it saw test patients is not known")
+    else:
+        if seen:
+            caveats.append(f"transductive: it saw {len(seen)} test patients unlabelled")
+        if saw_unknown_patients(meta, dataset=dataset):
+            caveats.append("it saw images of unknown patients, who may be test patients")
+    if caveats:
         logging.warning(
-            "The encoder was pretrained on other data (or the same files were changed since): "
-            "whether it saw this run's test patients is not known."
+            "The encoder: %s. To avoid this, pretrain an encoder on the same data, with the same "
+            "config.split and with config.split.protocol='honest'.",
+            "; ".join(caveats),
         )
-        return "pretrained on other data: whether it saw test patients is not known"
-    if seen:
-        logging.warning(
-            "The encoder was pretrained on %d of this run's test patients (without labels): the "
-            "results are transductive. Give both runs the same config.split to avoid it.",
-            len(seen),
-        )
-        caveats.append(f"transductive: it saw {len(seen)} test patients unlabelled")
-    if saw_unknown_patients(meta, dataset=dataset):
-        logging.warning(
-            "The encoder was pretrained on images of unknown patients, too (without labels), who "
-            "may be this run's test patients: pretrain it anew with config.split.protocol='honest'."
-        )
-        caveats.append("it saw images of unknown patients, who may be test patients")
     return "; ".join(caveats)
 
 
 def seen_by_encoder(meta: dict, *, dataset: Dataset, patients: set[str]) -> set[str] | None:
-    """Those of the patients that pretrained the encoder; None if it knows other data."""
+    """The patients whose images pretrained the encoder; None if it was trained on other data."""
     if meta["data_fingerprint"] != dataset.fingerprint:
         return None
     return patients & set(meta["seen_patients"])

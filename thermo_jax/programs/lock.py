@@ -1,8 +1,8 @@
-"""The lock of a workdir: one run at a time writes it.
+"""The lock of a workdir: only one run at a time writes there.
 
-The file .lock is locked, and names its process, while a run writes there. It is removed at the end.
-What may be changed: the message. What may not: the order of creating, locking and comparing the
-file, which keeps a second run out at every moment (tests/test_workdir.py starts runs in between).
+While a run writes, it locks the file .lock, which contains its process number. At the end the run
+removes the file. You may change the message. Do not change the order in which the file is created,
+locked and compared: it keeps a second run out at every moment (tests/test_workdir.py).
 """
 
 import contextlib
@@ -23,19 +23,18 @@ from thermo_jax.programs.workdir import workdir_path
 from thermo_jax.training import processes
 
 LOCK = ".lock"
-_LOCK_TRIES = 10
 
 
 @contextlib.contextmanager
 def only_run_in(path: str | Path) -> Iterator[None]:
-    """Holds an exclusive lock on the folder, so that no second run writes it in the meantime.
+    """Locks the folder against other runs. A folder in a bucket cannot be locked.
 
-    The system frees it whenever the process ends. There is no such lock in a bucket. At the end the
-    lock's file is removed, and the folder too where nothing was written there. A run that is
-    refused leaves no trace: what a killed one left is then as it was.
+    The system frees the lock when the process ends in any way. At the end the lock's file is
+    removed, and so is a folder that this run made and that is still empty. A run that is refused
+    leaves the folder as it was, with the lock's file of a killed run.
 
     Raises:
-      UserError: another run is writing it, or this one cannot.
+      UserError: another run is writing there, or the folder cannot be written.
     """
     if not str(path) or is_remote(path) or not processes.is_writer():
         yield
@@ -47,21 +46,25 @@ def only_run_in(path: str | Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _no_empty_folders(folder: pathlib.Path) -> Iterator[None]:
-    """At the end, the folder and those above it that were made since go if they are still empty."""
-    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    """At the end, removes the folder and its parents that did not exist before and are empty."""
+    missing = [parent for parent in (folder, *folder.parents) if not parent.exists()]
     try:
         yield
     finally:
-        with contextlib.suppress(OSError):  # the first that is not empty, or was not made
-            for each in missing:
-                each.rmdir()
+        with contextlib.suppress(OSError):  # at the first folder that is not empty
+            for parent in missing:
+                parent.rmdir()
 
 
 @contextlib.contextmanager
 def _locked(folder: pathlib.Path) -> Iterator[None]:
-    """The folder's lock is held, and its file names this process."""
-    with _writable(folder):
+    """Locks the folder's file, which contains this process's number in the meantime."""
+    try:
         file, is_new = _open_locked(folder)
+    except OSError as error:
+        raise UserError(
+            f"--workdir={folder} cannot be written ({error.strerror}): choose another --workdir"
+        ) from error
     with file:
         content, status = file.read(), os.fstat(file.fileno())
         done = False
@@ -69,7 +72,7 @@ def _locked(folder: pathlib.Path) -> Iterator[None]:
             _overwrite(file, f"process {os.getpid()} on {socket.gethostname()}".encode())
             yield
             done = True
-        finally:  # while it is locked still
+        finally:  # before the file is closed, which frees the lock
             if done or is_new:
                 (folder / LOCK).unlink(missing_ok=True)
             else:
@@ -85,22 +88,22 @@ def _overwrite(file: BinaryIO, content: bytes) -> None:
 
 
 def _open_locked(folder: pathlib.Path) -> tuple[BinaryIO, bool]:
-    """The lock's file, locked, and whether it was made for that."""
+    """Returns the lock's file, locked, and whether it is new."""
     path = folder / LOCK
-    for _ in range(_LOCK_TRIES):
+    for _ in range(10):
         folder.mkdir(parents=True, exist_ok=True)
         is_new = not path.exists()
         try:
             flags = os.O_RDWR | (os.O_CREAT | os.O_EXCL if is_new else 0)
             file = os.fdopen(os.open(path, flags, 0o666), "r+b")
         except (FileExistsError, FileNotFoundError):
-            continue  # another run made or removed it in the meantime
+            continue  # another run has just made or removed it
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
                 logging.warning(
-                    "%s cannot be locked (%s): start no second run in it.", folder, error
+                    "%s cannot be locked (%s): do not start a second run there.", folder, error
                 )
                 return file, is_new
             with file:
@@ -109,18 +112,10 @@ def _open_locked(folder: pathlib.Path) -> tuple[BinaryIO, bool]:
                 f"--workdir={folder} is being written by another run ({owner}): wait for it, stop "
                 "it, or choose another --workdir"
             ) from error
-        # The run that had it before may have removed the file after it was opened here.
+        # The run that had the lock may have removed the file after it was opened here.
         if path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno())):
             return file, is_new
         file.close()
-    raise UserError(f"--workdir={folder}: its file {LOCK} changes all the time: choose another")
-
-
-@contextlib.contextmanager
-def _writable(folder: pathlib.Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"--workdir={folder} cannot be written ({error.strerror}): choose another --workdir"
-        ) from error
+    raise UserError(
+        f"--workdir={folder}: other runs create and remove {LOCK} there: choose another"
+    )

@@ -1,10 +1,11 @@
 """Program "predict": trained decoders -> a user's own thermograms.
 
-files -> pictures -> ensemble -> label maps on the pictures' own grids, evidence on the models'
+files -> pictures -> ensemble of models -> label maps at the pictures' size, evidence at the models'
 -> temperatures of regions -> predictions.csv, regions.csv, COCO polygons
--> by patient -> patients.csv, a page each
+-> by patient -> patients.csv and a page for each patient
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,6 @@ import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
 
-from thermo_jax.data import radiometry
 from thermo_jax.errors import UserError
 from thermo_jax.evaluation import results
 from thermo_jax.evaluation.tables import PrintedTable
@@ -31,16 +31,15 @@ from thermo_jax.programs.workdir import check_workdir, print_results, write_conf
 
 PREDICTIONS, COCO = "predictions.csv", "regions_coco.json"
 LABEL_MAPS, EVIDENCE, OVERLAYS, REPORTS = "label_maps", "evidence", "overlays", "reports"
-BY_FILE = "by_file"  # below REPORTS: pages of thermograms that tell no patient
+BY_FILE = "by_file"  # in REPORTS: pages of thermograms without a known patient
 
 
 def run(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
-    """Predicts and writes; returns the rows of the tables: "predictions", "patients", "regions"."""
+    """Predicts and writes; returns the rows of the tables "predictions", "patients", "regions"."""
     config = settings.resolve(config)
     models = settings.paths(config, "models")
     if not config.input:
         raise UserError("config.input is empty: give --config.input=<a thermogram or a folder>")
-    radiometry.find_colormap(config.colormap)
     _check_unused(workdir, thermograms=config.input)
     workdir = check_workdir(workdir, config)
     predictor = Predictor(models, batch_size=config.batch_size, dtype=config.model.dtype)
@@ -50,29 +49,45 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
     read: list[Finding | Unreadable] = []
     maps: dict[str, Path] = {}
     try:
-        for found in predictions:
-            if isinstance(found, Unreadable):
-                rows.append(_unreadable_row(found))
-                read.append(found)
+        for item in predictions:
+            if isinstance(item, Unreadable):
+                rows.append(_unreadable_row(item))
+                read.append(item)
                 continue
-            regions = _regions(found)
-            overlay = _save_overlay(workdir, found, regions, config) if config.reports else None
-            if found.evidence:
-                np.savez(_output(workdir / EVIDENCE, found.name, ".npz"), **found.evidence)
-            if found.label_map is not None:
-                maps[found.picture.file] = _save_label_map(workdir, found)
-            rows.append(_row(found, regions))
-            read.append(Finding.of(found, regions, overlay=overlay))
-    finally:  # whatever stops a long run: what is done is not lost
+            regions: list[RegionMeasurement] = []
+            if item.label_map is not None:
+                regions = measure_regions(item.label_map, item.picture.temperatures)
+                file = _output(workdir / LABEL_MAPS, item.name, ".png")
+                Image.fromarray(item.label_map).save(file)
+                maps[item.picture.file] = file
+            if item.evidence:
+                np.savez(_output(workdir / EVIDENCE, item.name, ".npz"), **item.evidence)
+            overlay = None
+            if config.reports:
+                file = _output(workdir / OVERLAYS, item.name, ".png")
+                overlay = overlay_figure(file, item, regions, colormap=config.colormap)
+            rows.append(_row(item, regions))
+            read.append(Finding.of(item, regions, overlay=overlay))
+    finally:  # an interrupted run also writes the results that it has
         patients = by_patient(read)
         tables = {
             "predictions": rows,
             "patients": [_patient_row(patient, reports=config.reports) for patient in patients],
-            "regions": [row for item in read for row in _region_rows(item)],
+            "regions": [
+                row for item in read if isinstance(item, Finding) for row in _region_rows(item)
+            ],
         }
-        files = _save_tables(workdir, tables, maps)
-        if config.reports:
-            _save_pages(workdir, patients)
+        files = [
+            PrintedTable.of_records(table).write_csv(workdir / f"{name}.csv")
+            for name, table in tables.items()
+            if table
+        ]
+        files += [write_coco(workdir / COCO, maps)] if maps else []
+        for patient in patients if config.reports else ():
+            if patient.findings:
+                path = workdir / _page_path(patient)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_page(path, patient)
     folders = (LABEL_MAPS, EVIDENCE, OVERLAYS, REPORTS)
     files += [workdir / name for name in folders if (workdir / name).is_dir()]
     print_results(_summary(rows, patients, predictor), files=files, workdir=workdir)
@@ -80,7 +95,7 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
 
 
 def _check_unused(workdir: str | Path, *, thermograms: str) -> None:
-    """Results of two inputs in one folder could not be told apart, nor results from the input."""
+    """Raises UserError if results would mix with the thermograms or with another run's results."""
     if not str(workdir):  # `check_workdir` asks for it
         return
     folder = Path(workdir).expanduser()
@@ -91,41 +106,26 @@ def _check_unused(workdir: str | Path, *, thermograms: str) -> None:
         )
     task = task_of_run(folder)
     if task not in (None, "predict"):
-        raise UserError(f"{workdir} holds a run of {task}: choose another --workdir")
-    # Nobody is told to remove it: trained models may be below.
+        raise UserError(f"{workdir} contains a run of {task}: choose another --workdir")
+    # The message must not propose to delete the folder, which may contain trained models.
     if (folder / PREDICTIONS).exists():
-        raise UserError(f"{workdir} holds predictions already: choose another --workdir")
+        raise UserError(f"{workdir} already contains predictions: choose another --workdir")
 
 
-def _save_tables(workdir: Path, tables: dict[str, list], maps: dict[str, Path]) -> list[Path]:
-    """Each as CSV, unless it is empty, and the polygons of the label maps."""
-    files = [
-        PrintedTable.of_records(rows).write_csv(workdir / f"{name}.csv")
-        for name, rows in tables.items()
-        if rows
-    ]
-    return files + ([write_coco(workdir / COCO, maps)] if maps else [])
-
-
-def _regions(found: Prediction) -> list[RegionMeasurement]:
-    if found.label_map is None:
-        return []
-    return measure_regions(found.label_map, found.picture.temperatures)
-
-
-def _row(found: Prediction, regions: list[RegionMeasurement]) -> dict[str, Any]:
+def _row(prediction: Prediction, regions: list[RegionMeasurement]) -> dict[str, Any]:
     """One row of predictions.csv. Temperatures in degrees C."""
-    picture, values = found.picture, list(found.probabilities.values())
-    kinds = [kind for kind in ("temperatures", "gray", "colour") if _has(picture, kind)]
+    picture, values = prediction.picture, list(prediction.probabilities.values())
+    kinds = ("temperatures", "gray", "colour")
+    is_predicted = values or prediction.label_map is not None
     row = {
-        "name": found.name,
-        "patient": patient_of(found.name),
-        "status": "predicted" if values or found.label_map is not None else "no model reads it",
-        "probability_sick": found.probability,
+        "name": prediction.name,
+        "patient": patient_of(prediction.name),
+        "status": "predicted" if is_predicted else "no model reads it",
+        "probability_sick": prediction.probability,
         "lowest_of_models": min(values, default=None),
         "highest_of_models": max(values, default=None),
         "classifiers": len(values),
-        "pixels": "+".join(kinds),
+        "pixels": "+".join(kind for kind in kinds if getattr(picture, kind) is not None),
         "height": picture.grid.height,
         "width": picture.grid.width,
     }
@@ -138,20 +138,16 @@ def _row(found: Prediction, regions: list[RegionMeasurement]) -> dict[str, Any]:
     row["hottest_region"] = hottest.class_name if hottest else None
     row["hottest_c"] = hottest.max if hottest else None
     row["hottest_x"], row["hottest_y"] = hottest.hottest if hottest else (None, None)
-    return row | {"notes": "; ".join(found.notes)}
+    return row | {"notes": "; ".join(prediction.notes)}
 
 
-def _has(picture, kind: str) -> bool:
-    return getattr(picture, kind) is not None
-
-
-def _unreadable_row(found: Unreadable) -> dict[str, Any]:
+def _unreadable_row(item: Unreadable) -> dict[str, Any]:
     """One row of predictions.csv."""
     return {
-        "name": found.name,
-        "patient": patient_of(found.name),
+        "name": item.name,
+        "patient": patient_of(item.name),
         "status": "unreadable",
-        "notes": found.reason,
+        "notes": item.reason,
     }
 
 
@@ -159,7 +155,7 @@ def _patient_row(patient: Patient, *, reports: bool) -> dict[str, Any]:
     """One row of patients.csv."""
     images, models = patient.by_image, patient.by_model.values()
     notes = [note for finding in patient.findings for note in finding.notes]
-    notes += [item.reason for item in patient.unreadable]  # which names the files
+    notes += [item.reason for item in patient.unreadable]  # the reasons name the files
     page = _page_path(patient).as_posix() if reports and patient.findings else None
     return {
         "patient": patient.name,
@@ -177,67 +173,46 @@ def _patient_row(patient: Patient, *, reports: bool) -> dict[str, Any]:
     }
 
 
-def _region_rows(found: Finding | Unreadable) -> list[dict[str, Any]]:
-    """Its rows of regions.csv."""
-    regions = [] if isinstance(found, Unreadable) else found.regions
-    return [{"name": found.name, **_region_row(region)} for region in regions]
-
-
-def _region_row(region: RegionMeasurement) -> dict[str, Any]:
-    x, y = region.hottest or (None, None)
-    return {
-        "region": region.class_name,
-        "title": class_title(region.class_name),
-        "area_pixels": region.area,
-        "share_of_image": region.share,
-        "mean_c": region.mean,
-        "median_c": region.median,
-        "min_c": region.min,
-        "max_c": region.max,
-        "sd_c": region.sd,
-        "hottest_x": x,
-        "hottest_y": y,
-    }
+def _region_rows(finding: Finding) -> list[dict[str, Any]]:
+    """The rows of regions.csv of one thermogram."""
+    return [
+        {
+            "name": finding.name,
+            "region": region.class_name,
+            "title": class_title(region.class_name),
+            "area_pixels": region.area,
+            "share_of_image": region.share,
+            "mean_c": region.mean,
+            "median_c": region.median,
+            "min_c": region.min,
+            "max_c": region.max,
+            "sd_c": region.sd,
+            "hottest_x": region.hottest[0] if region.hottest else None,
+            "hottest_y": region.hottest[1] if region.hottest else None,
+        }
+        for region in finding.regions
+    ]
 
 
 def _output(folder: Path, name: str, suffix: str) -> Path:
-    """The file of a thermogram's name in a folder of the workdir; its parents are made."""
+    """The path of a thermogram's file in a folder of the workdir. Makes the folders."""
     path = folder / f"{name}{suffix}"
     path.parent.mkdir(parents=True, exist_ok=True)
     return path
 
 
-def _save_label_map(workdir: Path, found: Prediction) -> Path:
-    path = _output(workdir / LABEL_MAPS, found.name, ".png")
-    Image.fromarray(found.label_map).save(path)
-    return path
-
-
-def _save_overlay(
-    workdir: Path, found: Prediction, regions: list[RegionMeasurement], config
-) -> Path:
-    path = _output(workdir / OVERLAYS, found.name, ".png")
-    return overlay_figure(path, found, regions, colormap=config.colormap)
-
-
 def _page_path(patient: Patient) -> Path:
-    """In the workdir; apart where it is named for a file, which may look like a patient."""
+    """The path of the patient's page in the workdir.
+
+    A page without a known patient is named after a file, whose name may look like a patient's. It
+    has a folder of its own.
+    """
     folder = Path(REPORTS) if patient.known else Path(REPORTS, BY_FILE)
     return folder / f"{patient.name}.html"
 
 
-def _save_pages(workdir: Path, patients: Sequence[Patient]) -> None:
-    for patient in patients:
-        if patient.findings:
-            path = workdir / _page_path(patient)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_page(path, patient)
-
-
 def _summary(rows: Sequence[dict], patients: Sequence[Patient], predictor: Predictor) -> str:
-    counts: dict[str, int] = {}
-    for row in rows:
-        counts[row["status"]] = counts.get(row["status"], 0) + 1
+    counts = Counter(row["status"] for row in rows)
     facts = {
         "models": ", ".join(f"{model.name} ({model.task})" for model in predictor.models),
         "thermograms": ", ".join(f"{count} {status}" for status, count in counts.items()),

@@ -1,4 +1,4 @@
-"""The report of a run: what its results, pictures and files say, on one page (report.html)."""
+"""The results of a run: results.txt, results.json and one page with everything (report.html)."""
 
 import json
 import subprocess
@@ -16,11 +16,13 @@ from thermo_jax.evaluation.results import (
     DIGITS,
     SEGMENTATION_COLUMNS,
     estimates,
+    results_text,
     thresholds_text,
+    write_results,
 )
 from thermo_jax.evaluation.tables import Estimate, PrintedTable
 from thermo_jax.evaluation.wording import OPTIMISTIC, PERFECT, SIDES_NOTE, class_title
-from thermo_jax.programs.workdir import to_json, versions
+from thermo_jax.programs.workdir import print_results, to_json, versions
 from thermo_jax.training import timeline
 
 INTERVALS = "In brackets: 95 % intervals; patients, not images, are resampled."
@@ -47,36 +49,45 @@ CAPTIONS = {
 
 
 def write_run(
-    workdir: Path, outcome: Mapping[str, Any], *, config: ConfigDict, sections: Sequence[Section]
-) -> list[Path]:
-    """Writes the report of a run, its facts first; returns report.html and report.md."""
+    workdir: Path,
+    outcome: Mapping[str, Any],
+    *,
+    config: ConfigDict,
+    sections: Sequence[Section],
+    files: Sequence[Path],
+    text: str | None = None,
+) -> None:
+    """Writes the results and the report of a run; prints the results and the files' names.
+
+    Args:
+      sections: of the report, between the facts of the run and the section about versions.
+      files: the other files that the run has written.
+      text: of results.txt, `results.results_text` by default.
+    """
+    text = results_text(outcome) if text is None else text
+    written = write_results(workdir, outcome, text=text)
     facts = dict(outcome["run"])
     summary = "\n\n".join(outcome.get("cautions", ()))
     if facts.get("protocol") == "paper":
         summary = f"Protocol of the paper, {OPTIMISTIC}.\n\n{summary}"
     sections = [Section("Run", [Facts(facts)]), *sections, about(workdir, config)]
     title = f"thermo_jax: {facts['task']}"
-    return write_report(workdir, title=title, summary=summary, sections=sections)[:2]
+    written += write_report(workdir, title=title, summary=summary, sections=sections)[:2]
+    print_results(text, files=[*written, *files], workdir=workdir)
 
 
 def result_sections(outcome: Mapping[str, Any]) -> list[Section]:
-    """Tables of whatever is in the results of one row."""
+    """The tables of the results of one row of Table 1."""
     sections = []
     if "encoder" in outcome:
         sections.append(Section("Encoder", [Facts(outcome["encoder"])]))
     if "classification" in outcome:
-        parts: list[Part] = [
-            classification_table(f"Classification per {unit}", rows)
-            for unit, rows in outcome["classification"].items()
-        ]
+        units = outcome["classification"]
+        tables = {f"Classification per {unit}": rows for unit, rows in units.items()}
         if outcome["subsets"]:
-            parts.append(
-                classification_table(
-                    "Per image, within subsets that hold both diagnoses", outcome["subsets"]
-                )
-            )
-        rows = [row for unit in outcome["classification"].values() for row in unit.values()]
-        rows += outcome["subsets"].values()
+            tables["Per image, within subsets that hold both diagnoses"] = outcome["subsets"]
+        parts = [classification_table(title, rows) for title, rows in tables.items()]
+        rows = [row for table in tables.values() for row in table.values()]
         note = f"{INTERVALS} {PERFECT}" if any(row["perfect"] for row in rows) else INTERVALS
         sections.append(Section("Classification", [*parts, Text(note)]))
     if "segmentation" in outcome:
@@ -119,13 +130,14 @@ def _segmentation_parts(outcome: Mapping[str, Any]) -> list[Part]:
         )
     ]
     for size, measures in sizes.items():
-        rows = []
-        for k, name in enumerate(CLASS_NAMES):
-            cells = [
+        rows = [
+            [class_title(name)]
+            + [
                 Estimate(measures[key][k], *measures["interval"][key][k]).text(digits)
                 for key, digits in DIGITS.items()
             ]
-            rows.append([class_title(name), *cells])
+            for k, name in enumerate(CLASS_NAMES)
+        ]
         parts.append(
             PrintedTable(f"By region at {size}", ["", "IoU", "Dice", "HD95, pixels"], rows)
         )
@@ -136,8 +148,8 @@ def _segmentation_parts(outcome: Mapping[str, Any]) -> list[Part]:
         ]
         parts.append(PrintedTable(f"Over images at {size}", columns, spread))
     worst = [
-        [one["name"], one["miou"], one["accuracy"], class_title(one["lowest_class"])]
-        for one in outcome["worst"]
+        [image["name"], image["miou"], image["accuracy"], class_title(image["lowest_class"])]
+        for image in outcome["worst"]
     ]
     parts.append(PrintedTable("Worst images", ["", "mIoU", "accuracy", "lowest IoU"], worst))
     return [*parts, Text(SIDES_NOTE)]
@@ -149,8 +161,10 @@ def picture_section(pictures: Sequence[Path]) -> Section:
 
 
 def about(workdir: Path, config: ConfigDict) -> Section:
-    """Data report, configuration, versions, timing: what it takes to judge and to repeat a run."""
-    parts: list[Part] = [Facts({**versions(), "device": _device(), "git commit": commit()})]
+    """The section with versions, timing, data report and configuration, needed to repeat a run."""
+    devices = jax.devices()
+    made_by = {"device": f"{len(devices)} x {devices[0].device_kind}", "git commit": commit()}
+    parts: list[Part] = [Facts(versions() | made_by)]
     parts += _timeline(workdir)
     report = workdir / "data_report.txt"
     if report.exists():
@@ -160,14 +174,14 @@ def about(workdir: Path, config: ConfigDict) -> Section:
 
 
 def _timeline(workdir: Path) -> list[PrintedTable]:
-    """Where the time went: in this run until now, and in the stages of a study."""
+    """Where the time went until now, in this run and in the stages of a study."""
     timeline.save(workdir)
-    # (Buckets know no search through all folders.)
+    # A bucket does not support rglob.
     files = [f for depth in ("", "*/", "*/*/") for f in workdir.glob(depth + timeline.FILE)]
     runs = [timeline.read(path.parent) for path in files]
     seconds = {part: sum(run.get(part, 0.0) for run in runs) for part in timeline.PARTS}
     total = sum(seconds.values())
-    if not total:  # a program that was called by itself
+    if not total:  # the program was not started by main.run
         return []
     rows = [
         [shown, f"{seconds[part]:.1f}", f"{100 * seconds[part] / total:.0f} %"]
@@ -179,11 +193,6 @@ def _timeline(workdir: Path) -> list[PrintedTable]:
     )
     rows.append(["together", f"{total:.1f}", ""])
     return [PrintedTable("Where the time went", ["", "seconds", "share"], rows, note=note)]
-
-
-def _device() -> str:
-    devices = jax.devices()
-    return f"{len(devices)} x {devices[0].device_kind}"
 
 
 def commit() -> str:

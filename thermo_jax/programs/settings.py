@@ -1,7 +1,7 @@
-"""From a configuration to plain settings, the only place where this happens.
+"""Makes plain settings from a configuration; no other module does so.
 
-A `ConfigDict` stays in `programs/`. What the other rooms need of it, they get as plain values or as
-the small frozen dataclasses that are made here: what to read, how to train, where to place.
+A `ConfigDict` stays in `programs/`. The other rooms receive plain values, or small frozen
+dataclasses that are made here: what to read, how to train, where to place.
 """
 
 from collections.abc import Collection
@@ -14,21 +14,19 @@ from thermo_jax.data.dataset import PAPER, DataSettings, SplitSettings
 from thermo_jax.data.radiometry import find_colormap
 from thermo_jax.errors import UserError
 from thermo_jax.models import precision
+from thermo_jax.models.operations import Operations, choose_operations
 from thermo_jax.training.loop import TrainingPlan
 from thermo_jax.training.parallel import DataParallel
 from thermo_jax.training.placement import Placement
 from thermo_jax.training.train_encoder import LossSettings
 
-# An H200 takes about 1 ms for a step on heatmaps: so many of them hide the host's part.
+# A step on heatmaps takes about 1 ms on an H200: with this many of them in a dispatch, the host's
+# work for the next dispatch is done before the device needs it.
 STEPS_PER_DISPATCH = 50
 
 
 def resolve(config: ConfigDict) -> ConfigDict:
-    """A checked configuration, with the compute type chosen for this platform.
-
-    Raises:
-      UserError: as `check_fields`.
-    """
+    """`check_fields`, then a copy in which `model.dtype` "auto" is the choice for this platform."""
     check_fields(config)
     resolved = config.copy_and_resolve_references()
     if "dtype" in resolved.get("model", {}):
@@ -44,20 +42,22 @@ def check_fields(config: ConfigDict) -> None:
         if field not in fields:
             continue
         value = fields[field]
-        by_type = dict(value) if isinstance(value, ConfigDict) else {"": value}  # of images
-        for data_type, one_value in by_type.items():
-            if not is_valid(one_value):
-                name += f".{data_type}" if data_type else ""
-                raise UserError(f"config.{name}={one_value!r} must be {expected}")
-    if "colormap" in config.get("data", {}):
-        try:
-            find_colormap(config.data.colormap)
-        except ValueError as error:
-            raise UserError(f"config.data.colormap: {error}") from error
+        values = {name: value}
+        if isinstance(value, ConfigDict):  # a value for each data type
+            values = {f"{name}.{data_type}": value[data_type] for data_type in value}
+        for full_name, single in values.items():
+            if not is_valid(single):
+                raise UserError(f"config.{full_name}={single!r} must be {expected}")
+    for name, fields in (("data.colormap", config.get("data", {})), ("colormap", config)):
+        if "colormap" in fields:
+            try:
+                find_colormap(fields.colormap)
+            except ValueError as error:
+                raise UserError(f"config.{name}: {error}") from error
 
 
 def check_chosen(config: ConfigDict, field: str, known: Collection[str]) -> None:
-    """Raises UserError if a field of several values has an unknown one, or none."""
+    """Raises UserError if a field with several values is empty or contains an unknown value."""
     if not config[field] or not set(config[field]) <= set(known):
         raise UserError(
             f"config.{field}={config[field]!r}: choose one or more of {', '.join(known)}"
@@ -96,22 +96,23 @@ def training_plan(config: ConfigDict) -> TrainingPlan:
 
 
 def placement(config: ConfigDict) -> Placement:
-    """Where to place steps and examples; `config` is resolved.
+    """Where to place steps and examples.
 
+    Args:
+      config: resolved.
     Raises:
-      UserError: more devices than there are, or fewer than several processes have; an unknown
-        mode.
+      UserError: this machine has fewer devices, or several processes would not use all of theirs.
     """
     wanted, available = config.parallel.devices, jax.devices()
     if jax.process_count() > 1 and wanted not in (0, len(available)):
         raise UserError(
-            f"config.parallel.devices={wanted}: a run of {jax.process_count()} processes takes all "
+            f"config.parallel.devices={wanted}: a run of {jax.process_count()} processes uses all "
             f"of their {len(available)} devices; leave it at 0"
         )
     if not 0 <= wanted <= len(available):
         raise UserError(
             f"config.parallel.devices={wanted}: this machine has {len(available)} "
-            f"{available[0].platform} device(s); 0 takes all"
+            f"{available[0].platform} device(s); 0 uses all"
         )
     return Placement(
         parallel=DataParallel(available[: wanted or None], mode=config.parallel.mode),
@@ -121,17 +122,18 @@ def placement(config: ConfigDict) -> Placement:
     )
 
 
+def operations(config: ConfigDict, placement: Placement) -> Operations:
+    """How layers are computed on these devices."""
+    return choose_operations(config.model.conv, platform=placement.parallel.devices[0].platform)
+
+
 def _steps_per_dispatch(config: ConfigDict) -> int:
     on_cpu = jax.default_backend() == "cpu"
     return config.parallel.steps_per_dispatch or (1 if on_cpu else STEPS_PER_DISPATCH)
 
 
 def paths(config: ConfigDict, field: str) -> list[str]:
-    """The paths of a field in which commas separate them.
-
-    Raises:
-      UserError: there is none.
-    """
+    """The paths in a field that separates them by commas. Raises UserError if there is none."""
     given = [path.strip() for path in config[field].split(",") if path.strip()]
     if not given:
         raise UserError(f"config.{field} is empty: give --config.{field}=<path>[,<path>...]")

@@ -1,7 +1,7 @@
 """Several runs as one: the stages of Table 1 and of the few-shot curve.
 
-A stage is a run of its own in a subfolder; a finished one is not repeated, and of it are kept the
-best model and the predictions. What can be told beforehand is told before the first stage runs.
+A stage is a run of its own in a subfolder. A finished stage, which keeps its best model and its
+predictions, is not repeated. All checks that are possible are made before the first stage runs.
 """
 
 import shutil
@@ -41,7 +41,7 @@ class Stage(NamedTuple):
 
 
 def stage_config(config: ConfigDict, task: str, *, data_type: str, split: dict) -> ConfigDict:
-    """`config.stages[task]`, completed by the fields that all stages share."""
+    """`config.stages[task]`, with the fields that all stages share."""
     stage = config.stages[task].copy_and_resolve_references()
     with stage.unlocked():
         stage.seed = config.seed
@@ -59,10 +59,11 @@ def stage_config(config: ConfigDict, task: str, *, data_type: str, split: dict) 
 
 
 def check_stages(stages: Sequence[Stage], workdir: Path) -> None:
-    """What can be told before the first stage runs: fields, sizes, devices, folders, the disk.
+    """Checks fields, image sizes, devices, folders and the disk before the first stage runs.
 
     Raises:
-      UserError: names the field, the stage's folder of another configuration, or the disk.
+      UserError: a field has a wrong value, a stage's folder contains a run of another
+        configuration, or the disk is too small.
     """
     for stage in stages:
         config = settings.resolve(stage.config)
@@ -80,29 +81,28 @@ def check_stages(stages: Sequence[Stage], workdir: Path) -> None:
 
 
 def _check_folder(stage: Stage, config: ConfigDict, workdir: Path) -> None:
-    """As `check_workdir`; also names the study's own field for an encoder's validation patients."""
-    folder = workdir / stage.folder
+    """`check_workdir`; an error about an encoder's val_fraction names the study's field, too."""
+    folder, share = workdir / stage.folder, config.split.val_fraction
     try:
         check_workdir(folder, config)
     except UserError as error:
         if stage.task != "encoder":
             raise
-        split = saved_config(folder_path(folder)).get("split", {})
-        share = split.get("val_fraction", config.split.val_fraction)
-        if share == config.split.val_fraction:
+        saved = saved_config(folder_path(folder)).get("split", {}).get("val_fraction", share)
+        if saved == share:
             raise
         raise UserError(
             f"{error}. An encoder's split.val_fraction is config.encoder_val_fraction here: it was "
-            f"{share}, also where an earlier version had no such field"
+            f"{saved}, also in earlier versions without that field"
         ) from error
 
 
 def check_split(path: Path, split: Split, stages: Sequence[Stage], workdir: Path) -> None:
-    """Raises UserError where a stage has begun, and the saved split deals patients otherwise."""
+    """Raises UserError if a stage has begun and the saved split differs from the given one."""
     begun = any((workdir / stage.folder / FOLDER).exists() for stage in stages)
     if begun and path.exists() and Split.load(path) != split:
         raise UserError(
-            f"{path} deals the patients otherwise than this data and configuration: restore "
+            f"{path} divides the patients differently than this data and configuration: restore "
             "them as they were when the run began, or choose another --workdir"
         )
 
@@ -110,7 +110,7 @@ def check_split(path: Path, split: Split, stages: Sequence[Stage], workdir: Path
 def run_stages(
     stages: Sequence[Stage], workdir: Path, *, open_dataset: Callable[..., Dataset]
 ) -> None:
-    """Runs those that are not finished yet."""
+    """Runs the stages that are not finished."""
     for number, stage in enumerate(stages, start=1):
         folder = workdir / stage.folder
         if _is_finished(stage, workdir):
@@ -124,27 +124,22 @@ def run_stages(
 
 def _is_finished(stage: Stage, workdir: Path) -> bool:
     folder = workdir / stage.folder
-    found = stage.task == "encoder" or (folder / decoder_results.PREDICTIONS).is_file()
-    return found and (folder / FINISHED).is_file()
+    complete = stage.task == "encoder" or (folder / decoder_results.PREDICTIONS).is_file()
+    return complete and (folder / FINISHED).is_file()
 
 
 def _check_disk(stages: Sequence[Stage], workdir: Path) -> None:
-    """Says what the run will take; UserError where the disk has less."""
-    kept = running = 0
-    sizes: dict[tuple[str, str], int] = {}
-    for stage in stages:
-        if _is_finished(stage, workdir):
-            continue
-        kind = (stage.task, stage.config.data.type)  # all that a model's size depends on here
-        if kind not in sizes:
-            sizes[kind] = _model_bytes(stage)
-        size = sizes[kind]
-        kept += size
-        # Latest, best and the one being written, each with Adam's two moments.
-        running = max(running, 3 * 3 * size)
+    """Logs how much disk the run needs. Raises UserError if the disk has less."""
+    unfinished = [stage for stage in stages if not _is_finished(stage, workdir)]
+    # In a study the task and the data type determine a model's size.
+    examples = {(stage.task, stage.config.data.type): stage for stage in unfinished}
+    sizes = {kind: _model_bytes(stage) for kind, stage in examples.items()}
+    kept = sum(sizes[stage.task, stage.config.data.type] for stage in unfinished)
+    # The latest, the best and the checkpoint being written, each with Adam's two moments.
+    running = 3 * 3 * max(sizes.values(), default=0)
     free = shutil.disk_usage(workdir).free
     logging.info(
-        "%d stages; they will take %.2f GB of disk, and up to %.2f GB more while one runs; "
+        "%d stages; they need %.2f GB of disk, and up to %.2f GB more while one runs; "
         "%.1f GB are free.",
         len(stages),
         kept / 1e9,
@@ -153,8 +148,8 @@ def _check_disk(stages: Sequence[Stage], workdir: Path) -> None:
     )
     if kept + running > free:
         raise UserError(
-            f"{workdir}: this run takes {(kept + running) / 1e9:.1f} GB of disk, and "
-            f"{free / 1e9:.1f} GB are free: free some, or choose another --workdir"
+            f"{workdir}: this run needs {(kept + running) / 1e9:.1f} GB of disk, and "
+            f"{free / 1e9:.1f} GB are free: delete something, or choose another --workdir"
         )
 
 

@@ -1,6 +1,6 @@
-"""Program "table1": cross-validated encoders and decoders -> the paper's Table 1, ours beside it.
+"""Program "table1": cross-validated encoders and decoders -> the paper's Table 1 and ours.
 
-splits (one assignment of patients for every row) -> per fold: encoders -> decoders
+splits of patients, the same for all rows -> encoders and then decoders of each fold
 -> out-of-fold predictions, pooled -> measures with intervals -> table, report
 """
 
@@ -19,21 +19,21 @@ from thermo_jax.configs.common import ROW_TYPES, ROWS
 from thermo_jax.data.dataset import PAPER, TRANSDUCTIVE, Dataset, open_dataset
 from thermo_jax.data.splits import Split
 from thermo_jax.errors import UserError
-from thermo_jax.evaluation import assessment, charts, results, table1
+from thermo_jax.evaluation import charts, results, table1
 from thermo_jax.evaluation.predictions import Predictions, pool
 from thermo_jax.evaluation.report import Picture, Section
 from thermo_jax.evaluation.tables import PrintedTable
 from thermo_jax.evaluation.wording import DISCLAIMER, OPTIMISTIC
 from thermo_jax.programs import decoder_results, reports, settings
 from thermo_jax.programs.stages import Stage, check_split, check_stages, run_stages, stage_config
-from thermo_jax.programs.workdir import PICTURES, begin, check_workdir, print_results
+from thermo_jax.programs.workdir import PICTURES, begin, check_workdir
 
 FOLDS, ENCODER = "folds", "_encoder"
 _FOLD_NAME = re.compile(r"repeat(?P<repeat>\d+)_fold\d+")
 
 
 def run(config: ConfigDict, workdir: str | Path) -> dict:
-    """Runs what is not finished yet; returns the results that it also writes to the workdir."""
+    """Runs the stages that are not finished; returns the results, which it also writes."""
     _check_fields(config)
     workdir = check_workdir(workdir, config)
     stages = list(plan(config, workdir))
@@ -61,27 +61,28 @@ def _check_fields(config: ConfigDict) -> None:
 
 
 def plan(config: ConfigDict, workdir: Path) -> Iterator[Stage]:
-    """All stages, each after those it needs."""
+    """All stages, each after the stages that it needs."""
     for repeat in range(config.repeats):
         for fold in range(config.num_folds or config.split.folds):
             name = f"repeat{repeat}_fold{fold}"
             split = {"fold": fold, "seed": config.split.seed + repeat}
             split["protocol"] = config.split.protocol
-            variants = [""] + [TRANSDUCTIVE] * config.transductive
-            for variant in variants:
+            for variant in [""] + [TRANSDUCTIVE] * config.transductive:
                 yield from _fold(config, workdir, name=name, split=split, variant=variant)
 
 
 def _fold(config, workdir: Path, *, name: str, split: dict, variant: str) -> Iterator[Stage]:
     suffix = f"_{variant}" if variant else ""
-    letters = sorted({row[0] for row in config.rows})
-    for letter in letters:
-        given = split | {"file": str(_fold_file(workdir, name, of=ENCODER))}
-        stage = stage_config(config, "encoder", data_type=ROW_TYPES[letter], split=given)
-        if variant:
-            stage.split.protocol = variant
-        yield Stage("encoder", f"{name}/encoder_{ROW_TYPES[letter]}{suffix}", "", stage)
-    split = split | {"file": str(_fold_file(workdir, name))}
+    # Encoders have a split of their own, with more validation patients.
+    file = workdir / FOLDS / f"{name}.json"
+    encoder_split = split | {"file": str(file.with_stem(name + ENCODER))}
+    if variant:
+        encoder_split["protocol"] = variant
+    for letter in sorted({row[0] for row in config.rows}):
+        data_type = ROW_TYPES[letter]
+        stage = stage_config(config, "encoder", data_type=data_type, split=encoder_split)
+        yield Stage("encoder", f"{name}/encoder_{data_type}{suffix}", "", stage)
+    split = split | {"file": str(file)}
     for task in config.tasks:
         for row in config.rows:
             types = [ROW_TYPES[letter] for letter in row.split("/")]
@@ -92,11 +93,6 @@ def _fold(config, workdir: Path, *, name: str, split: dict, variant: str) -> Ite
             yield Stage(task, f"{name}/{task}_{row.replace('/', '')}{suffix}", shown, stage)
 
 
-def _fold_file(workdir: Path, name: str, *, of: str = "") -> Path:
-    """Who is in which set of a fold: of its decoders, or of its encoders, who validate on more."""
-    return workdir / FOLDS / f"{name}{of}.json"
-
-
 def _begin(
     config: ConfigDict,
     workdir: Path,
@@ -104,12 +100,12 @@ def _begin(
     stages: Sequence[Stage],
     open_dataset: Callable[..., Dataset],
 ) -> None:
-    """Writes config.json, the data report and folds/*.json: the given ones, or dealt anew.
+    """Writes config.json, the data report and folds/*.json, whose splits all rows share.
 
-    They are the same for every row.
+    The splits are those in `config.folds_dir` or new ones.
 
     Raises:
-      UserError: the given ones are incomplete, or the run has begun with others.
+      UserError: the folder's splits are incomplete, or the run has begun with other splits.
     """
     dataset = open_dataset(settings.data_settings(stages[0].config))
     splits: dict[Path, Split] = {}
@@ -129,18 +125,19 @@ def _begin(
 def _split(
     config: ConfigDict, stage: Stage, dataset: Dataset, *, splits: Mapping[Path, Split]
 ) -> Split:
-    """A stage's patients; an encoder's follow from those of its fold's decoders, in `splits`."""
+    """The split of a stage. An encoder's is made from that of its fold's decoders, in `splits`."""
     file = Path(stage.config.split.file)
     given = Path(config.folds_dir).expanduser() / file.name
     if stage.task == "encoder" and not (config.folds_dir and given.is_file()):
-        # Not given either by runs of earlier versions.
+        # Runs of earlier versions did not write a file for encoders.
         return dataset.with_more_validation(
             splits[_decoders_file(file)], settings.split_settings(stage.config)
         )
     if not config.folds_dir:
-        dealt = settings.split_settings(stage.config)
-        dealt = dataclasses.replace(dealt, file="", protocol=config.split.protocol)
-        return dataset.split(dealt)
+        split_settings = settings.split_settings(stage.config)
+        return dataset.split(
+            dataclasses.replace(split_settings, file="", protocol=config.split.protocol)
+        )
     if not given.is_file():
         raise UserError(
             f"config.folds_dir: {given} is missing; give the folder {FOLDS} of another run "
@@ -156,9 +153,10 @@ def _decoders_file(path: Path) -> Path:
 
 
 def _check_splits(config: ConfigDict, splits: Mapping[Path, Split]) -> None:
-    """Of each repeat's folds: nobody is tested twice, and where all are run, everybody once.
+    """Raises UserError unless the test sets of each repeat's folds are disjoint.
 
-    A fold's encoder must train on nobody who validates or tests the decoders.
+    If all folds are run, every patient must be tested. A fold's encoder must not train on patients
+    who validate or test its decoders.
     """
     folds = config.num_folds or config.split.folds
     for path, split in splits.items():
@@ -166,7 +164,7 @@ def _check_splits(config: ConfigDict, splits: Mapping[Path, Split]) -> None:
         if split.test != decoders.test or not split.val >= decoders.val:
             raise UserError(
                 f"config.folds_dir: {path.name} lets an encoder train on patients who validate or "
-                f"test its fold's decoders: remove it, to have it made anew of "
+                f"test its fold's decoders: remove it, and it is made from "
                 f"{_decoders_file(path).name}"
             )
     in_order = [split for path, split in splits.items() if _decoders_file(path) == path]
@@ -178,13 +176,13 @@ def _check_splits(config: ConfigDict, splits: Mapping[Path, Split]) -> None:
         if twice or (folds == config.split.folds and set(tested) != everybody):
             raise UserError(
                 f"the {folds} folds test {len(tested)} patients, {len(set(tested))} different ones "
-                f"of {len(everybody)}: they were made for another number of folds. Give "
-                "config.split.folds as it was, or leave config.folds_dir empty"
+                f"of {len(everybody)}: they were made for another number of folds. Set "
+                "config.split.folds to that number, or leave config.folds_dir empty"
             )
         if config.split.protocol != PAPER and not all(split.val for split in repeat):
             raise UserError(
                 "config.folds_dir: a fold has no validation patients (it was made for the protocol "
-                "'paper'); leave it empty to deal patients anew"
+                "'paper'); leave it empty, and the patients are divided again"
             )
 
 
@@ -206,51 +204,49 @@ def _finish(config: ConfigDict, workdir: Path, stages: list[Stage]) -> dict:
                 ]
             )
             name = f"predictions_{task}_{row.replace('/', '').replace(' ', '_')}.csv"
-            if task == "classify":
-                found = decoder_results.assess_classification(pooled, row=row, config=config)
-                rows = decoder_results.classification_rows(pooled)
-            else:
-                found = assessment.assess_segmentation(
-                    pooled, samples=config.report.bootstrap, seed=config.report.seed
-                )
-                rows = decoder_results.segmentation_rows(pooled)
+            measures, rows = decoder_results.assess(pooled, task=task, row=row, config=config)
             files.append(PrintedTable.of_records(rows).write_csv(workdir / name))
-            by_row.setdefault(row, {}).update(found)
+            by_row.setdefault(row, {}).update(measures)
     outcome = {
         "run": _facts(config, stages),
-        "cautions": [s for found in by_row.values() for s in found.get("cautions", ())],
+        "cautions": [s for measures in by_row.values() for s in measures.get("cautions", ())],
         "rows": by_row,
         "paper": {
             name: dict(zip(table1.COLUMNS, row, strict=True)) for name, row in table1.PAPER.items()
         },
     }
-    shown = {row: _summary(found) for row, found in by_row.items()}
+    shown = {row: _summary(measures) for row, measures in by_row.items()}
     note = reports.INTERVALS
     if config.split.protocol == "paper":
         note += f" {OPTIMISTIC.capitalize()}."
     table = table1.printed(shown, note=note)
-    text = _text(outcome, table)
-    files = [*results.write_results(workdir, outcome, text=text), *files]
-    files += _report(config, workdir, outcome, shown, table)
-    print_results(text, files=files, workdir=workdir)
+    facts = results.facts_text("Run", outcome["run"])
+    cautions = [textwrap.fill(caution, results.WIDTH) for caution in outcome["cautions"]]
+    text = "\n\n".join([facts, table1.text(table), *cautions, DISCLAIMER]) + "\n"
+    pictures = _pictures(workdir / PICTURES, by_row, shown)
+    sections = [Section("Table 1", [table]), reports.picture_section(pictures)]
+    for row, measures in by_row.items():
+        for section in reports.result_sections(measures):
+            sections.append(Section(f"{row}: {section.title.lower()}", section.parts))
+    sections.append(_stage_pictures(workdir))
+    files += pictures
+    reports.write_run(workdir, outcome, config=config, sections=sections, files=files, text=text)
     return outcome
 
 
 def _predictions(folder: Path) -> Predictions:
     """A stage's predictions, its model named by repeat and fold."""
-    found, name = Predictions.load(folder / decoder_results.PREDICTIONS), folder.parent.name
-    repeat = int(_FOLD_NAME.fullmatch(name)["repeat"])
+    predictions, name = Predictions.load(folder / decoder_results.PREDICTIONS), folder.parent.name
+    repeat, count = int(_FOLD_NAME.fullmatch(name)["repeat"]), len(predictions)
     return dataclasses.replace(
-        found,
-        models=np.full(len(found), name),
-        repeats=np.full(len(found), repeat, np.int32),
+        predictions, models=np.full(count, name), repeats=np.full(count, repeat, np.int32)
     )
 
 
-def _summary(found: dict[str, Any]) -> dict[str, Any]:
-    """What Table 1 shows of a row: per image, and at the images' own size."""
-    rows = found.get("classification", {}).get("image")
-    sizes = found.get("segmentation")
+def _summary(measures: dict[str, Any]) -> dict[str, Any]:
+    """The measures of a row that Table 1 shows: per image, and at the images' own size."""
+    rows = measures.get("classification", {}).get("image")
+    sizes = measures.get("segmentation")
     return {
         "classification": next(iter(rows.values())) if rows else None,
         "segmentation": next(iter(sizes.values())) if sizes else None,
@@ -281,45 +277,25 @@ def _facts(config: ConfigDict, stages: list[Stage]) -> dict[str, Any]:
     return facts
 
 
-def _text(outcome: dict[str, Any], table: PrintedTable) -> str:
-    facts = results.facts_text("Run", outcome["run"])
-    cautions = [textwrap.fill(caution, results.WIDTH) for caution in outcome["cautions"]]
-    sections = [facts, table1.text(table), *cautions, DISCLAIMER]
-    return "\n\n".join(sections) + "\n"
-
-
-def _report(config: ConfigDict, workdir: Path, outcome, shown, table: PrintedTable) -> list[Path]:
-    by_row = outcome["rows"]
+def _pictures(folder: Path, by_row: dict[str, dict], shown: dict[str, dict]) -> list[Path]:
     pictures = []
-    classified = {row: found for row, found in by_row.items() if "classification" in found}
-    segmented = {row: found for row, found in by_row.items() if "segmentation" in found}
-    folder = workdir / PICTURES
+    classified = {row: values for row, values in by_row.items() if "classification" in values}
+    segmented = {row: values for row, values in by_row.items() if "segmentation" in values}
     if classified:
         pictures += decoder_results.classification_charts(folder, classified, title="Table 1")
-        values = {}
-        for row, found in classified.items():
-            measures = found["classification"]["patient"][row]
-            (values[row],) = results.estimates(measures, ["auroc"])
-        pictures.append(charts.interval_figure(folder / "auroc.png", values, measure="AUROC"))
+        aurocs = {}
+        for row, values in classified.items():
+            measures = values["classification"]["patient"][row]
+            (aurocs[row],) = results.estimates(measures, ["auroc"])
+        pictures.append(charts.interval_figure(folder / "auroc.png", aurocs, measure="AUROC"))
     if segmented:
         pictures += decoder_results.segmentation_charts(folder, segmented, title="Table 1")
-        values = {row: table1.measured(shown[row])["seg mIoU"] for row in segmented}
+        mious = {row: table1.measured(shown[row])["seg mIoU"] for row in segmented}
         paper = {row: table1.PAPER[row][-1] for row in segmented if row in table1.PAPER}
         pictures.append(
-            charts.interval_figure(folder / "miou.png", values, reference=paper, measure="mean IoU")
+            charts.interval_figure(folder / "miou.png", mious, reference=paper, measure="mean IoU")
         )
-    sections = [
-        Section("Table 1", [table]),
-        reports.picture_section(pictures),
-    ]
-    for row, found in by_row.items():
-        for section in reports.result_sections(found):
-            sections.append(Section(f"{row}: {section.title.lower()}", section.parts))
-    sections.append(_stage_pictures(workdir))
-    return [
-        *reports.write_run(workdir, outcome, config=config, sections=sections),
-        *pictures,
-    ]
+    return pictures
 
 
 def _stage_pictures(workdir: Path) -> Section:

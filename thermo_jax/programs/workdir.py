@@ -1,4 +1,4 @@
-"""A run's folder: one configuration, and whatever the run writes.
+"""The workdir: the folder to which a run writes everything, with one configuration.
 
 config.json      the resolved configuration and the versions that ran it
 metrics.jsonl, timing.jsonl, timeline.json, tensorboard/, checkpoints/, pictures/
@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 from etils.epath import Path
+from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from thermo_jax.data.dataset import SPLIT_FILE, Dataset
@@ -26,8 +27,8 @@ from thermo_jax.training.checkpoints import Checkpoints, has_checkpoint
 
 PICTURES = "pictures"
 VERSIONED = ("thermo_jax", "jax", "flax", "optax", "orbax-checkpoint", "numpy")
-# These change neither what is computed (but for rounding) nor the order of images: a run may
-# continue with others.
+# Fields that a continued run may change: they change neither the results (except by rounding) nor
+# the order of images.
 FREE_FIELDS = (
     "data.loader",
     "data.prepared_dir",
@@ -38,31 +39,30 @@ FREE_FIELDS = (
     "parallel.resident_gb",
     "parallel.steps_per_dispatch",
     "model.conv",
-    # A run that goes on carries its encoder, and knows its examples: both are compared.
+    # The checkpoint identifies the encoder and the examples, which are compared instead.
     "encoder.workdir",
     "split.file",
     "report.bootstrap",
     "report.seed",
 )
-_FREE_ENDINGS = tuple(f".{name}" for name in FREE_FIELDS)
-# Fields that were added to configurations since version 1 of config.json, each with the value that
-# stands for what the code did before: runs of earlier versions continue. Name every new field here
-# (but those of studies, whose stages alone are compared).
+# Fields that were added to configurations since version 1 of config.json, each with the value for
+# which the code does the same as before: so runs of earlier versions continue. Add every new field
+# here, except those of a study itself (only its stages are compared).
 OLD_DEFAULTS: dict[str, Any] = {"train.checkpoint_minutes": 0}
 
 
 def open_workdir(path: str | Path, config: ConfigDict) -> Path:
-    """The folder, checked (`check_workdir`) and made this configuration's (`write_config`)."""
+    """`check_workdir`, then `write_config`; returns the folder."""
     workdir = check_workdir(path, config)
     write_config(workdir, config)
     return workdir
 
 
 def check_workdir(path: str | Path, config: ConfigDict) -> Path:
-    """The folder, which may be missing; nothing is written.
+    """Returns the folder, which may be missing. Nothing is written.
 
     Raises:
-      UserError: no path, or it holds a run of another configuration.
+      UserError: the path is empty, or the folder contains a run of another configuration.
     """
     workdir = workdir_path(path)
     begun = has_checkpoint(workdir)
@@ -74,23 +74,25 @@ def check_workdir(path: str | Path, config: ConfigDict) -> Path:
         return workdir
     wanted = to_json(config)
     if not begun:
-        # A run that failed before its first checkpoint left nothing that another one of its task
-        # could spoil. Runs in subfolders look after themselves.
-        saved, wanted = ({"task": each.get("task")} for each in (saved, wanted))
+        # There is no checkpoint to protect, so only the task must agree. (Runs in subfolders are
+        # checked separately.)
+        saved, wanted = ({"task": fields.get("task")} for fields in (saved, wanted))
     different = _differences(saved, wanted)
     if different:
         raise UserError(
-            f"{workdir} holds a run of another configuration ({'; '.join(different)}): choose "
+            f"{workdir} contains a run of another configuration ({'; '.join(different)}): choose "
             "another --workdir to start anew, or give the same configuration to continue"
         )
     return workdir
 
 
 def write_config(workdir: Path, config: ConfigDict) -> None:
-    """Makes the folder and writes config.json, once all else that could refuse the run is checked.
+    """Makes the folder and writes config.json.
+
+    It is called after every check that may refuse the run: a refused run changes no file.
 
     Raises:
-      UserError: it is not the same folder for all processes of the run.
+      UserError: the path is not the same folder for all processes of the run.
     """
     file = workdir / CONFIG
     text = json.dumps({"config": to_json(config), "versions": versions()}, indent=2) + "\n"
@@ -107,7 +109,7 @@ def write_config(workdir: Path, config: ConfigDict) -> None:
 
 
 def workdir_path(path: str | Path) -> Path:
-    """The folder's path, which may be missing; UserError if there is no path, or a file."""
+    """The folder's path. Raises UserError if the path is empty or is a file."""
     if not str(path):
         raise UserError("--workdir is missing: name a folder for the results, such as runs/first")
     workdir = folder_path(path)
@@ -117,10 +119,10 @@ def workdir_path(path: str | Path) -> Path:
 
 
 def saved_config(workdir: Path) -> dict[str, Any]:
-    """The configuration of the run that the folder holds.
+    """The configuration of the run in the folder.
 
     Raises:
-      UserError: there is none, or it is damaged.
+      UserError: the file is missing or damaged.
     """
     file = workdir / CONFIG
     try:
@@ -128,7 +130,7 @@ def saved_config(workdir: Path) -> dict[str, Any]:
         return dict(json.loads(text)["config"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(
-            f"{file} cannot be read, so that it is not known whose checkpoints are beside it: "
+            f"{file} cannot be read, so the configuration of the checkpoints beside it is unknown: "
             "restore it, or choose another --workdir"
         ) from error
 
@@ -139,23 +141,24 @@ def to_json(config: ConfigDict) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Versions of the packages that decide the numbers."""
-    found = {}
+    """Versions of the packages that influence the results."""
+    installed = {}
     for name in VERSIONED:
         try:
-            found[name] = metadata.version(name)
+            installed[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+            installed[name] = "not installed"
+    return installed
 
 
 def lacking_fields(saved: dict, new: dict) -> set[str]:
     """Names of the fields of a new configuration that a saved one does not have."""
-    return dict(_flatten(new)).keys() - dict(_flatten(saved)).keys()
+    return flatten_dict(new, sep=".").keys() - flatten_dict(saved, sep=".").keys()
 
 
 def _differences(saved: dict, new: dict) -> list[str]:
-    have, want = dict(_flatten(saved)), dict(_flatten(new))
+    have, want = flatten_dict(saved, sep="."), flatten_dict(new, sep=".")
+    free = tuple(f".{name}" for name in FREE_FIELDS)
     for name in lacking_fields(saved, new):
         for field, value in OLD_DEFAULTS.items():
             if f".{name}".endswith(f".{field}"):
@@ -163,16 +166,8 @@ def _differences(saved: dict, new: dict) -> list[str]:
     return [
         f"config.{name} was {have.get(name)!r}, is {want.get(name)!r}"
         for name in sorted(have.keys() | want.keys())
-        if have.get(name) != want.get(name) and not f".{name}".endswith(_FREE_ENDINGS)
+        if have.get(name) != want.get(name) and not f".{name}".endswith(free)
     ]
-
-
-def _flatten(tree: dict, prefix: str = ""):
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            yield from _flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 # --------------------------------------------------------------------------------------------------
@@ -180,38 +175,39 @@ def _flatten(tree: dict, prefix: str = ""):
 # --------------------------------------------------------------------------------------------------
 
 
-def fingerprint(examples: Examples, sets: Mapping[str, np.ndarray]) -> str:
-    """Identifies the images of each set: a run continues only with the same ones.
+def begin_training(
+    workdir: Path,
+    config: ConfigDict,
+    *,
+    dataset: Dataset,
+    split: Split,
+    examples: Examples,
+    sets: Mapping[str, np.ndarray],
+) -> str:
+    """As `begin`, for a run that may continue; returns a digest that identifies its images.
 
     Args:
-      sets: name -> rows of the examples.
+      sets: the rows of the examples, by the name of their set.
+    Raises:
+      UserError: the run in the workdir began with other images in its sets.
     """
-    return digest(
+    examples_id = digest(
         {
             name: [[column[row] for row in rows] for column in (examples.names, examples.patients)]
             for name, rows in sets.items()
         }
     )
-
-
-def check_continues(workdir: Path, examples: str) -> None:
-    """Raises UserError if the run that would continue in the workdir has other examples.
-
-    Args:
-      examples: their fingerprint.
-    """
     if has_checkpoint(workdir):
         with Checkpoints(workdir, read_only=True) as checkpoints:
-            loop.check_examples(checkpoints.meta(), examples, workdir=workdir)
+            loop.check_examples(checkpoints.meta(), examples_id, workdir=workdir)
+    begin(workdir, config, dataset=dataset, split=split)
+    return examples_id
 
 
 def begin(
     workdir: Path, config: ConfigDict, *, dataset: Dataset, split: Split | None = None
 ) -> None:
-    """Writes config.json, the data report and the patients of each set.
-
-    To be called after all checks that may refuse the run: a refused run changes no file.
-    """
+    """`write_config`, then writes the data report and the patients of each set."""
     write_config(workdir, config)
     if processes.is_writer():
         dataset.write_report(workdir)
@@ -221,7 +217,5 @@ def begin(
 
 def print_results(text: str, *, files: Sequence[Path], workdir: Path) -> None:
     """Prints the table of results and the names of the files that were written."""
-    print(f"\n{text}")
-    print(f"Written to {workdir}:")
-    for path in files:
-        print(f"  {Path(path).relative_to(workdir)}")
+    names = [f"  {Path(path).relative_to(workdir)}" for path in files]
+    print("", text, f"Written to {workdir}:", *names, sep="\n")
