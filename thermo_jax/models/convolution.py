@@ -70,7 +70,7 @@ pad_edges.defvjp(_pad_forward, _pad_backward)
 
 
 def _fold(padded: Array, *, axis: int, margin: int) -> Array:
-    """Adds the margins of an axis to its outermost lines, and cuts the margins off."""
+    """Adds the margins of an axis to its outermost lines, and removes the margins."""
     if margin == 0:
         return padded
     size = padded.shape[axis] - 2 * margin
@@ -106,19 +106,20 @@ class Lines(NamedTuple):
 
     values: Array
     axis: int
-    before: bool  # whether they belong to the first ones
+    before: bool  # True: to the first rows or columns; False: to the last ones
 
 
 def outside_lines(x: Float[Array, "b h w c"], kernel: Float[Array, "k k c d"]) -> Iterator[Lines]:
     """Yields what the pixels outside the image x contribute to the outermost lines of the output.
 
-    The corners outside the image are counted with the rows.
+    The pixels outside the corners belong to the rows, not to the columns.
     """
     margin = _margin(kernel)
 
     def share(line: Array, kernel: Array, *, before: bool, pad: int) -> Array:
-        """The contribution of a line `[B,N,C]`, repeated outside: `[B,N,margin,D]`."""
-        # For the outermost output `margin` lines of the kernel lie outside, for the next one fewer.
+        """Returns the contribution `[B,N,margin,D]` of a line `[B,N,C]`, repeated outside."""
+        # `margin` lines of the kernel are outside for the outermost line of the output, and one
+        # line fewer for each line further inside.
         sums = [
             kernel[: margin - i].sum(0) if before else kernel[-1 - i :].sum(0)
             for i in range(margin)
@@ -145,9 +146,9 @@ def outside_lines(x: Float[Array, "b h w c"], kernel: Float[Array, "k k c d"]) -
 
 
 def _add_placed(y: Array, outside: Iterable[Lines]) -> Array:
-    """Adds each of the lines to y, as an array of y's size with zeros elsewhere.
+    """Adds lines to the outermost lines of y, which are padded with zeros to y's size.
 
-    If y has fewer lines, the superfluous ones are cut off.
+    If y has fewer lines than that, the padding is negative and removes the rest.
     """
     total = 0.0
     for values, axis, before in outside:

@@ -36,8 +36,8 @@ def convolve_on_cpu(
     """Returns the same as `convolve`, computed by operations that are fast on a CPU."""
     if kernel.shape[:2] == (1, 1) and not any(map(any, padding)):
         return x @ kernel[0, 0]
-    # XLA computes unpadded convolutions slowly. So one more row and column are computed and cut off
-    # again, except with few channels, where this costs more than it saves.
+    # XLA computes unpadded convolutions slowly. So one more row and column are computed and then
+    # removed, unless x has few channels: this costs more than it saves there.
     if any(map(any, padding)) or x.shape[-1] < _FEW_CHANNELS:
         return convolve(x, kernel, padding)
     return convolve(x, kernel, ((0, 1), (0, 1)))[:, :-1, :-1]
@@ -94,8 +94,9 @@ def _strip_gradient(
     """Returns the kernel's gradient from a strip of an image, `[rows * inputs, columns * outputs]`.
 
     The right matrix contains the output's gradient, shifted by each of the kernel's columns. The
-    left one contains whole lines of x, without a copy, for one row of the kernel at a time. If x
-    has fewer channels than the output, copying the lines for all rows into one matrix pays.
+    left one contains whole lines of x, for one row of the kernel at a time, so that nothing is
+    copied. If x has fewer channels than the output, one product with a copy of the lines for all
+    rows of the kernel is faster.
     """
     (height, _, outputs), inputs, margin = gradient.shape, x.shape[-1], columns - 1
     padded = jnp.pad(gradient, ((0, 0), (margin, margin), (0, 0)))

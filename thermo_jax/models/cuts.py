@@ -12,8 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt8
 
-from thermo_jax.models.initializers import bias_init, kernel_init
-from thermo_jax.models.layers import BatchNorm, Convolution
+from thermo_jax.models.layers import BatchNorm, Convolution, bias_init, kernel_init
 from thermo_jax.models.operations import NATIVE, Operations
 from thermo_jax.models.patches import extract_patches, gather_latents
 
@@ -24,19 +23,19 @@ LEAKY_SLOPE = 0.01
 
 
 def scale_images(images: UInt8[Array, "b h w c"], *, dtype=jnp.float32) -> Float[Array, "b h w c"]:
-    """8-bit images to the encoder's input range: x/127.5 - 1, in [-1, 1]."""
+    """Returns 8-bit images in the encoder's input range: x/127.5 - 1, in [-1, 1]."""
     return images.astype(dtype) / 127.5 - 1
 
 
 class CutsEncoder(nn.Module):
-    """Images in [-1, 1] `[B,H,W,C]` -> latents `[B,H,W,8*num_kernels]`, resolution kept.
+    """Images in [-1, 1] `[B,H,W,C]` -> latents `[B,H,W,8*num_kernels]` of the same resolution.
 
     Attributes:
       channels: C of the images, 1 (gray) or 3 (heatmap).
-      num_kernels: width of the first block; it doubles in each of the four (16 -> 128 latents).
+      num_kernels: width of the first block; each of the next three doubles it (16 -> 128 latents).
       axis_name: mapped axis over which batch statistics are shared.
       dtype: compute type; parameters stay float32.
-      operations: how the platform computes the layers.
+      operations: the platform's functions.
     """
 
     channels: int
@@ -55,8 +54,8 @@ class CutsEncoder(nn.Module):
     ) -> Float[Array, "b h w l"] | Float[Array, "b s l"]:
         """Returns latents at every position, or only at the positions `only_at`.
 
-        Batch statistics are always computed over all positions. Pretraining reads few positions,
-        and so never writes the last block's normalised values.
+        Batch statistics are always computed over all positions. Pretraining reads few positions.
+        With `only_at`, the last block's normalised values are not computed for the others.
         """
         conv = partial(
             Convolution,
@@ -91,13 +90,13 @@ class RawPixels(nn.Module):
 
     @nn.compact
     def __call__(self, images: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h w c"]:
-        # A frozen 1, so that a checkpoint has something to hold.
+        # A constant 1, because a checkpoint cannot save a model without variables.
         one = self.param("one", nn.initializers.ones, ())
         self.variable("batch_stats", "none", jnp.zeros, ())
         return (images * one).astype(self.dtype)
 
 
-Encoder = CutsEncoder | RawPixels  # what a decoder reads
+Encoder = CutsEncoder | RawPixels  # the encoders whose latents a decoder can read
 
 
 class PatchReconstruction(nn.Module):
@@ -115,7 +114,7 @@ class PatchReconstruction(nn.Module):
     def __call__(self, latents: Float[Array, "*batch l"]) -> Float[Array, "*batch p p c"]:
         flat = nn.Dense(
             self.patch_size**2 * self.channels,
-            precision=jax.lax.Precision.HIGHEST,  # a part of the loss
+            precision=jax.lax.Precision.HIGHEST,  # because this is a part of the loss
             kernel_init=kernel_init,
             bias_init=bias_init(fan_in=latents.shape[-1]),
             name="linear",

@@ -1,14 +1,14 @@
 """The two decoders on frozen latents (SPEC section 2).
 
-A decoder sees `views`: the latents of one image, or of the three colour channels of a heatmap that
-a gray encoder read as three gray images. Their logits are averaged.
+A decoder reads "views": the latents of one image, or of the three colour channels of a heatmap, if
+a gray encoder read them as three gray images. The logits of the views are averaged.
 """
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, UInt8
 
-from thermo_jax.models.initializers import bias_init, kernel_init
+from thermo_jax.models.layers import bias_init, kernel_init
 from thermo_jax.models.operations import NATIVE, Operations
 from thermo_jax.models.unet import UNet
 
@@ -18,69 +18,76 @@ HEADS = ("linear", "pooled")
 def soft_labels(
     label_maps: UInt8[Array, "b h0 w0"], *, height: int, num_classes: int, dtype=jnp.float32
 ) -> Float[Array, "b h w k"]:
-    """Block means of the one-hot map: the training target at the images' resolution."""
+    """Returns block means of the one-hot map: the training target at the images' resolution."""
     batch, full_height, full_width = label_maps.shape
     factor = full_height // height
     blocks = label_maps.reshape(batch, height, factor, full_width // factor, factor)
-    # Pixel by pixel of a block: the one-hot map of full size, 32 bytes a pixel, is never written.
+    # A sum over the pixels of a block, so that the one-hot map of full size (32 bytes for each
+    # pixel) is never written.
     pixels = [blocks[:, :, row, :, column] for row in range(factor) for column in range(factor)]
     counts = sum((pixel[..., None] == jnp.arange(num_classes)).astype(dtype) for pixel in pixels)
     return counts / factor**2
 
 
-class Segmenter(nn.Module):
-    """Latents of V views `[B,V,H,W,L]` -> logits `[B,H,W,K]`."""
+class Decoder(nn.Module):
+    """What both decoders have in common: one U-Net, which reads each view.
 
-    num_classes: int = 8
+    Attributes:
+      width, axis_name, dtype, operations: the U-Net's, see `UNet`.
+    """
+
     width: int = 64
     axis_name: str | None = None
     dtype: jnp.dtype | None = None
     operations: Operations = NATIVE
+
+    def _run_unet(
+        self, latents: Float[Array, "b v h w l"], num_outputs: int, *, train: bool
+    ) -> Float[Array, "n h w k"]:
+        """Returns the U-Net's outputs for all views of the batch, n = b * v."""
+        unet = UNet(
+            num_outputs,
+            width=self.width,
+            axis_name=self.axis_name,
+            dtype=self.dtype,
+            operations=self.operations,
+            name="unet",
+        )
+        return unet(latents.reshape(-1, *latents.shape[2:]), train=train)
+
+
+class Segmenter(Decoder):
+    """Latents of V views `[B,V,H,W,L]` -> logits `[B,H,W,K]`."""
+
+    num_classes: int = 8
 
     @nn.compact
     def __call__(
         self, latents: Float[Array, "b v h w l"], *, train: bool
     ) -> Float[Array, "b h w k"]:
-        batch, views = latents.shape[:2]
-        logits = UNet(
-            self.num_classes,
-            width=self.width,
-            axis_name=self.axis_name,
-            dtype=self.dtype,
-            operations=self.operations,
-            name="unet",
-        )(latents.reshape(-1, *latents.shape[2:]), train=train)
-        return logits.reshape(batch, views, *logits.shape[1:]).mean(1)
+        logits = self._run_unet(latents, self.num_classes, train=train)
+        return logits.reshape(*latents.shape[:2], *logits.shape[1:]).mean(1)
 
 
-class Classifier(nn.Module):
+class Classifier(Decoder):
     """Latents of V views `[B,V,H,W,L]` -> (logits `[B]`, evidence `[B,H,W]`).
 
-    The head is linear over the U-Net's one channel u, so `evidence = u*w` adds up exactly to the
-    logit less its bias. `head="pooled"` averages u over pixels instead, for images of any size.
+    The U-Net has one output channel u, and the head is linear in it: `evidence = u*w`, and the
+    evidence of all pixels, plus the bias, is exactly the logit.
+
+    Attributes:
+      head: "linear" has a weight for each pixel. "pooled" has one weight for the mean of u, so that
+        it reads images of any size.
     """
 
     head: str = "linear"
-    width: int = 64
-    axis_name: str | None = None
-    dtype: jnp.dtype | None = None
-    operations: Operations = NATIVE
 
     @nn.compact
     def __call__(
         self, latents: Float[Array, "b v h w l"], *, train: bool
     ) -> tuple[Float[Array, " b"], Float[Array, "b h w"]]:
-        batch, views, height, width = latents.shape[:4]
-        channel = UNet(
-            1,
-            width=self.width,
-            axis_name=self.axis_name,
-            dtype=self.dtype,
-            operations=self.operations,
-            name="unet",
-        )(latents.reshape(-1, *latents.shape[2:]), train=train)
-        channel = channel.reshape(batch, views, height, width)
-        weights, bias = self._head_parameters(height, width, dtype=channel.dtype)
+        channel = self._run_unet(latents, 1, train=train).reshape(latents.shape[:4])
+        weights, bias = self._head_parameters(*latents.shape[2:4], dtype=channel.dtype)
         evidence = (channel * weights).mean(1)
         return evidence.sum((1, 2)) + bias, evidence
 

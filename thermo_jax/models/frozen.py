@@ -1,4 +1,4 @@
-"""The frozen encoder that a decoder reads: its variables do not change any more (SPEC section 2).
+"""The frozen encoder whose latents a decoder reads. Its variables never change (SPEC section 2).
 
     images -> bridge -> encoder (inference mode, no gradient) -> latents
 
@@ -22,12 +22,12 @@ from thermo_jax.models.precision import array_dtype
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FrozenEncoder:
-    """An encoder whose training is over, or which stands in for one in a comparison.
+    """An encoder whose training is over, or one that replaces it in a comparison.
 
     Attributes:
       module: the model without its variables.
       variables: "params" and "batch_stats": arrays, or shapes and types only (`abstract`).
-      facts: what its run recorded about it: "data_type", "num_kernels", "seen_patients", ...
+      facts: its run recorded these about it: "data_type", "num_kernels", "seen_patients", ...
     """
 
     module: Encoder

@@ -1,4 +1,9 @@
-"""The layers of both models: a convolution, batch norm with its activation, and logits."""
+"""The layers of both models: a convolution, batch norm with its activation, and logits.
+
+The initial weights and biases are those of the published models: uniform in +-1/sqrt(fan_in).
+"""
+
+import math
 
 import flax.linen as nn
 import jax
@@ -6,11 +11,22 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from thermo_jax.models.convolution import same_padding
-from thermo_jax.models.initializers import bias_init, kernel_init
 from thermo_jax.models.normalization import Moments, activate, moments
 from thermo_jax.models.operations import NATIVE, Operations
 
 DECAY = 0.9
+
+kernel_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+
+def bias_init(*, fan_in: int) -> nn.initializers.Initializer:
+    """Returns the initializer of a bias, whose own shape does not show the layer's fan-in."""
+    bound = 1 / math.sqrt(fan_in)
+
+    def init(key, shape, dtype):
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init
 
 
 class Convolution(nn.Module):
@@ -18,12 +34,12 @@ class Convolution(nn.Module):
 
     Attributes:
       features: channels of the output.
-      size: of the square kernel.
-      edges: what lies outside the image: "zero", or "replicate" for its outermost pixels.
-      bias: whether there is one. Batch norm, which follows, subtracts any constant in training,
-        so that its true gradient is zero (`Operations.bias_gradient`).
+      size: rows and columns of the square kernel.
+      edges: values outside the image: "zero", or "replicate" to repeat its outermost pixels.
+      bias: whether the layer adds a bias. In training, the batch norm that follows subtracts it
+        again, so that its true gradient is zero (`Operations.bias_gradient`).
       dtype: compute type; parameters stay float32.
-      operations: how it is computed.
+      operations: the platform's functions.
     """
 
     features: int
@@ -54,13 +70,13 @@ class Convolution(nn.Module):
 class BatchNorm(nn.Module):
     """Batch norm over all axes but the last one (eps 1e-5), then leaky ReLU.
 
-    The running statistics (decay 0.9) store the unbiased variance, as the published models do:
-    Flax's own layer stores the biased one, and with a handful of images the difference is visible.
+    The running statistics (decay 0.9) store the unbiased variance, as the published models do.
+    Flax's own layer stores the biased one, which differs visibly if a batch has few images.
 
     Attributes:
-      slope: of the leaky ReLU; 0 is ReLU, 1 none.
+      slope: the leaky ReLU's slope below 0; 0 makes it a ReLU, 1 makes it the identity.
       axis_name: mapped axis that shares the batch, None outside `pmap`/`shard_map`.
-      operations: how it is computed.
+      operations: the platform's functions.
     """
 
     slope: float
@@ -75,9 +91,9 @@ class BatchNorm(nn.Module):
         train: bool,
         only: Float[Array, "*some c"] | None = None,
     ) -> Float[Array, "*normalized c"]:
-        """Normalises x; or, by the statistics of x, `only` those of its vectors."""
+        """Normalises x, or only the vectors `only` of x; the statistics are always those of x."""
         features = x.shape[-1]
-        # Statistics and affine in float32 at least, whatever the compute type.
+        # Statistics, scale and bias are float32 at least, whatever the compute type.
         dtype = jnp.promote_types(x.dtype, jnp.float32)
         scale = self.param("scale", nn.initializers.ones, (features,), dtype)
         bias = self.param("bias", nn.initializers.zeros, (features,), dtype)
@@ -102,13 +118,13 @@ class BatchNorm(nn.Module):
 
 
 class Logits(nn.Module):
-    """A linear layer of each pixel: x `[B,H,W,C]` -> logits `[B,H,W,K]`, in float32 at least.
+    """A linear layer for each pixel: x `[B,H,W,C]` -> logits `[B,H,W,K]`, in float32 at least.
 
-    In bfloat16 classes would tie, and ties go to the lower class. So x and the kernel, which is
-    rounded to x's type, are multiplied with sums in float32.
+    In bfloat16 many classes would have equal logits, and the lower class would win. So the kernel
+    is rounded to x's type, but the products are added up in float32.
 
     Attributes:
-      features: K.
+      features: K, the number of classes.
     """
 
     features: int

@@ -18,21 +18,15 @@ def _similarities(anchors: Array, positives: Array, *, temperature: float) -> Ar
         norm = jnp.sqrt(jnp.maximum(jnp.square(x).sum(-1, keepdims=True), 1e-24))
         return x / norm
 
-    return (
-        jnp.einsum(
-            "bil,bjl->bij",
-            normalize(anchors),
-            normalize(positives),
-            precision=jax.lax.Precision.HIGHEST,
-        )
-        / temperature
-    )
+    highest = jax.lax.Precision.HIGHEST
+    pairs = jnp.einsum("bil,bjl->bij", normalize(anchors), normalize(positives), precision=highest)
+    return pairs / temperature
 
 
 def patch_contrastive_loss(
     anchors: Float[Array, "b s l"], positives: Float[Array, "b s l"], *, temperature: float = 0.5
 ) -> Float[Array, " b"]:
-    """The paper's form, one value per image; negatives come from the same image only.
+    """Returns the paper's loss of each image. Negatives come from the same image only.
 
     `-log(sum_i exp(sim_ii) / (sum_{i!=j} exp(sim_ij) + 1e-7) + 1e-7)`.
     """
@@ -46,10 +40,9 @@ def patch_contrastive_loss(
 def nt_xent_loss(
     anchors: Float[Array, "b s l"], positives: Float[Array, "b s l"], *, temperature: float = 0.5
 ) -> Float[Array, " b"]:
-    """The textbook NT-Xent (Chen et al. 2020): one log per anchor, mean over an image's anchors."""
-    log_probabilities = jax.nn.log_softmax(
-        _similarities(anchors, positives, temperature=temperature), axis=-1
-    )
+    """Returns NT-Xent (Chen et al. 2020): the mean over an image's anchors of a logarithm."""
+    similarities = _similarities(anchors, positives, temperature=temperature)
+    log_probabilities = jax.nn.log_softmax(similarities, axis=-1)
     return -jnp.diagonal(log_probabilities, axis1=1, axis2=2).mean(-1)
 
 
@@ -59,14 +52,14 @@ CONTRASTIVE_LOSSES = {"paper": patch_contrastive_loss, "nt_xent": nt_xent_loss}
 def reconstruction_loss(
     patches: Float[Array, "b s p p c"], reconstructed: Float[Array, "b s p p c"]
 ) -> Float[Array, " b"]:
-    """Mean squared error of an image's patches."""
+    """Returns the mean squared error of each image's patches."""
     return jnp.square(patches - reconstructed).mean((1, 2, 3, 4))
 
 
 def classification_loss(
     logits: Float[Array, " b"], labels: Float[Array, " b"]
 ) -> Float[Array, " b"]:
-    """Binary cross-entropy per image; Sick = 1."""
+    """Returns the binary cross-entropy of each image; Sick is 1."""
     return optax.sigmoid_binary_cross_entropy(logits, labels)
 
 
@@ -76,7 +69,7 @@ def segmentation_loss(
     *,
     class_weights: tuple[float, ...] = SEGMENTATION_CLASS_WEIGHTS,
 ) -> Float[Array, " b"]:
-    """Class-weighted cross-entropy with soft targets, averaged over pixels (not over weights)."""
+    """Returns class-weighted cross-entropy with soft targets, divided by pixels, not by weights."""
     weights = jnp.asarray(class_weights, logits.dtype)
     per_pixel = -(weights * soft_labels * jax.nn.log_softmax(logits)).sum(-1)
     return per_pixel.mean((1, 2))

@@ -1,10 +1,10 @@
 """Batch norm and the leaky ReLU that follows it, as functions of one batch (SPEC section 2).
 
-Statistics are those of the *global* batch: they cross the devices of `axis_name` by `pmean`, so
-that results do not depend on the number of devices. Mean and variance are computed in one pass over
-the activations, as sums of what is left after `shift`, the running mean, is subtracted. In float32
-the variance is then exact to about 1e-7 * d**2, where d is the distance of the batch's mean from
-the running one in standard deviations (a U-Net: 3.6 at most).
+Statistics are those of the *global* batch: `pmean` combines them over the devices of `axis_name`,
+so that results do not depend on the number of devices. Mean and variance are computed in one pass
+over the activations, after `shift`, the running mean, is subtracted from them. In float32 the
+variance is then exact to about 1e-7 * d**2, where d is the distance of the batch's mean from the
+running one in standard deviations (3.6 at most in a U-Net).
 """
 
 from functools import partial
@@ -29,7 +29,7 @@ class Moments(NamedTuple):
 
 
 def moments(x: Float[Array, "*batch c"], *, shift: Vector, axis_name: str | None) -> Moments:
-    """The moments of x, in the wider type of x and `shift`."""
+    """Returns the moments of x, in the wider type of x and `shift`."""
     shifted = x.astype(jnp.promote_types(x.dtype, shift.dtype)) - shift
     axes = range(x.ndim - 1)
     mean, square = jnp.mean(shifted, axes), jnp.mean(jnp.square(shifted), axes)
@@ -38,7 +38,7 @@ def moments(x: Float[Array, "*batch c"], *, shift: Vector, axis_name: str | None
 
 
 def _over_devices(first: Array, second: Array, *, axis_name: str | None) -> tuple[Array, Array]:
-    """The means of two vectors over the devices, sent as one array."""
+    """Returns the means of two vectors over the devices, which are sent as one array."""
     if not axis_name or lax.axis_size(axis_name) == 1:
         return first, second
     both = lax.pmean(jnp.stack([first, second]), axis_name)
@@ -53,7 +53,7 @@ def activate(
     bias: Vector,
     slope: float,
 ) -> Float[Array, "*batch c"]:
-    """Normalises x by given statistics, then leaky ReLU; `slope` 0 is ReLU."""
+    """Normalises x by the given statistics and applies leaky ReLU; `slope` 0 is ReLU."""
     multiplier = scale * lax.rsqrt(statistics.var + EPSILON)
     y = (x - statistics.mean) * multiplier + bias
     return _leaky_relu(y, slope).astype(x.dtype)
@@ -71,13 +71,13 @@ def normalize(
     slope: float,
     axis_name: str | None,
 ) -> tuple[Float[Array, "*batch c"], Moments]:
-    """Normalises x by its own moments, then leaky ReLU; also returns the moments."""
+    """Normalises x by its own moments and applies leaky ReLU; also returns the moments."""
     own = moments(x, shift=shift, axis_name=axis_name)
     return activate(x, own, scale=scale, bias=bias, slope=slope), own
 
 
-# The same as `normalize`, with a gradient that reads x and the cotangent twice, for GPUs: the
-# automatic one makes three passes. The moments, for the running statistics, get no gradient.
+# The same as `normalize`, for GPUs: its gradient reads x and the cotangent twice, the automatic one
+# three times. The moments only update the running statistics, so no gradient passes through them.
 normalize_in_two_passes = jax.custom_vjp(normalize, nondiff_argnums=(4, 5))
 
 
@@ -93,7 +93,7 @@ def _backward(slope, axis_name, residuals, cotangents):
     wide = mean.dtype
 
     def gradient_and_centered(mean):
-        """The gradient by the batch norm's output, and x without its mean."""
+        """Returns the gradient with respect to the batch norm's output, and x minus its mean."""
         centered = x.astype(wide) - mean
         _, pull_back = jax.vjp(partial(_leaky_relu, slope=slope), centered * multiplier + bias)
         return pull_back(cotangents[0].astype(wide))[0], centered

@@ -1,7 +1,8 @@
 """Chooses, for each platform, the fastest functions for the operations that the models consist of.
 
-All platforms compute the same, up to rounding (and where values in a max pool are equal, the
-gradient may go to another one of them). The models get one `Operations` and do not know platforms.
+All platforms compute the same, up to rounding. There is one exception: if the largest values of a
+max pool are equal, platforms may pass the gradient to different ones of them. The models get an
+`Operations` and do not know platforms.
 """
 
 import dataclasses
@@ -26,10 +27,10 @@ class Operations:
       normalize: batch norm of a training batch and leaky ReLU (`normalization.normalize`).
       max_pool: 2x2.
       upsample: bilinear, to twice the size, corners aligned.
-      bias_gradient: whether a bias before batch norm gets its gradient, which is zero but for
+      resize: bilinear, to any larger size, edges aligned (`resampling.resize`).
+      bias_gradient: whether a bias before batch norm gets its gradient, which is zero apart from
         rounding. On a GPU the gradient costs an additional pass over the activations. On a CPU, a
         step takes 8 % longer *without* it.
-      resize: bilinear, to any larger size, edges aligned (`resampling.resize`).
     """
 
     convolve: Callable[..., Image]
@@ -69,7 +70,7 @@ NAMES = ("auto", *_BY_NAME)
 
 
 def choose_operations(name: str, *, platform: str) -> Operations:
-    """The operations of a name, or of a platform.
+    """Returns the operations of this name, or the fastest ones for a platform.
 
     Args:
       name: "auto" (by platform), "native", "cpu" or "gpu".

@@ -22,9 +22,9 @@ DATA_RANGE = 2.0  # images lie in [-1, 1]
 def extract_patches(
     images: Float[Array, "b h w c"], centers_hw: Int[Array, "b s 2"], *, patch_size: int = 5
 ) -> Float[Array, "b s p p c"]:
-    """The patches around `centers_hw`, which must lie inside the image as a whole."""
-    # As slices of rows of numbers: a TPU would gather single pixels one by one, and pad their few
-    # channels to 128.
+    """Returns the patches around `centers_hw`, which must lie completely inside the image."""
+    # A pixel's channels are joined with its row's. Otherwise, a TPU would read pixels one by one,
+    # and pad the few channels of each to 128.
     channels = images.shape[-1]
     rows = images.reshape(*images.shape[:2], -1)
     corners = (centers_hw - patch_size // 2) * jnp.array([1, channels])
@@ -40,7 +40,7 @@ def extract_patches(
 def gather_latents(
     latents: Float[Array, "b h w l"], centers_hw: Int[Array, "b s 2"]
 ) -> Float[Array, "b s l"]:
-    """The latent vectors at `centers_hw`."""
+    """Returns the latent vectors at `centers_hw`."""
     images = jnp.arange(latents.shape[0])[:, None]
     return latents[images, centers_hw[..., 0], centers_hw[..., 1]]
 
@@ -48,9 +48,10 @@ def gather_latents(
 def patch_ssim(
     first: Float[Array, "*#batch p p c"], second: Float[Array, "*#batch p p c"]
 ) -> Float[Array, "*#batch"]:
-    """SSIM of two patches as one uniform window, sample covariance, mean over channels.
+    """Returns the SSIM (structural similarity) of pairs of patches, the mean over the channels.
 
-    Source: Wang et al. 2004; K1 .01, K2 .03, data range 2 (SPEC section 2).
+    A patch is one uniform window, and covariances are those of a sample. Source: Wang et al. 2004;
+    K1 .01, K2 .03, data range 2 (SPEC section 2).
     """
     axes = (-3, -2)
     count = first.shape[-3] * first.shape[-2]
@@ -74,10 +75,10 @@ def draw_positions(
     num_patches: int = 16,
     patch_size: int = 5,
 ) -> tuple[Int[Array, "b s 2"], Int[Array, "b s n 2"]]:
-    """Random anchors, and 10 candidates for the positive of each; one random key per image.
+    """Draws anchors, and 10 candidates for the positive of each, with one random key per image.
 
-    Anchors are uniform over the positions whose patch lies inside the image, candidates over those
-    of them that lie within 5 pixels of their anchor.
+    Anchors are uniform over all positions whose patch lies inside the image. Candidates are uniform
+    over the ones among these positions that are at most 5 rows and columns away from their anchor.
 
     Raises:
       UserError: an image smaller than a patch with its diagonal neighbour.
@@ -113,10 +114,11 @@ def choose_positives(
     *,
     patch_size: int = 5,
 ) -> Int[Array, "b s 2"]:
-    """The positive of each anchor.
+    """Returns the positive of each anchor.
 
-    It is the most similar candidate (ties to the first; a candidate equal to its anchor does not
-    count) if its SSIM is above 0.5, else the diagonal neighbour one step toward the image centre.
+    It is the candidate with the highest SSIM if that is above 0.5. Otherwise, it is the anchor's
+    diagonal neighbour in the direction of the image's centre. Of equal candidates, the first one is
+    chosen. A candidate at the anchor's own position does not count.
     """
     batch, num_patches, num_candidates = candidates_hw.shape[:3]
     extract = partial(extract_patches, images, patch_size=patch_size)

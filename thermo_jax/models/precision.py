@@ -1,4 +1,4 @@
-"""The compute type of a run (`config.model.dtype`): of its arrays, and of the products of them.
+"""The compute type of a run (`config.model.dtype`): the type of arrays and of their products.
 
 | name | arrays of the layers | products on a GPU | products on a TPU |
 |---|---|---|---|
@@ -6,9 +6,9 @@
 | tensorfloat32 | float32 | TF32, where the GPU has it | between the two (3 passes of bfloat16) |
 | bfloat16 | bfloat16 | bfloat16, sums in float32 | bfloat16, sums in float32 |
 
-JAX by itself rounds what it multiplies, also in float32: to TF32 (10 bits) on NVIDIA's GPUs since
-Ampere, to bfloat16 (7 bits) on TPUs. A CPU always multiplies float32 without rounding.
-Parameters, statistics and losses stay in float32 anyway.
+By default, JAX rounds float32 numbers before it multiplies them: to TF32 (10 bits) on NVIDIA's GPUs
+since Ampere, to bfloat16 (7 bits) on TPUs. On a CPU, it never does. Parameters, statistics and
+losses are float32 with every compute type.
 """
 
 import contextlib
@@ -22,14 +22,15 @@ from thermo_jax.errors import UserError
 
 NAMES = ("auto", "float32", "tensorfloat32", "bfloat16")
 _AMPERE = 8  # compute capability of NVIDIA's first GPUs that multiply bfloat16
-# JAX's names; None leaves its default.
+# JAX's names for the precision of products; None leaves its default.
 _PRODUCTS = {"float32": "highest", "tensorfloat32": "tensorfloat32", "bfloat16": None}
 
 
 def choose_dtype(name: str, *, device: jax.Device) -> str:
-    """What "auto" stands for on a device; any other name stays.
+    """Returns the compute type that "auto" means on a device; any other name is returned as it is.
 
-    bfloat16 on TPUs and GPUs, but for NVIDIA's before Ampere, such as the T4, which emulate it.
+    It is bfloat16 on TPUs and GPUs, and float32 on CPUs and on NVIDIA's GPUs before Ampere, such as
+    the T4, which emulate bfloat16.
 
     Raises:
       UserError: an unknown name.
@@ -41,20 +42,20 @@ def choose_dtype(name: str, *, device: jax.Device) -> str:
     if device.platform == "cpu":
         return "float32"
     generation = str(getattr(device, "compute_capability", "")).partition(".")[0]
-    emulates = generation.isdigit() and int(generation) < _AMPERE  # AMD says such as "gfx942"
+    emulates = generation.isdigit() and int(generation) < _AMPERE  # AMD's is a name: "gfx942"
     return "float32" if emulates else "bfloat16"
 
 
 def array_dtype(name: str) -> np.dtype:
-    """The type of the layers' arrays, of a name that `choose_dtype` returned."""
+    """Returns the type of the layers' arrays for a name that `choose_dtype` returned."""
     return jnp.dtype("float32" if name == "tensorfloat32" else name)
 
 
 @contextlib.contextmanager
 def matmul_precision(name: str, *, platform: str) -> Iterator[None]:
-    """What is traced inside multiplies and convolves in this compute type; also a decorator.
+    """Sets the precision of products and convolutions that are traced inside; also a decorator.
 
-    Operations that name a precision of their own keep it.
+    Operations that specify a precision of their own keep it.
 
     Args:
       name: as `choose_dtype` returned it.

@@ -1,7 +1,7 @@
-"""Max pooling, up-sampling and resizing: for CPU and TPU, and for GPU.
+"""Max pooling, up-sampling and resizing: one form for CPUs and TPUs, one for GPUs.
 
-A GPU is limited by what it writes. There interpolation gathers the pixels that it lies between,
-which XLA fuses into the passes before and after. Elsewhere it is a product with a small matrix.
+A GPU spends most time on writing arrays. So the form for GPUs interpolates by gathering pixels,
+which XLA fuses into the passes before and after. The other form multiplies by a small matrix.
 """
 
 import jax
@@ -11,16 +11,16 @@ from jaxtyping import Array, Float
 
 
 def max_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
-    """2x2 max pooling; the last row or column of an odd size is left out.
+    """Returns 2x2 maxima; the last row or column of an odd size is ignored.
 
-    By element-wise maxima: the gradient of `nn.max_pool` took ten times as long on the CPU. Equal
-    values share the gradient.
+    It compares arrays element by element, because the gradient of `nn.max_pool` took ten times as
+    long on the CPU. Equal values share the gradient.
     """
     return _largest(_windows(x))
 
 
 def max_pool_by_index(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
-    """The same as `max_pool`, with a gradient that reads which of the four was the largest.
+    """Returns the same as `max_pool`, and stores for the gradient which pixel was the largest.
 
     Of equal values the first gets the whole gradient, as in cuDNN and PyTorch.
     """
@@ -45,7 +45,7 @@ _largest_by_index = jax.custom_vjp(_largest)
 def _pool_forward(windows: Array):
     y = _largest(windows)
     index = jnp.full(y.shape, 3, jnp.uint8)
-    for number in (2, 1, 0):  # of a window's pixels, row by row
+    for number in (2, 1, 0):  # the numbers of a window's pixels
         is_largest = windows[:, :, number // 2, :, number % 2] == y
         index = jnp.where(is_largest, number, index).astype(jnp.uint8)
     return y, index
@@ -62,7 +62,7 @@ _largest_by_index.defvjp(_pool_forward, _pool_backward)
 def upsample(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
     """Doubles height and width by bilinear interpolation with aligned corners.
 
-    `jax.image.resize` aligns pixel edges, not corners; two small matrix products do it exactly.
+    `jax.image.resize` aligns pixel edges, not corners, so that this multiplies by two matrices.
     """
     precision = jax.lax.Precision.HIGHEST
     rows = jnp.asarray(_aligned_weights(x.shape[1]), x.dtype)
@@ -78,7 +78,7 @@ def _aligned_weights(size: int) -> np.ndarray:
 
 @jax.custom_vjp
 def upsample_by_gathers(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
-    """The same as `upsample`: each output gathers the two inputs that it lies between."""
+    """Returns the same as `upsample`, by gathering the two inputs around each output."""
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     for axis in (1, 2):
         wide = _combine(wide, _aligned_weights(x.shape[axis]), axis=axis)
@@ -107,9 +107,9 @@ def resize(x: Float[Array, "b h w c"], *, height: int, width: int) -> Float[Arra
 def resize_by_gathers(
     x: Float[Array, "b h w c"], *, height: int, width: int
 ) -> Float[Array, "b h2 w2 c"]:
-    """The same as `resize`, to a size that is not smaller.
+    """Returns the same as `resize`, for a size that is not smaller.
 
-    XLA fuses it into what reads it, so that the full-size array is never stored.
+    XLA fuses it into the operation that reads it, so that the full-size array is never stored.
     """
     for axis, size in ((1, height), (2, width)):
         x = _combine(x, _resizing_weights(x.shape[axis], size), axis=axis)
@@ -123,7 +123,7 @@ def _resizing_weights(size: int, larger: int) -> np.ndarray:
 
 
 def _between(source: np.ndarray, size: int) -> np.ndarray:
-    """Interpolation matrix [n, size] for n positions between 0 and size - 1."""
+    """Returns the interpolation matrix [n, size] for n positions from 0 to size - 1."""
     low = np.minimum(np.floor(source).astype(int), max(size - 2, 0))
     fraction = source - low
     weights = np.zeros((len(source), size))
@@ -134,9 +134,9 @@ def _between(source: np.ndarray, size: int) -> np.ndarray:
 
 
 def _combine(x: Array, weights: np.ndarray, *, axis: int) -> Array:
-    """The product of a sparse matrix with an axis of x: a gather for each non-zero of a row."""
+    """Multiplies an axis of x by a sparse matrix: one gather for each non-zero number of a row."""
     terms = int((weights != 0).sum(1).max())
-    # A row's non-zeros first; what follows them are zeros.
+    # The columns of each row's non-zero numbers, followed by columns of zeros in shorter rows.
     columns = np.argsort(weights == 0, axis=1, kind="stable")[:, :terms]
     shape = [-1 if i == axis else 1 for i in range(x.ndim)]
     return sum(

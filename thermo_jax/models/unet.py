@@ -12,7 +12,7 @@ from thermo_jax.models.operations import NATIVE, Operations
 
 
 class DoubleConv(nn.Module):
-    """A stage: twice (3x3 convolution without bias, batch norm, ReLU)."""
+    """A stage of the U-Net: 3x3 convolution without bias, batch norm, ReLU; twice."""
 
     hidden: int
     features: int
@@ -71,12 +71,10 @@ class UNet(nn.Module):
 def concatenate_skip(
     skip: Float[Array, "b h w c"], up: Float[Array, "b h2 w2 d"]
 ) -> Float[Array, "b h w e"]:
-    """[skip, up] on the channel axis; `up` zero-padded to the skip's size, floor half left, top."""
-    rows, columns = skip.shape[1] - up.shape[1], skip.shape[2] - up.shape[2]
-    padding = (
-        (0, 0),
-        (rows // 2, rows - rows // 2),
-        (columns // 2, columns - columns // 2),
-        (0, 0),
-    )
-    return jnp.concatenate([skip, jnp.pad(up, padding)], axis=-1)
+    """Joins the channels of both, after padding `up` with zeros to the skip's size.
+
+    If the padding is odd, the smaller half is at the top or on the left.
+    """
+    missing = [large - small for large, small in zip(skip.shape[1:3], up.shape[1:3], strict=True)]
+    rows, columns = [(pixels // 2, pixels - pixels // 2) for pixels in missing]
+    return jnp.concatenate([skip, jnp.pad(up, ((0, 0), rows, columns, (0, 0)))], axis=-1)
