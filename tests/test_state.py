@@ -45,13 +45,6 @@ def test_the_optimizer_has_no_entries_for_what_is_frozen():
     assert (7, 7) not in shapes
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_the_type_is_that_of_the_parameters(dtype):
-    state = make_state()
-    state = state.replace(params=jax.tree.map(lambda x: x.astype(dtype), state.params))
-    assert state.dtype == dtype
-
-
 def test_keys_depend_on_the_examples_number_not_on_its_place_in_the_batch():
     rng = make_state().rng
     whole = draws(rng, 5, examples=range(8))

@@ -8,6 +8,7 @@ that knows how the encoder reads them.
 
 import dataclasses
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -66,11 +67,8 @@ class FrozenEncoder:
     def latents(self, image_shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
         """Returns shape (V, H, W, L) and type of the latents of an image of shape (H, W, C)."""
         image = jax.ShapeDtypeStruct((1, *image_shape), jnp.uint8)
-        latents = jax.eval_shape(
-            lambda variables, images: encode(images, encoder=self.module, variables=variables),
-            self.variables,
-            image,
-        )
+        encode_images = partial(encode, encoder=self.module)
+        latents = jax.eval_shape(encode_images, image, variables=self.variables)
         return jax.ShapeDtypeStruct(latents.shape[1:], latents.dtype)
 
 

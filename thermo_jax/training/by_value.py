@@ -1,8 +1,7 @@
-"""Partial functions that are equal if their parts are, so that they share a compiled program.
+"""Partial functions that are equal if function and arguments are, to share a compiled program.
 
 JAX compiles a program for every new function object, and every run of a study creates new ones. A
-function that is not partial is equal to itself only. Whether a function that it calls was replaced
-meanwhile, as tests do, is not noticed.
+test that replaces a function must clear the caches itself, because the parts stay equal.
 """
 
 from collections.abc import Callable
@@ -24,10 +23,10 @@ class ByValue(partial):
 
 
 def by_value(function: Callable) -> Callable:
-    """The same function; a partial one becomes a `ByValue`.
+    """Returns a partial function as a `ByValue`, and any other function as it is.
 
-    A partial function with an argument that is not hashable stays as it is, and equals no other.
-    Models, cached optimisers and frozen configurations are hashable.
+    A partial function that has an argument without a hash is also returned as it is. Models, cached
+    optimisers and frozen configurations have a hash.
     """
     if not isinstance(function, partial):
         return function

@@ -1,15 +1,15 @@
-"""Orbax checkpoints: exact resume, the best model, and the hand-over of a frozen encoder.
+"""Orbax checkpoints: a run continues exactly, keeps its best model, and passes on its encoder.
 
 A checkpoint has four items:
 
     model     parameters and batch statistics
-    training  step, optimiser, random key: what it takes to go on
-    encoder   the encoder's variables: the trained one's, or the frozen one that a decoder reads
-    meta      JSON: position in the run, early stopping, what the encoder is, the data's fingerprint
+    training  step, optimiser, random key: needed to continue
+    encoder   variables of the trained encoder, or of the frozen encoder that a decoder reads
+    meta      JSON: position in the run, early stopping, facts about the encoder, the data's digest
 
-The latest and the best are kept; of a finished run, once its results are written, the best model
-and the latest meta (`keep_best_model`). Batches are a function of the step, so the step is also the
-data's position.
+A run keeps its latest and its best checkpoint. When its results are written, it keeps only the best
+model and the latest meta (`keep_best_model`). The step determines the batch, so the data need no
+position of their own.
 """
 
 import contextlib
@@ -32,16 +32,16 @@ from thermo_jax.training.state import TrainState
 
 FOLDER = "checkpoints"
 BEST_OF = "validation_value"
-_DIGEST = "digest"  # in the meta, of the rest of it: arrays have checksums of their own
+_DIGEST = "digest"  # a field of the meta: the digest of its other fields
 _STORAGE_STATUS = re.compile(
     "(RESOURCE_EXHAUSTED|PERMISSION_DENIED|UNAUTHENTICATED|UNAVAILABLE|DEADLINE_EXCEEDED|"
     "FAILED_PRECONDITION|NOT_FOUND|ABORTED|DATA_LOSS): "
 )
-_COMMITTED = "commit_success.txt"  # Orbax ends with it
+_COMMITTED = "commit_success.txt"  # the last file of a checkpoint that Orbax writes
 
 
 class Checkpoints:
-    """The checkpoints of one workdir. Use as a context manager: leaving waits for the last save."""
+    """The checkpoints of one workdir. Leaving the context waits for the last save."""
 
     def __init__(self, workdir: str | os.PathLike, *, read_only: bool = False):
         self.directory = folder_path(workdir) / FOLDER
@@ -53,13 +53,13 @@ class Checkpoints:
         # asyncio logs a task's exception if nobody read it before the task is garbage collected.
         python_logging.getLogger("asyncio").addFilter(_not_orbaxs_task)
         managers = ocp.checkpoint_managers
-        # Descending: the last one has the lowest value, the first of its equals.
+        # In descending order: the last one has the lowest value. Of equal ones, it is the earliest.
         best = managers.BestN(get_metric_fn=_rank, reverse=True, n=1)
         options = ocp.CheckpointManagerOptions(
             read_only=read_only,
             create=not read_only,
-            # Only with `best_fn` does Orbax write the metrics to disk; without them a resumed run
-            # would keep the checkpoints it found forever.
+            # Orbax writes the metrics to disk only if there is a `best_fn`. Without them, a run
+            # that continues would never delete its earlier checkpoints.
             best_fn=_rank,
             preservation_policy=managers.AnyPreservationPolicy([managers.LatestN(1), best]),
         )
@@ -82,7 +82,7 @@ class Checkpoints:
             self._manager.close()
 
     def wait(self) -> None:
-        """Until the last save is complete.
+        """Waits until the last save is complete.
 
         Raises:
           OSError: it cannot be written.
@@ -92,21 +92,24 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
-        """Orbax reports a full disk by several types of error, and some saves later."""
+        """Turns errors of the storage into an UnwrittenError.
+
+        Orbax has several types of error for a full disk, and may raise them some saves later.
+        """
         try:
             yield
         except (OSError, ValueError) as error:
             reason = _storage_failure(error)
             if reason is None:
-                raise  # not the storage's, so a bug
+                raise  # a bug, because the storage has not failed
             raise UnwrittenError(
-                f"{self.directory}: a checkpoint cannot be written ({reason}). Earlier ones are "
-                "whole: put that right, and the same command continues"
+                f"{self.directory}: a checkpoint cannot be written ({reason}). Earlier checkpoints "
+                "are complete: solve this problem, and the same command continues"
             ) from error
 
     @contextlib.contextmanager
     def _reading(self, step: int | None = None) -> Iterator[None]:
-        """Orbax raises whatever it stumbles over in a damaged file."""
+        """Turns the errors of all types that Orbax raises for a damaged file into a UserError."""
         try:
             yield
         except (MemoryError, jax.errors.JaxRuntimeError):
@@ -118,53 +121,53 @@ class Checkpoints:
                 f"a checkpoint in {self.directory}" if step is None else self.directory / str(step)
             )
             raise UserError(
-                f"{where} cannot be read, and is damaged unless other versions wrote it "
-                f"({_short(error)}): restore it, or move its folder away to go on from an earlier "
-                "one, if there is one"
+                f"{where} cannot be read. It is damaged, or other versions of the libraries wrote "
+                f"it ({_short(error)}): restore it, or move its folder away to continue from an "
+                "earlier checkpoint, if there is one"
             ) from error
 
     def is_writing(self) -> bool:
-        """Whether a save is under way."""
+        """Returns whether a save is in progress."""
         return self._manager.is_saving_in_progress()
 
     def latest_step(self) -> int | None:
-        """Step of the newest checkpoint, None if there is none."""
+        """Returns the step of the newest checkpoint, None if there is none."""
         return self._manager.latest_step()
 
     def steps(self) -> list[int]:
-        """Steps of all checkpoints."""
+        """Returns the steps of all checkpoints."""
         return list(self._manager.all_steps())
 
     def save(self, state: TrainState, *, encoder: dict, meta: dict, value: float) -> None:
-        """Saves in the background; `meta` must be JSON; the lowest `value` is the best.
+        """Saves in the background.
 
+        Args:
+          meta: JSON.
+          value: the checkpoint with the lowest value is the best one.
         Raises:
-          OSError: this one or an earlier one cannot be written.
+          OSError: this checkpoint or an earlier one cannot be written.
         """
-        with self._writing():
-            self._save(state, encoder=encoder, meta=meta, value=value)
-
-    def _save(self, state: TrainState, *, encoder: dict, meta: dict, value: float) -> None:
         step = int(state.step)
-        replaces = step in self.steps()
-        if replaces:  # a run that was stopped between training and evaluation saved it
-            self._manager.delete(step)
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                # The frozen encoder is the item "encoder", not a second copy in the state.
-                model=ocp.args.StandardSave(state.variables),
-                training=ocp.args.StandardSave(_training(state)),
-                encoder=ocp.args.StandardSave(encoder),
-                meta=ocp.args.JsonSave(meta | {_DIGEST: digest(meta)}),
-            ),
-            metrics={BEST_OF: float(value), "step": step},
-        )
-        if replaces:
-            self._manager.wait_until_finished()  # until then there is neither the old nor the new
+        with self._writing():
+            replaces = step in self.steps()
+            if replaces:  # a run that was stopped between training and evaluation saved it
+                self._manager.delete(step)
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    # The frozen encoder is the item "encoder", not a second copy in the state.
+                    model=ocp.args.StandardSave(state.variables),
+                    training=ocp.args.StandardSave(_training(state)),
+                    encoder=ocp.args.StandardSave(encoder),
+                    meta=ocp.args.JsonSave(meta | {_DIGEST: digest(meta)}),
+                ),
+                metrics={BEST_OF: float(value), "step": step},
+            )
+            if replaces:  # now neither the old checkpoint nor the new one is complete
+                self._manager.wait_until_finished()
 
     def meta(self, step: int | None = None) -> dict:
-        """The meta of `step` (default: the latest)."""
+        """Returns the meta of `step` (default: the latest)."""
         step = self._require(step)
         with self._reading(step):
             args = ocp.args.Composite(meta=ocp.args.JsonRestore())
@@ -174,29 +177,27 @@ class Checkpoints:
         return meta
 
     def restore(self, like: TrainState, *, step: int | None = None) -> TrainState:
-        """The state of `step` (default: the latest), shaped and placed like `like`.
+        """Returns the state of `step` (default: the latest), with shapes and places as in `like`.
 
         Raises:
-          UserError: the checkpoint holds other shapes or types.
+          UserError: the checkpoint contains other shapes or types.
         """
-        step = self._require(step)
-        return self._restore(like, step=step, items={"training": _training(like)})
+        return self._restore(like, {"training": _training(like)}, step=step)
 
     def restore_model(self, like: TrainState, *, step: int) -> TrainState:
-        """The model of `step` and its frozen encoder, without an optimiser: to use, not to train.
+        """Returns the model of `step` and its frozen encoder, to use it: without an optimiser.
 
         Raises:
-          UserError: the checkpoint holds other shapes or types.
+          UserError: the checkpoint contains other shapes or types.
         """
         here = jax.device_put(np.asarray(step, like.step.dtype), like.step.sharding)
-        like = like.replace(opt_state=(), step=here)
-        return self._restore(like, step=self._require(step), items={})
+        return self._restore(like.replace(opt_state=(), step=here), {}, step=step)
 
-    def _restore(self, like: TrainState, *, step: int, items: dict[str, Any]) -> TrainState:
+    def _restore(self, like: TrainState, items: dict, *, step: int | None) -> TrainState:
         items = items | {"model": like.variables}
         if like.frozen:
             items["encoder"] = like.frozen
-        restored = self._restore_items(step, items)
+        restored = self._restore_items(items, step=step)
         state = like.replace(
             **restored["model"],
             **restored.get("training", {}),
@@ -204,38 +205,40 @@ class Checkpoints:
         )
         return jax.tree.map(lambda new, old: jax.device_put(new, old.sharding), state, like)
 
-    def encoder(self, like: dict, *, step: int | None = None) -> dict:
-        """The encoder's variables of the best step, as NumPy arrays; `like` gives the shapes."""
-        step = self._require(step if step is not None else self.meta()["best_step"])
-        restored = self._restore_items(step, {"encoder": like})["encoder"]
-        return jax.tree.map(np.asarray, restored)
-
     def model(self, like: dict, *, frozen: dict, step: int) -> tuple[dict, dict]:
-        """(the model's, its encoder's) variables of `step`, as NumPy arrays; shapes are given.
+        """Returns the variables of the model and of its encoder at `step`, as NumPy arrays.
 
+        Args:
+          like, frozen: variables with the same shapes.
         Raises:
-          UserError: the checkpoint holds other shapes or types.
+          UserError: the checkpoint contains other shapes or types.
         """
-        found = self._restore_items(self._require(step), {"model": like, "encoder": frozen})
-        found = jax.tree.map(np.asarray, found)
-        return found["model"], found["encoder"]
+        restored = self._restore_items({"model": like, "encoder": frozen}, step=step)
+        restored = jax.tree.map(np.asarray, restored)
+        return restored["model"], restored["encoder"]
+
+    def encoder(self, like: dict) -> dict:
+        """Returns the encoder's variables of the best step, with the shapes of `like`, in NumPy."""
+        restored = self._restore_items({"encoder": like}, step=self.meta()["best_step"])
+        return jax.tree.map(np.asarray, restored["encoder"])
 
     def _require(self, step: int | None) -> int:
         self.wait()
         step = self.latest_step() if step is None else step
         if step is None:
             raise MissingFileError(
-                f"{self.directory} holds no complete checkpoint: train first, or choose the "
-                "workdir of a run that has"
+                f"{self.directory} contains no complete checkpoint: train first, or choose the "
+                "workdir of a run that was trained"
             )
         return step
 
-    def _restore_items(self, step: int, items: dict[str, Any]) -> dict[str, Any]:
+    def _restore_items(self, items: dict[str, Any], *, step: int | None) -> dict[str, Any]:
+        step = self._require(step)
         with self._reading(step):
-            saved = self._manager.item_metadata(step)
-            found = {name: _leaves(saved[name]) for name in items}
+            metadata = self._manager.item_metadata(step)
+            saved = {name: _leaves(metadata[name]) for name in items}
         for name, like in items.items():
-            _compare(found[name], _leaves(like), where=f"{self.directory}/{step}/{name}")
+            _compare(saved[name], _leaves(like), where=f"{self.directory}/{step}/{name}")
         args = {name: ocp.args.StandardRestore(_abstract(like)) for name, like in items.items()}
         with self._reading(step):
             return dict(self._manager.restore(step, args=ocp.args.Composite(**args)).items())
@@ -250,11 +253,11 @@ def _training(state: TrainState) -> dict:
 
 
 def _abstract(tree: Any) -> Any:
-    """What Orbax restores into: arrays placed like those given, NumPy arrays for shapes alone."""
+    """Returns the shapes and places to restore; NumPy arrays replace shapes without a place."""
 
     def target(x):
         sharding = getattr(x, "sharding", None)
-        if sharding is None:  # else Orbax wants as many processes as those that saved it
+        if sharding is None:  # a shape would need as many processes as saved the checkpoint
             return np.empty(x.shape, x.dtype)
         return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
 
@@ -262,7 +265,7 @@ def _abstract(tree: Any) -> Any:
 
 
 def _leaves(tree: Any) -> dict[tuple, tuple]:
-    """(shape, type) by path, of arrays or of what Orbax knows of them."""
+    """Returns (shape, type) by path, of arrays or of Orbax's metadata of arrays."""
     tree = ocp.utils.serialize_tree(getattr(tree, "tree", tree), keep_empty_nodes=False)
     return {
         ocp.utils.tuple_path_from_keypath(path): (tuple(leaf.shape), np.dtype(leaf.dtype))
@@ -270,33 +273,33 @@ def _leaves(tree: Any) -> dict[tuple, tuple]:
     }
 
 
-def _compare(have: dict[tuple, tuple], want: dict[tuple, tuple], *, where: str) -> None:
-    """Orbax casts types silently and is long-winded about shapes: compare first, in one line."""
-    for path in sorted(have.keys() | want.keys()):
-        if have.get(path) != want.get(path):
+def _compare(saved: dict[tuple, tuple], here: dict[tuple, tuple], *, where: str) -> None:
+    """Raises UserError at the first difference. Orbax would cast types without a message."""
+
+    def describe(leaf: tuple | None) -> str:
+        return f"{leaf[1]}{list(leaf[0])}" if leaf else "absent"
+
+    for path in sorted(saved.keys() | here.keys()):
+        if saved.get(path) != here.get(path):
             raise UserError(
                 f"{where} does not fit this configuration: {'/'.join(path)} is "
-                f"{_describe(have.get(path))} in the checkpoint, {_describe(want.get(path))} here. "
+                f"{describe(saved.get(path))} in the checkpoint, {describe(here.get(path))} here. "
                 "Use the configuration that made it, or another --workdir."
             )
 
 
-def _describe(leaf: tuple | None) -> str:
-    return f"{leaf[1]}{list(leaf[0])}" if leaf else "absent"
-
-
 def _not_orbax(record: python_logging.LogRecord) -> bool:
-    """What matters of its errors is raised."""
+    """Hides messages of Orbax, because its errors are raised as well."""
     return "orbax" not in record.pathname
 
 
 def _not_orbaxs_task(record: python_logging.LogRecord) -> bool:
-    """The same of what asyncio logs, which names the task's file."""
+    """Hides asyncio's messages about Orbax's tasks, which contain the name of its file."""
     return "/orbax/" not in record.getMessage()
 
 
 def _storage_failure(error: OSError | ValueError) -> str | None:
-    """What the disk or bucket said; None where the error is none of theirs."""
+    """Returns the message of the disk or bucket, None if the error has another cause."""
     text = str(error)
     full = os.strerror(errno.ENOSPC)
     if full in text:
@@ -312,54 +315,58 @@ def _short(error: Exception) -> str:
 
 
 def has_checkpoint(workdir: str | os.PathLike) -> bool:
-    """Whether a run in this folder has saved something."""
+    """Returns whether a run in this folder has saved a checkpoint."""
     steps = folder_path(workdir) / FOLDER
     return steps.is_dir() and any(
-        # In a bucket, a folder that is being written has its final name already.
+        # In a bucket, the folder of an incomplete checkpoint has its final name already.
         step.name.isdigit() and (not is_remote(step) or (step / _COMMITTED).exists())
         for step in steps.iterdir()
     )
 
 
 def check_validated(meta: dict, *, workdir: str | os.PathLike) -> None:
-    """Raises UserError where a run was stopped before the end of its first epoch."""
+    """Raises UserError if a run was stopped before the end of its first epoch."""
     if "early_stopping" in meta and not meta["early_stopping"]["best_step"]:
         raise UserError(
-            f"the run in {workdir} was stopped in its first epoch, and no model of it was ever "
-            "validated: continue it with its own command first"
+            f"the run in {workdir} was stopped in its first epoch, before its model was validated: "
+            "continue it with its own command first"
         )
 
 
 def keep_best_model(workdir: str | os.PathLike) -> None:
-    """Frees what a finished run no longer needs: the optimiser, the latest model, older ones.
+    """Deletes from a finished run the optimiser, the latest model and older checkpoints.
 
-    Whenever it is interrupted, what is left can be used, and freed by another call.
+    If it is interrupted at any time, the run can still be used, and another call deletes the rest.
+
+    What may be changed: the list of items that are kept, and errors. Never delete the best model
+    or the latest meta, nor anything of a run whose meta does not say "finished".
+    tests/test_checkpoints.py shows which files remain; tests/test_kills.py kills the program here.
     """
     with Checkpoints(workdir, read_only=True) as checkpoints:
         latest, meta = checkpoints.latest_step(), checkpoints.meta()
         if not meta["finished"]:
             raise ValueError(f"{workdir}: the run has not finished, and needs its optimiser")
-        drop = {latest: ["model", "training", "encoder"]}
-        drop[meta["best_step"]] = ["training"]
         if not processes.is_writer():
             return
-        # Older ones stay where a run was killed between saving and deleting.
-        for step in set(checkpoints.steps()) - drop.keys():
+        unneeded = {latest: ["model", "training", "encoder"]}
+        unneeded[meta["best_step"]] = ["training"]
+        # There are older checkpoints if a run was killed between saving and deleting.
+        for step in set(checkpoints.steps()) - unneeded.keys():
             (checkpoints.directory / str(step)).rmtree()
-        for step, items in drop.items():
+        for step, items in unneeded.items():
             for item in items:
                 (checkpoints.directory / str(step) / item).rmtree(missing_ok=True)
 
 
 def load_encoder(workdir: str | os.PathLike, *, like: Callable[[dict], dict]) -> tuple[dict, dict]:
-    """The encoder handed over by a workdir: (variables as NumPy arrays, meta).
+    """Returns the encoder of a workdir, its variables as NumPy arrays, and the run's meta.
 
     Args:
-      workdir: of an encoder run, or of a decoder run (which carries its frozen encoder).
-      like: meta -> variables of the right shapes.
+      workdir: of an encoder's run, or of a decoder's run, which contains its frozen encoder.
+      like: returns, for a meta, variables of the same shapes.
     Raises:
-      FileNotFoundError: no checkpoint there.
-      UserError: it holds other shapes than its own meta says.
+      FileNotFoundError: the workdir contains no checkpoint.
+      UserError: the checkpoint's shapes differ from those of its own meta.
     """
     with Checkpoints(workdir, read_only=True) as checkpoints:
         meta = checkpoints.meta()

@@ -1,4 +1,4 @@
-"""The batches that the wrapped steps take: rows of sets on the devices, or data of the host."""
+"""The batches that the mapped steps read: rows of sets on the devices, or data of the host."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -23,7 +23,7 @@ def train_batches(
     loader: str,
     parallel: DataParallel,
 ) -> Iterator[tuple[Any, int]]:
-    """Yields what each dispatch takes, and its number of steps, from `start_step` on.
+    """Yields the batch of each dispatch, and its number of steps, from `start_step` on.
 
     A dispatch of a set on the devices makes up to `steps_per_dispatch` steps of one epoch. A batch
     of host memory is one step.
@@ -32,10 +32,10 @@ def train_batches(
     steps = batches.steps_per_epoch(count, batch_size)
     if isinstance(train, ResidentSet):
         rows_of = partial(batches.train_rows, count, batch_size, seed=seed, **_process())
-        dispatches = _dispatches(start_step, epochs * steps, steps=steps, most=steps_per_dispatch)
+        ranges = _dispatches(start_step, epochs * steps, steps=steps, most=steps_per_dispatch)
         rows = (
             (dispatch_rows(rows_of, dispatch, at_most=steps_per_dispatch), len(dispatch))
-            for dispatch in dispatches
+            for dispatch in ranges
         )
         return batches.prefetch(rows, lambda own: ((train, parallel.put_batch(own[0])), own[1]))
     host_batches = batches.train_batches(
@@ -76,7 +76,7 @@ def eval_batches(
     if isinstance(examples, ResidentSet):
         slots = np.arange(batch_size, dtype=np.int32)
         slots = slots[batches.process_slots(batch_size, **_process())]
-        # A whole set's length is on the devices, and need not be fetched.
+        # For a whole set, only the devices need its length.
         count = 1 if whole else batches.num_eval_batches(num_rows(examples), batch_size)
         rows = ({"index": batch * batch_size + slots, "slot": slots} for batch in range(count))
         return batches.prefetch(rows, lambda own: (examples, parallel.put_batch(own)))

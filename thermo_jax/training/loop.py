@@ -1,9 +1,9 @@
-"""The training loop of every trainer: epochs, validation, early stopping, checkpoints, resume.
+"""The training loop of all runs: epochs, validation, early stopping, checkpoints, continuing.
 
     batches -> step, step, ... -> validation -> metrics -> checkpoint -> next epoch
 
-It works with steps and sets of examples and knows no model: `train_encoder.py` and
-`train_decoder.py` define the steps.
+It works with any steps and sets of examples. `train_encoder.py` and `train_decoder.py` define the
+steps.
 """
 
 import contextlib
@@ -33,11 +33,6 @@ from thermo_jax.training.resident import ExampleSet, num_rows
 from thermo_jax.training.saving import Saver
 from thermo_jax.training.state import TrainState
 
-_VALUES = {  # the epoch with the lowest value is the best one
-    "loss": lambda metrics: metrics["val/loss"],
-    "errors": lambda metrics: 1 - metrics["val/accuracy"],
-}
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainingPlan:
@@ -47,14 +42,14 @@ class TrainingPlan:
       batch_size: images in the global batch.
       epochs: the most epochs.
       patience: stop after this many epochs without a better validation loss; 0 means never.
-      seed: of the order of examples.
-      learning_rate: the optimiser's, which error messages about a loss that is not finite mention.
-      loader: "tf.data" or "numpy", which reads batches of host memory.
+      seed: determines the order of examples.
+      learning_rate: the optimiser's, for error messages about a loss that is not finite.
+      loader: "tf.data" or "numpy"; it reads batches from host memory.
       checkpoint_minutes: minutes between two saves; 0 saves after every epoch. At the end, the best
         and the last state are always saved.
-      choose_by: the lowest validation "loss", or the fewest "errors", marks the best epoch.
-      steps_per_dispatch: the most training steps that are given to the devices at once. If it is
-        more than 1, an evaluation is one dispatch, too (for sets on the devices only).
+      choose_by: the best epoch has the lowest validation "loss", or the fewest "errors".
+      steps_per_dispatch: the most training steps of one dispatch to the devices. If it is more than
+        1, an evaluation of a set on the devices is also one dispatch.
     """
 
     batch_size: int
@@ -75,7 +70,7 @@ class TrainingRun(NamedTuple):
       state: the best model's; it has no optimiser.
       history: the rows of metrics.jsonl, one for each epoch, also of earlier sessions. Empty in
         processes that do not write the workdir.
-      best_epoch: the number of the epoch after which the state was saved.
+      best_epoch: the number of the epoch whose model was the best.
     """
 
     state: TrainState
@@ -105,43 +100,44 @@ def fit(
       train_step, eval_step: mapped over the devices by `Placement.map_step`.
       train, validation: columns with one leading axis of examples in host memory, or sets on the
         devices.
-      names: of the training examples, for messages.
-      encoder_of: returns the variables that a checkpoint passes on as the encoder.
-      meta: JSON kept with every checkpoint. Its "examples" identify the images of each set; a run
-        continues only with the same ones.
-      on_epoch: called with the number of each finished epoch, after its checkpoint, if one is due,
-        was started.
+      names: the training examples' names, for messages.
+      encoder_of: returns the variables that a checkpoint saves as the encoder.
+      meta: JSON that is saved with every checkpoint. Its "examples" identify the images of each
+        set; a run continues only with the same ones.
+      on_epoch: called with the number of each finished epoch, after its checkpoint was started.
     Raises:
       FloatingPointError: a loss is not finite; nothing of that epoch is saved.
-      Stopped: the run was asked to stop (`preemption.py`); it has saved, within the epoch too.
-      UserError: the checkpoint is of other examples or of another model; or several processes
-        read different ones.
+      Stopped: the run was asked to stop (`preemption.py`). It is saved, also within an epoch.
+      UserError: the checkpoint is of other examples or of another model, or the run's processes
+        read different examples.
     """
-    # ------------------------------------------------------------------------------------ the start
+    # --------------------------------------------------------------------------------------- checks
     parallel.check_batch_size(plan.batch_size)
     if not processes.agree(meta["examples"]):
         raise UserError(
             "the processes of this run read different images: give all of them the same data "
-            "(config.data.root on a disk that all see, or equal copies)"
+            "(config.data.root on a disk that all can read, or equal copies)"
         )
-    position = Position(stopping=EarlyStopping(patience=plan.patience))
     steps = steps_per_epoch(num_rows(train), plan.batch_size)
+    position = Position(stopping=EarlyStopping(patience=plan.patience))
 
     def finished_run(best_state: TrainState) -> TrainingRun:
         rows = read_jsonl(folder_path(workdir) / METRICS) if processes.is_writer() else []
         return TrainingRun(best_state, rows, position.stopping.best_epoch)
 
     with Checkpoints(workdir) as checkpoints:
+        # ------------------------------------------------------------ the latest checkpoint, if any
         if checkpoints.latest_step() is not None:
             saved = checkpoints.meta()
             check_examples(saved, meta["examples"], workdir=workdir)
             position = Position.of(saved, patience=plan.patience)
             if position.stopping.should_stop or position.epoch >= plan.epochs:
-                # The run is finished, and its optimiser may have been deleted.
+                # A finished run may have no optimiser any more.
                 best = checkpoints.restore_model(state, step=position.stopping.best_step)
                 return finished_run(best)
             state = checkpoints.restore(state)
             logging.info("Continuing after epoch %d (step %d).", position.epoch, int(state.step))
+        # ------------------------------------------------------------------ batches, metrics, saver
         start = position.epoch * steps + position.steps_begun
         dispatches = feeding.train_batches(
             train,
@@ -164,7 +160,7 @@ def fit(
             step=start,
         )
 
-        def saved_as(step: int, *, finished: bool = False) -> dict:
+        def step_and_meta(step: int, *, finished: bool = False) -> dict:
             return {"step": step, "meta": meta | position.meta(step=step, finished=finished)}
 
         with timeline.saved_in(workdir), contextlib.closing(log), bar, preemption.deferred(), saver:
@@ -178,7 +174,7 @@ def fit(
                 try:
                     preemption.check()
                     losses = evaluate(
-                        # Without the optimiser, as the best model is evaluated later: one program.
+                        # Without the optimiser, as for the best model later: the same program.
                         state.replace(opt_state=()),
                         eval_step,
                         validation,
@@ -189,8 +185,8 @@ def fit(
                     )
                 except preemption.Stopped:
                     step = position.epoch * steps + position.steps_begun
-                    if step > saver.latest:  # with a value that is never the best
-                        saver.save(state, **saved_as(step), value=sys.float_info.max)
+                    if step > saver.latest:  # save it with a value that is never the best
+                        saver.save(state, **step_and_meta(step), value=sys.float_info.max)
                     raise
                 metrics = {f"train/{k}": float(np.mean(v)) for k, v in position.history.items()}
                 metrics |= {f"val/{name}": value for name, value in losses.items()}
@@ -198,7 +194,8 @@ def fit(
                 step = position.epoch * steps
                 _check_finite(losses, where="in validation", updates=step, names=names, plan=plan)
                 # -------------------------------------------------- the best epoch, metrics, saving
-                value = _VALUES[plan.choose_by](metrics)
+                by_loss = plan.choose_by == "loss"
+                value = metrics["val/loss"] if by_loss else 1 - metrics["val/accuracy"]
                 improved = position.stopping.update(value, step=step, epoch=position.epoch)
                 rate = plan.batch_size * (steps - begun) / seconds
                 log.write(
@@ -210,30 +207,29 @@ def fit(
                 _describe_epoch(position.epoch, metrics, rate=rate, improved=improved)
                 last = position.stopping.should_stop or position.epoch == plan.epochs
                 if improved:
-                    saver.keep_best(state, **saved_as(step), value=value)
+                    saver.keep_best(state, **step_and_meta(step), value=value)
                 if last or saver.is_due():
-                    saver.save(state, **saved_as(step, finished=last), value=value)
+                    saver.save(state, **step_and_meta(step, finished=last), value=value)
                 on_epoch(position.epoch)
         # ------------------------------------------------------------------------------- the result
         with timeline.part("waiting"):
             checkpoints.wait()
         if saver.best is not None:
             return finished_run(saver.best.state)
-        best_step = position.stopping.best_step
-        return finished_run(checkpoints.restore_model(state, step=best_step))
+        return finished_run(checkpoints.restore_model(state, step=position.stopping.best_step))
 
 
 def check_examples(meta: dict, examples: str, *, workdir: str | os.PathLike) -> None:
-    """Raises UserError if a checkpoint's `meta` is of other examples, or other sets of them.
+    """Raises UserError if a checkpoint's `meta` is of other examples, or of other sets of them.
 
     Args:
-      examples: identifies them, as in the meta of `fit`.
+      examples: identifies the examples of each set, as in the meta of `fit`.
     """
     if meta["examples"] != examples:
         raise UserError(
-            f"the data changed since the run in {workdir} began: its patients would be dealt to "
-            "other sets (or it is an encoder's run of an earlier version, which also trained on "
-            "images of unknown patients). Restore the data, or choose another --workdir"
+            f"the data changed since the run in {workdir} began: its patients would be in "
+            "other sets (or an earlier version trained this encoder, also on images of unknown "
+            "patients). Restore the data, or choose another --workdir"
         )
 
 
@@ -246,7 +242,7 @@ def _train_epoch(
     steps: int,
     bar: tqdm,
 ) -> TrainState:
-    """The rest of an epoch, or what there is time for; adds the steps' metrics to the history."""
+    """Trains until the end of the epoch or a stop; adds the steps' metrics to the history."""
     done: list[tuple[dict, int]] = []  # metrics and number of steps of each dispatch
     begun = position.steps_begun
     while begun < steps:
@@ -257,7 +253,7 @@ def _train_epoch(
             break
         with timeline.part("steps"), jax.transfer_guard("disallow"):
             state, metrics = train_step(state, batch)
-            # The device has one dispatch ahead, and no more: a run that must stop waits for that.
+            # Only one dispatch waits on the device, because a run that must stop waits for it, too.
             jax.block_until_ready(done[-1:])
         if not bar.disable and done:
             last, last_count = done[-1]
@@ -290,11 +286,11 @@ def _check_finite(
     bad = [f"{name} is {x:g}" for name, x in metrics.items() if not math.isfinite(x)]
     if not bad:
         return
-    if updates:  # the last of them may have spoilt the parameters
+    if updates:  # the last one may have made the parameters bad
         before = _images(updates - 1, names=names, plan=plan)
         where += f", after the update of step {updates} ({before})"
     raise DivergedError(
-        f"{', '.join(bad)} {where}. Training stopped, and keeps the checkpoints of earlier epochs. "
+        f"{', '.join(bad)} {where}. Training stopped; the checkpoints of earlier epochs are kept. "
         f"The learning rate was {plan.learning_rate:g}: look at these images, or try a lower "
         "config.train.learning_rate, in another --workdir"
     )
@@ -317,7 +313,7 @@ def _describe_epoch(epoch: int, metrics: dict[str, float], *, rate: float, impro
 
 
 def _progress(plan: TrainingPlan, *, steps: int, done: int) -> tqdm:
-    """A bar of images that is updated by steps."""
+    """Returns a progress bar that counts images, but is updated by steps."""
     return tqdm(
         total=plan.epochs * steps,
         initial=done,

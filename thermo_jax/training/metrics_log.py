@@ -1,6 +1,6 @@
-"""Metrics of a run: JSON lines (the record) and TensorBoard scalars (the view).
+"""Metrics of a run: files of JSON lines, and the same numbers as TensorBoard scalars.
 
-`metrics.jsonl` holds no times, so that the same seed gives the same file; times go to
+`metrics.jsonl` contains no times, so that the same seed gives the same file. Times are in
 `timing.jsonl` beside it.
 """
 
@@ -17,25 +17,25 @@ from thermo_jax.files import folder_path, is_remote, write_whole
 from thermo_jax.training import processes
 
 METRICS, TIMING = "metrics.jsonl", "timing.jsonl"
-_PAUSE_S = 1.0  # a GPU's epoch may take a hundredth of it
+_PAUSE_S = 1.0  # a GPU may need 10 ms for an epoch
 
 
 class MetricsLog:
-    """Adds to a workdir's metrics files. A resumed run drops the lines after its checkpoint.
+    """Writes a workdir's metrics files. A run that continues drops the lines after its checkpoint.
 
-    The files are written at most once a second, and completed by `flush` and `close`. Of several
-    processes only the first one writes. A bucket gets no TensorBoard files.
+    The files are written at most once a second; `flush` and `close` write all lines. Of several
+    processes, only the first one writes. TensorBoard files are not written to a bucket.
 
     Raises:
-      UserError: the files end before the checkpoint that is resumed.
+      UserError: the files end before the checkpoint from which the run continues.
     """
 
     def __init__(self, workdir: str | os.PathLike, *, resume_step: int = 0):
         workdir = folder_path(workdir)
         self._rows = {workdir / METRICS: [], workdir / TIMING: []}
         self._writer = None
-        self._complete = True  # the files have all lines
-        self._flushed = -math.inf  # when they were last written
+        self._complete = True  # whether the files contain all lines
+        self._flushed = -math.inf  # the time when they were last written
         if not processes.is_writer():
             return
         for path in self._rows:
@@ -51,7 +51,7 @@ class MetricsLog:
             self._writer = SummaryWriter(str(workdir / "tensorboard"), purge_step=resume_step + 1)
 
     def write(self, *, step: int, epoch: int, metrics: dict[str, float], timing: dict) -> None:
-        """One line per file; non-finite numbers become null."""
+        """Adds a line to each file; numbers that are not finite become null."""
         if not processes.is_writer():
             return
         for rows, values in zip(self._rows.values(), (metrics, timing), strict=True):
@@ -74,18 +74,18 @@ class MetricsLog:
         self._complete, self._flushed = True, time.monotonic()
 
     def _write(self, path: epath.Path) -> None:
-        """The whole file: a bucket's cannot be appended to, and none is ever half-written."""
+        """Writes the whole file: one can't append in a bucket, and no file is ever incomplete."""
         write_whole(path, "".join(map(_to_line, self._rows[path])))
 
     def close(self) -> None:
-        """Completes the files."""
+        """Writes all lines to the files and closes them."""
         self.flush()
         if self._writer is not None:
             self._writer.close()
 
 
 def read_jsonl(path: str | os.PathLike) -> list[dict]:
-    """The rows of a JSON-lines file, up to a broken one or one without step; [] without a file."""
+    """Returns the rows of a JSON-lines file, up to a damaged one; [] if there is no file."""
     rows, path = [], folder_path(path)
     if path.is_file():
         for line in path.read_bytes().splitlines():
@@ -100,7 +100,5 @@ def read_jsonl(path: str | os.PathLike) -> list[dict]:
 
 
 def _to_line(row: dict) -> str:
-    clean = {
-        k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()
-    }
-    return json.dumps(clean) + "\n"
+    bad = {k: None for k, v in row.items() if isinstance(v, float) and not math.isfinite(v)}
+    return json.dumps(row | bad) + "\n"

@@ -1,10 +1,12 @@
-"""Data parallelism in one line: a per-device step, mapped over the axis "data".
+"""Data parallelism: a step for one device is mapped over the axis "data" of all devices.
 
-The state is replicated in and out, the batch is split, and the step itself takes its means with
-`pmean` over "data". Two wrappers do the same: "pmap" (since JAX 0.10 a jitted `shard_map` itself)
-and "shard_map" (less Python per call). Never wrap the result in `jit` again.
+The state is replicated, before and after a step, and the batch is split. The step itself computes
+means over "data" with `pmean`. Two modes do the same: "pmap" (since JAX 0.10 a jitted `shard_map`
+itself) and "shard_map" (less Python per call). Never wrap the result in `jit` again.
 """
 
+import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -20,45 +22,43 @@ AXIS = "data"
 MODES = ("pmap", "shard_map")
 
 
+@dataclasses.dataclass(frozen=True)
 class DataParallel:
     """Maps steps over `devices`, and puts states and batches where the steps expect them.
 
     Two objects with the same devices and mode are equal, so that they share compiled programs.
 
     Attributes:
-      devices: all devices of the run, of every process.
+      devices: all devices of the run, of every process; the default is all that JAX has.
       mode: "pmap" or "shard_map".
-      mesh: the devices as a one-axis mesh.
     """
 
-    def __init__(self, devices: Sequence[jax.Device] | None = None, *, mode: str = "pmap"):
-        if mode not in MODES:
-            raise UserError(f"parallel mode {mode!r} is unknown: choose one of {MODES}")
-        self.devices = tuple(devices if devices is not None else jax.devices())
-        self.mode = mode
-        self.mesh = Mesh(np.array(self.devices), (AXIS,))
+    devices: Sequence[jax.Device] = dataclasses.field(default_factory=jax.devices)
+    mode: str = "pmap"
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, DataParallel) and self._key == other._key
+    def __post_init__(self):
+        if self.mode not in MODES:
+            raise UserError(f"parallel mode {self.mode!r} is unknown: choose one of {MODES}")
+        object.__setattr__(self, "devices", tuple(self.devices))
 
-    def __hash__(self) -> int:
-        return hash(self._key)
-
-    @property
-    def _key(self) -> tuple:
-        return self.devices, self.mode
+    @functools.cached_property
+    def mesh(self) -> Mesh:
+        """The devices as a mesh with the one axis "data"."""
+        return Mesh(np.array(self.devices), (AXIS,))
 
     def wrap(
         self, step: Callable, *, donate_state: bool = False, resident: bool = False
     ) -> Callable:
-        """`step(state, batch)` per device -> the same over all devices; results are replicated.
+        """Returns `step(state, batch)` of one device for all devices, with replicated results.
 
-        `resident`: the batch is a pair (set, rows), see `resident.py`; only rows are split.
+        Args:
+          donate_state: the new state may use the old one's memory.
+          resident: the batch is a pair (set, rows), see `resident.py`; only the rows are split.
         """
         donate = (0,) if donate_state else ()
         if self.mode == "pmap":
-            # out_axes=None is not verified by JAX: a forgotten pmean would diverge silently. The
-            # tests therefore compare all shards of the state.
+            # JAX does not verify out_axes=None: without a pmean, the devices' states would differ
+            # and nothing would show it. So the tests compare the states of all devices.
             mapped = jax.pmap(
                 step,
                 axis_name=AXIS,
@@ -76,7 +76,7 @@ class DataParallel:
             mesh=self.mesh,
             in_specs=(replicated, (replicated, split) if resident else split),
             out_specs=replicated,
-            check_vma=False,  # pmap's semantics: gradients are per device until pmean
+            check_vma=False,  # as in pmap: each device has its own gradients until pmean
         )
         return jax.jit(mapped, donate_argnums=donate)
 
@@ -96,41 +96,42 @@ class DataParallel:
             )
 
     def replicate(self, tree: Any) -> Any:
-        """A copy of `tree` on every device.
+        """Returns a copy of `tree` on every device.
 
-        Always a copy: steps donate their state, and a donated alias would be gone.
+        It is always a copy, because steps donate their state, so that its memory is overwritten.
         """
         return jax.tree.map(lambda x: self.place(np.array(x)), tree)
 
     def copy(self, tree: Any) -> Any:
-        """A copy of a replicated tree, which stays valid when a step donates the tree's memory."""
+        """Returns a copy of a replicated tree, to keep it when a step donates the tree's memory."""
         return _copy(tree, sharding=self._replicated)
 
     def zeros(self, shape: tuple[int, ...], dtype: Any) -> jax.Array:
-        """An array on every device, made there."""
+        """Returns an array of zeros that every device makes itself."""
         return jnp.zeros(shape, dtype, device=self._replicated)
 
     def abstract(self, tree: Any) -> Any:
-        """Shapes and types of `tree` on every device, to compile a step without the arrays."""
+        """Returns shapes and types of a replicated `tree`, to compile a step without the arrays."""
         return jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self._replicated), tree
         )
 
     def place(self, x: np.ndarray | jax.Array) -> jax.Array:
-        """An array on every device; one that is there already stays as it is."""
+        """Returns the array on every device; not a copy if it is there already."""
         if jax.process_count() > 1 and isinstance(x, np.ndarray):
             return jax.make_array_from_process_local_data(self._replicated, x)
         return jax.device_put(x, self._replicated)
 
     def _global(self, x: jax.Array) -> jax.Array:
-        """This process's copies of a replicated array, as which pmap returns it, as one of all."""
+        """Returns pmap's result, which has this process's devices only, as an array on all."""
         copies = [shard.data for shard in x.addressable_shards]
         return jax.make_array_from_single_device_arrays(x.shape, self._replicated, copies)
 
     def put_batch(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-        """This process's part of a batch `[B, ...]` -> device arrays as `wrap`ped steps take them.
+        """Returns the arrays that `wrap`ped steps expect for this process's part of a batch.
 
-        "shard_map": global arrays `[B, ...]`; "pmap": `[D, B/D, ...]`, D this process's devices.
+        They are global arrays `[B, ...]` for "shard_map". For "pmap" they are `[D, B/D, ...]`; D is
+        the number of this process's devices.
         """
         sharding = NamedSharding(self.mesh, PartitionSpec(AXIS))
         if self.mode == "pmap":
@@ -144,21 +145,21 @@ class DataParallel:
 
 @partial(jax.jit, static_argnames="sharding")
 def _copy(tree: Any, *, sharding: NamedSharding) -> Any:
-    """One dispatch, whatever the number of arrays."""
+    """Copies any number of arrays by one dispatch."""
     return jax.lax.with_sharding_constraint(jax.tree.map(jnp.copy, tree), sharding)
 
 
 def pmean(tree: Any) -> Any:
-    """Mean over the devices."""
+    """Returns the mean over the devices."""
     return jax.lax.pmean(tree, AXIS)
 
 
 def masked_sums(losses: dict[str, jax.Array], mask: jax.Array) -> dict[str, jax.Array]:
-    """Per-example losses -> sums over all devices, and the number of examples as "count"."""
+    """Returns sums of losses over the examples of all devices, and their number as "count"."""
     sums = {name: (loss * mask).sum() for name, loss in losses.items()}
     return jax.lax.psum(sums | {"count": mask.sum()}, AXIS)
 
 
 def gather(tree: Any) -> Any:
-    """Per-example results of all devices, in the order of the batch."""
+    """Returns the examples' results from all devices, in the order of the batch."""
     return jax.tree.map(lambda x: jax.lax.all_gather(x, AXIS, tiled=True), tree)

@@ -23,7 +23,7 @@ def evaluate(
     whole: bool = False,
     parallel: DataParallel,
 ) -> dict[str, float]:
-    """Means over all examples, each weighted equally.
+    """Returns the means of the losses over all examples, with equal weights.
 
     Args:
       whole: one dispatch reads a whole set on the devices, see `resident.eval_steps`.
@@ -46,7 +46,7 @@ def evaluate(
 
 
 def _sum(values: np.ndarray) -> float:
-    """The exact sum, which does not depend on how many batches a dispatch has."""
+    """Returns the exact sum, so that it does not depend on the number of batches of a dispatch."""
     if np.isfinite(values).all():
         return math.fsum(values)
     with np.errstate(invalid="ignore"):  # infinities of both signs
@@ -62,10 +62,10 @@ def predict(
     loader: str = "numpy",
     parallel: DataParallel,
 ) -> dict[str, np.ndarray]:
-    """The results of `predict_step` for every example, in order, padding removed.
+    """Returns the results of `predict_step` for all examples, in order and without padding.
 
     Args:
-      state: what `predict_step` reads, replicated: a `TrainState`, or an encoder's variables.
+      state: a `TrainState`, or an encoder's variables; replicated.
     """
     batches = feeding.eval_batches(
         examples, batch_size=batch_size, loader=loader, parallel=parallel
@@ -84,12 +84,14 @@ def fill(
     batch_size: int,
     parallel: DataParallel,
 ) -> jax.Array:
-    """The results of a step for every row of `columns`, which are on the devices meanwhile.
+    """Returns `column` with the results of a step for all rows of `columns`.
+
+    The columns are copied to the devices for that time.
 
     Args:
-      column: on the devices, [M, ...] as `resident.padded_rows` says; it is donated.
+      column: on the devices, [M, ...] with M from `resident.padded_rows`; it is donated.
       fill_step: see `resident.fill_steps`.
-      state: what the step reads, replicated.
+      state: the variables that the step reads, replicated.
     """
     every = range(num_rows(columns))
     examples = place_sets(columns, {"every": every}, parallel=parallel)["every"]

@@ -1,4 +1,4 @@
-"""Where a run's steps and examples are: on which devices, in which numeric type, in what memory."""
+"""Where a run's steps and examples are: on which devices, in which memory, in which number type."""
 
 import dataclasses
 import functools
@@ -32,8 +32,8 @@ class Placement:
     Attributes:
       parallel: the devices.
       dtype: the compute type, one of `models/precision.py`; never "auto".
-      resident_gb: the most GB of examples on each device; negative for 35 % of its memory.
-      steps_per_dispatch: the most training steps that are given to the devices at once.
+      resident_gb: the most GB of examples on each device; negative means 35 % of its memory.
+      steps_per_dispatch: the most training steps of one dispatch to the devices.
     """
 
     parallel: DataParallel
@@ -44,28 +44,28 @@ class Placement:
     def map_step(
         self, step: Callable, *, role: str, resident: bool, draw: Callable | None = None
     ) -> Callable:
-        """A step for one device, compiled for all of them.
+        """Returns a step of one device, mapped over all of them and compiled when first called.
 
-        Equal steps (partials of equal functions and arguments) return the same function, so that a
-        study compiles each only once.
+        Equal steps (partials of equal functions and arguments) give the same function, so that a
+        study compiles it only once.
 
         Args:
           role: "train", "eval", "predict" or "fill", see `resident.py`.
-          resident: whether the step reads sets on the devices or batches of host memory.
-          draw: of a training step that has random positions, see `resident.train_steps`.
+          resident: True if the step reads sets on the devices, False for batches of host memory.
+          draw: draws the random positions of a training step, see `resident.train_steps`.
         """
         return _map_step(
             self, by_value(step), role=role, resident=resident, draw=draw and by_value(draw)
         )
 
     def fits(self, num_bytes: int, name: str) -> bool:
-        """Whether so many bytes may be kept on each device. If not, a log message says so."""
+        """Returns whether so many bytes fit on each device. If not, a log message says so."""
         process = jax.process_index()
         device = next(d for d in self.parallel.devices if d.process_index == process)
         budget = budget_bytes(self.resident_gb, device=device)
         if num_bytes > budget:
             logging.info(
-                "%s would take %.2f GB of every device, more than the %.2f GB that data may take "
+                "%s would need %.2f GB on every device, more than the %.2f GB that data may use "
                 "(config.parallel.resident_gb).",
                 name,
                 num_bytes / 1e9,
@@ -76,7 +76,7 @@ class Placement:
     def place(
         self, columns: Mapping[str, np.ndarray], sets: Mapping[str, np.ndarray]
     ) -> tuple[dict[str, ExampleSet], bool]:
-        """Sets of examples, on the devices if the columns fit there, else in host memory.
+        """Returns sets of examples, on the devices if the columns fit there, or in host memory.
 
         Args:
           columns: name -> [N, ...], of all examples.

@@ -1,4 +1,4 @@
-"""Where a training run is, and what was best so far: all but the arrays that it takes to go on."""
+"""Where a training run is, and its best epoch: all that a checkpoint saves beside the arrays."""
 
 import dataclasses
 import math
@@ -6,7 +6,7 @@ import math
 
 @dataclasses.dataclass(kw_only=True)
 class EarlyStopping:
-    """The lowest validation value so far, and for how long there has been no better one."""
+    """The lowest validation value so far, and the number of epochs since then."""
 
     patience: int
     best_value: float = math.inf
@@ -15,7 +15,7 @@ class EarlyStopping:
     epochs_without: int = 0
 
     def update(self, value: float, *, step: int, epoch: int) -> bool:
-        """Takes an epoch's value; True if it is the best."""
+        """Adds an epoch's value; returns whether it is the best."""
         if value < self.best_value:
             self.best_value, self.best_step, self.best_epoch = value, step, epoch
             self.epochs_without = 0
@@ -31,12 +31,12 @@ class EarlyStopping:
 
 @dataclasses.dataclass(kw_only=True)
 class Position:
-    """Where a run is; kept with every checkpoint.
+    """Where a run is; saved with every checkpoint.
 
     Attributes:
-      stopping: what was best, and for how long there has been nothing better.
-      epoch: finished epochs.
-      history: metrics of the steps after them, by name.
+      stopping: the best epoch, and the number of epochs since then.
+      epoch: the number of finished epochs.
+      history: metrics of the steps after these epochs, by name.
     """
 
     stopping: EarlyStopping
@@ -45,19 +45,19 @@ class Position:
 
     @classmethod
     def of(cls, meta: dict, *, patience: int) -> "Position":
-        """The position that `meta` is of, with this run's patience."""
+        """Returns the position that `meta` contains, with this run's patience."""
         stopping = EarlyStopping(**meta["early_stopping"] | {"patience": patience})
         return cls(stopping=stopping, epoch=meta["epoch"], history=meta.get("history", {}))
 
     @property
     def steps_begun(self) -> int:
-        """Steps after the finished epochs."""
+        """The number of steps after the finished epochs."""
         return len(next(iter(self.history.values()), []))
 
     def meta(self, *, step: int, finished: bool) -> dict:
-        """As JSON, with what readers of the checkpoint of this step must know.
+        """Returns the position as JSON, for the checkpoint of this step.
 
-        A copy: it is written in the background, while the next steps add to the history.
+        It is a copy, because it is written while the next steps add to the history.
         """
         return {
             "epoch": self.epoch,

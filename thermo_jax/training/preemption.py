@@ -1,9 +1,14 @@
-"""SIGTERM, with which machines and jobs are taken away: a run saves, leaves, and can be continued.
+"""SIGTERM, which ends jobs and rented machines: a run saves, exits, and can be continued.
 
-The first one is obeyed after the dispatch in progress where a run trains, at once elsewhere; a
-second one ends the program on the spot. While a program shuts down it is ignored. Of several
-processes JAX tells all when one got the signal, and all stop after the same step; where they do not
-train, they do not listen.
+After the first signal, a run that trains stops when the current dispatch is finished. At any other
+time, the program stops at once. A second signal ends the program immediately. While the program
+shuts down, it ignores the signal. If a run has several processes and one of them gets the signal,
+JAX informs the others, and all stop after the same step; they ignore it when they do not train.
+
+What may be changed: messages. A thread must read the signal, because Python calls handlers only in
+the main thread, which may be busy with a step for minutes. A handler must do nothing but `check`.
+In `listen`, the pipe must exist before the handlers do. tests/test_preemption.py and
+tests/test_kills.py send signals to programs that start, train, save or end.
 """
 
 import atexit
@@ -16,35 +21,35 @@ from collections.abc import Iterator
 import jax
 from jax.experimental import multihost_utils
 
-EXIT_STOPPED = 75  # EX_TEMPFAIL of sysexits.h: the same command goes on
-_WAKE = signal.SIGUSR1  # interrupts the main thread, whatever it waits for
+EXIT_STOPPED = 75  # EX_TEMPFAIL of sysexits.h: the same command continues the run
+_WAKE = signal.SIGUSR1  # interrupts the main thread even if it waits for something
 _asked = threading.Event()
 _deferred = threading.Event()
 
 
 class Stopped(SystemExit):
-    """The run was asked to stop, and has saved what it had."""
+    """The run was asked to stop, and has saved its state."""
 
     def __init__(self):
         super().__init__(EXIT_STOPPED)
 
 
 def listen() -> None:
-    """From now on SIGTERM is obeyed as this module says.
+    """Starts to listen for SIGTERM.
 
-    To be called by the main thread, after several processes have found each other.
+    The main thread must call this, and in a run of several processes only after `processes.join`.
     """
     if jax.process_count() > 1:
-        return  # JAX listens itself
+        return  # JAX listens for the signal itself
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
-    # Python's own handlers wait for the main thread, which may be within a step for minutes.
+    # Python writes the signal's number to this pipe at once, but calls handlers later.
     signal.set_wakeup_fd(writing)
     signal.signal(signal.SIGTERM, lambda *_: None)
     signal.signal(_WAKE, lambda *_: check())
     threading.Thread(target=_wait, args=(reading,), name="sigterm", daemon=True).start()
     for number in (signal.SIGTERM, _WAKE):
-        # Python's end gives them back to the system: a finished run would count as killed.
+        # Otherwise, a signal while Python ends would mark a finished run as killed.
         atexit.register(signal.signal, number, signal.SIG_IGN)
 
 
@@ -64,14 +69,15 @@ def _ask() -> None:
 
 
 def asked() -> bool:
-    """Whether this program was asked to stop."""
+    """Returns whether this program was asked to stop."""
     return _asked.is_set()
 
 
 def reached(steps: range) -> bool:
-    """Whether the run must stop before these steps; the same for all its processes.
+    """Returns whether the run must stop before these steps; all processes get the same answer.
 
-    Every step must be asked for once, in order: JAX names a step that no process has passed.
+    It must be called for every step, once and in order: JAX chooses a step that every process still
+    has before it.
     """
     if jax.process_count() > 1 and any(
         [multihost_utils.reached_preemption_sync_point(step) for step in steps]
@@ -88,7 +94,7 @@ def check() -> None:
 
 @contextlib.contextmanager
 def deferred() -> Iterator[None]:
-    """What is in this context is not interrupted: it looks itself whether it must stop."""
+    """Prevents interruptions of the block, which must call `check` or `reached` itself."""
     _deferred.set()
     try:
         yield

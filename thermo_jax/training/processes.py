@@ -1,8 +1,8 @@
-"""Several processes that make one run: how they find each other, and which of them writes files.
+"""A run of several processes: how they connect, and which of them writes files.
 
-Every process runs the same program on its own devices and its own part of each batch. Process 0
-alone writes the workdir (Orbax's checkpoints apart, which all of them take part in), and all read
-it: it must be a folder that every process sees.
+Every process runs the same program on its own devices and its own part of each batch. Only process
+0 writes the workdir, except for checkpoints, which all processes write together. All read it, so it
+must be a folder that every process can reach.
 """
 
 import atexit
@@ -20,17 +20,18 @@ from jax.experimental import multihost_utils
 
 from thermo_jax.errors import UserError
 
-LAST = 5  # seconds by which the first process leaves later, after an error
+LAST = 5  # seconds that the first process waits for the others after an error
 EXPLICIT = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 
 
 def join() -> None:
-    """Joins the run's other processes, where the environment names some; before any use of JAX.
+    """Connects to the run's other processes if there are any. Call it before any use of JAX.
 
-    In this order: the three variables of `EXPLICIT`; a Slurm step of several tasks; a TPU VM.
+    The first of these that is present decides: the variables `EXPLICIT` of the environment; a Slurm
+    step of several tasks; a TPU VM.
 
     Raises:
-      UserError: the variables are incomplete or no numbers.
+      UserError: the variables are incomplete, or are not numbers.
     """
     given = {name: os.environ[name] for name in EXPLICIT if os.environ.get(name)}
     if given:
@@ -38,7 +39,7 @@ def join() -> None:
     elif int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
         jax.distributed.initialize()
     elif _has_tpu():
-        # Outside Google's own machines (a notebook's TPU, say) JAX finds no others to join.
+        # JAX raises an error if there are no others, as for a notebook's TPU.
         with contextlib.suppress(ValueError):
             jax.distributed.initialize()
 
@@ -47,20 +48,20 @@ def _explicit(given: dict[str, str]) -> dict[str, Any]:
     missing = [name for name in EXPLICIT if name not in given]
     if missing:
         raise UserError(
-            f"{', '.join(given)} of several processes set, but not {', '.join(missing)}: set all "
-            "three (host:port of process 0, how many processes, this one's number), or none"
+            f"the environment contains {', '.join(given)}, but not {', '.join(missing)}: set all "
+            "three (host:port of process 0, number of processes, this process's number), or none"
         )
     address, count, index = (given[name] for name in EXPLICIT)
     if not (count.isdecimal() and index.isdecimal() and int(index) < int(count)):
         raise UserError(
-            f"JAX_PROCESS_ID={index} and JAX_NUM_PROCESSES={count} must be numbers, the first from "
-            "0 to below the second"
+            f"JAX_PROCESS_ID={index} and JAX_NUM_PROCESSES={count} must be numbers, and the first "
+            "must be less than the second"
         )
     return {
         "coordinator_address": address,
         "num_processes": int(count),
         "process_id": int(index),
-        # Nothing else is to be detected, and every process has all of its devices.
+        # JAX must not detect a cluster, and every process uses all of its devices.
         "cluster_detection_method": "deactivate",
     }
 
@@ -71,16 +72,16 @@ def _has_tpu() -> bool:
 
 
 def is_writer() -> bool:
-    """Whether this process writes the run's files and messages."""
+    """Returns whether this process writes the run's files and messages."""
     return jax.process_index() == 0
 
 
 def leave_at_once(code: int) -> None:
-    """After an error, the interpreter's end does not wait for the other processes.
+    """Makes the interpreter exit after an error without waiting for the other processes.
 
-    They cannot go on without this one, and are ended by JAX within two minutes, or by what started
-    them. JAX aborts them as soon as the first process is gone, so that it leaves some seconds
-    later: where all have met the same error, each says so and exits with its own code.
+    The others cannot continue; JAX ends them within two minutes. When the first process exits, JAX
+    aborts them at once. So the first one waits some seconds: if all have the same error, each can
+    show it and exit with its own code.
     """
 
     def leave() -> None:
@@ -91,17 +92,17 @@ def leave_at_once(code: int) -> None:
         os._exit(code)
 
     if jax.process_count() > 1:
-        atexit.register(leave)  # runs before JAX's own, which waits for all
+        atexit.register(leave)  # runs before JAX's own function, which waits for all processes
 
 
-def wait(what: str) -> None:
-    """Until every process is here; `what` names the place."""
+def wait(name: str) -> None:
+    """Waits until every process has called this with the same name."""
     if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(what)
+        multihost_utils.sync_global_devices(name)
 
 
 def agree(digest: str) -> bool:
-    """Whether every process gives the same hexadecimal digest."""
+    """Returns whether every process passes the same hexadecimal digest."""
     if jax.process_count() == 1:
         return True
     mine = np.frombuffer(bytes.fromhex(digest), np.uint8)
@@ -109,14 +110,14 @@ def agree(digest: str) -> bool:
 
 
 def all_true(value: bool) -> bool:
-    """Whether it is true in every process."""
+    """Returns whether the value is true in every process."""
     if jax.process_count() == 1:
         return value
     return bool(multihost_utils.process_allgather(np.array([value])).all())
 
 
 def first_says(value: bool) -> bool:
-    """What is true in the first process, in every process."""
+    """Returns, in every process, the first process's value."""
     if jax.process_count() == 1:
         return value
     return bool(multihost_utils.broadcast_one_to_all(np.array(value)))

@@ -6,9 +6,15 @@
 
 The number of a set's examples and the number of a dispatch's batches are values, not shapes. So one
 compiled program serves every fold, every number of labelled patients, and every length of an epoch.
+
+What may be changed: the sizes of tables (`padded_rows`) and the share of the memory. The shapes of
+a dispatch's rows and the random numbers must stay: they may depend neither on the number of devices
+nor on K. tests/test_resident.py compares resident training with training from host memory;
+tests/test_compilations.py counts the programs that a study compiles.
 """
 
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -20,7 +26,7 @@ from absl import logging
 from thermo_jax.data import batches
 from thermo_jax.training.parallel import AXIS, DataParallel, gather
 
-# Share of a device's memory for tables: the rest is for the steps' own arrays.
+# The share of a device's memory that tables may use; the steps' own arrays need the rest.
 _SHARE = 0.35
 _LEAST_ROWS = 32
 _SIZES = 4  # table sizes from one power of two to the next
@@ -45,14 +51,14 @@ ExampleSet = Mapping[str, np.ndarray] | ResidentSet
 
 
 def num_rows(examples: ExampleSet) -> int:
-    """How many examples a set has."""
+    """Returns the number of a set's examples."""
     if isinstance(examples, ResidentSet):
         return int(jax.device_get(examples.count))
     return len(next(iter(examples.values())))
 
 
 def padded_rows(count: int) -> int:
-    """The size on the devices of a table of `count` examples.
+    """Returns the number of rows, on the devices, of a table of `count` examples.
 
     It is 32, 40, 48, 56, 64, 80, 96, ...: four sizes for each power of two, so that at most a fifth
     of a table of more than 32 examples is padding.
@@ -101,9 +107,9 @@ def _place(
 
 
 def predict_steps(step: Callable) -> Callable:
-    """`step(state, batch)` -> a step that takes (a set, rows [B]) as its batch.
+    """Returns `step(state, batch)` as a step whose batch is (a set, rows [B]).
 
-    For rows behind the end of the set, it returns results of arbitrary examples.
+    For rows after the end of the set, its results are those of arbitrary examples.
     """
 
     def steps(state: Any, batch: tuple[ResidentSet, dict]) -> Any:
@@ -113,10 +119,10 @@ def predict_steps(step: Callable) -> Callable:
 
 
 def fill_steps(step: Callable) -> Callable:
-    """`step(state, batch) -> [B, ...]` -> a step that writes these results into a column [M, ...].
+    """Returns `step(state, batch) -> [B, ...]` as a step that writes its results into a column.
 
-    It takes (column, ((state, a set of all rows), rows [B])) and returns the column in the same
-    memory.
+    Its arguments are the column [M, ...] and ((state, a set of all rows), rows [B]). It returns the
+    column in the same memory.
     """
 
     def steps(column: jax.Array, batch: tuple[tuple[Any, ResidentSet], dict]) -> jax.Array:
@@ -129,15 +135,14 @@ def fill_steps(step: Callable) -> Callable:
 
 
 def train_steps(step: Callable, *, at_most: int, draw: Callable | None = None) -> Callable:
-    """A training step -> up to K training steps: (state, (a set, rows [B, K])) -> metrics [K].
+    """Returns a training step as up to K steps: (state, (a set, rows [B, K])) -> metrics [K].
 
-    It makes the steps whose mask is not zero, which must be the first ones. The metrics of the
-    others are zero.
+    Steps whose mask is zero are not made, and their metrics are zero. They must be the last ones.
 
     Args:
       at_most: K.
-      draw: `draw(state, rows)` gives a step's random positions. They are drawn for all K steps
-        together, so that random numbers cost no kernels in the loop.
+      draw: `draw(state, rows)` returns a step's random positions. They are drawn for all K steps
+        together, so that the loop needs no kernels for random numbers.
     """
 
     def steps(state: Any, batch: tuple[ResidentSet, dict]) -> tuple[Any, dict]:
@@ -145,62 +150,64 @@ def train_steps(step: Callable, *, at_most: int, draw: Callable | None = None) -
         rows = {name: jnp.moveaxis(x, -1, 0) for name, x in rows.items()}
         if draw is not None:
             numbers = state.step + jnp.arange(at_most, dtype=state.step.dtype)
-            each = jax.vmap(lambda number, rows: draw(state.replace(step=number), rows))
-            rows["positions"] = each(numbers, rows)
+            draw_step = jax.vmap(lambda number, rows: draw(state.replace(step=number), rows))
+            rows["positions"] = draw_step(numbers, rows)
 
-        def one(number, state: Any) -> tuple[Any, dict]:
+        def run_step(number, state: Any) -> tuple[Any, dict]:
             return step(state, _gather(examples, jax.tree.map(lambda x: x[number], rows)))
 
-        return _repeat(one, state, times=(rows["mask"][:, 0] > 0).sum(), at_most=at_most)
+        return _repeat(run_step, state, times=(rows["mask"][:, 0] > 0).sum(), at_most=at_most)
 
     return steps
 
 
 def eval_steps(step: Callable, *, whole: bool) -> Callable:
-    """Sums over a batch -> the sums over K batches: (a set, rows [B]) -> sums [K].
+    """Returns an evaluation step as up to K steps: (state, (a set, rows [B])) -> sums [K].
 
-    The rows are those of the first batch. The next batches follow it until the set ends; the sums
-    that remain are zero.
+    The rows are those of the first batch. The other batches are the rows after these, until the end
+    of the set. The sums of batches after the end are zero.
 
     Args:
-      whole: K batches are enough for the whole set; otherwise K is 1.
+      whole: True if the K batches are the whole set; otherwise K is 1.
     """
 
     def steps(state: Any, batch: tuple[ResidentSet, dict]) -> dict:
         examples, rows = batch
         size = len(rows["slot"]) * jax.lax.axis_size(AXIS)
 
-        def one(number, state: Any) -> tuple[Any, dict]:
+        def run_step(number, state: Any) -> tuple[Any, dict]:
             index = rows["index"] + number * size
             real = index < examples.count
             own = {"index": jnp.where(real, index, 0), "slot": rows["slot"]}
             return state, step(state, _gather(examples, own | {"mask": real.astype(jnp.float32)}))
 
         if not whole:
-            return _repeat(one, state, times=1, at_most=1)[1]
+            return _repeat(run_step, state, times=1, at_most=1)[1]
         times = (examples.count + size - 1) // size
-        return _repeat(one, state, times=times, at_most=-(-len(examples.rows) // size))[1]
+        return _repeat(run_step, state, times=times, at_most=-(-len(examples.rows) // size))[1]
 
     return steps
 
 
-def _repeat(one: Callable, state: Any, *, times: jax.Array | int, at_most: int) -> tuple[Any, dict]:
-    """Calls `one(number, state)` so many times; stacks what it returns beside the state, [K]."""
-    if at_most == 1:  # XLA's CPU backend runs loops of training steps more slowly
-        state, found = one(0, state)
-        return state, {name: x[None] for name, x in found.items()}
-    shapes = jax.eval_shape(one, jnp.zeros((), jnp.int32), state)[1]
+def _repeat(
+    run_step: Callable, state: Any, *, times: jax.Array | int, at_most: int
+) -> tuple[Any, dict]:
+    """Calls `run_step(number, state) -> (state, results)` `times` times; stacks the results [K]."""
+    if at_most == 1:  # because XLA runs loops of training steps slowly on a CPU
+        state, results = run_step(0, state)
+        return state, {name: x[None] for name, x in results.items()}
+    shapes = jax.eval_shape(run_step, jnp.zeros((), jnp.int32), state)[1]
     stacked = {name: jnp.zeros((at_most, *x.shape), x.dtype) for name, x in shapes.items()}
 
     def turn(number, carry):
-        state, found = one(number, carry[0])
-        return state, {name: carry[1][name].at[number].set(x) for name, x in found.items()}
+        state, results = run_step(number, carry[0])
+        return state, {name: carry[1][name].at[number].set(x) for name, x in results.items()}
 
     return jax.lax.fori_loop(0, times, turn, (state, stacked))
 
 
 def _gather(examples: ResidentSet, rows: dict) -> dict:
-    """The batch: these rows of every column, and the row numbers themselves."""
+    """Returns the batch: these rows of every column, and the row numbers themselves."""
     index = examples.rows.at[rows["index"]].get(mode="clip")
     return {name: x[index] for name, x in examples.columns.items()} | rows
 
@@ -208,16 +215,18 @@ def _gather(examples: ResidentSet, rows: dict) -> dict:
 def dispatch_rows(
     rows_of: Callable[..., batches.Rows], steps: range, *, at_most: int
 ) -> dict[str, np.ndarray]:
-    """The rows of a dispatch of some training steps, [B, K]; the mask of the other steps is zero.
+    """Returns the rows of one dispatch of these training steps, [B, K].
+
+    If there are fewer than K steps, the mask of the others is zero.
 
     Args:
       rows_of: `rows_of(step=...)` returns the rows of a step, as `batches.train_rows` does.
       at_most: K.
     """
-    each_step = [rows_of(step=step) for step in steps]
-    padding = [(0, 0), (0, at_most - len(each_step))]
+    rows_of_steps = [rows_of(step=step) for step in steps]
+    padding = [(0, 0), (0, at_most - len(steps))]
     return {
-        name: np.pad(np.stack([getattr(rows, name) for rows in each_step], axis=-1), padding)
+        name: np.pad(np.stack([getattr(rows, name) for rows in rows_of_steps], axis=-1), padding)
         for name in batches.RESERVED
     }
 
@@ -228,11 +237,11 @@ def dispatch_rows(
 
 
 def budget_bytes(limit_gb: float, *, device: jax.Device) -> int:
-    """How many bytes of tables one device may hold.
+    """Returns how many bytes the tables on one device may use.
 
     Args:
-      limit_gb: the configured limit, or a negative number for a share of the device's memory (of
-        the host's, on the CPU; nothing, with a warning, on another device that does not tell it).
+      limit_gb: the configured limit. If it is negative, the limit is a share of the device's
+        memory, which is the host's on a CPU. For a device of unknown memory it is 0.
     """
     if limit_gb >= 0:
         return int(limit_gb * 1e9)
@@ -241,24 +250,20 @@ def budget_bytes(limit_gb: float, *, device: jax.Device) -> int:
     memory = (device.memory_stats() or {}).get("bytes_limit", 0)
     if not memory:
         logging.warning(
-            "%s does not tell how much memory it has, so that no data are kept there: set "
-            "config.parallel.resident_gb to what they may take.",
+            "%s does not report the size of its memory, so no data are kept there: set "
+            "config.parallel.resident_gb to the number of GB that data may use.",
             device,
         )
     return int(_SHARE * memory)
 
 
 def host_memory_bytes() -> int:
-    """The machine's memory; 8 GB where the system does not tell."""
-    try:
-        with open("/proc/meminfo", encoding="ascii") as file:
-            return 1024 * next(int(line.split()[1]) for line in file if line.startswith("MemTotal"))
-    except (OSError, StopIteration):
-        return 8 * 10**9
+    """Returns the size of the machine's memory."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def table_bytes(columns: Mapping[str, np.ndarray]) -> int:
-    """The memory that a table takes on every device, including padding."""
+    """Returns the memory that a table needs on every device, including padding."""
     return sum(
         padded_rows(len(column)) * column.itemsize * math.prod(column.shape[1:])
         for column in columns.values()

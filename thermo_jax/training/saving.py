@@ -1,12 +1,16 @@
-"""When a run saves its model, and how it does so while training goes on.
+"""When a run saves its model, and how it saves while training continues.
 
     an epoch is the best so far -> its state is copied on the devices
     a save is due               -> the best state (if it is new), then the latest -> thread -> disk
 
 If the run is killed before both are on disk, it continues from the checkpoint before and reaches
-the same result. In a run of several processes, all processes take part in each save, in their main
-threads, and Orbax then writes in the background. The latest state is then saved at the end of a
-later epoch than the best one, when Orbax has written that.
+the same result. In a run of several processes, the main threads of all processes start each save
+together, and Orbax writes in the background. They save the best state first, and the latest state
+after a later epoch, when the best one is on disk.
+
+What may be changed: when a save is due. What must stay: the best state is written before the latest
+one, and the metrics before both; and all processes decide the same, because each one waits for the
+others. tests/test_saving.py and tests/test_processes.py would catch a mistake.
 """
 
 import time
@@ -38,20 +42,20 @@ class Snapshot(NamedTuple):
 class Saver:
     """Saves a run's best and latest states.
 
-    Use it as a context manager. On leaving, it waits until Orbax has taken over the last save. If
-    an error ends the block, it first saves the best state, unless that was done before.
+    Use it as a context manager. At the end it waits until Orbax has accepted the last save. If an
+    error ends the block, it first saves the best state, if that is new.
 
     Attributes:
-      best: the best state of this session; None before the first one. Once it was passed to a save,
-        it has no optimiser.
-      latest: the step of the last state that was passed to a save.
+      best: the best state of this session; None before the first one. It has no optimiser after
+        its save was started.
+      latest: the step of the last state whose save was started.
 
     Args:
       checkpoints: writes the states.
       log: the metrics. They are written before each checkpoint, because a run can only continue
         from a checkpoint that its metrics reach.
-      minutes: at least so long between two saves. 0 means that a save is always due, and that each
-        save waits for the one before.
+      minutes: the least time between two saves. 0 means that a save is due after every epoch, and
+        that each save waits for the one before.
       encoder_of: returns the variables to save as the encoder.
       step: the step of the latest checkpoint on disk; 0 if there is none.
     """
@@ -81,8 +85,8 @@ class Saver:
 
     def __exit__(self, kind: type[BaseException] | None, *_) -> None:
         try:
-            # In a run of several processes all must save, but perhaps only this one failed. A stop
-            # and a loss that is not finite are the same in all of them.
+            # In a run of several processes, all of them must save, but an error may be in this one
+            # only. A stop, or a loss that is not finite, is in all.
             if kind and jax.process_count() > 1 and not issubclass(kind, _OF_ALL_PROCESSES):
                 return
             if kind:
@@ -92,15 +96,15 @@ class Saver:
             self._thread.shutdown()
 
     def keep_best(self, state: TrainState, *, step: int, meta: dict, value: float) -> None:
-        """Copies the state, which is the best so far, on its devices."""
+        """Copies the best state so far, on its devices."""
         with timeline.part("saving"):
             self.best = Snapshot(self._parallel.copy(state), step, meta, value)
             self._best_is_new = True
 
     def is_due(self) -> bool:
-        """Whether it is time to save. In a run of several processes, the first one decides.
+        """Returns whether it is time to save. Call it after every epoch.
 
-        To be called after every epoch.
+        In a run of several processes, the first one decides.
 
         Raises:
           OSError: an earlier save failed.
@@ -113,7 +117,7 @@ class Saver:
             if not self._pending:
                 return processes.first_says(is_idle and elapsed)
             if processes.first_says(is_idle):
-                self._write_next()
+                self._write([self._pending.pop(0)])
             return False
         if self._writing and self._writing.done():
             self._wait()
@@ -126,7 +130,7 @@ class Saver:
           OSError: an earlier save failed.
         """
         if self._best_is_new and self.best.step == step:
-            self.best = self.best._replace(meta=meta)  # only this one says that the run finished
+            self.best = self.best._replace(meta=meta)  # because it may say that the run finished
             self._save([])
         else:
             with timeline.part("saving"):
@@ -142,12 +146,12 @@ class Saver:
             self._log.flush()
             timeline.save(self._checkpoints.directory.parent)
             self.latest, self._last_time = snapshots[-1].step, time.monotonic()
-            if self._best_is_new:  # its optimiser is needed no longer than it takes to save it
+            if self._best_is_new:  # only the snapshot that is saved needs the optimiser
                 self.best = self.best._replace(state=self.best.state.replace(opt_state=()))
                 self._best_is_new = False
             if jax.process_count() > 1:
                 self._pending = snapshots
-                self._write_next()
+                self._write([self._pending.pop(0)])
             else:
                 self._writing = self._thread.submit(self._write, snapshots)
 
@@ -155,13 +159,10 @@ class Saver:
         for state, _, meta, value in snapshots:
             self._checkpoints.save(state, encoder=self._encoder_of(state), meta=meta, value=value)
 
-    def _write_next(self) -> None:
-        self._write([self._pending.pop(0)])
-
     def _wait(self) -> None:
         with timeline.part("waiting"):
             if self._writing:
                 writing, self._writing = self._writing, None
                 writing.result()
             while self._pending:
-                self._write_next()
+                self._write([self._pending.pop(0)])

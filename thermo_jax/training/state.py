@@ -1,4 +1,4 @@
-"""The training state: a plain tree, replicated over devices, that a step maps to the next one."""
+"""The training state: a tree of arrays, replicated over devices. Each step returns a new one."""
 
 import functools
 from collections.abc import Callable
@@ -16,14 +16,15 @@ from thermo_jax.training.by_value import by_value
 class TrainState(flax.struct.PyTreeNode):
     """Everything that a step reads and writes.
 
-    JAX rebuilds the node with NumPy arrays, shapes and types too: its leaves are not only arrays.
+    The fields have no types, because JAX also creates states of shapes, placements and so on.
 
     Attributes:
-      step: int32 [], updates made so far.
+      step: int32 [], the number of updates so far.
       params, batch_stats: the trained model's variables.
-      opt_state: the optimiser's.
-      rng: uint32 key data; never advanced, every use folds in the step and the example's number.
-      frozen: variables that are read but not trained (a decoder's encoder), {} if none.
+      opt_state: the optimiser's state.
+      rng: uint32 data of a key that never changes: every use combines it with the step and the
+        example's number.
+      frozen: variables that are read but not trained (a decoder's encoder), {} if there are none.
     """
 
     step: Any
@@ -42,7 +43,7 @@ class TrainState(flax.struct.PyTreeNode):
         rng: Key[Array, ""],
         frozen: dict | None = None,
     ) -> "TrainState":
-        """State before the first step."""
+        """Returns the state before the first step."""
         return cls(
             step=jnp.zeros((), jnp.int32),
             params=variables["params"],
@@ -54,18 +55,13 @@ class TrainState(flax.struct.PyTreeNode):
 
     @property
     def variables(self) -> dict:
-        """The trained model's variables as Flax takes them."""
+        """The trained model's variables in the form that Flax's `apply` reads."""
         return {"params": self.params, "batch_stats": self.batch_stats}
-
-    @property
-    def dtype(self) -> jnp.dtype:
-        """Type of the parameters: float32, or float64 where a test asks for it."""
-        return jax.tree.leaves(self.params)[0].dtype
 
     def apply_gradients(
         self, grads: Any, *, tx: optax.GradientTransformation, batch_stats: Any
     ) -> "TrainState":
-        """The state after one optimiser update."""
+        """Returns the state after one update by the optimiser."""
         updates, opt_state = tx.update(grads, self.opt_state, self.params)
         return self.replace(
             step=self.step + 1,
@@ -76,11 +72,11 @@ class TrainState(flax.struct.PyTreeNode):
 
 
 def initialise(create_state: Callable[..., Any], **arrays: Any) -> Any:
-    """`create_state(**arrays)`, compiled: a `TrainState`, or an encoder's variables.
+    """Returns `create_state(**arrays)`: a `TrainState`, or an encoder's variables.
 
-    It runs on the CPU where JAX has one beside the accelerator, and then returns NumPy arrays: a
-    GPU needs 9 s to compile hundreds of kernels that run once. Static arguments belong into a
-    `partial`; it is compiled once for equal ones.
+    If JAX has both an accelerator and a CPU, this runs on the CPU and returns NumPy arrays, because
+    a GPU needs 9 s to compile hundreds of kernels that run only once. Put static arguments into a
+    `partial`: it is compiled once for equal ones.
     """
     create = _compiled(by_value(create_state))
     host = _cpu_beside_accelerator()
@@ -92,16 +88,16 @@ def initialise(create_state: Callable[..., Any], **arrays: Any) -> Any:
 
 @functools.lru_cache(maxsize=32)
 def _compiled(create_state: Callable[..., Any]) -> Callable[..., Any]:
-    # Dozens of small random draws: optimising the program would take longer (9.5 s for a U-Net on
-    # 2 CPU cores, 2.4 s without) than it ever runs.
+    # The program draws dozens of small random arrays, once. Compiling it for a U-Net takes 9.5 s on
+    # 2 CPU cores, and 2.4 s without optimisation.
     return jax.jit(create_state, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def _cpu_beside_accelerator() -> jax.Device | None:
-    """None on the CPU itself, and where JAX_PLATFORMS names the accelerator alone.
+    """Returns JAX's CPU, or None if that is the default or JAX_PLATFORMS does not contain it.
 
-    None for several processes, too: their CPUs may differ and round differently, and all processes
-    must start from equal numbers.
+    For several processes it is also None: their CPUs may round differently, but all processes must
+    start from equal numbers.
     """
     if jax.default_backend() == "cpu" or jax.process_count() > 1:
         return None
@@ -114,9 +110,10 @@ def _cpu_beside_accelerator() -> jax.Device | None:
 def example_keys(
     rng: UInt32[Array, "..."], *numbers: Array | int, examples: Int[Array, " b"]
 ) -> Array:
-    """One random key per example: `numbers` (a step, say), then its *global* number, folded in.
+    """Returns one random key per example, made of `numbers` (such as the step) and its own number.
 
-    Global numbers make the draw independent of how many devices share the batch.
+    An example's number is its number in the whole batch, so that the number of devices does not
+    change the keys.
     """
     key = jax.random.wrap_key_data(rng)
     for number in numbers:

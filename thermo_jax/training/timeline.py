@@ -1,14 +1,14 @@
-"""How a run's time divides into parts: the table "Where the time went" of its report.
+"""The parts of a run's time: the table "Where the time went" of its report.
 
     with timeline.record():                 # around a run
         with timeline.part("data"):         # around a part of the run, anywhere in the program
             ...
         timeline.save(workdir)              # writes timeline.json
 
-Every second belongs to one part only. If a part starts within another one, or JAX compiles a
-program, the outer part's clock stops meanwhile. A stage of a study records a timeline of its own,
-and its time is not part of the study's. If a run is continued, its sessions are added up; of one
-that was killed, only the time until its last checkpoint is known.
+Every second belongs to one part only: while a part is inside another one, or JAX compiles a
+program, the clock of the outer part stops. A stage of a study records its own timeline, and its
+time is not counted in the study's. The sessions of a run that was continued are added up. If a
+session was killed, only its time until the last checkpoint is known.
 """
 
 import contextlib
@@ -38,7 +38,7 @@ _COMPILATION = "/jax/core/compile/"  # JAX's events for tracing, lowering and co
 
 
 class Timeline:
-    """Seconds by part of one session of a run."""
+    """The seconds of each part of one session of a run."""
 
     def __init__(self):
         self.seconds = dict.fromkeys(PARTS, 0.0)
@@ -76,8 +76,9 @@ class Timeline:
     def listen(self, event: str, seconds: float, **_: object) -> None:
         """Counts a compilation that JAX reports when it ends.
 
-        A function that is traced within another one is reported before it, and counted once. What
-        other threads compile is not counted, because the run does not wait for it.
+        JAX reports a function that is traced inside another one first, and again as a part of the
+        other one; it is counted once. Compilations in other threads are not counted, because the
+        run does not wait for them.
         """
         mine = _recording[-1] is self and threading.current_thread() is threading.main_thread()
         if not (mine and event.startswith(_COMPILATION)):
@@ -92,7 +93,7 @@ class Timeline:
         self.seconds["compile"] += new
 
     def total(self, workdir: str | os.PathLike) -> dict[str, float]:
-        """Seconds by part until now, over all sessions of the run in this folder."""
+        """Returns the seconds of each part until now, in all sessions of the run in this folder."""
         self.switch()
         if self._earlier is None:
             self._earlier = read(workdir)
@@ -104,7 +105,7 @@ _recording: list[Timeline] = []
 
 @contextlib.contextmanager
 def record() -> Iterator[Timeline]:
-    """Records a timeline of the block, to which the functions of this module add."""
+    """Records a timeline of the block; the functions of this module use the innermost one."""
     with _recording[-1].paused() if _recording else contextlib.nullcontext():
         timeline = Timeline()
         _recording.append(timeline)
@@ -131,7 +132,7 @@ def saved_in(workdir: str | os.PathLike) -> Iterator[None]:
     finally:
         try:
             save(workdir)
-        except OSError as error:  # what ended the block matters more
+        except OSError as error:  # not raised, because it would hide an error of the block
             logging.warning("%s is not written: %s", folder_path(workdir) / FILE, error)
 
 
@@ -143,10 +144,10 @@ def save(workdir: str | os.PathLike) -> None:
 
 
 def read(workdir: str | os.PathLike) -> dict[str, float]:
-    """Seconds by part of a run; {} if its file is missing or damaged."""
+    """Returns the seconds of each part of a run; {} if its file is missing or damaged."""
     path = folder_path(workdir) / FILE
     try:
-        found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        return {name: float(found[name]) for name in PARTS if name in found}
+        seconds = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        return {name: float(seconds[name]) for name in PARTS if name in seconds}
     except (ValueError, TypeError, RecursionError):
         return {}

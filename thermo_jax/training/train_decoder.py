@@ -1,9 +1,9 @@
-"""Training of a decoder on a frozen encoder: the per-device steps (SPEC section 2).
+"""Training of a decoder on a frozen encoder: the steps of one device (SPEC section 2).
 
     images -> frozen encoder (`models/frozen.py`) -> latents -> decoder -> Adam
 
-A batch that already holds "latents" skips the encoder: a frozen encoder's latents can be computed
-once. Classification and segmentation differ in their loss and in what they predict, nothing else.
+A frozen encoder's latents can be computed once. If a batch contains "latents", the encoder is not
+used. Classification and segmentation differ only in their losses and predictions.
 """
 
 import functools
@@ -15,7 +15,7 @@ import optax
 from thermo_jax.data.thermogram import CLASS_NAMES
 from thermo_jax.models import losses
 from thermo_jax.models.cuts import Encoder
-from thermo_jax.models.decoders import HEADS, Classifier, Segmenter, soft_labels
+from thermo_jax.models.decoders import HEADS, Classifier, Decoder, Segmenter, soft_labels
 from thermo_jax.models.frozen import encode
 from thermo_jax.models.operations import NATIVE, Operations
 from thermo_jax.models.precision import array_dtype
@@ -32,10 +32,10 @@ def train_step(
     batch: dict[str, jax.Array],
     *,
     encoder: Encoder,
-    decoder: Classifier | Segmenter,
+    decoder: Decoder,
     tx: optax.GradientTransformation,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-    """One update, on one device's part of the batch.
+    """Makes one update, from one device's part of the batch.
 
     Args:
       batch: "images" uint8 [b,H,W,C] or "latents" [b,V,H,W,L]; "labels" int32 [b] to classify,
@@ -61,38 +61,32 @@ def _latents(state: TrainState, batch: dict, *, encoder: Encoder) -> jax.Array:
 
 
 def _losses(outputs, batch: dict) -> dict[str, jax.Array]:
-    """Per-example losses from a decoder's outputs."""
+    """Returns "loss" and "accuracy" [b] of a classifier's or a segmenter's outputs."""
     if isinstance(outputs, tuple):
         logits, _ = outputs
         labels = batch["labels"].astype(logits.dtype)
-        correct = (logits > 0) == (labels > 0.5)
-        values = {"loss": losses.classification_loss(logits, labels), "accuracy": correct}
+        loss = losses.classification_loss(logits, labels)
+        accuracy = (logits > 0) == (labels > 0.5)
     else:
-        logits = outputs
+        logits, dtype = outputs, outputs.dtype
+        height, num_classes = logits.shape[1], logits.shape[-1]
         targets = soft_labels(
-            batch["label_maps"],
-            height=logits.shape[1],
-            num_classes=logits.shape[-1],
-            dtype=logits.dtype,
+            batch["label_maps"], height=height, num_classes=num_classes, dtype=dtype
         )
-        correct = (logits.argmax(-1) == targets.argmax(-1)).mean((1, 2), dtype=logits.dtype)
-        values = {"loss": losses.segmentation_loss(logits, targets), "accuracy": correct}
-    return {name: value.astype(logits.dtype) for name, value in values.items()}
+        accuracy = (logits.argmax(-1) == targets.argmax(-1)).mean((1, 2), dtype=dtype)
+        loss = losses.segmentation_loss(logits, targets)
+    return {"loss": loss.astype(logits.dtype), "accuracy": accuracy.astype(logits.dtype)}
 
 
 def encode_step(variables: dict, batch: dict[str, jax.Array], *, encoder: Encoder) -> jax.Array:
-    """Latents `[B,V,H,W,L]` of the "images" of a batch, from all devices."""
+    """Returns latents `[B,V,H,W,L]` of the "images" of a batch, from all devices."""
     return parallel.gather(encode(batch["images"], encoder=encoder, variables=variables))
 
 
 def eval_step(
-    state: TrainState,
-    batch: dict[str, jax.Array],
-    *,
-    encoder: Encoder,
-    decoder: Classifier | Segmenter,
+    state: TrainState, batch: dict[str, jax.Array], *, encoder: Encoder, decoder: Decoder
 ) -> dict[str, jax.Array]:
-    """Sums of the losses over the batch's examples, in inference mode."""
+    """Returns sums of the losses over the batch's examples, in inference mode."""
     latents = _latents(state, batch, encoder=encoder)
     outputs = decoder.apply(state.variables, latents, train=False)
     return parallel.masked_sums(_losses(outputs, batch), batch["mask"])
@@ -103,15 +97,14 @@ def predict_step(
     batch: dict[str, jax.Array],
     *,
     encoder: Encoder,
-    decoder: Classifier | Segmenter,
+    decoder: Decoder,
     full_shape: tuple[int, int],
 ) -> dict[str, jax.Array]:
-    """Predictions for every example of the batch, padding included.
+    """Returns predictions for all examples of the batch and its padding.
 
-    Returns:
-      To classify: "probabilities" [B] and "evidence" [B,H,W] (which sums up to the logit, less its
-      bias). To segment: "label_maps" uint8 [B,H,W], and "full_label_maps" uint8 [B,*full_shape]
-      from bilinearly up-sampled logits.
+    A classifier's are "probabilities" [B] and "evidence" [B,H,W], whose sum plus the bias is the
+    logit. A segmenter's are "label_maps" uint8 [B,H,W], and "full_label_maps" uint8 [B,*full_shape]
+    from bilinearly up-sampled logits.
     """
     latents = _latents(state, batch, encoder=encoder)
     outputs = decoder.apply(state.variables, latents, train=False)
@@ -139,12 +132,12 @@ def make_decoder(
     head: str = HEADS[0],
     dtype: str = "float32",
     operations: Operations = NATIVE,
-) -> Classifier | Segmenter:
-    """The decoder of a task, "classify" or "segment".
+) -> Decoder:
+    """Returns the decoder of a task, "classify" or "segment".
 
     Args:
       width: channels of the U-Net's first stage.
-      head: a classifier's, see `models/decoders.py`.
+      head: the classifier's head, see `models/decoders.py`.
       dtype: the compute type, see `models/precision.py`.
     """
     common = {
@@ -160,21 +153,22 @@ def make_decoder(
 
 @functools.cache
 def make_optimizer(learning_rate: float) -> optax.GradientTransformation:
-    """Adam; equal numbers give the same object."""
+    """Returns Adam; equal numbers give the same object."""
     return optax.adam(learning_rate)
 
 
 def create_state(
-    decoder: Classifier | Segmenter,
+    decoder: Decoder,
     *,
     tx: optax.GradientTransformation,
     rng: jax.Array,
     latents_shape: tuple[int, ...],
     frozen: dict,
 ) -> TrainState:
-    """Initial state for latents of shape (V, H, W, L); `frozen` are the encoder's variables.
+    """Returns the initial state for latents of shape (V, H, W, L). Use it with `state.initialise`.
 
-    Call it through `state.initialise`.
+    Args:
+      frozen: the encoder's variables.
     """
     init_key, step_key = jax.random.split(rng)
     variables = decoder.init(init_key, jnp.zeros((1, *latents_shape)), train=False)

@@ -1,6 +1,6 @@
-"""Pretraining of the CUTS encoder: the per-device steps (SPEC section 2).
+"""Pretraining of the CUTS encoder: the steps of one device (SPEC section 2).
 
-images -> anchors and positives (sampled here, on the device) -> latents and patches
+images -> anchors and positives (drawn on the device) -> latents and patches
        -> lambda * contrastive + (1 - lambda) * reconstruction -> AdamW
 """
 
@@ -19,7 +19,7 @@ from thermo_jax.models.precision import array_dtype
 from thermo_jax.training import parallel
 from thermo_jax.training.state import TrainState, example_keys
 
-# Stands in for the step number in validation: the same patches at every epoch.
+# Validation uses this step number, so that it draws the same patches at every epoch.
 VALIDATION = 2**31 - 1
 
 
@@ -46,11 +46,11 @@ def train_step(
     tx: optax.GradientTransformation,
     loss: LossSettings,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-    """One update, on one device's part of the batch.
+    """Makes one update, from one device's part of the batch.
 
     Args:
-      batch: "images" uint8 [b,H,W,C] and "slot" int32 [b], the global number in the batch; or,
-        instead of the latter, "positions", as `draw` returns them.
+      batch: "images" uint8 [b,H,W,C], and "slot" int32 [b], the numbers of the images in the whole
+        batch, or "positions" as `draw` returns them.
     """
     images, positions = batch["images"], batch.get("positions")
     if positions is None:
@@ -72,8 +72,8 @@ def train_step(
 def pretraining_losses(
     variables: dict, images: jax.Array, positions, *, model: Cuts, loss: LossSettings, train: bool
 ) -> tuple[dict[str, jax.Array], dict]:
-    """The "loss", "contrastive" and "reconstruction" values [b] of images; new batch statistics."""
-    # Patches are sampled and compared in the parameters' type, also where convolutions use bf16.
+    """Returns "loss", "contrastive" and "reconstruction" of images, [b]; new batch statistics."""
+    # Patches are drawn and compared in the parameters' type, even if convolutions use bfloat16.
     images = scale_images(images, dtype=jax.tree.leaves(variables["params"])[0].dtype)
     anchors_hw, candidates_hw = positions
     positives_hw = choose_positives(images, anchors_hw, candidates_hw, patch_size=model.patch_size)
@@ -101,31 +101,26 @@ def draw(
     model: Cuts,
     loss: LossSettings,
 ) -> tuple[jax.Array, jax.Array]:
-    """The random positions of a step: anchors [b,S,2] and candidates [b,S,10,2].
+    """Returns the random positions of a step: anchors [b,S,2] and candidates [b,S,10,2].
 
-    They depend on no image, so that several steps can draw theirs together.
+    They do not depend on the images, so that several steps can draw them together.
 
     Args:
       rows: "slot" int32 [b].
       image_size: (H, W).
     """
     keys = example_keys(state.rng, state.step, examples=rows["slot"])
-    return _draw(keys, image_size, model=model, loss=loss)
-
-
-def _draw(keys, image_size: tuple[int, int], *, model: Cuts, loss: LossSettings):
-    height, width = image_size
     sizes = {"num_patches": loss.num_patches, "patch_size": model.patch_size}
-    return draw_positions(keys, height=height, width=width, **sizes)
+    return draw_positions(keys, height=image_size[0], width=image_size[1], **sizes)
 
 
 def eval_step(
     state: TrainState, batch: dict[str, jax.Array], *, model: Cuts, loss: LossSettings
 ) -> dict[str, jax.Array]:
-    """Sums of the losses over the batch's examples, in inference mode, always the same patches."""
-    images = batch["images"]
-    keys = example_keys(state.rng, VALIDATION, examples=batch["index"])
-    positions = _draw(keys, images.shape[1:3], model=model, loss=loss)
+    """Returns sums of the losses over a batch, in inference mode, always for the same patches."""
+    images, rows = batch["images"], {"slot": batch["index"]}
+    validation = state.replace(step=VALIDATION)
+    positions = draw(validation, rows, image_size=images.shape[1:3], model=model, loss=loss)
     values, _ = pretraining_losses(
         state.variables, images, positions, model=model, loss=loss, train=False
     )
@@ -145,7 +140,7 @@ def make_model(
     dtype: str = "float32",
     operations: Operations = NATIVE,
 ) -> Cuts:
-    """The model that is pretrained; its statistics are shared over the devices.
+    """Returns the model that is pretrained; its batch statistics are those of all devices.
 
     Args:
       data_type: "gray" or "heat".
@@ -163,14 +158,14 @@ def make_model(
 
 @functools.cache
 def make_optimizer(learning_rate: float, weight_decay: float) -> optax.GradientTransformation:
-    """AdamW with decoupled weight decay on all parameters; equal numbers give the same object."""
+    """Returns AdamW with weight decay on all parameters; equal numbers give the same object."""
     return optax.adamw(learning_rate, weight_decay=weight_decay)
 
 
 def create_state(
     model: Cuts, *, tx: optax.GradientTransformation, rng: jax.Array, image_shape: tuple[int, ...]
 ) -> TrainState:
-    """Initial state for images of `image_shape` = (H, W, C). Call it through `state.initialise`."""
+    """Returns the initial state for images of shape (H, W, C). Use it with `state.initialise`."""
     init_key, step_key = jax.random.split(rng)
     positions = jnp.zeros((1, 1, 2), jnp.int32) + model.patch_size // 2
     images = jnp.zeros((1, *image_shape))

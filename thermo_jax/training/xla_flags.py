@@ -1,15 +1,15 @@
-"""Flags of XLA for NVIDIA's GPUs, added to XLA_FLAGS before JAX starts a backend.
+"""Flags of XLA for NVIDIA's GPUs, which are added to XLA_FLAGS before JAX starts a backend.
 
-XLA reads the variable once, when the first backend starts, and ends the process at a flag that it
-does not know. So nothing is added without a GPU and JAX's plugin for it, and a flag that the user
-has set, whatever its value, stays as it is. main.py does this for every program. A notebook does it
-before anything that uses JAX:
+XLA reads the variable once, when the first backend starts, and ends the process at an unknown flag.
+So flags are added only if there are a GPU and JAX's plugin for it. A flag that the user has set is
+never changed. main.py calls this module for every program. A notebook calls it before anything that
+uses JAX:
 
     from thermo_jax.training import xla_flags
     xla_flags.log(xla_flags.set_for_gpus())
 
-TensorFlow reads the variable, too, but only where it compiles by XLA (`jit_compile=True`), and
-TensorFlow 2.21 then ends the process at "+CONVOLUTION". Nothing in this package does that.
+TensorFlow also reads the variable, but only if it compiles with XLA (`jit_compile=True`). Then
+TensorFlow 2.21 ends the process at "+CONVOLUTION". Nothing in this package does that.
 """
 
 import importlib.util
@@ -21,49 +21,50 @@ from pathlib import Path
 
 from absl import logging
 
-# XLA leaves convolutions and loops out of its command buffers (CUDA graphs), which cuts a step into
-# a graph between every two convolutions. With them, a dispatch of several steps is one graph.
+# By default, XLA's command buffers (CUDA graphs) contain no convolutions or loops, so that a step
+# is many graphs. With this flag, a dispatch of several steps is one graph.
 ONE_GRAPH = "--xla_gpu_enable_command_buffer=+CONVOLUTION,+WHILE"
-XLA_GRAPHS = "--xla_gpu_enable_command_buffer=-CONVOLUTION,-WHILE"  # as if nothing were set
-# Batch statistics make dozens of small all-reduces: combined, at most this many bytes at once, they
-# can run beside the computation.
+XLA_GRAPHS = "--xla_gpu_enable_command_buffer=-CONVOLUTION,-WHILE"  # XLA's default
+# Batch statistics need dozens of small all-reduces. Combined into operations of at most this many
+# bytes, they run at the same time as the computation.
 COMBINE = "--xla_gpu_all_reduce_combine_threshold_bytes=8388608"
 
 _PLUGINS = ("jax_cuda12_plugin", "jax_cuda13_plugin")
 _DRIVER = Path("/proc/driver/nvidia")
 _FIRST_JAXLIB_WITH_SIGNS = (0, 10, 1)  # earlier versions of jaxlib abort at the "+" of ONE_GRAPH
-_PROCESSES = ("JAX_NUM_PROCESSES", "SLURM_STEP_NUM_TASKS")  # how many make the run together
+_PROCESSES = ("JAX_NUM_PROCESSES", "SLURM_STEP_NUM_TASKS")  # the number of the run's processes
 
 
 def set_for_gpus() -> list[str]:
-    """Adds to XLA_FLAGS what this machine's GPUs are faster with; returns what was added.
+    """Adds the flags with which this machine's GPUs are faster to XLA_FLAGS, and returns them.
 
     It has no effect on a backend that has started. A second call adds nothing.
     """
     present = os.environ.get("XLA_FLAGS", "").strip()
     if present and not present.startswith("-"):
-        return []  # XLA takes it for the name of a file of flags
-    added = [flag for flag in _for_this_machine() if not _is_set(flag, present)]
+        return []  # XLA reads the flags from a file of this name
+    names = {_name(flag) for flag in present.split()}
+    added = [flag for flag in _for_this_machine() if _name(flag) not in names]
     if added:
         os.environ["XLA_FLAGS"] = " ".join([present, *added]).strip()
     return added
 
 
 def log(added: list[str]) -> None:
-    """Says in one line what `set_for_gpus` has added, if anything, and how to choose otherwise."""
+    """Logs the flags that `set_for_gpus` has added, if any, and how to avoid that."""
     if added:
         logging.info(
-            "Added to XLA_FLAGS for this GPU: %s (a flag that you set there yourself stays as it "
-            "is; %s is XLA's own choice).",
+            "Added to XLA_FLAGS for this GPU: %s (flags that you set there yourself are not "
+            "changed; %s is XLA's default).",
             " ".join(added),
             XLA_GRAPHS,
         )
 
 
 def graphs(flags: str) -> str:
-    """What a value of XLA_FLAGS makes of a dispatch: "one" graph, "XLA's own" choice, or other."""
+    """Returns the graphs of a dispatch under these XLA_FLAGS: "one", "XLA's own", or the value."""
     name, _, one = ONE_GRAPH.partition("=")
-    values = [each.partition("=")[2] for each in flags.split() if _name(each) == name]
+    values = [flag.partition("=")[2] for flag in flags.split() if _name(flag) == name]
     if not values or values[-1] == XLA_GRAPHS.partition("=")[2]:
         return "XLA's own"
     return "one" if values[-1] == one else values[-1] or "no graphs"
@@ -71,14 +72,16 @@ def graphs(flags: str) -> str:
 
 def _for_this_machine() -> list[str]:
     gpus = _count_gpus()
-    if not gpus or not _has_plugin() or _jaxlib_version() < _FIRST_JAXLIB_WITH_SIGNS:
+    version = tuple(int(part) for part in re.findall(r"\d+", metadata.version("jaxlib"))[:3])
+    has_plugin = any(importlib.util.find_spec(name) is not None for name in _PLUGINS)
+    if not gpus or not has_plugin or version < _FIRST_JAXLIB_WITH_SIGNS:
         return []
     several = gpus > 1 or any(os.environ.get(name, "1") not in ("", "1") for name in _PROCESSES)
     return [ONE_GRAPH, COMBINE] if several else [ONE_GRAPH]
 
 
 def _count_gpus() -> int:
-    """The GPUs that JAX may use here, 0 if none; 1 where the driver does not list them."""
+    """Returns the number of GPUs that JAX may use here; 1 if the driver does not list them."""
     platforms = os.environ.get("JAX_PLATFORMS", "")
     if platforms and not {"cuda", "gpu"} & set(re.split(r"[\s,]+", platforms)):
         return 0
@@ -88,23 +91,11 @@ def _count_gpus() -> int:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
         return count
-    # CUDA ignores an invalid entry, such as -1, and all that follow.
+    # CUDA ignores an invalid entry, such as -1, and all entries after it.
     entries = (entry.strip() for entry in visible.split(","))
     valid = itertools.takewhile(lambda entry: entry and not entry.startswith("-"), entries)
     return min(count, len(list(valid)))
 
 
-def _has_plugin() -> bool:
-    return any(importlib.util.find_spec(name) is not None for name in _PLUGINS)
-
-
-def _jaxlib_version() -> tuple[int, ...]:
-    return tuple(int(part) for part in re.findall(r"\d+", metadata.version("jaxlib"))[:3])
-
-
 def _name(flag: str) -> str:
     return flag.partition("=")[0]
-
-
-def _is_set(flag: str, flags: str) -> bool:
-    return _name(flag) in (_name(each) for each in flags.split())
