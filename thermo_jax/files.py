@@ -80,7 +80,7 @@ def writing(path: pathlib.Path, *, elsewhere: str = f"${CACHE_DIR_VARIABLE}") ->
 
 
 def task_of_run(folder: str | os.PathLike) -> str | None:
-    """The task of the run whose workdir (folder of results) this is; None if it is no workdir.
+    """Reads the task of a run from its workdir (folder of results); None for another folder.
 
     A workdir contains a config.json with the configuration of the run and versions of libraries.
     """

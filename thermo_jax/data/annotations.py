@@ -2,7 +2,7 @@
 
 Polygons are filled in file order, later ones over earlier ones, with vertices truncated to
 integers, by OpenCV's `fillPoly`; the rest is background (SPEC section 2). Other libraries draw
-borders differently: Pillow changes hundreds of pixels of a label map, pycocotools 2,000.
+borders differently: with Pillow hundreds of pixels of a label map differ, with pycocotools 2,000.
 """
 
 import json
@@ -31,7 +31,7 @@ COCO_CATEGORIES = [
     for index, name in enumerate(CLASS_NAMES)
 ]
 _CLASS_OF_CATEGORY = {name: index for index, name in enumerate(CLASS_NAMES)} | {"roi": BACKGROUND}
-_MAX_COORDINATE = 10_000  # pixels; polygons are clipped to the image, larger values are errors
+_MAX_COORDINATE = 10_000  # pixels; larger values are errors, smaller ones are clipped to the image
 
 
 def read_coco(
@@ -152,7 +152,7 @@ def _rings(segmentation: object) -> tuple[tuple[tuple[float, float], ...], ...]:
             raise ValueError("a polygon needs x, y of at least three points")
         for value in ring:
             number = isinstance(value, int | float) and not isinstance(value, bool)
-            if not number or not abs(value) <= _MAX_COORDINATE:  # also refuses NaN
+            if not number or not abs(value) <= _MAX_COORDINATE:  # also true for NaN
                 raise ValueError(f"{value!r} is no pixel coordinate")
         rings.append(tuple(zip(map(float, ring[::2]), map(float, ring[1::2]), strict=True)))
     return tuple(rings)
@@ -167,7 +167,7 @@ def label_map(regions: Sequence[Annotation]) -> UInt8[np.ndarray, "480 640"]:
 
     The rings of a region are filled one by one: the region is their union. "ROI" is never drawn.
     """
-    import cv2  # slow
+    import cv2  # here, because the import is slow
 
     labels = np.full(GRAY_SHAPE, BACKGROUND, dtype=np.uint8)
     for region in regions:

@@ -36,7 +36,7 @@ MIN_STEPS_PER_EPOCH = 5  # otherwise, an epoch of 18 images would be 2 updates
 
 
 class Rows(NamedTuple):
-    """The rows of one batch that one process reads (see above)."""
+    """The rows of one batch that one process reads (see the top of this file)."""
 
     index: np.ndarray
     slot: np.ndarray
@@ -158,8 +158,8 @@ def train_batches(
       process_count: how many processes share the global batch.
       loader: "tf.data" or "numpy".
     Raises:
-      UserError: an unknown loader, TensorFlow is missing, or as `process_slots`.
-      ValueError: the columns or the numbers make no batch.
+      UserError: the loader is unknown, TensorFlow is missing, or `process_slots` raises it.
+      ValueError: no batch can be made of these columns and numbers.
     """
     process = {"process_index": process_index, "process_count": process_count}
     num_rows = _check_batch(columns, batch_size, **process)
@@ -242,7 +242,7 @@ def prefetch(iterator: Iterable[Any], put: Callable[[Any], Any]) -> Iterator[Any
 
     `put` moves a host batch to the device. This is asynchronous in JAX: the next batches are moved
     while the caller uses this batch, without a thread. An error in `iterator` or `put` is raised
-    after the batches before it. `iterator` is closed with this generator.
+    after all earlier batches were yielded. Closing this generator also closes `iterator`.
     """
     source = iter(iterator)
     ahead, error, done = collections.deque(), None, False
@@ -253,7 +253,7 @@ def prefetch(iterator: Iterable[Any], put: Callable[[Any], Any]) -> Iterator[Any
                     ahead.append(put(next(source)))
                 except StopIteration:
                     done = True
-                except Exception as caught:  # raised below, after the batches before it
+                except Exception as caught:  # raised below, after all earlier batches
                     error, done = caught, True
             if not ahead:
                 break
@@ -267,12 +267,12 @@ def prefetch(iterator: Iterable[Any], put: Callable[[Any], Any]) -> Iterator[Any
 
 
 def import_tensorflow() -> Any:
-    """Imports TensorFlow and forbids it the accelerators, which it would take away from JAX.
+    """Imports TensorFlow, and prevents it from using the accelerators, which JAX needs.
 
     Raises:
       UserError: TensorFlow is not installed.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # errors only; the import itself ignores it
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # log only errors; the import ignores this
     with _native_stderr_hidden():
         try:
             tf = importlib.import_module("tensorflow")

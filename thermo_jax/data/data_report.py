@@ -106,7 +106,7 @@ class DataReport:
     layout: str = ""
     strict: bool = False
     oddities: list[Oddity] = dataclasses.field(default_factory=list)
-    sizes: dict[str, int] = dataclasses.field(default_factory=dict)  # "gray 480x640" -> files
+    sizes: dict[str, int] = dataclasses.field(default_factory=dict)  # "gray 480x640" -> number
 
     def collect(self, reading: Reading[T]) -> T:
         """Runs a reading function: adds its oddities to the report, and returns its result.
@@ -135,7 +135,7 @@ class DataReport:
 
     @property
     def skipped(self) -> list[str]:
-        """The bad files, sorted and without repetition; bad annotations skip no file."""
+        """The bad files, sorted, each one once. A file with a bad annotation is not one of them."""
         kinds = BAD_FILES.keys() - _BAD_ANNOTATIONS
         return sorted({oddity.file for oddity in self.oddities if oddity.kind in kinds})
 
@@ -194,7 +194,7 @@ class DataReport:
         directory.mkdir(parents=True, exist_ok=True)
         texts = self.text(records), self.records_csv(records), self.oddities_csv()
         for name, text in zip(REPORT_FILES, texts, strict=True):
-            # File names that are not UTF-8 contain surrogates, which are written escaped.
+            # In names that are not UTF-8, Python uses surrogates, which are written as escapes.
             (directory / name).write_bytes(text.encode("utf-8", errors="backslashreplace"))
         return [directory / name for name in REPORT_FILES]
 

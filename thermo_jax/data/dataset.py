@@ -26,7 +26,7 @@ class DataSettings(examples.Selection):
     """What to read: the fields of `config.data`, which configs/common.py explains, and a seed.
 
     Attributes:
-      seed: of the permutation of diagnoses, if `shuffle_labels` is True.
+      seed: the seed of the permutation of diagnoses; used only if `shuffle_labels` is True.
     """
 
     root: str
@@ -64,7 +64,7 @@ class DataSettings(examples.Selection):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SplitSettings:
-    """Which patients train, validate and test: the fields of `config.split` (configs/common.py)."""
+    """How patients are split into three sets: the fields of `config.split` (configs/common.py)."""
 
     folds: int = 5
     fold: int = 0
@@ -128,7 +128,7 @@ class Dataset:
         )
 
     def split(self, settings: SplitSettings) -> Split:
-        """The patients who train, validate and test.
+        """The sets of patients for training, validation and testing.
 
         The split does not depend on the task, so an encoder and its decoders have the same test
         patients. If diagnoses are shuffled, it depends on the seed of the shuffling.
@@ -154,10 +154,11 @@ class Dataset:
         )
 
     def with_more_validation(self, split: Split, settings: SplitSettings) -> Split:
-        """Turns a decoder's split into its encoder's, in which more training patients validate.
+        """Returns an encoder's split: its decoder's, with training patients moved to validation.
 
         Args:
-          settings: those of the encoder.
+          split: the decoder's split.
+          settings: the encoder's settings.
         """
         if settings.protocol == PAPER:  # this protocol validates the encoder on single images
             return split
@@ -175,8 +176,9 @@ class Dataset:
 def open_dataset(settings: DataSettings) -> Dataset:
     """Scans or prepares the folder.
 
-    The loader "tf.data" lets TFDS prepare the folder once. The loader "numpy" reads the files
-    directly, without TensorFlow. Both give the same examples.
+    With the loader "tf.data", TFDS prepares the folder once: it writes the data to TFRecord files.
+    The loader "numpy" reads the source files directly, without TensorFlow. Both give the same
+    examples.
     """
     root = settings.find_root()
     if settings.loader == "numpy":

@@ -160,7 +160,7 @@ def _rows(table: pathlib.Path) -> Iterator[tuple[int, str, str, str]]:
     """Yields (line number, id, diagnosis, row); id and diagnosis are "" if the row is too short.
 
     Raises:
-      DataError: the file is no table, or its first line is no header.
+      DataError: the file is not a table, or its first line is not a header.
     """
     text = _decode(read_bytes(table))
     separator = ";" if ";" in text.split("\n", 1)[0] else ","

@@ -170,8 +170,8 @@ def prepare(
 def load_records(prepared: Prepared) -> list[Thermogram]:
     """The metadata of every prepared thermogram, in the order of `layouts.scan`.
 
-    The path of stored pixels is the prepared folder. Regions have classes and an order, but no
-    outlines: those are in the stored label map.
+    All paths of pixels are the prepared folder, which contains the pixels. Regions have classes and
+    an order, but no outlines: those are in the stored label map.
     """
     names = [*_METADATA, *_FLAGS, "draw_order"]
     rows = _read(prepared, names).as_numpy_iterator()
@@ -181,9 +181,9 @@ def load_records(prepared: Prepared) -> list[Thermogram]:
 def read_pixels(
     records: Sequence[Thermogram], *, prepared: Prepared, data_type: str, task: str
 ) -> examples.ReadPixels:
-    """Reads the stored pixels of some of the prepared thermograms, given in the stored order.
+    """Reads the stored pixels of some prepared thermograms, which must be in the stored order.
 
-    They are bit-equal to those that `examples.read_pixels` reads from the source.
+    The pixels are bit-equal to those that `examples.read_pixels` reads from the source.
     """
     tf = batches.import_tensorflow()
     names = [data_type, "label_map"] if task == "segment" else [data_type]
@@ -218,7 +218,7 @@ def _read(prepared: Prepared, names: Sequence[str], *, compressed: bool = False)
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Silences TFDS, which logs every step, its deprecations, and downloads that do not happen."""
+    """Silences TFDS, which logs every step, deprecations, and downloads though there are none."""
     level = logging.get_verbosity()
     logging.set_verbosity(logging.ERROR)
     try:
@@ -255,7 +255,7 @@ def _decode_record(row: dict[str, Any], stored: pathlib.Path) -> Thermogram:
         values["mean_temperature"] = None
     ranks = row["draw_order"]
     drawn = sorted(np.flatnonzero(ranks).tolist(), key=lambda index: ranks[index])
-    # Background is never drawn; here it makes `regions` of an annotated image not empty.
+    # Background is never drawn. It is added so that an annotated image has at least one region.
     classes = [BACKGROUND, *drawn] if row["annotated"] else []
     return Thermogram(
         **values,

@@ -1,8 +1,8 @@
 """Selects the thermograms that a run uses, and reads their pixels into host memory.
 
 `select` applies the configured selection (SPEC section 4, "Which images a run uses");
-`load_examples` reads what it returns into NumPy arrays with one leading axis of examples. The whole
-database is 0.4 GB of heatmaps or 2 GB of gray images. Nothing here needs TensorFlow.
+`load_examples` reads the selected thermograms into NumPy arrays, whose first axis is the example.
+The whole database is 0.4 GB of heatmaps or 2 GB of gray images. Nothing here needs TensorFlow.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ from thermo_jax.data.thermogram import (
 )
 from thermo_jax.errors import UserError
 
-# For each thermogram its image and, for the task "segment", its label map [480, 640], else None.
+# Yields (image, label map [480, 640]); the label map is None unless the task is "segment".
 ReadPixels = Iterator[tuple[np.ndarray, np.ndarray | None]]
 IMAGE_SHAPES = {"gray": (*GRAY_SHAPE, 1), "heat": (*HEAT_SHAPE, 3)}  # data type -> [H, W, C]
 
@@ -74,7 +74,7 @@ class Examples(Table):
     """
 
     data_type: str
-    mean_temperatures: np.ndarray  # float64 [N], degrees C over the image, NaN = no matrix
+    mean_temperatures: np.ndarray  # float64 [N], degrees C; NaN if there is no matrix
 
 
 def select(
@@ -95,7 +95,7 @@ def select(
       task: "pretrain", "classify" or "segment".
       data_type: "gray" or "heat" removes thermograms without pixels of this type.
     Raises:
-      UserError: nothing is left; the message says which filter removed how many.
+      UserError: no thermogram is left; the message says how many each filter removed.
     """
     kept, removed = list(records), {}
     for reason, keep in _filters(selection, task, data_type):
@@ -153,7 +153,7 @@ def load_examples(
       records: returned by `select` for this data type and task.
       data_type: "gray" (480x640x1) or "heat" (120x160x3).
       task: "segment" adds label maps.
-      downscale: images become smaller by this factor: block mean, rounded to 8 bit.
+      downscale: factor by which images become smaller; block means are rounded to 8 bits.
       read_pixels: reads the thermograms' files, or a prepared data set (`dmr_ir.read_pixels`).
     Raises:
       UserError: `downscale` does not divide the image.
@@ -186,7 +186,7 @@ def load_examples(
         views=np.array([record.view for record in records], np.int32),
         protocols=[record.protocol for record in records],
         dates=[record.date for record in records],
-        # NumPy makes NaN of None.
+        # NumPy converts None to NaN.
         mean_temperatures=np.array([record.mean_temperature for record in records], np.float64),
         columns=columns,
     )
@@ -228,7 +228,7 @@ def _filters(
 def _first_frames(records: list[Thermogram]) -> list[Thermogram]:
     first: dict[tuple, Thermogram] = {}
     for record in records:
-        # The frames of one recording have the same key. Old file names contain only its date.
+        # The frames of one recording have the same key. Old file names have a date, but no visit.
         visit = record.visit or record.date
         series = (record.patient, visit, record.view, record.protocol, record.mirrored)
         key = series if record.frame >= 0 else (record.name,)  # an unknown frame is kept

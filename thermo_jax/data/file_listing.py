@@ -19,7 +19,7 @@ DIAGNOSIS_TABLE = "id_diagnosis.csv"
 
 @dataclasses.dataclass
 class FileListing:
-    """Absolute paths, sorted by relative path."""
+    """The files of a data set by kind: absolute paths, sorted by their relative paths."""
 
     root: pathlib.Path
     layout: str = ""  # how the files are arranged; `layouts.scan` sets it

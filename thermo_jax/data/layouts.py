@@ -2,7 +2,7 @@
 
 site           <root>/0001/T0001.1.1.D.2012-10-08.00{,_snap}.jpg, .txt, description.html, COCO
 matrices       <root>/txt_files/T0001.txt, <root>/id_diagnosis.csv
-class folders  <root>/{healthy,sick}/<patient>/T....{txt,jpg}, and synonyms
+class folders  <root>/{healthy,sick}/<patient>/T....{txt,jpg}, or synonyms of healthy and sick
 
 The scan opens every file once, so that loading does not fail later. Files that cannot be used are
 reported by name and left out. Each step of the scan returns the thermograms that it keeps.
@@ -103,10 +103,10 @@ def detect(files: FileListing) -> str:
 
 
 def _identified(files: FileListing) -> Reading[list[Thermogram]]:
-    """Reads patient, view and so on from file names; also from folders if the name has no patient.
+    """Reads patient, view and so on from file names; from folders if a name has no patient.
 
-    Thermograms whose file and folder name different patients are left out: training on one of them
-    may be training on a test patient.
+    A thermogram is left out if its file name and its folder contain different patients. Otherwise,
+    an image of a test patient might be used for training.
     """
     records = []
     for paths in (yield from group(files)):
@@ -133,7 +133,7 @@ def _identified(files: FileListing) -> Reading[list[Thermogram]]:
             "patient": patient or f"folder:{folder.as_posix()}",
             "patient_known": patient is not None,
         }
-        # In the database, names of a patient only (T0001.txt) belong to frontal matrices.
+        # In the database, files with only a patient in their name (T0001.txt) are frontal views.
         if parsed.patient and parsed == ParsedName(patient=patient, mirrored=parsed.mirrored):
             fields["view"] = 1
         fields |= {PATH_FIELDS[kind]: path for kind, path in paths.items()}
@@ -243,7 +243,7 @@ def _identity(record: Thermogram) -> tuple:
 
 
 def _with_annotations(records: list[Thermogram], files: FileListing) -> Reading[list[Thermogram]]:
-    """Adds the COCO annotations to the records of the same file name and, if given, folder."""
+    """Adds COCO annotations to the records with their file name (and folder, if they have one)."""
     annotations: dict[pathlib.PurePosixPath, tuple[Annotation, ...]] = {}
     for path in files.annotations:
         for image, regions in (yield from read_coco(path)).items():

@@ -1,4 +1,4 @@
-"""Synthetic ("phantom") thermograms in DMR-IR's *site* layout: all programs run without real data.
+"""Synthetic ("phantom") thermograms in DMR-IR's *site* layout, to run programs without real data.
 
 `phantom_body` makes the bodies; this module writes files: JPEGs, diagnoses, COCO polygons.
 Label, date, patient number, pose and marker are independent of each other, unlike in DMR-IR.
@@ -21,7 +21,7 @@ from thermo_jax.errors import UserError
 
 MARKER = ".phantom.json"  # written last: a folder that contains it is a complete phantom
 COCO_NAME = "52_instances_default.json"
-_VERSION = 1  # raise it after a change of the pixels that the same arguments give
+_VERSION = 1  # increase it when a change of the code changes the pixels of the same arguments
 _JPEG = {"quality": 95, "subsampling": 0}
 
 

@@ -102,7 +102,7 @@ class Body:
 
 
 def draw_body(rng: np.random.Generator) -> Body:
-    """A random body, with the sizes and places of an arms-up frontal view at 640x480."""
+    """A random body, as it appears in a frontal view of 640x480 pixels, with raised arms."""
     girth = rng.uniform(0.93, 1.07)
     size = rng.uniform(0.87, 1.16)  # of the breasts
     sag, apart, tilt = rng.uniform(-12, 16), rng.uniform(116, 126), rng.uniform(0.1, 0.34)
@@ -244,8 +244,8 @@ def _add_breast(skin, breast: Egg, nipple: Egg, u, v, *, rng, coolness: float, l
     p, q = breast.local(u, v)
     rho = np.hypot(p, q)
     low = np.clip(p, 0, 1)
-    # A warm fold below the breast, which covers its upper part. The edge is sharp at the fold and
-    # soft at the top.
+    # There is a warm fold below the breast, and the breast covers the upper part of the fold. The
+    # breast's edge is sharp at the fold, and soft at the top.
     skin = skin + rng.uniform(0.9, 1.5) * low * np.exp(-np.square((rho - 1) * breast.width / 18))
     cover = _sigmoid((1 - rho) * breast.width / (3 + 16 * np.clip(0.35 - p, 0, 1)))
     dome = np.sqrt(np.clip(1 - rho * rho, 0, None))
@@ -260,7 +260,7 @@ def _add_breast(skin, breast: Egg, nipple: Egg, u, v, *, rng, coolness: float, l
 
 
 def _room(rng: np.random.Generator, u, v, inside):
-    """Wall temperature [480, 640] and the cover and temperature of the marker on the belly."""
+    """Wall temperature [480, 640]; opacity (0..1) and temperature of the marker on the belly."""
     room = rng.uniform(20.0, 23.5)
     wall = room + 0.4 * _smooth_noise(rng, 120) + 0.9 * np.exp(np.minimum(inside, 0) / 25)
     centre, half = (rng.uniform(-12, 12), rng.uniform(405, 430)), rng.uniform(14, 22)
@@ -270,7 +270,7 @@ def _room(rng: np.random.Generator, u, v, inside):
 
 
 def temperature_fields(body: Body, *, seed: tuple[int, int], sick: bool):
-    """Rested temperature [480, 640] in degrees C, and how far the cooling lowers it (0..1)."""
+    """Rested temperature [480, 640] in degrees C, and how strongly cooling lowers it (0..1)."""
     rng, lesion = np.random.default_rng((*seed, 1)), np.random.default_rng((*seed, 2))
     y, x = np.mgrid[: GRAY_SHAPE[0], : GRAY_SHAPE[1]].astype(np.float32)
     u, v = body.to_body(x, y)
@@ -286,13 +286,13 @@ def temperature_fields(body: Body, *, seed: tuple[int, int], sick: bool):
         skin += rng.uniform(1.0, 1.5) * _sigmoid((1 - rho) * 5)
         skin += rng.uniform(0.9, 1.3) * np.exp(-np.square(rho / 0.5))
     skin -= 1.3 * _sigmoid((np.abs(u) - 285 * body.girth) / 22)  # upper arms
-    ridge = np.exp(-np.square(_smooth_noise(rng, 26) / 0.22))  # contour lines look like a web
+    ridge = np.exp(-np.square(_smooth_noise(rng, 26) / 0.22))  # contours of noise look like a web
     skin += 0.4 * ridge * _sigmoid(2 * _smooth_noise(rng, 60)) * _sigmoid((v - 70) / 15)
 
     sick_side, coolness = (
         int(lesion.integers(2)),
         rng.uniform(0.75, 1.2),
-    )  # of both breasts
+    )  # the coolness of both breasts
     for index, (breast, nipple) in enumerate(zip(body.breasts, body.nipples, strict=True)):
         own = lesion if sick and index == sick_side else None
         skin = _add_breast(skin, breast, nipple, u, v, rng=rng, coolness=coolness, lesion=own)

@@ -1,4 +1,4 @@
-"""Prepared data sets on disk: where they are, whether they are complete, which source they are of.
+"""Prepared data sets on disk: where they are, whether they are complete, and their sources.
 
 A prepared set contains a fingerprint of its source, which shows when the source has changed.
 `dmr_ir.py` writes and reads prepared sets; nothing here needs TensorFlow.
@@ -19,8 +19,8 @@ from thermo_jax.data.file_listing import list_files
 from thermo_jax.errors import UserError
 from thermo_jax.files import CACHE_DIR_VARIABLE, cache_dir, digest, writing
 
-DATASET_NAME, DATASET_VERSION = "dmr_ir", "1.1.0"  # of TFDS, in a prepared folder
-# Raise it after changes to the stored data or to the reading of sources: all sets are then
+DATASET_NAME, DATASET_VERSION = "dmr_ir", "1.1.0"  # TFDS names folders after these
+# Increase it after a change of the stored data, or of the way sources are read: then all sets are
 # prepared again.
 FORMAT_VERSION = 3
 _ELSEWHERE = f"config.data.prepared_dir or ${CACHE_DIR_VARIABLE}"
@@ -70,7 +70,7 @@ def source_fingerprint(root: str | os.PathLike, **settings: str) -> str:
     listing = list_files(root)
     files = []
     for path in listing.sources():
-        status = path.stat() if path.exists() else path.lstat()  # a broken link
+        status = path.stat() if path.exists() else path.lstat()  # lstat: a broken link
         files.append([listing.relative(path), status.st_size, status.st_mtime_ns])
     return digest({"format": FORMAT_VERSION, "settings": settings, "files": files})
 
@@ -103,7 +103,7 @@ def choose_prepared_dir(
 
 @contextlib.contextmanager
 def lock(directory: pathlib.Path) -> Iterator[None]:
-    """Lets one process prepare while others wait; the system frees the lock if it dies."""
+    """Lets one process prepare while others wait; if it dies, the system releases the lock."""
     path = directory.with_name(f"{directory.name}.lock")
     with writing(directory.parent, elsewhere=_ELSEWHERE):
         path.touch()

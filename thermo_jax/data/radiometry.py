@@ -25,10 +25,10 @@ from thermo_jax.errors import UserError
 
 MIN_CELSIUS, MAX_CELSIUS = 10.0, 45.0
 ZERO_CELSIUS_IN_KELVIN = 273.15
-MAX_COLOUR_SPREAD = 8  # levels between channels that a gray file may show
-MAX_FILE_BYTES = 64 * 2**20  # a matrix is 2-3 MB of text, an image far less
+MAX_COLOUR_SPREAD = 8  # gray levels; the largest difference between channels of a gray file
+MAX_FILE_BYTES = 64 * 2**20  # a matrix is 2-3 MB of text; images are much smaller
 
-_MAX_LINE = 100 * GRAY_SHAPE[1]  # characters; bounds the memory that a broken file can use
+_MAX_LINE = 100 * GRAY_SHAPE[1]  # characters; limits the memory that a broken file can use
 _EXPECTED = "expected 480 lines of 640 (rows x columns)"
 
 _DECIMAL_COMMA = re.compile(r"(?<=\d),(?=\d)")
@@ -194,7 +194,7 @@ def read_gray(path: str | os.PathLike) -> UInt8[np.ndarray, "480 640 1"]:
     if image.mode == "L":
         return np.array(image)[..., np.newaxis]
     rgb = image.convert("RGB")
-    # Whole channels: a reduction over the last axis of [480,640,3] takes ten times as long.
+    # Whole channels are compared: reducing the last axis of [480,640,3] is ten times slower.
     channels = [np.asarray(channel) for channel in rgb.split()]
     high, low = (functools.reduce(limit, channels) for limit in (np.maximum, np.minimum))
     spread = int((high - low).max())
@@ -239,9 +239,9 @@ def open_image(
     """Decodes an image, and turns it upright by its EXIF data.
 
     Args:
-      check: `check(path, height, width)` raises the error of an image of an unwanted size.
+      check: `check(path, height, width)` raises an error if the size is not the expected one.
     Raises:
-      DataError: `data` is no complete image of these formats, or `check` raised it.
+      DataError: `data` is not a complete image of these formats, or `check` raised it.
     """
     try:
         image = Image.open(io.BytesIO(data), formats=formats)
@@ -296,14 +296,14 @@ def find_colormap(name: str) -> Callable:
     Raises:
       UserError: there is no such colour map.
     """
-    import matplotlib  # slow
+    import matplotlib  # here, because the import is slow
 
     if name not in matplotlib.colormaps:
         raise UserError(
             f"unknown colour map {name!r}; use a matplotlib name such as 'jet' or 'inferno'"
         )
-    # This look-up returns a copy, which matters: colour maps build their table when first used, and
-    # threads must not share one before that.
+    # This look-up returns a copy. Threads need their own copies, because a colour map builds its
+    # table when it is first used.
     return matplotlib.colormaps[name]
 
 
@@ -346,12 +346,12 @@ def load_pixels(
 def ordered_map(
     function: Callable[[Any], Any], items: Sequence[Any], *, description: str
 ) -> Iterator[Any]:
-    """Like `map`, but threads work on the next items, and a terminal shows a progress bar."""
+    """Like `map`, but threads compute results in advance, and a terminal shows a progress bar."""
     workers = os.cpu_count() or 1
     ahead: collections.deque[concurrent.futures.Future] = collections.deque()
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:
         try:
-            # disable=None: no bar if standard error is not a terminal. delay: none for a few items.
+            # disable=None hides the bar if standard error is no terminal; delay hides it for 2 s.
             for item in tqdm.tqdm(items, description, unit="image", disable=None, delay=2):
                 ahead.append(pool.submit(function, item))
                 if len(ahead) > 2 * workers:

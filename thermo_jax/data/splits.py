@@ -2,10 +2,10 @@
 
 All images of a patient are in the same set (SPEC section 5), because they are near-copies.
 
-Patients are sorted by stratum (label x annotated), shuffled within each stratum, and dealt to the
-folds like cards. Folds therefore differ by at most one patient in size, in each label and, with two
-labels, in annotated patients. This is also true for strata with fewer patients than folds, where
-scikit-learn's StratifiedKFold warns or fails.
+Patients are sorted by stratum (label x annotated), shuffled within each stratum, and assigned to
+the folds in turn. So the folds' numbers of patients differ by at most one. The same is true of the
+patients of each label and, if there are two labels, of the annotated patients. It is also true for
+strata with fewer patients than folds, where scikit-learn's StratifiedKFold warns or fails.
 """
 
 import dataclasses
@@ -52,7 +52,7 @@ class Split:
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Split":
-        """Reads what `save` wrote; raises UserError, which names the file, if it is no split."""
+        """Reads a split that `save` wrote; raises UserError, which names the file, if it cannot."""
         names = [f.name for f in dataclasses.fields(cls)]
         try:
             sets = json.loads(epath.Path(path).read_text(encoding="utf-8"))
@@ -91,13 +91,13 @@ def patient_folds(records: Iterable[Thermogram], *, folds: int, seed: int) -> di
 def three_way_split(
     records: Iterable[Thermogram], *, folds: int, fold: int, val_fraction: float, seed: int
 ) -> Split:
-    """Uses a fold of `patient_folds` for testing, and a share of the other patients to validate.
+    """Uses a fold of `patient_folds` for testing, and a share of the other patients for validation.
 
     Validation patients are spread over the strata, too; with `val_fraction` 0 there are none.
 
     Raises:
-      UserError: as `patient_folds`; `fold` or `val_fraction` is out of range; no training patient
-        is left, or none of a label that the data contains.
+      UserError: `patient_folds` raises it; `fold` or `val_fraction` is out of range; no training
+        patient is left, or none of a label that the data contains.
     """
     if not 0 <= fold < folds:
         raise UserError(f"fold={fold} must be in 0..{folds - 1} (folds={folds})")
@@ -109,7 +109,8 @@ def three_way_split(
     rng = np.random.default_rng((seed, 1, fold))
     rest = _by_stratum({p: s for p, s in strata.items() if p not in test}, rng=rng)
     count = max(round(val_fraction * len(rest)), 1) if val_fraction else 0
-    # Evenly spaced along the strata, from a random start, so that every stratum gives its share.
+    # Validation patients are evenly spaced in the sorted list, from a random start, so that every
+    # stratum contributes its share.
     chosen = np.floor((np.arange(count) + rng.random()) * (len(rest) / max(count, 1))).astype(int)
     val = frozenset(rest[i] for i in chosen)
     split = Split(train=frozenset(rest) - val, val=val, test=test)
@@ -120,7 +121,7 @@ def three_way_split(
 def with_more_validation(
     split: Split, records: Iterable[Thermogram], *, val_fraction: float, seed: int
 ) -> Split:
-    """Moves training patients to validation, until it has `val_fraction` of all but the test set.
+    """Moves training patients to validation, until it is `val_fraction` of both sets together.
 
     They are spread over the strata. A split with enough validation patients is returned unchanged.
 
@@ -156,7 +157,10 @@ def _strata(records: Iterable[Thermogram]) -> dict[str, tuple[int, bool]]:
 
 
 def _by_stratum(strata: dict[str, tuple[int, bool]], *, rng: np.random.Generator) -> list[str]:
-    """Returns patients sorted by stratum, shuffled within; annotated ones of both labels adjoin."""
+    """Returns patients sorted by stratum, and shuffled within each stratum.
+
+    The annotated patients of the two labels are neighbours in this order.
+    """
 
     def place(patient: str) -> tuple[int, bool]:
         label, annotated = strata[patient]

@@ -1,4 +1,4 @@
-"""The table type of the package: one row per image, with who it shows and columns of values."""
+"""The table type of the package: one row per image, with its name, its patient and other values."""
 
 import dataclasses
 from collections.abc import Collection, Sequence

@@ -64,7 +64,7 @@ class Thermogram:
     gray_path: pathlib.Path | None = None
     heat_path: pathlib.Path | None = None
     temperature_path: pathlib.Path | None = None
-    mean_temperature: float | None = None  # degrees C, over the image; None = no matrix
+    mean_temperature: float | None = None  # degrees C; None if there is no matrix
     regions: tuple[Annotation, ...] = ()  # in drawing order; empty = not annotated
 
     @property
@@ -87,7 +87,7 @@ class DataError(UserError):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ParsedName:
-    """What a file name says; 0, "", -1 and None mean that it does not say."""
+    """The parts of a file name; 0, "", -1 and None stand for a part that it does not contain."""
 
     patient: str | None = None  # four digits
     visit: int = 0

@@ -1,11 +1,11 @@
 """Convolutions padded with zeros (U-Net), or with the image's edges repeated (encoder).
 
-To repeat the edges, one can pad the array itself. A GPU pays nothing for it: the pass that computes
-the array writes it padded (`convolve_padded`). A TPU and a CPU write the padded array separately,
-which costs more memory traffic than the convolution. For them (`convolve_edges_apart`) the array is
-padded with zeros, which costs nothing, and the contribution of the pixels outside the image is
-added. These pixels repeat the image's outermost lines, so four one-dimensional convolutions compute
-their contribution, which is not zero in a frame as wide as the padding.
+To repeat the edges, one can pad the array itself. On a GPU this costs nothing: the pass that
+computes the array writes it padded (`convolve_padded`). A TPU and a CPU write the padded array
+separately, which costs more memory traffic than the convolution. For them (`convolve_edges_apart`)
+the array is padded with zeros, which costs nothing, and the contribution of the pixels outside the
+image is added. These pixels repeat the image's outermost lines, so four one-dimensional
+convolutions compute their contribution. It is zero except in a frame as wide as the padding.
 
 `cpu_convolution.py` replaces these functions on the CPU; `operations.py` chooses.
 """
@@ -87,8 +87,8 @@ def convolve_edges_apart(
     """Returns the zero-padded convolution plus the contribution of the edges, for TPUs.
 
     The contribution is a sum of arrays of full size. XLA fuses them into the operation that reads
-    the result, and never writes them (v5e: a pretraining step moves 8 % fewer bytes). In bfloat16
-    the sum is rounded once more: the error is 1.6 times that of one convolution.
+    the result, and never writes them (on a TPU v5e, a pretraining step moves 8 % fewer bytes). In
+    bfloat16 the sum is rounded once more: the error is 1.6 times that of one convolution.
     """
     inside = convolve(x, kernel, same_padding(kernel))
     return _add_placed(inside, outside_lines(x, kernel))
@@ -146,9 +146,9 @@ def outside_lines(x: Float[Array, "b h w c"], kernel: Float[Array, "k k c d"]) -
 
 
 def _add_placed(y: Array, outside: Iterable[Lines]) -> Array:
-    """Adds lines to the outermost lines of y, which are padded with zeros to y's size.
+    """Adds lines to the outermost lines of y, after padding them with zeros to y's size.
 
-    If y has fewer lines than that, the padding is negative and removes the rest.
+    If y has fewer lines than are added, the padding is negative and removes the rest.
     """
     total = 0.0
     for values, axis, before in outside:

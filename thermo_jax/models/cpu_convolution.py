@@ -2,14 +2,15 @@
 
 Why it exists. XLA's own convolution (JAX 0.10) wastes most of a CPU. On 2 cores, with a 5x5 kernel,
 64 -> 128 channels and 4 heatmaps, it reaches 190 GFLOP/s if the convolution is padded, 55 without
-padding, and 21 for the gradient by the kernel (launch/BENCHMARKS.md). The functions below
-compute the same as those of `convolution.py`, up to rounding. GPUs and TPUs do not use them, unless
-`config.model.conv` asks for it. So you need to open this file only to make a CPU faster.
+padding, and 21 for the gradient with respect to the kernel (launch/BENCHMARKS.md). The functions
+below compute the same as those of `convolution.py`, up to rounding. GPUs and TPUs do not use them,
+unless `config.model.conv` asks for it. So you need to open this file only to make a CPU faster.
 
 What may be changed. Nothing here changes a result, apart from rounding. If XLA becomes fast enough,
 delete this file and let `operations.py` choose `NATIVE` on the CPU; configs/benchmark.py measures
 the difference. `_FEW_CHANNELS` and `_STRIP_PIXELS` were measured and may be tuned. The sums must
-stay in float32 (`sum_type`): a long sum in bfloat16 stops growing.
+stay in float32 (`sum_type`): a long sum in bfloat16 stops growing, because added values are
+rounded away.
 
 What catches a mistake. tests/test_convolution.py compares outputs and both gradients with those of
 XLA's convolution in float64, for asymmetric paddings, several strips and few or many channels, and

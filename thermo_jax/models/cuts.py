@@ -55,7 +55,7 @@ class CutsEncoder(nn.Module):
         """Returns latents at every position, or only at the positions `only_at`.
 
         Batch statistics are always computed over all positions. Pretraining reads few positions.
-        With `only_at`, the last block's normalised values are not computed for the others.
+        With `only_at`, the last block normalises only the values at these positions.
         """
         conv = partial(
             Convolution,
@@ -78,7 +78,7 @@ class CutsEncoder(nn.Module):
 
 
 class RawPixels(nn.Module):
-    """Stands in for an encoder in comparisons: its latents are the scaled pixels themselves.
+    """Replaces an encoder in comparisons: its latents are the scaled pixels themselves.
 
     Attributes:
       channels: C of the images.

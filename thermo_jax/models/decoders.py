@@ -22,8 +22,8 @@ def soft_labels(
     batch, full_height, full_width = label_maps.shape
     factor = full_height // height
     blocks = label_maps.reshape(batch, height, factor, full_width // factor, factor)
-    # A sum over the pixels of a block, so that the one-hot map of full size (32 bytes for each
-    # pixel) is never written.
+    # The pixels of a block are added up one by one, so that the one-hot map of full size (32 bytes
+    # for each pixel) is never written.
     pixels = [blocks[:, :, row, :, column] for row in range(factor) for column in range(factor)]
     counts = sum((pixel[..., None] == jnp.arange(num_classes)).astype(dtype) for pixel in pixels)
     return counts / factor**2
@@ -72,12 +72,12 @@ class Segmenter(Decoder):
 class Classifier(Decoder):
     """Latents of V views `[B,V,H,W,L]` -> (logits `[B]`, evidence `[B,H,W]`).
 
-    The U-Net has one output channel u, and the head is linear in it: `evidence = u*w`, and the
-    evidence of all pixels, plus the bias, is exactly the logit.
+    The U-Net has one output channel u, and the head is linear in it: `evidence = u*w`. The sum of
+    the evidence of all pixels, plus the bias, is exactly the logit.
 
     Attributes:
       head: "linear" has a weight for each pixel. "pooled" has one weight for the mean of u, so that
-        it reads images of any size.
+        it can read images of any size.
     """
 
     head: str = "linear"

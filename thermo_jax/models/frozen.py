@@ -2,8 +2,8 @@
 
     images -> bridge -> encoder (inference mode, no gradient) -> latents
 
-The decoder's images may be of another data type than the encoder's. `bridge` is the only place
-that knows how the encoder reads them.
+The decoder's images may be of another data type than the encoder's. Only `bridge` converts them
+to images that the encoder can read.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ class FrozenEncoder:
     Attributes:
       module: the model without its variables.
       variables: "params" and "batch_stats": arrays, or shapes and types only (`abstract`).
-      facts: its run recorded these about it: "data_type", "num_kernels", "seen_patients", ...
+      facts: what its run recorded about it: "data_type", "num_kernels", "seen_patients", ...
     """
 
     module: Encoder
@@ -84,7 +84,7 @@ def bridge(images: UInt8[Array, "b h w c"], *, encoder_channels: int) -> UInt8[A
     three equal channels.
 
     Raises:
-      ValueError: neither the same number of channels, nor 1 against 3.
+      ValueError: the two numbers of channels are neither equal, nor 1 and 3.
     """
     channels = images.shape[-1]
     if channels == encoder_channels:

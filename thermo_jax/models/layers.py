@@ -20,7 +20,7 @@ kernel_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
 def bias_init(*, fan_in: int) -> nn.initializers.Initializer:
-    """Returns the initializer of a bias, whose own shape does not show the layer's fan-in."""
+    """Returns the initializer of a bias; the layer's fan-in cannot be read from its shape."""
     bound = 1 / math.sqrt(fan_in)
 
     def init(key, shape, dtype):
@@ -120,8 +120,8 @@ class BatchNorm(nn.Module):
 class Logits(nn.Module):
     """A linear layer for each pixel: x `[B,H,W,C]` -> logits `[B,H,W,K]`, in float32 at least.
 
-    In bfloat16 many classes would have equal logits, and the lower class would win. So the kernel
-    is rounded to x's type, but the products are added up in float32.
+    In bfloat16 many classes would have equal logits, and the first of them would be chosen. So the
+    kernel is rounded to x's type, but the products are added up in float32.
 
     Attributes:
       features: K, the number of classes.

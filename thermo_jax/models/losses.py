@@ -1,7 +1,7 @@
 """The losses of the encoder and of both decoders (SPEC section 2).
 
-Each returns one value per example, so that evaluation can weight examples equally with a mask;
-training takes their mean.
+Each loss returns one value per example. Training uses their mean. Evaluation uses a mask, which
+removes padding, so that all examples have equal weights.
 """
 
 import jax
@@ -40,7 +40,7 @@ def patch_contrastive_loss(
 def nt_xent_loss(
     anchors: Float[Array, "b s l"], positives: Float[Array, "b s l"], *, temperature: float = 0.5
 ) -> Float[Array, " b"]:
-    """Returns NT-Xent (Chen et al. 2020): the mean over an image's anchors of a logarithm."""
+    """Returns NT-Xent (Chen et al. 2020), a mean of cross-entropies over an image's anchors."""
     similarities = _similarities(anchors, positives, temperature=temperature)
     log_probabilities = jax.nn.log_softmax(similarities, axis=-1)
     return -jnp.diagonal(log_probabilities, axis1=1, axis2=2).mean(-1)
@@ -69,7 +69,10 @@ def segmentation_loss(
     *,
     class_weights: tuple[float, ...] = SEGMENTATION_CLASS_WEIGHTS,
 ) -> Float[Array, " b"]:
-    """Returns class-weighted cross-entropy with soft targets, divided by pixels, not by weights."""
+    """Returns class-weighted cross-entropy with soft targets.
+
+    The sum is divided by the number of pixels, not by the sum of the weights.
+    """
     weights = jnp.asarray(class_weights, logits.dtype)
     per_pixel = -(weights * soft_labels * jax.nn.log_softmax(logits)).sum(-1)
     return per_pixel.mean((1, 2))

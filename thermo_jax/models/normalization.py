@@ -18,7 +18,7 @@ from jaxtyping import Array, Float
 
 EPSILON = 1e-5
 
-Vector = Float[Array | np.ndarray, " c"]  # of channels
+Vector = Float[Array | np.ndarray, " c"]  # one number for each channel
 
 
 class Moments(NamedTuple):
@@ -38,7 +38,7 @@ def moments(x: Float[Array, "*batch c"], *, shift: Vector, axis_name: str | None
 
 
 def _over_devices(first: Array, second: Array, *, axis_name: str | None) -> tuple[Array, Array]:
-    """Returns the means of two vectors over the devices, which are sent as one array."""
+    """Returns the means of two vectors over the devices; the vectors are sent as one array."""
     if not axis_name or lax.axis_size(axis_name) == 1:
         return first, second
     both = lax.pmean(jnp.stack([first, second]), axis_name)
@@ -84,7 +84,7 @@ normalize_in_two_passes = jax.custom_vjp(normalize, nondiff_argnums=(4, 5))
 def _forward(x, scale, bias, shift, slope, axis_name):
     y, own = normalize(x, scale, bias, shift, slope, axis_name)
     rstd = lax.rsqrt(own.var + EPSILON)
-    # The product, not `scale`: XLA would copy a parameter that it updates in place later.
+    # The product is stored: XLA would copy `scale`, a parameter that it later updates in place.
     return (y, own), (x, scale * rstd, bias, own.mean, rstd)
 
 

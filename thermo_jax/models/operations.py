@@ -1,8 +1,8 @@
 """Chooses, for each platform, the fastest functions for the operations that the models consist of.
 
 All platforms compute the same, up to rounding. There is one exception: if the largest values of a
-max pool are equal, platforms may pass the gradient to different ones of them. The models get an
-`Operations` and do not know platforms.
+max pool are equal, platforms may pass the gradient to different ones of them. The models receive
+an `Operations`, and contain no code for single platforms.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ class Operations:
       convolve: `(x, kernel, padding)`, zeros outside the image (`convolution.convolve`).
       convolve_edges: `(x, kernel)`, the image's edges repeated.
       normalize: batch norm of a training batch and leaky ReLU (`normalization.normalize`).
-      max_pool: 2x2.
+      max_pool: of 2x2 pixels.
       upsample: bilinear, to twice the size, corners aligned.
       resize: bilinear, to any larger size, edges aligned (`resampling.resize`).
       bias_gradient: whether a bias before batch norm gets its gradient, which is zero apart from

@@ -1,7 +1,7 @@
 """Patch sampling for the contrastive loss: anchors, and a structurally similar positive for each.
 
-Vectorised and meant to run inside the jitted step (SPEC section 2, "Patch sampling"). Positions are
-(row, column) of a patch's centre.
+The functions are vectorised, and run inside the jitted step (SPEC section 2, "Patch sampling").
+Positions are (row, column) of a patch's centre.
 """
 
 from functools import partial
@@ -50,8 +50,8 @@ def patch_ssim(
 ) -> Float[Array, "*#batch"]:
     """Returns the SSIM (structural similarity) of pairs of patches, the mean over the channels.
 
-    A patch is one uniform window, and covariances are those of a sample. Source: Wang et al. 2004;
-    K1 .01, K2 .03, data range 2 (SPEC section 2).
+    All pixels of a patch have the same weight; covariances are divided by n - 1. Source: Wang et
+    al. 2004; K1 .01, K2 .03, data range 2 (SPEC section 2).
     """
     axes = (-3, -2)
     count = first.shape[-3] * first.shape[-2]
@@ -78,10 +78,10 @@ def draw_positions(
     """Draws anchors, and 10 candidates for the positive of each, with one random key per image.
 
     Anchors are uniform over all positions whose patch lies inside the image. Candidates are uniform
-    over the ones among these positions that are at most 5 rows and columns away from their anchor.
+    over the positions of this kind that are at most 5 rows and 5 columns away from their anchor.
 
     Raises:
-      UserError: an image smaller than a patch with its diagonal neighbour.
+      UserError: an image is too small for a patch and its diagonal neighbour.
     """
     if min(height, width) <= patch_size:
         raise UserError(

@@ -42,7 +42,7 @@ def choose_dtype(name: str, *, device: jax.Device) -> str:
     if device.platform == "cpu":
         return "float32"
     generation = str(getattr(device, "compute_capability", "")).partition(".")[0]
-    emulates = generation.isdigit() and int(generation) < _AMPERE  # AMD's is a name: "gfx942"
+    emulates = generation.isdigit() and int(generation) < _AMPERE  # AMD's are names: "gfx942"
     return "float32" if emulates else "bfloat16"
 
 

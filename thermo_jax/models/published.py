@@ -1,6 +1,6 @@
 """Translates the names and layouts of the published PyTorch weights to Flax variables and back.
 
-This file knows only names, shapes and axis orders (SPEC section 8). Convolutions are OIHW in
+This file contains only names, shapes and axis orders (SPEC section 8). Convolutions are OIHW in
 PyTorch and HWIO in Flax, linear layers [out, in] and [in, out]. `num_batches_tracked` is ignored
 when reading and written as 0, because PyTorch's own batch norm does not use it either.
 """

@@ -62,7 +62,7 @@ _largest_by_index.defvjp(_pool_forward, _pool_backward)
 def upsample(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
     """Doubles height and width by bilinear interpolation with aligned corners.
 
-    `jax.image.resize` aligns pixel edges, not corners, so that this multiplies by two matrices.
+    `jax.image.resize` aligns pixel edges, not corners. So this function multiplies by two matrices.
     """
     precision = jax.lax.Precision.HIGHEST
     rows = jnp.asarray(_aligned_weights(x.shape[1]), x.dtype)
@@ -107,7 +107,7 @@ def resize(x: Float[Array, "b h w c"], *, height: int, width: int) -> Float[Arra
 def resize_by_gathers(
     x: Float[Array, "b h w c"], *, height: int, width: int
 ) -> Float[Array, "b h2 w2 c"]:
-    """Returns the same as `resize`, for a size that is not smaller.
+    """Returns the same as `resize`, for an output that is not smaller than x.
 
     XLA fuses it into the operation that reads it, so that the full-size array is never stored.
     """

@@ -1,7 +1,8 @@
-"""Partial functions that are equal if function and arguments are, to share a compiled program.
+"""Partial functions that are equal if their functions and their arguments are equal.
 
-JAX compiles a program for every new function object, and every run of a study creates new ones. A
-test that replaces a function must clear the caches itself, because the parts stay equal.
+JAX compiles a program for every new function object, and every run of a study creates new ones.
+Equal functions share a compiled program. A test that replaces a function inside a step must clear
+the caches itself, because the partial functions stay equal.
 """
 
 from collections.abc import Callable

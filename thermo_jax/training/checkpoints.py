@@ -1,4 +1,4 @@
-"""Orbax checkpoints: a run continues exactly, keeps its best model, and passes on its encoder.
+"""Orbax checkpoints, from which a run continues exactly, and other runs load its encoder.
 
 A checkpoint has four items:
 
@@ -53,7 +53,8 @@ class Checkpoints:
         # asyncio logs a task's exception if nobody read it before the task is garbage collected.
         python_logging.getLogger("asyncio").addFilter(_not_orbaxs_task)
         managers = ocp.checkpoint_managers
-        # In descending order: the last one has the lowest value. Of equal ones, it is the earliest.
+        # Orbax keeps the last one in descending order: it has the lowest value. Of equal values,
+        # the earliest is the last.
         best = managers.BestN(get_metric_fn=_rank, reverse=True, n=1)
         options = ocp.CheckpointManagerOptions(
             read_only=read_only,
@@ -185,7 +186,7 @@ class Checkpoints:
         return self._restore(like, {"training": _training(like)}, step=step)
 
     def restore_model(self, like: TrainState, *, step: int) -> TrainState:
-        """Returns the model of `step` and its frozen encoder, to use it: without an optimiser.
+        """Returns the model of `step` and its frozen encoder, without the optimiser of training.
 
         Raises:
           UserError: the checkpoint contains other shapes or types.
@@ -257,7 +258,7 @@ def _abstract(tree: Any) -> Any:
 
     def target(x):
         sharding = getattr(x, "sharding", None)
-        if sharding is None:  # a shape would need as many processes as saved the checkpoint
+        if sharding is None:  # Orbax restores shapes only with as many processes as at the save
             return np.empty(x.shape, x.dtype)
         return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
 

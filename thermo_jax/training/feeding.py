@@ -25,8 +25,8 @@ def train_batches(
 ) -> Iterator[tuple[Any, int]]:
     """Yields the batch of each dispatch, and its number of steps, from `start_step` on.
 
-    A dispatch of a set on the devices makes up to `steps_per_dispatch` steps of one epoch. A batch
-    of host memory is one step.
+    A dispatch is one call of a compiled program. For a set on the devices it makes up to
+    `steps_per_dispatch` steps of one epoch; for host memory it makes one step.
     """
     count = num_rows(train)
     steps = batches.steps_per_epoch(count, batch_size)
@@ -67,8 +67,8 @@ def eval_batches(
 ) -> Iterator[Any]:
     """Yields the arguments of the dispatches that together read every row once, in order.
 
-    The last batch may have more rows than are left. In host memory it is padded; on the devices,
-    the steps ignore rows behind the end of the set.
+    The last batch may be larger than the number of rows left. In host memory it is padded; on the
+    devices, the steps ignore rows behind the end of the set.
 
     Args:
       whole: one dispatch reads a whole set on the devices, see `resident.eval_steps`.

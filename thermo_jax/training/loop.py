@@ -40,16 +40,16 @@ class TrainingPlan:
 
     Attributes:
       batch_size: images in the global batch.
-      epochs: the most epochs.
+      epochs: the largest number of epochs.
       patience: stop after this many epochs without a better validation loss; 0 means never.
       seed: determines the order of examples.
-      learning_rate: the optimiser's, for error messages about a loss that is not finite.
+      learning_rate: the optimiser's; it appears in error messages about a loss that is not finite.
       loader: "tf.data" or "numpy"; it reads batches from host memory.
       checkpoint_minutes: minutes between two saves; 0 saves after every epoch. At the end, the best
         and the last state are always saved.
       choose_by: the best epoch has the lowest validation "loss", or the fewest "errors".
-      steps_per_dispatch: the most training steps of one dispatch to the devices. If it is more than
-        1, an evaluation of a set on the devices is also one dispatch.
+      steps_per_dispatch: the largest number of training steps in one dispatch to the devices. If it
+        is more than 1, an evaluation of a set on the devices is also one dispatch.
     """
 
     batch_size: int
@@ -67,7 +67,7 @@ class TrainingRun(NamedTuple):
     """A finished run.
 
     Attributes:
-      state: the best model's; it has no optimiser.
+      state: the state of the best model, without an optimiser.
       history: the rows of metrics.jsonl, one for each epoch, also of earlier sessions. Empty in
         processes that do not write the workdir.
       best_epoch: the number of the epoch whose model was the best.
@@ -174,7 +174,7 @@ def fit(
                 try:
                     preemption.check()
                     losses = evaluate(
-                        # Without the optimiser, as for the best model later: the same program.
+                        # Without the optimiser, this state and the best model use the same program.
                         state.replace(opt_state=()),
                         eval_step,
                         validation,
@@ -253,7 +253,7 @@ def _train_epoch(
             break
         with timeline.part("steps"), jax.transfer_guard("disallow"):
             state, metrics = train_step(state, batch)
-            # Only one dispatch waits on the device, because a run that must stop waits for it, too.
+            # At most one dispatch waits on the device: a run that must stop has to wait for it.
             jax.block_until_ready(done[-1:])
         if not bar.disable and done:
             last, last_count = done[-1]

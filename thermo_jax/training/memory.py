@@ -1,4 +1,4 @@
-"""Memory of the process on the CPU; needs the standard library only."""
+"""Memory of the process on the CPU. This file needs the standard library only."""
 
 import ctypes
 

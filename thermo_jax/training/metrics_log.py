@@ -17,7 +17,7 @@ from thermo_jax.files import folder_path, is_remote, write_whole
 from thermo_jax.training import processes
 
 METRICS, TIMING = "metrics.jsonl", "timing.jsonl"
-_PAUSE_S = 1.0  # a GPU may need 10 ms for an epoch
+_PAUSE_S = 1.0  # between two writes, because an epoch may last only 10 ms on a GPU
 
 
 class MetricsLog:
@@ -74,7 +74,7 @@ class MetricsLog:
         self._complete, self._flushed = True, time.monotonic()
 
     def _write(self, path: epath.Path) -> None:
-        """Writes the whole file: one can't append in a bucket, and no file is ever incomplete."""
+        """Writes whole files, because one cannot append in a bucket; none is ever incomplete."""
         write_whole(path, "".join(map(_to_line, self._rows[path])))
 
     def close(self) -> None:

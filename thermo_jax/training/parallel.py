@@ -1,8 +1,8 @@
 """Data parallelism: a step for one device is mapped over the axis "data" of all devices.
 
 The state is replicated, before and after a step, and the batch is split. The step itself computes
-means over "data" with `pmean`. Two modes do the same: "pmap" (since JAX 0.10 a jitted `shard_map`
-itself) and "shard_map" (less Python per call). Never wrap the result in `jit` again.
+means over "data" with `pmean`. Two modes do the same: "pmap" (since JAX 0.10 it is a jitted
+`shard_map`, too) and "shard_map" (less Python per call). Never wrap the result in `jit` again.
 """
 
 import dataclasses
@@ -123,7 +123,7 @@ class DataParallel:
         return jax.device_put(x, self._replicated)
 
     def _global(self, x: jax.Array) -> jax.Array:
-        """Returns pmap's result, which has this process's devices only, as an array on all."""
+        """Returns pmap's result, which is on this process's devices, as an array on all devices."""
         copies = [shard.data for shard in x.addressable_shards]
         return jax.make_array_from_single_device_arrays(x.shape, self._replicated, copies)
 

@@ -37,7 +37,7 @@ def evaluate(
     with timeline.part("evaluation"), jax.transfer_guard("disallow"):
         for batch in batches:
             sums.append(eval_step(state, batch))
-            jax.block_until_ready(sums[-2:-1])  # one dispatch ahead, as in training
+            jax.block_until_ready(sums[-2:-1])  # at most one dispatch waits, as in training
             preemption.check()
         sums = jax.device_get(sums)
     total = {name: _sum(np.concatenate([np.ravel(s[name]) for s in sums])) for name in sums[0]}
@@ -86,7 +86,7 @@ def fill(
 ) -> jax.Array:
     """Returns `column` with the results of a step for all rows of `columns`.
 
-    The columns are copied to the devices for that time.
+    The columns are on the devices only during this call.
 
     Args:
       column: on the devices, [M, ...] with M from `resident.padded_rows`; it is donated.

@@ -32,8 +32,8 @@ class Placement:
     Attributes:
       parallel: the devices.
       dtype: the compute type, one of `models/precision.py`; never "auto".
-      resident_gb: the most GB of examples on each device; negative means 35 % of its memory.
-      steps_per_dispatch: the most training steps of one dispatch to the devices.
+      resident_gb: the limit of examples on each device, in GB; negative means 35 % of its memory.
+      steps_per_dispatch: the largest number of training steps in one dispatch to the devices.
     """
 
     parallel: DataParallel

@@ -1,4 +1,4 @@
-"""Where a training run is, and its best epoch: all that a checkpoint saves beside the arrays."""
+"""Where a training run is, and its best epoch: all that a checkpoint saves besides arrays."""
 
 import dataclasses
 import math

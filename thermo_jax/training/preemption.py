@@ -76,8 +76,8 @@ def asked() -> bool:
 def reached(steps: range) -> bool:
     """Returns whether the run must stop before these steps; all processes get the same answer.
 
-    It must be called for every step, once and in order: JAX chooses a step that every process still
-    has before it.
+    It must be called for every step, once and in order: JAX chooses a step that no process has
+    reached yet.
     """
     if jax.process_count() > 1 and any(
         [multihost_utils.reached_preemption_sync_point(step) for step in steps]

@@ -39,7 +39,7 @@ def join() -> None:
     elif int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
         jax.distributed.initialize()
     elif _has_tpu():
-        # JAX raises an error if there are no others, as for a notebook's TPU.
+        # JAX raises an error if there are no other processes, as for a notebook's TPU.
         with contextlib.suppress(ValueError):
             jax.distributed.initialize()
 

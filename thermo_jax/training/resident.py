@@ -4,6 +4,8 @@
     training, validation, test  -> sets: row numbers of the table
     (set, rows of a dispatch)   -> up to K batches on the device -> the metrics of each batch
 
+A dispatch is one call of a compiled program; K is the largest number of its batches.
+
 The number of a set's examples and the number of a dispatch's batches are values, not shapes. So one
 compiled program serves every fold, every number of labelled patients, and every length of an epoch.
 
@@ -137,7 +139,7 @@ def fill_steps(step: Callable) -> Callable:
 def train_steps(step: Callable, *, at_most: int, draw: Callable | None = None) -> Callable:
     """Returns a training step as up to K steps: (state, (a set, rows [B, K])) -> metrics [K].
 
-    Steps whose mask is zero are not made, and their metrics are zero. They must be the last ones.
+    Steps whose mask is zero are not run, and their metrics are zero. They must be the last ones.
 
     Args:
       at_most: K.

@@ -3,7 +3,7 @@
     an epoch is the best so far -> its state is copied on the devices
     a save is due               -> the best state (if it is new), then the latest -> thread -> disk
 
-If the run is killed before both are on disk, it continues from the checkpoint before and reaches
+If the run is killed before both are on disk, it continues from the previous checkpoint and reaches
 the same result. In a run of several processes, the main threads of all processes start each save
 together, and Orbax writes in the background. They save the best state first, and the latest state
 after a later epoch, when the best one is on disk.
@@ -27,7 +27,7 @@ from thermo_jax.training.metrics_log import MetricsLog
 from thermo_jax.training.parallel import DataParallel
 from thermo_jax.training.state import TrainState
 
-_OF_ALL_PROCESSES = (DivergedError, preemption.Stopped)  # errors that all of them raise together
+_OF_ALL_PROCESSES = (DivergedError, preemption.Stopped)  # errors that all processes raise together
 
 
 class Snapshot(NamedTuple):
@@ -55,7 +55,7 @@ class Saver:
       log: the metrics. They are written before each checkpoint, because a run can only continue
         from a checkpoint that its metrics reach.
       minutes: the least time between two saves. 0 means that a save is due after every epoch, and
-        that each save waits for the one before.
+        that each save waits for the previous one.
       encoder_of: returns the variables to save as the encoder.
       step: the step of the latest checkpoint on disk; 0 if there is none.
     """
@@ -85,8 +85,8 @@ class Saver:
 
     def __exit__(self, kind: type[BaseException] | None, *_) -> None:
         try:
-            # In a run of several processes, all of them must save, but an error may be in this one
-            # only. A stop, or a loss that is not finite, is in all.
+            # In a run of several processes, all of them must save together, but an error may occur
+            # in this one only. A stop, or a loss that is not finite, occurs in all of them.
             if kind and jax.process_count() > 1 and not issubclass(kind, _OF_ALL_PROCESSES):
                 return
             if kind:

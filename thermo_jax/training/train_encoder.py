@@ -72,7 +72,7 @@ def train_step(
 def pretraining_losses(
     variables: dict, images: jax.Array, positions, *, model: Cuts, loss: LossSettings, train: bool
 ) -> tuple[dict[str, jax.Array], dict]:
-    """Returns "loss", "contrastive" and "reconstruction" of images, [b]; new batch statistics."""
+    """Returns "loss", "contrastive" and "reconstruction" of images, [b], and batch statistics."""
     # Patches are drawn and compared in the parameters' type, even if convolutions use bfloat16.
     images = scale_images(images, dtype=jax.tree.leaves(variables["params"])[0].dtype)
     anchors_hw, candidates_hw = positions

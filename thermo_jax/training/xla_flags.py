@@ -22,7 +22,7 @@ from pathlib import Path
 from absl import logging
 
 # By default, XLA's command buffers (CUDA graphs) contain no convolutions or loops, so that a step
-# is many graphs. With this flag, a dispatch of several steps is one graph.
+# consists of many graphs. With this flag, a dispatch of several steps is one graph.
 ONE_GRAPH = "--xla_gpu_enable_command_buffer=+CONVOLUTION,+WHILE"
 XLA_GRAPHS = "--xla_gpu_enable_command_buffer=-CONVOLUTION,-WHILE"  # XLA's default
 # Batch statistics need dozens of small all-reduces. Combined into operations of at most this many
@@ -36,7 +36,7 @@ _PROCESSES = ("JAX_NUM_PROCESSES", "SLURM_STEP_NUM_TASKS")  # the number of the 
 
 
 def set_for_gpus() -> list[str]:
-    """Adds the flags with which this machine's GPUs are faster to XLA_FLAGS, and returns them.
+    """Adds to XLA_FLAGS those flags that make this machine's GPUs faster, and returns them.
 
     It has no effect on a backend that has started. A second call adds nothing.
     """
@@ -62,7 +62,7 @@ def log(added: list[str]) -> None:
 
 
 def graphs(flags: str) -> str:
-    """Returns the graphs of a dispatch under these XLA_FLAGS: "one", "XLA's own", or the value."""
+    """Returns which graphs a dispatch uses: "one", "XLA's own", or the value in these flags."""
     name, _, one = ONE_GRAPH.partition("=")
     values = [flag.partition("=")[2] for flag in flags.split() if _name(flag) == name]
     if not values or values[-1] == XLA_GRAPHS.partition("=")[2]:
