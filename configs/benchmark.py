@@ -3,7 +3,7 @@
     python -m thermo_jax.main --config=configs/benchmark.py:cpu --workdir=runs/benchmark
 
 Presets: `quick` (tiny, for the tests), `cpu` (default) and `gpu` (five cases in five minutes).
-These time nothing:
+The other presets measure no time:
 - `against_cpu` compares one step in each compute type with the CPU's in float32;
 - `tpu_aot` compiles the real steps for TPU slices on any machine with libtpu
   (`pip install '.[tpu]'`) and says whether they fit;
@@ -12,8 +12,8 @@ These time nothing:
 - `collectives` counts what devices send each other in a step (on the CPU, start it with
   XLA_FLAGS=--xla_force_host_platform_device_count=8).
 
-On a GPU a dispatch is one CUDA graph (thermo_jax/training/xla_flags.py). To have rows of XLA's own
-choice in the same table, run it into the same workdir a second time with
+On a GPU a dispatch is one CUDA graph (thermo_jax/training/xla_flags.py). To add rows for XLA's
+own choice to the same table, run the benchmark a second time with the same workdir and
 XLA_FLAGS=--xla_gpu_enable_command_buffer=-CONVOLUTION,-WHILE. `launch/gpu_check.sh` does all this.
 """
 
@@ -44,10 +44,10 @@ def _build(preset: str) -> ConfigDict:
     # inference; then data type or row. "encode and segment" (or classify) encodes in every step.
     # "pretrain H:64" has 64 images in a step instead of config.batch_size.
     config.cases = ("pretrain H", *_DECODERS, "pretrain G", "encode H", "predict H/H")
-    # Training cases of which is also timed how the way in which steps are fed matters; with any, a
-    # call of a step that does nothing is timed, too.
+    # Training cases that are also timed with each way of feeding batches to steps. If there are
+    # any, a call of a step that does nothing is timed, too.
     config.feeding = ("pretrain H", "encode and segment H/H")
-    # Which of the cases also run once under JAX's profiler, in the first type: the biggest kernels.
+    # Cases that also run once under JAX's profiler, in the first type, to list the biggest kernels.
     config.profiled = ()
     # Compute types: "float32", "tensorfloat32" and "bfloat16", as in config.model.dtype.
     config.dtypes = ("bfloat16", "float32")
@@ -55,7 +55,7 @@ def _build(preset: str) -> ConfigDict:
     config.batch_size = ConfigDict({"gray": 16, "heat": 16})
     # Training steps in a dispatch.
     config.steps_per_dispatch = 20
-    # Timed dispatches, after one that is not; their median and spread are reported.
+    # Timed dispatches, after an untimed one; their median and spread are reported.
     config.repeats = 7
     # Images are made smaller by this factor.
     config.downscale = 1
@@ -72,7 +72,7 @@ def _build(preset: str) -> ConfigDict:
     config.matrix = 8192
     # Megabytes whose copy is the memory ceiling.
     config.copy_mb = 1024
-    # True: nothing is timed, but one step of each case and type compared with the CPU's in float32.
+    # True: nothing is timed; one step of each case and type is compared with the CPU's in float32.
     config.against_cpu = False
     # tpu_aot only: slices to compile for, as libtpu names them.
     config.topologies = ()

@@ -25,10 +25,10 @@ def get_config(argument: str = "") -> ConfigDict:
 
 
 def _build(data_type: str) -> ConfigDict:
-    config = common.base("cluster", data_type=data_type)  # config.seed: of the first centers
-    # Clusters of each image; those beyond the 8 classes share a class with another.
+    config = common.base("cluster", data_type=data_type)  # config.seed chooses the first centers
+    # Number of clusters in each image; with more than 8, several clusters share a class.
     config.num_clusters = 10
-    # The most iterations of k-means, which ends earlier when the clusters hardly change.
+    # Largest number of iterations of k-means, which stops earlier if the clusters hardly change.
     config.iterations = 100
     # Images encoded and clustered at once, over all devices.
     config.batch_size = 8

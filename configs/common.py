@@ -16,7 +16,7 @@ from thermo_jax.models.decoders import HEADS
 from thermo_jax.models.losses import CONTRASTIVE_LOSSES
 from thermo_jax.training.parallel import MODES
 
-Rule = tuple[str, Callable[[Any], bool]]  # what a value must be, and whether it is that
+Rule = tuple[str, Callable[[Any], bool]]  # what a value must be, and a function that checks it
 
 
 def _one_of(names: Sequence[str]) -> Rule:
@@ -109,7 +109,7 @@ def data(data_type: str) -> ConfigDict:
     config = ConfigDict()
     # Folder of DMR-IR (site, matrices or class folders), or "phantom" for synthetic data.
     config.root = ""
-    # "auto", or force one of "site", "matrices", "class_folders".
+    # "auto" recognises the folder's layout; "site", "matrices" and "class_folders" force one.
     config.layout = "auto"
     # True: the first unusable file stops the run; False: it is skipped, counted and reported.
     config.strict = False
@@ -147,7 +147,7 @@ def split() -> ConfigDict:
     config.folds = 5
     # The fold that is the test set.
     config.fold = 0
-    # Share of the other patients that validate: they choose the epoch and the threshold. The
+    # Share of the other patients that validate: epoch and threshold are chosen on them. The
     # default is 0.2 for decoders and 0.3 for encoders, which is the paper's 70:30.
     config.val_fraction = 0.2
     # Seed of the split.
@@ -180,7 +180,8 @@ def stages(config: ConfigDict, **parts: ConfigDict) -> None:
     """Adds `config.stages`: runs whose common fields are set once for all of them."""
     config.data = data("heat")
     config.split = split()
-    # For encoders, instead of split.val_fraction: the decoders' validation patients and others.
+    # Replaces split.val_fraction for encoders, whose validation patients are those of the decoders
+    # and others.
     config.encoder_val_fraction = ENCODER_VAL_FRACTION
     config.parallel = parallel()
     config.report = report()
@@ -210,12 +211,12 @@ def parallel() -> ConfigDict:
     config.mode = "pmap"
     # Number of devices to use, 0 = all.
     config.devices = 0
-    # Images, or a frozen encoder's latents, are kept on every device if they take at most this many
+    # Images, or a frozen encoder's latents, are kept on every device if they need at most this many
     # GB; else images are streamed and encoded in every step. -1 = 35 % of the device's memory.
     config.resident_gb = -1.0
-    # The most training steps that the devices receive in one dispatch, if images are kept there;
-    # 0 = 1 on the CPU, 50 elsewhere. With more than 1, a whole evaluation is one dispatch, too.
-    # Metrics are read, and a signal to stop is obeyed, between dispatches.
+    # Largest number of training steps in one dispatch to the devices, if images are kept there;
+    # 0 = automatic (1 on the CPU, 50 elsewhere). With more than 1, a whole evaluation is one
+    # dispatch, too. Metrics are read, and a signal to stop is obeyed, between dispatches.
     config.steps_per_dispatch = 0
     return config
 
@@ -225,7 +226,7 @@ def train(*, batch_size: int, epochs: int, patience: int, learning_rate: float) 
     config = ConfigDict()
     # Images in a batch, over all devices.
     config.batch_size = batch_size
-    # The most epochs. An epoch has max(ceil(images / batch_size), 5) full batches.
+    # Largest number of epochs. An epoch has max(ceil(images / batch_size), 5) full batches.
     config.epochs = epochs
     # Stop after this many epochs without a better validation loss, 0 = never.
     config.patience = patience

@@ -27,11 +27,11 @@ def get_config(argument: str = "") -> ConfigDict:
 def _build(data_type: str) -> ConfigDict:
     config = ConfigDict()
     config.task = "few_shot"  # the program
-    # Seed of the encoder, and the first of the segmenters'.
+    # Seed of the encoder, and the first seed of the segmenters.
     config.seed = 0
     # Data type of the images: "gray" or "heat".
     config.type = data_type
-    # Numbers of labelled patients to train on, 0 = all; more of them include the fewer.
+    # Numbers of labelled patients to train on, 0 = all; larger sets include the smaller ones.
     config.patients = (1, 2, 5, 10, 20, 0)
     # Encoders: "pretrained" (CUTS), "random" (frozen initial weights), "none" (raw pixels).
     config.kinds = ("pretrained", "random", "none")

@@ -1,4 +1,4 @@
-"""The paper's Table 1, ours beside it: both encoders and all eight decoders, cross-validated.
+"""The paper's Table 1 and ours beside it: both encoders and all eight decoders, cross-validated.
 
     python -m thermo_jax.main --config=configs/table1.py:honest --workdir=runs/table1 \
         --config.data.root=/data/dmr-ir
@@ -31,7 +31,7 @@ def _build(preset: str) -> ConfigDict:
     config.rows = common.ROWS
     # Decoders to train.
     config.tasks = ("classify", "segment")
-    # The number of split.folds that are run, 0 = all.
+    # How many of the split.folds folds are run, 0 = all.
     config.num_folds = 0
     # How often patients are divided into folds, with split.seed, split.seed + 1, ...
     config.repeats = 1

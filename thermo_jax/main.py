@@ -53,7 +53,7 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
         raise UserError(f"config.task={config.task!r} is unknown: choose one of {sorted(TASKS)}")
     if config.task not in TRAINING:
         _check_alone(config.task, workdir)
-    # Compiled programs are kept for the next start, except where compilation is measured.
+    # Compiled programs are cached on disk for the next start, except if compilation is measured.
     if config.task != "benchmark" and jax.config.jax_compilation_cache_dir is None:
         jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "xla"))
     if jax.default_backend() == "cpu":
@@ -103,7 +103,7 @@ def _main(argv: list[str]) -> None:
         raise UserError("--config is missing: give one, such as --config=configs/demo.py")
     logging.set_verbosity(logging.INFO)
     logging.get_absl_handler().setFormatter(None)
-    python_logging.getLogger("jax").setLevel(python_logging.WARNING)  # it logs its search for TPUs
+    python_logging.getLogger("jax").setLevel(python_logging.WARNING)  # JAX logs its search for TPUs
     added = xla_flags.set_for_gpus()  # before XLA starts and reads them
     processes.join()
     preemption.listen()

@@ -1,14 +1,14 @@
 """The project's steps compiled for chips that the machine does not have.
 
-libtpu (`pip install '.[tpu]'`) compiles for a TPU slice that is named. The compiled program shows
+libtpu (`pip install '.[tpu]'`) compiles for a TPU slice of a given name. The compiled program shows
 its memory, operations and bytes. The roofline is the time that these need at the chip's published
 rates, because the compiler's own `optimal_seconds` is unreliable.
 
 JAX's plugin for CUDA 13 (`pip install '.[cuda13]'`) compiles for a GPU that a file describes. Set
 JAX_PLATFORMS=cpu, or the plugin looks for a driver and fails. The compiled program shows its
 kernels, its convolutions and the bytes that they move; only cuDNN's algorithms are missing, which
-XLA chooses by timing them on a GPU. The floor of a step is the sum of the least times of its
-kernels, at the rates that were measured on an H200 (SPEC section 6), without their launches.
+XLA chooses by timing them on a GPU. The floor of a step is the sum of the shortest possible
+times of its kernels at the rates measured on an H200 (SPEC section 6); launches do not count.
 """
 
 import importlib.util
@@ -39,7 +39,7 @@ CHIPS = {
 }
 # Measured on an H200.
 BYTES_PER_S, FLOP_PER_S = 4.3e12, 790e12
-# Of NVLink 4, one way. An all-reduce sends its bytes about twice.
+# The rate of NVLink 4 in one direction. An all-reduce sends its bytes about twice.
 LINK_BYTES_PER_S = 450e9
 _H200 = Path(__file__).parent / "h200.txtpb"
 
@@ -86,7 +86,7 @@ def tpu_slice(name: str) -> Sequence[Any]:
             f"config.topologies: no rates are known of the chips of {name!r}, only of those of "
             f"{', '.join(CHIPS)}"
         )
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # no metadata server here
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # there is no metadata server here
     message = (
         f"config.topologies: {name!r} cannot be compiled for ({{}}): is libtpu installed (pip "
         "install '.[tpu]'), and does it know this slice?"
@@ -129,7 +129,7 @@ def gpu_rows(
     """One row per number of H200, type and case; every GPU has a whole batch.
 
     Args:
-      biggest: how many of the kernels that take most time a row lists.
+      biggest: the number of kernels that a row lists, those with the longest times first.
     Raises:
       UserError: JAX's plugin is missing, or does not compile for this GPU.
     """
@@ -165,7 +165,7 @@ def h200s(count: int) -> Sequence[Any]:
 
 
 def _gpu_row(case: Case, gpus: Sequence[Any], biggest: int) -> dict[str, Any]:
-    # As a run sets it for several GPUs, see xla_flags.
+    # The same value as in a run on several GPUs, see xla_flags.
     name, _, value = xla_flags.COMBINE.removeprefix("--").partition("=")
     compiled, row = _compile(case, gpus, options={name: int(value)} if len(gpus) > 1 else None)
     program = HloProgram(compiled.as_text())
@@ -202,7 +202,7 @@ def _floor_s(kernel: Kernel) -> float:
 
 
 def _is_exposed(transfer: AllReduce) -> bool:
-    """Whether the GPUs wait for it, because sending takes longer than the kernels beside it."""
+    """Whether the GPUs wait for it, because it is slower than the kernels that run beside it."""
     return sum(map(_floor_s, transfer.beside)) < 2 * transfer.bytes / LINK_BYTES_PER_S
 
 
@@ -212,7 +212,7 @@ def _is_exposed(transfer: AllReduce) -> bool:
 
 
 def _topology(message: str, **target: Any) -> Sequence[Any]:
-    """The devices of a target; the error's own text stands in the message's place `{}`."""
+    """The devices of a target; in a UserError, JAX's own text replaces `{}` in the message."""
     from jax.experimental import topologies
 
     try:

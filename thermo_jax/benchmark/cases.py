@@ -3,7 +3,8 @@
     pretrain H       one encoder update        classify G/H, segment G/H   one decoder update
     encode H         frozen latents            predict H/H                 images -> label maps
 
-A name may end with the images of a step, "pretrain H:64"; the default is `BenchmarkSizes`.
+A name may end with the number of images in a step, "pretrain H:64"; the default is in
+`BenchmarkSizes`.
 Decoders train on latents that were encoded once, as in a run whose latents fit on the device.
 "encode and segment H/H" encodes in every step, as in a run whose latents do not fit.
 """
@@ -29,9 +30,9 @@ _TYPES = {"G": "gray", "H": "heat"}
 SHAPES = {"gray": GRAY_SHAPE, "heat": HEAT_SHAPE}
 # MFLOP per pixel, counted by hand at the published widths (SPEC section 6): forward, training.
 ENCODER_MFLOP, UNET_MFLOP = (0.54, 1.62), (1.36, 4.1)
-# Values per pixel of the image that all convolutions write, at the published widths, and how often
-# each value must at least be read or written, forward and in training: 110 MB per heatmap in
-# bfloat16.
+# The number of values that all convolutions together write per pixel of the image, at the published
+# widths; then how often each value must at least be read or written, forward and in training.
+# Example: 110 MB per heatmap in bfloat16.
 ENCODER_VALUES, UNET_VALUES = 240, 456
 PASSES = 2, 12
 
@@ -97,7 +98,8 @@ class Case:
         columns = {}
         for number, (name, (shape, dtype)) in enumerate(self.columns.items()):
             key = jax.random.key(number)
-            if name == "latents":  # shifted copies of one image's, for which a CPU needs seconds
+            if name == "latents":
+                # Shifted copies of one image's latents: a CPU needs seconds to draw all of them.
                 latents = jax.random.normal(key, shape).astype(dtype)
                 shift = jax.vmap(lambda by, latents=latents: jnp.roll(latents, by, axis=-2))
                 columns[name] = shift(jnp.arange(count))
@@ -148,8 +150,8 @@ def make_case(
     """The case of a name.
 
     Args:
-      name: with or without the images of a step.
-      sizes: used where the name says nothing else.
+      name: with or without the number of images in a step.
+      sizes: used unless the name contains another number of images.
       dtype: a compute type of `models/precision.py`, but not "auto".
       platform: the platform for which the step is compiled: "cpu", "gpu" or "tpu".
     Raises:

@@ -33,7 +33,7 @@ _FAILED = ("stopped", "failed", "not started")  # the beginning of an outcome
 
 
 def machine() -> dict[str, Any]:
-    """The GPU, versions and so on, on which the times depend."""
+    """Facts on which the times depend, such as the GPU and the versions of packages."""
     command = ["nvidia-smi", f"--query-gpu={','.join(_ASKED)}", "--format=csv,noheader"]
     try:
         gpus = subprocess.run(command, capture_output=True, text=True, timeout=30).stdout.strip()
@@ -106,7 +106,10 @@ def _machine_line(row: dict[str, Any]) -> str:
 
 
 def _fastest(rows: Sequence[dict[str, Any]], framework: str) -> dict[tuple[str, int], dict]:
-    """(case, images in a step) -> the fastest of the last rows of each type and XLA_FLAGS."""
+    """(case, images in a step) -> the fastest row.
+
+    If there are several rows of a type with the same XLA_FLAGS, only the last one counts.
+    """
     last = {}
     for row in rows:
         if row.get("framework") == framework and "images_per_s" in row:
@@ -166,7 +169,7 @@ def _goal_lines(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
 
 
 def _scale(rows: Sequence[dict[str, Any]]) -> tuple[float, str]:
-    """The goals are for an H200; a GPU with slower memory has smaller ones, by (factor, note)."""
+    """The (factor, note) for the goals, which are for an H200: slower memory lowers them."""
     row = next((row for row in rows if row.get("platform") == "gpu"), None)
     if row is None or "H200" in row["device"]:
         return 1, ""

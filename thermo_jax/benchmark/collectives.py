@@ -1,8 +1,9 @@
 """Counts what devices send each other in one step, in the compiled program.
 
-A step scales as long as this does not grow with the number of devices: the work of each device
-stays the same, and so should the number of collectives and their bytes. The count needs several
-devices, such as virtual ones on the CPU: XLA_FLAGS=--xla_force_host_platform_device_count=8.
+A step scales well if this does not grow with the number of devices. The work of each device stays
+the same, and the number of collectives and their bytes should stay the same, too. The count needs
+several devices, such as virtual ones on the CPU:
+XLA_FLAGS=--xla_force_host_platform_device_count=8.
 """
 
 import collections

@@ -60,7 +60,7 @@ def precision_rows(
 
 
 def _inputs(case: Case) -> tuple[Any, dict[str, np.ndarray]]:
-    """A state and a batch in host memory; latents have the reference's type."""
+    """A state and a batch in host memory; latents have the type of the reference, float32."""
     rows = batches.eval_rows(case.batch_size, case.batch_size, step=0)._asdict()
     columns = jax.jit(partial(case.random_columns, case.batch_size))()
     return jax.device_get((initialise(case.make_state), columns | rows))

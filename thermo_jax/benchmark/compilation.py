@@ -1,9 +1,9 @@
-"""One case as a compiled program: with data on the devices, to be run; or without, to be counted.
+"""Compiles one case: with data on the devices, to run it, or without, to count its operations.
 
 A benchmark compiles a case, times it and writes its row before it compiles the next one. On a GPU,
-XLA tries algorithms on the device while it compiles. Compiling several cases together would
-therefore save little, would disturb a measurement beside it, and would lose all rows of a run that
-is stopped.
+XLA tries algorithms on the device while it compiles. If several cases were compiled at once, this
+would save little time, disturb measurements that run at the same time, and lose all rows of a run
+that is stopped.
 """
 
 import time
@@ -25,7 +25,7 @@ class Program:
 
     Attributes:
       case: the case that is compiled.
-      steps: training steps in a call; 1 of inference.
+      steps: training steps in a call; 1 for inference.
       num_devices: the devices that share a step.
       compiled: the program, over all devices.
       compile_s: the seconds that the compiler took.
@@ -61,7 +61,7 @@ class Program:
 
 
 def random_table(case: Case) -> dict[str, jax.Array]:
-    """Random examples of two batches, so that every step gathers others."""
+    """Random examples of two batches, so that consecutive steps gather different examples."""
     return jax.jit(partial(case.random_columns, 2 * case.batch_size))()
 
 
@@ -87,8 +87,8 @@ def flops(case: Case) -> float | None:
     """XLA's count of the operations of one step before optimisation; None if there is no count.
 
     The step is counted for the CPU, because JAX counts nothing for CUDA and TPU; so there is no
-    count if JAX_PLATFORMS hides the CPU. Make the case with XLA's own convolution: XLA would count
-    only one turn of a loop.
+    count if JAX_PLATFORMS hides the CPU. Make the case with XLA's own convolution: in the
+    loops of other convolutions, XLA would count only one turn.
     """
     try:
         cpu = jax.local_devices(backend="cpu")[0]
@@ -99,7 +99,7 @@ def flops(case: Case) -> float | None:
 
 
 def why_too_large(error: jax.errors.JaxRuntimeError) -> str:
-    """The message of a step that does not fit the device's memory; raises any other error again."""
+    """The error's message if the step does not fit the device's memory; raises any other error."""
     if "RESOURCE_EXHAUSTED" not in str(error):
         raise error
     return str(error).splitlines()[0][:200]

@@ -1,7 +1,7 @@
 """Reads the kernels of a program that XLA compiled for a GPU from the program's text.
 
-The bytes of a kernel are those that it must at least read and write: its operands and results, but
-only the part that it needs of an operand that it slices or gathers from. The kernels of a loop
+The bytes of a kernel are those that it must at least read and write: its operands and results. If
+it slices an operand or gathers from it, only the part that it needs counts. The kernels of a loop
 count once, and their bytes once for each turn. All branches of a conditional count.
 """
 
@@ -58,12 +58,12 @@ class Kernel:
         return self.read + self.written
 
     def floor_s(self, *, bytes_per_s: float, flop_per_s: float) -> float:
-        """The least seconds that it can take."""
+        """The shortest possible time of the kernel, in seconds."""
         return max(self.bytes / bytes_per_s, self.flop / flop_per_s)
 
 
 class AllReduce(NamedTuple):
-    """The bytes that devices send each other at once, and the kernels that run in the meantime."""
+    """The bytes that devices exchange at once, and the kernels that run at the same time."""
 
     bytes: int
     beside: list[Kernel]
@@ -82,7 +82,7 @@ class _Instruction(NamedTuple):
 
     @property
     def called(self) -> list[str]:
-        """The computations that it calls, but for a loop's condition."""
+        """The computations that it calls, except the condition of a loop."""
         names = r"(?:calls|to_apply|body|branch_computations)=\{?((?:%[\w.\-]+(?:, )?)+)"
         return _NAME.findall(self.attribute(names))
 

@@ -17,11 +17,11 @@ from thermo_jax.data import batches
 from thermo_jax.training.parallel import MODES, DataParallel
 from thermo_jax.training.state import initialise
 
-_CALLS = 10  # are timed together, because one is short
+_CALLS = 10  # calls that are timed together, because a single call is too short
 
 
 def matrix_ceiling(side: int, *, dtype: str, repeats: int) -> float:
-    """TFLOP/s of a product of square matrices, the best of some.
+    """TFLOP/s of a product of square matrices, the best of several measurements.
 
     The matrices are random, because GPUs multiply constants at a higher clock.
     """
@@ -32,7 +32,7 @@ def matrix_ceiling(side: int, *, dtype: str, repeats: int) -> float:
 
 
 def copy_ceiling(megabytes: int, *, repeats: int) -> float:
-    """GB/s read and written by an element-wise pass over a large array, the best of some."""
+    """GB/s read and written by an element-wise pass over a large array, best of several."""
     x = jax.random.normal(jax.random.key(0), (megabytes * 2**20 // 4,))
     shift = jax.jit(lambda x: x + 1).lower(x).compile()
     return 2 * x.nbytes / min(_times(lambda: shift(x), repeats=repeats, calls=_CALLS)) / 1e9
@@ -65,16 +65,16 @@ def measure(program: Program, *, repeats: int) -> dict[str, Any]:
 def measure_feeding(
     case: Case, *, parallel: DataParallel, steps_per_dispatch: int, repeats: int
 ) -> Iterator[dict[str, Any]]:
-    """A training step's time by how it gets its batch, and the share in which the device waits.
+    """A training step's time for each way to get its batch, and the share that the device waits.
 
-    "streamed": a batch of host memory and a dispatch for each step; "resident": the step gathers
-    its batch on the device; "dispatched together": so do several steps in one dispatch. The fastest
-    time counts as the device's own.
+    "streamed": each step has its own dispatch and a batch from host memory; "resident": each step
+    gathers its batch on the device; "dispatched together": several such steps share one dispatch.
+    The fastest time is used as the time of the device alone.
     """
     steps = steps_per_dispatch
 
     def timing(run: Callable[[], Any], *, calls: int) -> dict[str, float]:
-        """One step's time, if `calls` calls make all steps of a dispatch."""
+        """The time of one step, if `calls` calls run as many steps as one dispatch."""
         times = _times(run, repeats=repeats, calls=calls)
         return _timing([calls * seconds / steps for seconds in times])
 

@@ -1,4 +1,4 @@
-"""The kernels that take most of a step's time, from one dispatch under JAX's profiler."""
+"""The kernels with the longest times in a step, from one dispatch under JAX's profiler."""
 
 import collections
 import tempfile
@@ -12,7 +12,7 @@ from thermo_jax.benchmark.compilation import Program
 
 SHOWN = 15  # kernels in a row
 _NAME_LENGTH = 120
-# Events between the kernels in a profile of the CPU.
+# Events in a profile of the CPU that are not kernels.
 _NO_KERNELS = ("end: ", "ThreadpoolListener", "ThunkExecutor")
 
 

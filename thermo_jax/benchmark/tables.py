@@ -24,7 +24,7 @@ class Column(NamedTuple):
     scale: float = 1
 
     def cell(self, row: Row) -> str:
-        """The value as text; "-" if the row has none, or nothing if the row says why."""
+        """The value as text; "-" if the row has none, or "" if its "why" gives the reason."""
         value = row.get(self.value) if isinstance(self.value, str) else self.value(row)
         if value is None:
             return "" if "why" in row else "-"
@@ -116,8 +116,8 @@ _TPU += (Column("fits", lambda row: "yes" if row["fits"] else "NO"), _PEAK)
 _TPU += (Column("TFLOP", "tflop", ".3g"), _GB, _MB, Column("roofline ms", "roofline_ms", ".3g"))
 _TPU += (_LIMIT,)
 
-# Kind of row -> the field by which it is known, and its columns. The first kind that fits a row
-# counts; the tables have the same order.
+# Kind of row -> the field that identifies it, and its columns. A row belongs to the first kind
+# whose field it has; the tables are shown in the same order.
 _KINDS = {
     "kernels": ("busy_us_per_step", _KERNELS),
     "tpu": ("topology", _TPU),

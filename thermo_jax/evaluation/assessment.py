@@ -1,9 +1,9 @@
-"""Everything that a reviewer asks about predictions (SPEC section 5): measures and intervals.
+"""Measures of predictions and their intervals, as a reviewer asks for them (SPEC section 5).
 
 The predictions are those of one model, or of a whole cross-validation (each image is judged by the
 model that did not train on it). Measures are computed per image and per patient. If the
 cross-validation was repeated, a measure is the mean over the repeats: rows of several repeats are
-never pooled, because they are of the same patients.
+never pooled, because they come from the same patients.
 
 Intervals resample patients, not images: the frames of one patient are near-copies. A resample
 draws the same patients in every repeat. An interval shows how a measure would vary with other
@@ -38,7 +38,7 @@ def units(predictions: Predictions) -> dict[str, Predictions]:
     """A classifier's predictions per "image" and per "patient".
 
     The score of a patient is the mean over their images. The row of a patient has the patient's
-    name, and is otherwise that of their first image.
+    name; its other values are those of their first image.
     """
     columns = predictions.columns
     keys = np.char.add(np.char.add(predictions.models, " "), predictions.patients)
@@ -58,17 +58,17 @@ def units(predictions: Predictions) -> dict[str, Predictions]:
 def assess_classification(
     predictions: Predictions, *, row: str, samples: int, seed: int
 ) -> dict[str, Any]:
-    """Everything about a classifier called `row`, with the baselines beside it.
+    """All results of a classifier whose row is named `row`, and of the baselines.
 
     Args:
       samples: bootstrap resamples of patients.
     Returns:
-      "classification": {unit: {row name: measures with "interval"}}; the model at 0.5, then at
-        the operating points chosen on validation data, then the baselines. If the models of
-        several folds have different thresholds, "threshold" is NaN and "thresholds" contains them
-        by model. "perfect" names the measures that are 1 in every resample; the lower end of
-        their interval is `bootstrap.perfect_bound`. In "counts", n, sick and healthy count every
-        image or patient once; the other counts are means over repeats;
+      "classification": {unit: {row name: measures with "interval"}}; the rows are the model at 0.5,
+        then at the operating points chosen on validation data, then the baselines. If the models
+        of several folds have different thresholds, "threshold" is NaN and "thresholds" contains
+        the threshold of each model. "perfect" names the measures that are 1 in every resample; the
+        lower end of their interval is `bootstrap.perfect_bound`. In "counts", n, sick and healthy
+        count every image or patient once; the other counts are means over repeats;
       "reliability": {unit: ReliabilityCurve}, of the rows of all repeats, the counts divided by
         the number of repeats;
       "subsets": {subset: measures per image at 0.5 with "interval"};
@@ -102,7 +102,7 @@ def _measured(unit: Predictions, scores, weights, *, thresholds=0.5) -> dict[str
     """The measures of one row of the table.
 
     Args:
-      thresholds: one for all, or one per entry, which is then the same for all entries of a model.
+      thresholds: one for all entries, or one per entry; all entries of a model have the same one.
     """
     thresholds = np.broadcast_to(thresholds, scores.shape)
     labels, called = unit.columns["labels"], scores > thresholds
@@ -127,7 +127,7 @@ def _measured(unit: Predictions, scores, weights, *, thresholds=0.5) -> dict[str
     }
     measures["perfect"] = []
     for name, trials in _trials(unit, called).items():
-        if measures["interval"][name][0] == 1:  # this would mean that nothing is uncertain
+        if measures["interval"][name][0] == 1:  # a bound of 1 would mean that nothing is uncertain
             measures["interval"][name] = (bootstrap.perfect_bound(trials), 1.0)
             measures["perfect"].append(name)
     measures["patients"] = len(np.unique(unit.patients))
@@ -157,7 +157,7 @@ def _rows_by_repeat(predictions: Predictions) -> list[np.ndarray]:
 
 
 def _means(by_repeat: Sequence[dict[str, Any]]) -> dict[str, np.ndarray]:
-    """The mean of each measure but "counts" over the repeats in which it is defined."""
+    """The mean of each measure (except "counts") over the repeats in which it is defined."""
     means = {}
     for name in (name for name in by_repeat[0] if name != "counts"):
         values = np.array([measures[name] for measures in by_repeat], np.float64)
@@ -199,7 +199,7 @@ def cautions(
 ) -> list[str]:
     """A sentence that says whether chance or a baseline reaches the model's AUROC per patient.
 
-    No sentence if the AUROC is undefined.
+    Returns no sentence if the AUROC is undefined.
     """
     rows = classification["patient"]
     value, (low, high) = rows[row]["auroc"], rows[row]["interval"]["auroc"]
@@ -242,7 +242,7 @@ def chance_note(predictions: Predictions, measures: dict[str, Any]) -> str:
 
 
 def assess_segmentation(predictions: Predictions, *, samples: int, seed: int) -> dict[str, Any]:
-    """Everything about a segmenter.
+    """All results of a segmenter.
 
     Returns:
       "segmentation": {size: measures over all pixels of all images, with "hd95" [K] (the mean over

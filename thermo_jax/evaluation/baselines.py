@@ -1,8 +1,8 @@
 """Classifiers that see no anatomy, to be shown beside every classification score.
 
 The DMR-IR diagnosis is confounded with the acquisition: in one public subset the patient number
-alone separates healthy from sick with AUROC .974, in another the year does. Unless a model is
-better than these baselines, nothing shows that it uses the anatomy.
+alone separates healthy from sick with AUROC .974; in another, the year alone separates them. Unless
+a model is better than these baselines, nothing shows that it uses the anatomy.
 """
 
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ def baseline_features(
 
     Args:
         dates: ISO dates; the year is unknown if a date does not start with four digits.
-        patients: "0001" is number 1; the number is unknown if there are other signs than digits.
+        patients: "0001" is number 1; the number is unknown if the text is not all digits.
         mean_temperatures: degrees C; NaN is unknown.
     """
     levels = [np.ravel(image) // (256 // HISTOGRAM_BINS) for image in images]
@@ -56,8 +56,8 @@ def baseline_scores(
 
     - "majority class": the share of sick training images, the same for all test images;
     - "mean intensity": logistic regression on the standardised mean;
-    - "mean temperature": the same on the mean in degrees C, which a gray image does not show
-      because it is scaled from its own minimum to its own maximum;
+    - "mean temperature": the same on the mean in degrees C, which cannot be read from a gray
+      image, because its levels are scaled from its own minimum to its own maximum;
     - "histogram": the same on the 16 shares;
     - "acquisition year": the same on the year and one indicator per year (for a year that is not
       in training, the year alone counts);
@@ -115,5 +115,5 @@ def _impute_median() -> SimpleImputer:
 
 
 def number(text: str) -> float:
-    """The number that a text of digits means, such as a patient's or a year; NaN for others."""
+    """The number in a text of digits, such as a patient's number or a year; NaN for other texts."""
     return float(text) if text.isascii() and text.isdigit() else np.nan

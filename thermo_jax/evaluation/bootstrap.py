@@ -55,10 +55,10 @@ def classification_samples(
 
     Returns:
         "accuracy", "precision", "recall", "specificity", "f1", "auroc", "auprc", "brier", "ece"
-        (float64 [r]); all NaN for a resample without any of these examples.
+        (float64 [r]); all are NaN for a resample that contains none of these examples.
 
     Raises:
-        ValueError: as `metrics.classification_measures`.
+        ValueError: in the same cases as `metrics.classification_measures`.
     """
     scores, labels = metrics.checked_scores(scores, labels)
     sick = labels == 1
@@ -108,7 +108,7 @@ def mean_samples(
 ) -> Float[np.ndarray, "r k"]:
     """The mean of k measures over the images of every resample in which the measure is finite.
 
-    NaN if a resample has no such image.
+    The mean is NaN if a resample has no such image.
     """
     finite = np.isfinite(values)
     sums = weights @ np.where(finite, values, 0)
@@ -118,8 +118,8 @@ def mean_samples(
 def interval(samples: Float[np.ndarray, " r"]) -> tuple[float, float]:
     """The percentile interval (low, high) of one measure's samples.
 
-    Undefined samples (NaN) are ignored. (NaN, NaN) if fewer than half of the samples are finite,
-    because these would be unusual resamples.
+    Undefined samples (NaN) are ignored. Returns (NaN, NaN) if fewer than half of the samples are
+    finite, because those few would not represent all resamples.
     """
     samples = np.asarray(samples, dtype=np.float64)
     finite = samples[np.isfinite(samples)]
@@ -130,7 +130,7 @@ def interval(samples: Float[np.ndarray, " r"]) -> tuple[float, float]:
 
 
 def chance_auroc_range(*, sick: int, healthy: int, models: int = 1) -> tuple[float, float]:
-    """The range (low, high) in which the AUROC of models that learned nothing lies in 95 %.
+    """The range (low, high) that contains 95 % of the AUROCs of models that learned nothing.
 
     The AUROC of one model is normal around 0.5 with variance (sick + healthy + 1) / (12 sick
     healthy) (Mann and Whitney 1947, doi 10.1214/aoms/1177730491). If it is pooled over the folds

@@ -93,7 +93,8 @@ def overlay(axis, color, alpha, *, extent):
 def wrap(text, *, panels):
     """Breaks small text into lines for a figure with this number of pictures side by side."""
     count = math.ceil(len(text) / (39 * panels))  # 39 characters have room below one picture
-    width = math.ceil(len(text) / count)  # the smallest that may do: lines are about equally long
+    # Starts at the smallest possible width, so that all lines are about equally long.
+    width = math.ceil(len(text) / count)
     return next(
         "\n".join(lines)
         for characters in itertools.count(width)
@@ -145,10 +146,11 @@ def write(figure, path):
 
 
 def lightness(image):
-    """An image as gray uint8 [h, w], as a background: warm is light in heatmaps, too.
+    """An image as gray uint8 [h, w] for a background; warm pixels are light in heatmaps, too.
 
-    The lightness of jet and similar colour maps is not steady, but (R - B) * (2 - G) increases
-    steadily from blue over cyan and yellow to red. For some other colour maps it does not.
+    In jet and similar colour maps, lightness does not always increase with temperature, but
+    (R - B) * (2 - G) does, from blue through cyan and yellow to red. In some other colour maps it
+    does not.
     """
     levels = image.astype(np.float64) / 255
     if image.shape[-1] == 1 or np.ptp(levels, axis=-1).max() < 0.04:

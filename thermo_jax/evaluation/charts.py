@@ -15,8 +15,8 @@ from thermo_jax.evaluation import canvas
 from thermo_jax.evaluation.tables import UNDEFINED, Estimate
 from thermo_jax.evaluation.wording import class_title
 
-DPI = 2 * canvas.DPI  # thin lines and small digits are sharp on paper
-# The colours of Okabe and Ito without yellow, which is too light for a line, and their markers.
+DPI = 2 * canvas.DPI  # so that thin lines and small digits are sharp on paper
+# The colours of Okabe and Ito, except yellow, which is too light for a line; then their markers.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#56B4E9", "#E69F00")
 MARKERS = "osD^vPX"
 REFERENCE_COLOR = "#D55E00"
@@ -67,7 +67,7 @@ def confusion_figure(
     """Confusion matrices, the true class in rows, shaded by the share of the row.
 
     Cells show the percentage of the row and, for at most three classes, the count. The row of a
-    class without a true case is undefined.
+    class that has no true case is undefined.
     """
     few = len(class_names) <= 3  # cells have room for counts
     columns = min(len(matrices), 3 if few else 2)
@@ -240,7 +240,7 @@ def _draw_confusion(axis, matrix, *, few):
             linespacing=1.4,
             fontsize=canvas.NORMAL if few else canvas.SMALL,
             color="white" if share > 0.55 else "black" if few or share >= 0.005 else GRAY,
-            in_layout=False,  # the layout is faster, and the text is inside the axes anyway
+            in_layout=False,  # makes the layout faster; the text is inside the axes anyway
         )
     edges = np.arange(len(matrix) + 1) - 0.5
     axis.set_xticks(edges, minor=True)

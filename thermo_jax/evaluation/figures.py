@@ -74,7 +74,7 @@ def segmentation_figure(
         canvas.show(row[0], image)
         row[1].imshow(true_map, **labels)
         row[2].imshow(predicted_map, **labels)
-        canvas.show(row[3], canvas.lightness(image) // 2 + 100)  # pale: errors stand out
+        canvas.show(row[3], canvas.lightness(image) // 2 + 100)  # pale, so that errors stand out
         canvas.overlay(row[3], WRONG_COLOR, wrong.astype(np.float64), extent=canvas.extent(images))
         row[0].set_xlabel(canvas.short_name(name), fontsize=canvas.SMALL)
         row[3].set_xlabel(f"{wrong.mean():.1%} of pixels wrong", fontsize=canvas.SMALL)
@@ -106,10 +106,10 @@ def evidence_figure(
 ) -> pathlib.Path:
     """Pairs of thermograms without and with the classifier's evidence, on one scale.
 
-    A Gaussian blur, which keeps the sum, is applied for display.
+    For display, the evidence is blurred by a Gaussian, which does not change its sum.
 
     Args:
-        evidence: u*w, each pixel's exact part of the logit; positive values mean sick.
+        evidence: u*w, the exact contribution of each pixel to the logit; positive means sick.
         probabilities: of sick.
         labels: keys of LABEL_NAMES.
     """
@@ -133,7 +133,7 @@ def evidence_figure(
 
 
 def paint_evidence(axis, strength: Float[np.ndarray, "h w"], *, extent) -> None:
-    """Paints evidence over a picture, from -1 (healthy) over 0 (transparent) to 1 (sick)."""
+    """Paints evidence over a picture, from -1 (healthy) through 0 (transparent) to 1 (sick)."""
     from matplotlib import colormaps
 
     strength = np.clip(strength, -1, 1)

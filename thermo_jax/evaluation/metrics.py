@@ -1,4 +1,4 @@
-"""Measures of segmentation and classification in NumPy, and what they are in undefined cases.
+"""Measures of segmentation and classification in NumPy, with rules for undefined cases.
 
 Segmentation measures are computed from one confusion matrix summed over *all* images. They are
 those of Table 1 of Shor et al. 2024 (arXiv 2404.06589), whose code uses the last batch only. Rules
@@ -104,12 +104,12 @@ def hd95(true_mask: Shaped[np.ndarray, "h w"], predicted_mask: Shaped[np.ndarray
 
     The surface of a region is its pixels with a 4-neighbour outside the region or the image. The
     result is the larger of the two directed 95th percentiles, as in MONAI and *Metrics Reloaded*
-    (Maier-Hein et al. 2024). It is NaN if a region is absent, which IoU and recall show instead.
+    (Maier-Hein et al. 2024). It is NaN if a region is absent; IoU and recall show that case.
     """
     true_mask, predicted_mask = np.asarray(true_mask, bool), np.asarray(predicted_mask, bool)
     if not true_mask.any() or not predicted_mask.any():
         return float("nan")
-    # Within the bounding box the distances are the same, and computed much faster.
+    # Within the bounding box the distances are the same, but are computed much faster.
     (box,) = ndimage.find_objects((true_mask | predicted_mask).astype(np.int8))
     true_surface, predicted_surface = _surface(true_mask[box]), _surface(predicted_mask[box])
     to_true = ndimage.distance_transform_edt(~true_surface)[predicted_surface]
@@ -120,7 +120,7 @@ def hd95(true_mask: Shaped[np.ndarray, "h w"], predicted_mask: Shaped[np.ndarray
 def hd95_by_class(
     true: Integer[np.ndarray, "h w"], predicted: Integer[np.ndarray, "h w"], *, num_classes: int
 ) -> Float[np.ndarray, " k"]:
-    """`hd95` of every class of one image's label maps, pixels; average over images by nanmean."""
+    """`hd95` of every class of one image's label maps, in pixels; average images with nanmean."""
     true, predicted = np.asarray(true), np.asarray(predicted)
     return np.array([hd95(true == k, predicted == k) for k in range(num_classes)])
 
@@ -223,7 +223,7 @@ def expected_calibration_error(
 def calibration_bins(scores: Float[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
     """The bin, of equal width in [0, 1], of every probability (0 is the lowest).
 
-    A score on an edge is in the bin above the edge, 1.0 in the last bin.
+    A score on an edge is in the bin above the edge; 1.0 is in the last bin.
     """
     return np.minimum((scores * CALIBRATION_BINS).astype(np.int64), CALIBRATION_BINS - 1)
 
@@ -307,7 +307,7 @@ def checked_scores(scores, labels) -> tuple[Float[np.ndarray, " n"], Int[np.ndar
         raise ValueError(
             f"label {odd}: expected 0 (healthy) or 1 (sick); leave unlabelled ones out"
         )
-    outside = ~((scores >= 0) & (scores <= 1))  # true for NaN
+    outside = ~((scores >= 0) & (scores <= 1))  # also true for NaN
     if outside.any():
         raise ValueError(
             f"score {scores[outside][0]} is no probability in [0, 1]: give sigmoid(logit); if the "

@@ -38,7 +38,7 @@ def threshold_at_sensitivity(
     Args:
         sensitivity: above 0, at most 1.
     Raises:
-        ValueError: as `metrics.classification_measures`.
+        ValueError: in the same cases as `metrics.classification_measures`.
     """
     scores, labels = metrics.checked_scores(scores, labels)
     sick = np.sort(scores[labels == SICK])[::-1]
@@ -72,9 +72,9 @@ def reliability_curve(
 def subsets(images: Table) -> dict[str, Bool[np.ndarray, " n"]]:
     """The images of each view, protocol, year and range of patient numbers.
 
-    A subset is returned only if it has healthy and sick images and is not all images: others
-    cannot be scored or say nothing new. An image whose view, protocol, date or patient number is
-    unknown is in no subset of this kind.
+    A subset is returned only if it contains healthy and sick images, but not all images: without
+    both diagnoses it cannot be scored, and the score of all images is known already. An image
+    whose view, protocol, date or patient number is unknown is in no subset of that kind.
 
     Args:
         images: with the column "labels", 1 sick, 0 healthy.

@@ -1,4 +1,4 @@
-"""What a trained decoder said of images, kept so that scores can be pooled over folds.
+"""A trained decoder's predictions for images, saved so that scores can be pooled over folds.
 
 One row per image. Columns of a classifier:
 
@@ -73,7 +73,7 @@ class Predictions(Table):
             return cls(**arrays, columns=columns)
         except FileNotFoundError:
             raise
-        except Exception as error:  # zipfile, zlib and NumPy raise a dozen kinds
+        except Exception as error:  # zipfile, zlib and NumPy raise errors of many types
             raise UserError(
                 f"{path} contains no predictions ({error}): remove it, and run the stage again"
             ) from error

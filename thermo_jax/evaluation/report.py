@@ -46,7 +46,7 @@ class Text(NamedTuple):
 
 
 class Fold(NamedTuple):
-    """A long plain text, such as a config. On screen, a click on the title shows it."""
+    """A long plain text, such as a config. A click on the title shows it on screen."""
 
     title: str
     text: str

@@ -45,7 +45,7 @@ SEGMENTATION_COLUMNS = {
 CLASS_COLUMNS = {"iou": "IoU", "dice": "Dice", "hd95": "HD95 px"}
 DIGITS = {"iou": 3, "dice": 3, "hd95": 1}
 
-WIDTH = 98  # characters of the widest line: the classification table
+WIDTH = 98  # characters in the widest line, which is in the classification table
 
 
 def results_text(results: Mapping[str, Any]) -> str:

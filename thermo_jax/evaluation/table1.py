@@ -49,7 +49,7 @@ def printed(rows: Mapping[str, Row], *, note: str = "") -> PrintedTable:
 
 
 def text(table: PrintedTable) -> str:
-    """The table with fixed width: each name once, and the bounds of our intervals in own lines."""
+    """The table in fixed width, without repeated names; the bounds of intervals have own lines."""
     width = max(len(name) for name in [table.columns[0], *(row[0] for row in table.rows)]) + 2
     names = ["", *(row[0] for row in table.rows)]
     rows = [

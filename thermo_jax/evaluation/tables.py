@@ -27,7 +27,7 @@ class Estimate(NamedTuple):
     high: float = math.nan
 
     def text(self, digits: int = 3) -> str:
-        """Such as "0.912 [0.871, 0.950]", or "0.912" if the bounds are not known."""
+        """Text such as "0.912 [0.871, 0.950]", or "0.912" if the bounds are not known."""
         known = math.isfinite(self.value + self.low + self.high)
         value, low, high = (shown(number, f".{digits}f") for number in self)
         return f"{value} [{low}, {high}]" if known else value
@@ -78,7 +78,7 @@ class PrintedTable:
         return [[shown(cell, self.float_format) for cell in row] for row in self.rows]
 
     def number_columns(self) -> list[bool]:
-        """Which columns contain numbers only, and at least one."""
+        """Whether each column contains only numbers, and at least one number."""
         rows = self.shown_rows()
         columns = [[row[k] for row in rows] for k in range(len(self.columns))]
         filled = [[cell for cell in column if cell not in ("", UNDEFINED)] for column in columns]
@@ -96,7 +96,7 @@ class PrintedTable:
 
         Args:
             label_widths: the smallest widths of the first columns, which name the row.
-            least_width: the smallest width of the other columns, which are as wide as headings.
+            least_width: the smallest width of the other columns; headings can make them wider.
             bounds: names of the rows with the bounds of the row above.
         """
         labels = len(label_widths)
@@ -120,7 +120,7 @@ class PrintedTable:
         """One line per row; NaN and None become empty cells.
 
         A spreadsheet would run a text that starts with = + - @ (and is not a number) as a formula.
-        Such a cell gets a leading apostrophe, because anyone may have named the files.
+        Such a cell gets a leading apostrophe, because file names may come from untrusted people.
         """
         header, *rows = ([_csv_cell(cell) for cell in row] for row in [self.columns, *self.rows])
         return csv_text(header, rows)
@@ -144,7 +144,7 @@ def shown(value: Any, float_format: str = ".4g") -> str:
 
 
 def split_interval(cell: str) -> tuple[str, str]:
-    """A number and its interval: ("0.91", "[0.88, 0.94]"); a cell without an interval and ""."""
+    """A number and its interval: ("0.91", "[0.88, 0.94]"); without one, the cell and ""."""
     number = _NUMBER.fullmatch(cell)
     return (number[1], number[2]) if number and number[2] else (cell, "")
 

@@ -1,8 +1,8 @@
 """Label maps -> COCO instance polygons, which our own reader and pycocotools accept.
 
 Polygons connect pixel centres, so that `annotations.label_map` restores the label map from them,
-except holes that no smaller region fills. It reads polygons of 640x480 images, the size of the
-DMR-IR images. pycocotools draws outlines up to a pixel off, and loses a region of a single pixel.
+except holes that no smaller region fills. `label_map` reads polygons of 640x480 images, the size of
+the DMR-IR images. pycocotools draws outlines up to a pixel off, and loses a region of one pixel.
 """
 
 import json
@@ -20,8 +20,8 @@ from thermo_jax.data.thermogram import BACKGROUND, CLASS_NAMES
 def write_coco(path: str | os.PathLike, label_maps: Mapping[str, str | os.PathLike]) -> Path:
     """Writes label maps as a COCO document; returns its path.
 
-    The largest class of an image comes first. A region within another one (a nipple in a breast)
-    is smaller, so that it is drawn over it.
+    The largest class of an image comes first, because later polygons are drawn over earlier ones:
+    a region within another one, such as a nipple in a breast, is smaller and must come later.
 
     Args:
       label_maps: name of the image -> file of its label map (PNG).

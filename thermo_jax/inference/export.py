@@ -70,7 +70,7 @@ def export_onnx(model: Model, path: str | os.PathLike) -> list[Path]:
         raise UserError(
             f"ONNX needs the package {error.name}: pip install 'thermo_jax[onnx]'"
         ) from error
-    python_logging.getLogger("onnx_ir").setLevel(python_logging.ERROR)  # warnings about shapes
+    python_logging.getLogger("onnx_ir").setLevel(python_logging.ERROR)  # hides shape warnings
     # onnxruntime has no bfloat16 convolution on the CPU.
     model = _portable(model, dtype="float32")
     images = _images_shape(model)
@@ -78,7 +78,7 @@ def export_onnx(model: Model, path: str | os.PathLike) -> list[Path]:
     def one_by_one(images):  # jax2onnx 0.17 cannot pad a batch of unknown size
         return jax.lax.map(lambda image: jax.tree.map(lambda x: x[0], model(image[None])), images)
 
-    # Traced here, because jax2onnx would replace Flax's convolution by its own, padded with zeros.
+    # Traced here, because jax2onnx would replace Flax's convolution by its own with zero padding.
     traced, outputs = jax.make_jaxpr(one_by_one, return_shape=True)(images)
     converted = jax2onnx.to_onnx(
         jaxpr_as_fun(traced),
@@ -87,7 +87,7 @@ def export_onnx(model: Model, path: str | os.PathLike) -> list[Path]:
         output_names=sorted(outputs),
         return_mode="ir",
     )
-    # onnxruntime would print a warning for each of these remains of the conversion.
+    # Without this pass, onnxruntime prints a warning for each initializer inside a subgraph.
     onnx_ir.passes.common.LiftSubgraphInitializersToMainGraphPass()(converted)
     onnx_ir.passes.common.RemoveUnusedNodesPass()(converted)
     content = onnx_ir.to_proto(converted).SerializeToString()
@@ -112,7 +112,7 @@ def _portable(model: Model, *, dtype: str) -> Model:
 
 
 def _images_shape(model: Model) -> jax.ShapeDtypeStruct:
-    """Shape and type of a batch of any size of the model's images."""
+    """Shape and type of a batch of the model's images; the batch may have any size."""
     (batch,) = export.symbolic_shape("batch")
     return jax.ShapeDtypeStruct((batch, *model.image_shape), jnp.uint8)
 
@@ -124,7 +124,7 @@ def _difference(session, model: Model, images: jax.ShapeDtypeStruct) -> float:
       UserError: it is above `ONNX_TOLERANCE`.
     """
     random = np.random.default_rng(0).integers(0, 256, (2, *images.shape[1:]), dtype=np.uint8)
-    with jax.default_matmul_precision("highest"):  # an accelerator's default is a shorter type
+    with jax.default_matmul_precision("highest"):  # an accelerator's default is less precise
         ours = {key: np.asarray(value) for key, value in model(random).items()}
     theirs = dict(zip(ours, session.run(list(ours), {"images": random}), strict=True))
     difference = max(float(np.abs(theirs[key] - ours[key]).max()) for key in ours)

@@ -13,7 +13,7 @@ from PIL import Image
 from thermo_jax.data.thermogram import GRAY_SHAPE
 
 ASPECT = GRAY_SHAPE[1] / GRAY_SHAPE[0]
-TOLERANCE = 0.01  # of the aspect, because cameras crop a line or two
+TOLERANCE = 0.01  # relative, of the aspect ratio, because cameras crop a line or two
 
 
 class Grid(NamedTuple):
@@ -45,7 +45,7 @@ def fit(height: int, width: int) -> Grid:
 def to_model(
     picture: Shaped[np.ndarray, "h w *c"], grid: Grid, *, shape: tuple[int, int] = GRAY_SHAPE
 ) -> Shaped[np.ndarray, "mh mw *c"]:
-    """Resamples a picture to `shape`; its nearest pixels fill the rest of the frame.
+    """Resamples a picture to `shape`; the frame around it repeats the picture's edge pixels.
 
     A smaller result contains means of pixels; a larger one is interpolated (bilinear).
     """

@@ -15,7 +15,7 @@ from thermo_jax.inference.predictor import Prediction
 from thermo_jax.inference.regions import RegionMeasurement
 
 SPOT_WIDTH, SPOT_HEIGHT = 20, 12  # points, of the temperature beside a cross
-DRAWN = 600  # pixels of the longer side are drawn at most; a panel has about half as many
+DRAWN = 600  # largest number of pixels drawn on the longer side; a panel has about half as many
 
 
 def overlay_figure(
@@ -25,7 +25,7 @@ def overlay_figure(
     *,
     colormap: str = "inferno",
 ) -> pathlib.Path:
-    """Panels side by side: the thermogram, the regions and the evidence, if the latter exist.
+    """Panels side by side: the thermogram and, if they exist, the regions and the evidence.
 
     Args:
       regions: from `regions.measure_regions`; a cross marks the hottest spot of each region.
@@ -108,7 +108,7 @@ def _paint_regions(axis, label_map, *, extent):
 
 
 def _mark_spots(axis, regions, *, shape):
-    """Draws crosses, with the temperature at the top right, or on another side without room."""
+    """Draws crosses, with the temperature at the top right, or elsewhere if there is no room."""
     from matplotlib.patheffects import withStroke
 
     halo = [withStroke(linewidth=1.6, foreground="black")]

@@ -30,7 +30,7 @@ def write_page(path: str | os.PathLike, patient: Patient) -> Path:
     """Writes the page of a patient with at least one finding; returns its path.
 
     Every finding must have an overlay. For several thermograms, the page begins with an overview
-    whose rows link to them, and each is printed on its own page.
+    whose rows link to them, and each thermogram is printed on its own page.
     """
     several = len(patient.findings) > 1
     sections = _sections_of_several(patient) if several else _sections_of_one(patient)
@@ -101,7 +101,7 @@ def _probability_parts(patient: Patient) -> list[Part]:
 
 
 def _spread(values: Sequence[float], of: str) -> dict[str, str]:
-    """A fact if there are several values, else none."""
+    """One fact if there are several values, else no fact."""
     if len(values) < 2:
         return {}
     extremes = f"{_chance(min(values))} to {_chance(max(values))}"

@@ -1,8 +1,8 @@
 """Findings of thermograms by patient; a patient's probability is the mean over their images.
 
 The evaluation uses the same mean (SPEC section 5). Images of a view on which a classifier was not
-trained do not count. The patient is known from file names and folders; a thermogram for which
-these do not contain a patient is on its own.
+trained do not count. File names and folders identify the patient. A thermogram whose patient is
+unknown is reported on its own.
 """
 
 import dataclasses
@@ -24,10 +24,10 @@ class Finding(NamedTuple):
 
     Attributes:
       shape: height and width, pixels.
-      celsius: whether it has temperatures.
+      celsius: whether the thermogram has temperatures.
       probabilities: of sick, by classifier.
       overlay: the file that `overlay.overlay_figure` wrote.
-      counts: whether it counts for the patient's mean, as in `Prediction`.
+      counts: whether the thermogram counts for the patient's mean, as in `Prediction`.
     """
 
     name: str

@@ -1,6 +1,6 @@
 """Reads a user's thermograms of any size: temperatures, gray or coloured images.
 
-Files of one folder and one name (`a.jpg`, `a_snap.jpg`, `a.txt`) are one thermogram, as in DMR-IR.
+Files of one name in one folder (`a.jpg`, `a_snap.jpg`, `a.txt`) are one thermogram, as in DMR-IR.
 A file that cannot be read is named in a note; the others are read.
 """
 
@@ -65,7 +65,7 @@ class Picture:
 
 
 class Unreadable(NamedTuple):
-    """A thermogram without a file that can be used, or a folder; with the reason."""
+    """A thermogram without a usable file, or a folder that cannot be read, and the reason."""
 
     name: str
     reason: str
@@ -81,8 +81,8 @@ def find_pictures(
 ) -> list[tuple[str, list[pathlib.Path]] | Unreadable]:
     """(name, files) of one thermogram, or of all thermograms of a folder, sorted by name.
 
-    A folder below it that cannot be read is an `Unreadable`. Files of other kinds and workdirs,
-    whose pictures are results, are ignored with a log message.
+    A subfolder that cannot be read is returned as an `Unreadable`. Files of other kinds are ignored
+    with a log message, and so are workdirs, whose pictures are results.
 
     Args:
       leave_out: a folder to ignore, such as the folder of the results.
@@ -268,12 +268,12 @@ def _read_npy(file: pathlib.Path) -> np.ndarray:
     try:
         if not data.startswith(np.lib.format.MAGIC_PREFIX):
             raise ValueError("not written by numpy.save")
-        # Mapped, because a damaged header may describe a huge array; never unpickled.
+        # Memory-mapped, because a damaged header may describe a huge array. Nothing is unpickled.
         values = np.load(file, mmap_mode="r", allow_pickle=False)
         if not isinstance(values, np.ndarray) or values.dtype.kind not in "fiu":
             raise ValueError("no array of numbers")
         return np.array(values, np.float64)
-    except Exception as error:  # NumPy evaluates the header as Python, which raises many kinds
+    except Exception as error:  # NumPy evaluates the header as Python, which raises many types
         detail = f"no NumPy array of {len(data)} bytes ({_short(error)})"
         raise DataError("unreadable-matrix", file, detail) from error
 
@@ -283,7 +283,7 @@ def _unpack(data: bytes) -> np.ndarray:
 
     try:
         return np.asarray(flyr.unpack(io.BytesIO(data)).celsius, np.float64)
-    except Exception as error:  # flyr raises many kinds
+    except Exception as error:  # flyr raises errors of many types
         raise UserError(f"its temperatures cannot be read ({_short(error)})") from error
 
 

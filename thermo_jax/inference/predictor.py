@@ -1,7 +1,7 @@
-"""Trained decoders on a user's thermograms, as an ensemble.
+"""Applies an ensemble of trained decoders to a user's thermograms.
 
     workdirs -> the best model of each, with its frozen encoder
-    pictures -> images for each model -> batches of one size -> predictions of the pictures' sizes
+    pictures -> images for each model -> batches of one size -> predictions at the pictures' sizes
 
     from thermo_jax.inference.predictor import Predictor
     predictor = Predictor(["runs/classify", "runs/segment"])
@@ -83,11 +83,13 @@ class Prediction(NamedTuple):
 
     Attributes:
       probabilities: of sick, by classifier.
-      evidence: by classifier, of the size of its images (which include repeated edges): the exact
-        part of each pixel in the logit, without the bias.
-      label_map: class indexes of the picture's size, from the segmenters' mean probabilities.
-      notes: of the picture, and about models that cannot read it or were not trained on its view.
-      counts: whether it counts for the patient's mean: every classifier was trained on its view.
+      evidence: by classifier, at the size of its images (which include repeated edges): the exact
+        contribution of each pixel to the logit, without the bias.
+      label_map: class indexes at the picture's size, from the segmenters' mean probabilities.
+      notes: those of the picture, and notes about models that cannot read it or were not trained
+        on its view.
+      counts: whether the thermogram counts for the patient's mean, which it does if every
+        classifier was trained on its view.
     """
 
     picture: Picture

@@ -1,7 +1,7 @@
-"""Temperatures of the segmented regions: per region, image left against right, hottest spots.
+"""Temperatures of the segmented regions: per region, image left minus right, and hottest spots.
 
-Degrees C throughout. Left and right are sides of the *image*: on an unmirrored frontal thermogram
-image left is the patient's right (SPEC section 2).
+All temperatures are in degrees C. Left and right are sides of the *image*: on an unmirrored frontal
+thermogram image left is the patient's right (SPEC section 2).
 """
 
 from typing import NamedTuple

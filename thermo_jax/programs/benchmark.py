@@ -40,7 +40,7 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
             with file.open("a", encoding="utf-8") as stream:
                 stream.write(json.dumps(row) + "\n")
             rows.append(row)
-    finally:  # an error keeps what was measured before it
+    finally:  # so that rows measured before an error are shown
         print(f"\n{tables.show(rows)}\nWritten to {file}")
     return {"rows": rows}
 
@@ -110,7 +110,7 @@ def _timed_rows(config: ConfigDict) -> Iterator[dict[str, Any]]:
                 yield row | {"dtype": dtype} | ceilings | shares | about
     about["dtype"] = config.dtypes[0]
     for name in config.feeding:
-        logging.info("%s, how it is fed", name)
+        logging.info("%s, ways of feeding batches", name)
         case = make(name, dtype=config.dtypes[0], operations=operations)
         for row in _or_why(case, measure.measure_feeding(case, **timing)):
             yield row | about
@@ -139,7 +139,7 @@ def _or_why(case: Case, rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, An
 
 
 def _shares(row: dict, ceilings: dict[str, float], devices: int) -> dict[str, float | None]:
-    """The shares of all devices' ceilings that a row's step reaches."""
+    """The speed of a row's step as shares of the ceilings of all its devices."""
     tflops, gb_per_s = row.get("tflops") or row.get("tflops_xla"), row.get("gb_per_s")
     return {
         "share_of_matrix": tflops and tflops / (ceilings["matrix_tflops"] * devices),

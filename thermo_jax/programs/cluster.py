@@ -1,7 +1,8 @@
 """Program "cluster": evaluates a pretrained encoder without a decoder.
 
 encoder's workdir -> annotated images -> latents -> k-means over the pixels of each image -> each
-cluster is named by the annotations -> measures; and the same for raw pixels instead of latents.
+cluster gets a class from the annotations -> measures. The same is done with raw pixels instead of
+latents.
 
 The authors of CUTS segment images in this way (Liu et al. 2022, arXiv 2209.11359). Clustering does
 not use a pixel's position: similar pixels on both sides of the image become one cluster, so that
@@ -65,7 +66,7 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
     devices = len(parallel.devices)
     batches = feeding.eval_batches(
         {"images": examples.columns["images"]},
-        # No larger than the images need; the devices must divide it.
+        # Not larger than needed for the images, and a multiple of the number of devices.
         batch_size=min(config.batch_size, -(-len(examples) // devices) * devices),
         loader=config.data.loader,
         parallel=parallel,
@@ -107,10 +108,10 @@ def _label_maps(
 def cluster_pixels(
     views: Shaped[np.ndarray, "v h w l"], *, num_clusters: int, iterations: int, seed: int
 ) -> Int32[np.ndarray, "h w"]:
-    """The cluster of each pixel of one image, by k-means in float32 (no labels).
+    """The cluster of each pixel of one image, by k-means in float32, without labels.
 
-    The vectors of several views (a gray encoder on a heatmap) are joined to one vector per pixel.
-    The result depends only on the image and the seed.
+    The vectors of several views (a gray encoder on a heatmap) are concatenated to one vector per
+    pixel. The result depends only on the image and the seed.
 
     Raises:
       UserError: the image has fewer pixels than clusters.

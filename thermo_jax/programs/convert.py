@@ -239,7 +239,7 @@ def read_state_dict(path: str | Path) -> Weights:
 
     Raises:
       FileNotFoundError: there is no such file.
-      UserError: the file contains anything else, or PyTorch is not installed.
+      UserError: the file contains something other than tensors, or PyTorch is not installed.
     """
     torch = _torch()
     path = Path(path).expanduser()

@@ -141,7 +141,7 @@ def deal_images(
 ) -> dict[str, np.ndarray]:
     """The rows of "train", "validation" and "test".
 
-    In the paper's protocol, test patients validate.
+    In the paper's protocol, the test patients are also the validation patients.
 
     Raises:
       UserError: a set has no image.
@@ -157,9 +157,9 @@ def deal_images(
 
 
 def fewer_patients(patients: set[str], split_settings: SplitSettings, *, seed: int) -> set[str]:
-    """`max_train_patients` of the patients, at random by the seed; all of them if it is 0.
+    """A random choice of `max_train_patients` patients, set by the seed; all of them if it is 0.
 
-    A larger number includes the patients of a smaller one.
+    The choice for a larger number includes the patients chosen for a smaller one.
     """
     count, names = split_settings.max_train_patients, sorted(patients)
     if not 0 < count < len(names):
@@ -173,8 +173,8 @@ def _gray(
 ) -> dict[str, np.ndarray] | None:
     """The gray images of a classifier's sets, by role, for the baselines.
 
-    If an image has no gray version, these are the run's own images, although the colours of a
-    heatmap have no order.
+    If an image has no gray version, the run's own images are returned, although the colours of a
+    heatmap have no natural order.
     """
     if task != "classify":
         return None

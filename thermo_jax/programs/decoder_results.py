@@ -38,7 +38,7 @@ def write(
 
     Args:
       gray: a classifier's gray images by role, for the baselines.
-      predictions: by role; a classifier's for "validation", too.
+      predictions: by role: "test", and for a classifier "validation", too.
     """
     row, pictures = row_name(config.encoder.type, config.data.type), workdir / PICTURES
     title, test = f"{row} on test patients", sets["test"]
@@ -89,7 +89,7 @@ def assess(
         measures = assessment.assess_segmentation(predictions, **sampling)
         return measures, segmentation_rows(predictions)
     measures = assessment.assess_classification(predictions, row=row, **sampling)
-    # In the paper's protocol the test patients choose the epoch, so the note would be wrong.
+    # In the paper's protocol the epoch is chosen on the test patients, so the note would be wrong.
     if config.data.shuffle_labels and config.split.protocol != PAPER:
         per_patient = measures["classification"]["patient"][row]
         measures["cautions"].append(assessment.chance_note(predictions, per_patient))
@@ -167,7 +167,7 @@ def classified(
     scores = baselines.baseline_scores(
         features["train"], features["test"], labels=sets["train"].columns["labels"]
     )
-    # "sets" contains all images: so all folds of a study make the same decision.
+    # "sets" contains all images, so that all folds of a study make the same decision.
     if all(np.isnan(part.mean_temperatures).all() for part in sets.values()):
         del scores["mean temperature"]
     columns |= {f"baseline/{name}": values for name, values in scores.items()}

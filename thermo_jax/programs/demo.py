@@ -1,4 +1,4 @@
-"""Program "demo": encoder, classifier and segmenter in one go, each in a subfolder."""
+"""Program "demo": encoder, classifier and segmenter in one run, each in a subfolder."""
 
 import functools
 from pathlib import Path
@@ -25,7 +25,7 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
     open_once = functools.cache(open_dataset)
     open_once(
         settings.data_settings(stages["encoder"])
-    )  # before anything is written: the data may be unusable
+    )  # before anything is written, because the data may be unusable
     write_config(workdir, config)
     outcome = {}
     for number, (name, stage) in enumerate(stages.items(), start=1):

@@ -61,7 +61,7 @@ def run(
     examples_id = begin_training(
         workdir, config, dataset=dataset, split=split, examples=examples, sets=sets
     )
-    # Validation patients choose the epoch, so they count as seen, too.
+    # The epoch is chosen on validation patients, so they count as seen, too.
     seen = {examples.patients[row] for rows in sets.values() for row in rows}
     logging.info(
         "%d images train, %d validate; %d patients are kept for testing decoders.",
@@ -150,7 +150,7 @@ def check_patches(config: ConfigDict) -> None:
 
 
 def deal_images(examples: Examples, split: Split, config: ConfigDict) -> dict[str, np.ndarray]:
-    """The rows that train and that validate, by `config.split.protocol`.
+    """The rows for training and for validation, which depend on `config.split.protocol`.
 
     An image of an unknown patient may show a test patient. The protocol "honest" does not use it;
     the others, whose encoders see test patients anyway, train on it.

@@ -3,8 +3,8 @@
 an encoder, pretrained on the training patients without labels -> a segmenter for each number of
 labelled patients, kind of encoder and seed -> mean IoU on the test patients -> one figure
 
-Validation patients, who choose the epoch, are labelled too. They are the same for every segmenter,
-and the number of labelled patients does not include them.
+Validation patients, on whom the epoch is chosen, are labelled too. They are the same for every
+segmenter, and the number of labelled patients does not include them.
 """
 
 import functools
@@ -75,7 +75,7 @@ def _check_fields(config: ConfigDict) -> None:
 
 
 def numbers(config: ConfigDict, *, available: int) -> list[int]:
-    """The numbers in `config.patients`, sorted, up to `available`, for which 0 stands."""
+    """The sorted `config.patients` that are at most `available`; 0 becomes `available`."""
     asked = [number or available for number in config.patients]
     possible = sorted({number for number in asked if 0 < number <= available})
     if not possible:

@@ -54,7 +54,7 @@ def own_encoder(config: ConfigDict, workdir: Path, *, operations) -> FrozenEncod
 
 
 def open_encoder(config: ConfigDict, *, workdir: str | Path, operations) -> FrozenEncoder:
-    """The encoder of a workdir, or the untrained one that `config.encoder.kind` asks for.
+    """The encoder of a workdir, or the untrained one that `config.encoder.kind` specifies.
 
     Raises:
       UserError: no encoder is configured, or its data type is not `config.encoder.type`.
@@ -122,7 +122,7 @@ def _untrained(kind: str, config: ConfigDict, *, operations) -> FrozenEncoder:
 
 
 def check_raw_pixels(config: ConfigDict) -> None:
-    """Raises UserError if raw pixels are asked for, of another data type than the images."""
+    """Raises UserError if raw pixels are configured with another data type than the images have."""
     if config.encoder.type != config.data.type:
         raise UserError(
             f"config.encoder.kind='none' does not change the pixels: config.encoder.type "

@@ -2,7 +2,8 @@
 
 While a run writes, it locks the file .lock, which contains its process number. At the end the run
 removes the file. You may change the message. Do not change the order in which the file is created,
-locked and compared: it keeps a second run out at every moment (tests/test_workdir.py).
+locked and compared, because this order keeps a second run out at every moment
+(tests/test_workdir.py).
 """
 
 import contextlib
@@ -51,14 +52,14 @@ def _no_empty_folders(folder: pathlib.Path) -> Iterator[None]:
     try:
         yield
     finally:
-        with contextlib.suppress(OSError):  # at the first folder that is not empty
+        with contextlib.suppress(OSError):  # stops at the first folder that is not empty
             for parent in missing:
                 parent.rmdir()
 
 
 @contextlib.contextmanager
 def _locked(folder: pathlib.Path) -> Iterator[None]:
-    """Locks the folder's file, which contains this process's number in the meantime."""
+    """Locks the folder's file, which contains this process's number while it is locked."""
     try:
         file, is_new = _open_locked(folder)
     except OSError as error:

@@ -68,7 +68,7 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
                 overlay = overlay_figure(file, item, regions, colormap=config.colormap)
             rows.append(_row(item, regions))
             read.append(Finding.of(item, regions, overlay=overlay))
-    finally:  # an interrupted run also writes the results that it has
+    finally:  # so that an interrupted run also writes its results so far
         patients = by_patient(read)
         tables = {
             "predictions": rows,
@@ -96,7 +96,7 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
 
 def _check_unused(workdir: str | Path, *, thermograms: str) -> None:
     """Raises UserError if results would mix with the thermograms or with another run's results."""
-    if not str(workdir):  # `check_workdir` asks for it
+    if not str(workdir):  # `check_workdir` raises the error for an empty path
         return
     folder = Path(workdir).expanduser()
     if folder.resolve() == Path(thermograms).expanduser().resolve():
@@ -204,8 +204,8 @@ def _output(folder: Path, name: str, suffix: str) -> Path:
 def _page_path(patient: Patient) -> Path:
     """The path of the patient's page in the workdir.
 
-    A page without a known patient is named after a file, whose name may look like a patient's. It
-    has a folder of its own.
+    If the patient is not known, the page is named after the file. This name may look like that of
+    a patient, so these pages have a folder of their own.
     """
     folder = Path(REPORTS) if patient.known else Path(REPORTS, BY_FILE)
     return folder / f"{patient.name}.html"

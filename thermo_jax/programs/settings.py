@@ -1,6 +1,6 @@
 """Makes plain settings from a configuration; no other module does so.
 
-A `ConfigDict` stays in `programs/`. The other rooms receive plain values, or small frozen
+A `ConfigDict` stays in `programs/`. The other subpackages receive plain values, or small frozen
 dataclasses that are made here: what to read, how to train, where to place.
 """
 
@@ -20,13 +20,13 @@ from thermo_jax.training.parallel import DataParallel
 from thermo_jax.training.placement import Placement
 from thermo_jax.training.train_encoder import LossSettings
 
-# A step on heatmaps takes about 1 ms on an H200: with this many of them in a dispatch, the host's
-# work for the next dispatch is done before the device needs it.
+# A step on heatmaps takes about 1 ms on an H200: with this many steps in a dispatch, the
+# host prepares the next dispatch before the device needs it.
 STEPS_PER_DISPATCH = 50
 
 
 def resolve(config: ConfigDict) -> ConfigDict:
-    """`check_fields`, then a copy in which `model.dtype` "auto" is the choice for this platform."""
+    """Calls `check_fields`; returns a copy with this platform's type for `model.dtype` "auto"."""
     check_fields(config)
     resolved = config.copy_and_resolve_references()
     if "dtype" in resolved.get("model", {}):
@@ -43,7 +43,7 @@ def check_fields(config: ConfigDict) -> None:
             continue
         value = fields[field]
         values = {name: value}
-        if isinstance(value, ConfigDict):  # a value for each data type
+        if isinstance(value, ConfigDict):  # it has a value for each data type
             values = {f"{name}.{data_type}": value[data_type] for data_type in value}
         for full_name, single in values.items():
             if not is_valid(single):

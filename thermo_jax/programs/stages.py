@@ -1,7 +1,7 @@
 """Several runs as one: the stages of Table 1 and of the few-shot curve.
 
-A stage is a run of its own in a subfolder. A finished stage, which keeps its best model and its
-predictions, is not repeated. All checks that are possible are made before the first stage runs.
+A stage is a run of its own in a subfolder. A finished stage is not repeated: its best model and its
+predictions are used. All possible checks are made before the first stage runs.
 """
 
 import shutil
@@ -81,7 +81,7 @@ def check_stages(stages: Sequence[Stage], workdir: Path) -> None:
 
 
 def _check_folder(stage: Stage, config: ConfigDict, workdir: Path) -> None:
-    """`check_workdir`; an error about an encoder's val_fraction names the study's field, too."""
+    """Calls `check_workdir`; an error about an encoder's val_fraction names the study's field."""
     folder, share = workdir / stage.folder, config.split.val_fraction
     try:
         check_workdir(folder, config)
@@ -135,7 +135,8 @@ def _check_disk(stages: Sequence[Stage], workdir: Path) -> None:
     examples = {(stage.task, stage.config.data.type): stage for stage in unfinished}
     sizes = {kind: _model_bytes(stage) for kind, stage in examples.items()}
     kept = sum(sizes[stage.task, stage.config.data.type] for stage in unfinished)
-    # The latest, the best and the checkpoint being written, each with Adam's two moments.
+    # Three checkpoints: the latest, the best and the one being written. Each contains the
+    # parameters and Adam's two moments.
     running = 3 * 3 * max(sizes.values(), default=0)
     free = shutil.disk_usage(workdir).free
     logging.info(

@@ -155,8 +155,8 @@ def _decoders_file(path: Path) -> Path:
 def _check_splits(config: ConfigDict, splits: Mapping[Path, Split]) -> None:
     """Raises UserError unless the test sets of each repeat's folds are disjoint.
 
-    If all folds are run, every patient must be tested. A fold's encoder must not train on patients
-    who validate or test its decoders.
+    If all folds are run, every patient must be in a test set. A fold's encoder must not train on
+    patients in the validation or test set of its decoders.
     """
     folds = config.num_folds or config.split.folds
     for path, split in splits.items():
@@ -235,7 +235,7 @@ def _finish(config: ConfigDict, workdir: Path, stages: list[Stage]) -> dict:
 
 
 def _predictions(folder: Path) -> Predictions:
-    """A stage's predictions, its model named by repeat and fold."""
+    """A stage's predictions; the name of its model consists of the repeat and the fold."""
     predictions, name = Predictions.load(folder / decoder_results.PREDICTIONS), folder.parent.name
     repeat, count = int(_FOLD_NAME.fullmatch(name)["repeat"]), len(predictions)
     return dataclasses.replace(

@@ -46,13 +46,13 @@ FREE_FIELDS = (
     "report.seed",
 )
 # Fields that were added to configurations since version 1 of config.json, each with the value for
-# which the code does the same as before: so runs of earlier versions continue. Add every new field
-# here, except those of a study itself (only its stages are compared).
+# which the code does the same as before, so that runs of earlier versions can continue. Add every
+# new field here, except those of a study itself (only its stages are compared).
 OLD_DEFAULTS: dict[str, Any] = {"train.checkpoint_minutes": 0}
 
 
 def open_workdir(path: str | Path, config: ConfigDict) -> Path:
-    """`check_workdir`, then `write_config`; returns the folder."""
+    """Calls `check_workdir`, then `write_config`; returns the folder."""
     workdir = check_workdir(path, config)
     write_config(workdir, config)
     return workdir
@@ -184,7 +184,7 @@ def begin_training(
     examples: Examples,
     sets: Mapping[str, np.ndarray],
 ) -> str:
-    """As `begin`, for a run that may continue; returns a digest that identifies its images.
+    """Does what `begin` does, for a run that may continue; returns a digest of its images.
 
     Args:
       sets: the rows of the examples, by the name of their set.
@@ -207,7 +207,7 @@ def begin_training(
 def begin(
     workdir: Path, config: ConfigDict, *, dataset: Dataset, split: Split | None = None
 ) -> None:
-    """`write_config`, then writes the data report and the patients of each set."""
+    """Calls `write_config`, then writes the data report and the patients of each set."""
     write_config(workdir, config)
     if processes.is_writer():
         dataset.write_report(workdir)
