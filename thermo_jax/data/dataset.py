@@ -105,21 +105,29 @@ class Dataset:
         return {record.patient for record in self._of_known_patients()}
 
     def load(self, task: str, data_type: str = "") -> examples.Examples:
-        """The examples of a task, "pretrain", "classify" or "segment"; they are read only once.
+        """The examples of a task, "pretrain", "classify" or "segment".
+
+        The latest ones of the data set's own type are kept, for the next stage of a study.
 
         Args:
           data_type: "gray" or "heat"; "" means `settings.type`.
         """
         data_type = data_type or self.settings.type
-        if (task, data_type) not in self._loaded:
-            self._loaded[task, data_type] = examples.load_examples(
-                self.select(task, data_type),
-                data_type=data_type,
-                task=task,
-                downscale=self.settings.downscale,
-                read_pixels=self.read_pixels,
-            )
-        return self._loaded[task, data_type]
+        if (task, data_type) in self._loaded:
+            return self._loaded[task, data_type]
+        is_own = data_type == self.settings.type
+        if is_own:
+            self._loaded.clear()  # before the next ones need memory
+        loaded = examples.load_examples(
+            self.select(task, data_type),
+            data_type=data_type,
+            task=task,
+            downscale=self.settings.downscale,
+            read_pixels=self.read_pixels,
+        )
+        if is_own:
+            self._loaded[task, data_type] = loaded
+        return loaded
 
     def select(self, task: str, data_type: str = "") -> list[Thermogram]:
         """The thermograms that `load` reads."""

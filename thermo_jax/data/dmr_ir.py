@@ -152,6 +152,10 @@ def prepare(
             if prepared is None or prepared.fingerprint != fingerprint:
                 if prepared is not None:
                     logging.warning("source %s has changed: preparing it again", root)
+                elif directory.exists():
+                    logging.warning(
+                        "%s is not a complete prepared set: preparing %s again", directory, root
+                    )
                 else:
                     logging.info("preparing %s in %s", root, directory)
                 prepared = _write(directory, fingerprint, settings, strict=strict)

@@ -177,7 +177,10 @@ def _with_sound_pixels(
     """
     kept, incomplete, sizes = [], [], collections.Counter()
     checks = radiometry.ordered_map(
-        lambda record: _check_files(record, files), records, description="checking"
+        lambda record: _check_files(record, files),
+        records,
+        description="checking",
+        workers=os.cpu_count() or 1,
     )
     for record, (sound, oddities, sizes_of_record) in zip(records, checks, strict=True):
         yield from oddities

@@ -344,10 +344,16 @@ def load_pixels(
 
 
 def ordered_map(
-    function: Callable[[Any], Any], items: Sequence[Any], *, description: str
+    function: Callable[[Any], Any],
+    items: Sequence[Any],
+    *,
+    description: str,
+    workers: int = min(8, os.cpu_count() or 1),
 ) -> Iterator[Any]:
-    """Like `map`, but threads compute results in advance, and a terminal shows a progress bar."""
-    workers = os.cpu_count() or 1
+    """Like `map`, but threads compute results in advance, and a terminal shows a progress bar.
+
+    Up to twice as many results as `workers` wait in memory.
+    """
     ahead: collections.deque[concurrent.futures.Future] = collections.deque()
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:
         try:

@@ -174,7 +174,9 @@ def load_model(workdir: str | os.PathLike, *, name: str = "", dtype: str = "auto
                 meta["epoch"],
             )
         if task not in DECODERS:
-            raise UserError(f"{workdir} holds an {task}: expected a classifier or segmenter")
+            raise UserError(
+                f"{workdir} contains a run of {task}: expected a classifier or segmenter"
+            )
         check_validated(meta, workdir=workdir)
         dtype = choose_dtype(dtype, device=jax.devices()[0])
         operations = choose_operations("auto", platform=platform)

@@ -11,7 +11,8 @@ with raw pixels.
 """
 
 import itertools
-from collections.abc import Iterable
+import warnings
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from absl import logging
 from jaxtyping import Int32, Shaped
 from ml_collections import ConfigDict
 from sklearn.cluster import KMeans
+from sklearn.exceptions import ConvergenceWarning
 
 from thermo_jax.data.dataset import Dataset, check_not_empty, open_dataset
 from thermo_jax.data.examples import Examples
@@ -37,7 +39,7 @@ from thermo_jax.programs.frozen_encoder import (
     seen_by_encoder,
 )
 from thermo_jax.programs.workdir import PICTURES, begin, check_workdir
-from thermo_jax.training import feeding, train_decoder
+from thermo_jax.training import feeding, timeline, train_decoder
 
 NAMED_BY = "the annotations: optimistic, not comparable with a trained segmenter"
 
@@ -51,8 +53,10 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
     operations = settings.operations(config, placement)
     workdir = check_workdir(workdir, config)
     encoder = open_encoder(config, workdir=config.encoder.workdir, operations=operations)
-    dataset = open_dataset(settings.data_settings(config))
-    examples, split = dataset.load("segment"), None  # the annotated images
+    with timeline.part("data"):
+        dataset = open_dataset(settings.data_settings(config))
+        examples = dataset.load("segment")  # the annotated images
+    split = None
     if config.only_test:
         split = dataset.split(settings.split_settings(config))
         rows = examples.rows_of_patients(split.test)
@@ -72,12 +76,15 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
         parallel=parallel,
     )
     # Only one batch at a time: the latents of all images would not fit into the host's memory.
-    latents = itertools.chain.from_iterable(
-        jax.device_get(step(variables, batch)) for batch in batches
-    )
+    latents = itertools.chain.from_iterable(_latents(step, variables, batch) for batch in batches)
     maps = _label_maps(examples, latents, config)
     seen = _seen(encoder.facts, dataset=dataset, examples=examples)
     return _finish(config, workdir=workdir, examples=examples, maps=maps, seen=seen)
+
+
+def _latents(step: Callable, variables: dict, batch: dict) -> np.ndarray:
+    with timeline.part("evaluation"), jax.transfer_guard("disallow"):
+        return jax.device_get(step(variables, batch))
 
 
 def _label_maps(
@@ -123,7 +130,9 @@ def cluster_pixels(
         )
     pixels = np.moveaxis(views, 0, -2).reshape(height * width, -1).astype(np.float32)
     kmeans = KMeans(num_clusters, n_init=1, max_iter=iterations, random_state=seed)
-    return kmeans.fit_predict(pixels).reshape(height, width)
+    with warnings.catch_warnings():  # an image may have fewer colours than clusters
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return kmeans.fit_predict(pixels).reshape(height, width)
 
 
 def _seen(facts: dict, *, dataset: Dataset, examples: Examples) -> str:

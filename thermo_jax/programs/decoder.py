@@ -122,11 +122,12 @@ def run(
     }
     outcome = {}
     if processes.is_writer():
+        parts = {role: examples.take(rows) for role, rows in sets.items()}
         outcome = decoder_results.write(
             config,
             workdir=workdir,
-            sets={role: examples.take(rows) for role, rows in sets.items()},
-            gray=_gray(dataset, examples, sets, task=config.task),
+            sets=parts,
+            gray=_gray(dataset, parts) if config.task == "classify" else None,
             predictions=predictions,
             trained=trained,
             encoder_caveat=caveat,
@@ -168,26 +169,19 @@ def fewer_patients(patients: set[str], split_settings: SplitSettings, *, seed: i
     return {names[i] for i in rng.permutation(len(names))[:count]}
 
 
-def _gray(
-    dataset: Dataset, examples: Examples, sets: Mapping[str, np.ndarray], *, task: str
-) -> dict[str, np.ndarray] | None:
+def _gray(dataset: Dataset, parts: Mapping[str, Examples]) -> dict[str, np.ndarray]:
     """The gray images of a classifier's sets, by role, for the baselines.
 
     If an image has no gray version, the run's own images are returned, although the colours of a
     heatmap have no natural order.
     """
-    if task != "classify":
-        return None
     have_gray = {r.name for r in dataset.records if r.gray_path or r.temperature_path}
-    used = [examples.names[row] for rows in sets.values() for row in rows]
-    if examples.data_type == "gray" or not have_gray.issuperset(used):
-        return {role: examples.columns["images"][rows] for role, rows in sets.items()}
+    used = {name for part in parts.values() for name in part.names.tolist()}
+    if dataset.settings.type == "gray" or not have_gray.issuperset(used):
+        return {role: part.columns["images"] for role, part in parts.items()}
     with timeline.part("data"):
-        gray = dataset.load(task, "gray")
-    return {
-        role: gray.columns["images"][gray.rows_of([examples.names[row] for row in rows])]
-        for role, rows in sets.items()
-    }
+        gray = dataset.load("classify", "gray")
+    return {role: gray.columns["images"][gray.rows_of(part.names)] for role, part in parts.items()}
 
 
 def place(

@@ -25,6 +25,7 @@ from thermo_jax.models.cuts import CHANNELS
 from thermo_jax.programs import decoder_results, reports, settings
 from thermo_jax.programs.stages import Stage, check_split, check_stages, run_stages, stage_config
 from thermo_jax.programs.workdir import PICTURES, begin, check_workdir
+from thermo_jax.training import timeline
 
 ENCODER_SPLIT = "split_encoder.json"
 KINDS = {"pretrained": "CUTS, pretrained", "random": "random, frozen", "none": "none: raw pixels"}
@@ -38,7 +39,8 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
     common = {"split": {"fold": config.fold}, "data_type": config.type}
     segmenter = stage_config(config, "segment", **common)
     open_once = functools.cache(open_dataset)
-    dataset = open_once(settings.data_settings(segmenter))
+    with timeline.part("data"):
+        dataset = open_once(settings.data_settings(segmenter))
     split = dataset.split(settings.split_settings(segmenter))
     common["split"] |= {"file": str(workdir / ENCODER_SPLIT)}
     encoder = Stage("encoder", "encoder", "", stage_config(config, "encoder", **common))

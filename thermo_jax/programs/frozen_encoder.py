@@ -139,21 +139,21 @@ def encoder_caveat(meta: dict, *, dataset: Dataset, test_patients: set[str]) -> 
     """A warning for readers of the results about the encoder's patients; "" in an honest run."""
     if "kind" in meta:
         return {"random": "random weights, frozen", "none": "none: raw pixels"}[meta["kind"]]
-    seen, caveats = seen_by_encoder(meta, dataset=dataset, patients=test_patients), []
+    seen = seen_by_encoder(meta, dataset=dataset, patients=test_patients)
+    remedies = {}  # caveat -> remedy
     if seen is None:
-        caveats.append("pretrained on other data: whether it saw test patients is not known")
+        caveat = "pretrained on other data: whether it saw test patients is not known"
+        remedies[caveat] = "pretrain it on these files (they may have changed since)"
     else:
         if seen:
-            caveats.append(f"transductive: it saw {len(seen)} test patients unlabelled")
+            caveat = f"transductive: it saw {len(seen)} test patients unlabelled"
+            remedies[caveat] = "give both runs the same config.split"
         if saw_unknown_patients(meta, dataset=dataset):
-            caveats.append("it saw images of unknown patients, who may be test patients")
-    if caveats:
-        logging.warning(
-            "The encoder: %s. To avoid this, pretrain an encoder on the same data, with the same "
-            "config.split and with config.split.protocol='honest'.",
-            "; ".join(caveats),
-        )
-    return "; ".join(caveats)
+            caveat = "it saw images of unknown patients, who may be test patients"
+            remedies[caveat] = "pretrain it with config.split.protocol='honest'"
+    for caveat, remedy in remedies.items():
+        logging.warning("The encoder: %s. To avoid this, %s.", caveat, remedy)
+    return "; ".join(remedies)
 
 
 def seen_by_encoder(meta: dict, *, dataset: Dataset, patients: set[str]) -> set[str] | None:

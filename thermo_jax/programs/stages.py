@@ -157,8 +157,7 @@ def _check_disk(stages: Sequence[Stage], workdir: Path) -> None:
 def _model_bytes(stage: Stage) -> int:
     if stage.task == "encoder":
         return 4 * 10**6 * stage.config.model.num_kernels**2 // 16**2
-    config = settings.resolve(stage.config)
-    model = train_decoder.make_decoder(stage.task, width=config.model.unet_width)
+    model = train_decoder.make_decoder(stage.task, width=stage.config.model.unet_width)
     height, width, _ = IMAGE_SHAPES[stage.config.data.type]
     factor = stage.config.data.downscale
     latents = jax.ShapeDtypeStruct((1, 1, height // factor, width // factor, 128), jnp.float32)

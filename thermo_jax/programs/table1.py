@@ -27,6 +27,7 @@ from thermo_jax.evaluation.wording import DISCLAIMER, OPTIMISTIC
 from thermo_jax.programs import decoder_results, reports, settings
 from thermo_jax.programs.stages import Stage, check_split, check_stages, run_stages, stage_config
 from thermo_jax.programs.workdir import PICTURES, begin, check_workdir
+from thermo_jax.training import timeline
 
 FOLDS, ENCODER = "folds", "_encoder"
 _FOLD_NAME = re.compile(r"repeat(?P<repeat>\d+)_fold\d+")
@@ -107,7 +108,8 @@ def _begin(
     Raises:
       UserError: the folder's splits are incomplete, or the run has begun with other splits.
     """
-    dataset = open_dataset(settings.data_settings(stages[0].config))
+    with timeline.part("data"):
+        dataset = open_dataset(settings.data_settings(stages[0].config))
     splits: dict[Path, Split] = {}
     for stage in sorted(stages, key=lambda stage: stage.task == "encoder"):  # decoders first
         path = Path(stage.config.split.file)

@@ -104,7 +104,8 @@ def fit(
       encoder_of: returns the variables that a checkpoint saves as the encoder.
       meta: JSON that is saved with every checkpoint. Its "examples" identify the images of each
         set; a run continues only with the same ones.
-      on_epoch: called with the number of each finished epoch, after its checkpoint was started.
+      on_epoch: called with the number of each finished epoch, after its checkpoint, if one is due,
+        was started.
     Raises:
       FloatingPointError: a loss is not finite; nothing of that epoch is saved.
       Stopped: the run was asked to stop (`preemption.py`). It is saved, also within an epoch.
