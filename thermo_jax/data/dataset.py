@@ -107,7 +107,8 @@ class Dataset:
     def load(self, task: str, data_type: str = "") -> examples.Examples:
         """The examples of a task, "pretrain", "classify" or "segment".
 
-        The latest ones of the data set's own type are kept, for the next stage of a study.
+        If they are of the data set's own type, they stay in memory for the next stage of a study,
+        until other examples of this type are loaded.
 
         Args:
           data_type: "gray" or "heat"; "" means `settings.type`.
@@ -162,13 +163,13 @@ class Dataset:
         )
 
     def with_more_validation(self, split: Split, settings: SplitSettings) -> Split:
-        """Returns an encoder's split: its decoder's, with training patients moved to validation.
+        """Returns the encoder's split: the decoder's, but some training patients are in validation.
 
         Args:
           split: the decoder's split.
           settings: the encoder's settings.
         """
-        if settings.protocol == PAPER:  # this protocol validates the encoder on single images
+        if settings.protocol == PAPER:  # validates the encoder on images, not on patients
             return split
         return splits.with_more_validation(
             split,

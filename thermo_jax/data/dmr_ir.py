@@ -174,8 +174,8 @@ def prepare(
 def load_records(prepared: Prepared) -> list[Thermogram]:
     """The metadata of every prepared thermogram, in the order of `layouts.scan`.
 
-    All paths of pixels are the prepared folder, which contains the pixels. Regions have classes and
-    an order, but no outlines: those are in the stored label map.
+    As the path of their pixels, records have the folder of the prepared set. Regions have classes
+    and an order, but no outlines: those are in the stored label map.
     """
     names = [*_METADATA, *_FLAGS, "draw_order"]
     rows = _read(prepared, names).as_numpy_iterator()

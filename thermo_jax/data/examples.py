@@ -87,8 +87,8 @@ def select(
     """The thermograms that a task uses, in the order given; logs how many each filter removes.
 
     Classification needs a diagnosis and a known patient, segmentation an annotation and a known
-    patient; pretraining also uses unknown patients and views. First frames are chosen last: if the
-    first frame of a visit is not usable, the next frame is used.
+    patient; pretraining also uses unknown patients and views. The choice of first frames follows
+    all other filters: if the first frame of a visit is not usable, the next frame is used.
 
     Args:
       records: the thermograms that `layouts.scan` returned.

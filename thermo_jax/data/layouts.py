@@ -171,7 +171,7 @@ def _with_labels(records: list[Thermogram], files: FileListing) -> Reading[list[
 def _with_sound_pixels(
     records: list[Thermogram], files: FileListing
 ) -> Reading[tuple[list[Thermogram], collections.Counter[str]]]:
-    """Opens every file; removes bad files, and records that have no other file.
+    """Opens every file; removes bad files, and records of which no file is left.
 
     Returns the records, and how many files there are of each size ("gray 480x640").
     """

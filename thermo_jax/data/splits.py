@@ -121,9 +121,10 @@ def three_way_split(
 def with_more_validation(
     split: Split, records: Iterable[Thermogram], *, val_fraction: float, seed: int
 ) -> Split:
-    """Moves training patients to validation, until it is `val_fraction` of both sets together.
+    """Moves training patients to validation, until that set is `val_fraction` of the two together.
 
-    They are spread over the strata. A split with enough validation patients is returned unchanged.
+    The moved patients are spread over the strata. A split with enough validation patients is
+    returned unchanged.
 
     Raises:
       UserError: no training patient is left, or none of a label that the data contains.

@@ -37,8 +37,8 @@ def convolve_on_cpu(
     """Returns the same as `convolve`, computed by operations that are fast on a CPU."""
     if kernel.shape[:2] == (1, 1) and not any(map(any, padding)):
         return x @ kernel[0, 0]
-    # XLA computes unpadded convolutions slowly. So one more row and column are computed and then
-    # removed, unless x has few channels: this costs more than it saves there.
+    # XLA computes unpadded convolutions slowly. So x is padded by one row and one column, and the
+    # output's last row and column are removed. For few channels, this costs more than it saves.
     if any(map(any, padding)) or x.shape[-1] < _FEW_CHANNELS:
         return convolve(x, kernel, padding)
     return convolve(x, kernel, ((0, 1), (0, 1)))[:, :-1, :-1]

@@ -24,7 +24,7 @@ _DOUBLE_CONV = {0: "conv1", 1: "batch_norm1", 3: "conv2", 4: "batch_norm2"}
 
 
 def _modules() -> dict[str, tuple[str, ...]]:
-    """Returns the paths of the published modules that have weights, without a decoder's "unet"."""
+    """Returns published module -> path in Flax; both without the "unet" of a decoder."""
     modules = {"recon.recon": ("reconstruction", "linear"), "outc.conv": ("out",)}
     stages = {"inc": "in"}
     for number in range(1, 5):

@@ -136,7 +136,8 @@ def _between(source: np.ndarray, size: int) -> np.ndarray:
 def _combine(x: Array, weights: np.ndarray, *, axis: int) -> Array:
     """Multiplies an axis of x by a sparse matrix: one gather for each non-zero number of a row."""
     terms = int((weights != 0).sum(1).max())
-    # The columns of each row's non-zero numbers, followed by columns of zeros in shorter rows.
+    # For each row, the columns of its non-zero numbers. If a row has fewer than `terms` of them,
+    # columns where it is zero fill the rest.
     columns = np.argsort(weights == 0, axis=1, kind="stable")[:, :terms]
     shape = [-1 if i == axis else 1 for i in range(x.ndim)]
     return sum(

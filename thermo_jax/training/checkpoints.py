@@ -53,8 +53,8 @@ class Checkpoints:
         # asyncio logs a task's exception if nobody read it before the task is garbage collected.
         python_logging.getLogger("asyncio").addFilter(_not_orbaxs_task)
         managers = ocp.checkpoint_managers
-        # Orbax keeps the last one in descending order: it has the lowest value. Of equal values,
-        # the earliest is the last.
+        # Orbax sorts the checkpoints in descending order of (value, step), and keeps the last one.
+        # It has the lowest value; of equal values, that of the earliest step.
         best = managers.BestN(get_metric_fn=_rank, reverse=True, n=1)
         options = ocp.CheckpointManagerOptions(
             read_only=read_only,
@@ -164,7 +164,7 @@ class Checkpoints:
                 ),
                 metrics={BEST_OF: float(value), "step": step},
             )
-            if replaces:  # now neither the old checkpoint nor the new one is complete
+            if replaces:  # until then, there is no complete checkpoint of this step
                 self._manager.wait_until_finished()
 
     def meta(self, step: int | None = None) -> dict:
@@ -295,7 +295,7 @@ def _not_orbax(record: python_logging.LogRecord) -> bool:
 
 
 def _not_orbaxs_task(record: python_logging.LogRecord) -> bool:
-    """Hides asyncio's messages about Orbax's tasks, which contain the name of its file."""
+    """Hides asyncio's messages about Orbax's tasks; they contain the path of a file of Orbax."""
     return "/orbax/" not in record.getMessage()
 
 
@@ -364,7 +364,7 @@ def load_encoder(workdir: str | os.PathLike, *, like: Callable[[dict], dict]) ->
 
     Args:
       workdir: of an encoder's run, or of a decoder's run, which contains its frozen encoder.
-      like: returns, for a meta, variables of the same shapes.
+      like: `like(meta)` returns variables with the shapes of the run that has this meta.
     Raises:
       FileNotFoundError: the workdir contains no checkpoint.
       UserError: the checkpoint's shapes differ from those of its own meta.

@@ -76,7 +76,7 @@ def eval_batches(
     if isinstance(examples, ResidentSet):
         slots = np.arange(batch_size, dtype=np.int32)
         slots = slots[batches.process_slots(batch_size, **_process())]
-        # For a whole set, only the devices need its length.
+        # If one dispatch reads the whole set, the host need not fetch its length from a device.
         count = 1 if whole else batches.num_eval_batches(num_rows(examples), batch_size)
         rows = ({"index": batch * batch_size + slots, "slot": slots} for batch in range(count))
         return batches.prefetch(rows, lambda own: (examples, parallel.put_batch(own)))

@@ -175,7 +175,8 @@ def fit(
                 try:
                     preemption.check()
                     losses = evaluate(
-                        # Without the optimiser, this state and the best model use the same program.
+                        # The best model has no optimiser. Without it, this state has the same form,
+                        # so that both are evaluated by the same compiled program.
                         state.replace(opt_state=()),
                         eval_step,
                         validation,

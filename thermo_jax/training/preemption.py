@@ -2,8 +2,10 @@
 
 After the first signal, a run that trains stops when the current dispatch is finished. At any other
 time, the program stops at once. A second signal ends the program immediately. While the program
-shuts down, it ignores the signal. If a run has several processes and one of them gets the signal,
-JAX informs the others, and all stop after the same step; they ignore it when they do not train.
+shuts down, it ignores the signal.
+
+A run of several processes differs. If one of them gets the signal, JAX informs the others, and all
+stop after the same step of the training. While they do not train, the signal stops none of them.
 
 What may be changed: messages. A thread must read the signal, because Python calls handlers only in
 the main thread, which may be busy with a step for minutes. A handler must do nothing but `check`.

@@ -52,8 +52,8 @@ class Saver:
 
     Args:
       checkpoints: writes the states.
-      log: the metrics. They are written before each checkpoint, because a run can only continue
-        from a checkpoint that its metrics reach.
+      log: the metrics. They are written before each checkpoint, because a run cannot continue
+        from a checkpoint if the files of metrics end before its step.
       minutes: the least time between two saves. 0 means that a save is due after every epoch, and
         that each save waits for the previous one.
       encoder_of: returns the variables to save as the encoder.

@@ -76,9 +76,9 @@ class Timeline:
     def listen(self, event: str, seconds: float, **_: object) -> None:
         """Counts a compilation that JAX reports when it ends.
 
-        If a function is traced inside another one, JAX first reports its time, and then the time of
-        the other one, which includes it. It is counted only once. Compilations in other threads are
-        not counted, because the run does not wait for them.
+        If an inner function is traced inside an outer one, JAX reports first the inner time, and
+        then the outer time, which includes the inner one. The inner time is counted only once.
+        Compilations in other threads are not counted, because the run does not wait for them.
         """
         mine = _recording[-1] is self and threading.current_thread() is threading.main_thread()
         if not (mine and event.startswith(_COMPILATION)):
