@@ -41,8 +41,9 @@ def _build(preset: str) -> ConfigDict:
     # What to run.
     config.task = "benchmark"
     # What is timed: "pretrain", "classify" and "segment" are training steps, "encode" and "predict"
-    # inference; then data type or row. "encode and segment" (or classify) encodes in every step.
-    # "pretrain H:64" has 64 images in a step instead of config.batch_size.
+    # inference; "encode and segment" (or classify) encodes in every training step. After this
+    # comes a data type ("H") or a row of Table 1 ("H/H"). "pretrain H:64" has 64 images in a step
+    # instead of config.batch_size.
     config.cases = ("pretrain H", *_DECODERS, "pretrain G", "encode H", "predict H/H")
     # Training cases that are also timed with each way of feeding batches to steps. If there are
     # any, a call of a step that does nothing is timed, too.

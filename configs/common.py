@@ -180,8 +180,8 @@ def stages(config: ConfigDict, **parts: ConfigDict) -> None:
     """Adds `config.stages`: runs whose common fields are set once for all of them."""
     config.data = data("heat")
     config.split = split()
-    # Replaces split.val_fraction for encoders, whose validation patients are those of the decoders
-    # and others.
+    # Used for encoders instead of split.val_fraction. The validation patients of an encoder are
+    # those of its decoders and some of the decoders' training patients.
     config.encoder_val_fraction = ENCODER_VAL_FRACTION
     config.parallel = parallel()
     config.report = report()

@@ -177,7 +177,7 @@ def make_case(
 
 
 # --------------------------------------------------------------------------------------------------
-# Each maker returns the case's work, (MFLOP, values moved) per pixel, and some of its attributes.
+# Each maker returns a pair: the work per pixel as (MFLOP, values moved), and attributes of `Case`.
 # --------------------------------------------------------------------------------------------------
 
 

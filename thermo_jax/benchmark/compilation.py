@@ -1,4 +1,4 @@
-"""Compiles one case: with data on the devices, to run it, or without, to count its operations.
+"""Compiles one case, to run it on random data or, without any data, to count its operations.
 
 A benchmark compiles a case, times it and writes its row before it compiles the next one. On a GPU,
 XLA tries algorithms on the device while it compiles. If several cases were compiled at once, this

@@ -1,8 +1,9 @@
 """Reads the kernels of a program that XLA compiled for a GPU from the program's text.
 
 The bytes of a kernel are those that it must at least read and write: its operands and results. If
-it slices an operand or gathers from it, only the part that it needs counts. The kernels of a loop
-count once, and their bytes once for each turn. All branches of a conditional count.
+it slices an operand or gathers from it, only the part that it needs counts. A kernel in a loop is
+one entry in the list, and its bytes are those of all turns together. All branches of a conditional
+are in the list.
 """
 
 import collections

@@ -74,7 +74,7 @@ def measure_feeding(
     steps = steps_per_dispatch
 
     def timing(run: Callable[[], Any], *, calls: int) -> dict[str, float]:
-        """The time of one step, if `calls` calls run as many steps as one dispatch."""
+        """The time of one step; `calls` calls of `run` make `steps_per_dispatch` steps."""
         times = _times(run, repeats=repeats, calls=calls)
         return _timing([calls * seconds / steps for seconds in times])
 

@@ -19,8 +19,8 @@ _NO_KERNELS = ("end: ", "ThreadpoolListener", "ThunkExecutor")
 def profile(program: Program) -> dict[str, Any]:
     """A row of the biggest kernels: [name, calls per step, microseconds per step], on one device.
 
-    On the CPU the kernels are XLA's operations, among them both a loop and the operations in it.
-    The row has no kernels if the profile is empty.
+    On the CPU the kernels are XLA's operations. A loop is then listed as well as the operations in
+    it, so their time counts twice. The row has no kernels if the profile is empty.
     """
     jax.block_until_ready(program.run())
     calls, busy = collections.Counter(), collections.Counter()

@@ -1,9 +1,9 @@
 """Assigns a class to each cluster of an image by comparing the clusters with the annotation.
 
-Because the annotation is used, the score of matched clusters is an upper bound (on the sum of IoU;
-another assignment can have more correct pixels). It shows which classes the latents separate. It is
-not the score of a method for images without annotations, and not comparable with the score of a
-trained segmenter.
+Because the annotation is used, the IoU of matched clusters is an upper bound: no other one-to-one
+matching has a larger sum of IoU (but another one can have more correct pixels). It shows which
+classes the latents separate. It is not the score of a method for images without annotations, and
+not comparable with the score of a trained segmenter.
 """
 
 import numpy as np

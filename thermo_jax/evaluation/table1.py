@@ -49,7 +49,10 @@ def printed(rows: Mapping[str, Row], *, note: str = "") -> PrintedTable:
 
 
 def text(table: PrintedTable) -> str:
-    """The table in fixed width, without repeated names; the bounds of intervals have own lines."""
+    """The table in fixed width; the bounds of intervals have lines of their own.
+
+    A row's name is left out where it is the same as in the row above.
+    """
     width = max(len(name) for name in [table.columns[0], *(row[0] for row in table.rows)]) + 2
     names = ["", *(row[0] for row in table.rows)]
     rows = [

@@ -101,7 +101,7 @@ def _probability_parts(patient: Patient) -> list[Part]:
 
 
 def _spread(values: Sequence[float], of: str) -> dict[str, str]:
-    """One fact if there are several values, else no fact."""
+    """The lowest and the highest value as one fact; {} if there are fewer than two values."""
     if len(values) < 2:
         return {}
     extremes = f"{_chance(min(values))} to {_chance(max(values))}"

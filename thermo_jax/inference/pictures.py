@@ -184,7 +184,7 @@ def read_picture(name: str, files: Sequence[str | os.PathLike]) -> Picture | Unr
 
 
 def _is_snap(file: pathlib.Path, pixels: dict[str, np.ndarray]) -> bool:
-    """Whether an image is the DMR-IR heatmap of the other pixels, with their aspect."""
+    """Whether the colours are DMR-IR's heatmap of the other pixels, by file name and aspect."""
     own = pixels["colour"].shape
     other = next(pixels[kind].shape for kind in ("temperatures", "gray") if kind in pixels)
     same = abs(own[1] * other[0] / (own[0] * other[1]) - 1) <= grids.TOLERANCE

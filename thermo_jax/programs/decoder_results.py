@@ -89,7 +89,8 @@ def assess(
         measures = assessment.assess_segmentation(predictions, **sampling)
         return measures, segmentation_rows(predictions)
     measures = assessment.assess_classification(predictions, row=row, **sampling)
-    # In the paper's protocol the epoch is chosen on the test patients, so the note would be wrong.
+    # The note gives the range of the AUROC by chance. It would be wrong in the paper's protocol,
+    # which chooses the epoch on the test patients.
     if config.data.shuffle_labels and config.split.protocol != PAPER:
         per_patient = measures["classification"]["patient"][row]
         measures["cautions"].append(assessment.chance_note(predictions, per_patient))
@@ -167,7 +168,8 @@ def classified(
     scores = baselines.baseline_scores(
         features["train"], features["test"], labels=sets["train"].columns["labels"]
     )
-    # "sets" contains all images, so that all folds of a study make the same decision.
+    # Without any temperature, this baseline is left out. The images of all sets are checked, not
+    # only those of this fold's test set, so that all folds of a study have the same baselines.
     if all(np.isnan(part.mean_temperatures).all() for part in sets.values()):
         del scores["mean temperature"]
     columns |= {f"baseline/{name}": values for name, values in scores.items()}

@@ -127,11 +127,15 @@ def _begin(
 def _split(
     config: ConfigDict, stage: Stage, dataset: Dataset, *, splits: Mapping[Path, Split]
 ) -> Split:
-    """The split of a stage. An encoder's is made from that of its fold's decoders, in `splits`."""
+    """The split of a stage, read from `config.folds_dir` or new.
+
+    A new split of an encoder is made from the split of the same fold's decoders, which must be in
+    `splits` already.
+    """
     file = Path(stage.config.split.file)
     given = Path(config.folds_dir).expanduser() / file.name
     if stage.task == "encoder" and not (config.folds_dir and given.is_file()):
-        # Runs of earlier versions did not write a file for encoders.
+        # `folds_dir` has no file for encoders if an earlier version of this program wrote it.
         return dataset.with_more_validation(
             splits[_decoders_file(file)], settings.split_settings(stage.config)
         )

@@ -39,7 +39,7 @@ FREE_FIELDS = (
     "parallel.resident_gb",
     "parallel.steps_per_dispatch",
     "model.conv",
-    # The checkpoint identifies the encoder and the examples, which are compared instead.
+    # These paths may change; the encoder and the images are compared with the checkpoint instead.
     "encoder.workdir",
     "split.file",
     "report.bootstrap",
