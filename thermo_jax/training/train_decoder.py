@@ -65,8 +65,8 @@ def _losses(outputs, batch: dict) -> dict[str, jax.Array]:
     if isinstance(outputs, tuple):
         logits, _ = outputs
         labels = batch["labels"].astype(logits.dtype)
-        loss = losses.classification_loss(logits, labels)
         accuracy = (logits > 0) == (labels > 0.5)
+        loss = losses.classification_loss(logits, labels)
     else:
         logits, dtype = outputs, outputs.dtype
         height, num_classes = logits.shape[1], logits.shape[-1]
