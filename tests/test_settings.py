@@ -47,10 +47,19 @@ def test_a_value_that_no_run_can_use_is_refused(field, value, expected):
         settings.resolve(config)
 
 
-def test_an_unknown_head_is_refused():
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("model.head", "mean", "config.model.head='mean'.*linear, pooled"),
+        ("report.seed", -1, "config.report.seed=-1 must be from 0"),
+        # Only predictions would need it.
+        ("data.colormap", "jett", "config.data.colormap: unknown colour map 'jett'.*'jet'"),
+    ],
+)
+def test_a_classifiers_fields_are_checked_before_training(field, value, message):
     config = classify.get_config()
-    config.model.head = "mean"
-    with pytest.raises(ValueError, match="config.model.head='mean'.*linear, pooled"):
+    config.update_from_flattened_dict({field: value})
+    with pytest.raises(ValueError, match=message):
         settings.resolve(config)
 
 
@@ -74,20 +83,6 @@ def test_the_smallest_images_that_a_patch_fits_are_fine():
     config = encoder.get_config()
     config.data.downscale = 20  # 6x8 pixels
     encoder_program.check_patches(config)
-
-
-def test_a_colour_map_that_only_predictions_would_need_is_checked_before_training():
-    config = classify.get_config()
-    config.data.colormap = "jett"
-    with pytest.raises(ValueError, match="config.data.colormap: unknown colour map 'jett'.*'jet'"):
-        settings.resolve(config)
-
-
-def test_a_seed_of_the_resampling_is_checked_before_training():
-    config = classify.get_config()
-    config.report.seed = -1
-    with pytest.raises(ValueError, match="config.report.seed=-1 must be from 0"):
-        settings.resolve(config)
 
 
 def test_a_configuration_without_a_section_is_not_asked_for_it():

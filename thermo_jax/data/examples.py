@@ -159,8 +159,7 @@ def load_examples(
       UserError: `downscale` does not divide the image.
       ValueError: a record is not annotated (task "segment").
     """
-    height, width, channels = IMAGE_SHAPES[data_type]
-    size = downscaled_size(height, width, downscale)
+    *size, channels = image_shape(data_type, downscale=downscale)
     columns = {
         "images": np.empty((len(records), *size, channels), np.uint8),
         "labels": np.array([record.label for record in records], np.int32),
@@ -238,13 +237,18 @@ def _first_frames(records: list[Thermogram]) -> list[Thermogram]:
     return [record for record in records if record.name in chosen]
 
 
-def downscaled_size(height: int, width: int, factor: int) -> tuple[int, int]:
-    """The (height, width) of a smaller image; raises UserError if `factor` does not divide it."""
+def image_shape(data_type: str, *, downscale: int) -> tuple[int, int, int]:
+    """The (height, width, channels) of images that are reduced by a factor.
+
+    Raises:
+      UserError: the factor does not divide the image.
+    """
+    height, width, channels = IMAGE_SHAPES[data_type]
     common = math.gcd(height, width)
-    if factor < 1 or common % factor:
+    if downscale < 1 or common % downscale:
         fitting = [str(value) for value in range(1, common + 1) if common % value == 0]
         raise UserError(
-            f"downscale={factor} does not divide an image of {height}x{width} pixels: "
+            f"downscale={downscale} does not divide an image of {height}x{width} pixels: "
             f"choose one of {', '.join(fitting)}"
         )
-    return height // factor, width // factor
+    return height // downscale, width // downscale, channels

@@ -25,7 +25,7 @@ from absl import logging
 from jaxtyping import Array, Float, UInt8
 
 from thermo_jax.data import radiometry
-from thermo_jax.data.examples import IMAGE_SHAPES, block_mean, downscaled_size
+from thermo_jax.data.examples import block_mean, image_shape
 from thermo_jax.data.file_listing import walk
 from thermo_jax.data.thermogram import GRAY_SHAPE, VIEW_NAMES, DataError, ParsedName, parse_name
 from thermo_jax.errors import ClosedFolderError, MissingFileError, UserError
@@ -65,7 +65,7 @@ class Model(NamedTuple):
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """(H, W, C) of its images."""
-        return _image_shape(self.data_type, self.downscale)
+        return image_shape(self.data_type, downscale=self.downscale)
 
     def __call__(self, images: UInt8[Array | np.ndarray, "b h w c"]) -> dict[str, jax.Array]:
         """The outputs for a batch of images: see `forward`."""
@@ -193,7 +193,7 @@ def load_model(workdir: str | os.PathLike, *, name: str = "", dtype: str = "auto
             dtype=dtype,
             operations=operations,
         )
-        latents = encoder.latents(_image_shape(data["type"], data["downscale"]))
+        latents = encoder.latents(image_shape(data["type"], downscale=data["downscale"]))
         like = jax.eval_shape(
             partial(decoder.init, train=False),
             jax.random.key(0),
@@ -232,11 +232,6 @@ def load_models(
         load_model(folder, name=folder.relative_to(common).as_posix(), dtype=dtype)
         for folder in folders
     ]
-
-
-def _image_shape(data_type: str, downscale: int) -> tuple[int, int, int]:
-    height, width, channels = IMAGE_SHAPES[data_type]
-    return (*downscaled_size(height, width, downscale), channels)
 
 
 class Predictor:
@@ -347,7 +342,7 @@ def _read(item: tuple[str, list[Path]] | Unreadable) -> Picture | Unreadable:
 
 def _inputs(batch, data_type, colormap, downscale, *, size) -> tuple[np.ndarray, list]:
     """(images, padded to `size`; the reason why a picture cannot be read, or None)."""
-    images = np.zeros((size, *_image_shape(data_type, downscale)), np.uint8)
+    images = np.zeros((size, *image_shape(data_type, downscale=downscale)), np.uint8)
     reasons: list[str | None] = []
     for row, picture in enumerate(batch):
         try:

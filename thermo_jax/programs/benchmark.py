@@ -15,8 +15,9 @@ from thermo_jax.benchmark.cases import BenchmarkSizes, Case, find_case, make_cas
 from thermo_jax.benchmark.collectives import collectives_rows
 from thermo_jax.benchmark.compare import precision_rows
 from thermo_jax.benchmark.compilation import Program, flops, why_too_large
-from thermo_jax.data.examples import IMAGE_SHAPES, downscaled_size
+from thermo_jax.data.examples import image_shape
 from thermo_jax.models import precision
+from thermo_jax.models.cuts import CHANNELS
 from thermo_jax.models.operations import NATIVE, choose_operations
 from thermo_jax.programs import settings
 from thermo_jax.programs.workdir import open_workdir
@@ -58,8 +59,8 @@ def benchmark_sizes(config: ConfigDict) -> BenchmarkSizes:
 def _check_fields(config: ConfigDict) -> None:
     settings.check_fields(config)
     settings.check_chosen(config, "dtypes", [name for name in precision.NAMES if name != "auto"])
-    for height, width, _ in IMAGE_SHAPES.values():
-        downscaled_size(height, width, config.downscale)
+    for data_type in CHANNELS:
+        image_shape(data_type, downscale=config.downscale)
     for name in (*config.cases, *config.feeding, *config.profiled):
         find_case(name)
 

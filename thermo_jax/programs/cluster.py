@@ -12,11 +12,10 @@ with raw pixels.
 
 import itertools
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
-import jax
 import numpy as np
 import tqdm
 from absl import logging
@@ -39,7 +38,7 @@ from thermo_jax.programs.frozen_encoder import (
     seen_by_encoder,
 )
 from thermo_jax.programs.workdir import PICTURES, begin, check_workdir
-from thermo_jax.training import feeding, timeline, train_decoder
+from thermo_jax.training import passes, timeline, train_decoder
 
 NAMED_BY = "the annotations: optimistic, not comparable with a trained segmenter"
 
@@ -66,25 +65,20 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
     logging.info("Clustering %d images.", len(examples))
     step = partial(train_decoder.encode_step, encoder=encoder.module)
     step = placement.map_step(step, role="predict", resident=False)
-    variables = parallel.replicate(encoder.variables)
     devices = len(parallel.devices)
-    batches = feeding.eval_batches(
+    # Only one batch at a time: the latents of all images would not fit into the host's memory.
+    latents = passes.predict_batches(
+        parallel.replicate(encoder.variables),
+        step,
         {"images": examples.columns["images"]},
         # Not larger than needed for the images, and a multiple of the number of devices.
         batch_size=min(config.batch_size, -(-len(examples) // devices) * devices),
         loader=config.data.loader,
         parallel=parallel,
     )
-    # Only one batch at a time: the latents of all images would not fit into the host's memory.
-    latents = itertools.chain.from_iterable(_latents(step, variables, batch) for batch in batches)
-    maps = _label_maps(examples, latents, config)
+    maps = _label_maps(examples, itertools.chain.from_iterable(latents), config)
     seen = _seen(encoder.facts, dataset=dataset, examples=examples)
     return _finish(config, workdir=workdir, examples=examples, maps=maps, seen=seen)
-
-
-def _latents(step: Callable, variables: dict, batch: dict) -> np.ndarray:
-    with timeline.part("evaluation"), jax.transfer_guard("disallow"):
-        return jax.device_get(step(variables, batch))
 
 
 def _label_maps(

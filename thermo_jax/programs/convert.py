@@ -20,7 +20,7 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from thermo_jax.data.examples import IMAGE_SHAPES, downscaled_size
+from thermo_jax.data.examples import image_shape
 from thermo_jax.errors import MissingFileError, UserError
 from thermo_jax.evaluation import results
 from thermo_jax.inference.predictor import load_model
@@ -110,7 +110,7 @@ def _encoder(weights: Weights, config: ConfigDict) -> tuple[dict, dict, dict]:
             "dtype": "float32",
         },
     }
-    downscaled_size(*IMAGE_SHAPES[data_type][:2], config.downscale)  # raises if it is too large
+    image_shape(data_type, downscale=config.downscale)  # raises if it does not fit
     _check(weights, _encoder_shapes(ConfigDict(encoder_config)), config=config)
     variables = from_published(weights)
     facts = {
@@ -150,8 +150,8 @@ def _decoder(weights: Weights, config: ConfigDict) -> tuple[dict, dict, dict]:
         "encoder": {"type": facts["data_type"], "workdir": config.encoder.workdir},
         "model": {"unet_width": width, "head": "linear", "dtype": "float32"},
     }
-    size = downscaled_size(*IMAGE_SHAPES[data_type][:2], config.downscale)
-    latents = FrozenEncoder.abstract(facts).latents((*size, CHANNELS[data_type]))
+    shape = image_shape(data_type, downscale=config.downscale)
+    latents = FrozenEncoder.abstract(facts).latents(shape)
     create_state = partial(
         train_decoder.create_state,
         train_decoder.make_decoder(task, width=width),

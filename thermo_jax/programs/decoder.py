@@ -21,11 +21,7 @@ from thermo_jax.data.thermogram import GRAY_SHAPE
 from thermo_jax.models.frozen import FrozenEncoder
 from thermo_jax.programs import decoder_results, settings
 from thermo_jax.programs.frozen_encoder import encoder_caveat, own_encoder
-from thermo_jax.programs.workdir import (
-    begin_training,
-    check_workdir,
-    to_json,
-)
+from thermo_jax.programs.workdir import begin_training, check_workdir, to_json
 from thermo_jax.training import loop, passes, processes, timeline, train_decoder
 from thermo_jax.training.checkpoints import keep_best_model
 from thermo_jax.training.placement import Placement
@@ -61,7 +57,7 @@ def run(
     split_settings = settings.split_settings(config)
     split = dataset.split(split_settings)
     sets = deal_images(examples, split, split_settings, seed=config.seed)
-    test_patients = {examples.patients[row] for row in sets["test"]}
+    test_patients = set(examples.patients[sets["test"]].tolist())
     caveat = encoder_caveat(encoder.facts, dataset=dataset, test_patients=test_patients)
     examples_id = begin_training(
         workdir, config, dataset=dataset, split=split, examples=examples, sets=sets
@@ -97,7 +93,7 @@ def run(
         eval_step=map_step(partial(train_decoder.eval_step, **models), role="eval"),
         train=placed["train"],
         validation=placed["validation"],
-        names=[examples.names[row] for row in sets["train"]],
+        names=examples.names[sets["train"]].tolist(),
         plan=plan,
         parallel=parallel,
         workdir=workdir,
@@ -151,9 +147,8 @@ def deal_images(
     patients = {"train": split.train, "validation": validation, "test": split.test}
     sets = {role: examples.rows_of_patients(chosen) for role, chosen in patients.items()}
     check_not_empty(sets, of=len(examples))
-    patients = fewer_patients(
-        {examples.patients[row] for row in sets["train"]}, split_settings, seed=seed
-    )
+    train = set(examples.patients[sets["train"]].tolist())
+    patients = fewer_patients(train, split_settings, seed=seed)
     return sets | {"train": examples.rows_of_patients(patients)}
 
 

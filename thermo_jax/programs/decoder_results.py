@@ -312,6 +312,6 @@ def _evidence_picture(path: Path, test: Examples, predicted: dict, title: str) -
         predicted["evidence"][shown],
         predicted["probabilities"][shown],
         labels[shown],
-        [test.names[i] for i in shown],
+        test.names[shown],
         title=title,
     )

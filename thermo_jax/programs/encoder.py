@@ -10,7 +10,7 @@ from etils.epath import Path
 from ml_collections import ConfigDict
 
 from thermo_jax.data.dataset import PAPER, TRANSDUCTIVE, Dataset, check_not_empty, open_dataset
-from thermo_jax.data.examples import IMAGE_SHAPES, Examples, downscaled_size
+from thermo_jax.data.examples import Examples, image_shape
 from thermo_jax.data.splits import Split
 from thermo_jax.errors import UserError
 from thermo_jax.evaluation import figures
@@ -18,12 +18,7 @@ from thermo_jax.models import precision
 from thermo_jax.models.cuts import CHANNELS, CutsEncoder
 from thermo_jax.models.frozen import encode
 from thermo_jax.programs import reports, settings
-from thermo_jax.programs.workdir import (
-    PICTURES,
-    begin_training,
-    check_workdir,
-    to_json,
-)
+from thermo_jax.programs.workdir import PICTURES, begin_training, check_workdir, to_json
 from thermo_jax.training import loop, passes, processes, timeline, train_encoder
 from thermo_jax.training.checkpoints import FOLDER, keep_best_model
 from thermo_jax.training.metrics_log import METRICS
@@ -62,7 +57,7 @@ def run(
         workdir, config, dataset=dataset, split=split, examples=examples, sets=sets
     )
     # The epoch is chosen on validation patients, so they count as seen, too.
-    seen = {examples.patients[row] for rows in sets.values() for row in rows}
+    seen = set(examples.patients[np.concatenate([*sets.values()])].tolist())
     logging.info(
         "%d images train, %d validate; %d patients are kept for testing decoders.",
         len(sets["train"]),
@@ -96,7 +91,7 @@ def run(
         eval_step=eval_step,
         train=placed["train"],
         validation=placed["validation"],
-        names=[examples.names[row] for row in sets["train"]],
+        names=examples.names[sets["train"]].tolist(),
         plan=plan,
         parallel=parallel,
         workdir=workdir,
@@ -140,7 +135,7 @@ def run(
 def check_patches(config: ConfigDict) -> None:
     """Raises UserError if the images are too small to sample patches from."""
     patch, factor = config.model.patch_size, config.data.downscale
-    height, width = downscaled_size(*IMAGE_SHAPES[config.data.type][:2], factor)
+    height, width, _ = image_shape(config.data.type, downscale=factor)
     if patch >= min(height, width):  # the sampler needs a second position near an anchor
         raise UserError(
             f"config.model.patch_size={patch} is too large for {config.data.type} images of "

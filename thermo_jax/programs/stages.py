@@ -16,7 +16,7 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from thermo_jax.data.dataset import Dataset
-from thermo_jax.data.examples import IMAGE_SHAPES, downscaled_size
+from thermo_jax.data.examples import image_shape
 from thermo_jax.data.splits import Split
 from thermo_jax.errors import UserError
 from thermo_jax.files import folder_path
@@ -71,7 +71,7 @@ def check_stages(stages: Sequence[Stage], workdir: Path) -> None:
             config.train.batch_size, field=f"config.batch_size.{config.data.type}"
         )
         settings.data_settings(config).find_root()
-        downscaled_size(*IMAGE_SHAPES[config.data.type][:2], config.data.downscale)
+        image_shape(config.data.type, downscale=config.data.downscale)
         if stage.task == "encoder":
             encoder.check_patches(config)
         elif config.encoder.kind == "none":
@@ -158,8 +158,8 @@ def _model_bytes(stage: Stage) -> int:
     if stage.task == "encoder":
         return 4 * 10**6 * stage.config.model.num_kernels**2 // 16**2
     model = train_decoder.make_decoder(stage.task, width=stage.config.model.unet_width)
-    height, width, _ = IMAGE_SHAPES[stage.config.data.type]
-    factor = stage.config.data.downscale
-    latents = jax.ShapeDtypeStruct((1, 1, height // factor, width // factor, 128), jnp.float32)
+    data = stage.config.data
+    height, width, _ = image_shape(data.type, downscale=data.downscale)
+    latents = jax.ShapeDtypeStruct((1, 1, height, width, 128), jnp.float32)
     shapes = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), latents)
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))

@@ -193,7 +193,7 @@ def begin_training(
     """
     examples_id = digest(
         {
-            name: [[column[row] for row in rows] for column in (examples.names, examples.patients)]
+            name: [examples.names[rows].tolist(), examples.patients[rows].tolist()]
             for name, rows in sets.items()
         }
     )

@@ -1,7 +1,7 @@
 """One pass over a set with a trained model: losses, predictions, or a column of latents."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -53,7 +53,7 @@ def _sum(values: np.ndarray) -> float:
         return float(values.sum())
 
 
-def predict(
+def predict_batches(
     state: Any,
     predict_step: Callable,
     examples: ExampleSet,
@@ -61,8 +61,10 @@ def predict(
     batch_size: int,
     loader: str = "numpy",
     parallel: DataParallel,
-) -> dict[str, np.ndarray]:
-    """Returns the results of `predict_step` for all examples, in order and without padding.
+) -> Iterator[Any]:
+    """Yields the results of `predict_step` for one batch after another, in host memory.
+
+    The last batch may be padded.
 
     Args:
       state: a `TrainState`, or an encoder's variables; replicated.
@@ -70,8 +72,23 @@ def predict(
     batches = feeding.eval_batches(
         examples, batch_size=batch_size, loader=loader, parallel=parallel
     )
-    with timeline.part("evaluation"), jax.transfer_guard("disallow"):
-        rows = [jax.device_get(predict_step(state, batch)) for batch in batches]
+    while True:
+        with timeline.part("evaluation"), jax.transfer_guard("disallow"):
+            batch = next(batches, None)
+            if batch is None:
+                return
+            results = jax.device_get(predict_step(state, batch))
+        yield results
+
+
+def predict(
+    state: Any, predict_step: Callable, examples: ExampleSet, **options: Any
+) -> dict[str, np.ndarray]:
+    """Returns the results of `predict_step` for all examples, in order and without padding.
+
+    Its arguments are those of `predict_batches`.
+    """
+    rows = list(predict_batches(state, predict_step, examples, **options))
     return {k: np.concatenate([row[k] for row in rows])[: num_rows(examples)] for k in rows[0]}
 
 
