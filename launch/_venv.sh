@@ -1,12 +1,12 @@
 # shellcheck shell=bash
-# Sourced by the scripts beside it. `use_venv [EXTRAS]` goes to the checkout and makes .venv there fit
-# setup.cfg, with these extras ("dev" by default): it installs only when setup.cfg or pyproject.toml
+# The scripts in this folder source this file. `use_venv [EXTRAS]` changes to the checkout, and
+# installs the package and these extras ("dev" by default) into .venv if setup.cfg or pyproject.toml
 # changed or an extra is missing, one script at a time. Then it sets `python`. Set PYTHON to choose
-# the interpreter that .venv is made with (3.11 or newer).
+# the interpreter with which .venv is created (3.11 or newer).
 
 say() { printf '%s: %s\n' "$(basename "$0")" "$*" >&2; }
 
-is_usable() { # a Python 3.11+ that can make virtual environments
+is_usable() { # is it Python 3.11+, and can it create virtual environments?
   "$1" -c 'import sys; assert sys.version_info >= (3, 11); import ensurepip, venv' >/dev/null 2>&1
 }
 
@@ -21,22 +21,22 @@ find_python() {
     is_usable "$candidate" && { command -v "$candidate"; return; }
   done
   say "no Python 3.11 or newer with the venv module was found. Install one (Debian, Ubuntu:"
-  say "apt-get install python3.11 python3.11-venv), or name it: PYTHON=/path/to/python3.11 bash $0"
+  say "apt-get install python3.11 python3.11-venv), or run PYTHON=/path/to/python3.11 bash $0"
   return 1
 }
 
 python_version() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null; }
 
-# What .venv was installed for: the requirements, and this folder (the install is an editable one).
+# A checksum of the requirements, and of this folder (an editable installation depends on it).
 wanted_stamp() { { cat setup.cfg pyproject.toml; pwd; } | cksum; }
 
-# Which extras are in .venv; none where it was installed for something else.
+# Prints the extras in .venv; fails if the requirements or the folder have changed.
 installed_extras() {
   [ "$(sed -n 1p .venv/installed-for 2>/dev/null)" = "$(wanted_stamp)" ] &&
     sed -n 2p .venv/installed-for
 }
 
-has_extras() { # those installed, those wanted
+has_extras() { # arguments: installed extras, wanted extras
   local extra
   for extra in ${2//,/ }; do
     [[ ",$1," == *",$extra,"* ]] || return 1
@@ -52,14 +52,14 @@ is_current() {
 install() {
   local base stamp extras=$1 installed
   stamp=$(wanted_stamp)
-  # Extras that are there already stay.
+  # Keep the extras that are already installed.
   installed=$(installed_extras) || installed=
   extras=$(printf '%s,%s' "$installed" "$extras" | tr , '\n' | sed '/^$/d' | sort -u | paste -sd, -)
   base=$(find_python)
   rm -f .venv/installed-for
   if ! is_usable .venv/bin/python ||
     { [ -n "${PYTHON:-}" ] && [ "$(python_version .venv/bin/python)" != "$(python_version "$base")" ]; }; then
-    say "making .venv with $base ($(python_version "$base"))"
+    say "creating .venv with $base ($(python_version "$base"))"
     "$base" -m venv --clear .venv
   fi
   say "installing thermo_jax with its dependencies into .venv (some minutes the first time)"
@@ -67,7 +67,7 @@ install() {
   printf '%s\n' "$stamp" "$extras" >.venv/installed-for
 }
 
-lock() { # macOS has no flock: there, no lock
+lock() { # does nothing on macOS, which has no flock
   command -v flock >/dev/null || return 0
   flock --nonblock "$@" 9 || { say "waiting for another script that uses .venv"; flock "$@" 9; }
 }
@@ -76,14 +76,15 @@ use_venv() {
   local extras=${1:-dev}
   case ${PYTHON:-} in [!/]*/*) PYTHON=$PWD/$PYTHON ;; esac
   cd "$(dirname "${BASH_SOURCE[0]}")/.." || return
-  # Shared while a script runs, exclusive while it installs: nobody's packages change under them.
+  # A shared lock while a script runs, an exclusive one while it installs: the packages of a running
+  # script never change.
   exec 9>.venv.lock
   lock --shared
   if ! is_current "$extras"; then
     lock --exclusive
-    is_current "$extras" || install "$extras" # another script may have installed while this one waited
+    is_current "$extras" || install "$extras" # another script may have installed in the meantime
     lock --shared
   fi
-  # shellcheck disable=SC2034  # for the script that sources this one
+  # shellcheck disable=SC2034  # used by the script that sources this file
   python=$PWD/.venv/bin/python
 }

@@ -1,16 +1,16 @@
-"""The yardstick: the same training steps in PyTorch, written as well as we can.
+"""Times the same training steps in PyTorch, optimised as well as we can.
 
     python launch/benchmark_torch.py --workdir=runs/benchmark [--device=cuda] [--quick]
     python -m thermo_jax.main --config=configs/benchmark.py:cpu --workdir=runs/benchmark
 
 The first command appends its rows to the workdir's benchmark.jsonl; the second then prints both in
-one table. The steps (torch_steps.py) do the work of thermo_jax's: a batch is gathered from a table
-on the device, soft labels are made of label maps, and the same metrics are returned.
+one table. The steps (torch_steps.py) do the same work as thermo_jax's: they gather a batch from a
+table on the device, compute soft labels from label maps, and return the same metrics.
 
-On a GPU the script needs PyTorch and nothing of this project. There a step computes in bfloat16
-with channels last, is compiled, and is replayed as one CUDA graph: forward, backward and the fused
-optimiser. The U-Net's logits are rounded to bfloat16; ours are float32, which is more work. On the
-CPU a step runs as it is written, in float32, and freed memory is kept by thermo_jax's own function.
+On a GPU the script needs only PyTorch, not thermo_jax. A step computes in bfloat16 with channels
+last; it is compiled and replayed as one CUDA graph (forward, backward and fused optimiser). The
+U-Net's logits are rounded to bfloat16; thermo_jax's are float32, which is more work. On the CPU a
+step is not compiled and computes in float32; thermo_jax.training.memory keeps freed memory.
 """
 
 import argparse
@@ -32,7 +32,7 @@ CASES = {
     "cpu": "pretrain H:16,segment H/H:16",
     "cuda": "pretrain H:64,segment H/H:64,pretrain H:16,segment H/H:16,pretrain G:16",
 }
-# How a step may run, best first: (name, mode of torch.compile, whether to record a CUDA graph).
+# Ways to run a step, fastest first: (name, mode of torch.compile, whether to record a CUDA graph).
 WAYS = {
     "cpu": [("as written", None, False)],
     "cuda": [
@@ -44,7 +44,7 @@ WAYS = {
 
 
 def make_case(name: str, *, device: str, batch: int, quick: bool) -> tuple[nn.Module, float]:
-    """A case with everything that it needs on the device, and its GFLOP an image."""
+    """Returns a case, with its data on the device, and its GFLOP per image."""
     shrink = 4 if quick else 1
     height, width, *label_shape = (side // shrink for side in (*SIZES[name], *GRAY))
     torch.manual_seed(0)
@@ -60,7 +60,7 @@ def make_case(name: str, *, device: str, batch: int, quick: bool) -> tuple[nn.Mo
 
 
 def make_step(case: nn.Module, rows, mode: str | None) -> Callable:
-    """A function that makes one update and returns the metrics."""
+    """Returns a function that makes one update and returns the metrics."""
     optimizer = case.optimizer(fused=rows.is_cuda, capturable=rows.is_cuda)
     forward = torch.compile(case, mode=mode, dynamic=False) if mode else case
 
@@ -75,14 +75,14 @@ def make_step(case: nn.Module, rows, mode: str | None) -> Callable:
 
 
 def as_cuda_graph(step: Callable) -> Callable:
-    """Records a step; a call of the result starts all its kernels at once."""
+    """Records a step; returns a function that starts all its kernels at once."""
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):  # as PyTorch's notes on CUDA graphs advise
         for _ in range(3):
             step()
     torch.cuda.current_stream().wait_stream(side)
-    torch.cuda.reset_peak_memory_stats()  # of the algorithms that cuDNN tried in the first step
+    torch.cuda.reset_peak_memory_stats()  # the first step tried cuDNN's algorithms
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         metrics = step()
@@ -95,22 +95,22 @@ def as_cuda_graph(step: Callable) -> Callable:
 
 
 def prepare(case: nn.Module, rows, ways: list) -> tuple[Callable, str]:
-    """The step in the first of the `ways` that works, called once, and the name of that way."""
-    for place, (how, mode, record) in enumerate(ways, start=1):
+    """Returns the step in the first of the `ways` that works, called once, and the way's name."""
+    for number, (how, mode, record) in enumerate(ways, start=1):
         try:
             step = make_step(case, rows, mode)
             step = as_cuda_graph(step) if record else step
             step()
             return step, how
         except RuntimeError as error:
-            if isinstance(error, torch.OutOfMemoryError) or place == len(ways):
+            if isinstance(error, torch.OutOfMemoryError) or number == len(ways):
                 raise
-            print(f"not {how}: {str(error).strip().splitlines()[0][:200]}", flush=True)
-    raise ValueError("no way to run a step is named")
+            print(f"{how} failed: {str(error).strip().splitlines()[0][:200]}", flush=True)
+    raise ValueError("ways is empty: it must contain a way to run a step")
 
 
 def measure(name: str, batch: int, *, device: str, quick: bool) -> dict:
-    """The row of one case; times are of a whole step, medians of rounds."""
+    """Returns the row of one case. A time is that of a whole step: the median over rounds."""
     on_gpu = device == "cuda"
     repeats, steps = (7, 20) if on_gpu else (3, 1)
     row = {"case": name, "framework": "torch", "dtype": "bfloat16" if on_gpu else "float32"}
@@ -131,7 +131,7 @@ def measure(name: str, batch: int, *, device: str, quick: bool) -> dict:
         wait()
         first = time.perf_counter() - started
         times = []
-        for _ in range(repeats + on_gpu):  # one round more than counts
+        for _ in range(repeats + on_gpu):  # the first round on a GPU is not counted
             started = time.perf_counter()
             for _ in range(steps):
                 metrics = step()
@@ -155,21 +155,21 @@ def measure(name: str, batch: int, *, device: str, quick: bool) -> dict:
 
 
 def parse_cases(text: str, batch: int | None) -> list[tuple[str, int]]:
-    """'pretrain H:64,segment H/H:64' -> names and images a step; `batch` replaces the latter.
+    """Parses 'pretrain H:64,segment H/H:64' as (name, images a step); `batch` replaces the numbers.
 
     Raises:
-      ValueError: an unknown case, or no number of images; the message says what is known.
+      ValueError: if a case is unknown or lacks its number of images.
     """
-    found = []
+    cases = []
     for item in text.split(","):
         name, _, number = item.strip().partition(":")
         if name not in SIZES:
-            raise ValueError(f"--cases: no case {name!r}; known are {', '.join(SIZES)}")
+            raise ValueError(f"--cases: unknown case {name!r}; use {', '.join(SIZES)}")
         number = number if batch is None else str(batch)
         if not number.isdecimal() or int(number) == 0:
             raise ValueError(f"{name}: images a step must be 1 or more, such as '{name}:16'")
-        found.append((name, int(number)))
-    return list(dict.fromkeys(found))
+        cases.append((name, int(number)))
+    return list(dict.fromkeys(cases))
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -178,7 +178,7 @@ def main(arguments: list[str] | None = None) -> None:
     default = "cuda" if torch.cuda.is_available() else "cpu"
     parser.add_argument("--device", default=default, choices=CASES)
     parser.add_argument("--cases", help="names and images a step, such as 'pretrain H:64'")
-    parser.add_argument("--batch", type=int, help="images a step, of all cases")
+    parser.add_argument("--batch", type=int, help="images a step, for all cases")
     parser.add_argument("--budget", type=float, help="seconds after which no case is started")
     parser.add_argument("--quick", action="store_true", help="tiny images, to try the script")
     args = parser.parse_args(arguments)
@@ -197,9 +197,9 @@ def main(arguments: list[str] | None = None) -> None:
     file = Path(args.workdir) / "benchmark.jsonl"
     file.parent.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
-    for place, (name, batch) in enumerate(cases):
+    for index, (name, batch) in enumerate(cases):
         if args.budget is not None and time.perf_counter() - started > args.budget:
-            left = ", ".join(f"{name}:{batch}" for name, batch in cases[place:])
+            left = ", ".join(f"{name}:{batch}" for name, batch in cases[index:])
             print(f"{args.budget:g} s are over; not started: {left}")
             break
         row = measure(name, batch, device=args.device, quick=args.quick)

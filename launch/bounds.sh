@@ -1,24 +1,24 @@
 #!/usr/bin/env bash
-# Tests setup.cfg's bounds, and the package as it is installed without this checkout.
-#   bash launch/bounds.sh lowest [pytest arguments]   the lower bounds (extras: dev alone), Python 3.11
-#   bash launch/bounds.sh newest [pytest arguments]   the newest versions allowed, Python 3.12
-#   bash launch/bounds.sh wheel                       builds sdist and wheel, installs each, runs both
-# PYTHON=/path/to/python3.13 chooses another interpreter. Everything is made anew, below .work/bounds/.
+# Tests the version bounds in setup.cfg, and the built package, which does not need this checkout.
+#   bash launch/bounds.sh lowest [pytest arguments]   the lower bounds, only extra dev, Python 3.11
+#   bash launch/bounds.sh newest [pytest arguments]   the newest allowed versions, Python 3.12
+#   bash launch/bounds.sh wheel                       builds sdist and wheel, installs and runs each
+# PYTHON=/path/to/python3.13 chooses another interpreter. Everything is created in .work/bounds/.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 say() { printf '%s: %s\n' "$(basename "$0")" "$*" >&2; }
 
-make_venv() { # its folder, the interpreter
+make_venv() { # arguments: folder, interpreter
   if ! "$2" -c 'import ensurepip, venv' >/dev/null 2>&1; then
-    say "no $2 with the venv module was found: name one, PYTHON=/path/to/$2"
+    say "no $2 with the venv module was found: set PYTHON=/path/to/$2"
     exit 2
   fi
-  say "making $1 with $2"
+  say "creating $1 with $2"
   "$2" -m venv --clear "$1"
 }
 
-lower_bounds() { # of setup.cfg, as pip's constraints; a virtual environment
+lower_bounds() { # argument: virtual environment; prints setup.cfg's lower bounds as pip constraints
   "$1/bin/python" - <<'EOF'
 import configparser, re
 
@@ -31,7 +31,7 @@ for line in (config["options"]["install_requires"] + extras["dev"]).strip().spli
 EOF
 }
 
-run_tests() { # a virtual environment, constraints, pytest arguments
+run_tests() { # arguments: virtual environment, constraints, pytest arguments
   local venv=$1 constraints=$2
   shift 2
   "$venv/bin/python" -m pip install --quiet --constraint "$constraints" --editable '.[dev]'
@@ -40,7 +40,7 @@ run_tests() { # a virtual environment, constraints, pytest arguments
   "$venv/bin/python" -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow" "$@"
 }
 
-run_installed() { # a wheel or an sdist
+run_installed() { # argument: a wheel or an sdist
   local venv=.work/bounds/installed program
   make_venv "$venv" "${PYTHON:-python3.11}"
   say "installing $1"
@@ -48,16 +48,16 @@ run_installed() { # a wheel or an sdist
   "$venv/bin/python" -m pip check
   program=$PWD/$venv/bin/python
   (
-    cd / # where there is no checkout to import from
+    cd / # in the checkout, Python would import its files
     "$program" -m thermo_jax.main --config=table1:quick --config.num_folds=1 \
       --workdir="$OLDPWD/.work/bounds/run-$(basename "$1")"
   )
 }
 
-what=${1:-}
+mode=${1:-}
 [ $# = 0 ] || shift
 mkdir -p .work/bounds
-case $what in
+case $mode in
   lowest)
     make_venv .work/bounds/lowest "${PYTHON:-python3.11}"
     lower_bounds .work/bounds/lowest >.work/bounds/lowest.txt
@@ -78,7 +78,7 @@ case $what in
     say "built, installed and run: $(cd .work/bounds/dist && echo ./*)"
     ;;
   *)
-    say "say what to test: lowest, newest or wheel; the top of $0 explains all"
+    say "specify what to test: lowest, newest or wheel; see the top of $0"
     exit 2
     ;;
 esac

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Runs the whole path on a synthetic data set, in .venv, which it makes first where needed.
+# Trains an encoder and both decoders on synthetic data, in .venv, which it creates if needed.
 #   bash launch/demo.sh [WORKDIR] [more flags of thermo_jax.main]
-# WORKDIR is where results go; without it, .work/demo in the checkout.
+# Results are written to WORKDIR, by default .work/demo in the checkout.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=_venv.sh
 source "$(dirname "${BASH_SOURCE[0]}")/_venv.sh"

@@ -1,23 +1,25 @@
 #!/usr/bin/env bash
-# Asks one GPU what the project wants to know of it, in 8 minutes, from a bare checkout.
-#   bash launch/gpu_check.sh [options]                  everything
-#   bash launch/gpu_check.sh quick [options] CASE...    cases such as 'pretrain H:64' again, in 3 minutes
-#   bash launch/gpu_check.sh pack [FOLDER]              before that, on a machine with a network
-# Options: --out FOLDER, for results ($OUT, else runs/gpu_check in the checkout); --wheels FOLDER, the one
-# that `pack` filled (.wheels in the checkout, which git ignores); --minutes N, another limit for
-# everything; --tiny, which tries all parts on the CPU at tiny sizes.
-# It needs JAX with CUDA, Flax, Optax, Orbax and, to compare with, PyTorch, which brings the Jinja2 of
-# the reports; not TensorFlow. `pack` downloads what else may be missing. JSON lines come to
-# gpu_check.jsonl, what the parts print to log.txt; the last thing printed is a table, which is also
-# written to table.txt. Exit code 1: a part failed, the others ran. Set PYTHON to choose the interpreter
-# (.venv's, else python3).
+# Measures one GPU in 8 minutes: speed, precision, real runs. The package need not be installed.
+#   bash launch/gpu_check.sh [options]                  runs all parts
+#   bash launch/gpu_check.sh quick [options] CASE...    times cases ('pretrain H:64') in 3 minutes
+#   bash launch/gpu_check.sh pack [FOLDER]              downloads packages, where there is a network
+# Options:
+#   --out FOLDER      for results (default: $OUT, or runs/gpu_check in the checkout)
+#   --wheels FOLDER   the folder that `pack` filled (default: .wheels in the checkout, not in git)
+#   --minutes N       the time limit for all parts together
+#   --tiny            tries all parts on the CPU at tiny sizes
+# It needs JAX with CUDA, Flax, Optax, Orbax and, for comparison, PyTorch (which installs Jinja2,
+# used by the reports); it does not need TensorFlow. `pack` downloads the other packages. Results
+# are written to gpu_check.jsonl, the output of the parts to log.txt; the table that is printed at
+# the end is also in table.txt. Exit code 1: a part failed, but the others ran. Set PYTHON to choose
+# the interpreter (default: .venv's, or python3).
 set -euo pipefail
 checkout=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 case ${PYTHON:-} in [!/]*/*) PYTHON=$PWD/$PYTHON ;; esac
 
 say() { printf '%s: %s\n' "$(basename "$0")" "$*" >&2; }
 
-# Pure Python; the module that each gives, and its name on PyPI.
+# Packages of pure Python: MODULE=NAME_ON_PYPI.
 modules=(absl=absl-py beartype=beartype etils=etils jaxtyping=jaxtyping
   ml_collections=ml-collections tensorboardX=tensorboardX tqdm=tqdm wadler_lindig=wadler-lindig)
 
@@ -25,7 +27,7 @@ has_module() {
   "$python" -c 'import importlib.util as util, sys; sys.exit(not util.find_spec(sys.argv[1]))' "$1"
 }
 
-pack() { # a folder
+pack() { # argument: folder
   local module name requirement requirements=()
   for module in "${modules[@]}"; do
     name=${module#*=}
@@ -34,7 +36,7 @@ pack() { # a folder
   done
   "$python" -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: \
     --platform any --python-version 3.12 --dest "$1" "${requirements[@]}"
-  say "$1 holds $(find "$1" -name '*.whl' | wc -l) packages, $(du -sh "$1" | cut -f 1)"
+  say "$1 contains $(find "$1" -name '*.whl' | wc -l) packages, $(du -sh "$1" | cut -f 1)"
 }
 
 install_missing() { # from the folder of wheels into $work/site
@@ -44,8 +46,8 @@ install_missing() { # from the folder of wheels into $work/site
   done
   if [ ${#missing[@]} = 0 ]; then return; fi
   if [ ! -d "$wheels" ]; then
-    say "Python lacks ${missing[*]}. Run 'bash launch/gpu_check.sh pack' where there is a network, and"
-    say "bring the folder .wheels here"
+    say "Python lacks ${missing[*]}. Run 'bash launch/gpu_check.sh pack' where there is a network,"
+    say "and copy the folder .wheels to this machine"
     exit 2
   fi
   say "installing ${missing[*]} from $wheels"
@@ -53,7 +55,7 @@ install_missing() { # from the folder of wheels into $work/site
     --find-links "$wheels" --target "$work/site" "${missing[@]}"
 }
 
-link_package() { # setup.cfg installs configs/ as thermo_jax.configs: so does this, outside the checkout
+link_package() { # with configs/ as thermo_jax.configs, as setup.cfg installs it
   local entry
   mkdir -p "$work/site/thermo_jax"
   for entry in "$checkout"/thermo_jax/* "$checkout/configs"; do
@@ -63,7 +65,7 @@ link_package() { # setup.cfg installs configs/ as thermo_jax.configs: so does th
 
 check() { "$python" -m thermo_jax.benchmark.check "$@"; }
 
-part() { # name, seconds at most, command: runs it, and notes how it ended; sets `took` and `outcome`
+part() { # arguments: name, limit in seconds, command; runs it, sets and records `took`, `outcome`
   local name=$1 limit=$2 left=$((deadline - SECONDS)) offset started=$SECONDS status=0
   shift 2
   offset=$(wc -c <"$out/log.txt")
@@ -84,44 +86,44 @@ part() { # name, seconds at most, command: runs it, and notes how it ended; sets
   check part "$rows" "$name" "$took" "$outcome" "$out/log.txt" "$offset"
 }
 
-leave_out() { # name, why: a part that cannot run
-  say "$1: left out, $2"
-  check part "$rows" "$1" 0 "left out, $2" /dev/null 0
+leave_out() { # arguments: name of a part that cannot run, reason
+  say "$1: skipped, $2"
+  check part "$rows" "$1" 0 "skipped, $2" /dev/null 0
 }
 
-tuple() { # of strings, as --config flags take them
+tuple() { # prints its arguments as a tuple of strings, for a --config flag
   local each
   printf '('
   for each in "$@"; do printf "'%s'," "$each"; done
   printf ')'
 }
 
-benchmark() { # name, seconds, then an XLA flag or nothing, then flags of the program
+benchmark() { # arguments: name, limit in seconds, an XLA flag or '', flags of the program
   local flags="${XLA_FLAGS:-} $3"
   part "$1" "$2" env XLA_FLAGS="${flags# }" "$python" -m thermo_jax.main \
     "--config=benchmark:$preset" "--workdir=$work/benchmark" --config.feeding='()' \
     "--config.cases=$(tuple "${cases[@]}")" "${@:4}"
 }
 
-pytorch() { # seconds
+pytorch() { # argument: limit in seconds
   local each joined known=()
   for each in "${cases[@]}"; do
     case $each in "pretrain "[GH]:* | "segment G/G:"* | "segment H/H:"*) known+=("$each") ;; esac
   done
-  if [ ${#known[@]} = 0 ]; then leave_out PyTorch "it has none of these cases"; return; fi
+  if [ ${#known[@]} = 0 ]; then leave_out PyTorch "PyTorch has none of these cases"; return; fi
   if ! has_module torch; then leave_out PyTorch "torch is not installed"; return; fi
   joined=$(printf ',%s' "${known[@]}")
   part PyTorch "$1" "$python" "$checkout/launch/benchmark_torch.py" "--workdir=$work/benchmark" \
     "--cases=${joined#,}" "--budget=$(($1 * 3 / 4))" "${torch_options[@]}"
 }
 
-golden() { # seconds
+golden() { # argument: limit in seconds
   if ! has_module pytest; then leave_out "golden vectors" "pytest is not installed"; return; fi
   part "golden vectors" "$1" env "JAX_PLATFORMS=$test_platforms" "$python" -m pytest -q \
     -p no:cacheprovider "$checkout/tests/test_golden.py" "${golden_options[@]}"
 }
 
-real_run() { # case, seconds, config, flags of the program
+real_run() { # arguments: case, limit in seconds, config, flags of the program
   local name=$1 workdir=$work/run-${1%% *}
   part "$name, a real run" "$2" "$python" -m thermo_jax.main "--config=$3" "--workdir=$workdir" \
     --config.data.loader=numpy "${run_options[@]}" "${@:4}"
@@ -163,7 +165,7 @@ while [ $# -gt 0 ]; do
       shift
       ;;
     -*)
-      say "$1 is unknown; the top of $0 explains all"
+      say "$1 is unknown; see the top of $0"
       exit 2
       ;;
     *:*) cases+=("$1") ;;
@@ -198,8 +200,8 @@ if [ -n "$tiny" ]; then
 else
   preset=gpu
   if [ "$what" = everything ]; then
-    # Few, because XLA tries 70 algorithms of cuDNN for each convolution, on the GPU, one program
-    # after another: five cases were not compiled after 170 s. Gray ones take longest: `quick`.
+    # Only a few cases, because XLA tries 70 algorithms of cuDNN for each convolution, on the GPU,
+    # one program after another: five cases were not compiled after 170 s. `quick` can time others.
     cases=("pretrain H:64" "segment H/H:64" "pretrain H:16")
   fi
   torch_options=()
@@ -208,7 +210,7 @@ else
   run_options=(--config.data.phantom_patients=80 --config.train.epochs=6)
   unet_options=()
   profiled=("pretrain H:64" "segment H/H:64")
-  test_platforms=cuda,cpu # the tests choose the CPU where nothing is said
+  test_platforms=cuda,cpu # by default the tests use the CPU
   if ! command -v nvidia-smi >/dev/null; then
     say "nvidia-smi is missing, so there is no GPU here; --tiny tries all parts on the CPU"
     exit 2
@@ -222,12 +224,12 @@ mkdir -p "$out" "$work/site" "$work/benchmark"
 touch "$rows" "$out/log.txt"
 ln -s "$rows" "$work/benchmark/benchmark.jsonl"
 export PYTHONPATH=$work/site${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 MPLBACKEND=agg
-# Parts share what was compiled, and which algorithms were the fastest.
+# The parts share compiled programs and XLA's choices of algorithms.
 export JAX_COMPILATION_CACHE_DIR=$work/compiled JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0
 export THERMO_JAX_CACHE_DIR=$work/cache
 install_missing
 link_package
-cd "$work" # Python would find the checkout's thermo_jax first, which lacks configs
+cd "$work" # in the checkout, Python would import its thermo_jax, which lacks configs
 check machine "$rows"
 if [ "$what" = quick ]; then
   benchmark benchmark 110 '' "--config.profiled=$(tuple "${cases[@]}")"
@@ -238,5 +240,5 @@ fi
 status=0
 check table "$rows" >"$out/table.txt" || status=1
 cat "$out/table.txt"
-say "written to $rows, log.txt and table.txt beside it"
+say "written to $rows, and to log.txt and table.txt in the same folder"
 exit $status

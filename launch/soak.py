@@ -2,13 +2,13 @@
 
     .venv/bin/python launch/soak.py --hours=1 --workdir=/tmp/soak
 
-An encoder, then a segmenter, on a small phantom, a checkpoint at every epoch. A line of
-soak.jsonl is written every half a minute: memory of the process and of the devices' buffers in
-bytes, open files, threads. At the end it prints each one's median at the beginning (in the second
-tenth of the time) and at the end.
+The script trains an encoder, then a segmenter, on a small phantom, and saves a checkpoint at every
+epoch. Every half a minute it writes a line to soak.jsonl: the bytes of the process and of the
+devices' buffers, open files and threads. At the end it prints the median of each in the second
+tenth and in the last tenth of the time.
 
-One leak is known, and taken out here (`LEAKING`) so that another one would show: TensorStore 0.1.86
-loses about 0.1 MB at every checkpoint, which is 20 MB in a run of 200 epochs.
+The known leak is patched out (`LEAKING`), so that it hides no other one: TensorStore 0.1.86 loses
+about 0.1 MB at every checkpoint, which is 20 MB in a run of 200 epochs.
 """
 
 import argparse
@@ -29,12 +29,12 @@ from thermo_jax.configs import encoder, segment
 from thermo_jax.training import preemption
 
 PAUSE = 30.0  # seconds between lines
-EPOCHS = 10**6  # more than there is time for
-LEAKING = "tensorstore.experimental_collect_matching_metrics"  # Orbax asks it for statistics
+EPOCHS = 10**6  # more than the time allows
+LEAKING = "tensorstore.experimental_collect_matching_metrics"  # called by Orbax for statistics
 
 
 def sample() -> dict[str, float]:
-    """What the process holds now."""
+    """Returns what the process uses now."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return {
         "seconds": time.monotonic(),
@@ -46,7 +46,7 @@ def sample() -> dict[str, float]:
 
 
 def watch(file: Path, stage: str, *, seconds: float) -> None:
-    """Writes lines for so long; then asks the run to stop, as SIGTERM does."""
+    """Writes lines for `seconds`, then stops the run as SIGTERM would."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         time.sleep(PAUSE)
@@ -56,7 +56,7 @@ def watch(file: Path, stage: str, *, seconds: float) -> None:
 
 
 def configuration(task: str, workdir: Path):
-    """A small run that does not end."""
+    """Returns the configuration of a small run that does not end by itself."""
     module, preset = {"encoder": (encoder, "heat"), "segment": (segment, "H/H")}[task]
     config = module.get_config(f"{preset},phantom")
     config.data.downscale = 4
@@ -76,7 +76,7 @@ def configuration(task: str, workdir: Path):
 
 
 def soak(workdir: Path, *, hours: float) -> None:
-    """Runs both stages, half of the time each, and says what has grown."""
+    """Runs each stage for half of the time, and prints what has grown."""
     workdir.mkdir(parents=True, exist_ok=True)
     file = workdir / "soak.jsonl"
     file.write_text("")
@@ -94,10 +94,10 @@ def soak(workdir: Path, *, hours: float) -> None:
 
 
 def report(task: str, rows: list[dict], workdir: Path) -> None:
-    """Prints medians of the second tenth and of the last one."""
+    """Prints the medians of the second tenth of the time and of the last."""
     tenth = len(rows) // 10
     if not tenth:
-        print(f"{task}: too short to say anything")
+        print(f"{task}: the run was too short to compare anything")
         return
     epochs = sum(1 for _ in (workdir / "metrics.jsonl").open())
     print(f"{task}: {epochs} epochs in {rows[-1]['seconds'] - rows[0]['seconds']:.0f} s")

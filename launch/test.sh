@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Runs the tests in .venv, which it makes first where needed.
+# Runs the tests in .venv, which it creates if needed.
 #   bash launch/test.sh [--all] [pytest arguments]
-# Without --all: the quick suite, that is everything not marked slow. --all also installs PyTorch, ONNX
-# and flyr (some GB, once), needs Chromium, and so skips no test for want of a package.
+# Without --all it runs the quick suite: all tests that are not marked slow. --all also installs
+# PyTorch, ONNX and flyr (some GB, once) and needs Chromium: no test lacks its package then.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=_venv.sh
 source "$(dirname "${BASH_SOURCE[0]}")/_venv.sh"
@@ -13,7 +13,7 @@ need_browser() {
     if command -v "$name" >/dev/null; then return; fi
   done
   say "the report's tests need Chromium: install it (Debian, Ubuntu: apt-get install chromium), or"
-  say "set THERMO_BROWSER_TEST=optional to do without them"
+  say "set THERMO_BROWSER_TEST=optional to skip them"
   return 1
 }
 
@@ -28,9 +28,9 @@ else
 fi
 
 use_venv "$extras"
-# Two processes, each with whole files of tests: they wait for the compiler, which has little use for
-# a second core. tests/conftest.py puts the longest files first.
+# Two processes, because a test mostly waits for XLA's compiler, which hardly uses a second core.
+# Each process runs whole test files; tests/conftest.py puts the longest files first.
 set -- -n 2 --dist loadfile --no-loadscope-reorder "$@"
 say "running python -m pytest $*"
-TIMEFORMAT="$(basename "$0"): %R s; CPU: %U s of its own and %S s of the system's"
+TIMEFORMAT="$(basename "$0"): %R s; CPU time: %U s user, %S s system"
 time "$python" -m pytest "$@"

@@ -1,15 +1,15 @@
 """The training steps that benchmark_torch.py times, in PyTorch: models, patch sampler, losses.
 
 Written from the papers (CUTS encoder, patch sampler on the device, U-Net). A case is a module: its
-tables of examples and its constants are buffers, so that a step makes no constant and copies
-nothing to the device. It returns the metrics of thermo_jax's own steps.
+tables of examples and its constants are buffers, so that a step creates no constant and copies
+nothing to the device. It returns the same metrics as thermo_jax's steps.
 
-On a GPU, edges are repeated, and the U-Net's images are halved and doubled, by slices. Inductor can
-fuse these, and their gradients, into the passes around them. The gradients of PyTorch's own
-functions are scatters with atomic additions, as the graphs traced by PyTorch 2.13 show; no GPU has
-run either yet. On the CPU, where nothing is compiled, PyTorch's pooling, up-sampling and statistics
-of a batch are kept. The edges are slices there, too: a pretraining step of 16 heatmaps took 2.84 s
-with them and 2.81 s with padding_mode="replicate".
+On a GPU, slices repeat the edges, and halve and double the arrays of the U-Net. Inductor can fuse
+slices, and their gradients, into the passes around them. The gradients of PyTorch's own functions
+are scatters with atomic additions, as the graphs traced by PyTorch 2.13 show; the two have not been
+compared on a GPU. On the CPU, where nothing is compiled, the code uses PyTorch's own pooling,
+up-sampling and batch statistics. It repeats the edges by slices there, too: a pretraining step of
+16 heatmaps took 2.84 s with slices and 2.81 s with padding_mode="replicate".
 """
 
 import torch
@@ -20,7 +20,7 @@ PATCHES, CANDIDATES, REACH, PATCH = 16, 10, 5, 5
 
 
 def on_cpu(x) -> bool:
-    """Whether PyTorch's own kernels are used, see above."""
+    """Returns whether to use PyTorch's own functions (see the module's docstring)."""
     return x.device.type == "cpu"
 
 
@@ -42,7 +42,7 @@ def double(x, dim: int):
     size = x.shape[dim]
     before = torch.cat([x.narrow(dim, 0, 1), x.narrow(dim, 0, size - 1)], dim)
     after = torch.cat([x.narrow(dim, 1, size - 1), x.narrow(dim, size - 1, 1)], dim)
-    # Compiled code computes these numbers from its index: nothing is copied to the device.
+    # Compiled code computes these numbers from the index, so nothing is copied to the device.
     share = torch.arange(size, device=x.device) / (2 * size - 1)
     share = share if dim == 3 else share[:, None]
     even, odd = x + share * (before - x), x + share.flip(0) * (after - x)
@@ -50,7 +50,7 @@ def double(x, dim: int):
 
 
 def halve(x):
-    """Max pooling 2x2 of [B,C,H,W]; the last row or column of an odd size is left out."""
+    """Max pooling 2x2 of [B,C,H,W]; the last row or column of an odd size is dropped."""
     if on_cpu(x):
         return F.max_pool2d(x, 2)
     height, width = (side // 2 * 2 for side in x.shape[2:])
@@ -61,7 +61,7 @@ def halve(x):
 class EdgeConvolution(nn.Conv2d):
     """A 5x5 convolution that repeats the edges of its input.
 
-    The gradient of its bias is not computed: batch norm follows, so that it is exactly zero.
+    Its bias gets no gradient: it would be exactly zero, because batch norm follows.
     """
 
     def __init__(self, inputs: int, outputs: int):
@@ -73,10 +73,10 @@ class EdgeConvolution(nn.Conv2d):
 
 
 class Gather(torch.autograd.Function):
-    """x [B,C,H,W] -> its vectors at S places of each image [B,S,C]; mean and variance of channels.
+    """x [B,C,H,W] -> vectors at S positions of each image [B,S,C], mean and variance of channels.
 
-    The gradient is written in one pass over x; those of the vectors are then added in place.
-    PyTorch's own, of torch.var_mean and of an index, fill several arrays as large as x.
+    The backward pass writes x's gradient in one pass, then adds those of the vectors in place.
+    PyTorch's own gradients of torch.var_mean and of indexing fill several arrays as large as x.
     """
 
     @staticmethod
@@ -90,39 +90,39 @@ class Gather(torch.autograd.Function):
         return x.permute(0, 2, 3, 1)[examples, rows, columns], mean, var
 
     @staticmethod
-    def backward(ctx, d_found, d_mean, d_var):
-        x, *places, mean = ctx.saved_tensors
+    def backward(ctx, d_vectors, d_mean, d_var):
+        x, *positions, mean = ctx.saved_tensors
         count = x.numel() // x.shape[1]
         factor = d_var * (2 / count)
         offset = d_mean / count - factor * mean
         d_x = torch.addcmul(offset[:, None, None], x, factor[:, None, None]).to(x.dtype)
-        d_x.permute(0, 2, 3, 1).index_put_(places, d_found, accumulate=True)
+        d_x.permute(0, 2, 3, 1).index_put_(positions, d_vectors, accumulate=True)
         return d_x, None, None, None
 
 
 class Encoder(nn.Sequential):
-    """The CUTS encoder in training: [B,C,H,W] -> latents [B,S,128] at S places of each image.
+    """The CUTS encoder in training: [B,C,H,W] -> latents [B,S,128] at S positions of each image.
 
-    As in thermo_jax, the last batch norm has the statistics of all positions, and normalises only
-    the vectors that are read.
+    As in thermo_jax, the last batch norm computes its statistics over all positions, but normalises
+    only the vectors that are returned.
     """
 
     def forward(self, x, examples, rows, columns):
         *layers, norm, activation = self
         for layer in layers:
             x = layer(x)
-        found, mean, var = Gather.apply(x, examples, rows, columns)
+        vectors, mean, var = Gather.apply(x, examples, rows, columns)
         with torch.no_grad():
             count = x.numel() // x.shape[1]
             norm.num_batches_tracked.add_(1)
             norm.running_mean.lerp_(mean, norm.momentum)
             norm.running_var.lerp_(var * (count / (count - 1)), norm.momentum)
         scale = norm.weight * (var + norm.eps).rsqrt()
-        return activation((found - mean) * scale + norm.bias)
+        return activation((vectors - mean) * scale + norm.bias)
 
 
 def encoder(channels: int, kernels: int = 16) -> Encoder:
-    """Its layers: four convolutions at full resolution."""
+    """Returns an encoder: four convolutions at full resolution."""
     layers, width = [], channels
     for out in (kernels, 2 * kernels, 4 * kernels, 8 * kernels):
         layers += [EdgeConvolution(width, out), nn.BatchNorm2d(out)]
@@ -181,7 +181,7 @@ def similarity(a, b):
 
 
 def contrastive_loss(anchors, positives, same):
-    """The paper's form of [B,S,L] each, mean over images; `same` is the identity matrix [S,S]."""
+    """The paper's loss of two arrays [B,S,L], mean over images; `same` is the identity [S,S]."""
     a, q = F.normalize(anchors, dim=-1), F.normalize(positives, dim=-1)
     exps = (a @ q.transpose(1, 2) / 0.5).exp()
     ratio = exps.masked_fill(~same, 0).sum((1, 2)) / (exps.masked_fill(same, 0).sum((1, 2)) + 1e-7)
@@ -191,21 +191,21 @@ def contrastive_loss(anchors, positives, same):
 def soft_labels(label_maps, classes, height: int):
     """Label maps uint8 [B,480,640], `classes` [K,1,1] -> shares of the classes [B,K,H,W].
 
-    They are counted pixel by pixel of a block: the one-hot map of full size is never written.
+    One pixel of each block is added at a time, so that no one-hot map of full size is written.
     """
     factor = label_maps.shape[1] // height
     blocks = label_maps.unflatten(2, (-1, factor)).unflatten(1, (-1, factor))[:, None]
-    places = [(row, column) for row in range(factor) for column in range(factor)]
-    # Bytes are quicker on the CPU. Compiled for the CPU (PyTorch 2.13) with the rest of the step,
-    # their sums were wrong: the loss became 302 instead of 2.69.
-    kind = torch.uint8 if on_cpu(label_maps) else torch.float32
-    return sum((blocks[:, :, :, r, :, c] == classes).to(kind) for r, c in places) / factor**2
+    pixels = [(row, column) for row in range(factor) for column in range(factor)]
+    # uint8 is faster on the CPU, but do not compile it there: in a step compiled by PyTorch 2.13
+    # the sums were wrong (a loss of 302 instead of 2.69).
+    dtype = torch.uint8 if on_cpu(label_maps) else torch.float32
+    return sum((blocks[:, :, :, r, :, c] == classes).to(dtype) for r, c in pixels) / factor**2
 
 
 class Pretraining(nn.Module):
-    """Numbers of images in the table -> losses. Constants are buffers, made before the step."""
+    """Row numbers of the table of images -> losses."""
 
-    mflop = 1.62  # a pixel, training
+    mflop = 1.62  # per pixel of a training step
 
     def __init__(self, channels: int, batch: int, height: int, width: int):
         super().__init__()
@@ -225,11 +225,10 @@ class Pretraining(nn.Module):
         images = self.images.index_select(0, rows).float() / 127.5 - 1
         with torch.no_grad():
             anchors_hw, positives_hw = self.sample(images)
-        at = torch.cat([anchors_hw, positives_hw], 1)
+        positions = torch.cat([anchors_hw, positives_hw], 1)
         with torch.autocast(images.device.type, torch.bfloat16, enabled=images.is_cuda):
-            found = self.encoder(images, self.examples, at[..., 0], at[..., 1])
-        found = found.float()  # as are the losses
-        anchors, positives = found.chunk(2, 1)
+            latents = self.encoder(images, self.examples, positions[..., 0], positions[..., 1])
+        anchors, positives = latents.float().chunk(2, 1)
         contrastive = contrastive_loss(anchors, positives, self.same)
         patches = self.patches_at(images, anchors_hw)
         rebuilt = self.reconstruction(anchors).unflatten(-1, patches.shape[2:])
@@ -241,7 +240,7 @@ class Pretraining(nn.Module):
         }
 
     def sample(self, images):
-        """[B,C,H,W] -> positions (row, column) of anchors and positives, [B,S,2] each."""
+        """Draws the positions (row, column) of anchors and positives, each [B,S,2]."""
         count, margin = len(images), PATCH // 2
         high = self.size - margin
         draw = torch.rand(count, PATCHES, 2, device=images.device)
@@ -250,9 +249,9 @@ class Pretraining(nn.Module):
         top = torch.minimum(anchors + REACH + 1, high)[:, :, None]
         draw = torch.rand(count, PATCHES, CANDIDATES, 2, device=images.device)
         candidates = low + (draw * (top - low)).long()
-        found = self.patches_at(images, candidates.flatten(1, 2))
-        found = found.unflatten(1, (PATCHES, CANDIDATES))
-        scores = similarity(self.patches_at(images, anchors)[:, :, None], found)
+        patches = self.patches_at(images, candidates.flatten(1, 2))
+        patches = patches.unflatten(1, (PATCHES, CANDIDATES))
+        scores = similarity(self.patches_at(images, anchors)[:, :, None], patches)
         scores = scores.masked_fill((candidates == anchors[:, :, None]).all(-1), -torch.inf)
         best, index = scores.max(-1)
         chosen = candidates.gather(2, index[..., None, None].expand(-1, -1, 1, 2))[:, :, 0]
@@ -260,7 +259,7 @@ class Pretraining(nn.Module):
         return anchors, torch.where(best[..., None] > 0.5, chosen, toward)
 
     def patches_at(self, images, centers):
-        """[B,C,H,W], [B,S,2] -> [B,S,C,P,P]: one gather, no loop."""
+        """Gathers the patches [B,S,C,P,P] around the positions `centers` [B,S,2]."""
         rows = centers[..., 0, None, None] + self.offsets[:, None]
         columns = centers[..., 1, None, None] + self.offsets
         patches = images.permute(0, 2, 3, 1)[self.examples[..., None, None], rows, columns]
@@ -268,7 +267,7 @@ class Pretraining(nn.Module):
 
 
 class Segmentation(nn.Module):
-    """Numbers of latents and label maps in the tables -> loss and pixel accuracy."""
+    """Row numbers of the tables of latents and label maps -> loss and pixel accuracy."""
 
     mflop = 4.1
 

@@ -196,7 +196,7 @@ def test_a_step_that_cannot_be_recorded_runs_in_the_next_way(monkeypatch, capsys
     step, how = benchmark_torch.prepare(case, torch.tensor([0, 3]), ways)
     assert how == "plain loop"
     assert list(step()) == ["loss", "contrastive", "reconstruction"]
-    said = "not one CUDA graph: operation not permitted when stream is capturing\n"
+    said = "one CUDA graph failed: operation not permitted when stream is capturing\n"
     assert capsys.readouterr().out == said
     with pytest.raises(RuntimeError, match="capturing"):
         benchmark_torch.prepare(case, torch.tensor([0, 3]), ways[:1])
@@ -236,7 +236,7 @@ def test_no_case_starts_after_the_budget(tmp_path, unmeasured, capsys):
 @pytest.mark.parametrize(
     "cases, message",
     [
-        ("predict H/H:2", "no case 'predict H/H'; known are pretrain H, pretrain G, segment H/H"),
+        ("predict H/H:2", "unknown case 'predict H/H'; use pretrain H, pretrain G, segment H/H"),
         ("pretrain H", "images a step must be 1 or more, such as 'pretrain H:16'"),
         ("pretrain H:0", "images a step must be 1 or more"),
     ],

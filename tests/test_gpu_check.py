@@ -65,13 +65,13 @@ def test_a_part_is_told_with_the_last_line_that_it_wrote(tmp_path):
     log.write_text("of another part\nTraceback\nValueError: no GPU\n\n")
     parts = [
         ("PyTorch", "12", "failed with exit code 1", str(log), "16"),
-        ("golden vectors", "3", "left out, pytest is not installed", os.devnull, "0"),
+        ("golden vectors", "3", "skipped, pytest is not installed", os.devnull, "0"),
     ]
     for arguments in parts:
         assert check.main("part", file, *arguments) == 0
     first, second = map(json.loads, (tmp_path / "rows.jsonl").read_text().splitlines())
     assert (first["seconds"], first["said"], second["said"]) == (12, "ValueError: no GPU", "")
-    assert check.main("table", file) == 1  # what was left out is no failure
+    assert check.main("table", file) == 1  # a skipped part is no failure
     table = check.table([first, second])
     assert "12 s  failed with exit code 1: ValueError: no GPU" in table
 
@@ -146,7 +146,7 @@ def test_all_parts_run_on_the_cpu_without_tensorflow(tmp_path, tripwire):
     outcomes = {row["part"]: row["outcome"] for row in rows if "part" in row}
     assert len(outcomes) == 7
     pytorch = outcomes.pop("PyTorch")
-    assert pytorch in ("done", "left out, torch is not installed")
+    assert pytorch in ("done", "skipped, torch is not installed")
     assert set(outcomes.values()) == {"done"}
     assert [row["run"] for row in rows if "run" in row] == ["pretrain H", "segment H/H"]
     ours = [row for row in rows if row.get("framework") == "thermo_jax" and "compile_s" in row]
@@ -165,4 +165,4 @@ def test_quick_runs_the_named_cases_only(tmp_path):
     rows = [json.loads(line) for line in (tmp_path / "gpu_check.jsonl").open()]
     assert [row["case"] for row in rows if "case" in row] == ["encode H", "encode H"]
     outcomes = [row["outcome"] for row in rows if "part" in row]
-    assert outcomes == ["done", "left out, it has none of these cases"]
+    assert outcomes == ["done", "skipped, PyTorch has none of these cases"]

@@ -79,7 +79,7 @@ def test_the_data_is_copied_on_every_worker(cloud):
 def test_setup_says_what_it_does_not_send(cloud):
     cloud.call("create")
     (cloud.checkout / "new").write_text("")
-    assert "what is not committed stays here" in cloud.call("setup").stderr
+    assert "uncommitted changes are not sent" in cloud.call("setup").stderr
     assert not list(cloud.folder.glob("workers/*/thermo_jax/checkout/new"))
 
 
@@ -107,7 +107,7 @@ def test_a_users_mistake_is_not_tried_again(cloud):
     done = cloud.call("train", *FLAGS)
     assert done.returncode == 2
     assert len(cloud.starts()) == 1
-    assert "hold a mistake" in done.stderr and DELETE in done.stderr
+    assert "contain a mistake" in done.stderr and DELETE in done.stderr
 
 
 @pytest.mark.parametrize(("saves", "code", "starts"), [(False, 1, 2), (True, 0, 4)])
@@ -167,7 +167,7 @@ def test_ctrl_c_leaves_the_program_and_ends_gcloud(vm):
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=20)
     assert process.returncode == 130
-    assert "goes on" in err and DELETE in err
+    assert "keeps running" in err and DELETE in err
     assert not is_alive(stub)
 
 

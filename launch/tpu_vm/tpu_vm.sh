@@ -1,50 +1,50 @@
 #!/usr/bin/env bash
-# Runs the program on a Cloud TPU VM of one or many workers, through gcloud.
+# Runs the program on a Cloud TPU VM with one or more workers, through gcloud.
 #   export ZONE=us-west4-a
 #   bash launch/tpu_vm/tpu_vm.sh train --config=configs/encoder.py:heat --workdir=gs://BUCKET/run
 # With --dry-run before a command, its gcloud commands are printed and none is run.
 #
-#   create                  makes the VM
-#   setup                   on all workers, installs the commit that is checked out; copies the data
-#   run FLAGS               on all workers, starts `python -m thermo_jax.main FLAGS`, and leaves it
-#   watch                   prints worker 0's log until the program ends, and exits with its code
-#   stop                    ends the program after it saved; the same `run` continues it
+#   create                  creates the VM
+#   setup                   installs the current commit and copies the data, on all workers
+#   run FLAGS               starts `python -m thermo_jax.main FLAGS` on all workers, and returns
+#   watch                   prints worker 0's log until the program ends; exits with its exit code
+#   stop                    makes the program save and exit; the same `run` continues it
 #   fetch WORKDIR [FOLDER]  copies a workdir (gs://..., or worker 0's) into FOLDER, by default runs
-#   delete                  deletes the VM, and what is on its disk
+#   delete                  deletes the VM and its disk
 #   train FLAGS             create, setup, run, watch; again after a preemption or a crash until
-#                           the program has finished; then delete. Given again, it goes on
+#                           the program has finished; then delete. The same command continues it
 #
 # Settings, from the environment:
-ZONE=${ZONE:-}                                    # where the VM is; needed
-PROJECT_ID=${PROJECT_ID:-}                        # without it, gcloud's own
-TPU_NAME=${TPU_NAME:-thermo-jax}                  # one name, one VM
+ZONE=${ZONE:-}                                    # where the VM is; required
+PROJECT_ID=${PROJECT_ID:-}                        # by default, gcloud's project
+TPU_NAME=${TPU_NAME:-thermo-jax}                  # the name of the VM
 ACCELERATOR_TYPE=${ACCELERATOR_TYPE:-v5litepod-8} # or v6e-8, v5p-8, v4-8, and larger ones
-RUNTIME_VERSION=${RUNTIME_VERSION:-}              # without it, the one that fits the type
+RUNTIME_VERSION=${RUNTIME_VERSION:-}              # by default, the one for this type
 SPOT=${SPOT:-}                                    # 1: a cheaper VM that may be preempted
-DATA=${DATA:-}                                    # gs:// folder, for --config.data.root=data
-ATTEMPTS=${ATTEMPTS:-5} # train gives up after so many in a row without a new checkpoint
-PAUSE=${PAUSE:-60}      # seconds before the second attempt, twice as many before each further one
-LIMIT=${LIMIT:-1800}    # seconds that a gcloud command may take; a longer `watch` takes several
+DATA=${DATA:-}                                    # gs:// folder, copied for --config.data.root=data
+ATTEMPTS=${ATTEMPTS:-5} # in a row without a new checkpoint, after which train gives up
+PAUSE=${PAUSE:-60}      # seconds before the second attempt; doubled before each further one
+LIMIT=${LIMIT:-1800}    # seconds that a gcloud command may take; a longer `watch` uses several
 #
 # Several workers need your key in the ssh agent (ssh-add ~/.ssh/google_compute_engine), and a
-# workdir that all of them see: gs://BUCKET/FOLDER, which the VM's service account may write.
+# workdir that all of them can access: gs://BUCKET/FOLDER, which the VM's service account may write.
 set -euo pipefail
 
 checkout=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 tarball=$checkout/.work/thermo_jax.tgz
 on_worker="bash thermo_jax/checkout/launch/tpu_vm/on_worker.sh"
 dry_run=false
-may_exist=true # the VM; until a deletion, or gcloud, says otherwise
+may_exist=true # whether there may be a VM, which costs money
 child=
 
 say() { printf '%s: %s\n' "$(basename "$0")" "$*" >&2; }
 
-mistake() { # a user's: one line, exit code 2
+mistake() { # of the user: prints one line, and exits with code 2
   say "$*"
   exit 2
 }
 
-quoted() { # the words, a space before each, as a shell reads them back
+quoted() { # prints its arguments, quoted for a shell, with a space before each
   local word quote="'\\''"
   for word; do
     case $word in
@@ -54,8 +54,8 @@ quoted() { # the words, a space before each, as a shell reads them back
   done
 }
 
-# Every command goes through here. --dry-run prints it and takes $assumed for its answer; else it
-# runs for at most $LIMIT seconds, in the background, so that Ctrl-C need not wait for it.
+# Runs a command for at most $LIMIT seconds, in the background, so that Ctrl-C need not wait for it.
+# With --dry-run, prints the command instead, and uses $assumed as its output.
 step() {
   local code=0 line
   line=$(quoted "$@")
@@ -72,18 +72,18 @@ step() {
   return "$code"
 }
 
-tpu_vm() { # a verb of `gcloud compute tpus tpu-vm`, its arguments
+tpu_vm() { # arguments: a command of `gcloud compute tpus tpu-vm`, and its arguments
   step gcloud compute tpus tpu-vm "$@" --zone="$ZONE" ${PROJECT_ID:+--project="$PROJECT_ID"} --quiet
 }
 
-ssh_to() { # a worker's number or `all`, a command line
+ssh_to() { # arguments: a worker's number or `all`, a command line
   tpu_vm ssh "$TPU_NAME" --worker="$1" --ssh-flag=-oServerAliveInterval=30 --command="$2"
 }
 
-vm_state() { # prints READY, PREEMPTED, ...; ABSENT; or UNKNOWN, after gcloud's reason
+vm_state() { # prints READY, PREEMPTED, ...; ABSENT; or UNKNOWN, after gcloud's error
   local answer
   if answer=$(assumed=ABSENT tpu_vm describe "$TPU_NAME" --format='value(state)' 2>&1); then
-    grep -xE '[A-Z_]+' <<<"$answer" || echo UNKNOWN # among gcloud's warnings
+    grep -xE '[A-Z_]+' <<<"$answer" || echo UNKNOWN # without gcloud's warnings
   elif [[ $answer = *NOT_FOUND* ]]; then
     echo ABSENT
   else
@@ -96,8 +96,8 @@ create() {
   may_exist=true
   tpu_vm create "$TPU_NAME" --accelerator-type="$ACCELERATOR_TYPE" --version="$RUNTIME_VERSION" \
     ${SPOT:+--spot} && return
-  say "no $ACCELERATOR_TYPE was made in $ZONE, gcloud says why above. No capacity: try later,"
-  say "another ZONE, or SPOT=1. A wrong type, or no quota: what the zone has is listed by"
+  say "no $ACCELERATOR_TYPE was created in $ZONE; gcloud's error is above. Without capacity, try"
+  say "later, in another ZONE, or with SPOT=1. To list the types that the zone offers, run"
   say "gcloud compute tpus accelerator-types list --zone=$ZONE"
   return 1
 }
@@ -106,7 +106,7 @@ setup() {
   local unpack="rm -rf thermo_jax/checkout && mkdir -p thermo_jax/checkout"
   unpack+=" && tar -xzf thermo_jax.tgz -C thermo_jax/checkout"
   [ -z "$(git -C "$checkout" status --porcelain)" ] ||
-    say "what is not committed stays here: the workers get $(git -C "$checkout" log -1 --format=%h)"
+    say "uncommitted changes are not sent: the workers get $(git -C "$checkout" log -1 --format=%h)"
   step mkdir -p "${tarball%/*}" &&
     step git -C "$checkout" archive --format=tar.gz --output="$tarball" HEAD &&
     tpu_vm scp "$tarball" "$TPU_NAME:thermo_jax.tgz" --worker=all &&
@@ -117,13 +117,13 @@ run() { ssh_to all "$on_worker run$(quoted "$@")"; }
 
 stop() { ssh_to all "$on_worker stop"; }
 
-watch() { # returns the program's exit code; 1 when it, the VM or the connection is lost
+watch() { # returns the program's exit code; 1 if the program, the VM or the connection is lost
   local answer misses
   for ((misses = 0; misses < 3; misses++)); do
-    ssh_to 0 "$on_worker watch" || : # whatever ended it: what counts is what became of the program
+    ssh_to 0 "$on_worker watch" || : # however it ended, the program's status decides
     answer=$(assumed=0 ssh_to 0 "$on_worker status") || answer=
     case $answer in
-      running) misses=-1 ;; # only the watching ended
+      running) misses=-1 ;; # only the connection ended
       [0-9]*)
         $dry_run || say "the program ended with exit code $answer"
         return "$answer"
@@ -151,26 +151,26 @@ delete() {
   may_exist=false
 }
 
-vm_is_ready() { # makes it so, where it can be made so
+vm_is_ready() { # creates the VM if there is none
   local state
   state=$(vm_state)
   case $state in
     READY) ;;
     ABSENT) create ;;
     PREEMPTED | TERMINATED | STOPPED)
-      say "the VM is $state: making a new one"
+      say "the VM is $state: creating a new one"
       delete && create
       ;;
     *) say "the VM is $state" && return 1 ;;
   esac
 }
 
-checkpoints() { # prints the steps that are saved below a workdir in a bucket
+checkpoints() { # prints the checkpoints in a workdir in a bucket
   step gcloud storage ls --recursive "$1" | grep -o '.*/checkpoints/[0-9]*/' | sort -u
 }
 
-train() { # workdir, flags
-  local workdir=$1 ready_once=false failures=0 known='' found code pause=$PAUSE
+train() { # arguments: workdir, flags
+  local workdir=$1 ready_once=false failures=0 saved='' saved_before='' code pause=$PAUSE
   shift
   while true; do
     code=1
@@ -183,12 +183,12 @@ train() { # workdir, flags
     fi
     case $code in
       0) delete && return ;;
-      2) say "the flags hold a mistake, named above: correct them and give the command again" ;;
+      2) say "the flags contain a mistake, see above: correct it and run the command again" ;;
     esac
-    # Without a VM at the first attempt the settings, not the cloud, may be at fault.
+    # If there has been no VM yet, the settings may be wrong: another attempt would fail, too.
     [ "$code" != 2 ] && $ready_once || return "$code"
-    found=$(checkpoints "$workdir") || found=$known
-    [ "$found" = "$known" ] || failures=0 pause=$PAUSE known=$found
+    saved=$(checkpoints "$workdir") || saved=$saved_before
+    [ "$saved" = "$saved_before" ] || failures=0 pause=$PAUSE saved_before=$saved
     failures=$((failures + 1))
     say "attempt ended with code $code: $failures of $ATTEMPTS without a new checkpoint in $workdir"
     ((failures < ATTEMPTS)) || return "$code"
@@ -208,13 +208,13 @@ workdir_in() { # prints the value of --workdir among flags
   done
 }
 
-runtime_version() { # prints the one for an accelerator type
+runtime_version() { # argument: an accelerator type
   case $1 in
     v5litepod-*) echo v2-alpha-tpuv5-lite ;;
     v5p-*) echo v2-alpha-tpuv5 ;;
     v6e-*) echo v2-alpha-tpuv6e ;;
     v4-*) echo tpu-ubuntu2204-base ;;
-    *) mistake "RUNTIME_VERSION is not set, and not known for ACCELERATOR_TYPE=$1: set it" ;;
+    *) mistake "the runtime is not known for ACCELERATOR_TYPE=$1: set RUNTIME_VERSION" ;;
   esac
 }
 
@@ -246,11 +246,11 @@ main() {
     run,*) mistake "--workdir is missing" ;;
     train,*) mistake "train needs --workdir=gs://BUCKET/FOLDER: a preempted VM loses its disk" ;;
     fetch,[12],* | create,0,* | setup,0,* | watch,0,* | stop,0,* | delete,0,*) ;;
-    *) mistake "no such command: ${command:-(none)} $*; the top of $0 explains all" ;;
+    *) mistake "no such command: ${command:-(none)} $*; see the top of $0" ;;
   esac
   [ "$command" != train ] || set -- "$workdir" "$@"
   trap finish EXIT
-  trap 'say "a program that was started goes on: see watch and stop"; exit 130' INT TERM HUP
+  trap 'say "a program that was started keeps running: see watch and stop"; exit 130' INT TERM HUP
   "$command" "$@"
 }
 
