@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Tests the version bounds in setup.cfg, and the built package, which does not need this checkout.
-#   bash launch/bounds.sh lowest [pytest arguments]   the lower bounds, only extra dev, Python 3.11
+#   bash launch/bounds.sh lowest [pytest arguments]   the lower bounds (only extra dev), Python 3.11
 #   bash launch/bounds.sh newest [pytest arguments]   the newest allowed versions, Python 3.12
 #   bash launch/bounds.sh wheel                       builds sdist and wheel, installs and runs each
 # PYTHON=/path/to/python3.13 chooses another interpreter. Everything is created in .work/bounds/.

@@ -55,7 +55,7 @@ install_missing() { # from the folder of wheels into $work/site
     --find-links "$wheels" --target "$work/site" "${missing[@]}"
 }
 
-link_package() { # with configs/ as thermo_jax.configs, as setup.cfg installs it
+link_package() { # makes thermo_jax importable, with configs/ as thermo_jax.configs
   local entry
   mkdir -p "$work/site/thermo_jax"
   for entry in "$checkout"/thermo_jax/* "$checkout/configs"; do

@@ -2,7 +2,7 @@
 # Runs the tests in .venv, which it creates if needed.
 #   bash launch/test.sh [--all] [pytest arguments]
 # Without --all it runs the quick suite: all tests that are not marked slow. --all also installs
-# PyTorch, ONNX and flyr (some GB, once) and needs Chromium: no test lacks its package then.
+# PyTorch, ONNX and flyr (some GB, once) and needs Chromium, because some tests use them.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=_venv.sh
 source "$(dirname "${BASH_SOURCE[0]}")/_venv.sh"

@@ -22,7 +22,7 @@ ACCELERATOR_TYPE=${ACCELERATOR_TYPE:-v5litepod-8} # or v6e-8, v5p-8, v4-8, and l
 RUNTIME_VERSION=${RUNTIME_VERSION:-}              # by default, the one for this type
 SPOT=${SPOT:-}                                    # 1: a cheaper VM that may be preempted
 DATA=${DATA:-}                                    # gs:// folder, copied for --config.data.root=data
-ATTEMPTS=${ATTEMPTS:-5} # in a row without a new checkpoint, after which train gives up
+ATTEMPTS=${ATTEMPTS:-5} # train gives up after this many in a row without a new checkpoint
 PAUSE=${PAUSE:-60}      # seconds before the second attempt; doubled before each further one
 LIMIT=${LIMIT:-1800}    # seconds that a gcloud command may take; a longer `watch` uses several
 #
@@ -39,7 +39,7 @@ child=
 
 say() { printf '%s: %s\n' "$(basename "$0")" "$*" >&2; }
 
-mistake() { # of the user: prints one line, and exits with code 2
+mistake() { # reports a mistake of the user in one line, and exits with code 2
   say "$*"
   exit 2
 }
@@ -83,7 +83,7 @@ ssh_to() { # arguments: a worker's number or `all`, a command line
 vm_state() { # prints READY, PREEMPTED, ...; ABSENT; or UNKNOWN, after gcloud's error
   local answer
   if answer=$(assumed=ABSENT tpu_vm describe "$TPU_NAME" --format='value(state)' 2>&1); then
-    grep -xE '[A-Z_]+' <<<"$answer" || echo UNKNOWN # without gcloud's warnings
+    grep -xE '[A-Z_]+' <<<"$answer" || echo UNKNOWN # drops gcloud's warnings
   elif [[ $answer = *NOT_FOUND* ]]; then
     echo ABSENT
   else
@@ -214,7 +214,7 @@ runtime_version() { # argument: an accelerator type
     v5p-*) echo v2-alpha-tpuv5 ;;
     v6e-*) echo v2-alpha-tpuv6e ;;
     v4-*) echo tpu-ubuntu2204-base ;;
-    *) mistake "the runtime is not known for ACCELERATOR_TYPE=$1: set RUNTIME_VERSION" ;;
+    *) mistake "the runtime version is not known for ACCELERATOR_TYPE=$1: set RUNTIME_VERSION" ;;
   esac
 }
 
