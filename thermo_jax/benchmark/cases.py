@@ -10,6 +10,7 @@ Decoders train on latents that were encoded once, as in a run whose latents fit 
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -18,22 +19,32 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from thermo_jax.data.thermogram import GRAY_SHAPE, HEAT_SHAPE
+from thermo_jax.data.examples import image_shape
+from thermo_jax.data.thermogram import GRAY_SHAPE
 from thermo_jax.errors import UserError
 from thermo_jax.models import frozen, precision
-from thermo_jax.models.cuts import CHANNELS
 from thermo_jax.models.frozen import FrozenEncoder
 from thermo_jax.models.operations import Operations
 from thermo_jax.training import train_decoder, train_encoder
 
 _TYPES = {"G": "gray", "H": "heat"}
-SHAPES = {"gray": GRAY_SHAPE, "heat": HEAT_SHAPE}
-# MFLOP per pixel, counted by hand at the published widths (SPEC section 6): forward, training.
-ENCODER_MFLOP, UNET_MFLOP = (0.54, 1.62), (1.36, 4.1)
-# The number of values that all convolutions together write per pixel of the image, at the published
-# widths; then how often each value must at least be read or written, forward and in training.
+_FORWARD, _TRAINING = 0, 1
+# Task -> what a step does with the encoder and with the U-Net.
+_TASKS = {
+    "pretrain": (_TRAINING, None),
+    "encode": (_FORWARD, None),
+    "classify": (None, _TRAINING),
+    "segment": (None, _TRAINING),
+    "encode and classify": (_FORWARD, _TRAINING),
+    "encode and segment": (_FORWARD, _TRAINING),
+    "predict": (_FORWARD, _FORWARD),
+}
+# Counted by hand for the encoder and the U-Net, at the published widths: MFLOP per pixel, forward
+# and in training (SPEC section 6); the number of values per pixel that all convolutions together
+# write; and how often each value must at least be read or written, forward and in training.
 # Example: 110 MB per heatmap in bfloat16.
-ENCODER_VALUES, UNET_VALUES = 240, 456
+_MFLOP = (0.54, 1.62), (1.36, 4.1)
+_VALUES = 240, 456
 PASSES = 2, 12
 
 
@@ -68,7 +79,7 @@ class Case:
       step: `step(state, batch)` of one device.
       train: whether the step returns a new state, which is donated and passed to the next step.
       make_state: returns the state; under `jax.eval_shape` no array is made.
-      columns: the columns of a batch besides its rows: name -> (shape of one example, type).
+      columns: name -> shape and type of one example, for each column of a batch besides its rows.
       batch_size: images in a step, over all devices.
       gflop_per_image: counted by hand; None at other widths than the published ones.
       gb_per_image: GB that must at least be read and written, also counted by hand or None.
@@ -79,53 +90,42 @@ class Case:
     step: Callable
     train: bool
     make_state: Callable[[], Any]
-    columns: dict[str, tuple[tuple[int, ...], Any]]
+    columns: dict[str, jax.ShapeDtypeStruct]
     batch_size: int
     gflop_per_image: float | None
     gb_per_image: float | None
     draw: Callable | None = None
 
-    def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shapes and types of a batch, to compile the step without data."""
-        rows = {"index": ((), jnp.int32), "slot": ((), jnp.int32), "mask": ((), jnp.float32)}
-        return {
-            name: jax.ShapeDtypeStruct((self.batch_size, *shape), dtype)
-            for name, (shape, dtype) in (self.columns | rows).items()
-        }
-
     def random_columns(self, count: int) -> dict[str, jax.Array]:
         """The columns of `count` different examples. Under `jit` they are made on the device."""
         columns = {}
-        for number, (name, (shape, dtype)) in enumerate(self.columns.items()):
+        for number, (name, example) in enumerate(self.columns.items()):
             key = jax.random.key(number)
             if name == "latents":
                 # Shifted copies of one image's latents: a CPU needs seconds to draw all of them.
-                latents = jax.random.normal(key, shape).astype(dtype)
+                latents = jax.random.normal(key, example.shape).astype(example.dtype)
                 shift = jax.vmap(lambda by, latents=latents: jnp.roll(latents, by, axis=-2))
                 columns[name] = shift(jnp.arange(count))
             else:
                 high = {"labels": 2, "label_maps": 8}.get(name, 256)
-                values = jax.random.randint(key, (count, *shape), 0, high, jnp.int32)
-                columns[name] = values.astype(dtype)
+                values = jax.random.randint(key, (count, *example.shape), 0, high, jnp.int32)
+                columns[name] = values.astype(example.dtype)
         return columns
 
 
-def find_case(name: str) -> tuple[str, Callable, list[str], int | None]:
+def find_case(name: str) -> tuple[str, list[str], int | None]:
     """Parses a case's name.
 
     Returns:
-      The task, the function that makes its parts, the data types, and the images in a step or None.
+      The task, the data types, and the images in a step or None.
     Raises:
       UserError: the name is unknown, or what follows its colon is not a number of images.
     """
     bare, colon, images = name.partition(":")
     task, _, letters = bare.rpartition(" ")
-    try:
-        types = [_TYPES[letter] for letter in letters.split("/")]
-        make, count = _MAKERS[task]
-    except KeyError:
-        types, count = [], -1
-    if len(types) != count:
+    types = [_TYPES.get(letter) for letter in letters.split("/")]
+    networks = 1 if task in ("pretrain", "encode") else 2
+    if task not in _TASKS or len(types) != networks or None in types:
         raise UserError(
             f"config.cases: no case {name!r}; known are 'pretrain' and 'encode' with G or H, and "
             "'classify', 'segment', 'encode and classify', 'encode and segment' and 'predict' with "
@@ -136,7 +136,7 @@ def find_case(name: str) -> tuple[str, Callable, list[str], int | None]:
             f"config.cases: {name!r} must name 1 or more images a step after the colon, such as "
             f"'{bare}:16'"
         )
-    return task, make, types, int(images) if colon else None
+    return task, types, int(images) if colon else None
 
 
 def make_case(
@@ -157,69 +157,67 @@ def make_case(
     Raises:
       UserError: the name is unknown.
     """
-    task, make, types, images = find_case(name)
-    data_type = types[-1]
-    shape = tuple(side // sizes.downscale for side in SHAPES[data_type])
-    (mflop, values), parts = make(types, shape, sizes, dtype, operations)
+    task, types, images = find_case(name)
+    shape = image_shape(types[-1], downscale=sizes.downscale)
+    make = _pretraining if task == "pretrain" else partial(_with_frozen_encoder, task)
+    parts = make(types[0], shape, sizes=sizes, dtype=dtype, operations=operations)
     gflop = gb = None
     if (sizes.num_kernels, sizes.unet_width) == (16, 64):
-        pixels = float(np.prod(shape)) * (3 if types == ["gray", "heat"] else 1)
-        gflop = mflop * pixels / 1e3
+        pixels = float(math.prod(shape[:2])) * (3 if types == ["gray", "heat"] else 1)
+        used = [(network, way) for network, way in enumerate(_TASKS[task]) if way is not None]
+        values = sum(_VALUES[network] * PASSES[way] for network, way in used)
+        gflop = sum(_MFLOP[network][way] for network, way in used) * pixels / 1e3
         gb = values * precision.array_dtype(dtype).itemsize * pixels / 1e9
     return Case(
         name=name.partition(":")[0],
-        train=task not in ("encode", "predict"),
-        batch_size=images or sizes.batch_size[data_type],
+        train=_TRAINING in _TASKS[task],
+        batch_size=images or sizes.batch_size[types[-1]],
         gflop_per_image=gflop,
         gb_per_image=gb,
         **parts | {"step": precision.matmul_precision(dtype, platform=platform)(parts["step"])},
     )
 
 
-# --------------------------------------------------------------------------------------------------
-# Each maker returns a pair: the work per pixel as (MFLOP, values moved), and attributes of `Case`.
-# --------------------------------------------------------------------------------------------------
-
-
-def _pretrain(types, shape, sizes, dtype, operations):
-    model = train_encoder.make_model(
-        data_type=types[0], num_kernels=sizes.num_kernels, dtype=dtype, operations=operations
-    )
+def _pretraining(
+    data_type: str, shape: tuple[int, ...], *, sizes: BenchmarkSizes, **settings: Any
+) -> dict[str, Any]:
+    """Attributes of the `Case`; `settings` are the compute type and the operations."""
+    model = train_encoder.make_model(data_type=data_type, num_kernels=sizes.num_kernels, **settings)
     tx = train_encoder.make_optimizer(1e-3, 1e-4)
-    image = (*shape, CHANNELS[types[0]])
     loss = train_encoder.LossSettings()
-    step = partial(train_encoder.train_step, model=model, tx=tx, loss=loss)
-    draw = partial(train_encoder.draw, image_size=shape, model=model, loss=loss)
-    make_state = partial(
-        train_encoder.create_state, model, tx=tx, rng=jax.random.key(0), image_shape=image
-    )
-    work = ENCODER_MFLOP[1], ENCODER_VALUES * PASSES[1]
-    columns = {"images": (image, np.uint8)}
-    return work, {"step": step, "make_state": make_state, "columns": columns, "draw": draw}
+    return {
+        "step": partial(train_encoder.train_step, model=model, tx=tx, loss=loss),
+        "make_state": partial(
+            train_encoder.create_state, model, tx=tx, rng=jax.random.key(0), image_shape=shape
+        ),
+        "columns": {"images": jax.ShapeDtypeStruct(shape, np.uint8)},
+        "draw": partial(train_encoder.draw, image_size=shape[:2], model=model, loss=loss),
+    }
 
 
-def _frozen(data_type: str, sizes, dtype, operations) -> FrozenEncoder:
-    facts = {"data_type": data_type, "num_kernels": sizes.num_kernels}
-    return FrozenEncoder.abstract(facts, dtype=dtype, operations=operations)
-
-
-def _encode(types, shape, sizes, dtype, operations):
-    module = _frozen(types[0], sizes, dtype, operations).module
-    step = partial(train_decoder.encode_step, encoder=module)
-    make_state = partial(frozen.init, module, rng=jax.random.key(0))
-    work = ENCODER_MFLOP[0], ENCODER_VALUES * PASSES[0]
-    columns = {"images": ((*shape, module.channels), np.uint8)}
-    return work, {"step": step, "make_state": make_state, "columns": columns}
-
-
-def _decode(task, types, shape, sizes, dtype, operations, *, encoded=False, predict=False):
-    encoder = _frozen(types[0], sizes, dtype, operations)
-    image = (*shape, CHANNELS[types[-1]])
+def _with_frozen_encoder(
+    task: str,
+    encoder_type: str,
+    shape: tuple[int, ...],
+    *,
+    sizes: BenchmarkSizes,
+    **settings: Any,
+) -> dict[str, Any]:
+    """Attributes of the `Case`; `settings` are the compute type and the operations."""
+    facts = {"data_type": encoder_type, "num_kernels": sizes.num_kernels}
+    encoder = FrozenEncoder.abstract(facts, **settings)
+    init_encoder = partial(frozen.init, encoder.module, rng=jax.random.key(0))
+    columns = {"images": jax.ShapeDtypeStruct(shape, np.uint8)}
+    if task == "encode":
+        step = partial(train_decoder.encode_step, encoder=encoder.module)
+        return {"step": step, "make_state": init_encoder, "columns": columns}
+    classifies = task.endswith("classify")
     decoder = train_decoder.make_decoder(
-        task, width=sizes.unet_width, dtype=dtype, operations=operations
+        "classify" if classifies else "segment", width=sizes.unet_width, **settings
     )
     tx = train_decoder.make_optimizer(1e-3)
-    latents = encoder.latents(image)
+    latents = encoder.latents(shape)
+    is_encoded = task in ("classify", "segment")
 
     def make_state():
         return train_decoder.create_state(
@@ -227,32 +225,17 @@ def _decode(task, types, shape, sizes, dtype, operations, *, encoded=False, pred
             tx=tx,
             rng=jax.random.key(0),
             latents_shape=latents.shape,
-            frozen={} if encoded else frozen.init(encoder.module, rng=jax.random.key(0)),
+            frozen={} if is_encoded else init_encoder(),
         )
 
     models = {"encoder": encoder.module, "decoder": decoder}
-    images = {"images": (image, np.uint8)}
-    if predict:
+    if task == "predict":
         step = partial(train_decoder.predict_step, full_shape=GRAY_SHAPE, **models)
-        work = ENCODER_MFLOP[0] + UNET_MFLOP[0], (ENCODER_VALUES + UNET_VALUES) * PASSES[0]
-        return work, {"step": step, "make_state": make_state, "columns": images}
-    inputs = {"latents": (latents.shape, latents.dtype)} if encoded else images
-    target = {"labels": ((), np.int32)} if task == "classify" else {}
-    target = target or {"label_maps": (GRAY_SHAPE, np.uint8)}
-    mflop, values = UNET_MFLOP[1], UNET_VALUES * PASSES[1]
-    if not encoded:
-        mflop, values = mflop + ENCODER_MFLOP[0], values + ENCODER_VALUES * PASSES[0]
-    step = partial(train_decoder.train_step, tx=tx, **models)
-    columns = inputs | target
-    return (mflop, values), {"step": step, "make_state": make_state, "columns": columns}
-
-
-_MAKERS = {  # task -> (maker, number of data types in the name)
-    "pretrain": (_pretrain, 1),
-    "encode": (_encode, 1),
-    "classify": (partial(_decode, "classify", encoded=True), 2),
-    "segment": (partial(_decode, "segment", encoded=True), 2),
-    "encode and classify": (partial(_decode, "classify"), 2),
-    "encode and segment": (partial(_decode, "segment"), 2),
-    "predict": (partial(_decode, "segment", predict=True), 2),
-}
+    else:
+        step = partial(train_decoder.train_step, tx=tx, **models)
+        columns = {"latents": latents} if is_encoded else columns
+        if classifies:
+            columns["labels"] = jax.ShapeDtypeStruct((), np.int32)
+        else:
+            columns["label_maps"] = jax.ShapeDtypeStruct(GRAY_SHAPE, np.uint8)
+    return {"step": step, "make_state": make_state, "columns": columns}

@@ -71,8 +71,7 @@ def _lower(case: Case, state: Any, batch: dict[str, np.ndarray], *, device: jax.
 
     That function returns the loss, the gradients, and the changes of the batch statistics.
     """
-    types = {name: dtype for name, (_, dtype) in case.columns.items()}
-    batch = {name: x.astype(types.get(name, x.dtype)) for name, x in batch.items()}
+    batch = {name: x.astype(case.columns.get(name, x).dtype) for name, x in batch.items()}
     parallel = DataParallel([device], mode="shard_map")
     placed = parallel.replicate(state), parallel.put_batch(batch)
     lowered = parallel.wrap(case.step).lower(*placed)

@@ -69,7 +69,9 @@ def lower_step(case: Case, devices: Sequence[Any]) -> jax.stages.Lowered:
     """One step over the devices, in XLA's language; needs neither data nor the devices."""
     parallel = DataParallel(devices, mode="shard_map")
     function = parallel.wrap(case.step, donate_state=case.train)
-    return function.lower(jax.eval_shape(case.make_state), case.abstract_batch())
+    columns = jax.eval_shape(partial(case.random_columns, case.batch_size))
+    rows = batches.eval_rows(case.batch_size, case.batch_size, step=0)._asdict()
+    return function.lower(jax.eval_shape(case.make_state), columns | rows)
 
 
 def peak_bytes(compiled: jax.stages.Compiled) -> int:
