@@ -1,6 +1,7 @@
 """The benchmark runs the product's steps; its counts are checked against hand-made ones."""
 
 import json
+import textwrap
 
 import jax
 import numpy as np
@@ -8,10 +9,11 @@ import pytest
 import tiny_training as tiny
 
 from thermo_jax import main
-from thermo_jax.benchmark import ahead_of_time, cases, collectives, compilation, measure, tables
+from thermo_jax.benchmark import ahead_of_time, cases, compilation, measure, tables
+from thermo_jax.benchmark.hlo import HloProgram
 from thermo_jax.configs import benchmark
 from thermo_jax.models.operations import NATIVE
-from thermo_jax.programs.benchmark import benchmark_sizes
+from thermo_jax.programs.benchmark import benchmark_settings
 
 quick_compilation = pytest.fixture(scope="module", autouse=True)(tiny.quick_compilation)
 
@@ -68,7 +70,7 @@ def test_a_case_that_does_not_fit_is_a_row_that_says_so(tmp_path, capsys, monkey
 def test_random_examples_are_all_different():
     config = benchmark.get_config("quick")
     case = cases.make_case(
-        "segment H/H", benchmark_sizes(config), dtype="bfloat16", operations=NATIVE
+        "segment H/H", benchmark_settings(config), dtype="bfloat16", operations=NATIVE
     )
     latents = case.random_columns(3)["latents"]
     assert latents.shape == (3, 1, 30, 40, 16) and latents.dtype == "bfloat16"
@@ -79,7 +81,7 @@ def test_random_examples_are_all_different():
 def test_a_name_may_say_how_many_images_a_step_has():
     config = benchmark.get_config("quick")
     case = cases.make_case(
-        "encode H:5", benchmark_sizes(config), dtype="float32", operations=NATIVE
+        "encode H:5", benchmark_settings(config), dtype="float32", operations=NATIVE
     )
     assert (case.name, case.batch_size) == ("encode H", 5)
     for images in ("0", "", "many", "-1"):
@@ -90,17 +92,17 @@ def test_a_name_may_say_how_many_images_a_step_has():
 def test_hand_counts_are_those_of_the_published_sizes_only():
     config = benchmark.get_config("cpu")
     case = cases.make_case(
-        "pretrain H", benchmark_sizes(config), dtype="float32", operations=NATIVE
+        "pretrain H", benchmark_settings(config), dtype="float32", operations=NATIVE
     )
     assert case.gflop_per_image == pytest.approx(31.1, abs=0.1)  # SPEC section 6
     half = cases.make_case(
-        "pretrain H", benchmark_sizes(config), dtype="bfloat16", operations=NATIVE
+        "pretrain H", benchmark_settings(config), dtype="bfloat16", operations=NATIVE
     )
     assert case.gb_per_image == 2 * half.gb_per_image
     assert half.gb_per_image == pytest.approx(0.110, abs=0.001)  # SPEC section 7
     config.num_kernels = 2
     case = cases.make_case(
-        "pretrain H", benchmark_sizes(config), dtype="float32", operations=NATIVE
+        "pretrain H", benchmark_settings(config), dtype="float32", operations=NATIVE
     )
     assert case.gflop_per_image is None and case.gb_per_image is None
 
@@ -111,7 +113,7 @@ def test_hand_counts_are_those_of_the_published_sizes_only():
 def test_xla_counts_the_operations_that_were_counted_by_hand(name):
     config = benchmark.get_config("gpu")
     config.batch_size.heat = 2
-    case = cases.make_case(name, benchmark_sizes(config), dtype="float32", operations=NATIVE)
+    case = cases.make_case(name, benchmark_settings(config), dtype="float32", operations=NATIVE)
     # By hand, training is three times the forward pass; nobody needs the gradient of an input.
     assert compilation.flops(case) / 2e9 == pytest.approx(case.gflop_per_image, rel=0.07)
 
@@ -121,7 +123,9 @@ def test_operations_are_not_counted_where_the_cpu_is_hidden(monkeypatch):
         raise RuntimeError("Unknown backend cpu")
 
     config = benchmark.get_config("quick")
-    case = cases.make_case("encode H", benchmark_sizes(config), dtype="float32", operations=NATIVE)
+    case = cases.make_case(
+        "encode H", benchmark_settings(config), dtype="float32", operations=NATIVE
+    )
     monkeypatch.setattr(jax, "local_devices", hidden)
     assert compilation.flops(case) is None
 
@@ -130,7 +134,7 @@ def test_a_gray_encoder_on_heatmaps_costs_three_decoders():
     config = benchmark.get_config("gpu")
     one, three = (
         cases.make_case(
-            f"segment {row}", benchmark_sizes(config), dtype="float32", operations=NATIVE
+            f"segment {row}", benchmark_settings(config), dtype="float32", operations=NATIVE
         ).gflop_per_image
         for row in ("H/H", "G/H")
     )
@@ -141,17 +145,18 @@ def test_a_gray_encoder_on_heatmaps_costs_three_decoders():
 def test_an_unknown_case_is_refused_with_the_known_ones(name):
     config = benchmark.get_config("quick")
     with pytest.raises(ValueError, match=f"no case '{name}'; known are"):
-        cases.make_case(name, benchmark_sizes(config), dtype="float32", operations=NATIVE)
+        cases.make_case(name, benchmark_settings(config), dtype="float32", operations=NATIVE)
 
 
 def test_a_step_that_fits_no_chip_is_told_after_the_rows_of_all(monkeypatch):
     monkeypatch.setattr(ahead_of_time, "tpu_slice", lambda name: jax.devices())
     monkeypatch.setitem(ahead_of_time.CHIPS, "tiny", (1e-6, 1000, 1))
     config = benchmark.get_config("quick")
-    sizes = {"dtypes": config.dtypes, "sizes": benchmark_sizes(config)}
-    rows = []
-    with pytest.raises(ValueError, match=r"do not fit .*: encode H \(float32\) on tiny:1x1"):
-        for row in ahead_of_time.tpu_rows(("tiny:1x1", "v5e:1x1"), cases=["encode H"], **sizes):
+    config.cases = ("encode H",)
+    settings, rows = benchmark_settings(config), []
+    message = r"do not fit .*: encode H \(float32, batch 2\) on tiny:1x1; choose"
+    with pytest.raises(ValueError, match=message):
+        for row in ahead_of_time.tpu_rows(("tiny:1x1", "v5e:1x1"), settings):
             rows.append(row)
     tiny_chip, v5e = rows
     assert (tiny_chip["fits"], v5e["fits"]) == (False, True)
@@ -167,12 +172,14 @@ def test_a_chip_without_known_rates_is_refused():
 
 def test_collectives_are_counted_with_their_bytes():
     program = """
+    ENTRY %main (x: f32[16,2]) -> f32[16,2] {
       %a = f32[16,2]{1,0} all-reduce(%x), replica_groups={}
       ROOT %b = (f32[4]{0}, bf16[2]{0}) all-reduce-start(%y, %z), channel_id=1
       %c = u8[8,3]{1,0} all-gather(%w), dimensions={0}
       %d = f32[16,2]{1,0} add(%a, %a)
+    }
     """
-    assert collectives.count_collectives(program) == {
+    assert HloProgram(textwrap.dedent(program)).collectives() == {
         "all-gather": {"count": 1, "bytes": 24},
         "all-reduce": {"count": 2, "bytes": 128 + 16 + 4},
     }

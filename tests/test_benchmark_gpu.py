@@ -11,11 +11,11 @@ import tiny_training as tiny
 from conftest import ROOT
 
 from thermo_jax import main
-from thermo_jax.benchmark import cases, compare, compilation, measure, profiling, tables
+from thermo_jax.benchmark import cases, compare, compilation, measure, tables
 from thermo_jax.configs import benchmark
 from thermo_jax.models.operations import NATIVE
 from thermo_jax.programs import benchmark as benchmark_program
-from thermo_jax.programs.benchmark import benchmark_sizes
+from thermo_jax.programs.benchmark import benchmark_settings
 from thermo_jax.training import xla_flags
 from thermo_jax.training.parallel import DataParallel
 
@@ -27,7 +27,7 @@ def test_the_gpu_preset_is_five_bfloat16_cases_without_what_the_host_costs():
     config = benchmark.get_config("gpu")
     found = [
         cases.make_case(
-            name, benchmark_sizes(config), dtype=dtype, operations=NATIVE, platform="gpu"
+            name, benchmark_settings(config), dtype=dtype, operations=NATIVE, platform="gpu"
         )
         for dtype in config.dtypes
         for name in config.cases
@@ -71,13 +71,13 @@ def test_each_case_is_timed_and_written_before_the_next_is_compiled(tmp_path, mo
 @pytest.mark.parametrize("mode", ["pmap", "shard_map"])
 def test_the_kernels_of_a_step_are_told_with_their_times(mode):
     config = benchmark.get_config("quick")
-    sizes = benchmark_sizes(config)
-    case = cases.make_case("encode H:8", sizes, dtype="float32", operations=NATIVE)
+    settings = benchmark_settings(config)
+    case = cases.make_case("encode H:8", settings, dtype="float32", operations=NATIVE)
     parallel = DataParallel(jax.devices()[:1], mode=mode)
     program = compilation.Program(case, parallel=parallel, steps_per_dispatch=2)
-    row = profiling.profile(program)
+    row = measure.profile(program)
     assert (row["case"], row["batch_size"]) == ("encode H", 8)
-    assert 0 < len(row["kernels"]) <= profiling.SHOWN
+    assert 0 < len(row["kernels"]) <= measure.MOST_KERNELS
     assert any("conv" in name for name, _, _ in row["kernels"])
     assert row["busy_us_per_step"] >= sum(took for _, _, took in row["kernels"]) > 0
     name, calls, took = row["kernels"][0]
@@ -103,9 +103,9 @@ def test_nothing_is_compared_where_the_cpu_is_hidden(monkeypatch):
         raise RuntimeError(f"Unknown backend {backend}")
 
     monkeypatch.setattr(jax, "local_devices", local_devices)
-    sizes = benchmark_sizes(benchmark.get_config("against_cpu"))
+    settings = benchmark_settings(benchmark.get_config("against_cpu"))
     with pytest.raises(ValueError, match="JAX_PLATFORMS hides: unset it, or add ',cpu'"):
-        next(compare.precision_rows(["encode H"], dtypes=["float32"], sizes=sizes, conv="auto"))
+        next(compare.precision_rows(settings, conv="auto"))
 
 
 def test_the_table_says_whether_a_dispatch_is_one_graph():

@@ -15,7 +15,7 @@ from thermo_jax.configs import benchmark as benchmark_config
 from thermo_jax.inference import export, predictor
 from thermo_jax.models.operations import NATIVE
 from thermo_jax.models.precision import array_dtype, choose_dtype, matmul_precision
-from thermo_jax.programs.benchmark import benchmark_sizes
+from thermo_jax.programs.benchmark import benchmark_settings
 from thermo_jax.training.parallel import AXIS
 from thermo_jax.training.placement import Placement
 
@@ -162,9 +162,9 @@ def test_a_prediction_is_made_in_the_precision_of_its_type(saved_classifier, dty
 
 def test_a_benchmarks_step_has_the_precision_of_its_type():
     config = benchmark_config.get_config("quick")
-    sizes = benchmark_sizes(config)
-    case = make_case("encode H", sizes, dtype="tensorfloat32", operations=NATIVE, platform="gpu")
+    settings = benchmark_settings(config)
+    case = make_case("encode H", settings, dtype="tensorfloat32", operations=NATIVE, platform="gpu")
     step = jax.vmap(case.step, in_axes=(None, 0), axis_name=AXIS)
-    batch = {"images": np.zeros((1, 2, *case.columns["images"][0]), np.uint8)}
+    batch = {"images": np.zeros((1, 2, *case.columns["images"].shape), np.uint8)}
     text = jax.jit(step).lower(jax.eval_shape(case.make_state), batch).as_text()
     assert precisions(text, "convolution").keys() == {SHORTER}

@@ -1,4 +1,4 @@
-"""The project's steps compiled for chips that the machine does not have.
+"""The project's steps, compiled but not run: for chips that are absent, or to count transfers.
 
 libtpu (`pip install '.[tpu]'`) compiles for a TPU slice of a given name. The compiled program shows
 its memory, operations and bytes. The roofline is the time that these need at the chip's published
@@ -9,24 +9,29 @@ JAX_PLATFORMS=cpu, or the plugin looks for a driver and fails. The compiled prog
 kernels, its convolutions and the bytes that they move; only cuDNN's algorithms are missing, which
 XLA chooses by timing them on a GPU. The floor of a step is the sum of the shortest possible
 times of its kernels at the rates measured on an H200 (SPEC section 6); launches do not count.
+
+What devices send each other in a step is counted on any devices, such as virtual ones on the CPU:
+XLA_FLAGS=--xla_force_host_platform_device_count=8. A step scales well if neither the number of
+collectives nor their bytes grow with the number of devices.
 """
 
 import importlib.util
 import itertools
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 from absl import logging
 
-from thermo_jax.benchmark.cases import BenchmarkSizes, Case, make_case
+from thermo_jax.benchmark.cases import BenchmarkSettings, Case, make_case
 from thermo_jax.benchmark.compilation import lower_step, peak_bytes, why_too_large
 from thermo_jax.benchmark.hlo import AllReduce, HloProgram, Kernel
 from thermo_jax.errors import UserError
-from thermo_jax.models.operations import GPU, NATIVE
+from thermo_jax.models.operations import NATIVE, choose_operations
 from thermo_jax.training import xla_flags
 
 # Generation -> (GB of memory, bf16 TFLOP/s, GB/s) of one chip.
@@ -43,15 +48,10 @@ BYTES_PER_S, FLOP_PER_S = 4.3e12, 790e12
 LINK_BYTES_PER_S = 450e9
 _H200 = Path(__file__).parent / "h200.txtpb"
 
-
-# --------------------------------------------------------------------------------------------------
-# TPUs
-# --------------------------------------------------------------------------------------------------
+Row = dict[str, Any]
 
 
-def tpu_rows(
-    slices: Sequence[str], *, cases: Sequence[str], dtypes: Sequence[str], sizes: BenchmarkSizes
-) -> Iterator[dict[str, Any]]:
+def tpu_rows(slices: Sequence[str], settings: BenchmarkSettings) -> Iterator[Row]:
     """One row per slice, type and case: memory, operations, bytes and roofline of one chip's step.
 
     Raises:
@@ -60,19 +60,90 @@ def tpu_rows(
     """
     too_large = []
     for name in slices:
-        chip, generation = tpu_slice(name)[0], name.split(":")[0]
-        for dtype, case_name in itertools.product(dtypes, cases):
-            logging.info("compiling %s, %s for one chip of %s", case_name, dtype, name)
-            case = make_case(case_name, sizes, dtype=dtype, operations=NATIVE, platform="tpu")
-            row = _tpu_row(case, chip, generation) | {"topology": name, "dtype": dtype}
+        read = partial(_tpu_fields, rates=CHIPS.get(name.split(":")[0]))
+        for row in _rows(read, tpu_slice(name)[:1], settings, platform="tpu"):
             if not row["fits"]:
-                too_large.append(f"{case_name} ({dtype}) on {name}")
-            yield row
+                too_large.append(
+                    f"{row['case']} ({row['dtype']}, batch {row['batch_size']}) on {name}"
+                )
+            yield row | {"topology": name}
     if too_large:
         raise UserError(
             f"these steps do not fit the chip's memory: {', '.join(too_large)}; choose a smaller "
             "config.batch_size, or share the batch among more chips"
         )
+
+
+def gpu_rows(counts: Sequence[int], settings: BenchmarkSettings, *, biggest: int) -> Iterator[Row]:
+    """One row per number of H200, type and case; every GPU has a whole batch.
+
+    Args:
+      biggest: the number of kernels that a row lists, those with the longest times first.
+    Raises:
+      UserError: JAX's plugin is missing, or does not compile for this GPU.
+    """
+    # The same value as in a run on several GPUs, see xla_flags.
+    name, _, value = xla_flags.COMBINE.removeprefix("--").partition("=")
+    for count in counts:
+        options = {name: int(value)} if count > 1 else None
+        read = partial(_gpu_fields, count=count, biggest=biggest)
+        for_all = settings.for_devices(count)
+        for row in _rows(read, h200s(count), for_all, platform="gpu", options=options):
+            yield row | {"gpus": count}
+
+
+def collectives_rows(counts: Sequence[int], settings: BenchmarkSettings) -> Iterator[Row]:
+    """One row per case and number of devices, in the first compute type.
+
+    Every device has a whole batch.
+
+    Raises:
+      UserError: there are fewer devices than a row needs.
+    """
+    available, most = jax.devices(), max(counts)
+    if most > len(available):
+        raise UserError(
+            f"config.device_counts={tuple(counts)}: there are {len(available)} devices; on "
+            f"the CPU, start with XLA_FLAGS=--xla_force_host_platform_device_count={most}"
+        )
+    for name, count in itertools.product(settings.cases, counts):
+        for_all = settings.for_devices(count)
+        case = make_case(name, for_all, dtype=settings.dtypes[0], operations=NATIVE)
+        program = HloProgram(lower_step(case, available[:count]).compile().as_text())
+        row = {"case": name, "devices": count, "framework": "thermo_jax"}
+        yield row | {"collectives": program.collectives()}
+
+
+def _rows(
+    read: Callable[[Case, jax.stages.Compiled], Row],
+    devices: Sequence[Any],
+    settings: BenchmarkSettings,
+    *,
+    platform: str,
+    options: dict[str, Any] | None = None,
+) -> Iterator[Row]:
+    """One row per type and case, with the fields that `read` finds in the compiled step."""
+    operations = choose_operations("auto", platform=platform)
+    for dtype, name in itertools.product(settings.dtypes, settings.cases):
+        chips = f"{len(devices)} x {devices[0].device_kind}"
+        logging.info("compiling %s, %s for %s", name, dtype, chips)
+        case = make_case(name, settings, dtype=dtype, operations=operations, platform=platform)
+        row = {"case": case.name, "dtype": dtype, "batch_size": case.batch_size}
+        row["framework"] = "thermo_jax"
+        lowered = lower_step(case, devices)
+        started = time.perf_counter()
+        try:
+            compiled = lowered.compile(compiler_options=options)
+        except jax.errors.JaxRuntimeError as error:
+            yield row | {"fits": False, "why": why_too_large(error)}
+        else:
+            row["compile_s"] = time.perf_counter() - started
+            yield row | {"peak_bytes": peak_bytes(compiled)} | read(case, compiled)
+
+
+# --------------------------------------------------------------------------------------------------
+# TPUs
+# --------------------------------------------------------------------------------------------------
 
 
 def tpu_slice(name: str) -> Sequence[Any]:
@@ -94,17 +165,15 @@ def tpu_slice(name: str) -> Sequence[Any]:
     return _topology(message, platform="tpu", topology_name=name)
 
 
-def _tpu_row(case: Case, chip: Any, generation: str) -> dict[str, Any]:
-    try:
-        compiled, row = _compile(case, [chip])
-    except jax.errors.JaxRuntimeError as error:
-        return _about(case) | {"fits": False, "why": why_too_large(error)}
-    memory_gb, tflops, gb_per_s = CHIPS[generation]
+def _tpu_fields(
+    case: Case, compiled: jax.stages.Compiled, *, rates: tuple[float, float, float]
+) -> Row:
+    memory_gb, tflops, gb_per_s = rates
     cost = compiled.cost_analysis()
     tflop, gb = cost["flops"] / 1e12, cost["bytes accessed"] / 1e9
     roofline = max(tflop / tflops, gb / gb_per_s)
-    return row | {
-        "fits": row["peak_bytes"] < memory_gb * 1e9,
+    return {
+        "fits": peak_bytes(compiled) < memory_gb * 1e9,
         "tflop": tflop,
         "gb": gb,
         "mb_per_image": 1e3 * gb / case.batch_size,
@@ -116,29 +185,6 @@ def _tpu_row(case: Case, chip: Any, generation: str) -> dict[str, Any]:
 # --------------------------------------------------------------------------------------------------
 # GPUs
 # --------------------------------------------------------------------------------------------------
-
-
-def gpu_rows(
-    counts: Sequence[int],
-    *,
-    cases: Sequence[str],
-    dtypes: Sequence[str],
-    sizes: BenchmarkSizes,
-    biggest: int,
-) -> Iterator[dict[str, Any]]:
-    """One row per number of H200, type and case; every GPU has a whole batch.
-
-    Args:
-      biggest: the number of kernels that a row lists, those with the longest times first.
-    Raises:
-      UserError: JAX's plugin is missing, or does not compile for this GPU.
-    """
-    for count in counts:
-        gpus, all_sizes = h200s(count), sizes.for_devices(count)
-        for dtype, name in itertools.product(dtypes, cases):
-            logging.info("compiling %s, %s for %d H200", name, dtype, count)
-            case = make_case(name, all_sizes, dtype=dtype, operations=GPU, platform="gpu")
-            yield _gpu_row(case, gpus, biggest) | {"gpus": count, "dtype": dtype}
 
 
 def h200s(count: int) -> Sequence[Any]:
@@ -164,20 +210,17 @@ def h200s(count: int) -> Sequence[Any]:
     return _topology(message, platform="cuda", target_config=description, topology=topology)
 
 
-def _gpu_row(case: Case, gpus: Sequence[Any], biggest: int) -> dict[str, Any]:
-    # The same value as in a run on several GPUs, see xla_flags.
-    name, _, value = xla_flags.COMBINE.removeprefix("--").partition("=")
-    compiled, row = _compile(case, gpus, options={name: int(value)} if len(gpus) > 1 else None)
+def _gpu_fields(case: Case, compiled: jax.stages.Compiled, *, count: int, biggest: int) -> Row:
     program = HloProgram(compiled.as_text())
     kernels, all_reduces = program.kernels(), program.all_reduces()
     convolutions = [kernel for kernel in kernels if kernel.kind.startswith("convolution")]
     moved, floor = sum(kernel.bytes for kernel in kernels), sum(map(_floor_s, kernels))
-    return row | {
+    return {
         "kernels": len(kernels),
         "convolutions": len(convolutions),
         "different_convolutions": len({(c.kind, c.shape, c.read) for c in convolutions}),
         "gb": moved / 1e9,
-        "mb_per_image": moved / 1e6 * len(gpus) / case.batch_size,
+        "mb_per_image": moved / 1e6 * count / case.batch_size,
         "floor_ms": 1e3 * floor,
         "images_per_s_at_most": case.batch_size / floor,
         "all_reduces": len(all_reduces),
@@ -206,11 +249,6 @@ def _is_exposed(transfer: AllReduce) -> bool:
     return sum(map(_floor_s, transfer.beside)) < 2 * transfer.bytes / LINK_BYTES_PER_S
 
 
-# --------------------------------------------------------------------------------------------------
-# Both
-# --------------------------------------------------------------------------------------------------
-
-
 def _topology(message: str, **target: Any) -> Sequence[Any]:
     """The devices of a target; in a UserError, JAX's own text replaces `{}` in the message."""
     from jax.experimental import topologies
@@ -219,18 +257,3 @@ def _topology(message: str, **target: Any) -> Sequence[Any]:
         return topologies.get_topology_desc(**target).devices
     except Exception as error:  # JAX raises RuntimeError, NotImplementedError and others
         raise UserError(message.format(error)) from error
-
-
-def _compile(
-    case: Case, devices: Sequence[Any], options: dict[str, Any] | None = None
-) -> tuple[jax.stages.Compiled, dict[str, Any]]:
-    """One step, compiled for the devices, and the first fields of its row."""
-    lowered = lower_step(case, devices)
-    started = time.perf_counter()
-    compiled = lowered.compile(compiler_options=options)
-    compile_s = time.perf_counter() - started
-    return compiled, _about(case) | {"compile_s": compile_s, "peak_bytes": peak_bytes(compiled)}
-
-
-def _about(case: Case) -> dict[str, Any]:
-    return {"case": case.name, "batch_size": case.batch_size, "framework": "thermo_jax"}

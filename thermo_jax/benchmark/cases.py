@@ -4,14 +4,14 @@
     encode H         frozen latents            predict H/H                 images -> label maps
 
 A name may end with the number of images in a step, "pretrain H:64"; the default is in
-`BenchmarkSizes`.
+`BenchmarkSettings`.
 Decoders train on latents that were encoded once, as in a run whose latents fit on the device.
 "encode and segment H/H" encodes in every step, as in a run whose latents do not fit.
 """
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -49,23 +49,27 @@ PASSES = 2, 12
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class BenchmarkSizes:
-    """The sizes of all cases.
+class BenchmarkSettings:
+    """What is measured.
 
     Attributes:
+      cases: names of cases.
+      dtypes: compute types of `models/precision.py`, but not "auto".
       batch_size: "gray" and "heat" -> images in a step, over all devices.
       num_kernels: channels of the encoder's first block.
       unet_width: channels of the U-Net's first stage.
       downscale: images are smaller by this factor.
     """
 
+    cases: Sequence[str]
+    dtypes: Sequence[str]
     batch_size: Mapping[str, int]
     num_kernels: int
     unet_width: int
     downscale: int
 
-    def for_devices(self, count: int) -> "BenchmarkSizes":
-        """The sizes with a whole batch on each of `count` devices."""
+    def for_devices(self, count: int) -> "BenchmarkSettings":
+        """The settings with a whole batch on each of `count` devices."""
         batch_size = {data_type: count * size for data_type, size in self.batch_size.items()}
         return dataclasses.replace(self, batch_size=batch_size)
 
@@ -141,7 +145,7 @@ def find_case(name: str) -> tuple[str, list[str], int | None]:
 
 def make_case(
     name: str,
-    sizes: BenchmarkSizes,
+    settings: BenchmarkSettings,
     *,
     dtype: str,
     operations: Operations,
@@ -151,18 +155,18 @@ def make_case(
 
     Args:
       name: with or without the number of images in a step.
-      sizes: used unless the name contains another number of images.
-      dtype: a compute type of `models/precision.py`, but not "auto".
+      settings: with the sizes, unless the name contains another number of images.
+      dtype: the compute type.
       platform: the platform for which the step is compiled: "cpu", "gpu" or "tpu".
     Raises:
       UserError: the name is unknown.
     """
     task, types, images = find_case(name)
-    shape = image_shape(types[-1], downscale=sizes.downscale)
+    shape = image_shape(types[-1], downscale=settings.downscale)
     make = _pretraining if task == "pretrain" else partial(_with_frozen_encoder, task)
-    parts = make(types[0], shape, sizes=sizes, dtype=dtype, operations=operations)
+    parts = make(types[0], shape, settings=settings, dtype=dtype, operations=operations)
     gflop = gb = None
-    if (sizes.num_kernels, sizes.unet_width) == (16, 64):
+    if (settings.num_kernels, settings.unet_width) == (16, 64):
         pixels = float(math.prod(shape[:2])) * (3 if types == ["gray", "heat"] else 1)
         used = [(network, way) for network, way in enumerate(_TASKS[task]) if way is not None]
         values = sum(_VALUES[network] * PASSES[way] for network, way in used)
@@ -171,7 +175,7 @@ def make_case(
     return Case(
         name=name.partition(":")[0],
         train=_TRAINING in _TASKS[task],
-        batch_size=images or sizes.batch_size[types[-1]],
+        batch_size=images or settings.batch_size[types[-1]],
         gflop_per_image=gflop,
         gb_per_image=gb,
         **parts | {"step": precision.matmul_precision(dtype, platform=platform)(parts["step"])},
@@ -179,10 +183,10 @@ def make_case(
 
 
 def _pretraining(
-    data_type: str, shape: tuple[int, ...], *, sizes: BenchmarkSizes, **settings: Any
+    data_type: str, shape: tuple[int, ...], *, settings: BenchmarkSettings, **how: Any
 ) -> dict[str, Any]:
-    """Attributes of the `Case`; `settings` are the compute type and the operations."""
-    model = train_encoder.make_model(data_type=data_type, num_kernels=sizes.num_kernels, **settings)
+    """Attributes of the `Case`; `how` specifies the compute type and the operations."""
+    model = train_encoder.make_model(data_type=data_type, num_kernels=settings.num_kernels, **how)
     tx = train_encoder.make_optimizer(1e-3, 1e-4)
     loss = train_encoder.LossSettings()
     return {
@@ -200,12 +204,12 @@ def _with_frozen_encoder(
     encoder_type: str,
     shape: tuple[int, ...],
     *,
-    sizes: BenchmarkSizes,
-    **settings: Any,
+    settings: BenchmarkSettings,
+    **how: Any,
 ) -> dict[str, Any]:
-    """Attributes of the `Case`; `settings` are the compute type and the operations."""
-    facts = {"data_type": encoder_type, "num_kernels": sizes.num_kernels}
-    encoder = FrozenEncoder.abstract(facts, **settings)
+    """Attributes of the `Case`; `how` specifies the compute type and the operations."""
+    facts = {"data_type": encoder_type, "num_kernels": settings.num_kernels}
+    encoder = FrozenEncoder.abstract(facts, **how)
     init_encoder = partial(frozen.init, encoder.module, rng=jax.random.key(0))
     columns = {"images": jax.ShapeDtypeStruct(shape, np.uint8)}
     if task == "encode":
@@ -213,7 +217,7 @@ def _with_frozen_encoder(
         return {"step": step, "make_state": init_encoder, "columns": columns}
     classifies = task.endswith("classify")
     decoder = train_decoder.make_decoder(
-        "classify" if classifies else "segment", width=sizes.unet_width, **settings
+        "classify" if classifies else "segment", width=settings.unet_width, **how
     )
     tx = train_decoder.make_optimizer(1e-3)
     latents = encoder.latents(shape)

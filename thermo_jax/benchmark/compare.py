@@ -5,7 +5,7 @@ divided by the norm of the CPU's result. It should be near 1e-5 or less in float
 TF32, and between .01 and .5 in bfloat16 (.5 for a U-Net's gradient).
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from absl import logging
 
-from thermo_jax.benchmark.cases import BenchmarkSizes, Case, make_case
+from thermo_jax.benchmark.cases import BenchmarkSettings, Case, make_case
 from thermo_jax.benchmark.measure import versions
 from thermo_jax.data import batches
 from thermo_jax.errors import UserError
@@ -22,12 +22,8 @@ from thermo_jax.models.operations import NATIVE, choose_operations
 from thermo_jax.training.parallel import DataParallel
 from thermo_jax.training.state import initialise
 
-REFERENCE = "float32"
 
-
-def precision_rows(
-    cases: Sequence[str], *, dtypes: Sequence[str], sizes: BenchmarkSizes, conv: str
-) -> Iterator[dict[str, Any]]:
+def precision_rows(settings: BenchmarkSettings, *, conv: str) -> Iterator[dict[str, Any]]:
     """One row per case and type, on the first device.
 
     Args:
@@ -45,31 +41,29 @@ def precision_rows(
     device = jax.devices()[0]
     platform = device.platform
     operations = choose_operations(conv, platform=platform)
-    make = partial(make_case, sizes=sizes, operations=operations, platform=platform)
-    for name in cases:
-        logging.info("%s in %s", name, ", ".join(dtypes))
-        reference = make_case(name, sizes, dtype=REFERENCE, operations=NATIVE)
-        inputs = _inputs(reference)
+    make = partial(make_case, settings=settings, operations=operations, platform=platform)
+    for name in settings.cases:
+        logging.info("%s in %s", name, ", ".join(settings.dtypes))
+        reference = make_case(name, settings, dtype="float32", operations=NATIVE)
+        rows = batches.eval_rows(reference.batch_size, reference.batch_size, step=0)._asdict()
+        columns = jax.jit(partial(reference.random_columns, reference.batch_size))()
+        inputs = jax.device_get((initialise(reference.make_state), columns | rows))
         steps = [_lower(reference, *inputs, device=cpu)]
-        steps += [_lower(make(name, dtype=dtype), *inputs, device=device) for dtype in dtypes]
+        for dtype in settings.dtypes:
+            steps.append(_lower(make(name, dtype=dtype), *inputs, device=device))
         with ThreadPoolExecutor(1 if platform == "cpu" else len(steps)) as threads:
             expected, *results = threads.map(lambda step: step(), steps)
-        for dtype, result in zip(dtypes, results, strict=True):
+        for dtype, result in zip(settings.dtypes, results, strict=True):
             errors = {part: _error(value, expected[part]) for part, value in result.items()}
             yield {"case": name, "dtype": dtype, "errors": errors} | versions()
 
 
-def _inputs(case: Case) -> tuple[Any, dict[str, np.ndarray]]:
-    """A state and a batch in host memory; latents have the type of the reference, float32."""
-    rows = batches.eval_rows(case.batch_size, case.batch_size, step=0)._asdict()
-    columns = jax.jit(partial(case.random_columns, case.batch_size))()
-    return jax.device_get((initialise(case.make_state), columns | rows))
-
-
 def _lower(case: Case, state: Any, batch: dict[str, np.ndarray], *, device: jax.Device) -> Callable:
-    """Traces a step, in the main thread; returns a function that compiles it and runs it once.
+    """Traces a step; returns a function that compiles it and runs it once.
 
-    That function returns the loss, the gradients, and the changes of the batch statistics.
+    That function returns the loss, the gradients, and the changes of the batch statistics. Several
+    threads may call such functions, but a step must be traced in the main thread. Latents of the
+    batch get the step's type.
     """
     batch = {name: x.astype(case.columns.get(name, x).dtype) for name, x in batch.items()}
     parallel = DataParallel([device], mode="shard_map")

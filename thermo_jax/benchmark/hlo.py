@@ -1,4 +1,4 @@
-"""Reads the kernels of a program that XLA compiled for a GPU from the program's text.
+"""Reads a compiled program's text: a GPU's kernels, and what devices send each other.
 
 The bytes of a kernel are those that it must at least read and write: its operands and results. If
 it slices an operand or gathers from it, only the part that it needs counts. A kernel in a loop is
@@ -9,6 +9,7 @@ are in the list.
 import collections
 import dataclasses
 import functools
+import itertools
 import math
 import re
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ _FREE = {
     *("after-all", "partition-id", "replica-id"),
 }
 _CALLS = ("while", "call", "conditional")
+_COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "collective-permute", "all-to-all")
 _TIMED = ("fusion", "custom-call", "copy")  # beside an all-reduce
 _READS_PART = ("dynamic-slice", "slice", "gather")  # of the first operand
 _IN_PLACE = ("dynamic-update-slice", "scatter")  # change a part of the first operand
@@ -70,16 +72,14 @@ class AllReduce(NamedTuple):
     beside: list[Kernel]
 
 
-class _Instruction(NamedTuple):
-    is_root: bool
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Instruction:
+    root: str | None  # "ROOT " if it is the result of its computation
     name: str
     type: str
     op: str
     rest: str  # operands and attributes, as text
-
-    @property
-    def operands(self) -> list[str]:
-        return _NAME.findall(self.rest.partition("), ")[0])
+    operands: "list[_Instruction]"
 
     @property
     def called(self) -> list[str]:
@@ -93,14 +93,11 @@ class _Instruction(NamedTuple):
 
     @property
     def bytes(self) -> int:
-        return array_bytes(self.type)
+        return sum(bits * math.prod(shape) // 8 for bits, shape in _shapes(self.type))
 
     def attribute(self, pattern: str) -> str:
         match = re.search(pattern, self.rest)
         return match[1] if match else ""
-
-
-_Computation = dict[str, _Instruction]  # by name, in order
 
 
 class HloProgram:
@@ -111,13 +108,17 @@ class HloProgram:
     """
 
     def __init__(self, text: str):
-        self._computations: dict[str, _Computation] = {}
-        entry, computation = None, {}
+        self._computations: dict[str, list[_Instruction]] = {}
+        entry, computation, named = None, [], {}
         for line in text.splitlines():
             if match := _INSTRUCTION.match(line):
-                computation[match[2]] = _Instruction(bool(match[1]), *match.groups()[1:])
+                names = _NAME.findall(match[5].partition("), ")[0])
+                operands = [named[name] for name in names if name in named]
+                named[match[2]] = _Instruction(*match.groups(), operands)
+                computation.append(named[match[2]])
             elif match := _HEADER.match(line):
-                computation = self._computations[match[2]] = {}
+                computation, named = [], {}
+                self._computations[match[2]] = computation
                 entry = computation if match[1] else entry
         if entry is None:
             raise ValueError("the text has no entry computation")
@@ -127,8 +128,8 @@ class HloProgram:
         """The kernels of one run, in the order in which they are launched."""
         return list(self._kernels(self._entry, turns=1))
 
-    def _kernels(self, computation: _Computation, *, turns: int) -> Iterator[Kernel]:
-        for instruction in computation.values():
+    def _kernels(self, instructions: list[_Instruction], *, turns: int) -> Iterator[Kernel]:
+        for instruction in instructions:
             if instruction.op in _CALLS:
                 count = "1"
                 if instruction.op == "while":
@@ -138,13 +139,10 @@ class HloProgram:
                 for name in instruction.called:
                     yield from self._kernels(self._computations[name], turns=turns * int(count))
             elif instruction.op not in _FREE and not instruction.op.endswith("-done"):
-                yield self._kernel(instruction, computation, turns=turns)
+                yield self._kernel(instruction, turns=turns)
 
-    def _kernel(
-        self, instruction: _Instruction, computation: _Computation, *, turns: int
-    ) -> Kernel:
-        op = instruction.op
-        operands = [computation[name] for name in instruction.operands if name in computation]
+    def _kernel(self, instruction: _Instruction, *, turns: int = 1) -> Kernel:
+        op, operands = instruction.op, instruction.operands
         read, written = sum(operand.bytes for operand in operands), instruction.bytes
         kind, flop = op.removesuffix("-start"), 0.0
         if op.endswith("-start"):  # its type is that of operands and results together
@@ -154,11 +152,11 @@ class HloProgram:
         elif op == "fusion":
             body = self._computations[instruction.called[0]]
             read, written = _fusion_bytes(body)
-            ops = {inner.op for inner in body.values()}
+            ops = {inner.op for inner in body}
             kind = next((kind for op, kind in _FUSIONS.items() if op in ops), "element-wise")
-            flop = sum(_dot_flop(inner, body) for inner in body.values() if inner.op == "dot")
+            flop = sum(_dot_flop(inner) for inner in body if inner.op == "dot")
         elif op == "custom-call":
-            kind, flop = _library(instruction, operands)
+            kind, flop = _library(instruction)
         elif op == "dynamic-update-slice":
             read = written = operands[1].bytes
         elif op in _READS_PART:
@@ -176,26 +174,36 @@ class HloProgram:
     def _is_all_reduce(self, instruction: _Instruction) -> bool:
         """Whether it is an all-reduce of NCCL, or of XLA's own kernel (a fusion, for few bytes)."""
         if instruction.op == "fusion-start":
-            body = self._computations[instruction.called[0]]
-            return any(inner.op == "all-reduce" for inner in body.values())
+            return any(
+                inner.op == "all-reduce" for inner in self._computations[instruction.called[0]]
+            )
         return instruction.op in ("all-reduce", "all-reduce-start")
 
     def all_reduces(self) -> list[AllReduce]:
         """The all-reduces of the entry, in the order in which they are launched."""
-        entry, launched = self._entry, list(self._entry.values())
-        ends = {end.operands[0]: i for i, end in enumerate(launched) if end.op.endswith("-done")}
+        dones = [(i, x) for i, x in enumerate(self._entry) if x.op.endswith("-done")]
+        ends = {done.operands[0]: end for end, done in dones}
         return [
             AllReduce(
-                bytes=sum(entry[name].bytes for name in instruction.operands),
+                bytes=sum(operand.bytes for operand in instruction.operands),
                 beside=[
-                    self._kernel(other, entry, turns=1)
-                    for other in launched[start + 1 : ends.get(instruction.name, start)]
+                    self._kernel(other)
+                    for other in self._entry[start + 1 : ends.get(instruction, start)]
                     if other.op in _TIMED
                 ],
             )
-            for start, instruction in enumerate(launched)
+            for start, instruction in enumerate(self._entry)
             if self._is_all_reduce(instruction)
         ]
+
+    def collectives(self) -> dict[str, dict[str, int]]:
+        """Kind -> {"count", "bytes" of the results on one device}, of the whole program."""
+        kinds = collections.defaultdict(collections.Counter)
+        for instruction in itertools.chain(*self._computations.values()):
+            kind = instruction.op.removesuffix("-start")
+            if kind in _COLLECTIVES:
+                kinds[kind].update(count=1, bytes=instruction.bytes)
+        return {kind: dict(counts) for kind, counts in sorted(kinds.items())}
 
 
 @functools.cache
@@ -210,21 +218,16 @@ def _shapes(type_text: str) -> tuple[tuple[int, tuple[int, ...]], ...]:
     )
 
 
-def array_bytes(type_text: str) -> int:
-    """The bytes of all arrays of a type, as XLA writes it."""
-    return sum(bits * math.prod(shape) // 8 for bits, shape in _shapes(type_text))
-
-
-def _fusion_bytes(body: _Computation) -> tuple[int, int]:
+def _fusion_bytes(body: list[_Instruction]) -> tuple[int, int]:
     """Bytes that a fusion reads and writes."""
     users = collections.defaultdict(list)
-    for user in body.values():
-        for position, name in enumerate(user.operands):
-            users[name].append((user, position))
+    for user in body:
+        for position, operand in enumerate(user.operands):
+            users[operand].append((user, position))
 
     def read(operand: _Instruction) -> int:
         parts = 0
-        for user, position in users[operand.name]:
+        for user, position in users[operand]:
             if user.op in _READS_PART and position == 0:
                 parts += user.bytes
             elif user.op == "bitcast":
@@ -235,35 +238,35 @@ def _fusion_bytes(body: _Computation) -> tuple[int, int]:
 
     def behind_bitcasts(instruction: _Instruction) -> _Instruction:
         while instruction.op == "bitcast":
-            instruction = body[instruction.operands[0]]
+            instruction = instruction.operands[0]
         return instruction
 
     def written(result: _Instruction) -> int:
         inner = behind_bitcasts(result)
-        if inner.op in _IN_PLACE and behind_bitcasts(body[inner.operands[0]]).op == "parameter":
+        if inner.op in _IN_PLACE and behind_bitcasts(inner.operands[0]).op == "parameter":
             if inner.op == "scatter":  # it also reads the part that it adds to
-                return 2 * body[inner.operands[2]].bytes
-            return body[inner.operands[1]].bytes
+                return 2 * inner.operands[2].bytes
+            return inner.operands[1].bytes
         return result.bytes
 
-    root = next(instruction for instruction in body.values() if instruction.is_root)
-    results = [body[name] for name in root.operands] if root.op == "tuple" else [root]
-    parameters = (operand for operand in body.values() if operand.op == "parameter")
+    root = next(instruction for instruction in body if instruction.root)
+    results = root.operands if root.op == "tuple" else [root]
+    parameters = (instruction for instruction in body if instruction.op == "parameter")
     return sum(map(read, parameters)), sum(map(written, results))
 
 
-def _dot_flop(dot: _Instruction, body: _Computation) -> float:
+def _dot_flop(dot: _Instruction) -> float:
     contracted = dot.attribute(r"lhs_contracting_dims=\{([\d,]+)\}").split(",")
-    left = body[dot.operands[0]].shape
+    left = dot.operands[0].shape
     return 2.0 * math.prod(dot.shape) * math.prod(left[int(axis)] for axis in contracted)
 
 
-def _library(call: _Instruction, operands: list[_Instruction]) -> tuple[str, float]:
+def _library(call: _Instruction) -> tuple[str, float]:
     """(kind, operations) of a call of cuDNN, cuBLAS or another library."""
     target = call.attribute(r'custom_call_target="([^"]+)"')
     if not target.startswith("__cudnn$conv"):
         return ("product" if "gemm" in target else target), 0.0
-    first, second = (operand.shape for operand in operands[:2])
+    first, second = (operand.shape for operand in call.operands[:2])
     # The shapes of the kernel and of the output of the convolution to which this belongs.
     way, kernel, output = {
         "__cudnn$convBackwardInput": ("backward input", second, first),

@@ -1,11 +1,14 @@
-"""Times one case, the two ceilings of the device, and the host's share."""
+"""Times one case and its kernels, the two ceilings of the device, and the host's share."""
 
+import collections
 import datetime
 import os
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -18,6 +21,10 @@ from thermo_jax.training.parallel import MODES, DataParallel
 from thermo_jax.training.state import initialise
 
 _CALLS = 10  # calls that are timed together, because a single call is too short
+MOST_KERNELS = 15  # in a row
+_NAME_LENGTH = 120
+# Events in a profile of the CPU that are not kernels.
+_NO_KERNELS = ("end: ", "ThreadpoolListener", "ThunkExecutor")
 
 
 def matrix_ceiling(side: int, *, dtype: str, repeats: int) -> float:
@@ -28,14 +35,14 @@ def matrix_ceiling(side: int, *, dtype: str, repeats: int) -> float:
     a = jax.random.normal(jax.random.key(0), (side, side), dtype)
     product = jax.jit(lambda a, b: a @ b).lower(a, a).compile()
     times = _times(lambda: product(a, a), repeats=repeats, calls=_CALLS)
-    return 2 * side**3 / min(times) / 1e12
+    return 2 * side**3 / times["ms_min"] / 1e9
 
 
 def copy_ceiling(megabytes: int, *, repeats: int) -> float:
     """GB/s read and written by an element-wise pass over a large array, best of several."""
     x = jax.random.normal(jax.random.key(0), (megabytes * 2**20 // 4,))
     shift = jax.jit(lambda x: x + 1).lower(x).compile()
-    return 2 * x.nbytes / min(_times(lambda: shift(x), repeats=repeats, calls=_CALLS)) / 1e9
+    return 2 * x.nbytes / _times(lambda: shift(x), repeats=repeats, calls=_CALLS)["ms_min"] / 1e6
 
 
 def measure(program: Program, *, repeats: int) -> dict[str, Any]:
@@ -47,19 +54,59 @@ def measure(program: Program, *, repeats: int) -> dict[str, Any]:
     on one device, including its table.
     """
     case = program.case
-    times = _times(program.run, repeats=repeats)
-    row = _timing([seconds / program.steps for seconds in times])
-    images_per_s = 1e3 * case.batch_size / row["ms_per_step"]
+    times = _times(program.run, repeats=repeats, steps=program.steps)
+    images_per_s = 1e3 * case.batch_size / times["ms_per_step"]
     return {
         "case": case.name,
         "batch_size": case.batch_size,
         "images_per_s": images_per_s,
-        **row,
+        **times,
         "compile_s": program.compile_s,
         "tflops": case.gflop_per_image and case.gflop_per_image * images_per_s / 1e3,
         "gb_per_s": case.gb_per_image and case.gb_per_image * images_per_s,
         "peak_bytes": peak_bytes(program.compiled),
     }
+
+
+def profile(program: Program) -> dict[str, Any]:
+    """A row of the biggest kernels: [name, calls per step, microseconds per step], on one device.
+
+    On the CPU the kernels are XLA's operations. A loop is then listed as well as the operations in
+    it, so their time counts twice. The row has no kernels if the profile is empty.
+    """
+    jax.block_until_ready(program.run())
+    calls, busy = collections.Counter(), collections.Counter()
+    for name, nanoseconds in _trace(program.run):
+        calls[name] += 1
+        busy[name] += nanoseconds
+    per_step = program.steps * program.num_devices
+    return {
+        "case": program.case.name,
+        "batch_size": program.case.batch_size,
+        "kernels_per_step": calls.total() / per_step,
+        "busy_us_per_step": busy.total() / 1e3 / per_step,
+        "kernels": [
+            [name[:_NAME_LENGTH], calls[name] / per_step, nanoseconds / 1e3 / per_step]
+            for name, nanoseconds in busy.most_common(MOST_KERNELS)
+        ],
+    }
+
+
+def _trace(run: Callable[[], Any]) -> Iterator[tuple[str, float]]:
+    """(name, nanoseconds) of every kernel of a call."""
+    options = jax.profiler.ProfileOptions()
+    options.python_tracer_level = 0
+    with tempfile.TemporaryDirectory() as folder:
+        with jax.profiler.trace(folder, profiler_options=options):
+            jax.block_until_ready(run())
+        for file in Path(folder).rglob("*.xplane.pb"):
+            for plane in jax.profiler.ProfileData.from_file(str(file)).planes:
+                prefix = "Stream" if plane.name.startswith("/device:GPU") else "tf_XLA"
+                for line in plane.lines:
+                    if line.name.startswith(prefix):
+                        for event in line.events:
+                            if not event.name.startswith(_NO_KERNELS):
+                                yield event.name, event.duration_ns
 
 
 def measure_feeding(
@@ -73,14 +120,9 @@ def measure_feeding(
     """
     steps = steps_per_dispatch
 
-    def timing(run: Callable[[], Any], *, calls: int) -> dict[str, float]:
-        """The time of one step; `calls` calls of `run` make `steps_per_dispatch` steps."""
-        times = _times(run, repeats=repeats, calls=calls)
-        return _timing([calls * seconds / steps for seconds in times])
-
     def resident(together: int) -> dict[str, float]:
         program = Program(case, parallel=parallel, steps_per_dispatch=together)
-        return timing(program.run, calls=steps // together)
+        return _times(program.run, repeats=repeats, calls=steps // together, steps=steps)
 
     def streamed() -> dict[str, float]:
         inputs = batches.prefetch(
@@ -100,7 +142,7 @@ def measure_feeding(
             state, _ = function(state, next(inputs))
             return state
 
-        return timing(run, calls=steps)
+        return _times(run, repeats=repeats, calls=steps)
 
     ways = {"streamed": streamed(), "resident": resident(1)}
     if steps > 1:
@@ -110,9 +152,9 @@ def measure_feeding(
         yield {"case": case.name, "way": way, **row, "waits": 1 - fastest / row["ms_per_step"]}
 
 
-def measure_calls(num_arrays: int = 60, *, repeats: int) -> Iterator[dict[str, Any]]:
+def measure_calls(*, repeats: int) -> Iterator[dict[str, Any]]:
     """The time that Python and JAX need to call a step that does nothing, for each mode."""
-    state = {str(i): np.zeros(8, np.float32) for i in range(num_arrays)}
+    state = {str(number): np.zeros(8, np.float32) for number in range(60)}
     for mode in MODES:
         parallel = DataParallel(mode=mode)
         count = len(parallel.devices)
@@ -120,7 +162,7 @@ def measure_calls(num_arrays: int = 60, *, repeats: int) -> Iterator[dict[str, A
         batch = parallel.put_batch({"x": np.zeros(count, np.float32)})
         call = partial(function, parallel.replicate(state), batch)
         times = _times(call, repeats=repeats, calls=10 * _CALLS)
-        yield {"case": f"a call with {num_arrays} arrays", "way": mode, **_timing(times)}
+        yield {"case": f"a call with {len(state)} arrays", "way": mode, **times}
 
 
 def versions() -> dict[str, str]:
@@ -135,8 +177,13 @@ def versions() -> dict[str, str]:
     }
 
 
-def _times(run: Callable[[], Any], *, repeats: int, calls: int = 1) -> list[float]:
-    """Seconds per call in each of `repeats` rounds of `calls` calls, after one untimed call."""
+def _times(
+    run: Callable[[], Any], *, repeats: int, calls: int = 1, steps: int | None = None
+) -> dict[str, float]:
+    """Milliseconds per step in `repeats` rounds, after one untimed call: median, least and most.
+
+    A round is `calls` calls, which together make `steps` steps (the default is one step a call).
+    """
     jax.block_until_ready(run())
     times = []
     for _ in range(repeats):
@@ -144,13 +191,5 @@ def _times(run: Callable[[], Any], *, repeats: int, calls: int = 1) -> list[floa
         for _ in range(calls):
             result = run()
         jax.block_until_ready(result)
-        times.append((time.perf_counter() - started) / calls)
-    return times
-
-
-def _timing(seconds: list[float]) -> dict[str, float]:
-    return {
-        "ms_per_step": 1e3 * statistics.median(seconds),
-        "ms_min": 1e3 * min(seconds),
-        "ms_max": 1e3 * max(seconds),
-    }
+        times.append(1e3 * (time.perf_counter() - started) / (steps or calls))
+    return {"ms_per_step": statistics.median(times), "ms_min": min(times), "ms_max": max(times)}
