@@ -12,8 +12,9 @@ The other presets measure no time:
 - `collectives` counts what devices send each other in a step (on the CPU, start it with
   XLA_FLAGS=--xla_force_host_platform_device_count=8).
 
-On a GPU a dispatch is one CUDA graph (thermo_jax/training/xla_flags.py). To add rows for XLA's
-own choice to the same table, run the benchmark a second time with the same workdir and
+On a GPU a dispatch is one CUDA graph (thermo_jax/training/xla_flags.py), inside which the profiler
+sees no kernels. To list them, and to add rows for XLA's own choice of graphs to the same table, run
+the benchmark a second time with the same workdir and
 XLA_FLAGS=--xla_gpu_enable_command_buffer=-CONVOLUTION,-WHILE. `launch/gpu_check.sh` does all this.
 """
 

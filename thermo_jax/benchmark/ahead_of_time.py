@@ -141,11 +141,6 @@ def _rows(
             yield row | {"peak_bytes": peak_bytes(compiled)} | read(case, compiled)
 
 
-# --------------------------------------------------------------------------------------------------
-# TPUs
-# --------------------------------------------------------------------------------------------------
-
-
 def tpu_slice(name: str) -> Sequence[Any]:
     """The devices of a slice such as "v5e:2x2".
 
@@ -182,11 +177,6 @@ def _tpu_fields(
     }
 
 
-# --------------------------------------------------------------------------------------------------
-# GPUs
-# --------------------------------------------------------------------------------------------------
-
-
 def h200s(count: int) -> Sequence[Any]:
     """`count` H200 of one machine.
 
@@ -214,7 +204,7 @@ def _gpu_fields(case: Case, compiled: jax.stages.Compiled, *, count: int, bigges
     program = HloProgram(compiled.as_text())
     kernels, all_reduces = program.kernels(), program.all_reduces()
     convolutions = [kernel for kernel in kernels if kernel.kind.startswith("convolution")]
-    moved, floor = sum(kernel.bytes for kernel in kernels), sum(map(_floor_s, kernels))
+    moved, floor = sum(kernel.bytes for kernel in kernels), sum(map(floor_s, kernels))
     return {
         "kernels": len(kernels),
         "convolutions": len(convolutions),
@@ -227,7 +217,7 @@ def _gpu_fields(case: Case, compiled: jax.stages.Compiled, *, count: int, bigges
         "exposed_bytes": [transfer.bytes for transfer in all_reduces if _is_exposed(transfer)],
         "biggest": [
             {
-                "us": 1e6 * _floor_s(kernel),
+                "us": 1e6 * floor_s(kernel),
                 "mb_read": kernel.read / 1e6,
                 "mb_written": kernel.written / 1e6,
                 "gflop": kernel.flop / 1e9,
@@ -235,18 +225,19 @@ def _gpu_fields(case: Case, compiled: jax.stages.Compiled, *, count: int, bigges
                 "shape": kernel.shape,
                 "source": kernel.source,
             }
-            for kernel in sorted(kernels, key=_floor_s, reverse=True)[:biggest]
+            for kernel in sorted(kernels, key=floor_s, reverse=True)[:biggest]
         ],
     }
 
 
-def _floor_s(kernel: Kernel) -> float:
-    return kernel.floor_s(bytes_per_s=BYTES_PER_S, flop_per_s=FLOP_PER_S)
+def floor_s(kernel: Kernel) -> float:
+    """The shortest possible time of a kernel on an H200, in seconds."""
+    return max(kernel.bytes / BYTES_PER_S, kernel.flop / FLOP_PER_S)
 
 
 def _is_exposed(transfer: AllReduce) -> bool:
     """Whether the GPUs wait for it, because it is slower than the kernels that run beside it."""
-    return sum(map(_floor_s, transfer.beside)) < 2 * transfer.bytes / LINK_BYTES_PER_S
+    return sum(map(floor_s, transfer.beside)) < 2 * transfer.bytes / LINK_BYTES_PER_S
 
 
 def _topology(message: str, **target: Any) -> Sequence[Any]:

@@ -108,8 +108,7 @@ class Case:
             if name == "latents":
                 # Shifted copies of one image's latents: a CPU needs seconds to draw all of them.
                 latents = jax.random.normal(key, example.shape).astype(example.dtype)
-                shift = jax.vmap(lambda by, latents=latents: jnp.roll(latents, by, axis=-2))
-                columns[name] = shift(jnp.arange(count))
+                columns[name] = jax.vmap(partial(jnp.roll, latents, axis=-2))(jnp.arange(count))
             else:
                 high = {"labels": 2, "label_maps": 8}.get(name, 256)
                 values = jax.random.randint(key, (count, *example.shape), 0, high, jnp.int32)

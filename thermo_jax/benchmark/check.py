@@ -20,15 +20,15 @@ from pathlib import Path
 from typing import Any
 
 from thermo_jax.benchmark import tables
-from thermo_jax.benchmark.tables import Column, text_table
 
 _VERSIONED = ("jax", "jaxlib", "flax", "torch", "nvidia-cudnn-cu13", "nvidia-cudnn-cu12")
 _ASKED = ("name", "driver_version", "memory.total", "clocks.sm", "clocks.mem", "temperature.gpu")
 _H200_COPY = 4300  # GB/s read and written, measured
-_RUN = (Column("run", "run"), Column("batch", "batch_size", "d"), Column("epochs", "epochs", "d"))
-_RUN += (Column("steps", "steps", "d"), Column("wall s", "wall_s", "d"))
-_RUN += (Column("1st epoch s", "first_epoch_s", ".1f"), Column("later ms/step", "later_ms", ".4g"))
-_RUN += (Column("device ms/step", "device_ms", ".4g"), Column("device s", "device_s", ".3g"))
+_RUN = (
+    "run {run} | batch {batch_size:d} | epochs {epochs:d} | steps {steps:d} | wall s {wall_s:d} | "
+    "1st epoch s {first_epoch_s:.1f} | later ms/step {later_ms:.4g} | "
+    "device ms/step {device_ms:.4g} | device s {device_s:.3g}"
+)
 _FAILED = ("stopped", "failed", "not started")  # the beginning of an outcome
 
 
@@ -39,17 +39,12 @@ def machine() -> dict[str, Any]:
         gpus = subprocess.run(command, capture_output=True, text=True, timeout=30).stdout.strip()
     except (OSError, subprocess.TimeoutExpired):
         gpus = ""
-    versions = {}
-    for name in _VERSIONED:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
+    installed = {package.name: package.version for package in metadata.distributions()}
     return {
         "machine": gpus or "no GPU",
         "cores": os.cpu_count(),
         "python": platform.python_version(),
-        "versions": versions,
+        "versions": {name: installed[name] for name in _VERSIONED if name in installed},
     }
 
 
@@ -115,9 +110,9 @@ def _fastest(rows: Sequence[dict[str, Any]], framework: str) -> dict[tuple[str, 
         if row.get("framework") == framework and "images_per_s" in row:
             last[row["case"], row["batch_size"], row["dtype"], row.get("flags")] = row
     fastest = {}
-    for key, row in last.items():
-        known = fastest.get(key[:2], row)
-        fastest[key[:2]] = max(known, row, key=itemgetter("images_per_s"))
+    for (case, images, *_), row in last.items():
+        rivals = fastest.get((case, images), row), row
+        fastest[case, images] = max(rivals, key=itemgetter("images_per_s"))
     return fastest
 
 
@@ -131,7 +126,7 @@ def _run_table(rows: Sequence[dict[str, Any]]) -> str:
             total = ms and ms * row["steps"] / 1e3
             runs.append(row | {"later_ms": later, "device_ms": ms, "device_s": total})
     note = "wall: the whole process, from its start to its report; device: the benchmark's ms/step"
-    return f"{text_table(_RUN, runs, below=_run_parts)}\n{note}"
+    return f"{tables.text_table(_RUN, runs, below=_run_parts)}\n{note}"
 
 
 def _run_parts(row: dict[str, Any]) -> list[str]:

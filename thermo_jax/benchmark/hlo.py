@@ -38,7 +38,6 @@ class Kernel:
     """One kernel, or one call of a library.
 
     Attributes:
-      name: XLA's name.
       kind: "convolution forward", "convolution backward input", "convolution backward filter",
         "product", "reduction", "element-wise", "copy", "all-reduce" or another operation's name.
       shape: the type of its results, as XLA writes it.
@@ -47,7 +46,6 @@ class Kernel:
       source: its place in the traced program.
     """
 
-    name: str
     kind: str
     shape: str
     read: float
@@ -59,10 +57,6 @@ class Kernel:
     def bytes(self) -> float:
         """Bytes read and written."""
         return self.read + self.written
-
-    def floor_s(self, *, bytes_per_s: float, flop_per_s: float) -> float:
-        """The shortest possible time of the kernel, in seconds."""
-        return max(self.bytes / bytes_per_s, self.flop / flop_per_s)
 
 
 class AllReduce(NamedTuple):
@@ -162,7 +156,6 @@ class HloProgram:
         elif op in _READS_PART:
             read = written
         return Kernel(
-            name=instruction.name,
             kind=kind,
             shape=instruction.type,
             read=read * turns,

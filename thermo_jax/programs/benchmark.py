@@ -22,8 +22,6 @@ from thermo_jax.programs import settings
 from thermo_jax.programs.workdir import open_workdir
 from thermo_jax.training.parallel import DataParallel
 
-RECORD = "benchmark.jsonl"
-
 
 def run(config: ConfigDict, workdir: str | Path) -> dict:
     """Measures every case and type; returns the rows that it also appends to the workdir's file.
@@ -32,16 +30,16 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
     launch/benchmark_torch.py. A row is written as soon as it is measured.
     """
     _check_fields(config)
-    file = open_workdir(workdir, config) / RECORD
-    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
-    rows = [json.loads(line) for line in lines]
-    try:
-        for row in _new_rows(config):
-            with file.open("a", encoding="utf-8") as stream:
-                stream.write(json.dumps(row) + "\n")
-            rows.append(row)
-    finally:  # so that rows measured before an error are shown
-        print(f"\n{tables.show(rows)}\nWritten to {file}")
+    file = Path(open_workdir(workdir, config)) / "benchmark.jsonl"
+    with file.open("a+", encoding="utf-8") as stream:
+        stream.seek(0)
+        rows = [json.loads(line) for line in stream]
+        try:
+            for row in _new_rows(config):
+                print(json.dumps(row), file=stream, flush=True)
+                rows.append(row)
+        finally:  # so that rows measured before an error are shown
+            print(f"\n{tables.show(rows)}\nWritten to {file}")
     return {"rows": rows}
 
 
