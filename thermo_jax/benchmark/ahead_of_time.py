@@ -30,6 +30,7 @@ from absl import logging
 from thermo_jax.benchmark.cases import BenchmarkSettings, Case, make_case
 from thermo_jax.benchmark.compilation import lower_step, peak_bytes, why_too_large
 from thermo_jax.benchmark.hlo import AllReduce, HloProgram, Kernel
+from thermo_jax.benchmark.tables import Row
 from thermo_jax.errors import UserError
 from thermo_jax.models.operations import NATIVE, choose_operations
 from thermo_jax.training import xla_flags
@@ -46,9 +47,6 @@ CHIPS = {
 BYTES_PER_S, FLOP_PER_S = 4.3e12, 790e12
 # The rate of NVLink 4 in one direction. An all-reduce sends its bytes about twice.
 LINK_BYTES_PER_S = 450e9
-_H200 = Path(__file__).parent / "h200.txtpb"
-
-Row = dict[str, Any]
 
 
 def tpu_rows(slices: Sequence[str], settings: BenchmarkSettings) -> Iterator[Row]:
@@ -190,7 +188,7 @@ def h200s(count: int) -> Sequence[Any]:
             "compiling for an H200 takes JAX's plugin for CUDA 13, which is not installed: pip "
             "install '.[cuda13]' (3.5 GB; no GPU is needed)"
         )
-    description = _H200.read_text(encoding="ascii")
+    description = (Path(__file__).parent / "h200.txtpb").read_text(encoding="ascii")
     jax.devices()  # makes JAX load its plugins
     message = (
         "JAX's plugin for CUDA 13 does not compile for an H200 here ({}): start the program with "

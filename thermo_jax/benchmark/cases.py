@@ -50,16 +50,7 @@ PASSES = 2, 12
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BenchmarkSettings:
-    """What is measured.
-
-    Attributes:
-      cases: names of cases.
-      dtypes: compute types of `models/precision.py`, but not "auto".
-      batch_size: "gray" and "heat" -> images in a step, over all devices.
-      num_kernels: channels of the encoder's first block.
-      unet_width: channels of the U-Net's first stage.
-      downscale: images are smaller by this factor.
-    """
+    """What is measured; configs/benchmark.py explains the fields, which have the same names."""
 
     cases: Sequence[str]
     dtypes: Sequence[str]

@@ -8,6 +8,7 @@
 The benchmarks write their own lines to the same file.
 """
 
+import contextlib
 import json
 import os
 import platform
@@ -39,12 +40,15 @@ def machine() -> dict[str, Any]:
         gpus = subprocess.run(command, capture_output=True, text=True, timeout=30).stdout.strip()
     except (OSError, subprocess.TimeoutExpired):
         gpus = ""
-    installed = {package.name: package.version for package in metadata.distributions()}
+    versions = {}
+    for name in _VERSIONED:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
     return {
         "machine": gpus or "no GPU",
         "cores": os.cpu_count(),
         "python": platform.python_version(),
-        "versions": {name: installed[name] for name in _VERSIONED if name in installed},
+        "versions": versions,
     }
 
 
@@ -52,14 +56,9 @@ def part(name: str, seconds: str, outcome: str, log: str, offset: str) -> dict[s
     """How a part ended, and the last line after byte `offset` of its log."""
     with open(log, "rb") as file:
         file.seek(int(offset))
-        lines = file.read().decode(errors="replace").split("\n")
-    said = [line.strip() for line in lines if line.strip()]
-    return {
-        "part": name,
-        "seconds": int(seconds),
-        "outcome": outcome,
-        "said": said[-1][:200] if said else "",
-    }
+        text = file.read().decode(errors="replace")
+    said = text.strip().split("\n")[-1].strip()[:200]
+    return {"part": name, "seconds": int(seconds), "outcome": outcome, "said": said}
 
 
 def run(name: str, seconds: str, workdir: str) -> dict[str, Any]:

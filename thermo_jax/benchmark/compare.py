@@ -16,6 +16,7 @@ from absl import logging
 
 from thermo_jax.benchmark.cases import BenchmarkSettings, Case, make_case
 from thermo_jax.benchmark.measure import versions
+from thermo_jax.benchmark.tables import Row
 from thermo_jax.data import batches
 from thermo_jax.errors import UserError
 from thermo_jax.models.operations import NATIVE, choose_operations
@@ -23,7 +24,7 @@ from thermo_jax.training.parallel import DataParallel
 from thermo_jax.training.state import initialise
 
 
-def precision_rows(settings: BenchmarkSettings, *, conv: str) -> Iterator[dict[str, Any]]:
+def precision_rows(settings: BenchmarkSettings, *, conv: str) -> Iterator[Row]:
     """One row per case and type, on the first device.
 
     Args:

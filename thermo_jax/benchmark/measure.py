@@ -16,6 +16,7 @@ import numpy as np
 
 from thermo_jax.benchmark.cases import Case
 from thermo_jax.benchmark.compilation import Program, peak_bytes, random_table
+from thermo_jax.benchmark.tables import Row
 from thermo_jax.data import batches
 from thermo_jax.training.parallel import MODES, DataParallel
 from thermo_jax.training.state import initialise
@@ -45,18 +46,20 @@ def copy_ceiling(megabytes: int, *, repeats: int) -> float:
     return 2 * x.nbytes / _times(lambda: shift(x), repeats=repeats, calls=_CALLS)["ms_min"] / 1e6
 
 
-def measure(program: Program, *, repeats: int) -> dict[str, Any]:
-    """One row of the benchmark's table. Times are medians of dispatches, for one step.
+def measure(
+    case: Case, *, profiled: bool, parallel: DataParallel, steps_per_dispatch: int, repeats: int
+) -> Iterator[Row]:
+    """The row of a case and, if it is `profiled`, a second one of its biggest kernels.
 
-    The first dispatch is not timed. `tflops` uses the operations counted by hand (SPEC section 6).
-    `gb_per_s` uses the bytes that every program must move (`cases.PASSES`), because XLA's count of
-    bytes omits loops and calls of libraries. `peak_bytes` is the most memory that the program needs
-    on one device, including its table.
+    Times are medians of dispatches, for one step. The first dispatch is not timed. `tflops` uses
+    the operations counted by hand (SPEC section 6). `gb_per_s` uses the bytes that every program
+    must move (`cases.PASSES`), because XLA's count of bytes omits loops and calls of libraries.
+    `peak_bytes` is the most memory that the program needs on one device, including its table.
     """
-    case = program.case
+    program = Program(case, parallel=parallel, steps_per_dispatch=steps_per_dispatch)
     times = _times(program.run, repeats=repeats, steps=program.steps)
     images_per_s = 1e3 * case.batch_size / times["ms_per_step"]
-    return {
+    yield {
         "case": case.name,
         "batch_size": case.batch_size,
         "images_per_s": images_per_s,
@@ -66,9 +69,11 @@ def measure(program: Program, *, repeats: int) -> dict[str, Any]:
         "gb_per_s": case.gb_per_image and case.gb_per_image * images_per_s,
         "peak_bytes": peak_bytes(program.compiled),
     }
+    if profiled:
+        yield profile(program)
 
 
-def profile(program: Program) -> dict[str, Any]:
+def profile(program: Program) -> Row:
     """A row of the biggest kernels: [name, calls per step, microseconds per step], on one device.
 
     On the CPU the kernels are XLA's operations. A loop is then listed as well as the operations in
@@ -111,7 +116,7 @@ def _trace(run: Callable[[], Any]) -> Iterator[tuple[str, float]]:
 
 def measure_feeding(
     case: Case, *, parallel: DataParallel, steps_per_dispatch: int, repeats: int
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[Row]:
     """A training step's time for each way to get its batch, and the share that the device waits.
 
     "streamed": each step has its own dispatch and a batch from host memory; "resident": each step
@@ -152,7 +157,7 @@ def measure_feeding(
         yield {"case": case.name, "way": way, **row, "waits": 1 - fastest / row["ms_per_step"]}
 
 
-def measure_calls(*, repeats: int) -> Iterator[dict[str, Any]]:
+def measure_calls(*, repeats: int) -> Iterator[Row]:
     """The time that Python and JAX need to call a step that does nothing, for each mode."""
     state = {str(number): np.zeros(8, np.float32) for number in range(60)}
     for mode in MODES:

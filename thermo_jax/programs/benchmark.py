@@ -5,7 +5,6 @@ import json
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import jax
 from absl import logging
@@ -14,7 +13,8 @@ from ml_collections import ConfigDict
 from thermo_jax.benchmark import ahead_of_time, measure, tables
 from thermo_jax.benchmark.cases import BenchmarkSettings, Case, find_case, make_case
 from thermo_jax.benchmark.compare import precision_rows
-from thermo_jax.benchmark.compilation import Program, flops, why_too_large
+from thermo_jax.benchmark.compilation import flops, why_too_large
+from thermo_jax.benchmark.tables import Row
 from thermo_jax.data.examples import image_shape
 from thermo_jax.models import precision
 from thermo_jax.models.operations import NATIVE, choose_operations
@@ -57,7 +57,7 @@ def _check_fields(config: ConfigDict) -> None:
         find_case(name)
 
 
-def _new_rows(config: ConfigDict) -> Iterator[dict[str, Any]]:
+def _new_rows(config: ConfigDict) -> Iterator[Row]:
     measured = benchmark_settings(config)
     if config.topologies:
         return ahead_of_time.tpu_rows(config.topologies, measured)
@@ -70,7 +70,7 @@ def _new_rows(config: ConfigDict) -> Iterator[dict[str, Any]]:
     return _timed_rows(config)
 
 
-def _timed_rows(config: ConfigDict) -> Iterator[dict[str, Any]]:
+def _timed_rows(config: ConfigDict) -> Iterator[Row]:
     parallel, repeats = DataParallel(mode=config.mode), config.repeats
     timing = {"parallel": parallel, "repeats": repeats}
     timing["steps_per_dispatch"] = config.steps_per_dispatch
@@ -93,7 +93,7 @@ def _timed_rows(config: ConfigDict) -> Iterator[dict[str, Any]]:
             logging.info("%s, %s", name, dtype)
             case = make(name, dtype=dtype)
             profiled = name in config.profiled and dtype == first_dtype
-            for row in _or_why(case, _time_case(case, profiled=profiled, **timing)):
+            for row in _or_why(case, measure.measure(case, profiled=profiled, **timing)):
                 if row.get("tflops", 0) is None:
                     counted = flops(make(name, dtype=dtype, operations=NATIVE))
                     row["tflops_xla"] = counted and counted / 1e9 / row["ms_per_step"]
@@ -120,17 +120,7 @@ def _timed_rows(config: ConfigDict) -> Iterator[dict[str, Any]]:
             yield row | about
 
 
-def _time_case(
-    case: Case, *, profiled: bool, parallel: DataParallel, steps_per_dispatch: int, repeats: int
-) -> Iterator[dict[str, Any]]:
-    """The rows of one case: its speed and, if it is `profiled`, its kernels."""
-    program = Program(case, parallel=parallel, steps_per_dispatch=steps_per_dispatch)
-    yield measure.measure(program, repeats=repeats)
-    if profiled:
-        yield measure.profile(program)
-
-
-def _or_why(case: Case, rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+def _or_why(case: Case, rows: Iterator[Row]) -> Iterator[Row]:
     """The rows; for a case that does not fit the device's memory, a row that says so."""
     try:
         yield from rows
