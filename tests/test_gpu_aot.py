@@ -52,7 +52,9 @@ def test_without_the_plugin_one_line_says_what_to_install(tmp_path, monkeypatch)
 
 
 def test_no_gpu_at_all_is_refused():
-    with pytest.raises(ValueError, match="config.gpus names 0 GPUs: at least 1"):
+    with pytest.raises(
+        ValueError, match="config.gpus names 0 GPUs: every number must be at least 1"
+    ):
         ahead_of_time.h200s(0)
 
 

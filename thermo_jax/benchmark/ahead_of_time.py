@@ -4,11 +4,11 @@ libtpu (`pip install '.[tpu]'`) compiles for a TPU slice of a given name. The co
 its memory, operations and bytes. The roofline is the time that these need at the chip's published
 rates, because the compiler's own `optimal_seconds` is unreliable.
 
-JAX's plugin for CUDA 13 (`pip install '.[cuda13]'`) compiles for a GPU that a file describes. Set
-JAX_PLATFORMS=cpu, or the plugin looks for a driver and fails. The compiled program shows its
-kernels, its convolutions and the bytes that they move; only cuDNN's algorithms are missing, which
-XLA chooses by timing them on a GPU. The floor of a step is the sum of the shortest possible
-times of its kernels at the rates measured on an H200 (SPEC section 6); launches do not count.
+JAX's plugin for CUDA 13 (`pip install '.[cuda13]'`) compiles for the GPU that h200.txtpb describes.
+Without JAX_PLATFORMS=cpu, it looks for a driver and fails. The program is complete except for
+cuDNN's algorithms, which XLA chooses by timing them on a GPU. The floor of a step is the sum of the
+shortest possible times of its kernels at the rates measured on an H200 (SPEC section 6), without
+the time to launch them.
 
 What devices send each other in a step is counted on any devices, such as virtual ones on the CPU:
 XLA_FLAGS=--xla_force_host_platform_device_count=8. A step scales well if neither the number of
@@ -182,10 +182,10 @@ def h200s(count: int) -> Sequence[Any]:
       UserError: the count is below 1, or JAX's plugin is missing or does not know this GPU.
     """
     if count < 1:
-        raise UserError(f"config.gpus names {count} GPUs: at least 1 is compiled for")
+        raise UserError(f"config.gpus names {count} GPUs: every number must be at least 1")
     if importlib.util.find_spec("jax_cuda13_plugin") is None:
         raise UserError(
-            "compiling for an H200 takes JAX's plugin for CUDA 13, which is not installed: pip "
+            "compiling for an H200 needs JAX's plugin for CUDA 13, which is not installed: pip "
             "install '.[cuda13]' (3.5 GB; no GPU is needed)"
         )
     description = (Path(__file__).parent / "h200.txtpb").read_text(encoding="ascii")

@@ -145,7 +145,7 @@ def make_case(
 
     Args:
       name: with or without the number of images in a step.
-      settings: with the sizes, unless the name contains another number of images.
+      settings: the sizes; a number of images in the name replaces the batch size.
       dtype: the compute type.
       platform: the platform for which the step is compiled: "cpu", "gpu" or "tpu".
     Raises:

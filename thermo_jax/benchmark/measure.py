@@ -23,7 +23,6 @@ from thermo_jax.training.state import initialise
 
 _CALLS = 10  # calls that are timed together, because a single call is too short
 MOST_KERNELS = 15  # in a row
-_NAME_LENGTH = 120
 # Events in a profile of the CPU that are not kernels.
 _NO_KERNELS = ("end: ", "ThreadpoolListener", "ThunkExecutor")
 
@@ -91,7 +90,7 @@ def profile(program: Program) -> Row:
         "kernels_per_step": calls.total() / per_step,
         "busy_us_per_step": busy.total() / 1e3 / per_step,
         "kernels": [
-            [name[:_NAME_LENGTH], calls[name] / per_step, nanoseconds / 1e3 / per_step]
+            [name[:120], calls[name] / per_step, nanoseconds / 1e3 / per_step]
             for name, nanoseconds in busy.most_common(MOST_KERNELS)
         ],
     }
@@ -162,9 +161,8 @@ def measure_calls(*, repeats: int) -> Iterator[Row]:
     state = {str(number): np.zeros(8, np.float32) for number in range(60)}
     for mode in MODES:
         parallel = DataParallel(mode=mode)
-        count = len(parallel.devices)
         function = parallel.wrap(lambda state, batch: state)
-        batch = parallel.put_batch({"x": np.zeros(count, np.float32)})
+        batch = parallel.put_batch({"x": np.zeros(len(parallel.devices), np.float32)})
         call = partial(function, parallel.replicate(state), batch)
         times = _times(call, repeats=repeats, calls=10 * _CALLS)
         yield {"case": f"a call with {len(state)} arrays", "way": mode, **times}
