@@ -98,17 +98,10 @@ def _timed_rows(config: ConfigDict) -> Iterator[Row]:
                     counted = flops(make(name, dtype=dtype, operations=NATIVE))
                     row["tflops_xla"] = counted and counted / 1e9 / row["ms_per_step"]
                 tflops, gb_per_s = row.get("tflops") or row.get("tflops_xla"), row.get("gb_per_s")
-                yield (
-                    row
-                    | about
-                    | {
-                        "dtype": dtype,
-                        "matrix_tflops": matrix,
-                        "copy_gb_per_s": copy,
-                        "share_of_matrix": tflops and tflops / (matrix * devices),
-                        "share_of_copy": gb_per_s and gb_per_s / (copy * devices),
-                    }
-                )
+                row |= about | {"dtype": dtype, "matrix_tflops": matrix, "copy_gb_per_s": copy}
+                row["share_of_matrix"] = tflops and tflops / (matrix * devices)
+                row["share_of_copy"] = gb_per_s and gb_per_s / (copy * devices)
+                yield row
     about["dtype"] = first_dtype
     for name in config.feeding:
         logging.info("%s, ways of feeding batches", name)
