@@ -92,9 +92,9 @@ leave_out() { # arguments: name of a part that cannot run, reason
 }
 
 tuple() { # prints its arguments as a tuple of strings, for a --config flag
-  local each
+  local value
   printf '('
-  for each in "$@"; do printf "'%s'," "$each"; done
+  for value in "$@"; do printf "'%s'," "$value"; done
   printf ')'
 }
 
@@ -106,9 +106,9 @@ benchmark() { # arguments: name, limit in seconds, an XLA flag or '', flags of t
 }
 
 pytorch() { # argument: limit in seconds
-  local each joined known=()
-  for each in "${cases[@]}"; do
-    case $each in "pretrain "[GH]:* | "segment G/G:"* | "segment H/H:"*) known+=("$each") ;; esac
+  local name joined known=()
+  for name in "${cases[@]}"; do
+    case $name in "pretrain "[GH]:* | "segment G/G:"* | "segment H/H:"*) known+=("$name") ;; esac
   done
   if [ ${#known[@]} = 0 ]; then leave_out PyTorch "PyTorch has none of these cases"; return; fi
   if ! has_module torch; then leave_out PyTorch "torch is not installed"; return; fi
@@ -137,15 +137,16 @@ everything() {
     "${unet_options[@]}"
   pytorch 70
   # Here, because the profiler sees no kernels inside one CUDA graph.
-  benchmark "benchmark, XLA's own graphs" 60 "$xla_graphs" "--config.profiled=$(tuple "${profiled[@]}")"
+  benchmark "benchmark, XLA's own graphs" 60 "$xla_graphs" \
+    "--config.profiled=$(tuple "${profiled[@]}")"
   golden 75
   part "one step against the CPU" 70 "$python" -m thermo_jax.main --config=benchmark:against_cpu \
     "--workdir=$work/benchmark" "${compare_options[@]}"
 }
 
-# XLA's own choice of graphs; without it, a dispatch is one CUDA graph (thermo_jax/training/xla_flags.py).
+# Without this flag, a dispatch is one CUDA graph (thermo_jax/training/xla_flags.py).
 xla_graphs=--xla_gpu_enable_command_buffer=-CONVOLUTION,-WHILE
-what=everything wheels=$checkout/.wheels out=${OUT:-$checkout/runs/gpu_check} minutes='' tiny=''
+mode=everything wheels=$checkout/.wheels out=${OUT:-$checkout/runs/gpu_check} minutes='' tiny=''
 cases=()
 python=${PYTHON:-$checkout/.venv/bin/python}
 if [ -z "${PYTHON:-}" ] && [ ! -x "$python" ]; then python=python3; fi
@@ -155,7 +156,7 @@ while [ $# -gt 0 ]; do
       pack "${2:-$wheels}"
       exit
       ;;
-    quick) what=quick ;;
+    quick) mode=quick ;;
     --tiny) tiny=1 ;;
     --wheels | --out | --minutes)
       if [ $# = 1 ]; then say "$1 needs a value"; exit 2; fi
@@ -178,18 +179,18 @@ while [ $# -gt 0 ]; do
   esac
   shift
 done
-if [ "$what" = quick ] && [ ${#cases[@]} = 0 ]; then
+if [ "$mode" = quick ] && [ ${#cases[@]} = 0 ]; then
   say "quick: name the cases, such as 'pretrain H:64'"
   exit 2
 fi
 if [ -z "$minutes" ]; then
-  if [ "$what" = quick ]; then minutes=3; else minutes=8; fi
+  if [ "$mode" = quick ]; then minutes=3; else minutes=8; fi
 fi
 deadline=$((minutes * 60))
 
 if [ -n "$tiny" ]; then
   preset=quick
-  if [ "$what" = everything ]; then cases=("pretrain H:2" "segment H/H:2"); fi
+  if [ "$mode" = everything ]; then cases=("pretrain H:2" "segment H/H:2"); fi
   torch_options=(--quick --device=cpu)
   golden_options=(-k "ssim or contrastive")
   compare_options=("--config.cases=('pretrain H:2',)" --config.num_kernels=2)
@@ -201,7 +202,7 @@ if [ -n "$tiny" ]; then
   test_platforms=cpu
 else
   preset=gpu
-  if [ "$what" = everything ]; then
+  if [ "$mode" = everything ]; then
     # Only a few cases, because XLA tries 70 algorithms of cuDNN for each convolution, on the GPU,
     # one program after another: five cases were not compiled after 170 s. `quick` can time others.
     cases=("pretrain H:64" "segment H/H:64" "pretrain H:16")
@@ -233,7 +234,7 @@ install_missing
 link_package
 cd "$work" # in the checkout, Python would import its thermo_jax, which lacks configs
 check machine "$rows"
-if [ "$what" = quick ]; then
+if [ "$mode" = quick ]; then
   # On a GPU, this lists kernels only if the user has set XLA_FLAGS to $xla_graphs.
   benchmark benchmark 110 '' "--config.profiled=$(tuple "${cases[@]}")"
   pytorch 90
