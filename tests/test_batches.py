@@ -186,11 +186,6 @@ def test_the_numpy_loader_runs_where_tensorflow_is_not_installed():
     assert "pip install tensorflow" in done.stdout
 
 
-def test_an_unknown_loader_is_refused_by_name():
-    with pytest.raises(ValueError, match="unknown loader 'torch': choose one of tf.data, numpy"):
-        batches.eval_batches(wide_table(), batch_size=2, loader="torch")
-
-
 @pytest.mark.parametrize("loader", batches.LOADERS)
 def test_an_impossible_batch_is_refused_before_the_first_one_is_asked_for(loader):
     with pytest.raises(ValueError, match="batch_size"):

@@ -53,7 +53,6 @@ def steps_per_epoch(num_rows: int, batch_size: int) -> int:
 
 def num_eval_batches(num_rows: int, batch_size: int) -> int:
     """Number of batches that contain every row once: ceil(num_rows / batch_size)."""
-    _check_sizes(num_rows, batch_size)
     return -(-num_rows // batch_size)
 
 
@@ -65,12 +64,7 @@ def batch_indices(num_rows: int, batch_size: int, *, seed: int, step: int) -> np
 
     Returns:
       int64 [batch_size], in `range(num_rows)`.
-    Raises:
-      ValueError: no rows, a batch size below 1, a negative seed or step.
     """
-    _check_sizes(num_rows, batch_size)
-    if seed < 0 or step < 0:
-        raise ValueError(f"seed and step must be 0 or more, got seed={seed}, step={step}")
     start, stop = step * batch_size, (step + 1) * batch_size
     first, last = start // num_rows, (stop - 1) // num_rows
     stream = [_permutation(num_rows, seed, k) for k in range(first, last + 1)]
@@ -84,42 +78,34 @@ def _permutation(num_rows: int, seed: int, k: int) -> np.ndarray:
     return permutation
 
 
-def train_rows(
-    num_rows: int,
-    batch_size: int,
-    *,
-    seed: int,
-    step: int,
-    process_index: int = 0,
-    process_count: int = 1,
-) -> Rows:
-    """This process's part of training batch `step`; B = batch_size / process_count."""
+def train_rows(num_rows: int, batch_size: int, *, seed: int, step: int, **process: int) -> Rows:
+    """The rows of training batch `step` that one process reads (see `process_slots`)."""
     index = batch_indices(num_rows, batch_size, seed=seed, step=step)
-    mine = process_slots(batch_size, process_index=process_index, process_count=process_count)
-    return _rows(index, np.ones(batch_size, np.float32), mine)
+    return _rows(index, np.ones(batch_size, np.float32), **process)
 
 
-def eval_rows(
-    num_rows: int, batch_size: int, *, step: int, process_index: int = 0, process_count: int = 1
-) -> Rows:
-    """This process's part of evaluation batch `step`; padding repeats row 0 with mask 0."""
-    if not 0 <= step < num_eval_batches(num_rows, batch_size):
-        raise ValueError(f"no evaluation batch {step}: {num_rows} rows, batch size {batch_size}")
+def eval_rows(num_rows: int, batch_size: int, *, step: int, **process: int) -> Rows:
+    """The rows of evaluation batch `step` that one process reads; padding repeats row 0."""
     index = np.arange(step * batch_size, (step + 1) * batch_size)
     mask = (index < num_rows).astype(np.float32)
-    mine = process_slots(batch_size, process_index=process_index, process_count=process_count)
-    return _rows(np.where(mask, index, 0), mask, mine)
+    return _rows(np.where(mask, index, 0), mask, **process)
 
 
-def process_slots(batch_size: int, *, process_index: int, process_count: int) -> slice:
+def _rows(index: np.ndarray, mask: np.ndarray, **process: int) -> Rows:
+    mine = process_slots(len(index), **process)
+    slot = np.arange(len(index), dtype=np.int32)
+    return Rows(index.astype(np.int32)[mine], slot[mine], mask[mine])
+
+
+def process_slots(batch_size: int, *, process_index: int = 0, process_count: int = 1) -> slice:
     """Positions of the global batch that one process reads.
 
+    Args:
+      process_index: 0 to process_count - 1.
+      process_count: how many processes share the global batch.
     Raises:
       UserError: the batch cannot be divided evenly among the processes.
-      ValueError: there is no such process.
     """
-    if not 0 <= process_index < process_count:
-        raise ValueError(f"process_index={process_index} is not one of {process_count} processes")
     if batch_size % process_count:
         lower = batch_size // process_count * process_count
         fits = " or ".join(str(size) for size in (lower, lower + process_count) if size)
@@ -144,9 +130,8 @@ def train_batches(
     seed: int,
     num_steps: int,
     start_step: int = 0,
-    process_index: int = 0,
-    process_count: int = 1,
     loader: str = "numpy",
+    **process: int,
 ) -> Iterator[dict[str, np.ndarray]]:
     """Yields training batches `start_step` to `start_step + num_steps - 1`.
 
@@ -155,13 +140,12 @@ def train_batches(
       batch_size: examples in the global batch; this process gets batch_size / process_count.
       seed: seed of the order of examples.
       start_step: number of the first batch; a resumed run passes the number of steps already done.
-      process_count: how many processes share the global batch.
       loader: "tf.data" or "numpy".
+      process: `process_index` and `process_count`, as in `process_slots`.
     Raises:
-      UserError: the loader is unknown, TensorFlow is missing, or `process_slots` raises it.
+      UserError: TensorFlow is missing, or `process_slots` raises it.
       ValueError: no batch can be made of these columns and numbers.
     """
-    process = {"process_index": process_index, "process_count": process_count}
     num_rows = _check_batch(columns, batch_size, **process)
     rows_of = functools.partial(train_rows, num_rows, batch_size, seed=seed, **process)
     return _load(columns, rows_of, range(start_step, start_step + num_steps), loader=loader)
@@ -171,15 +155,13 @@ def eval_batches(
     columns: Mapping[str, np.ndarray],
     *,
     batch_size: int,
-    process_index: int = 0,
-    process_count: int = 1,
     loader: str = "numpy",
+    **process: int,
 ) -> Iterator[dict[str, np.ndarray]]:
     """Yields every row once, in order; the last batch is padded (mask 0) to `batch_size`.
 
     Arguments and errors are those of `train_batches`.
     """
-    process = {"process_index": process_index, "process_count": process_count}
     num_rows = _check_batch(columns, batch_size, **process)
     rows_of = functools.partial(eval_rows, num_rows, batch_size, **process)
     return _load(columns, rows_of, range(num_eval_batches(num_rows, batch_size)), loader=loader)
@@ -195,7 +177,10 @@ def _check_batch(columns: Mapping[str, np.ndarray], batch_size: int, **process: 
     if taken := sorted(lengths.keys() & RESERVED):
         raise ValueError(f"column names {taken} are used by the batches themselves: rename them")
     num_rows = next(iter(lengths.values()))
-    _check_sizes(num_rows, batch_size)
+    if num_rows < 1:
+        raise ValueError("the table is empty: there is nothing to make batches of")
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be 1 or more, got {batch_size}")
     process_slots(batch_size, **process)
     return num_rows
 
@@ -204,8 +189,6 @@ def _load(
     columns: Mapping[str, np.ndarray], rows_of: Callable[..., Rows], steps: range, *, loader: str
 ) -> Iterator[dict[str, np.ndarray]]:
     """The batches of these steps; `rows_of(step=...)` returns the rows of a step."""
-    if loader not in LOADERS:
-        raise UserError(f"unknown loader {loader!r}: choose one of {', '.join(LOADERS)}")
     if loader == "numpy":
         return (take_rows(columns, rows_of(step=step)) for step in steps)
     tf = import_tensorflow()
@@ -225,43 +208,25 @@ def _load(
     return batches.prefetch(2).as_numpy_iterator()
 
 
-def _check_sizes(num_rows: int, batch_size: int) -> None:
-    if num_rows < 1:
-        raise ValueError("the table is empty: there is nothing to make batches of")
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be 1 or more, got {batch_size}")
-
-
-def _rows(index: np.ndarray, mask: np.ndarray, mine: slice) -> Rows:
-    slot = np.arange(len(index), dtype=np.int32)
-    return Rows(index.astype(np.int32)[mine], slot[mine], mask[mine])
-
-
 def prefetch(iterator: Iterable[Any], put: Callable[[Any], Any]) -> Iterator[Any]:
     """Yields `put(batch)` of every batch, and calls `put` two batches ahead of use.
 
-    `put` moves a host batch to the device. This is asynchronous in JAX: the next batches are moved
-    while the caller uses this batch, without a thread. An error in `iterator` or `put` is raised
-    after all earlier batches were yielded. Closing this generator also closes `iterator`.
+    `put` moves a host batch to the device. JAX does this in the background, while the caller uses
+    an earlier batch. An error in `iterator` or `put` is raised after all earlier batches were
+    yielded. Closing this generator also closes `iterator`.
     """
-    source = iter(iterator)
-    ahead, error, done = collections.deque(), None, False
+    source, ahead = iter(iterator), collections.deque()
     try:
-        while True:
-            while not done and len(ahead) < 2:
-                try:
-                    ahead.append(put(next(source)))
-                except StopIteration:
-                    done = True
-                except Exception as caught:  # raised below, after all earlier batches
-                    error, done = caught, True
-            if not ahead:
-                break
-            yield ahead.popleft()
-        if error is not None:
-            raise error
+        for batch in source:
+            ahead.append(put(batch))
+            if len(ahead) == 2:
+                yield ahead.popleft()
+    except Exception:
+        yield from ahead
+        raise
+    else:
+        yield from ahead
     finally:
-        ahead.clear()
         if hasattr(source, "close"):
             source.close()
 

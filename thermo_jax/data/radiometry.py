@@ -28,10 +28,6 @@ ZERO_CELSIUS_IN_KELVIN = 273.15
 MAX_COLOUR_SPREAD = 8  # gray levels; the largest difference between channels of a gray file
 MAX_FILE_BYTES = 64 * 2**20  # a matrix is 2-3 MB of text; images are much smaller
 
-_MAX_LINE = 100 * GRAY_SHAPE[1]  # characters; limits the memory that a broken file can use
-_EXPECTED = "expected 480 lines of 640 (rows x columns)"
-
-_DECIMAL_COMMA = re.compile(r"(?<=\d),(?=\d)")
 # Pillow raises SyntaxError for some broken headers.
 _BOMB_ERRORS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 _IMAGE_ERRORS = (OSError, ValueError, SyntaxError, EOFError, *_BOMB_ERRORS)
@@ -73,28 +69,12 @@ def read_temperatures(path: str | os.PathLike) -> Float32[np.ndarray, "480 640"]
     ):
         detail = "numbers separated by commas; expected space, tab or ';' between them"
         raise DataError("unreadable-matrix", path, detail)
-    lines = _lines(_DECIMAL_COMMA.sub(".", text))
-    if not lines:
-        raise DataError("unreadable-matrix", path, "the file contains no numbers; copy it again")
-    first = lines[0].split(maxsplit=1)[0]
-    try:
-        float(first)
-    except ValueError as error:
-        raise DataError("unreadable-matrix", path, f"line 1 starts with {first[:40]!r}") from error
-    if len(lines) != GRAY_SHAPE[0]:
-        raise _wrong_shape(path, len(lines), len(lines[0][:_MAX_LINE].split()))
-    if max(map(len, lines)) > _MAX_LINE:
-        raise DataError("wrong-shape", path, f"a line of over {_MAX_LINE} characters; {_EXPECTED}")
-    try:
-        # Double precision, so that a value too large for float32 is out of range, not a warning.
-        values = np.loadtxt(lines, dtype=np.float64, ndmin=2, comments=None)
-    except ValueError as error:
-        if "number of columns" in str(error):
-            detail = f"lines of unequal length ({str(error).split(';')[0]}); {_EXPECTED}"
-            raise DataError("wrong-shape", path, detail) from error
-        raise DataError("unreadable-matrix", path, f"not a number: {error}") from error
+    expected = "expected 480 lines of 640 (rows x columns)"
+    values = _parse_matrix(path, text, expected=expected)
     if values.shape != GRAY_SHAPE:
-        raise _wrong_shape(path, *values.shape)
+        rows, columns = values.shape
+        detail = f"{rows} lines of {columns} values; {expected}"
+        raise DataError("wrong-shape", path, detail, size=f"{rows}x{columns}")
     check_celsius(path, values)
     return values.astype(np.float32)
 
@@ -110,21 +90,7 @@ def read_any_matrix(path: str | os.PathLike) -> Float64[np.ndarray, "h w"]:
     other_separator = re.search(r"\d[;\t ]+[\d-]", text)
     if "." in text or ", " in text or not other_separator:
         text = text.replace(",", " ")
-    try:
-        lines = _lines(_DECIMAL_COMMA.sub(".", text))
-        return np.loadtxt(lines or ["-"], dtype=np.float64, ndmin=2, comments=None)
-    except ValueError as error:
-        detail = f"no matrix of numbers ({str(error).split(';')[0][:100]})"
-        raise DataError("unreadable-matrix", path, detail) from error
-
-
-def _lines(text: str) -> list[str]:
-    return [line for line in text.replace(";", " ").splitlines() if line.strip()]
-
-
-def _wrong_shape(path: str | os.PathLike, rows: int, columns: int) -> DataError:
-    detail = f"{rows} lines of {columns} values; {_EXPECTED}"
-    return DataError("wrong-shape", path, detail, size=f"{rows}x{columns}")
+    return _parse_matrix(path, text)
 
 
 def _read_text(path: str | os.PathLike) -> str:
@@ -134,6 +100,22 @@ def _read_text(path: str | os.PathLike) -> str:
         return data.decode(encoding)
     except UnicodeDecodeError as error:
         raise DataError("unreadable-matrix", path, "not a text file") from error
+
+
+def _parse_matrix(
+    path: str | os.PathLike, text: str, *, expected: str = "expected lines of equally many numbers"
+) -> Float64[np.ndarray, "h w"]:
+    text = re.sub(r"(?<=\d),(?=\d)", ".", text).replace(";", " ")
+    lines = [line for line in text.splitlines() if line.strip()]
+    try:
+        if not lines:
+            raise ValueError("only blank lines")
+        # Double precision, so that a value too large for float32 is out of range, not a warning.
+        return np.loadtxt(lines, dtype=np.float64, ndmin=2, comments=None)
+    except ValueError as error:
+        kind = "wrong-shape" if "number of columns" in str(error) else "unreadable-matrix"
+        detail = f"no matrix of numbers ({str(error).split(';')[0][:100]}); {expected}"
+        raise DataError(kind, path, detail) from error
 
 
 def check_celsius(path: str | os.PathLike, values: np.ndarray) -> None:

@@ -48,18 +48,30 @@ class Annotation:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Thermogram:
+class ParsedName:
+    """The parts of a file name; 0, "", -1 and None stand for a part that it does not contain."""
+
+    patient: str | None = None  # four digits
+    visit: int = 0
+    view: int = 0  # key of VIEW_NAMES
+    protocol: str = ""  # key of PROTOCOL_NAMES
+    date: str = ""  # ISO
+    frame: int = -1  # 00..19 for dynamic
+    mirrored: bool = False  # a mirrored copy ("R" before a known name): same patient
+
+    @property
+    def complete(self) -> bool:
+        """Whether the name has every part of DMR-IR's present form, with possible values."""
+        return bool(self.visit and self.view and self.protocol and self.date and self.frame >= 0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Thermogram(ParsedName):
     """Metadata of one thermogram. Paths are absolute; None if that kind of pixels is missing."""
 
     name: str  # unique in its data set: path relative to the root, without suffix, "/" separated
     patient: str  # "0001", or "folder:<relative folder>" if the patient is unknown
     patient_known: bool  # False: used for pretraining only
-    visit: int = 0  # 0 = unknown
-    view: int = 0  # key of VIEW_NAMES
-    protocol: str = ""  # key of PROTOCOL_NAMES
-    date: str = ""  # ISO date, "" = unknown
-    frame: int = -1  # 00..19 for dynamic, -1 = unknown
-    mirrored: bool = False  # a mirrored copy ("R" before a known name): same patient
     label: int = UNLABELLED
     gray_path: pathlib.Path | None = None
     heat_path: pathlib.Path | None = None
@@ -85,28 +97,10 @@ class DataError(UserError):
         self.kind, self.file, self.detail, self.size = kind, str(file), detail, size
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ParsedName:
-    """The parts of a file name; 0, "", -1 and None stand for a part that it does not contain."""
-
-    patient: str | None = None  # four digits
-    visit: int = 0
-    view: int = 0
-    protocol: str = ""
-    date: str = ""  # ISO
-    frame: int = -1
-    mirrored: bool = False
-
-    @property
-    def complete(self) -> bool:
-        """Whether the name has every part of DMR-IR's present form, with possible values."""
-        return bool(self.visit and self.view and self.protocol and self.date and self.frame >= 0)
-
-
 _SUFFIX = re.compile(r"(\.(jpe?g|txt))+$", re.IGNORECASE)
 _SNAP = re.compile(r"_snap$", re.IGNORECASE)
 _NAMES = tuple(
-    re.compile(pattern, re.IGNORECASE)
+    re.compile(f"(?P<mirrored>R)?{pattern}", re.IGNORECASE)
     for pattern in (
         r"T(?P<patient>\d{1,4})\.(?P<visit>\d{1,2})\.(?P<view>\d{1,2})\.(?P<protocol>[SD])"
         r"\.(?P<year>\d{4})-(?P<month>\d{1,2})-(?P<day>\d{1,2})\.(?P<frame>\d{1,2})",
@@ -139,32 +133,24 @@ def parse_name(file_name: str) -> ParsedName | None:
     A view outside 1..5 is returned as 0 (unknown), a date that does not exist as "".
     """
     stem, _ = split_name(file_name)
-    for text, mirrored in ((stem, False), (stem[1:], True)):
-        if mirrored and stem[:1] not in ("R", "r"):
-            return None
-        for pattern in _NAMES:
-            if match := pattern.fullmatch(text):
-                parts = match.groupdict()
-                view = int(parts.get("view") or ("1" if parts.get("frontal") else "0"))
-                return ParsedName(
-                    patient=f"{int(parts['patient']):04d}" if parts.get("patient") else None,
-                    visit=int(parts.get("visit") or 0),
-                    view=view if view in VIEW_NAMES else 0,
-                    protocol=(parts.get("protocol") or "").upper(),
-                    date=_iso_date(parts.get("year"), parts.get("month"), parts.get("day")),
-                    frame=int(parts.get("frame") or -1),
-                    mirrored=mirrored,
-                )
-    return None
-
-
-def _iso_date(year: str | None, month: str | None, day: str | None) -> str:
-    if year is None or month is None or day is None:
-        return ""
+    match = next(filter(None, (pattern.fullmatch(stem) for pattern in _NAMES)), None)
+    if match is None:
+        return None
+    parts = match.groupdict()
     try:
-        return datetime.date(int(year), int(month), int(day)).isoformat()
-    except ValueError:
-        return ""
+        date = datetime.date(*(int(parts[name]) for name in ("year", "month", "day"))).isoformat()
+    except (KeyError, ValueError):
+        date = ""
+    view = int(parts.get("view", "frontal" in parts))  # frontal is view 1
+    return ParsedName(
+        patient=f"{int(parts['patient']):04d}" if "patient" in parts else None,
+        visit=int(parts.get("visit", 0)),
+        view=view if view in VIEW_NAMES else 0,
+        protocol=parts.get("protocol", "").upper(),
+        date=date,
+        frame=int(parts.get("frame", -1)),
+        mirrored=parts["mirrored"] is not None,
+    )
 
 
 def patients_of_folders(folders: Sequence[str]) -> tuple[list[str], list[str]]:
