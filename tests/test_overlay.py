@@ -37,13 +37,15 @@ def drawn(monkeypatch, tmp_path):
         overlay_figure(
             tmp_path / "overlay.png",
             Prediction(
-                picture,
-                {"model": 0.5} if "evidence" in panels else {},
-                evidence if "evidence" in panels else {},
-                label_map if "regions" in panels else None,
-                (),
+                name=name,
+                shape=(HEIGHT, WIDTH),
+                celsius=True,
+                picture=picture,
+                probabilities={"model": 0.5} if "evidence" in panels else {},
+                evidence=evidence if "evidence" in panels else {},
+                label_map=label_map if "regions" in panels else None,
+                regions=[region(spot) for spot in hottest],
             ),
-            [region(spot) for spot in hottest],
         )
         (figure,) = figures
         return figure, FigureCanvasAgg(figure).get_renderer()

@@ -8,8 +8,9 @@ from PIL import Image
 
 from thermo_jax.data.thermogram import CLASS_NAMES
 from thermo_jax.inference.page import write_page
-from thermo_jax.inference.patients import Finding, Patient
+from thermo_jax.inference.patients import Patient
 from thermo_jax.inference.pictures import Unreadable
+from thermo_jax.inference.predictor import Finding
 from thermo_jax.inference.regions import measure_regions
 
 FRAME = "T0001.1.1.D.2012-10-08.{:02d}"
@@ -34,11 +35,19 @@ def finding(tmp_path):
     label_map = np.full((120, 160), CLASS_NAMES.index("background"), np.uint8)
     label_map[40:80, 20:60], label_map[40:80, 100:140] = 0, 1
 
-    def make(name="T0001", *, celsius=True, probabilities=None, notes=()):
+    def make(name="T0001", *, celsius=True, probabilities=None, **fields):
         temperatures = np.where(label_map == 1, 32, 30).astype(np.float32) if celsius else None
         regions = measure_regions(label_map, temperatures)
         given = {"A": 0.25, "B": 0.5} if probabilities is None else probabilities
-        return Finding(name, (120, 160), celsius, given, regions, notes, overlay)
+        return Finding(
+            name=name,
+            shape=(120, 160),
+            celsius=celsius,
+            probabilities=given,
+            regions=regions,
+            overlay=overlay,
+            **fields,
+        )
 
     return make
 
@@ -102,7 +111,7 @@ def test_the_overview_has_a_row_per_thermogram(write, finding):
 
 
 def test_a_view_that_does_not_count_is_marked_in_the_overview(write, finding):
-    side = finding("T0001.1.2.S.2012-10-08.00", probabilities={"A": 0.9})._replace(counts=False)
+    side = finding("T0001.1.2.S.2012-10-08.00", probabilities={"A": 0.9}, counts=False)
     page = write(finding(FRAME.format(0), probabilities={"A": 0.5}), side)
     assert [row[1] for row in rows_of(page)[1:]] == ["0.500", "0.900, not in the mean"]
     assert "Mean probability of sick: 0.500" in page

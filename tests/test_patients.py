@@ -4,12 +4,20 @@ import numpy as np
 import pytest
 
 from thermo_jax.evaluation import metrics
-from thermo_jax.inference.patients import Finding, by_patient, patient_of
+from thermo_jax.inference.patients import by_patient, patient_of
 from thermo_jax.inference.pictures import Unreadable
+from thermo_jax.inference.predictor import Finding
 
 
-def finding(name, probabilities):
-    return Finding(name, (120, 160), False, probabilities, [], (), None)
+def finding(name, probabilities, **fields):
+    return Finding(
+        name=name,
+        shape=(120, 160),
+        celsius=False,
+        probabilities=probabilities,
+        regions=[],
+        **fields,
+    )
 
 
 @pytest.mark.parametrize(
@@ -60,7 +68,7 @@ def test_a_thermogram_that_no_classifier_reads_counts_for_nothing():
 
 def test_what_does_not_count_is_in_no_mean():
     (patient,) = by_patient(
-        [finding("0001/a", {"A": 0.5}), finding("0001/b", {"A": 1.0})._replace(counts=False)]
+        [finding("0001/a", {"A": 0.5}), finding("0001/b", {"A": 1.0}, counts=False)]
     )
     assert len(patient.findings) == 2 and patient.by_image == [0.5]
     assert (patient.probability, patient.by_model) == (0.5, {"A": 0.5})

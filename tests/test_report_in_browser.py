@@ -3,6 +3,7 @@
 Needs Chromium; skipped without it, unless THERMO_BROWSER_TEST=required (.ci/run sets it).
 """
 
+import dataclasses
 import os
 import re
 import shutil
@@ -16,7 +17,7 @@ from thermo_jax.evaluation.report import Facts, Fold, Picture, Section, Text, wr
 from thermo_jax.evaluation.tables import PrintedTable
 from thermo_jax.inference.overlay import overlay_figure
 from thermo_jax.inference.page import write_page
-from thermo_jax.inference.patients import Finding, Patient
+from thermo_jax.inference.patients import Patient
 from thermo_jax.inference.pictures import Picture as Thermogram
 from thermo_jax.inference.pictures import Unreadable
 from thermo_jax.inference.predictor import Prediction
@@ -86,17 +87,18 @@ def finding(tmp_path_factory):
     label_map = np.full((120, 160), CLASS_NAMES.index("background"), np.uint8)
     label_map[40:80, 20:60], label_map[40:80, 100:140] = 0, 1
     temperatures = np.linspace(28, 36, label_map.size, dtype=np.float32).reshape(label_map.shape)
-    regions = measure_regions(label_map, temperatures)
-
-    found = Prediction(
-        Thermogram(name=HOSTILE[0], temperatures=temperatures),
+    prediction = Prediction(
+        name=HOSTILE[0],
+        shape=label_map.shape,
+        celsius=True,
+        picture=Thermogram(name=HOSTILE[0], temperatures=temperatures),
         probabilities={HOSTILE[1]: 0.2, HOSTILE[2]: 0.6},
         evidence={HOSTILE[1]: np.ones((30, 40), np.float32)},
         label_map=label_map,
+        regions=measure_regions(label_map, temperatures),
         notes=(HOSTILE[2],),
     )
-    overlay = overlay_figure(folder / "overlay.png", found, regions)
-    return Finding.of(found, regions, overlay=overlay)
+    return prediction.finding(overlay=overlay_figure(folder / "overlay.png", prediction))
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +112,7 @@ def alone(finding, tmp_path_factory):
 def together(finding, tmp_path_factory):
     """The page of a patient with twenty frames and three thermograms of hostile names."""
     frames = [f"0001/T0001.1.1.D.2012-10-08.{frame:02d}" for frame in range(20)]
-    findings = [finding._replace(name=name) for name in (*frames, *HOSTILE)]
+    findings = [dataclasses.replace(finding, name=name) for name in (*frames, *HOSTILE)]
     patient = Patient("0001", True, findings, [Unreadable(HOSTILE[0], HOSTILE[1])])
     return write_page(tmp_path_factory.mktemp("together") / "page.html", patient)
 
@@ -159,8 +161,8 @@ def test_every_row_of_the_overview_leads_to_its_thermogram(browser, together):
 
 
 def test_paper_has_a_page_for_each_thermogram_of_a_patient(browser, finding, tmp_path):
-    short = finding._replace(regions=[], notes=())  # two would fit
-    findings = [short._replace(name=name) for name in "abcd"]
+    short = dataclasses.replace(finding, regions=[], notes=())  # two would fit
+    findings = [dataclasses.replace(short, name=name) for name in "abcd"]
     path = write_page(tmp_path / "page.html", Patient("0001", True, findings))
     printed = Visit(browser, path, viewport=A4).page.pdf(prefer_css_page_size=True)
     assert len(re.findall(rb"/Type\s*/Page\b", printed)) == 1 + 4

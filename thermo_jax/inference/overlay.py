@@ -2,7 +2,6 @@
 
 import os
 import pathlib
-from collections.abc import Sequence
 
 import numpy as np
 from scipy import ndimage
@@ -12,7 +11,6 @@ from thermo_jax.evaluation import canvas, figures
 from thermo_jax.evaluation.wording import SIDES_NOTE
 from thermo_jax.inference import grids
 from thermo_jax.inference.predictor import Prediction
-from thermo_jax.inference.regions import RegionMeasurement
 
 SPOT_WIDTH, SPOT_HEIGHT = 20, 12  # points, of the temperature beside a cross
 DRAWN = 600  # largest number of pixels drawn on the longer side; a panel has about half as many
@@ -21,14 +19,14 @@ DRAWN = 600  # largest number of pixels drawn on the longer side; a panel has ab
 def overlay_figure(
     path: str | os.PathLike,
     prediction: Prediction,
-    regions: Sequence[RegionMeasurement],
     *,
     colormap: str = "inferno",
 ) -> pathlib.Path:
     """Panels side by side: the thermogram and, if they exist, the regions and the evidence.
 
+    A cross marks the hottest spot of each region.
+
     Args:
-      regions: from `regions.measure_regions`; a cross marks the hottest spot of each region.
       colormap: of temperatures and gray levels.
     """
     headings = ["thermogram"]
@@ -54,7 +52,7 @@ def overlay_figure(
         axis.imshow(_backdrop(drawn), cmap="gray", vmin=0, vmax=255, extent=extent)
         if heading == "regions":
             _paint_regions(axis, prediction.label_map[::step, ::step], extent=extent)
-            _mark_spots(axis, regions, shape=shape)
+            _mark_spots(axis, prediction.regions, shape=shape)
         else:
             _paint_evidence(axis, prediction, drawn.shape[:2], extent=extent)
     if prediction.label_map is not None:

@@ -6,63 +6,14 @@ unknown is reported on its own.
 """
 
 import dataclasses
-import os
 from collections.abc import Iterable
 from pathlib import PurePosixPath
-from typing import NamedTuple
 
 import numpy as np
 
 from thermo_jax.data.thermogram import parse_name, patients_of_folders
 from thermo_jax.inference.pictures import Unreadable
-from thermo_jax.inference.predictor import Prediction
-from thermo_jax.inference.regions import RegionMeasurement
-
-
-class Finding(NamedTuple):
-    """The results for one thermogram that tables and pages show, without its pixels.
-
-    Attributes:
-      shape: height and width, pixels.
-      celsius: whether the thermogram has temperatures.
-      probabilities: of sick, by classifier.
-      overlay: the file that `overlay.overlay_figure` wrote.
-      counts: whether the thermogram counts for the patient's mean, as in `Prediction`.
-    """
-
-    name: str
-    shape: tuple[int, int]
-    celsius: bool
-    probabilities: dict[str, float]
-    regions: list[RegionMeasurement]
-    notes: tuple[str, ...]
-    overlay: str | os.PathLike | None
-    counts: bool = True
-
-    @classmethod
-    def of(
-        cls,
-        prediction: Prediction,
-        regions: list[RegionMeasurement],
-        *,
-        overlay: str | os.PathLike | None = None,
-    ) -> "Finding":
-        """The finding of a prediction, with its regions from `regions.measure_regions`."""
-        return cls(
-            prediction.name,
-            prediction.picture.pixels.shape[:2],
-            prediction.picture.temperatures is not None,
-            prediction.probabilities,
-            regions,
-            prediction.notes,
-            overlay,
-            prediction.counts,
-        )
-
-    @property
-    def probability(self) -> float | None:
-        """The probability of sick: the mean of the classifiers."""
-        return float(np.mean(list(self.probabilities.values()))) if self.probabilities else None
+from thermo_jax.inference.predictor import Finding
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,6 +11,7 @@
 Nothing here needs TensorFlow.
 """
 
+import dataclasses
 import itertools
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -32,6 +33,7 @@ from thermo_jax.errors import ClosedFolderError, MissingFileError, UserError
 from thermo_jax.files import folder_path, is_remote
 from thermo_jax.inference import grids, pictures
 from thermo_jax.inference.pictures import Picture, Unreadable
+from thermo_jax.inference.regions import RegionMeasurement, measure_regions
 from thermo_jax.models.decoders import HEADS
 from thermo_jax.models.frozen import FrozenEncoder, encode
 from thermo_jax.models.operations import choose_operations
@@ -78,36 +80,55 @@ class Model(NamedTuple):
         )
 
 
-class Prediction(NamedTuple):
-    """The results of the models for one thermogram; empty if no model of a task can read it.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Finding:
+    """The results of the models for one thermogram, without its pixels.
 
     Attributes:
-      probabilities: of sick, by classifier.
-      evidence: by classifier, at the size of its images (which include repeated edges): the exact
-        contribution of each pixel to the logit, without the bias.
-      label_map: class indexes at the picture's size, from the segmenters' mean probabilities.
+      shape: height and width, pixels.
+      celsius: whether the thermogram has temperatures.
+      probabilities: of sick, by classifier; empty if no classifier can read the thermogram.
+      regions: from `regions.measure_regions`; empty if no segmenter can read it.
       notes: those of the picture, and notes about models that cannot read it or were not trained
         on its view.
       counts: whether the thermogram counts for the patient's mean, which it does if every
         classifier was trained on its view.
+      overlay: the file that `overlay.overlay_figure` wrote.
     """
 
-    picture: Picture
+    name: str
+    shape: tuple[int, int]
+    celsius: bool
     probabilities: dict[str, float]
-    evidence: dict[str, Float[np.ndarray, "eh ew"]]
-    label_map: UInt8[np.ndarray, "h w"] | None
-    notes: tuple[str, ...]
+    regions: list[RegionMeasurement]
+    notes: tuple[str, ...] = ()
     counts: bool = True
-
-    @property
-    def name(self) -> str:
-        """The name of the picture."""
-        return self.picture.name
+    overlay: str | os.PathLike | None = None
 
     @property
     def probability(self) -> float | None:
         """The probability of sick: the mean of the classifiers."""
         return float(np.mean(list(self.probabilities.values()))) if self.probabilities else None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Prediction(Finding):
+    """The results of the models for one thermogram, and its pixels.
+
+    Attributes:
+      evidence: by classifier, at the size of its images (which include repeated edges): the exact
+        contribution of each pixel to the logit, without the bias.
+      label_map: class indexes at the picture's size, from the segmenters' mean probabilities.
+    """
+
+    picture: Picture
+    evidence: dict[str, Float[np.ndarray, "eh ew"]]
+    label_map: UInt8[np.ndarray, "h w"] | None
+
+    def finding(self, *, overlay: str | os.PathLike | None) -> Finding:
+        """The results without the pixels, and the file of their figure."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(Finding)}
+        return Finding(**(values | {"overlay": overlay}))
 
 
 def find_models(paths: str | os.PathLike | Iterable[str | os.PathLike]) -> list[Path]:
@@ -283,10 +304,10 @@ class Predictor:
                 yield next(predicted) if isinstance(item, Picture) else item
 
     def _predict_batch(self, batch: list[Picture], *, size: int) -> list[Prediction]:
-        notes: list[list[str]] = [list(picture.notes) for picture in batch]
         probabilities: list[dict] = [{} for _ in batch]
         evidence: list[dict] = [{} for _ in batch]
         classes: list[list] = [[] for _ in batch]
+        notes: list[list[str]] = [list(picture.notes) for picture in batch]
         inputs: dict[tuple, tuple] = {}
         for model in self.models:
             kind = (model.data_type, model.colormap, model.downscale)
@@ -303,18 +324,29 @@ class Predictor:
                     evidence[row][model.name] = outputs["evidence"][row]
                 else:
                     classes[row].append(outputs["classes"][row])
-        unseen = [_unseen(picture.name, self.models) for picture in batch]
-        return [
-            Prediction(
-                picture,
-                probabilities[row],
-                evidence[row],
-                _label_map(classes[row], picture.grid),
-                (*notes[row], *unseen[row][0]),
-                unseen[row][1],
-            )
-            for row, picture in enumerate(batch)
-        ]
+        of_pictures = zip(batch, probabilities, evidence, classes, notes, strict=True)
+        return [_prediction(*results, models=self.models) for results in of_pictures]
+
+
+def _prediction(picture, probabilities, evidence, classes, notes, *, models) -> Prediction:
+    view_notes, counts = _unseen(picture.name, models)
+    label_map, regions = None, []
+    if classes:
+        mean = grids.from_model(np.mean(classes, axis=0), picture.grid)
+        label_map = mean.argmax(-1).astype(np.uint8)
+        regions = measure_regions(label_map, picture.temperatures)
+    return Prediction(
+        name=picture.name,
+        shape=picture.pixels.shape[:2],
+        celsius=picture.temperatures is not None,
+        probabilities=probabilities,
+        regions=regions,
+        notes=(*notes, *view_notes),
+        counts=counts,
+        picture=picture,
+        evidence=evidence,
+        label_map=label_map,
+    )
 
 
 def _unseen(name: str, models: Sequence[Model]) -> tuple[list[str], bool]:
@@ -365,10 +397,3 @@ def forward(variables, frozen, images, *, encoder, decoder) -> dict[str, jax.Arr
     height, width = GRAY_SHAPE
     full = decoder.operations.resize(outputs, height=height, width=width)
     return {"classes": jax.nn.softmax(full)}
-
-
-def _label_map(classes: list[np.ndarray], grid: grids.Grid) -> np.ndarray | None:
-    if not classes:
-        return None
-    mean = np.mean(classes, axis=0) if len(classes) > 1 else classes[0]
-    return grids.from_model(mean, grid).argmax(-1).astype(np.uint8)

@@ -22,10 +22,10 @@ from thermo_jax.files import task_of_run
 from thermo_jax.inference.coco import write_coco
 from thermo_jax.inference.overlay import overlay_figure
 from thermo_jax.inference.page import write_page
-from thermo_jax.inference.patients import Finding, Patient, by_patient, patient_of
+from thermo_jax.inference.patients import Patient, by_patient, patient_of
 from thermo_jax.inference.pictures import Unreadable
-from thermo_jax.inference.predictor import Prediction, Predictor
-from thermo_jax.inference.regions import PAIRS, RegionMeasurement, differences, measure_regions
+from thermo_jax.inference.predictor import Finding, Prediction, Predictor
+from thermo_jax.inference.regions import PAIRS, differences
 from thermo_jax.programs import settings
 from thermo_jax.programs.workdir import check_workdir, print_results, write_config
 
@@ -54,9 +54,7 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
                 rows.append(_unreadable_row(item))
                 read.append(item)
                 continue
-            regions: list[RegionMeasurement] = []
             if item.label_map is not None:
-                regions = measure_regions(item.label_map, item.picture.temperatures)
                 file = _output(workdir / LABEL_MAPS, item.name, ".png")
                 Image.fromarray(item.label_map).save(file)
                 maps[item.picture.file] = file
@@ -65,9 +63,9 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
             overlay = None
             if config.reports:
                 file = _output(workdir / OVERLAYS, item.name, ".png")
-                overlay = overlay_figure(file, item, regions, colormap=config.colormap)
-            rows.append(_row(item, regions))
-            read.append(Finding.of(item, regions, overlay=overlay))
+                overlay = overlay_figure(file, item, colormap=config.colormap)
+            rows.append(_row(item))
+            read.append(item.finding(overlay=overlay))
     finally:  # so that an interrupted run also writes its results so far
         patients = by_patient(read)
         tables = {
@@ -112,7 +110,7 @@ def _check_unused(workdir: str | Path, *, thermograms: str) -> None:
         raise UserError(f"{workdir} already contains predictions: choose another --workdir")
 
 
-def _row(prediction: Prediction, regions: list[RegionMeasurement]) -> dict[str, Any]:
+def _row(prediction: Prediction) -> dict[str, Any]:
     """One row of predictions.csv. Temperatures in degrees C."""
     picture, values = prediction.picture, list(prediction.probabilities.values())
     kinds = ("temperatures", "gray", "colour")
@@ -126,15 +124,15 @@ def _row(prediction: Prediction, regions: list[RegionMeasurement]) -> dict[str, 
         "highest_of_models": max(values, default=None),
         "classifiers": len(values),
         "pixels": "+".join(kind for kind in kinds if getattr(picture, kind) is not None),
-        "height": picture.grid.height,
-        "width": picture.grid.width,
+        "height": prediction.shape[0],
+        "width": prediction.shape[1],
     }
-    known = differences(regions)
+    known = differences(prediction.regions)
     for pair in PAIRS:
         for measure in ("mean", "max"):
             value = known.get(f"{pair}, {measure}")
             row[f"{pair}_image_left_minus_right_{measure}_c"] = value
-    hottest = max((r for r in regions if r.hottest), key=lambda r: r.max, default=None)
+    hottest = max((r for r in prediction.regions if r.hottest), key=lambda r: r.max, default=None)
     row["hottest_region"] = hottest.class_name if hottest else None
     row["hottest_c"] = hottest.max if hottest else None
     row["hottest_x"], row["hottest_y"] = hottest.hottest if hottest else (None, None)
