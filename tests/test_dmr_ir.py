@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import importlib.util
+import json
 import os
 import shutil
 import sys
@@ -81,7 +82,8 @@ def test_examples_are_bit_equal_to_those_read_from_the_source(
 def test_metadata_survives_and_missing_pixels_stay_missing(source, prepared):
     records, _ = layouts.scan(source)
     stored = dmr_ir.load_records(prepared)
-    assert prepared.num_records == len(records) == len(stored) == 8
+    facts = json.loads((prepared.directory / "prepared.json").read_text())
+    assert facts["num_records"] == len(records) == len(stored) == 8
 
     def shape(record):
         paths = (record.gray_path, record.heat_path, record.temperature_path)

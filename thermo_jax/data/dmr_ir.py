@@ -65,10 +65,8 @@ _REGISTERED = getattr(tfds.core.registered, "_DATASET_REGISTRY", {})
 class DmrIr(tfds.core.GeneratorBasedBuilder, skip_registration=DATASET_NAME in _REGISTERED):
     """TFDS builder `dmr_ir`: one record per thermogram, in the order of `layouts.scan`.
 
-    Features: the metadata of `Thermogram`; `gray` uint8 [480, 640, 1], `heat` uint8 [120, 160, 3],
-    `temperatures` float32 [480, 640] in degrees C, `label_map` uint8 [480, 640], all with 0 rows if
-    they are missing (`has_gray`, `has_heat`, `has_temperatures`, `annotated` are then False);
-    `draw_order` int8 [8], see `annotations.draw_order`.
+    Features: the metadata of `Thermogram`, `_FLAGS`, `_ARRAYS`, and `draw_order` int8 [8], which
+    `annotations.draw_order` explains.
     """
 
     VERSION = tfds.core.Version(DATASET_VERSION)
@@ -129,9 +127,7 @@ def prepare(
     """Prepares a source folder, unless this was done before.
 
     Args:
-      root: the data set, in one of the layouts of `layouts.scan`.
-      layout: "auto" or the name of a layout.
-      strict: stop at the first bad file instead of leaving it out.
+      root, layout, strict: as in `layouts.scan`.
       prepared_dir: the folder of prepared sets; default `prepared` in `files.cache_dir()`.
       colormap: matplotlib colour map for heatmaps rendered from temperatures.
     Raises:
@@ -145,20 +141,13 @@ def prepare(
     directory = (
         choose_prepared_dir(prepared_dir, root=root) / f"{root.name}-{digest(settings)[:12]}"
     )
-    prepared = find(directory)
-    if prepared is None or prepared.fingerprint != fingerprint:
+    prepared = find(directory, fingerprint)
+    if prepared is None:
         with lock(directory):
-            prepared = find(directory)  # another process may have prepared it by now
-            if prepared is None or prepared.fingerprint != fingerprint:
-                if prepared is not None:
-                    logging.warning("source %s has changed: preparing it again", root)
-                elif directory.exists():
-                    logging.warning(
-                        "%s is not a complete prepared set: preparing %s again", directory, root
-                    )
-                else:
-                    logging.info("preparing %s in %s", root, directory)
-                prepared = _write(directory, fingerprint, settings, strict=strict)
+            # Another process may have prepared it by now.
+            prepared = find(directory, fingerprint) or _write(
+                directory, fingerprint, settings, strict=strict
+            )
     if strict and prepared.num_bad:
         layouts.scan(root, layout=layout, strict=True)  # raises the error of the bad file
     if prepared.num_oddities:
@@ -251,10 +240,11 @@ def _encode(record: Thermogram, *, colormap: str) -> dict[str, Any]:
 
 
 def _decode_record(row: dict[str, Any], stored: pathlib.Path) -> Thermogram:
-    values = {name: row[name] for name in _METADATA}
-    for name, value in values.items():
-        text = isinstance(value, bytes)
-        values[name] = value.decode("utf-8", "surrogateescape") if text else value.item()
+    values = {
+        name: value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else value.item()
+        for name, value in row.items()
+        if name in _METADATA
+    }
     if math.isnan(values["mean_temperature"]):
         values["mean_temperature"] = None
     ranks = row["draw_order"]
@@ -274,6 +264,9 @@ def _write(
     directory: pathlib.Path, fingerprint: str, settings: dict[str, str], *, strict: bool
 ) -> Prepared:
     """Prepares in a folder beside `directory`, and renames it when it is complete."""
+    if directory.exists():
+        logging.warning("%s is incomplete or has changed: preparing it again", directory)
+    logging.info("preparing %s in %s", settings["root"], directory)
     records, report = layouts.scan(settings["root"], layout=settings["layout"], strict=strict)
     staging = directory.with_name(f"{directory.name}.incomplete")
     shutil.rmtree(staging, ignore_errors=True)  # left by a run that was killed
@@ -288,13 +281,13 @@ def _write(
         report.write(staging, records)
         facts = {
             "fingerprint": fingerprint,
-            "num_records": len(records),
             "num_oddities": len(report.oddities),
             "num_skipped": len(report.skipped),
             "num_bad": report.num_bad,
         }
         when = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
-        text = json.dumps({**facts, **settings, "prepared_at": when}, indent=2)
+        others = {"num_records": len(records), **settings, "prepared_at": when}
+        text = json.dumps(facts | others, indent=2)
         (staging / "prepared.json").write_text(text + "\n")
         shutil.rmtree(directory, ignore_errors=True)
         staging.rename(directory)

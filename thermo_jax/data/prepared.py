@@ -33,7 +33,6 @@ class Prepared:
     Attributes:
       directory: its folder, which may be deleted: the next run prepares it again.
       fingerprint: a hash of the source and of the settings that it was read with.
-      num_records: how many thermograms it contains.
       num_oddities: how many entries the data report has.
       num_skipped: how many source files were left out.
       num_bad: how many oddities would stop a strict run, bad annotations included.
@@ -41,7 +40,6 @@ class Prepared:
 
     directory: pathlib.Path
     fingerprint: str
-    num_records: int
     num_oddities: int
     num_skipped: int
     num_bad: int
@@ -75,15 +73,16 @@ def source_fingerprint(root: str | os.PathLike, **settings: str) -> str:
     return digest({"format": FORMAT_VERSION, "settings": settings, "files": files})
 
 
-def find(directory: pathlib.Path) -> Prepared | None:
-    """The prepared set in this folder; None if there is none, or an incomplete one."""
+def find(directory: pathlib.Path, fingerprint: str) -> Prepared | None:
+    """The prepared set of a source in this folder; None for an incomplete one or another source."""
     try:
         facts = json.loads((directory / "prepared.json").read_text())
         names = {field.name for field in dataclasses.fields(Prepared)} - {"directory"}
         prepared = Prepared(directory=directory, **{name: facts[name] for name in names})
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return prepared if (prepared.dataset_dir / "dataset_info.json").is_file() else None
+    is_complete = (prepared.dataset_dir / "dataset_info.json").is_file()
+    return prepared if is_complete and prepared.fingerprint == fingerprint else None
 
 
 def choose_prepared_dir(

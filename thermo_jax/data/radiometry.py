@@ -172,21 +172,23 @@ def read_gray(path: str | os.PathLike) -> UInt8[np.ndarray, "480 640 1"]:
     Raises:
       DataError: the file is unreadable, truncated, of another size, or coloured.
     """
-    image = _read_image(path, expected=GRAY_SHAPE)
-    if image.mode == "L":
-        return np.array(image)[..., np.newaxis]
-    rgb = image.convert("RGB")
-    # Whole channels are compared: reducing the last axis of [480,640,3] is ten times slower.
-    channels = [np.asarray(channel) for channel in rgb.split()]
-    high, low = (functools.reduce(limit, channels) for limit in (np.maximum, np.minimum))
-    spread = int((high - low).max())
+    image = _read_image(path, expected=GRAY_SHAPE).convert("RGB")
+    spread = colour_spread(image)
     if spread > MAX_COLOUR_SPREAD:
         detail = (
             f"channels up to {spread} levels apart, so not a gray thermogram "
             f"(at most {MAX_COLOUR_SPREAD}); is it a heatmap?"
         )
         raise DataError("coloured-gray", path, detail)
-    return np.array(rgb.convert("L"))[..., np.newaxis]
+    return np.array(image.convert("L"))[..., np.newaxis]
+
+
+def colour_spread(image: Image.Image) -> int:
+    """The largest difference between the channels of a pixel of an RGB image, in gray levels."""
+    # Whole channels are compared: reducing the last axis of [480,640,3] is ten times slower.
+    channels = [np.asarray(channel) for channel in image.split()]
+    high, low = (functools.reduce(limit, channels) for limit in (np.maximum, np.minimum))
+    return int((high - low).max())
 
 
 def read_heat(path: str | os.PathLike) -> UInt8[np.ndarray, "120 160 3"]:

@@ -241,11 +241,10 @@ def _read(file: pathlib.Path) -> tuple[str, np.ndarray, list[str]]:
     if image.mode.startswith("I"):
         detail = "whole numbers of more than 8 bit: give degrees C as 32-bit floating point"
         raise DataError("unreadable-image", file, detail)
-    colour = np.array(image.convert("RGB"))
-    spread = int(np.ptp(colour.astype(np.int16), axis=-1).max())
-    if spread <= radiometry.MAX_COLOUR_SPREAD:
+    colour = image.convert("RGB")
+    if radiometry.colour_spread(colour) <= radiometry.MAX_COLOUR_SPREAD:
         return "gray", np.array(image.convert("L")), remarks
-    return "colour", colour, remarks
+    return "colour", np.array(colour), remarks
 
 
 def _celsius(file: pathlib.Path, values: np.ndarray) -> Float32[np.ndarray, "h w"]:
