@@ -4,10 +4,8 @@
 Label, date, patient number, pose and marker are independent of each other, unlike in DMR-IR.
 """
 
-import concurrent.futures
 import datetime
 import json
-import os
 import pathlib
 import tempfile
 
@@ -23,6 +21,8 @@ MARKER = ".phantom.json"  # written last: a folder that contains it is a complet
 COCO_NAME = "52_instances_default.json"
 _VERSION = 1  # increase it when a change of the code changes the pixels of the same arguments
 _JPEG = {"quality": 95, "subsampling": 0}
+_LIMITS = {"patients": (1, 9999), "frames": (1, 20), "seed": (0, 2**32 - 1)}
+_LIMITS |= {"sick_fraction": (0, 1), "annotated_fraction": (0, 1)}
 
 
 def _write_patient(root: pathlib.Path, number: int, *, sick: bool, annotated: bool, args: dict):
@@ -54,8 +54,8 @@ def _coco(drawn: list[tuple[str, dict[str, np.ndarray]]]) -> dict:
     """The content of the annotation file. The id of a category is class index + 1, as in DMR-IR."""
     images, annotations = [], []
     for image_id, (file_name, polygons) in enumerate(drawn, start=1):
-        height, width = GRAY_SHAPE
-        images.append({"id": image_id, "width": width, "height": height, "file_name": file_name})
+        size = {"width": GRAY_SHAPE[1], "height": GRAY_SHAPE[0]}
+        images.append({"id": image_id, **size, "file_name": file_name})
         for name, vertices in polygons.items():
             ring = np.round(vertices, 2)
             x, y = ring.T
@@ -72,14 +72,6 @@ def _coco(drawn: list[tuple[str, dict[str, np.ndarray]]]) -> dict:
                 }
             )
     return {"categories": COCO_CATEGORIES, "images": images, "annotations": annotations}
-
-
-def _check(args: dict) -> None:
-    limits = {"patients": (1, 9999), "frames": (1, 20), "seed": (0, 2**32 - 1)}
-    limits |= {"sick_fraction": (0, 1), "annotated_fraction": (0, 1)}
-    for name, (low, high) in limits.items():
-        if not low <= args[name] <= high:
-            raise UserError(f"phantom: {name}={args[name]} must be between {low} and {high}")
 
 
 def _contains_phantom(root: pathlib.Path, args: dict) -> bool:
@@ -118,9 +110,8 @@ def _write_all(root: pathlib.Path, args: dict) -> None:
             root, number, sick=number in sick, annotated=number in annotated, args=args
         )
 
-    with concurrent.futures.ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        drawn = [image for image in pool.map(write, range(1, count + 1)) if image]
-    (root / COCO_NAME).write_text(json.dumps(_coco(drawn)))
+    images = radiometry.ordered_map(write, range(1, count + 1), description="writing phantom")
+    (root / COCO_NAME).write_text(json.dumps(_coco(list(filter(None, images)))))
     (root / MARKER).write_text(json.dumps(args, indent=1) + "\n")
 
 
@@ -161,7 +152,9 @@ def write_phantom(
         "static": bool(static),
         "temperatures": bool(temperatures),
     }
-    _check(args)
+    for name, (low, high) in _LIMITS.items():
+        if not low <= args[name] <= high:
+            raise UserError(f"phantom: {name}={args[name]} must be between {low} and {high}")
     if _contains_phantom(root, args):
         return root
     target = root.resolve()

@@ -289,10 +289,8 @@ def temperature_fields(body: Body, *, seed: tuple[int, int], sick: bool):
     ridge = np.exp(-np.square(_smooth_noise(rng, 26) / 0.22))  # contours of noise look like a web
     skin += 0.4 * ridge * _sigmoid(2 * _smooth_noise(rng, 60)) * _sigmoid((v - 70) / 15)
 
-    sick_side, coolness = (
-        int(lesion.integers(2)),
-        rng.uniform(0.75, 1.2),
-    )  # the coolness of both breasts
+    sick_side = int(lesion.integers(2))
+    coolness = rng.uniform(0.75, 1.2)  # of both breasts
     for index, (breast, nipple) in enumerate(zip(body.breasts, body.nipples, strict=True)):
         own = lesion if sick and index == sick_side else None
         skin = _add_breast(skin, breast, nipple, u, v, rng=rng, coolness=coolness, lesion=own)

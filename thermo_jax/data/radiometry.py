@@ -6,6 +6,7 @@ the same min-max values in the colours of a matplotlib colour map.
 
 import collections
 import concurrent.futures
+import contextlib
 import functools
 import io
 import os
@@ -18,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tqdm
 from jaxtyping import Float32, Float64, UInt8
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from thermo_jax.data.thermogram import GRAY_SHAPE, HEAT_SHAPE, DataError, Thermogram
 from thermo_jax.errors import UserError
@@ -27,21 +28,11 @@ MIN_CELSIUS, MAX_CELSIUS = 10.0, 45.0
 ZERO_CELSIUS_IN_KELVIN = 273.15
 MAX_COLOUR_SPREAD = 8  # gray levels; the largest difference between channels of a gray file
 MAX_FILE_BYTES = 64 * 2**20  # a matrix is 2-3 MB of text; images are much smaller
+MAX_PIXELS = 4096**2  # the size of a larger image is checked before it is decoded
 
 # Pillow raises SyntaxError for some broken headers.
 _BOMB_ERRORS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 _IMAGE_ERRORS = (OSError, ValueError, SyntaxError, EOFError, *_BOMB_ERRORS)
-# By EXIF orientation. `ImageOps.exif_transpose` fails if other EXIF data are damaged.
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-_SIDEWAYS = tuple(_TURNS[orientation] for orientation in (5, 6, 7, 8))
 
 
 class Pixels(NamedTuple):
@@ -229,14 +220,12 @@ def open_image(
     """
     try:
         image = Image.open(io.BytesIO(data), formats=formats)
-        # Pillow turns TIFF files itself, and has already exchanged their height and width.
-        sideways = image.format != "TIFF" and _turn(image) in _SIDEWAYS
-        size = (image.width, image.height) if sideways else (image.height, image.width)
-        check(path, *size)  # the size in the header, so that a huge image is never decoded
+        if image.width * image.height > MAX_PIXELS:
+            check(path, image.height, image.width)
         image.load()
-        if (turn := _turn(image)) is not None:
-            image = image.transpose(turn)
-            check(path, image.height, image.width)  # in a PNG, EXIF data may follow the pixels
+        with contextlib.suppress(Exception):  # the pixels are turned before damaged EXIF data fail
+            ImageOps.exif_transpose(image, in_place=True)
+        check(path, image.height, image.width)
     except DataError:
         raise
     except _IMAGE_ERRORS as error:
@@ -244,14 +233,6 @@ def open_image(
         detail = f"not a complete image ({cause}); copy it again"
         raise DataError("unreadable-image", path, detail) from error
     return image
-
-
-def _turn(image: Image.Image) -> Image.Transpose | None:
-    """Returns how to turn an image upright; None if EXIF data are absent or damaged."""
-    try:
-        return _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
-    except Exception:  # Pillow's parser raises errors of many types
-        return None
 
 
 def render_gray(temperatures: Float32[np.ndarray, "480 640"]) -> UInt8[np.ndarray, "480 640 1"]:
@@ -342,7 +323,7 @@ def ordered_map(
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:
         try:
             # disable=None hides the bar if standard error is no terminal; delay hides it for 2 s.
-            for item in tqdm.tqdm(items, description, unit="image", disable=None, delay=2):
+            for item in tqdm.tqdm(items, description, disable=None, delay=2):
                 ahead.append(pool.submit(function, item))
                 if len(ahead) > 2 * workers:
                     yield ahead.popleft().result()
