@@ -67,12 +67,6 @@ def test_polygons_leaving_the_image_are_clipped():
     assert (label_map([box(NECK, -50, -50, 9, 9)]) == NECK).sum() == 100
 
 
-@pytest.mark.parametrize("factor", [0, 7])
-def test_a_factor_that_does_not_divide_the_map_is_refused(factor):
-    with pytest.raises(ValueError, match=f"factor {factor}"):
-        scored_label_map(np.zeros((480, 640), np.uint8), [], factor=factor)
-
-
 def test_draw_order_ranks_classes_by_their_last_drawing():
     regions = [box(index, 0, 0, 9, 9) for index in (NECK, LEFT_BREAST, BACKGROUND, NECK)]
     ranks = draw_order(regions)

@@ -36,8 +36,3 @@ def test_without_temperatures_there_are_areas_only(scene):
     assert [region.area for region in regions] == [4, 4, 2]
     assert all(np.isnan(region.mean) and region.hottest is None for region in regions)
     assert differences(regions) == {}
-
-
-def test_temperatures_of_another_size_are_refused(scene):
-    with pytest.raises(ValueError, match=r"\(4, 9\), the label map \(4, 10\)"):
-        measure_regions(scene[0], scene[1][:, :9])

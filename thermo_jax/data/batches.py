@@ -57,13 +57,10 @@ def num_eval_batches(num_rows: int, batch_size: int) -> int:
 
 
 def batch_indices(num_rows: int, batch_size: int, *, seed: int, step: int) -> np.ndarray:
-    """Rows of batch `step` of the endless stream of seeded permutations.
+    """Rows (int64 [batch_size]) of batch `step` of the endless stream of seeded permutations.
 
     The stream joins `np.random.default_rng((seed, k)).permutation(num_rows)` for k = 0, 1, ...;
     batch `step` is its elements `[step * batch_size, (step + 1) * batch_size)`.
-
-    Returns:
-      int64 [batch_size], in `range(num_rows)`.
     """
     start, stop = step * batch_size, (step + 1) * batch_size
     first, last = start // num_rows, (stop - 1) // num_rows
@@ -138,9 +135,8 @@ def train_batches(
     Args:
       columns: arrays with one leading axis of examples.
       batch_size: examples in the global batch; this process gets batch_size / process_count.
-      seed: seed of the order of examples.
       start_step: number of the first batch; a resumed run passes the number of steps already done.
-      loader: "tf.data" or "numpy".
+      loader: one of LOADERS.
       process: `process_index` and `process_count`, as in `process_slots`.
     Raises:
       UserError: TensorFlow is missing, or `process_slots` raises it.
@@ -237,7 +233,7 @@ def import_tensorflow() -> Any:
     Raises:
       UserError: TensorFlow is not installed.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # log only errors; the import ignores this
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # only errors are logged after the import
     with _native_stderr_hidden():
         try:
             tf = importlib.import_module("tensorflow")

@@ -107,11 +107,8 @@ class Dataset:
     def load(self, task: str, data_type: str = "") -> examples.Examples:
         """The examples of a task, "pretrain", "classify" or "segment".
 
-        If they are of the data set's own type, they stay in memory for the next stage of a study,
-        until other examples of this type are loaded.
-
-        Args:
-          data_type: "gray" or "heat"; "" means `settings.type`.
+        If they are of the data set's own type (data_type "" or `settings.type`), they stay in
+        memory for the next stage of a study, until other examples of this type are loaded.
         """
         data_type = data_type or self.settings.type
         if (task, data_type) in self._loaded:
@@ -163,7 +160,7 @@ class Dataset:
         )
 
     def with_more_validation(self, split: Split, settings: SplitSettings) -> Split:
-        """Returns the encoder's split: the decoder's, but some training patients are in validation.
+        """The encoder's split: the decoder's, but some training patients are in validation.
 
         Args:
           split: the decoder's split.
@@ -232,11 +229,7 @@ def _with_shuffled_labels(records: Sequence[Thermogram], *, seed: int) -> list[T
 
 
 def check_not_empty(sets: Mapping[str, Sequence | np.ndarray], *, of: int) -> None:
-    """Raises UserError, which names the set, if one of the sets of rows is empty.
-
-    Args:
-      of: the number of all usable images.
-    """
+    """Raises UserError, which names the set, if one of the sets of rows of `of` images is empty."""
     for name, rows in sets.items():
         if not len(rows):
             raise UserError(

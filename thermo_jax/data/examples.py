@@ -91,7 +91,6 @@ def select(
     all other filters: if the first frame of a visit is not usable, the next frame is used.
 
     Args:
-      records: the thermograms that `layouts.scan` returned.
       task: "pretrain", "classify" or "segment".
       data_type: "gray" or "heat" removes thermograms without pixels of this type.
     Raises:
@@ -125,11 +124,7 @@ def select(
 def read_pixels(
     records: Sequence[Thermogram], *, data_type: str, task: str, colormap: str = "jet"
 ) -> ReadPixels:
-    """Reads the files of thermograms, in order.
-
-    Args:
-      colormap: for heatmaps, which are rendered if only temperatures exist.
-    """
+    """Reads the files of thermograms, in order; `colormap` is used for rendered heatmaps."""
 
     def read(record: Thermogram) -> tuple[np.ndarray, np.ndarray | None]:
         pixels = radiometry.load_pixels(record, colormap=colormap, wanted=(data_type,))
@@ -147,12 +142,9 @@ def load_examples(
     downscale: int = 1,
     read_pixels: Callable[..., ReadPixels] = read_pixels,
 ) -> Examples:
-    """Reads the pixels of selected thermograms.
+    """Reads the pixels of the thermograms that `select` returned for this data type and task.
 
     Args:
-      records: returned by `select` for this data type and task.
-      data_type: "gray" (480x640x1) or "heat" (120x160x3).
-      task: "segment" adds label maps.
       downscale: factor by which images become smaller; block means are rounded to 8 bits.
       read_pixels: reads the thermograms' files, or a prepared data set (`dmr_ir.read_pixels`).
     Raises:

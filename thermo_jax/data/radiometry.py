@@ -301,10 +301,8 @@ def load_pixels(
         temperatures = pixels.get("temperatures")
         if temperatures is None:
             temperatures = read_temperatures(paths["temperatures"])
-        if "gray" in missing:
-            pixels["gray"] = render_gray(temperatures)
-        if "heat" in missing:
-            pixels["heat"] = render_heat(temperatures, colormap=colormap)
+        render = {"gray": render_gray, "heat": functools.partial(render_heat, colormap=colormap)}
+        pixels |= {kind: render[kind](temperatures) for kind in missing}
     return Pixels(**pixels)
 
 

@@ -47,6 +47,7 @@ from thermo_jax.training.checkpoints import (
 )
 
 DECODERS = ("classify", "segment")
+Paths = str | os.PathLike | Iterable[str | os.PathLike]
 
 
 class Model(NamedTuple):
@@ -131,7 +132,7 @@ class Prediction(Finding):
         return Finding(**(values | {"overlay": overlay}))
 
 
-def find_models(paths: str | os.PathLike | Iterable[str | os.PathLike]) -> list[Path]:
+def find_models(paths: Paths) -> list[Path]:
     """The workdirs of trained decoders among these folders and all below them.
 
     Raises:
@@ -239,13 +240,10 @@ def load_model(workdir: str | os.PathLike, *, name: str = "", dtype: str = "auto
     )
 
 
-def load_models(
-    workdirs: str | os.PathLike | Iterable[str | os.PathLike], *, dtype: str = "auto"
-) -> list[Model]:
-    """Loads all models of `find_models`; their names are paths without the common part.
+def load_models(workdirs: Paths, *, dtype: str = "auto") -> list[Model]:
+    """Loads all models of `find_models` by `load_model`, which explain arguments and errors.
 
-    Raises:
-      FileNotFoundError, PermissionError, UserError: as `find_models` and `load_model`.
+    The models' names are their paths without the common part.
     """
     folders = find_models(workdirs)
     common = Path(os.path.commonpath([folder.parent for folder in folders]))
@@ -258,19 +256,8 @@ def load_models(
 class Predictor:
     """An ensemble of trained decoders."""
 
-    def __init__(
-        self,
-        workdirs: str | os.PathLike | Sequence[str | os.PathLike],
-        *,
-        batch_size: int = 8,
-        dtype: str = "auto",
-    ):
-        """Loads every decoder in the workdir or workdirs (see `find_models`).
-
-        Args:
-          batch_size: the number of thermograms in a batch.
-          dtype: compute type, as in `load_model`.
-        """
+    def __init__(self, workdirs: Paths, *, batch_size: int = 8, dtype: str = "auto"):
+        """Loads the models (see `load_models`); a batch has `batch_size` thermograms."""
         if batch_size < 1:
             raise UserError(f"batch_size={batch_size} must be at least 1")
         self.batch_size = batch_size
@@ -284,7 +271,11 @@ class Predictor:
         Arguments and errors are those of `pictures.find_pictures`.
         """
         thermograms = pictures.find_pictures(path, leave_out=leave_out)
-        read = radiometry.ordered_map(_read, thermograms, description="predicting")
+        read = radiometry.ordered_map(
+            lambda item: item if isinstance(item, Unreadable) else pictures.read_picture(*item),
+            thermograms,
+            description="predicting",
+        )
         return self.predict(read, count=len(thermograms))
 
     def predict(
@@ -366,10 +357,6 @@ def _unseen(name: str, models: Sequence[Model]) -> tuple[list[str], bool]:
     counts = not any(model.task == "classify" for model in strange)
     left_out = "" if counts else ": left out of the patient's mean"
     return [f"{view}, of which {names} saw none in training{left_out}"], counts
-
-
-def _read(item: tuple[str, list[Path]] | Unreadable) -> Picture | Unreadable:
-    return item if isinstance(item, Unreadable) else pictures.read_picture(*item)
 
 
 def _inputs(batch, data_type, colormap, downscale, *, size) -> tuple[np.ndarray, list]:

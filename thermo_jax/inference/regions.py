@@ -33,10 +33,6 @@ def measure_regions(
     label_map: UInt8[np.ndarray, "h w"], temperatures: Float[np.ndarray, "h w"] | None
 ) -> list[RegionMeasurement]:
     """Measures every class but the background, in the order of CLASS_NAMES."""
-    if temperatures is not None and temperatures.shape != label_map.shape:
-        raise ValueError(
-            f"temperatures have shape {temperatures.shape}, the label map {label_map.shape}"
-        )
     regions = []
     for index, name in enumerate(CLASS_NAMES):
         inside = label_map == index
