@@ -89,9 +89,9 @@ def eval_rows(num_rows: int, batch_size: int, *, step: int, **process: int) -> R
 
 
 def _rows(index: np.ndarray, mask: np.ndarray, **process: int) -> Rows:
-    mine = process_slots(len(index), **process)
+    part = process_slots(len(index), **process)
     slot = np.arange(len(index), dtype=np.int32)
-    return Rows(index.astype(np.int32)[mine], slot[mine], mask[mine])
+    return Rows(index.astype(np.int32)[part], slot[part], mask[part])
 
 
 def process_slots(batch_size: int, *, process_index: int = 0, process_count: int = 1) -> slice:

@@ -10,6 +10,7 @@ reported by name and left out. Each step of the scan returns the thermograms tha
 
 import collections
 import dataclasses
+import functools
 import os
 import pathlib
 
@@ -176,12 +177,8 @@ def _with_sound_pixels(
     Returns the records, and how many files there are of each size ("gray 480x640").
     """
     kept, incomplete, sizes = [], [], collections.Counter()
-    checks = radiometry.ordered_map(
-        lambda record: _check_files(record, files),
-        records,
-        description="checking",
-        workers=os.cpu_count() or 1,
-    )
+    check = functools.partial(_check_files, files=files)
+    checks = radiometry.ordered_map(check, records, description="checking")
     for record, (sound, oddities, sizes_of_record) in zip(records, checks, strict=True):
         yield from oddities
         sizes.update(sizes_of_record)

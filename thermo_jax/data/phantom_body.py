@@ -104,19 +104,19 @@ class Body:
 def draw_body(rng: np.random.Generator) -> Body:
     """A random body, as it appears in a frontal view of 640x480 pixels, with raised arms."""
     girth = rng.uniform(0.93, 1.07)
-    size = rng.uniform(0.87, 1.16)  # of the breasts
+    size = rng.uniform(0.87, 1.16)  # of both breasts
     sag, apart, tilt = rng.uniform(-12, 16), rng.uniform(116, 126), rng.uniform(0.1, 0.34)
     taper = rng.uniform(0.08, 0.24)
     nipple_p, nipple_q = rng.uniform(0.3, 0.52), rng.uniform(0.02, 0.26)
     areola = rng.uniform(22, 29)
     breasts, nipples, armpits = [], [], []
     for side in (-1, 1):
-        own = size * rng.uniform(0.97, 1.03)
+        breast_size = size * rng.uniform(0.97, 1.03)
         breast = Egg(
             u=side * apart * girth + rng.uniform(-4, 4),
             v=284 + sag + rng.uniform(-6, 6),
-            width=106 * own * girth,
-            length=132 * own,
+            width=106 * breast_size * girth,
+            length=132 * breast_size,
             tilt=tilt + rng.uniform(-0.04, 0.04),
             taper=taper,
         )
@@ -292,8 +292,8 @@ def temperature_fields(body: Body, *, seed: tuple[int, int], sick: bool):
     sick_side = int(lesion.integers(2))
     coolness = rng.uniform(0.75, 1.2)  # of both breasts
     for index, (breast, nipple) in enumerate(zip(body.breasts, body.nipples, strict=True)):
-        own = lesion if sick and index == sick_side else None
-        skin = _add_breast(skin, breast, nipple, u, v, rng=rng, coolness=coolness, lesion=own)
+        spot = lesion if sick and index == sick_side else None
+        skin = _add_breast(skin, breast, nipple, u, v, rng=rng, coolness=coolness, lesion=spot)
     vessels = _vessels(rng, body)
     skin += rng.uniform(0.45, 0.85) * vessels
     skin -= 1.6 * np.exp(-np.clip(inside, 0, None) / 7)  # skin seen at a grazing angle

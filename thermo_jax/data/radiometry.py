@@ -307,16 +307,13 @@ def load_pixels(
 
 
 def ordered_map(
-    function: Callable[[Any], Any],
-    items: Sequence[Any],
-    *,
-    description: str,
-    workers: int = min(8, os.cpu_count() or 1),
+    function: Callable[[Any], Any], items: Sequence[Any], *, description: str
 ) -> Iterator[Any]:
     """Like `map`, but threads compute results in advance, and a terminal shows a progress bar.
 
-    Up to twice as many results as `workers` wait in memory.
+    Up to twice as many results as there are threads wait in memory.
     """
+    workers = min(32, os.cpu_count() or 1)
     ahead: collections.deque[concurrent.futures.Future] = collections.deque()
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:
         try:

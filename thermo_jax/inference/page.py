@@ -21,10 +21,10 @@ MEANING = (
     "nothing of patients or cameras unlike those, and no treatment should follow from it."
 )
 OF_SEVERAL = (
-    "Thermograms of one visit are near-copies: that they agree says little. The mean covers all "
-    "visits alike, and the views that the models were trained on."
+    "Thermograms of one visit are near-copies, so their agreement proves little. The mean is over "
+    "all visits, and over the views that the models were trained on."
 )
-ALONE = "The name does not tell a patient, so this page is of one thermogram."
+ALONE = "The name contains no patient, so this page is of one thermogram."
 
 
 def write_page(path: str | os.PathLike, patient: Patient) -> Path:
@@ -45,17 +45,16 @@ def write_page(path: str | os.PathLike, patient: Patient) -> Path:
 def _sections_of_one(patient: Patient) -> list[Section]:
     (finding,) = patient.findings
     title = finding.name if patient.known else "Thermogram"
-    sections = [Section(title, [*_picture_parts(finding), *_left_out(patient)])]
-    if patient.by_image:
-        sections.append(Section("Probability of sick", _probability_parts(patient)))
-    if finding.regions:
-        sections.append(Section("Regions", _region_parts(finding.regions)))
-    return sections
+    sections = [
+        Section(title, [*_picture_parts(finding), *_left_out(patient)]),
+        Section("Probability of sick", _probability_parts(patient)),
+        Section("Regions", _region_parts(finding.regions)),
+    ]
+    return [section for section in sections if section.parts]
 
 
 def _sections_of_several(patient: Patient) -> list[Section]:
-    probability = _probability_parts(patient) if patient.by_image else []
-    overview = [*probability, *_left_out(patient), _overview(patient.findings)]
+    overview = [*_probability_parts(patient), *_left_out(patient), _overview(patient.findings)]
     sections = [Section("Probability of sick" if patient.by_image else "Overview", overview)]
     for finding in patient.findings:
         values, parts = list(finding.probabilities.values()), _picture_parts(finding)
@@ -69,12 +68,12 @@ def _sections_of_several(patient: Patient) -> list[Section]:
 def _sentence(patient: Patient) -> str:
     """A summary of the page."""
     findings = patient.findings
-    known = sum(finding.celsius for finding in findings)
+    celsius = sum(finding.celsius for finding in findings)
     if len(findings) > 1:
-        text = f"{len(findings)} thermograms, {known} with temperatures, read by trained models."
+        text = f"{len(findings)} thermograms, {celsius} with temperatures, read by trained models."
     else:
         height, width = findings[0].shape
-        kind = "temperatures" if known else "no temperatures"
+        kind = "temperatures" if celsius else "no temperatures"
         text = f"A thermogram of {width} x {height} pixels with {kind}, read by trained models."
     if patient.probability is not None:
         text += f" Mean probability of sick: {_chance(patient.probability)}."
@@ -94,6 +93,8 @@ def _left_out(patient: Patient) -> list[Part]:
 
 def _probability_parts(patient: Patient) -> list[Part]:
     images, models = patient.by_image, patient.by_model
+    if not images:
+        return []
     spread = _spread(images, "thermograms") | _spread(list(models.values()), "models")
     facts = {"mean": _chance(patient.probability)} if spread else {}
     facts |= spread | {f"model {name}": _chance(value) for name, value in models.items()}
@@ -159,8 +160,8 @@ def _with_models(finding: Finding) -> str | None:
 
 
 def _hottest(regions: Sequence[RegionMeasurement]) -> str | None:
-    known = [region.max for region in regions if region.hottest]
-    return f"{max(known):.2f}" if known else None
+    maxima = [region.max for region in regions if region.hottest]
+    return f"{max(maxima):.2f}" if maxima else None
 
 
 def _breasts(regions: list[RegionMeasurement]) -> str | None:
@@ -181,17 +182,17 @@ def _picture_parts(finding: Finding) -> list[Part]:
 def _region_parts(regions: list[RegionMeasurement]) -> list[Part]:
     if not regions:
         return []
-    known = np.isfinite(regions[0].mean)
-    measures = MEASURES if known else ()
-    columns = [*measures, "hottest at x, y"] if known else []
+    has_celsius = np.isfinite(regions[0].mean)
+    measures = MEASURES if has_celsius else ()
+    columns = [*measures, "hottest at x, y"] if has_celsius else []
     columns = ["", *columns, "area, pixels", "share of image, %"]
     rows = []
     for region in regions:
         cells = [getattr(region, measure) for measure in measures]
-        cells += ["{}, {}".format(*region.hottest)] if known else []
+        cells += ["{}, {}".format(*region.hottest)] if has_celsius else []
         cells += [region.area, f"{100 * region.share:.1f}"]
         rows.append([class_title(region.class_name), *cells])
-    note = "Temperatures in degrees C. " if known else "No temperatures: areas only. "
+    note = "Temperatures in degrees C. " if has_celsius else "No temperatures: areas only. "
     note += SIDES_NOTE
     parts: list[Part] = [PrintedTable("By region", columns, rows, note=note, float_format=".2f")]
     by_pair = differences(regions)

@@ -160,8 +160,8 @@ def read_picture(name: str, files: Sequence[str | os.PathLike]) -> Picture | Unr
         pixels[kind], sources[kind] = values, file
         notes += remarks
     parsed, folders = parse_name(pathlib.PurePath(name).name), pathlib.PurePath(name).parts[:-1]
-    if odd := contradiction(parsed.patient if parsed else None, folders):
-        notes.append(odd)
+    if mismatch := contradiction(parsed.patient if parsed else None, folders):
+        notes.append(mismatch)
     if not pixels:
         return Unreadable(name, "; ".join(notes))
     if "temperatures" in pixels:
@@ -185,10 +185,10 @@ def read_picture(name: str, files: Sequence[str | os.PathLike]) -> Picture | Unr
 
 def _is_snap(file: pathlib.Path, pixels: dict[str, np.ndarray]) -> bool:
     """Whether the colours are DMR-IR's heatmap of the other pixels, by file name and aspect."""
-    own = pixels["colour"].shape
-    other = next(pixels[kind].shape for kind in ("temperatures", "gray") if kind in pixels)
-    same = abs(own[1] * other[0] / (own[0] * other[1]) - 1) <= grids.TOLERANCE
-    return split_name(file.stem)[1] and same
+    snap = pixels["colour"].shape
+    shape = next(pixels[kind].shape for kind in ("temperatures", "gray") if kind in pixels)
+    same_aspect = abs(snap[1] * shape[0] / (snap[0] * shape[1]) - 1) <= grids.TOLERANCE
+    return split_name(file.stem)[1] and same_aspect
 
 
 def model_input(
@@ -201,8 +201,8 @@ def model_input(
     """
     grid = picture.grid
     if data_type == "heat" and picture.colour is not None:
-        own = grids.fit(*picture.colour.shape[:2])  # its aspect is that of the picture
-        return grids.to_model(picture.colour, own, shape=HEAT_SHAPE)
+        colour_grid = grids.fit(*picture.colour.shape[:2])  # its aspect is that of the picture
+        return grids.to_model(picture.colour, colour_grid, shape=HEAT_SHAPE)
     if data_type == "gray" and picture.gray is not None:
         return grids.to_model(picture.gray, grid)[..., np.newaxis]
     source = picture.temperatures if picture.temperatures is not None else picture.gray

@@ -343,18 +343,18 @@ def _prediction(picture, probabilities, evidence, classes, notes, *, models) -> 
 def _unseen(name: str, models: Sequence[Model]) -> tuple[list[str], bool]:
     """(notes, counts) of a picture, from the view in a DMR-IR file name."""
     parsed = parse_name(PurePosixPath(name).name) or ParsedName()
-    strange = [
+    untrained = [
         model
         for model in models
         if parsed.view not in (0, *model.views) or (parsed.mirrored and not model.mirrored)
     ]
-    if not strange:
+    if not untrained:
         return [], True
     view = f"{VIEW_NAMES[parsed.view]} view"
     if parsed.mirrored:
         view = f"mirrored copy of {view}" if parsed.view else "mirrored copy"
-    names = "the models" if len(strange) == len(models) else ", ".join(m.name for m in strange)
-    counts = not any(model.task == "classify" for model in strange)
+    names = "the models" if len(untrained) == len(models) else ", ".join(m.name for m in untrained)
+    counts = not any(model.task == "classify" for model in untrained)
     left_out = "" if counts else ": left out of the patient's mean"
     return [f"{view}, of which {names} saw none in training{left_out}"], counts
 
