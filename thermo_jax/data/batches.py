@@ -213,8 +213,8 @@ def prefetch(iterator: Iterable[Any], put: Callable[[Any], Any]) -> Iterator[Any
     """
     source, ahead = iter(iterator), collections.deque()
     try:
-        for batch in source:
-            ahead.append(put(batch))
+        for batch in map(put, source):
+            ahead.append(batch)
             if len(ahead) == 2:
                 yield ahead.popleft()
     except Exception:

@@ -31,7 +31,7 @@ from thermo_jax.files import csv_text
 BAD_FILES = {
     "unreadable-image": ("image cannot be read", "file left out"),
     "wrong-size": ("image of the wrong size", "file left out"),
-    "coloured-gray": ("gray image holds colour", "file left out"),
+    "coloured-gray": ("gray image contains colour", "file left out"),
     "unreadable-matrix": ("temperatures cannot be read", "file left out"),
     "wrong-shape": ("temperature matrix of the wrong shape", "file left out"),
     "not-a-number": ("temperatures with NaN or infinity", "file left out"),
@@ -40,7 +40,7 @@ BAD_FILES = {
     "unreadable-folder": ("folder cannot be read", "left out"),
     "too-large": ("file implausibly large", "file left out"),
     "duplicate": ("second file for the same thermogram", "the first by name kept, this left out"),
-    "patient-mismatch": ("file name and folder name different patients", "file left out"),
+    "patient-mismatch": ("file name and folder contain different patients", "file left out"),
     "conflicting-diagnosis": ("patient with conflicting diagnoses", "whole patient left out"),
     "unreadable-diagnosis": ("diagnosis file cannot be read", "treated as unlabelled"),
     "unreadable-annotations": ("annotation file cannot be read", "its annotations left out"),
@@ -56,7 +56,7 @@ NOTES = {
     "bad-row": ("row of the diagnosis table is not usable", "row left out"),
     "duplicate-row": ("patient listed twice with one diagnosis", "used once"),
     "missing-file": ("diagnosis without a thermogram", "ignored"),
-    "unknown-patient": ("patient cannot be told", "grouped by folder, pretraining only"),
+    "unknown-patient": ("patient is not known", "grouped by folder, pretraining only"),
     "unknown-name": ("file name of no known form", "view, visit and date unknown"),
     "odd-name": ("impossible view or date in the file name", "that part treated as unknown"),
     "blank-image": ("every pixel has the same value", "kept"),
@@ -75,7 +75,7 @@ REPORT_FILES = ("data_report.txt", "records.csv", "oddities.csv")
 
 @dataclasses.dataclass(frozen=True)
 class Oddity:
-    """Something odd in a file (path relative to the root); `kind` is a key of `KINDS`."""
+    """Something unusual in a file (path relative to the root); `kind` is a key of `KINDS`."""
 
     kind: str
     file: str

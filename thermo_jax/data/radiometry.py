@@ -26,7 +26,7 @@ from thermo_jax.errors import UserError
 
 MIN_CELSIUS, MAX_CELSIUS = 10.0, 45.0
 ZERO_CELSIUS_IN_KELVIN = 273.15
-MAX_COLOUR_SPREAD = 8  # gray levels; the largest difference between channels of a gray file
+MAX_COLOUR_SPREAD = 8  # gray levels between the channels of a gray image
 MAX_FILE_BYTES = 64 * 2**20  # a matrix is 2-3 MB of text; images are much smaller
 MAX_PIXELS = 4096**2  # the size of a larger image is checked before it is decoded
 
@@ -223,7 +223,8 @@ def open_image(
         if image.width * image.height > MAX_PIXELS:
             check(path, image.height, image.width)
         image.load()
-        with contextlib.suppress(Exception):  # the pixels are turned before damaged EXIF data fail
+        # Damaged EXIF data raise errors of many types; pixels are turned before, if they can be.
+        with contextlib.suppress(Exception):
             ImageOps.exif_transpose(image, in_place=True)
         check(path, image.height, image.width)
     except DataError:

@@ -3,9 +3,9 @@
 All images of a patient are in the same set (SPEC section 5), because they are near-copies.
 
 Patients are sorted by stratum (label x annotated), shuffled within each stratum, and assigned to
-the folds in turn. So the folds' numbers of patients differ by at most one. The same is true of the
-patients of each label and, if there are two labels, of the annotated patients. It is also true for
-strata with fewer patients than folds, where scikit-learn's StratifiedKFold warns or fails.
+the folds in turn. The numbers of patients in two folds therefore differ by at most one, and so do
+the numbers of each label and, if there are two labels, of annotated patients. Strata with fewer
+patients than folds are allowed; scikit-learn's StratifiedKFold warns or fails for them.
 """
 
 import dataclasses

@@ -94,9 +94,9 @@ def _backdrop(pixels: np.ndarray) -> np.ndarray:
 
 
 def _paint_regions(axis, label_map, *, extent):
-    from matplotlib.colors import to_rgb
+    from matplotlib.colors import to_rgba_array
 
-    colors = np.array([to_rgb(color) for color in figures.CLASS_COLORS])
+    colors = to_rgba_array(figures.CLASS_COLORS)
     width = max(1, round(label_map.shape[0] / 240))
     inner = np.zeros(label_map.shape, bool)
     for index in np.unique(label_map):

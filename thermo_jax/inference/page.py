@@ -171,7 +171,7 @@ def _breasts(regions: list[RegionMeasurement]) -> str | None:
 
 def _picture_parts(finding: Finding) -> list[Part]:
     taken = _taken(finding.name)
-    caption = "Thermogram, on a scale of its own, and what the models find in it."
+    caption = "The thermogram, with its own scale, and the results of the models."
     parts: list[Part] = [Text(f"{taken[0].upper()}{taken[1:]}.")] if taken else []
     parts.append(Picture(finding.overlay, caption))
     if finding.notes:

@@ -241,9 +241,9 @@ def load_model(workdir: str | os.PathLike, *, name: str = "", dtype: str = "auto
 
 
 def load_models(workdirs: Paths, *, dtype: str = "auto") -> list[Model]:
-    """Loads all models of `find_models` by `load_model`, which explain arguments and errors.
+    """Loads all models of `find_models`; their names are paths without the common part.
 
-    The models' names are their paths without the common part.
+    `find_models` and `load_model` explain the arguments and the errors.
     """
     folders = find_models(workdirs)
     common = Path(os.path.commonpath([folder.parent for folder in folders]))
