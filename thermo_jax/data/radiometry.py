@@ -28,7 +28,7 @@ MIN_CELSIUS, MAX_CELSIUS = 10.0, 45.0
 ZERO_CELSIUS_IN_KELVIN = 273.15
 MAX_COLOUR_SPREAD = 8  # gray levels between the channels of a gray image
 MAX_FILE_BYTES = 64 * 2**20  # a matrix is 2-3 MB of text; images are much smaller
-MAX_PIXELS = 4096**2  # the size of a larger image is checked before it is decoded
+MAX_PIXELS = 4096**2  # a larger image is not decoded
 
 # Pillow raises SyntaxError for some broken headers.
 _BOMB_ERRORS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
@@ -195,38 +195,30 @@ READERS = {"gray": read_gray, "heat": read_heat, "temperatures": read_temperatur
 
 
 def _read_image(path: str | os.PathLike, *, expected: tuple[int, int]) -> Image.Image:
-    def check(path: str | os.PathLike, height: int, width: int) -> None:
-        if (height, width) != expected:
-            size = f"{height}x{width}"
-            detail = f"{size} pixels (rows x columns); expected {expected[0]}x{expected[1]}"
-            raise DataError("wrong-size", path, detail, size=size)
+    image = open_image(path, read_bytes(path), formats=("JPEG", "PNG"))
+    if (image.height, image.width) != expected:
+        size = f"{image.height}x{image.width}"
+        detail = f"{size} pixels (rows x columns); expected {expected[0]}x{expected[1]}"
+        raise DataError("wrong-size", path, detail, size=size)
+    return image
 
-    return open_image(path, read_bytes(path), formats=("JPEG", "PNG"), check=check)
 
-
-def open_image(
-    path: str | os.PathLike,
-    data: bytes,
-    *,
-    formats: Sequence[str],
-    check: Callable[[str | os.PathLike, int, int], None],
-) -> Image.Image:
+def open_image(path: str | os.PathLike, data: bytes, *, formats: Sequence[str]) -> Image.Image:
     """Decodes an image, and turns it upright by its EXIF data.
 
-    Args:
-      check: `check(path, height, width)` raises an error if the size is not the expected one.
     Raises:
-      DataError: `data` is not a complete image of these formats, or `check` raised it.
+      DataError: `data` is not a complete image of these formats, or is implausibly large.
     """
     try:
         image = Image.open(io.BytesIO(data), formats=formats)
         if image.width * image.height > MAX_PIXELS:
-            check(path, image.height, image.width)
+            size = f"{image.height}x{image.width}"
+            detail = f"{size} pixels (rows x columns); expected at most 4096x4096"
+            raise DataError("wrong-size", path, detail, size=size)
         image.load()
         # Damaged EXIF data raise errors of many types; pixels are turned before, if they can be.
         with contextlib.suppress(Exception):
             ImageOps.exif_transpose(image, in_place=True)
-        check(path, image.height, image.width)
     except DataError:
         raise
     except _IMAGE_ERRORS as error:

@@ -235,7 +235,8 @@ def _read(file: pathlib.Path) -> tuple[str, np.ndarray, list[str]]:
             remarks = ["radiometric, read as a picture: pip install 'thermo_jax[flir]'"]
         except UserError as error:
             remarks = [f"radiometric, read as a picture: {_short(error)}"]
-    image = radiometry.open_image(file, data, formats=("JPEG", "PNG", "TIFF"), check=_check_size)
+    image = radiometry.open_image(file, data, formats=("JPEG", "PNG", "TIFF"))
+    _check_size(file, image.height, image.width)
     if image.mode == "F":
         return "temperatures", _celsius(file, np.array(image)), []
     if image.mode.startswith("I"):
