@@ -24,19 +24,7 @@ from thermo_jax.configs import common
 _DECODERS = tuple(f"{task} {row}" for task in ("classify", "segment") for row in common.ROWS)
 
 
-def get_config(argument: str = "") -> ConfigDict:
-    """The configuration of a preset."""
-    return common.parse_preset(
-        argument,
-        choices=tuple(_PRESETS),
-        default="cpu",
-        options={},
-        build=_build,
-        file="benchmark.py",
-    )
-
-
-def _build(preset: str) -> ConfigDict:
+def _build(preset: str = "cpu") -> ConfigDict:
     config = ConfigDict()
     # What to run.
     config.task = "benchmark"
@@ -158,3 +146,6 @@ _PRESETS = {
     "quick": _quick,
     "tpu_aot": _tpu_aot,
 }
+
+
+get_config = common.presets(_build, choices=_PRESETS)

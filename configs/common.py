@@ -1,7 +1,8 @@
 """What configurations share: fields, the rules for their values, and the parser of presets."""
 
 import difflib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -267,40 +268,44 @@ def phantom(config: ConfigDict) -> None:
     config.data.root = "phantom"
 
 
-def parse_preset(
-    argument: str | None,
+def presets(
+    build: Callable[..., ConfigDict],
     *,
-    build: Callable[[str], ConfigDict],
-    file: str,
-    choices: Sequence[str] = (),
-    default: str = "",
+    choices: Collection[str] = (),
     options: Mapping[str, Callable[[ConfigDict], None]] = MappingProxyType({}),
-) -> ConfigDict:
-    """A configuration from what follows the colon in `--config=FILE:CHOICE,OPTION,...`.
+) -> Callable[[str], ConfigDict]:
+    """Returns the function `get_config` of a configuration file.
 
     Args:
-      argument: the text after the colon.
-      build: makes the configuration of a choice.
-      file: the name of the configuration file, for error messages.
-      choices: words of which at most one is allowed.
-      default: the choice if `argument` contains none.
-      options: words that change the configuration, in any number.
-    Raises:
-      UserError: an unknown word, or two choices.
+      build: makes the configuration, from a choice if there are choices; its default argument is
+        the default choice.
+      choices: presets of which at most one is allowed.
+      options: presets that change the configuration, in any number.
     """
-    words = [word.strip() for word in (argument or "").split(",") if word.strip()]
+    file = Path(build.__code__.co_filename).name
     known = [*choices, *options]
-    presets = ", ".join(known) or "none"
-    for word in words:
-        if word not in known:
-            near = difflib.get_close_matches(word, known, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise UserError(f"{file} has no preset {word!r}.{hint} Presets: {presets}.")
-    chosen = [word for word in words if word in choices]
-    if len(chosen) > 1:
-        raise UserError(f"{file}: choose one of {', '.join(choices)}, not {', '.join(chosen)}.")
-    config = build(chosen[0] if chosen else default)
-    for word in words:
-        if word in options:
-            options[word](config)
-    return config.lock()
+
+    def get_config(argument: str = "") -> ConfigDict:
+        """A configuration from the presets after the colon in `--config=FILE:PRESET,PRESET,...`.
+
+        Raises:
+          UserError: an unknown preset, or two choices.
+        """
+        words = [word.strip() for word in (argument or "").split(",") if word.strip()]
+        for word in words:
+            if word not in known:
+                near = difflib.get_close_matches(word, known, n=1)
+                hint = f" Did you mean {near[0]!r}?" if near else ""
+                raise UserError(
+                    f"{file} has no preset {word!r}.{hint} Presets: {', '.join(known) or 'none'}."
+                )
+        chosen = [word for word in words if word in choices]
+        if len(chosen) > 1:
+            raise UserError(f"{file}: choose one of {', '.join(choices)}, not {', '.join(chosen)}.")
+        config = build(*chosen)
+        for word in words:
+            if word in options:
+                options[word](config)
+        return config.lock()
+
+    return get_config

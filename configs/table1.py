@@ -15,14 +15,7 @@ from ml_collections import ConfigDict
 from thermo_jax.configs import classify, common, encoder, segment
 
 
-def get_config(argument: str = "") -> ConfigDict:
-    """The configuration of a preset such as "paper"."""
-    return common.parse_preset(
-        argument, build=_build, file="table1.py", choices=tuple(_PRESETS), default="honest"
-    )
-
-
-def _build(preset: str) -> ConfigDict:
+def _build(preset: str = "honest") -> ConfigDict:
     config = ConfigDict()
     config.task = "table1"  # the program
     # Seed of every stage's initial weights and order of images.
@@ -94,3 +87,6 @@ def _quick(config: ConfigDict) -> None:
 
 
 _PRESETS = {"honest": _honest, "paper": _paper, "smoke": _smoke, "quick": _quick}
+
+
+get_config = common.presets(_build, choices=_PRESETS)
