@@ -193,7 +193,7 @@ def test_a_finished_stage_of_another_configuration_is_refused(finished, no_stage
 
 def test_a_run_of_an_earlier_version_is_told_how_its_encoders_validated(finished, no_stage_runs):
     workdir, _ = finished
-    message = "val_fraction was 0.3, is 0.2.*is config.encoder_val_fraction here: it was 0.3, also"
+    message = "val_fraction was 0.3, is 0.2.*is config.encoder_val_fraction here"
     with pytest.raises(ValueError, match=message):
         main.run(quick(encoder_val_fraction=0.2), workdir)
 

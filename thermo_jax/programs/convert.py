@@ -268,9 +268,8 @@ def _array(tensor: Any, *, name: str, path: Path) -> np.ndarray:
 def write_state_dict(path: Path, weights: Mapping[str, np.ndarray]) -> None:
     """Writes arrays as tensors that `torch.load(path, weights_only=True)` reads."""
     torch = _torch()
-    tensors = {name: torch.from_numpy(np.array(array)) for name, array in weights.items()}
     with path.open("wb") as file:
-        torch.save({name: tensor.contiguous() for name, tensor in tensors.items()}, file)
+        torch.save({name: torch.tensor(array) for name, array in weights.items()}, file)
 
 
 def _torch():

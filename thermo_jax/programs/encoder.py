@@ -74,7 +74,7 @@ def run(
         operations=operations,
     )
     tx = train_encoder.make_optimizer(config.train.learning_rate, config.train.weight_decay)
-    loss = settings.loss_settings(config)
+    loss = train_encoder.LossSettings(**config.loss)
     images = examples.columns["images"]
     shape = images.shape[1:]
     create_state = partial(train_encoder.create_state, model, tx=tx, image_shape=shape)

@@ -95,14 +95,9 @@ def _load_pretrained(
     config: ConfigDict, workdir: str | Path, *, operations
 ) -> tuple[FrozenEncoder, dict]:
     """A workdir's encoder, and the meta of its checkpoint."""
-
-    def abstract(meta: dict) -> FrozenEncoder:
-        return FrozenEncoder.abstract(
-            meta["encoder"], dtype=config.model.dtype, operations=operations
-        )
-
-    variables, meta = load_encoder(workdir, like=lambda meta: abstract(meta).variables)
-    return abstract(meta).with_variables(variables), meta
+    abstract = partial(FrozenEncoder.abstract, dtype=config.model.dtype, operations=operations)
+    variables, meta = load_encoder(workdir, like=lambda meta: abstract(meta["encoder"]).variables)
+    return abstract(meta["encoder"]).with_variables(variables), meta
 
 
 def _untrained(kind: str, config: ConfigDict, *, operations) -> FrozenEncoder:

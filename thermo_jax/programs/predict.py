@@ -51,7 +51,8 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
     try:
         for item in predictions:
             if isinstance(item, Unreadable):
-                rows.append(_unreadable_row(item))
+                row = {"name": item.name, "patient": patient_of(item.name), "status": "unreadable"}
+                rows.append(row | {"notes": item.reason})
                 read.append(item)
                 continue
             regions: list[RegionMeasurement] = []
@@ -139,16 +140,6 @@ def _row(prediction: Prediction, regions: list[RegionMeasurement]) -> dict[str, 
     row["hottest_c"] = hottest.max if hottest else None
     row["hottest_x"], row["hottest_y"] = hottest.hottest if hottest else (None, None)
     return row | {"notes": "; ".join(prediction.notes)}
-
-
-def _unreadable_row(item: Unreadable) -> dict[str, Any]:
-    """One row of predictions.csv."""
-    return {
-        "name": item.name,
-        "patient": patient_of(item.name),
-        "status": "unreadable",
-        "notes": item.reason,
-    }
 
 
 def _patient_row(patient: Patient, *, reports: bool) -> dict[str, Any]:

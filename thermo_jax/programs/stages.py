@@ -19,11 +19,10 @@ from thermo_jax.data.dataset import Dataset
 from thermo_jax.data.examples import image_shape
 from thermo_jax.data.splits import Split
 from thermo_jax.errors import UserError
-from thermo_jax.files import folder_path
 from thermo_jax.programs import decoder, decoder_results, encoder, settings
 from thermo_jax.programs.frozen_encoder import check_raw_pixels
 from thermo_jax.programs.lock import only_run_in
-from thermo_jax.programs.workdir import check_workdir, saved_config
+from thermo_jax.programs.workdir import check_workdir
 from thermo_jax.training import timeline, train_decoder
 from thermo_jax.training.checkpoints import FOLDER
 
@@ -76,25 +75,14 @@ def check_stages(stages: Sequence[Stage], workdir: Path) -> None:
             encoder.check_patches(config)
         elif config.encoder.kind == "none":
             check_raw_pixels(config)
-        _check_folder(stage, config, workdir)
+        try:
+            check_workdir(workdir / stage.folder, config)
+        except UserError as error:
+            if stage.task == "encoder" and "split.val_fraction" in str(error):
+                note = "an encoder's split.val_fraction is config.encoder_val_fraction here"
+                raise UserError(f"{error}; {note}") from error
+            raise
     _check_disk(stages, workdir)
-
-
-def _check_folder(stage: Stage, config: ConfigDict, workdir: Path) -> None:
-    """Calls `check_workdir`; an error about an encoder's val_fraction names the study's field."""
-    folder, share = workdir / stage.folder, config.split.val_fraction
-    try:
-        check_workdir(folder, config)
-    except UserError as error:
-        if stage.task != "encoder":
-            raise
-        saved = saved_config(folder_path(folder)).get("split", {}).get("val_fraction", share)
-        if saved == share:
-            raise
-        raise UserError(
-            f"{error}. An encoder's split.val_fraction is config.encoder_val_fraction here: it was "
-            f"{saved}, also in earlier versions without that field"
-        ) from error
 
 
 def check_split(path: Path, split: Split, stages: Sequence[Stage], workdir: Path) -> None:

@@ -30,7 +30,6 @@ from thermo_jax.programs.workdir import PICTURES, begin, check_workdir
 from thermo_jax.training import timeline
 
 FOLDS, ENCODER = "folds", "_encoder"
-_FOLD_NAME = re.compile(r"repeat(?P<repeat>\d+)_fold\d+")
 
 
 def run(config: ConfigDict, workdir: str | Path) -> dict:
@@ -101,20 +100,10 @@ def _begin(
     stages: Sequence[Stage],
     open_dataset: Callable[..., Dataset],
 ) -> None:
-    """Writes config.json, the data report and folds/*.json, whose splits all rows share.
-
-    The splits are those in `config.folds_dir` or new ones.
-
-    Raises:
-      UserError: the folder's splits are incomplete, or the run has begun with other splits.
-    """
+    """Writes config.json, the data report and folds/*.json, whose splits all rows share."""
     with timeline.part("data"):
         dataset = open_dataset(settings.data_settings(stages[0].config))
-    splits: dict[Path, Split] = {}
-    for stage in sorted(stages, key=lambda stage: stage.task == "encoder"):  # decoders first
-        path = Path(stage.config.split.file)
-        if path not in splits:
-            splits[path] = _split(config, stage, dataset, splits=splits)
+    splits = _splits(config, stages, dataset)
     _check_splits(config, splits)
     for path, split in splits.items():
         check_split(path, split, stages, workdir)
@@ -124,34 +113,30 @@ def _begin(
         split.save(path)
 
 
-def _split(
-    config: ConfigDict, stage: Stage, dataset: Dataset, *, splits: Mapping[Path, Split]
-) -> Split:
-    """The split of a stage, read from `config.folds_dir` or new.
+def _splits(config: ConfigDict, stages: Sequence[Stage], dataset: Dataset) -> dict[Path, Split]:
+    """The splits of decoders and of encoders by file, read from `config.folds_dir` or new.
 
-    A new split of an encoder is made from the split of the same fold's decoders, which must be in
-    `splits` already.
+    A new split of encoders is made from the split of the same fold's decoders.
     """
-    file = Path(stage.config.split.file)
-    given = Path(config.folds_dir).expanduser() / file.name
-    if stage.task == "encoder" and not (config.folds_dir and given.is_file()):
-        # `folds_dir` has no file for encoders if an earlier version of this program wrote it.
-        return dataset.with_more_validation(
-            splits[_decoders_file(file)], settings.split_settings(stage.config)
-        )
-    if not config.folds_dir:
-        split_settings = settings.split_settings(stage.config)
-        return dataset.split(
-            dataclasses.replace(split_settings, file="", protocol=config.split.protocol)
-        )
-    if not given.is_file():
-        raise UserError(
-            f"config.folds_dir: {given} is missing; give the folder {FOLDS} of another run "
-            "with as many folds and repeats, or leave it empty"
-        )
-    split = Split.load(given)
-    split.check_names(dataset.known_patients, path=given)
-    return split
+    splits: dict[Path, Split] = {}
+    for stage in sorted(stages, key=lambda stage: stage.task == "encoder"):  # decoders first
+        path, is_encoder = Path(stage.config.split.file), stage.task == "encoder"
+        given = Path(config.folds_dir).expanduser() / path.name
+        is_given = bool(config.folds_dir) and given.is_file()
+        if path in splits:
+            continue
+        if config.folds_dir and not is_given and not is_encoder:
+            raise UserError(
+                f"config.folds_dir: {given} is missing; give the folder {FOLDS} of another run "
+                "with as many folds and repeats, or leave it empty"
+            )
+        wanted = settings.split_settings(stage.config)
+        if is_encoder and not is_given:  # earlier versions wrote no files for encoders
+            splits[path] = dataset.with_more_validation(splits[_decoders_file(path)], wanted)
+        else:
+            file = str(given) if is_given else ""
+            splits[path] = dataset.split(dataclasses.replace(wanted, file=file))
+    return splits
 
 
 def _decoders_file(path: Path) -> Path:
@@ -159,12 +144,10 @@ def _decoders_file(path: Path) -> Path:
 
 
 def _check_splits(config: ConfigDict, splits: Mapping[Path, Split]) -> None:
-    """Raises UserError unless the test sets of each repeat's folds are disjoint.
+    """Raises UserError if a model would train on patients who validate or test it.
 
-    If all folds are run, every patient must be in a test set. A fold's encoder must not train on
-    patients in the validation or test set of its decoders.
+    The test sets of a repeat must be disjoint and, if all folds are run, contain every patient.
     """
-    folds = config.num_folds or config.split.folds
     for path, split in splits.items():
         decoders = splits[_decoders_file(path)]
         if split.test != decoders.test or not split.val >= decoders.val:
@@ -173,9 +156,10 @@ def _check_splits(config: ConfigDict, splits: Mapping[Path, Split]) -> None:
                 f"test its fold's decoders: remove it, and it is made from "
                 f"{_decoders_file(path).name}"
             )
-    in_order = [split for path, split in splits.items() if _decoders_file(path) == path]
-    for first in range(0, len(in_order), folds):
-        repeat = in_order[first : first + folds]
+    folds = config.num_folds or config.split.folds
+    of_decoders = [split for path, split in splits.items() if _decoders_file(path) == path]
+    for first in range(0, len(of_decoders), folds):
+        repeat = of_decoders[first : first + folds]
         tested = [patient for split in repeat for patient in split.test]
         everybody = repeat[0].train | repeat[0].val | repeat[0].test
         twice = len(tested) > len(set(tested))
@@ -200,19 +184,17 @@ def _check_splits(config: ConfigDict, splits: Mapping[Path, Split]) -> None:
 def _finish(config: ConfigDict, workdir: Path, stages: list[Stage]) -> dict:
     by_row: dict[str, dict[str, Any]] = {}
     files = []
-    for task in config.tasks:
-        for row in dict.fromkeys(stage.row for stage in stages if stage.task == task):
-            pooled = pool(
-                [
-                    _predictions(workdir / stage.folder)
-                    for stage in stages
-                    if (stage.task, stage.row) == (task, row)
-                ]
-            )
-            name = f"predictions_{task}_{row.replace('/', '').replace(' ', '_')}.csv"
-            measures, rows = decoder_results.assess(pooled, task=task, row=row, config=config)
-            files.append(PrintedTable.of_records(rows).write_csv(workdir / name))
-            by_row.setdefault(row, {}).update(measures)
+    folders: dict[tuple[str, str], list[Path]] = {}
+    for stage in stages:
+        if stage.task != "encoder":
+            folders.setdefault((stage.task, stage.row), []).append(workdir / stage.folder)
+    # The order of the stages, but with all rows of a task together.
+    for task, row in sorted(folders, key=lambda pair: config.tasks.index(pair[0])):
+        pooled = pool([_predictions(folder) for folder in folders[task, row]])
+        name = f"predictions_{task}_{row.replace('/', '').replace(' ', '_')}.csv"
+        measures, rows = decoder_results.assess(pooled, task=task, row=row, config=config)
+        files.append(PrintedTable.of_records(rows).write_csv(workdir / name))
+        by_row.setdefault(row, {}).update(measures)
     outcome = {
         "run": _facts(config, stages),
         "cautions": [s for measures in by_row.values() for s in measures.get("cautions", ())],
@@ -243,7 +225,7 @@ def _finish(config: ConfigDict, workdir: Path, stages: list[Stage]) -> dict:
 def _predictions(folder: Path) -> Predictions:
     """A stage's predictions; the name of its model consists of the repeat and the fold."""
     predictions, name = Predictions.load(folder / decoder_results.PREDICTIONS), folder.parent.name
-    repeat, count = int(_FOLD_NAME.fullmatch(name)["repeat"]), len(predictions)
+    repeat, count = int(re.findall(r"\d+", name)[0]), len(predictions)
     return dataclasses.replace(
         predictions, models=np.full(count, name), repeats=np.full(count, repeat, np.int32)
     )
