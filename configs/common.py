@@ -29,11 +29,25 @@ _NOT_NEGATIVE: Rule = ("at least 0", lambda value: value >= 0)
 _POSITIVE: Rule = ("above 0", lambda value: value > 0)
 _SHARE: Rule = ("above 0 and below 1", lambda value: 0 < value < 1)
 _SEED: Rule = ("from 0 to 4294967295", lambda value: 0 <= value < 2**32)  # JAX's keys are 32 bits
-# What the values of fields must be, in every configuration that has the field. A field with a value
-# for each data type, such as a study's batch_size, is checked value by value.
+# What the values of fields must be, in every configuration that has the field. A name without a
+# section stands for the fields of that name in all sections that have no rule of their own.
 RULES: dict[str, Rule] = {
+    "batch_size": _COUNT,
+    "conv": _one_of(operations.NAMES),
+    "copy_mb": _COUNT,
+    "direction": _one_of(("import", "export")),
+    "downscale": _COUNT,
+    "encoder_val_fraction": _SHARE,
+    "format": _one_of(("stablehlo", "onnx")),
+    "iterations": _COUNT,
+    "matrix": _COUNT,
+    "mode": _one_of(MODES),
+    "num_clusters": _COUNT,
+    "num_kernels": _COUNT,
+    "repeats": _COUNT,
     "seed": _SEED,
-    "data.downscale": _COUNT,
+    "steps_per_dispatch": _COUNT,
+    "unet_width": _COUNT,
     "data.loader": _one_of(LOADERS),
     "data.type": _one_of(tuple(CHANNELS)),
     "encoder.kind": _one_of(("pretrained", "random", "none")),
@@ -42,44 +56,18 @@ RULES: dict[str, Rule] = {
     "loss.form": _one_of(tuple(CONTRASTIVE_LOSSES)),
     "loss.num_patches": _COUNT,
     "loss.temperature": _POSITIVE,
-    "model.conv": _one_of(operations.NAMES),
     "model.dtype": _one_of(precision.NAMES),
     "model.head": _one_of(HEADS),
-    "model.num_kernels": _COUNT,
     "model.patch_size": ("odd and at least 3", lambda value: value >= 3 and value % 2 == 1),
-    "model.unet_width": _COUNT,
-    "parallel.mode": _one_of(MODES),
     "parallel.steps_per_dispatch": _NOT_NEGATIVE,
     "report.bootstrap": _COUNT,
-    "report.seed": _SEED,
     "split.max_train_patients": _NOT_NEGATIVE,
     "split.protocol": _one_of(SPLIT_PROTOCOLS),
-    "split.seed": _SEED,
     "split.val_fraction": _SHARE,
-    "train.batch_size": _COUNT,
     "train.checkpoint_minutes": _NOT_NEGATIVE,
     "train.epochs": _COUNT,
     "train.learning_rate": _POSITIVE,
     "train.patience": _NOT_NEGATIVE,
-    # of conversions and exports
-    "direction": _one_of(("import", "export")),
-    "format": _one_of(("stablehlo", "onnx")),
-    # of studies
-    "batch_size": _COUNT,
-    "downscale": _COUNT,
-    "encoder_val_fraction": _SHARE,
-    # of clustering
-    "iterations": _COUNT,
-    "num_clusters": _COUNT,
-    # of benchmarks
-    "conv": _one_of(operations.NAMES),
-    "copy_mb": _COUNT,
-    "matrix": _COUNT,
-    "mode": _one_of(MODES),
-    "num_kernels": _COUNT,
-    "repeats": _COUNT,
-    "steps_per_dispatch": _COUNT,
-    "unet_width": _COUNT,
 }
 
 

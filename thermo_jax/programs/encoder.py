@@ -15,8 +15,8 @@ from thermo_jax.data.splits import Split
 from thermo_jax.errors import UserError
 from thermo_jax.evaluation import figures
 from thermo_jax.models import precision
-from thermo_jax.models.cuts import CHANNELS, CutsEncoder
-from thermo_jax.models.frozen import encode
+from thermo_jax.models.cuts import CHANNELS
+from thermo_jax.models.frozen import FrozenEncoder, encode
 from thermo_jax.programs import reports, settings
 from thermo_jax.programs.workdir import PICTURES, begin_training, check_workdir, to_json
 from thermo_jax.training import loop, passes, processes, timeline, train_encoder
@@ -84,6 +84,15 @@ def run(
     draw = partial(train_encoder.draw, image_size=shape[:2], model=model, loss=loss)
     train_step = partial(train_encoder.train_step, model=model, tx=tx, loss=loss)
     eval_step = map_step(partial(train_encoder.eval_step, model=model, loss=loss), role="eval")
+    facts = {  # what a decoder's run must know about its encoder
+        "data_type": config.data.type,
+        "channels": CHANNELS[config.data.type],
+        "num_kernels": config.model.num_kernels,
+        "downscale": config.data.downscale,
+        "loss": config.loss.to_dict(),
+        "data_fingerprint": dataset.fingerprint,
+        "seen_patients": sorted(seen),
+    }
     # ------------------------------------------------------------------------------------- training
     trained = loop.fit(
         parallel.replicate(state),
@@ -96,19 +105,7 @@ def run(
         parallel=parallel,
         workdir=workdir,
         encoder_of=lambda state: encoder_variables(state.variables),
-        meta={
-            "config": to_json(config),
-            "encoder": {  # what a decoder's run must know about its encoder
-                "data_type": config.data.type,
-                "channels": CHANNELS[config.data.type],
-                "num_kernels": config.model.num_kernels,
-                "downscale": config.data.downscale,
-                "loss": config.loss.to_dict(),
-                "data_fingerprint": dataset.fingerprint,
-                "seen_patients": sorted(seen),
-            },
-            "examples": examples_id,
-        },
+        meta={"config": to_json(config), "encoder": facts, "examples": examples_id},
     )
     losses = passes.evaluate(
         trained.state,
@@ -124,8 +121,11 @@ def run(
     if processes.is_writer():
         counts = {name: len(rows) for name, rows in sets.items()}
         pictured = examples.take(sets["validation"][:PICTURED])
+        encoder = FrozenEncoder.abstract(facts, operations=operations).with_variables(
+            jax.device_get(encoder_variables(trained.state.variables))
+        )
         outcome = _finish(
-            config, workdir, trained, pictured, losses=losses, operations=operations, counts=counts
+            config, workdir, trained, pictured, losses=losses, encoder=encoder, counts=counts
         )
     processes.wait("the results are written")
     keep_best_model(workdir)
@@ -182,7 +182,7 @@ def _finish(
     pictured: Examples,
     *,
     losses: dict[str, float],
-    operations,
+    encoder: FrozenEncoder,
     counts: dict[str, int],
 ) -> dict:
     epochs = trained.history
@@ -196,18 +196,13 @@ def _finish(
         "encoder": {f"validation {name}": value for name, value in losses.items()},
     }
     pictures = workdir / PICTURES
-    encoder = CutsEncoder(
-        CHANNELS[config.data.type],
-        num_kernels=config.model.num_kernels,
-        operations=operations,
-    )
-    variables = jax.device_get(encoder_variables(trained.state.variables))
+    images = pictured.columns["images"]
     with precision.matmul_precision("float32", platform=jax.default_backend()):
-        latents = _encode(pictured.columns["images"], encoder=encoder, variables=variables)
+        latents = _encode(images, encoder=encoder.module, variables=encoder.variables)
     drawn = [
         figures.latents_figure(
             pictures / "latents.png",
-            pictured.columns["images"],
+            images,
             np.asarray(latents)[:, 0],
             names=pictured.names,
         ),

@@ -10,10 +10,10 @@ from ml_collections import ConfigDict
 
 from thermo_jax.data.dataset import Dataset
 from thermo_jax.errors import UserError
+from thermo_jax.files import saved_config
 from thermo_jax.models import frozen
 from thermo_jax.models.cuts import CHANNELS
 from thermo_jax.models.frozen import FrozenEncoder
-from thermo_jax.programs.workdir import saved_config
 from thermo_jax.training.checkpoints import has_checkpoint, load_encoder
 from thermo_jax.training.state import initialise
 

@@ -18,7 +18,6 @@ from thermo_jax.errors import UserError
 from thermo_jax.evaluation import results
 from thermo_jax.evaluation.tables import PrintedTable
 from thermo_jax.evaluation.wording import DISCLAIMER, class_title, printable
-from thermo_jax.files import task_of_run
 from thermo_jax.inference.coco import write_coco
 from thermo_jax.inference.overlay import overlay_figure
 from thermo_jax.inference.page import write_page
@@ -40,8 +39,14 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
     models = settings.paths(config, "models")
     if not config.input:
         raise UserError("config.input is empty: give --config.input=<a thermogram or a folder>")
-    _check_unused(workdir, thermograms=config.input)
     workdir = check_workdir(workdir, config)
+    if Path(workdir).resolve() == Path(config.input).expanduser().resolve():
+        raise UserError(
+            f"--workdir={workdir} is config.input too: choose another --workdir, so that results "
+            "do not mix with thermograms"
+        )
+    if (workdir / PREDICTIONS).exists():
+        raise UserError(f"{workdir} already contains predictions: choose another --workdir")
     predictor = Predictor(models, batch_size=config.batch_size, dtype=config.model.dtype)
     predictions = predictor.predict_files(config.input, leave_out=workdir)
     write_config(workdir, config)
@@ -93,24 +98,6 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
     files += [workdir / name for name in folders if (workdir / name).is_dir()]
     print_results(_summary(rows, patients, predictor), files=files, workdir=workdir)
     return tables
-
-
-def _check_unused(workdir: str | Path, *, thermograms: str) -> None:
-    """Raises UserError if results would mix with the thermograms or with another run's results."""
-    if not str(workdir):  # `check_workdir` raises the error for an empty path
-        return
-    folder = Path(workdir).expanduser()
-    if folder.resolve() == Path(thermograms).expanduser().resolve():
-        raise UserError(
-            f"--workdir={workdir} is config.input too: choose another --workdir, so that results "
-            "do not mix with thermograms"
-        )
-    task = task_of_run(folder)
-    if task not in (None, "predict"):
-        raise UserError(f"{workdir} contains a run of {task}: choose another --workdir")
-    # The message must not propose to delete the folder, which may contain trained models.
-    if (folder / PREDICTIONS).exists():
-        raise UserError(f"{workdir} already contains predictions: choose another --workdir")
 
 
 def _row(prediction: Prediction, regions: list[RegionMeasurement]) -> dict[str, Any]:

@@ -37,8 +37,9 @@ def resolve(config: ConfigDict) -> ConfigDict:
 def check_fields(config: ConfigDict) -> None:
     """Raises UserError, naming the field, its value and the rule, if a value breaks a rule."""
     for name, value in flatten_dict(config.to_dict(), sep=".").items():
-        # A study's field, such as batch_size, may have a value for each data type.
-        rule = RULES.get(name) or RULES.get(name.rpartition(".")[0])
+        # The last part may be a data type: a study's batch_size has a value for each.
+        names = (name, *reversed(name.split(".")))
+        rule = next((RULES[part] for part in names if part in RULES), None)
         if rule and not rule[1](value):
             raise UserError(f"config.{name}={value!r} must be {rule[0]}")
         if name in ("colormap", "data.colormap"):
