@@ -42,10 +42,6 @@ def _build(preset: str = "honest") -> ConfigDict:
     return config
 
 
-def _honest(config: ConfigDict) -> None:
-    """Nothing to change."""
-
-
 def _paper(config: ConfigDict) -> None:
     config.split.protocol = "paper"
     config.num_folds = 1  # 80:20
@@ -86,7 +82,7 @@ def _quick(config: ConfigDict) -> None:
         stage.model.unet_width = 1
 
 
-_PRESETS = {"honest": _honest, "paper": _paper, "smoke": _smoke, "quick": _quick}
+_PRESETS = {"honest": lambda config: None, "paper": _paper, "smoke": _smoke, "quick": _quick}
 
 
 get_config = common.presets(_build, choices=_PRESETS)

@@ -69,9 +69,9 @@ def _import(config: ConfigDict, workdir: str | Path):
     weights = read_state_dict(config.weights)
     is_encoder = "conv1.weight" in weights
     variables, encoder, meta = (_encoder if is_encoder else _decoder)(weights, config)
-    with Path(config.weights).expanduser().open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    meta["imported"] = {"file": Path(config.weights).name, "sha256": digest}
+    file = Path(config.weights).expanduser()
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    meta["imported"] = {"file": file.name, "sha256": digest}
     workdir = open_workdir(workdir, config)
     state = TrainState.create(
         jax.tree.map(jnp.asarray, variables), tx=optax.identity(), rng=jax.random.key(0)

@@ -89,8 +89,8 @@ def _fold(config, workdir: Path, *, name: str, split: dict, variant: str) -> Ite
             stage = stage_config(config, task, data_type=types[1], split=split)
             folder = workdir / f"{name}/encoder_{types[0]}{suffix}"
             stage.encoder.update({"type": types[0], "workdir": str(folder)})
-            shown = f"{row} {variant}" if variant else row
-            yield Stage(task, f"{name}/{task}_{row.replace('/', '')}{suffix}", shown, stage)
+            title = f"{row} {variant}".strip()
+            yield Stage(task, f"{name}/{task}_{row.replace('/', '')}{suffix}", title, stage)
 
 
 def _begin(
@@ -203,15 +203,15 @@ def _finish(config: ConfigDict, workdir: Path, stages: list[Stage]) -> dict:
             name: dict(zip(table1.COLUMNS, row, strict=True)) for name, row in table1.PAPER.items()
         },
     }
-    shown = {row: _summary(measures) for row, measures in by_row.items()}
+    summaries = {row: _summary(measures) for row, measures in by_row.items()}
     note = reports.INTERVALS
     if config.split.protocol == "paper":
         note += f" {OPTIMISTIC.capitalize()}."
-    table = table1.printed(shown, note=note)
+    table = table1.printed(summaries, note=note)
     facts = results.facts_text("Run", outcome["run"])
     cautions = [textwrap.fill(caution, results.WIDTH) for caution in outcome["cautions"]]
     text = "\n\n".join([facts, table1.text(table), *cautions, DISCLAIMER]) + "\n"
-    pictures = _pictures(workdir / PICTURES, by_row, shown)
+    pictures = _pictures(workdir / PICTURES, by_row, summaries)
     sections = [Section("Table 1", [table]), reports.picture_section(pictures)]
     for row, measures in by_row.items():
         for section in reports.result_sections(measures):
@@ -233,12 +233,9 @@ def _predictions(folder: Path) -> Predictions:
 
 def _summary(measures: dict[str, Any]) -> dict[str, Any]:
     """The measures of a row that Table 1 shows: per image, and at the images' own size."""
-    rows = measures.get("classification", {}).get("image")
-    sizes = measures.get("segmentation")
-    return {
-        "classification": next(iter(rows.values())) if rows else None,
-        "segmentation": next(iter(sizes.values())) if sizes else None,
-    }
+    per_image = measures.get("classification", {}).get("image")
+    tables = {"classification": per_image, "segmentation": measures.get("segmentation")}
+    return {task: next(iter(table.values())) for task, table in tables.items() if table}
 
 
 def _facts(config: ConfigDict, stages: list[Stage]) -> dict[str, Any]:
@@ -265,20 +262,20 @@ def _facts(config: ConfigDict, stages: list[Stage]) -> dict[str, Any]:
     return facts
 
 
-def _pictures(folder: Path, by_row: dict[str, dict], shown: dict[str, dict]) -> list[Path]:
+def _pictures(folder: Path, by_row: dict[str, dict], summaries: dict) -> list[Path]:
     pictures = []
     classified = {row: values for row, values in by_row.items() if "classification" in values}
     segmented = {row: values for row, values in by_row.items() if "segmentation" in values}
     if classified:
         pictures += decoder_results.classification_charts(folder, classified, title="Table 1")
-        aurocs = {}
-        for row, values in classified.items():
-            measures = values["classification"]["patient"][row]
-            (aurocs[row],) = results.estimates(measures, ["auroc"])
+        aurocs = {
+            row: results.estimates(values["classification"]["patient"][row], ["auroc"])[0]
+            for row, values in classified.items()
+        }
         pictures.append(charts.interval_figure(folder / "auroc.png", aurocs, measure="AUROC"))
     if segmented:
         pictures += decoder_results.segmentation_charts(folder, segmented, title="Table 1")
-        mious = {row: table1.measured(shown[row])["seg mIoU"] for row in segmented}
+        mious = {row: table1.measured(summaries[row])["seg mIoU"] for row in segmented}
         paper = {row: table1.PAPER[row][-1] for row in segmented if row in table1.PAPER}
         pictures.append(
             charts.interval_figure(folder / "miou.png", mious, reference=paper, measure="mean IoU")

@@ -134,22 +134,13 @@ def versions() -> dict[str, str]:
     return installed
 
 
-def lacking_fields(saved: dict, new: dict) -> set[str]:
-    """Names of the fields of a new configuration that a saved one does not have."""
-    return flatten_dict(new, sep=".").keys() - flatten_dict(saved, sep=".").keys()
-
-
 def _differences(saved: dict, new: dict) -> list[str]:
     have, want = flatten_dict(saved, sep="."), flatten_dict(new, sep=".")
-    free = tuple(f".{name}" for name in FREE_FIELDS)
-    for name in lacking_fields(saved, new):
-        for field, value in OLD_DEFAULTS.items():
-            if f".{name}".endswith(f".{field}"):
-                have[name] = value
+    have = {name: value for name, value in OLD_DEFAULTS.items() if name in want} | have
     return [
         f"config.{name} was {have.get(name)!r}, is {want.get(name)!r}"
         for name in sorted(have.keys() | want.keys())
-        if have.get(name) != want.get(name) and not f".{name}".endswith(free)
+        if have.get(name) != want.get(name) and name not in FREE_FIELDS
     ]
 
 
