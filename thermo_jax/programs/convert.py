@@ -152,15 +152,8 @@ def _decoder(weights: Weights, config: ConfigDict) -> tuple[dict, dict, dict]:
     }
     shape = image_shape(data_type, downscale=config.downscale)
     latents = FrozenEncoder.abstract(facts).latents(shape)
-    create_state = partial(
-        train_decoder.create_state,
-        train_decoder.make_decoder(task, width=width),
-        tx=optax.identity(),
-        latents_shape=latents.shape,
-        frozen={},
-    )
-    shapes = jax.eval_shape(create_state, rng=jax.random.key(0)).variables
-    _check(weights, shapes, config=config)
+    decoder = train_decoder.make_decoder(task, width=width)
+    _check(weights, train_decoder.abstract_variables(decoder, latents.shape), config=config)
     meta = {"config": decoder_config, "encoder": facts}
     return decoder_from_published(weights), encoder, meta
 

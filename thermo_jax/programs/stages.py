@@ -6,12 +6,10 @@ predictions are used. All possible checks are made before the first stage runs.
 
 import shutil
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 from absl import logging
 from ml_collections import ConfigDict
 
@@ -148,6 +146,5 @@ def _model_bytes(stage: Stage) -> int:
     model = train_decoder.make_decoder(stage.task, width=stage.config.model.unet_width)
     data = stage.config.data
     height, width, _ = image_shape(data.type, downscale=data.downscale)
-    latents = jax.ShapeDtypeStruct((1, 1, height, width, 128), jnp.float32)
-    shapes = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), latents)
+    shapes = train_decoder.abstract_variables(model, (1, height, width, 128))
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
