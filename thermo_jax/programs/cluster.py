@@ -32,11 +32,7 @@ from thermo_jax.evaluation import matching, metrics, results
 from thermo_jax.evaluation.report import Section
 from thermo_jax.evaluation.tables import PrintedTable
 from thermo_jax.programs import decoder_results, reports, settings
-from thermo_jax.programs.frozen_encoder import (
-    open_encoder,
-    saw_unknown_patients,
-    seen_by_encoder,
-)
+from thermo_jax.programs.frozen_encoder import open_encoder, seen_patients
 from thermo_jax.programs.workdir import PICTURES, begin, check_workdir
 from thermo_jax.training import passes, timeline, train_decoder
 
@@ -131,12 +127,13 @@ def cluster_pixels(
 
 def _seen(facts: dict, *, dataset: Dataset, examples: Examples) -> str:
     """Whether the encoder was pretrained on these patients."""
-    patients = set(examples.patients)
-    seen = seen_by_encoder(facts, dataset=dataset, patients=patients)
+    patients, seen = set(examples.patients), seen_patients(facts, dataset=dataset)
     if seen is None:
         return "pretrained on other data: whether it saw these patients is not known"
-    text = f"pretrained (without labels) on {len(seen)} of these {len(patients)} patients"
-    if saw_unknown_patients(facts, dataset=dataset):
+    text = (
+        f"pretrained (without labels) on {len(seen & patients)} of these {len(patients)} patients"
+    )
+    if seen - dataset.known_patients:
         text += ", and on images of unknown ones"
     return text
 

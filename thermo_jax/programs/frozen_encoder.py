@@ -134,16 +134,16 @@ def encoder_caveat(meta: dict, *, dataset: Dataset, test_patients: set[str]) -> 
     """A warning for readers of the results about the encoder's patients; "" in an honest run."""
     if "kind" in meta:
         return {"random": "random weights, frozen", "none": "none: raw pixels"}[meta["kind"]]
-    seen = seen_by_encoder(meta, dataset=dataset, patients=test_patients)
+    seen = seen_patients(meta, dataset=dataset)
     remedies = {}  # caveat -> remedy
     if seen is None:
         caveat = "pretrained on other data: whether it saw test patients is not known"
         remedies[caveat] = "pretrain it on these files (they may have changed since)"
     else:
-        if seen:
-            caveat = f"transductive: it saw {len(seen)} test patients unlabelled"
+        if tested := seen & test_patients:
+            caveat = f"transductive: it saw {len(tested)} test patients unlabelled"
             remedies[caveat] = "give both runs the same config.split"
-        if saw_unknown_patients(meta, dataset=dataset):
+        if seen - dataset.known_patients:
             caveat = "it saw images of unknown patients, who may be test patients"
             remedies[caveat] = "pretrain it with config.split.protocol='honest'"
     for caveat, remedy in remedies.items():
@@ -151,13 +151,6 @@ def encoder_caveat(meta: dict, *, dataset: Dataset, test_patients: set[str]) -> 
     return "; ".join(remedies)
 
 
-def seen_by_encoder(meta: dict, *, dataset: Dataset, patients: set[str]) -> set[str] | None:
-    """The patients whose images pretrained the encoder; None if it was trained on other data."""
-    if meta["data_fingerprint"] != dataset.fingerprint:
-        return None
-    return patients & set(meta["seen_patients"])
-
-
-def saw_unknown_patients(meta: dict, *, dataset: Dataset) -> bool:
-    """Whether the encoder was pretrained on images of unknown patients."""
-    return not dataset.known_patients.issuperset(meta["seen_patients"])
+def seen_patients(meta: dict, *, dataset: Dataset) -> set[str] | None:
+    """The patients, also unknown ones, whose images pretrained the encoder; None for other data."""
+    return set(meta["seen_patients"]) if meta["data_fingerprint"] == dataset.fingerprint else None
