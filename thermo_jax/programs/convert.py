@@ -101,17 +101,14 @@ def _encoder(weights: Weights, config: ConfigDict) -> tuple[dict, dict, dict]:
     num_kernels, channels = _shape(weights, "conv1.weight", axes=4, config=config)[:2]
     rows, _ = _shape(weights, "recon.recon.weight", axes=2, config=config)
     data_type = "gray" if channels == CHANNELS["gray"] else "heat"
+    patch_size = math.isqrt(rows // channels)
     encoder_config = {
         "task": "encoder",
         "data": {"type": data_type, "downscale": config.downscale},
-        "model": {
-            "num_kernels": num_kernels,
-            "patch_size": math.isqrt(rows // channels),
-            "dtype": "float32",
-        },
+        "model": {"num_kernels": num_kernels, "patch_size": patch_size, "dtype": "float32"},
     }
     image_shape(data_type, downscale=config.downscale)  # raises if it does not fit
-    _check(weights, _encoder_shapes(ConfigDict(encoder_config)), config=config)
+    _check(weights, _encoder_shapes(encoder_config), config=config)
     variables = from_published(weights)
     facts = {
         "data_type": data_type,
@@ -142,11 +139,7 @@ def _decoder(weights: Weights, config: ConfigDict) -> tuple[dict, dict, dict]:
     task = "classify" if "project.weight" in weights else "segment"
     decoder_config = {
         "task": task,
-        "data": {
-            "type": data_type,
-            "colormap": config.colormap,
-            "downscale": config.downscale,
-        },
+        "data": {"type": data_type, "colormap": config.colormap, "downscale": config.downscale},
         "encoder": {"type": facts["data_type"], "workdir": config.encoder.workdir},
         "model": {"unet_width": width, "head": "linear", "dtype": "float32"},
     }
@@ -179,18 +172,14 @@ def _check(weights: Weights, shapes: dict, *, config: ConfigDict) -> None:
         raise UserError(f"{config.weights}: {error}") from error
 
 
-def _encoder_shapes(config: ConfigDict) -> dict:
+def _encoder_shapes(config: Mapping[str, Mapping]) -> dict:
     """Shapes of the variables of the model that an encoder's run trains."""
-    create_state = partial(
-        train_encoder.create_state,
-        train_encoder.make_model(
-            data_type=config.data.type,
-            patch_size=config.model.patch_size,
-            num_kernels=config.model.num_kernels,
-        ),
-        tx=optax.identity(),
-        image_shape=(16, 16, CHANNELS[config.data.type]),
+    data_type, sizes = config["data"]["type"], config["model"]
+    model = train_encoder.make_model(
+        data_type=data_type, patch_size=sizes["patch_size"], num_kernels=sizes["num_kernels"]
     )
+    given = {"tx": optax.identity(), "image_shape": (16, 16, CHANNELS[data_type])}
+    create_state = partial(train_encoder.create_state, model, **given)
     return jax.eval_shape(create_state, rng=jax.random.key(0)).variables
 
 
@@ -216,7 +205,7 @@ def _best_model(workdir: str) -> dict:
     with Checkpoints(workdir, read_only=True) as checkpoints:
         meta = checkpoints.meta()
         if meta["config"]["task"] == "encoder":
-            like = _encoder_shapes(ConfigDict(meta["config"]))
+            like = _encoder_shapes(meta["config"])
             frozen = encoder_variables(like)
             return checkpoints.model(like, frozen=frozen, step=meta["best_step"])[0]
     return load_model(workdir, dtype="float32").variables
