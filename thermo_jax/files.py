@@ -80,7 +80,7 @@ def writing(path: pathlib.Path, *, elsewhere: str = f"${CACHE_DIR_VARIABLE}") ->
 
 
 def saved_config(folder: str | os.PathLike) -> dict[str, Any] | None:
-    """The configuration of the run whose workdir (folder of results) this is; None for another.
+    """Reads a run's configuration from its workdir (folder of results); None for another folder.
 
     A workdir contains a config.json with the configuration of the run and versions of libraries.
     """
@@ -94,5 +94,5 @@ def saved_config(folder: str | os.PathLike) -> dict[str, Any] | None:
 
 
 def task_of_run(folder: str | os.PathLike) -> str | None:
-    """The task of the run whose workdir this is; None for another folder."""
+    """Reads a run's task from its workdir; None for another folder."""
     return (saved_config(folder) or {}).get("task")

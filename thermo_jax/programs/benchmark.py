@@ -103,7 +103,7 @@ def _timed_rows(config: ConfigDict) -> Iterator[dict[str, Any]]:
             logging.info("%s, %s", name, dtype)
             case = make(name, dtype=dtype, operations=operations)
             profiled = name in config.profiled and dtype == config.dtypes[0]
-            for row in _or_why(case, _time_case(case, profiled=profiled, **timing)):
+            for row in _rows_or_reason(case, _time_case(case, profiled=profiled, **timing)):
                 if row.get("tflops", 0) is None:
                     counted = flops(make(name, dtype=dtype, operations=NATIVE))
                     row["tflops_xla"] = counted and counted / 1e9 / row["ms_per_step"]
@@ -113,7 +113,7 @@ def _timed_rows(config: ConfigDict) -> Iterator[dict[str, Any]]:
     for name in config.feeding:
         logging.info("%s, ways of feeding batches", name)
         case = make(name, dtype=config.dtypes[0], operations=operations)
-        for row in _or_why(case, measure.measure_feeding(case, **timing)):
+        for row in _rows_or_reason(case, measure.measure_feeding(case, **timing)):
             yield row | about
     if config.feeding:
         for row in measure.measure_calls(repeats=repeats):
@@ -130,7 +130,7 @@ def _time_case(
         yield profiling.profile(program)
 
 
-def _or_why(case: Case, rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+def _rows_or_reason(case: Case, rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """The rows; for a case that does not fit the device's memory, a row that says so."""
     try:
         yield from rows

@@ -131,7 +131,7 @@ def row_name(encoder_type: str, data_type: str) -> str:
 
 
 def encoder_caveat(meta: dict, *, dataset: Dataset, test_patients: set[str]) -> str:
-    """A warning for readers of the results about the encoder's patients; "" in an honest run."""
+    """What readers of the results must know, such as test patients that the encoder saw, or ""."""
     if "kind" in meta:
         return {"random": "random weights, frozen", "none": "none: raw pixels"}[meta["kind"]]
     seen = seen_patients(meta, dataset=dataset)

@@ -1,7 +1,7 @@
 """Program "predict": trained decoders -> a user's own thermograms.
 
-files -> pictures -> ensemble of models -> label maps at the pictures' size, evidence at the models'
--> temperatures of regions -> predictions.csv, regions.csv, COCO polygons
+files -> pictures -> ensemble of models -> label maps at the size of the pictures, evidence at the
+size of the models' images -> temperatures of regions -> predictions.csv, regions.csv, COCO polygons
 -> by patient -> patients.csv and a page for each patient
 """
 
