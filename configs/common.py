@@ -17,11 +17,24 @@ from thermo_jax.models.decoders import HEADS
 from thermo_jax.models.losses import CONTRASTIVE_LOSSES
 from thermo_jax.training.parallel import MODES
 
+ENCODER_VAL_FRACTION = 0.3
+ROW_TYPES = {"G": "gray", "H": "heat"}
+ROWS = ("G/G", "G/H", "H/G", "H/H")  # encoder / decoder, the order of Table 1
+_KINDS = ("pretrained", "random", "none")  # of encoders
 Rule = tuple[str, Callable[[Any], bool]]  # what a value must be, and a function that checks it
 
 
 def _one_of(names: Sequence[str]) -> Rule:
     return f"one of {', '.join(names)}", lambda value: value in names
+
+
+def _some_of(names: Sequence[str]) -> Rule:
+    known = set(names)
+    return f"one or more of {', '.join(names)}", lambda value: value and known.issuperset(value)
+
+
+def _are_counts(numbers: Sequence) -> bool:
+    return bool(numbers) and all(isinstance(number, int) and number >= 0 for number in numbers)
 
 
 _COUNT: Rule = ("at least 1", lambda value: value >= 1)
@@ -37,20 +50,26 @@ RULES: dict[str, Rule] = {
     "copy_mb": _COUNT,
     "direction": _one_of(("import", "export")),
     "downscale": _COUNT,
+    "dtypes": _some_of(precision.NAMES[1:]),  # without "auto"
     "encoder_val_fraction": _SHARE,
     "format": _one_of(("stablehlo", "onnx")),
     "iterations": _COUNT,
+    "kinds": _some_of(_KINDS),
     "matrix": _COUNT,
     "mode": _one_of(MODES),
     "num_clusters": _COUNT,
     "num_kernels": _COUNT,
+    "patients": ("numbers of patients from 1, or 0 for all", _are_counts),
+    "platforms": _some_of(("cpu", "cuda", "rocm", "tpu")),  # JAX's names
     "repeats": _COUNT,
+    "rows": _some_of(ROWS),
     "seed": _SEED,
     "steps_per_dispatch": _COUNT,
+    "tasks": _some_of(("classify", "segment")),
     "unet_width": _COUNT,
     "data.loader": _one_of(LOADERS),
     "data.type": _one_of(tuple(CHANNELS)),
-    "encoder.kind": _one_of(("pretrained", "random", "none")),
+    "encoder.kind": _one_of(_KINDS),
     "encoder.type": _one_of(tuple(CHANNELS)),
     "loss.contrastive_weight": ("from 0 to 1", lambda value: 0 <= value <= 1),
     "loss.form": _one_of(tuple(CONTRASTIVE_LOSSES)),
@@ -244,11 +263,6 @@ def decoder(task: str, *, preset: str) -> ConfigDict:
     # Channels of the U-Net's first stage; 64 is the published size.
     config.model.unet_width = 64
     return config
-
-
-ENCODER_VAL_FRACTION = 0.3
-ROW_TYPES = {"G": "gray", "H": "heat"}
-ROWS = ("G/G", "G/H", "H/G", "H/H")  # encoder / decoder, the order of Table 1
 
 
 def phantom(config: ConfigDict) -> None:

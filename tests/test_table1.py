@@ -166,7 +166,7 @@ def test_a_patient_who_is_tested_in_two_repeats_counts_once(finished, tmp_path):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"rows": ("X/H",)}, "config.rows=.*choose one or more of G/G"),
+        ({"rows": ("X/H",)}, "config.rows=.*must be one or more of G/G"),
         ({"tasks": ("clasify",)}, "config.tasks=.*classify, segment"),
         ({"repeats": 0}, "config.repeats=0 must be at least 1"),
         ({"num_folds": 3}, "config.num_folds=3 must be from 0"),

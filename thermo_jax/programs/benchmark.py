@@ -58,7 +58,6 @@ def benchmark_sizes(config: ConfigDict) -> BenchmarkSizes:
 
 def _check_fields(config: ConfigDict) -> None:
     settings.check_fields(config)
-    settings.check_chosen(config, "dtypes", [name for name in precision.NAMES if name != "auto"])
     for data_type in CHANNELS:
         image_shape(data_type, downscale=config.downscale)
     for name in (*config.cases, *config.feeding, *config.profiled):

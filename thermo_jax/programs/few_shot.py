@@ -68,13 +68,8 @@ def _check_fields(config: ConfigDict) -> None:
         raise UserError(f"config.type={config.type!r} must be one of {', '.join(CHANNELS)}")
     if config.data.shuffle_labels:
         raise UserError("config.data.shuffle_labels=True is a control for classifiers only")
-    settings.check_chosen(config, "kinds", KINDS)
     if config.split.protocol == PAPER:
         raise UserError("config.split.protocol='paper' selects on test: choose 'honest'")
-    if not config.patients or not all(isinstance(n, int) and n >= 0 for n in config.patients):
-        raise UserError(
-            f"config.patients={config.patients!r}: give numbers of patients from 1, or 0 for all"
-        )
 
 
 def numbers(config: ConfigDict, *, available: int) -> list[int]:

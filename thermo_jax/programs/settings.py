@@ -4,8 +4,6 @@ A `ConfigDict` stays in `programs/`. The other subpackages receive plain values,
 dataclasses that are made here: what to read, how to train, where to place.
 """
 
-from collections.abc import Collection
-
 import jax
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
@@ -47,14 +45,6 @@ def check_fields(config: ConfigDict) -> None:
                 find_colormap(value)
             except ValueError as error:
                 raise UserError(f"config.{name}: {error}") from error
-
-
-def check_chosen(config: ConfigDict, field: str, known: Collection[str]) -> None:
-    """Raises UserError if a field with several values is empty or contains an unknown value."""
-    if not config[field] or not set(config[field]) <= set(known):
-        raise UserError(
-            f"config.{field}={config[field]!r}: choose one or more of {', '.join(known)}"
-        )
 
 
 def data_settings(config: ConfigDict) -> DataSettings:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from thermo_jax.configs.common import ROW_TYPES, ROWS
+from thermo_jax.configs.common import ROW_TYPES
 from thermo_jax.data.dataset import PAPER, TRANSDUCTIVE, Dataset, open_dataset
 from thermo_jax.data.splits import Split
 from thermo_jax.errors import UserError
@@ -46,8 +46,6 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
 
 def _check_fields(config: ConfigDict) -> None:
     settings.check_fields(config)
-    settings.check_chosen(config, "rows", ROWS)
-    settings.check_chosen(config, "tasks", ("classify", "segment"))
     if not 0 <= config.num_folds <= config.split.folds:
         raise UserError(
             f"config.num_folds={config.num_folds} must be from 0 (all) to config.split.folds="
