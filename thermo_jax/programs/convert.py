@@ -25,7 +25,6 @@ from thermo_jax.errors import MissingFileError, UserError
 from thermo_jax.evaluation import results
 from thermo_jax.inference.predictor import load_model
 from thermo_jax.models.cuts import CHANNELS
-from thermo_jax.models.frozen import FrozenEncoder
 from thermo_jax.models.published import (
     check_published,
     decoder_from_published,
@@ -34,15 +33,10 @@ from thermo_jax.models.published import (
 )
 from thermo_jax.programs import settings
 from thermo_jax.programs.encoder import encoder_variables
+from thermo_jax.programs.frozen_encoder import load_pretrained
 from thermo_jax.programs.workdir import open_workdir, print_results
 from thermo_jax.training import train_decoder, train_encoder
-from thermo_jax.training.checkpoints import (
-    FOLDER,
-    Checkpoints,
-    has_checkpoint,
-    keep_best_model,
-    load_encoder,
-)
+from thermo_jax.training.checkpoints import FOLDER, Checkpoints, has_checkpoint, keep_best_model
 from thermo_jax.training.state import TrainState
 
 SUFFIX = ".pty"  # of the published files
@@ -129,10 +123,8 @@ def _decoder(weights: Weights, config: ConfigDict) -> tuple[dict, dict, dict]:
             f"{config.weights} contains a decoder: give --config.encoder.workdir=<workdir of the "
             "encoder that it uses>; import the encoder first"
         )
-    encoder, encoder_meta = load_encoder(
-        config.encoder.workdir, like=lambda meta: FrozenEncoder.abstract(meta["encoder"]).variables
-    )
-    facts = encoder_meta["encoder"]
+    encoder, _ = load_pretrained(config.encoder.workdir)
+    facts = encoder.facts
     data_type = config.type or facts["data_type"]
     if data_type not in CHANNELS:
         raise UserError(f"config.type={data_type!r} must be one of {', '.join(CHANNELS)}")
@@ -143,12 +135,11 @@ def _decoder(weights: Weights, config: ConfigDict) -> tuple[dict, dict, dict]:
         "encoder": {"type": facts["data_type"], "workdir": config.encoder.workdir},
         "model": {"unet_width": width, "head": "linear", "dtype": "float32"},
     }
-    shape = image_shape(data_type, downscale=config.downscale)
-    latents = FrozenEncoder.abstract(facts).latents(shape)
+    latents = encoder.latents(image_shape(data_type, downscale=config.downscale))
     decoder = train_decoder.make_decoder(task, width=width)
     _check(weights, train_decoder.abstract_variables(decoder, latents.shape), config=config)
     meta = {"config": decoder_config, "encoder": facts}
-    return decoder_from_published(weights), encoder, meta
+    return decoder_from_published(weights), encoder.variables, meta
 
 
 def _shape(weights: Weights, name: str, *, axes: int, config: ConfigDict) -> tuple[int, ...]:

@@ -14,6 +14,7 @@ from thermo_jax.files import saved_config
 from thermo_jax.models import frozen
 from thermo_jax.models.cuts import CHANNELS
 from thermo_jax.models.frozen import FrozenEncoder
+from thermo_jax.models.operations import NATIVE, Operations
 from thermo_jax.training.checkpoints import has_checkpoint, load_encoder
 from thermo_jax.training.state import initialise
 
@@ -43,7 +44,7 @@ def own_encoder(config: ConfigDict, workdir: Path, *, operations) -> FrozenEncod
         )
         config.encoder.workdir = began_with
         return own
-    other, _ = _load_pretrained(config, given, operations=operations)
+    other, _ = load_pretrained(given, dtype=config.model.dtype, operations=operations)
     if not all(jax.tree.leaves(jax.tree.map(np.array_equal, other.variables, own.variables))):
         raise UserError(
             f"config.encoder.workdir={given} contains another encoder than the one with which the "
@@ -68,7 +69,7 @@ def open_encoder(config: ConfigDict, *, workdir: str | Path, operations) -> Froz
             "config.encoder.workdir is empty: pretrain an encoder with "
             f"--config=configs/encoder.py:{config.encoder.type} and give its --workdir here"
         )
-    encoder, meta = _load_pretrained(config, workdir, operations=operations)
+    encoder, meta = load_pretrained(workdir, dtype=config.model.dtype, operations=operations)
     facts = encoder.facts
     if not meta["finished"] and meta["config"]["task"] == "encoder":
         logging.warning(
@@ -91,11 +92,15 @@ def open_encoder(config: ConfigDict, *, workdir: str | Path, operations) -> Froz
     return encoder
 
 
-def _load_pretrained(
-    config: ConfigDict, workdir: str | Path, *, operations
+def load_pretrained(
+    workdir: str | Path, *, dtype: str = "float32", operations: Operations = NATIVE
 ) -> tuple[FrozenEncoder, dict]:
-    """A workdir's encoder, and the meta of its checkpoint."""
-    abstract = partial(FrozenEncoder.abstract, dtype=config.model.dtype, operations=operations)
+    """A workdir's encoder, and the meta of its checkpoint.
+
+    Raises:
+      FileNotFoundError: there is no checkpoint.
+    """
+    abstract = partial(FrozenEncoder.abstract, dtype=dtype, operations=operations)
     variables, meta = load_encoder(workdir, like=lambda meta: abstract(meta["encoder"]).variables)
     return abstract(meta["encoder"]).with_variables(variables), meta
 
