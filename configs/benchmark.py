@@ -23,14 +23,7 @@ from ml_collections import ConfigDict
 from thermo_jax.configs import common
 
 
-def get_config(argument: str = "") -> ConfigDict:
-    """The configuration of a preset."""
-    return common.parse_preset(
-        argument, choices=tuple(_PRESETS), default="cpu", build=_build, file="benchmark.py"
-    )
-
-
-def _build(preset: str) -> ConfigDict:
+def _build(preset: str = "cpu") -> ConfigDict:
     config = ConfigDict()
     # What to run.
     config.task = "benchmark"
@@ -136,3 +129,6 @@ _PRESETS = {  # each with the fields that it changes
         "topologies": ("v5e:2x2", "v6e:2x2"),
     },
 }
+
+
+get_config = common.presets(_build, choices=_PRESETS)

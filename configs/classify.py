@@ -13,21 +13,12 @@ from ml_collections import ConfigDict
 from thermo_jax.configs import common
 
 
-def get_config(argument: str = "") -> ConfigDict:
-    """The configuration of a preset such as "G/H"."""
-    return common.parse_preset(
-        argument,
-        build=_build,
-        file="classify.py",
-        choices=common.ROWS,
-        default="H/H",
-        options={"phantom": common.phantom},
-    )
-
-
-def _build(row: str) -> ConfigDict:
+def _build(row: str = "H/H") -> ConfigDict:
     config = common.decoder("classify", preset=row)
     # "linear" over all pixels (published), or "pooled" (mean over pixels, any image size).
     config.model.head = "linear"
     config.train = common.train(batch_size=16, epochs=70, patience=0, learning_rate=5e-3)
     return config
+
+
+get_config = common.presets(_build, choices=common.ROWS, options={"phantom": common.phantom})

@@ -12,19 +12,7 @@ from ml_collections import ConfigDict
 from thermo_jax.configs import common
 
 
-def get_config(argument: str = "") -> ConfigDict:
-    """The configuration of a preset such as "gray"."""
-    return common.parse_preset(
-        argument,
-        build=_build,
-        file="cluster.py",
-        choices=("gray", "heat"),
-        default="heat",
-        options={"phantom": common.phantom},
-    )
-
-
-def _build(data_type: str) -> ConfigDict:
+def _build(data_type: str = "heat") -> ConfigDict:
     config = common.base("cluster", data_type=data_type)  # config.seed chooses the first centers
     # Number of clusters in each image; with more than 8, several clusters share a class.
     config.num_clusters = 10
@@ -40,3 +28,6 @@ def _build(data_type: str) -> ConfigDict:
     # Data type the encoder was trained on: "gray" or "heat".
     config.encoder.type = data_type
     return config
+
+
+get_config = common.presets(_build, choices=("gray", "heat"), options={"phantom": common.phantom})

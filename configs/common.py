@@ -1,7 +1,8 @@
 """What configurations share: fields, the rules for their values, and the parser of presets."""
 
 import difflib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -16,6 +17,10 @@ from thermo_jax.models.decoders import HEADS
 from thermo_jax.models.losses import CONTRASTIVE_LOSSES
 from thermo_jax.training.parallel import MODES
 
+ENCODER_VAL_FRACTION = 0.3
+ROW_TYPES = {"G": "gray", "H": "heat"}
+ROWS = ("G/G", "G/H", "H/G", "H/H")  # encoder / decoder, the order of Table 1
+_KINDS = ("pretrained", "random", "none")  # of encoders
 Rule = tuple[str, Callable[[Any], bool]]  # what a value must be, and a function that checks it
 
 
@@ -23,62 +28,65 @@ def _one_of(names: Sequence[str]) -> Rule:
     return f"one of {', '.join(names)}", lambda value: value in names
 
 
+def _some_of(names: Sequence[str]) -> Rule:
+    known = set(names)
+    return f"one or more of {', '.join(names)}", lambda value: value and known.issuperset(value)
+
+
+def _are_counts(numbers: Sequence) -> bool:
+    return bool(numbers) and all(isinstance(number, int) and number >= 0 for number in numbers)
+
+
 _COUNT: Rule = ("at least 1", lambda value: value >= 1)
 _NOT_NEGATIVE: Rule = ("at least 0", lambda value: value >= 0)
 _POSITIVE: Rule = ("above 0", lambda value: value > 0)
 _SHARE: Rule = ("above 0 and below 1", lambda value: 0 < value < 1)
 _SEED: Rule = ("from 0 to 4294967295", lambda value: 0 <= value < 2**32)  # JAX's keys are 32 bits
-# What the values of fields must be, in every configuration that has the field. A field with a value
-# for each data type, such as a study's batch_size, is checked value by value.
+# What the values of fields must be, in every configuration that has the field. A name without a
+# section stands for the fields of that name in all sections that have no rule of their own.
 RULES: dict[str, Rule] = {
+    "batch_size": _COUNT,
+    "conv": _one_of(operations.NAMES),
+    "copy_mb": _COUNT,
+    "direction": _one_of(("import", "export")),
+    "downscale": _COUNT,
+    "dtypes": _some_of(precision.NAMES[1:]),  # without "auto"
+    "encoder_val_fraction": _SHARE,
+    "format": _one_of(("stablehlo", "onnx")),
+    "iterations": _COUNT,
+    "kinds": _some_of(_KINDS),
+    "matrix": _COUNT,
+    "mode": _one_of(MODES),
+    "num_clusters": _COUNT,
+    "num_kernels": _COUNT,
+    "patients": ("numbers of patients from 1, or 0 for all", _are_counts),
+    "platforms": _some_of(("cpu", "cuda", "rocm", "tpu")),  # JAX's names
+    "repeats": _COUNT,
+    "rows": _some_of(ROWS),
     "seed": _SEED,
-    "data.downscale": _COUNT,
+    "steps_per_dispatch": _COUNT,
+    "tasks": _some_of(("classify", "segment")),
+    "unet_width": _COUNT,
     "data.loader": _one_of(LOADERS),
     "data.type": _one_of(tuple(CHANNELS)),
-    "encoder.kind": _one_of(("pretrained", "random", "none")),
+    "encoder.kind": _one_of(_KINDS),
     "encoder.type": _one_of(tuple(CHANNELS)),
     "loss.contrastive_weight": ("from 0 to 1", lambda value: 0 <= value <= 1),
     "loss.form": _one_of(tuple(CONTRASTIVE_LOSSES)),
     "loss.num_patches": _COUNT,
     "loss.temperature": _POSITIVE,
-    "model.conv": _one_of(operations.NAMES),
     "model.dtype": _one_of(precision.NAMES),
     "model.head": _one_of(HEADS),
-    "model.num_kernels": _COUNT,
     "model.patch_size": ("odd and at least 3", lambda value: value >= 3 and value % 2 == 1),
-    "model.unet_width": _COUNT,
-    "parallel.mode": _one_of(MODES),
     "parallel.steps_per_dispatch": _NOT_NEGATIVE,
     "report.bootstrap": _COUNT,
-    "report.seed": _SEED,
     "split.max_train_patients": _NOT_NEGATIVE,
     "split.protocol": _one_of(SPLIT_PROTOCOLS),
-    "split.seed": _SEED,
     "split.val_fraction": _SHARE,
-    "train.batch_size": _COUNT,
     "train.checkpoint_minutes": _NOT_NEGATIVE,
     "train.epochs": _COUNT,
     "train.learning_rate": _POSITIVE,
     "train.patience": _NOT_NEGATIVE,
-    # of conversions and exports
-    "direction": _one_of(("import", "export")),
-    "format": _one_of(("stablehlo", "onnx")),
-    # of studies
-    "batch_size": _COUNT,
-    "downscale": _COUNT,
-    "encoder_val_fraction": _SHARE,
-    # of clustering
-    "iterations": _COUNT,
-    "num_clusters": _COUNT,
-    # of benchmarks
-    "conv": _one_of(operations.NAMES),
-    "copy_mb": _COUNT,
-    "matrix": _COUNT,
-    "mode": _one_of(MODES),
-    "num_kernels": _COUNT,
-    "repeats": _COUNT,
-    "steps_per_dispatch": _COUNT,
-    "unet_width": _COUNT,
 }
 
 
@@ -257,50 +265,49 @@ def decoder(task: str, *, preset: str) -> ConfigDict:
     return config
 
 
-ENCODER_VAL_FRACTION = 0.3
-ROW_TYPES = {"G": "gray", "H": "heat"}
-ROWS = ("G/G", "G/H", "H/G", "H/H")  # encoder / decoder, the order of Table 1
-
-
 def phantom(config: ConfigDict) -> None:
     """Preset `phantom`: synthetic data instead of a folder."""
     config.data.root = "phantom"
 
 
-def parse_preset(
-    argument: str | None,
+def presets(
+    build: Callable[..., ConfigDict],
     *,
-    build: Callable[[str], ConfigDict],
-    file: str,
-    choices: Sequence[str] = (),
-    default: str = "",
+    choices: Collection[str] = (),
     options: Mapping[str, Callable[[ConfigDict], None]] = MappingProxyType({}),
-) -> ConfigDict:
-    """A configuration from what follows the colon in `--config=FILE:CHOICE,OPTION,...`.
+) -> Callable[[str], ConfigDict]:
+    """Returns the function `get_config` of a configuration file.
 
     Args:
-      argument: the text after the colon.
-      build: makes the configuration of a choice.
-      file: the name of the configuration file, for error messages.
-      choices: words of which at most one is allowed.
-      default: the choice if `argument` contains none.
-      options: words that change the configuration, in any number.
-    Raises:
-      UserError: an unknown word, or two choices.
+      build: makes the configuration, from a choice if there are choices; its default argument is
+        the default choice.
+      choices: presets of which at most one is allowed.
+      options: presets that change the configuration, in any number.
     """
-    words = [word.strip() for word in (argument or "").split(",") if word.strip()]
+    file = Path(build.__code__.co_filename).name
     known = [*choices, *options]
-    presets = ", ".join(known) or "none"
-    for word in words:
-        if word not in known:
-            near = difflib.get_close_matches(word, known, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise UserError(f"{file} has no preset {word!r}.{hint} Presets: {presets}.")
-    chosen = [word for word in words if word in choices]
-    if len(chosen) > 1:
-        raise UserError(f"{file}: choose one of {', '.join(choices)}, not {', '.join(chosen)}.")
-    config = build(chosen[0] if chosen else default)
-    for word in words:
-        if word in options:
-            options[word](config)
-    return config.lock()
+
+    def get_config(argument: str = "") -> ConfigDict:
+        """A configuration from the presets after the colon in `--config=FILE:PRESET,PRESET,...`.
+
+        Raises:
+          UserError: an unknown preset, or two choices.
+        """
+        words = [word.strip() for word in (argument or "").split(",") if word.strip()]
+        for word in words:
+            if word not in known:
+                near = difflib.get_close_matches(word, known, n=1)
+                hint = f" Did you mean {near[0]!r}?" if near else ""
+                raise UserError(
+                    f"{file} has no preset {word!r}.{hint} Presets: {', '.join(known) or 'none'}."
+                )
+        chosen = [word for word in words if word in choices]
+        if len(chosen) > 1:
+            raise UserError(f"{file}: choose one of {', '.join(choices)}, not {', '.join(chosen)}.")
+        config = build(*chosen)
+        for word in words:
+            if word in options:
+                options[word](config)
+        return config.lock()
+
+    return get_config

@@ -17,14 +17,7 @@ from ml_collections import ConfigDict
 from thermo_jax.configs import common
 
 
-def get_config(argument: str = "") -> ConfigDict:
-    """The configuration of a preset: "import" or "export"."""
-    return common.parse_preset(
-        argument, build=_build, file="convert.py", choices=("import", "export"), default="import"
-    )
-
-
-def _build(direction: str) -> ConfigDict:
+def _build(direction: str = "import") -> ConfigDict:
     config = ConfigDict()
     config.task = "convert"  # the program
     # "import" or "export": set by the preset.
@@ -45,3 +38,6 @@ def _build(direction: str) -> ConfigDict:
     # For a decoder: matplotlib colour map that renders its heatmaps where only temperatures exist.
     config.colormap = "jet"
     return config
+
+
+get_config = common.presets(_build, choices=("import", "export"))

@@ -9,15 +9,11 @@ from ml_collections import ConfigDict
 from thermo_jax.configs import common
 
 
-def get_config(argument: str = "") -> ConfigDict:
-    """The configuration; its only preset is "phantom"."""
-    return common.parse_preset(
-        argument, build=_build, file="data_report.py", options={"phantom": common.phantom}
-    )
-
-
-def _build(_: str) -> ConfigDict:
+def _build() -> ConfigDict:
     config = ConfigDict()
     config.task = "data_report"  # the program
     config.data = common.data("heat")
     return config
+
+
+get_config = common.presets(_build, options={"phantom": common.phantom})

@@ -22,12 +22,7 @@ from ml_collections import ConfigDict
 from thermo_jax.configs import classify, common, encoder, segment
 
 
-def get_config(argument: str = "") -> ConfigDict:
-    """The configuration; there are no presets."""
-    return common.parse_preset(argument, build=_build, file="demo.py")
-
-
-def _build(_: str) -> ConfigDict:
+def _build() -> ConfigDict:
     config = ConfigDict()
     # The program: the three stages below, one after the other, in subfolders of the workdir.
     config.task = "demo"
@@ -60,3 +55,6 @@ def _build(_: str) -> ConfigDict:
     # found.
     config.stages.segment.train.epochs = 24
     return config
+
+
+get_config = common.presets(_build)

@@ -12,23 +12,7 @@ from ml_collections import ConfigDict
 from thermo_jax.configs import common
 
 
-def get_config(argument: str = "") -> ConfigDict:
-    """The configuration of a preset such as "gray,no_recon"."""
-    return common.parse_preset(
-        argument,
-        build=_build,
-        file="encoder.py",
-        choices=("gray", "heat"),
-        default="heat",
-        options={
-            "no_recon": _no_recon,
-            "no_contrastive": _no_contrastive,
-            "phantom": common.phantom,
-        },
-    )
-
-
-def _build(data_type: str) -> ConfigDict:
+def _build(data_type: str = "heat") -> ConfigDict:
     config = common.base("encoder", data_type=data_type)
     config.split.val_fraction = common.ENCODER_VAL_FRACTION  # the paper's 70:30
 
@@ -59,3 +43,10 @@ def _no_recon(config: ConfigDict) -> None:
 
 def _no_contrastive(config: ConfigDict) -> None:
     config.loss.contrastive_weight = 0.0
+
+
+get_config = common.presets(
+    _build,
+    choices=("gray", "heat"),
+    options={"no_recon": _no_recon, "no_contrastive": _no_contrastive, "phantom": common.phantom},
+)

@@ -14,14 +14,7 @@ from ml_collections import ConfigDict
 from thermo_jax.configs import common
 
 
-def get_config(argument: str = "") -> ConfigDict:
-    """The configuration of a preset: "stablehlo" or "onnx"."""
-    return common.parse_preset(
-        argument, build=_build, file="export.py", choices=("stablehlo", "onnx"), default="stablehlo"
-    )
-
-
-def _build(file_format: str) -> ConfigDict:
+def _build(file_format: str = "stablehlo") -> ConfigDict:
     config = ConfigDict()
     config.task = "export"  # the program
     # "stablehlo" or "onnx": set by the preset.
@@ -36,3 +29,6 @@ def _build(file_format: str) -> ConfigDict:
         # Compute type of the files: "float32", "tensorfloat32" or "bfloat16".
         config.model.dtype = "float32"
     return config
+
+
+get_config = common.presets(_build, choices=("stablehlo", "onnx"))

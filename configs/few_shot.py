@@ -12,19 +12,7 @@ from ml_collections import ConfigDict
 from thermo_jax.configs import common, encoder, segment
 
 
-def get_config(argument: str = "") -> ConfigDict:
-    """The configuration of a preset such as "heat,phantom"."""
-    return common.parse_preset(
-        argument,
-        build=_build,
-        file="few_shot.py",
-        choices=("gray", "heat"),
-        default="heat",
-        options={"phantom": common.phantom, "smoke": _smoke},
-    )
-
-
-def _build(data_type: str) -> ConfigDict:
+def _build(data_type: str = "heat") -> ConfigDict:
     config = ConfigDict()
     config.task = "few_shot"  # the program
     # Seed of the encoder, and the first seed of the segmenters.
@@ -54,3 +42,8 @@ def _smoke(config: ConfigDict) -> None:
     config.stages.encoder.train.epochs = 15
     config.stages.segment.model.unet_width = 16
     config.stages.segment.train.epochs = 30
+
+
+get_config = common.presets(
+    _build, choices=("gray", "heat"), options={"phantom": common.phantom, "smoke": _smoke}
+)

@@ -17,12 +17,7 @@ from ml_collections import ConfigDict
 from thermo_jax.configs import common
 
 
-def get_config(argument: str = "") -> ConfigDict:
-    """The configuration; there are no presets."""
-    return common.parse_preset(argument, build=_build, file="predict.py")
-
-
-def _build(_: str) -> ConfigDict:
+def _build() -> ConfigDict:
     config = ConfigDict()
     config.task = "predict"  # the program
     # A thermogram, or a folder of them (subfolders are searched).
@@ -40,3 +35,6 @@ def _build(_: str) -> ConfigDict:
     # Type in which layers are computed; configs/common.py lists the choices.
     config.model.dtype = "auto"
     return config
+
+
+get_config = common.presets(_build)

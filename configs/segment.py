@@ -13,19 +13,10 @@ from ml_collections import ConfigDict
 from thermo_jax.configs import common
 
 
-def get_config(argument: str = "") -> ConfigDict:
-    """The configuration of a preset such as "G/H"."""
-    return common.parse_preset(
-        argument,
-        build=_build,
-        file="segment.py",
-        choices=common.ROWS,
-        default="H/H",
-        options={"phantom": common.phantom},
-    )
-
-
-def _build(row: str) -> ConfigDict:
+def _build(row: str = "H/H") -> ConfigDict:
     config = common.decoder("segment", preset=row)
     config.train = common.train(batch_size=16, epochs=200, patience=30, learning_rate=5e-3)
     return config
+
+
+get_config = common.presets(_build, choices=common.ROWS, options={"phantom": common.phantom})

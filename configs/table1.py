@@ -15,14 +15,7 @@ from ml_collections import ConfigDict
 from thermo_jax.configs import classify, common, encoder, segment
 
 
-def get_config(argument: str = "") -> ConfigDict:
-    """The configuration of a preset such as "paper"."""
-    return common.parse_preset(
-        argument, build=_build, file="table1.py", choices=tuple(_PRESETS), default="honest"
-    )
-
-
-def _build(preset: str) -> ConfigDict:
+def _build(preset: str = "honest") -> ConfigDict:
     config = ConfigDict()
     config.task = "table1"  # the program
     # Seed of every stage's initial weights and order of images.
@@ -47,10 +40,6 @@ def _build(preset: str) -> ConfigDict:
     )
     _PRESETS[preset](config)
     return config
-
-
-def _honest(config: ConfigDict) -> None:
-    """Nothing to change."""
 
 
 def _paper(config: ConfigDict) -> None:
@@ -93,4 +82,7 @@ def _quick(config: ConfigDict) -> None:
         stage.model.unet_width = 1
 
 
-_PRESETS = {"honest": _honest, "paper": _paper, "smoke": _smoke, "quick": _quick}
+_PRESETS = {"honest": lambda config: None, "paper": _paper, "smoke": _smoke, "quick": _quick}
+
+
+get_config = common.presets(_build, choices=_PRESETS)

@@ -79,6 +79,6 @@ def test_the_program_exports_every_model_of_a_folder(tmp_path):
 def test_a_platform_that_jax_does_not_know_is_refused_by_name(platforms, tmp_path):
     config = export_config.get_config()
     config.models, config.platforms = str(tmp_path), platforms
-    message = rf"config.platforms={re.escape(repr(platforms))}: choose .* of cpu, cuda, rocm, tpu"
+    message = rf"config.platforms={re.escape(repr(platforms))} must be .* of cpu, cuda, rocm, tpu"
     with pytest.raises(ValueError, match=message):
         main.run(config, tmp_path / "out")

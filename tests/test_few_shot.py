@@ -66,10 +66,10 @@ def test_raw_pixels_need_one_data_type():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"kinds": ("cuts",)}, "config.kinds=.*choose one or more of pretrained"),
+        ({"kinds": ("cuts",)}, "config.kinds=.*must be one or more of pretrained"),
         ({"repeats": 0}, "config.repeats=0"),
-        ({"patients": ()}, "config.patients=.* give numbers of patients from 1, or 0 for all"),
-        ({"patients": ("a",)}, "config.patients=.* give numbers of patients"),
+        ({"patients": ()}, "config.patients=.* must be numbers of patients from 1, or 0 for all"),
+        ({"patients": ("a",)}, "config.patients=.* must be numbers of patients"),
         ({"type": "foo"}, "config.type='foo' must be one of gray, heat"),
         ({"data": {"shuffle_labels": True}}, "config.data.shuffle_labels=True is a control for"),
         ({"batch_size": {"heat": 0}}, "config.batch_size.heat=0 must be at least 1"),

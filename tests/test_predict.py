@@ -237,7 +237,7 @@ def test_a_workdir_of_another_program_is_named_and_nobody_is_told_to_remove_it(m
     write_matrix(tmp_path / "a.txt")
     trained = open_workdir(tmp_path / "trained", classify.get_config("H/H"))
     before = (trained / "config.json").read_text()
-    with pytest.raises(ValueError, match="contains a run of classify: choose another --workdir$"):
+    with pytest.raises(ValueError, match="was 'classify', is 'predict'.*choose another --workdir"):
         main.run(config(tmp_path / "a.txt", models), trained)
     assert (trained / "config.json").read_text() == before
 

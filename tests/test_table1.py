@@ -166,7 +166,7 @@ def test_a_patient_who_is_tested_in_two_repeats_counts_once(finished, tmp_path):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"rows": ("X/H",)}, "config.rows=.*choose one or more of G/G"),
+        ({"rows": ("X/H",)}, "config.rows=.*must be one or more of G/G"),
         ({"tasks": ("clasify",)}, "config.tasks=.*classify, segment"),
         ({"repeats": 0}, "config.repeats=0 must be at least 1"),
         ({"num_folds": 3}, "config.num_folds=3 must be from 0"),
@@ -193,7 +193,7 @@ def test_a_finished_stage_of_another_configuration_is_refused(finished, no_stage
 
 def test_a_run_of_an_earlier_version_is_told_how_its_encoders_validated(finished, no_stage_runs):
     workdir, _ = finished
-    message = "val_fraction was 0.3, is 0.2.*is config.encoder_val_fraction here: it was 0.3, also"
+    message = "val_fraction was 0.3, is 0.2.*is config.encoder_val_fraction here"
     with pytest.raises(ValueError, match=message):
         main.run(quick(encoder_val_fraction=0.2), workdir)
 

@@ -79,14 +79,20 @@ def writing(path: pathlib.Path, *, elsewhere: str = f"${CACHE_DIR_VARIABLE}") ->
         ) from error
 
 
-def task_of_run(folder: str | os.PathLike) -> str | None:
-    """Reads the task of a run from its workdir (folder of results); None for another folder.
+def saved_config(folder: str | os.PathLike) -> dict[str, Any] | None:
+    """Reads a run's configuration from its workdir (folder of results); None for another folder.
 
     A workdir contains a config.json with the configuration of the run and versions of libraries.
     """
     try:
-        saved = json.loads((folder_path(folder) / CONFIG).read_text(encoding="utf-8"))
-        task = saved["config"]["task"] if "thermo_jax" in saved["versions"] else None
+        file = folder_path(folder) / CONFIG
+        text = file.read_text(encoding="utf-8") if file.is_file() else ""  # buckets' errors differ
+        saved = json.loads(text)
+        return dict(saved["config"]) if "thermo_jax" in saved["versions"] else None
     except (OSError, ValueError, KeyError, TypeError, RecursionError):  # another program's file
         return None
-    return task if isinstance(task, str) else None
+
+
+def task_of_run(folder: str | os.PathLike) -> str | None:
+    """Reads a run's task from its workdir; None for another folder."""
+    return (saved_config(folder) or {}).get("task")

@@ -28,22 +28,10 @@ _CONFIG = config_flags.DEFINE_config_file(
 _TRACEBACK = flags.DEFINE_bool("traceback", False, "Show where in the code an error was raised.")
 _WORKDIR = flags.DEFINE_string("workdir", "", "Folder for everything that the run writes.")
 
-TASKS = {  # config.task -> module of thermo_jax.programs
-    "encoder": "encoder",
-    "export": "export",
-    "classify": "decoder",
-    "segment": "decoder",
-    "cluster": "cluster",
-    "convert": "convert",
-    "demo": "demo",
-    "few_shot": "few_shot",
-    "predict": "predict",
-    "table1": "table1",
-    "data_report": "data_report",
-    "benchmark": "benchmark",
-}
-CONTINUE = ("encoder", "classify", "segment", "demo", "few_shot", "table1")
+# Values of config.task: a module of thermo_jax.programs, or one of the two kinds of decoders.
 TRAINING = ("encoder", "classify", "segment")
+CONTINUE = (*TRAINING, "demo", "few_shot", "table1")
+TASKS = (*CONTINUE, "benchmark", "cluster", "convert", "data_report", "export", "predict")
 EXIT_USER_ERROR, EXIT_INTERRUPTED = 2, 130  # a shell's code for Ctrl-C is 130
 
 
@@ -58,7 +46,8 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
         jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "xla"))
     if jax.default_backend() == "cpu":
         memory.keep_freed_memory()
-    program = importlib.import_module(f"thermo_jax.programs.{TASKS[config.task]}")
+    module = "decoder" if config.task in ("classify", "segment") else config.task
+    program = importlib.import_module(f"thermo_jax.programs.{module}")
     with only_run_in(workdir), timeline.record():
         return program.run(config, workdir)
 

@@ -20,7 +20,6 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import logging
 from jaxtyping import Array, Float, UInt8
@@ -216,11 +215,7 @@ def load_model(workdir: str | os.PathLike, *, name: str = "", dtype: str = "auto
             operations=operations,
         )
         latents = encoder.latents(image_shape(data["type"], downscale=data["downscale"]))
-        like = jax.eval_shape(
-            partial(decoder.init, train=False),
-            jax.random.key(0),
-            jax.ShapeDtypeStruct((1, *latents.shape), jnp.float32),
-        )
+        like = train_decoder.abstract_variables(decoder, latents.shape)
         variables, frozen = checkpoints.model(
             like, frozen=encoder.variables, step=meta["best_step"]
         )

@@ -51,7 +51,6 @@ def benchmark_settings(config: ConfigDict) -> BenchmarkSettings:
 
 def _check_fields(config: ConfigDict) -> None:
     settings.check_fields(config)
-    settings.check_chosen(config, "dtypes", [name for name in precision.NAMES if name != "auto"])
     image_shape("heat", downscale=config.downscale)  # fits gray images, too, if it fits heatmaps
     for name in (*config.cases, *config.feeding, *config.profiled):
         find_case(name)
@@ -93,7 +92,7 @@ def _timed_rows(config: ConfigDict) -> Iterator[Row]:
             logging.info("%s, %s", name, dtype)
             case = make(name, dtype=dtype)
             profiled = name in config.profiled and dtype == first_dtype
-            for row in _or_why(case, measure.measure(case, profiled=profiled, **timing)):
+            for row in _rows_or_reason(case, measure.measure(case, profiled=profiled, **timing)):
                 if row.get("tflops", 0) is None:
                     counted = flops(make(name, dtype=dtype, operations=NATIVE))
                     row["tflops_xla"] = counted and counted / 1e9 / row["ms_per_step"]
@@ -106,14 +105,14 @@ def _timed_rows(config: ConfigDict) -> Iterator[Row]:
     for name in config.feeding:
         logging.info("%s, ways of feeding batches", name)
         case = make(name, dtype=first_dtype)
-        for row in _or_why(case, measure.measure_feeding(case, **timing)):
+        for row in _rows_or_reason(case, measure.measure_feeding(case, **timing)):
             yield row | about
     if config.feeding:
         for row in measure.measure_calls(repeats=repeats):
             yield row | about
 
 
-def _or_why(case: Case, rows: Iterator[Row]) -> Iterator[Row]:
+def _rows_or_reason(case: Case, rows: Iterator[Row]) -> Iterator[Row]:
     """The rows; for a case that does not fit the device's memory, a row that says so."""
     try:
         yield from rows

@@ -32,11 +32,7 @@ from thermo_jax.evaluation import matching, metrics, results
 from thermo_jax.evaluation.report import Section
 from thermo_jax.evaluation.tables import PrintedTable
 from thermo_jax.programs import decoder_results, reports, settings
-from thermo_jax.programs.frozen_encoder import (
-    open_encoder,
-    saw_unknown_patients,
-    seen_by_encoder,
-)
+from thermo_jax.programs.frozen_encoder import open_encoder, seen_patients
 from thermo_jax.programs.workdir import PICTURES, begin, check_workdir
 from thermo_jax.training import passes, timeline, train_decoder
 
@@ -95,15 +91,15 @@ def _label_maps(
     for image, truth, views in tqdm.tqdm(
         rows, total=len(examples), desc="clustering", unit="image", disable=None
     ):
-        for way, vectors in (("latents", views), ("pixels", image[None])):
+        for kind, vectors in (("latents", views), ("pixels", image[None])):
             count = {"num_clusters": config.num_clusters}
             clusters = cluster_pixels(
                 vectors, iterations=config.iterations, seed=config.seed, **count
             )
-            maps[way].append(
+            maps[kind].append(
                 matching.matched_label_map(clusters, truth, num_classes=len(CLASS_NAMES), **count)
             )
-    return {way: np.stack(label_maps) for way, label_maps in maps.items()}
+    return {kind: np.stack(label_maps) for kind, label_maps in maps.items()}
 
 
 def cluster_pixels(
@@ -131,12 +127,13 @@ def cluster_pixels(
 
 def _seen(facts: dict, *, dataset: Dataset, examples: Examples) -> str:
     """Whether the encoder was pretrained on these patients."""
-    patients = set(examples.patients)
-    seen = seen_by_encoder(facts, dataset=dataset, patients=patients)
+    patients, seen = set(examples.patients), seen_patients(facts, dataset=dataset)
     if seen is None:
         return "pretrained on other data: whether it saw these patients is not known"
-    text = f"pretrained (without labels) on {len(seen)} of these {len(patients)} patients"
-    if saw_unknown_patients(facts, dataset=dataset):
+    text = (
+        f"pretrained (without labels) on {len(seen & patients)} of these {len(patients)} patients"
+    )
+    if seen - dataset.known_patients:
         text += ", and on images of unknown ones"
     return text
 
@@ -153,10 +150,10 @@ def score(examples: Examples, maps: dict[str, np.ndarray]) -> tuple[dict[str, di
         {"name": name, "patient": patient}
         for name, patient in zip(examples.names, examples.patients, strict=True)
     ]
-    for way, predicted in maps.items():
+    for kind, predicted in maps.items():
         matrices = decoder_results.confusions(truth, predicted)
-        measures[way] = metrics.segmentation_measures(matrices.sum(0))
-        decoder_results.add_measures(rows, matrices, suffix=way)
+        measures[kind] = metrics.segmentation_measures(matrices.sum(0))
+        decoder_results.add_measures(rows, matrices, suffix=kind)
     return measures, rows
 
 
@@ -165,15 +162,15 @@ def _finish(
 ) -> dict:
     measures, rows = score(examples, maps)
     size = "{}x{}".format(*examples.columns["images"].shape[1:3])
-    spread = {way: _quartiles([row[f"miou_{way}"] for row in rows]) for way in maps}
+    spread = {kind: _quartiles([row[f"miou_{kind}"] for row in rows]) for kind in maps}
     outcome = {
         "run": _facts(config, examples, seen)
         | {
-            f"mIoU by image, {way}": "median {median:.3f}, quartiles {lower:.3f} and {upper:.3f}, "
+            f"mIoU by image, {kind}": "median {median:.3f}, quartiles {lower:.3f} and {upper:.3f}, "
             "range {least:.3f} to {most:.3f}".format(**values)
-            for way, values in spread.items()
+            for kind, values in spread.items()
         },
-        "segmentation": {f"{size}, {way}": values for way, values in measures.items()},
+        "segmentation": {f"{size}, {kind}": values for kind, values in measures.items()},
         "miou_by_image": spread,
     }
     columns = results.SEGMENTATION_COLUMNS
@@ -181,19 +178,19 @@ def _finish(
         "Over all pixels of all images",
         ["", *columns.values()],
         [
-            [way, *(values[key] for key in columns)]
-            for way, values in outcome["segmentation"].items()
+            [kind, *(values[key] for key in columns)]
+            for kind, values in outcome["segmentation"].items()
         ],
         note=f"Named by {NAMED_BY}.",
     )
     pictures = [
         decoder_results.segmentation_picture(
-            workdir / PICTURES / f"clusters_{way}.png",
+            workdir / PICTURES / f"clusters_{kind}.png",
             examples,
-            maps[way],
-            title=f"Clusters of {way}, named by the annotations",
+            maps[kind],
+            title=f"Clusters of {kind}, named by the annotations",
         )
-        for way in maps
+        for kind in maps
     ]
     sections = [Section("Clusters", [table]), reports.picture_section(pictures)]
     files = [PrintedTable.of_records(rows).write_csv(workdir / "predictions.csv"), *pictures]

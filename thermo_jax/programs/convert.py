@@ -25,7 +25,6 @@ from thermo_jax.errors import MissingFileError, UserError
 from thermo_jax.evaluation import results
 from thermo_jax.inference.predictor import load_model
 from thermo_jax.models.cuts import CHANNELS
-from thermo_jax.models.frozen import FrozenEncoder
 from thermo_jax.models.published import (
     check_published,
     decoder_from_published,
@@ -34,15 +33,10 @@ from thermo_jax.models.published import (
 )
 from thermo_jax.programs import settings
 from thermo_jax.programs.encoder import encoder_variables
+from thermo_jax.programs.frozen_encoder import load_pretrained
 from thermo_jax.programs.workdir import open_workdir, print_results
 from thermo_jax.training import train_decoder, train_encoder
-from thermo_jax.training.checkpoints import (
-    FOLDER,
-    Checkpoints,
-    has_checkpoint,
-    keep_best_model,
-    load_encoder,
-)
+from thermo_jax.training.checkpoints import FOLDER, Checkpoints, has_checkpoint, keep_best_model
 from thermo_jax.training.state import TrainState
 
 SUFFIX = ".pty"  # of the published files
@@ -69,9 +63,9 @@ def _import(config: ConfigDict, workdir: str | Path):
     weights = read_state_dict(config.weights)
     is_encoder = "conv1.weight" in weights
     variables, encoder, meta = (_encoder if is_encoder else _decoder)(weights, config)
-    with Path(config.weights).expanduser().open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    meta["imported"] = {"file": Path(config.weights).name, "sha256": digest}
+    file = Path(config.weights).expanduser()
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    meta["imported"] = {"file": file.name, "sha256": digest}
     workdir = open_workdir(workdir, config)
     state = TrainState.create(
         jax.tree.map(jnp.asarray, variables), tx=optax.identity(), rng=jax.random.key(0)
@@ -101,17 +95,14 @@ def _encoder(weights: Weights, config: ConfigDict) -> tuple[dict, dict, dict]:
     num_kernels, channels = _shape(weights, "conv1.weight", axes=4, config=config)[:2]
     rows, _ = _shape(weights, "recon.recon.weight", axes=2, config=config)
     data_type = "gray" if channels == CHANNELS["gray"] else "heat"
+    patch_size = math.isqrt(rows // channels)
     encoder_config = {
         "task": "encoder",
         "data": {"type": data_type, "downscale": config.downscale},
-        "model": {
-            "num_kernels": num_kernels,
-            "patch_size": math.isqrt(rows // channels),
-            "dtype": "float32",
-        },
+        "model": {"num_kernels": num_kernels, "patch_size": patch_size, "dtype": "float32"},
     }
     image_shape(data_type, downscale=config.downscale)  # raises if it does not fit
-    _check(weights, _encoder_shapes(ConfigDict(encoder_config)), config=config)
+    _check(weights, _encoder_shapes(encoder_config), config=config)
     variables = from_published(weights)
     facts = {
         "data_type": data_type,
@@ -132,37 +123,23 @@ def _decoder(weights: Weights, config: ConfigDict) -> tuple[dict, dict, dict]:
             f"{config.weights} contains a decoder: give --config.encoder.workdir=<workdir of the "
             "encoder that it uses>; import the encoder first"
         )
-    encoder, encoder_meta = load_encoder(
-        config.encoder.workdir, like=lambda meta: FrozenEncoder.abstract(meta["encoder"]).variables
-    )
-    facts = encoder_meta["encoder"]
+    encoder, _ = load_pretrained(config.encoder.workdir)
+    facts = encoder.facts
     data_type = config.type or facts["data_type"]
     if data_type not in CHANNELS:
         raise UserError(f"config.type={data_type!r} must be one of {', '.join(CHANNELS)}")
     task = "classify" if "project.weight" in weights else "segment"
     decoder_config = {
         "task": task,
-        "data": {
-            "type": data_type,
-            "colormap": config.colormap,
-            "downscale": config.downscale,
-        },
+        "data": {"type": data_type, "colormap": config.colormap, "downscale": config.downscale},
         "encoder": {"type": facts["data_type"], "workdir": config.encoder.workdir},
         "model": {"unet_width": width, "head": "linear", "dtype": "float32"},
     }
-    shape = image_shape(data_type, downscale=config.downscale)
-    latents = FrozenEncoder.abstract(facts).latents(shape)
-    create_state = partial(
-        train_decoder.create_state,
-        train_decoder.make_decoder(task, width=width),
-        tx=optax.identity(),
-        latents_shape=latents.shape,
-        frozen={},
-    )
-    shapes = jax.eval_shape(create_state, rng=jax.random.key(0)).variables
-    _check(weights, shapes, config=config)
+    latents = encoder.latents(image_shape(data_type, downscale=config.downscale))
+    decoder = train_decoder.make_decoder(task, width=width)
+    _check(weights, train_decoder.abstract_variables(decoder, latents.shape), config=config)
     meta = {"config": decoder_config, "encoder": facts}
-    return decoder_from_published(weights), encoder, meta
+    return decoder_from_published(weights), encoder.variables, meta
 
 
 def _shape(weights: Weights, name: str, *, axes: int, config: ConfigDict) -> tuple[int, ...]:
@@ -186,18 +163,14 @@ def _check(weights: Weights, shapes: dict, *, config: ConfigDict) -> None:
         raise UserError(f"{config.weights}: {error}") from error
 
 
-def _encoder_shapes(config: ConfigDict) -> dict:
+def _encoder_shapes(config: Mapping[str, Mapping]) -> dict:
     """Shapes of the variables of the model that an encoder's run trains."""
-    create_state = partial(
-        train_encoder.create_state,
-        train_encoder.make_model(
-            data_type=config.data.type,
-            patch_size=config.model.patch_size,
-            num_kernels=config.model.num_kernels,
-        ),
-        tx=optax.identity(),
-        image_shape=(16, 16, CHANNELS[config.data.type]),
+    data_type, sizes = config["data"]["type"], config["model"]
+    model = train_encoder.make_model(
+        data_type=data_type, patch_size=sizes["patch_size"], num_kernels=sizes["num_kernels"]
     )
+    given = {"tx": optax.identity(), "image_shape": (16, 16, CHANNELS[data_type])}
+    create_state = partial(train_encoder.create_state, model, **given)
     return jax.eval_shape(create_state, rng=jax.random.key(0)).variables
 
 
@@ -223,7 +196,7 @@ def _best_model(workdir: str) -> dict:
     with Checkpoints(workdir, read_only=True) as checkpoints:
         meta = checkpoints.meta()
         if meta["config"]["task"] == "encoder":
-            like = _encoder_shapes(ConfigDict(meta["config"]))
+            like = _encoder_shapes(meta["config"])
             frozen = encoder_variables(like)
             return checkpoints.model(like, frozen=frozen, step=meta["best_step"])[0]
     return load_model(workdir, dtype="float32").variables
@@ -268,9 +241,8 @@ def _array(tensor: Any, *, name: str, path: Path) -> np.ndarray:
 def write_state_dict(path: Path, weights: Mapping[str, np.ndarray]) -> None:
     """Writes arrays as tensors that `torch.load(path, weights_only=True)` reads."""
     torch = _torch()
-    tensors = {name: torch.from_numpy(np.array(array)) for name, array in weights.items()}
     with path.open("wb") as file:
-        torch.save({name: tensor.contiguous() for name, tensor in tensors.items()}, file)
+        torch.save({name: torch.tensor(array) for name, array in weights.items()}, file)
 
 
 def _torch():

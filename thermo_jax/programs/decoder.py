@@ -72,13 +72,12 @@ def run(
         placement=placement,
     )
     # ------------------------------------------------------------------------------ model and steps
-    head = {"head": config.model.head} if config.task == "classify" else {}
     decoder = train_decoder.make_decoder(
         config.task,
         width=config.model.unet_width,
+        head=config.model.get("head", ""),  # a segmenter has none
         dtype=config.model.dtype,
         operations=operations,
-        **head,
     )
     tx = train_decoder.make_optimizer(config.train.learning_rate)
     shape = encoder.latents(examples.columns["images"].shape[1:]).shape

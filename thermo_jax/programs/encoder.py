@@ -15,11 +15,11 @@ from thermo_jax.data.splits import Split
 from thermo_jax.errors import UserError
 from thermo_jax.evaluation import figures
 from thermo_jax.models import precision
-from thermo_jax.models.cuts import CHANNELS, CutsEncoder
-from thermo_jax.models.frozen import encode
+from thermo_jax.models.cuts import CHANNELS
+from thermo_jax.models.frozen import FrozenEncoder, encode
 from thermo_jax.programs import reports, settings
 from thermo_jax.programs.workdir import PICTURES, begin_training, check_workdir, to_json
-from thermo_jax.training import loop, passes, processes, timeline, train_encoder
+from thermo_jax.training import loop, processes, timeline, train_encoder
 from thermo_jax.training.checkpoints import FOLDER, keep_best_model
 from thermo_jax.training.metrics_log import METRICS
 from thermo_jax.training.state import initialise
@@ -74,7 +74,7 @@ def run(
         operations=operations,
     )
     tx = train_encoder.make_optimizer(config.train.learning_rate, config.train.weight_decay)
-    loss = settings.loss_settings(config)
+    loss = train_encoder.LossSettings(**config.loss)
     images = examples.columns["images"]
     shape = images.shape[1:]
     create_state = partial(train_encoder.create_state, model, tx=tx, image_shape=shape)
@@ -83,12 +83,21 @@ def run(
     map_step = partial(placement.map_step, resident=resident)
     draw = partial(train_encoder.draw, image_size=shape[:2], model=model, loss=loss)
     train_step = partial(train_encoder.train_step, model=model, tx=tx, loss=loss)
-    eval_step = map_step(partial(train_encoder.eval_step, model=model, loss=loss), role="eval")
+    eval_step = partial(train_encoder.eval_step, model=model, loss=loss)
+    facts = {  # what a decoder's run must know about its encoder
+        "data_type": config.data.type,
+        "channels": CHANNELS[config.data.type],
+        "num_kernels": config.model.num_kernels,
+        "downscale": config.data.downscale,
+        "loss": config.loss.to_dict(),
+        "data_fingerprint": dataset.fingerprint,
+        "seen_patients": sorted(seen),
+    }
     # ------------------------------------------------------------------------------------- training
     trained = loop.fit(
         parallel.replicate(state),
         train_step=map_step(train_step, role="train", draw=draw),
-        eval_step=eval_step,
+        eval_step=map_step(eval_step, role="eval"),
         train=placed["train"],
         validation=placed["validation"],
         names=examples.names[sets["train"]].tolist(),
@@ -96,37 +105,17 @@ def run(
         parallel=parallel,
         workdir=workdir,
         encoder_of=lambda state: encoder_variables(state.variables),
-        meta={
-            "config": to_json(config),
-            "encoder": {  # what a decoder's run must know about its encoder
-                "data_type": config.data.type,
-                "channels": CHANNELS[config.data.type],
-                "num_kernels": config.model.num_kernels,
-                "downscale": config.data.downscale,
-                "loss": config.loss.to_dict(),
-                "data_fingerprint": dataset.fingerprint,
-                "seen_patients": sorted(seen),
-            },
-            "examples": examples_id,
-        },
-    )
-    losses = passes.evaluate(
-        trained.state,
-        eval_step,
-        placed["validation"],
-        batch_size=plan.batch_size,
-        loader=plan.loader,
-        whole=plan.steps_per_dispatch > 1,
-        parallel=parallel,
+        meta={"config": to_json(config), "encoder": facts, "examples": examples_id},
     )
     # -------------------------------------------------------------------------------------- results
     outcome = {}
     if processes.is_writer():
         counts = {name: len(rows) for name, rows in sets.items()}
         pictured = examples.take(sets["validation"][:PICTURED])
-        outcome = _finish(
-            config, workdir, trained, pictured, losses=losses, operations=operations, counts=counts
+        encoder = FrozenEncoder.abstract(facts, operations=operations).with_variables(
+            jax.device_get(encoder_variables(trained.state.variables))
         )
+        outcome = _finish(config, workdir, trained, pictured, encoder=encoder, counts=counts)
     processes.wait("the results are written")
     keep_best_model(workdir)
     return outcome
@@ -181,11 +170,11 @@ def _finish(
     trained: loop.TrainingRun,
     pictured: Examples,
     *,
-    losses: dict[str, float],
-    operations,
+    encoder: FrozenEncoder,
     counts: dict[str, int],
 ) -> dict:
     epochs = trained.history
+    best = next(row for row in epochs if row["epoch"] == trained.best_epoch)
     outcome = {
         "run": {
             "task": f"pretrain a CUTS encoder on {config.data.type} images",
@@ -193,21 +182,20 @@ def _finish(
             "images": f"{counts['train']} train, {counts['validation']} validation",
             "epochs": f"{epochs[-1]['epoch']}, the best is {trained.best_epoch}",
         },
-        "encoder": {f"validation {name}": value for name, value in losses.items()},
+        "encoder": {
+            name.replace("val/", "validation "): value
+            for name, value in best.items()
+            if name.startswith("val/")
+        },
     }
     pictures = workdir / PICTURES
-    encoder = CutsEncoder(
-        CHANNELS[config.data.type],
-        num_kernels=config.model.num_kernels,
-        operations=operations,
-    )
-    variables = jax.device_get(encoder_variables(trained.state.variables))
+    images = pictured.columns["images"]
     with precision.matmul_precision("float32", platform=jax.default_backend()):
-        latents = _encode(pictured.columns["images"], encoder=encoder, variables=variables)
+        latents = _encode(images, encoder=encoder.module, variables=encoder.variables)
     drawn = [
         figures.latents_figure(
             pictures / "latents.png",
-            pictured.columns["images"],
+            images,
             np.asarray(latents)[:, 0],
             names=pictured.names,
         ),

@@ -36,18 +36,20 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
     """Runs the stages that are not finished; returns the results, which it also writes."""
     _check_fields(config)
     workdir = check_workdir(workdir, config)
-    common = {"split": {"fold": config.fold}, "data_type": config.type}
-    segmenter = stage_config(config, "segment", **common)
+    fold = {"fold": config.fold}
+    segmenter = stage_config(config, "segment", data_type=config.type, split=fold)
     open_once = functools.cache(open_dataset)
     with timeline.part("data"):
         dataset = open_once(settings.data_settings(segmenter))
     split = dataset.split(settings.split_settings(segmenter))
-    common["split"] |= {"file": str(workdir / ENCODER_SPLIT)}
-    encoder = Stage("encoder", "encoder", "", stage_config(config, "encoder", **common))
-    encoder_split = dataset.with_more_validation(split, settings.split_settings(encoder.config))
+    fold["file"] = str(workdir / ENCODER_SPLIT)
+    encoder = stage_config(config, "encoder", data_type=config.type, split=fold)
+    encoder_split = dataset.with_more_validation(split, settings.split_settings(encoder))
     annotated = {record.patient for record in dataset.select("segment")}
     stages = list(_stages(config, segmenter, workdir, available=len(split.train & annotated)))
-    all_stages = [encoder] * ("pretrained" in config.kinds) + stages
+    all_stages = list(stages)
+    if "pretrained" in config.kinds:
+        all_stages.insert(0, Stage("encoder", "encoder", "", encoder))
     check_stages(all_stages, workdir)
     check_split(workdir / SPLIT_FILE, split, all_stages, workdir)
     begin(workdir, config, dataset=dataset, split=split)
@@ -66,14 +68,8 @@ def _check_fields(config: ConfigDict) -> None:
         raise UserError(f"config.type={config.type!r} must be one of {', '.join(CHANNELS)}")
     if config.data.shuffle_labels:
         raise UserError("config.data.shuffle_labels=True is a control for classifiers only")
-    settings.check_chosen(config, "kinds", KINDS)
     if config.split.protocol == PAPER:
         raise UserError("config.split.protocol='paper' selects on test: choose 'honest'")
-    odd = [number for number in config.patients if not isinstance(number, int) or number < 0]
-    if odd or not config.patients:
-        raise UserError(
-            f"config.patients={config.patients!r}: give numbers of patients from 1, or 0 for all"
-        )
 
 
 def numbers(config: ConfigDict, *, available: int) -> list[int]:

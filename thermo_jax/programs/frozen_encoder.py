@@ -10,10 +10,11 @@ from ml_collections import ConfigDict
 
 from thermo_jax.data.dataset import Dataset
 from thermo_jax.errors import UserError
+from thermo_jax.files import saved_config
 from thermo_jax.models import frozen
 from thermo_jax.models.cuts import CHANNELS
 from thermo_jax.models.frozen import FrozenEncoder
-from thermo_jax.programs.workdir import saved_config
+from thermo_jax.models.operations import NATIVE, Operations
 from thermo_jax.training.checkpoints import has_checkpoint, load_encoder
 from thermo_jax.training.state import initialise
 
@@ -43,7 +44,7 @@ def own_encoder(config: ConfigDict, workdir: Path, *, operations) -> FrozenEncod
         )
         config.encoder.workdir = began_with
         return own
-    other, _ = _load_pretrained(config, given, operations=operations)
+    other, _ = load_pretrained(given, dtype=config.model.dtype, operations=operations)
     if not all(jax.tree.leaves(jax.tree.map(np.array_equal, other.variables, own.variables))):
         raise UserError(
             f"config.encoder.workdir={given} contains another encoder than the one with which the "
@@ -68,7 +69,7 @@ def open_encoder(config: ConfigDict, *, workdir: str | Path, operations) -> Froz
             "config.encoder.workdir is empty: pretrain an encoder with "
             f"--config=configs/encoder.py:{config.encoder.type} and give its --workdir here"
         )
-    encoder, meta = _load_pretrained(config, workdir, operations=operations)
+    encoder, meta = load_pretrained(workdir, dtype=config.model.dtype, operations=operations)
     facts = encoder.facts
     if not meta["finished"] and meta["config"]["task"] == "encoder":
         logging.warning(
@@ -91,18 +92,17 @@ def open_encoder(config: ConfigDict, *, workdir: str | Path, operations) -> Froz
     return encoder
 
 
-def _load_pretrained(
-    config: ConfigDict, workdir: str | Path, *, operations
+def load_pretrained(
+    workdir: str | Path, *, dtype: str = "float32", operations: Operations = NATIVE
 ) -> tuple[FrozenEncoder, dict]:
-    """A workdir's encoder, and the meta of its checkpoint."""
+    """A workdir's encoder, and the meta of its checkpoint.
 
-    def abstract(meta: dict) -> FrozenEncoder:
-        return FrozenEncoder.abstract(
-            meta["encoder"], dtype=config.model.dtype, operations=operations
-        )
-
-    variables, meta = load_encoder(workdir, like=lambda meta: abstract(meta).variables)
-    return abstract(meta).with_variables(variables), meta
+    Raises:
+      FileNotFoundError: there is no checkpoint.
+    """
+    abstract = partial(FrozenEncoder.abstract, dtype=dtype, operations=operations)
+    variables, meta = load_encoder(workdir, like=lambda meta: abstract(meta["encoder"]).variables)
+    return abstract(meta["encoder"]).with_variables(variables), meta
 
 
 def _untrained(kind: str, config: ConfigDict, *, operations) -> FrozenEncoder:
@@ -136,19 +136,19 @@ def row_name(encoder_type: str, data_type: str) -> str:
 
 
 def encoder_caveat(meta: dict, *, dataset: Dataset, test_patients: set[str]) -> str:
-    """A warning for readers of the results about the encoder's patients; "" in an honest run."""
+    """What readers of the results must know, such as test patients that the encoder saw, or ""."""
     if "kind" in meta:
         return {"random": "random weights, frozen", "none": "none: raw pixels"}[meta["kind"]]
-    seen = seen_by_encoder(meta, dataset=dataset, patients=test_patients)
+    seen = seen_patients(meta, dataset=dataset)
     remedies = {}  # caveat -> remedy
     if seen is None:
         caveat = "pretrained on other data: whether it saw test patients is not known"
         remedies[caveat] = "pretrain it on these files (they may have changed since)"
     else:
-        if seen:
-            caveat = f"transductive: it saw {len(seen)} test patients unlabelled"
+        if tested := seen & test_patients:
+            caveat = f"transductive: it saw {len(tested)} test patients unlabelled"
             remedies[caveat] = "give both runs the same config.split"
-        if saw_unknown_patients(meta, dataset=dataset):
+        if seen - dataset.known_patients:
             caveat = "it saw images of unknown patients, who may be test patients"
             remedies[caveat] = "pretrain it with config.split.protocol='honest'"
     for caveat, remedy in remedies.items():
@@ -156,13 +156,6 @@ def encoder_caveat(meta: dict, *, dataset: Dataset, test_patients: set[str]) -> 
     return "; ".join(remedies)
 
 
-def seen_by_encoder(meta: dict, *, dataset: Dataset, patients: set[str]) -> set[str] | None:
-    """The patients whose images pretrained the encoder; None if it was trained on other data."""
-    if meta["data_fingerprint"] != dataset.fingerprint:
-        return None
-    return patients & set(meta["seen_patients"])
-
-
-def saw_unknown_patients(meta: dict, *, dataset: Dataset) -> bool:
-    """Whether the encoder was pretrained on images of unknown patients."""
-    return not dataset.known_patients.issuperset(meta["seen_patients"])
+def seen_patients(meta: dict, *, dataset: Dataset) -> set[str] | None:
+    """The patients, also unknown ones, whose images pretrained the encoder; None for other data."""
+    return set(meta["seen_patients"]) if meta["data_fingerprint"] == dataset.fingerprint else None

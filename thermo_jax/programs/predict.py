@@ -1,7 +1,7 @@
 """Program "predict": trained decoders -> a user's own thermograms.
 
-files -> pictures -> ensemble of models -> label maps at the pictures' size, evidence at the models'
--> temperatures of regions -> predictions.csv, regions.csv, COCO polygons
+files -> pictures -> ensemble of models -> label maps at the size of the pictures, evidence at the
+size of the models' images -> temperatures of regions -> predictions.csv, regions.csv, COCO polygons
 -> by patient -> patients.csv and a page for each patient
 """
 
@@ -18,7 +18,6 @@ from thermo_jax.errors import UserError
 from thermo_jax.evaluation import results
 from thermo_jax.evaluation.tables import PrintedTable
 from thermo_jax.evaluation.wording import DISCLAIMER, class_title, printable
-from thermo_jax.files import task_of_run
 from thermo_jax.inference.coco import write_coco
 from thermo_jax.inference.overlay import overlay_figure
 from thermo_jax.inference.page import write_page
@@ -40,8 +39,14 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
     models = settings.paths(config, "models")
     if not config.input:
         raise UserError("config.input is empty: give --config.input=<a thermogram or a folder>")
-    _check_unused(workdir, thermograms=config.input)
     workdir = check_workdir(workdir, config)
+    if Path(workdir).resolve() == Path(config.input).expanduser().resolve():
+        raise UserError(
+            f"--workdir={workdir} is config.input too: choose another --workdir, so that results "
+            "do not mix with thermograms"
+        )
+    if (workdir / PREDICTIONS).exists():
+        raise UserError(f"{workdir} already contains predictions: choose another --workdir")
     predictor = Predictor(models, batch_size=config.batch_size, dtype=config.model.dtype)
     predictions = predictor.predict_files(config.input, leave_out=workdir)
     write_config(workdir, config)
@@ -51,7 +56,8 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
     try:
         for item in predictions:
             if isinstance(item, Unreadable):
-                rows.append(_unreadable_row(item))
+                row = {"name": item.name, "patient": patient_of(item.name), "status": "unreadable"}
+                rows.append(row | {"notes": item.reason})
                 read.append(item)
                 continue
             if item.label_map is not None:
@@ -92,24 +98,6 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
     return tables
 
 
-def _check_unused(workdir: str | Path, *, thermograms: str) -> None:
-    """Raises UserError if results would mix with the thermograms or with another run's results."""
-    if not str(workdir):  # `check_workdir` raises the error for an empty path
-        return
-    folder = Path(workdir).expanduser()
-    if folder.resolve() == Path(thermograms).expanduser().resolve():
-        raise UserError(
-            f"--workdir={workdir} is config.input too: choose another --workdir, so that results "
-            "do not mix with thermograms"
-        )
-    task = task_of_run(folder)
-    if task not in (None, "predict"):
-        raise UserError(f"{workdir} contains a run of {task}: choose another --workdir")
-    # The message must not propose to delete the folder, which may contain trained models.
-    if (folder / PREDICTIONS).exists():
-        raise UserError(f"{workdir} already contains predictions: choose another --workdir")
-
-
 def _row(prediction: Prediction) -> dict[str, Any]:
     """One row of predictions.csv. Temperatures in degrees C."""
     picture, values = prediction.picture, list(prediction.probabilities.values())
@@ -137,16 +125,6 @@ def _row(prediction: Prediction) -> dict[str, Any]:
     row["hottest_c"] = hottest.max if hottest else None
     row["hottest_x"], row["hottest_y"] = hottest.hottest if hottest else (None, None)
     return row | {"notes": "; ".join(prediction.notes)}
-
-
-def _unreadable_row(item: Unreadable) -> dict[str, Any]:
-    """One row of predictions.csv."""
-    return {
-        "name": item.name,
-        "patient": patient_of(item.name),
-        "status": "unreadable",
-        "notes": item.reason,
-    }
 
 
 def _patient_row(patient: Patient, *, reports: bool) -> dict[str, Any]:

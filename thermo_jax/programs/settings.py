@@ -4,9 +4,8 @@ A `ConfigDict` stays in `programs/`. The other subpackages receive plain values,
 dataclasses that are made here: what to read, how to train, where to place.
 """
 
-from collections.abc import Collection
-
 import jax
+from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from thermo_jax.configs.common import RULES
@@ -18,7 +17,6 @@ from thermo_jax.models.operations import Operations, choose_operations
 from thermo_jax.training.loop import TrainingPlan
 from thermo_jax.training.parallel import DataParallel
 from thermo_jax.training.placement import Placement
-from thermo_jax.training.train_encoder import LossSettings
 
 # A step on heatmaps takes about 1 ms on an H200: with this many steps in a dispatch, the
 # host prepares the next dispatch before the device needs it.
@@ -36,32 +34,17 @@ def resolve(config: ConfigDict) -> ConfigDict:
 
 def check_fields(config: ConfigDict) -> None:
     """Raises UserError, naming the field, its value and the rule, if a value breaks a rule."""
-    for name, (expected, is_valid) in RULES.items():
-        section, _, field = name.rpartition(".")
-        fields = config.get(section, {}) if section else config
-        if field not in fields:
-            continue
-        value = fields[field]
-        values = {name: value}
-        if isinstance(value, ConfigDict):  # it has a value for each data type
-            values = {f"{name}.{data_type}": value[data_type] for data_type in value}
-        for full_name, single in values.items():
-            if not is_valid(single):
-                raise UserError(f"config.{full_name}={single!r} must be {expected}")
-    for name, fields in (("data.colormap", config.get("data", {})), ("colormap", config)):
-        if "colormap" in fields:
+    for name, value in flatten_dict(config.to_dict(), sep=".").items():
+        # The last part may be a data type: a study's batch_size has a value for each.
+        names = (name, *reversed(name.split(".")))
+        rule = next((RULES[part] for part in names if part in RULES), None)
+        if rule and not rule[1](value):
+            raise UserError(f"config.{name}={value!r} must be {rule[0]}")
+        if name in ("colormap", "data.colormap"):
             try:
-                find_colormap(fields.colormap)
+                find_colormap(value)
             except ValueError as error:
                 raise UserError(f"config.{name}: {error}") from error
-
-
-def check_chosen(config: ConfigDict, field: str, known: Collection[str]) -> None:
-    """Raises UserError if a field with several values is empty or contains an unknown value."""
-    if not config[field] or not set(config[field]) <= set(known):
-        raise UserError(
-            f"config.{field}={config[field]!r}: choose one or more of {', '.join(known)}"
-        )
 
 
 def data_settings(config: ConfigDict) -> DataSettings:
@@ -72,11 +55,6 @@ def data_settings(config: ConfigDict) -> DataSettings:
 def split_settings(config: ConfigDict) -> SplitSettings:
     """Which patients train, validate and test."""
     return SplitSettings(**config.split)
-
-
-def loss_settings(config: ConfigDict) -> LossSettings:
-    """The encoder's loss."""
-    return LossSettings(**config.loss)
 
 
 def training_plan(config: ConfigDict) -> TrainingPlan:

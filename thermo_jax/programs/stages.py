@@ -6,12 +6,10 @@ predictions are used. All possible checks are made before the first stage runs.
 
 import shutil
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 from absl import logging
 from ml_collections import ConfigDict
 
@@ -19,11 +17,10 @@ from thermo_jax.data.dataset import Dataset
 from thermo_jax.data.examples import image_shape
 from thermo_jax.data.splits import Split
 from thermo_jax.errors import UserError
-from thermo_jax.files import folder_path
 from thermo_jax.programs import decoder, decoder_results, encoder, settings
 from thermo_jax.programs.frozen_encoder import check_raw_pixels
 from thermo_jax.programs.lock import only_run_in
-from thermo_jax.programs.workdir import check_workdir, saved_config
+from thermo_jax.programs.workdir import check_workdir
 from thermo_jax.training import timeline, train_decoder
 from thermo_jax.training.checkpoints import FOLDER
 
@@ -76,25 +73,14 @@ def check_stages(stages: Sequence[Stage], workdir: Path) -> None:
             encoder.check_patches(config)
         elif config.encoder.kind == "none":
             check_raw_pixels(config)
-        _check_folder(stage, config, workdir)
+        try:
+            check_workdir(workdir / stage.folder, config)
+        except UserError as error:
+            if stage.task == "encoder" and "split.val_fraction" in str(error):
+                note = "an encoder's split.val_fraction is config.encoder_val_fraction here"
+                raise UserError(f"{error}; {note}") from error
+            raise
     _check_disk(stages, workdir)
-
-
-def _check_folder(stage: Stage, config: ConfigDict, workdir: Path) -> None:
-    """Calls `check_workdir`; an error about an encoder's val_fraction names the study's field."""
-    folder, share = workdir / stage.folder, config.split.val_fraction
-    try:
-        check_workdir(folder, config)
-    except UserError as error:
-        if stage.task != "encoder":
-            raise
-        saved = saved_config(folder_path(folder)).get("split", {}).get("val_fraction", share)
-        if saved == share:
-            raise
-        raise UserError(
-            f"{error}. An encoder's split.val_fraction is config.encoder_val_fraction here: it was "
-            f"{saved}, also in earlier versions without that field"
-        ) from error
 
 
 def check_split(path: Path, split: Split, stages: Sequence[Stage], workdir: Path) -> None:
@@ -160,6 +146,5 @@ def _model_bytes(stage: Stage) -> int:
     model = train_decoder.make_decoder(stage.task, width=stage.config.model.unet_width)
     data = stage.config.data
     height, width, _ = image_shape(data.type, downscale=data.downscale)
-    latents = jax.ShapeDtypeStruct((1, 1, height, width, 128), jnp.float32)
-    shapes = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), latents)
+    shapes = train_decoder.abstract_variables(model, (1, height, width, 128))
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from thermo_jax.configs.common import ROW_TYPES, ROWS
+from thermo_jax.configs.common import ROW_TYPES
 from thermo_jax.data.dataset import PAPER, TRANSDUCTIVE, Dataset, open_dataset
 from thermo_jax.data.splits import Split
 from thermo_jax.errors import UserError
@@ -30,7 +30,6 @@ from thermo_jax.programs.workdir import PICTURES, begin, check_workdir
 from thermo_jax.training import timeline
 
 FOLDS, ENCODER = "folds", "_encoder"
-_FOLD_NAME = re.compile(r"repeat(?P<repeat>\d+)_fold\d+")
 
 
 def run(config: ConfigDict, workdir: str | Path) -> dict:
@@ -47,8 +46,6 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
 
 def _check_fields(config: ConfigDict) -> None:
     settings.check_fields(config)
-    settings.check_chosen(config, "rows", ROWS)
-    settings.check_chosen(config, "tasks", ("classify", "segment"))
     if not 0 <= config.num_folds <= config.split.folds:
         raise UserError(
             f"config.num_folds={config.num_folds} must be from 0 (all) to config.split.folds="
@@ -90,8 +87,8 @@ def _fold(config, workdir: Path, *, name: str, split: dict, variant: str) -> Ite
             stage = stage_config(config, task, data_type=types[1], split=split)
             folder = workdir / f"{name}/encoder_{types[0]}{suffix}"
             stage.encoder.update({"type": types[0], "workdir": str(folder)})
-            shown = f"{row} {variant}" if variant else row
-            yield Stage(task, f"{name}/{task}_{row.replace('/', '')}{suffix}", shown, stage)
+            title = f"{row} {variant}".strip()
+            yield Stage(task, f"{name}/{task}_{row.replace('/', '')}{suffix}", title, stage)
 
 
 def _begin(
@@ -101,20 +98,10 @@ def _begin(
     stages: Sequence[Stage],
     open_dataset: Callable[..., Dataset],
 ) -> None:
-    """Writes config.json, the data report and folds/*.json, whose splits all rows share.
-
-    The splits are those in `config.folds_dir` or new ones.
-
-    Raises:
-      UserError: the folder's splits are incomplete, or the run has begun with other splits.
-    """
+    """Writes config.json, the data report and folds/*.json, whose splits all rows share."""
     with timeline.part("data"):
         dataset = open_dataset(settings.data_settings(stages[0].config))
-    splits: dict[Path, Split] = {}
-    for stage in sorted(stages, key=lambda stage: stage.task == "encoder"):  # decoders first
-        path = Path(stage.config.split.file)
-        if path not in splits:
-            splits[path] = _split(config, stage, dataset, splits=splits)
+    splits = _splits(config, stages, dataset)
     _check_splits(config, splits)
     for path, split in splits.items():
         check_split(path, split, stages, workdir)
@@ -124,34 +111,30 @@ def _begin(
         split.save(path)
 
 
-def _split(
-    config: ConfigDict, stage: Stage, dataset: Dataset, *, splits: Mapping[Path, Split]
-) -> Split:
-    """The split of a stage, read from `config.folds_dir` or new.
+def _splits(config: ConfigDict, stages: Sequence[Stage], dataset: Dataset) -> dict[Path, Split]:
+    """The splits of decoders and of encoders by file, read from `config.folds_dir` or new.
 
-    A new split of an encoder is made from the split of the same fold's decoders, which must be in
-    `splits` already.
+    A new split of encoders is made from the split of the same fold's decoders.
     """
-    file = Path(stage.config.split.file)
-    given = Path(config.folds_dir).expanduser() / file.name
-    if stage.task == "encoder" and not (config.folds_dir and given.is_file()):
-        # `folds_dir` has no file for encoders if an earlier version of this program wrote it.
-        return dataset.with_more_validation(
-            splits[_decoders_file(file)], settings.split_settings(stage.config)
-        )
-    if not config.folds_dir:
-        split_settings = settings.split_settings(stage.config)
-        return dataset.split(
-            dataclasses.replace(split_settings, file="", protocol=config.split.protocol)
-        )
-    if not given.is_file():
-        raise UserError(
-            f"config.folds_dir: {given} is missing; give the folder {FOLDS} of another run "
-            "with as many folds and repeats, or leave it empty"
-        )
-    split = Split.load(given)
-    split.check_names(dataset.known_patients, path=given)
-    return split
+    splits: dict[Path, Split] = {}
+    for stage in sorted(stages, key=lambda stage: stage.task == "encoder"):  # decoders first
+        path, is_encoder = Path(stage.config.split.file), stage.task == "encoder"
+        given = Path(config.folds_dir).expanduser() / path.name
+        is_given = bool(config.folds_dir) and given.is_file()
+        if path in splits:
+            continue
+        if config.folds_dir and not is_given and not is_encoder:
+            raise UserError(
+                f"config.folds_dir: {given} is missing; give the folder {FOLDS} of another run "
+                "with as many folds and repeats, or leave it empty"
+            )
+        wanted = settings.split_settings(stage.config)
+        if is_encoder and not is_given:  # earlier versions wrote no files for encoders
+            splits[path] = dataset.with_more_validation(splits[_decoders_file(path)], wanted)
+        else:
+            file = str(given) if is_given else ""
+            splits[path] = dataset.split(dataclasses.replace(wanted, file=file))
+    return splits
 
 
 def _decoders_file(path: Path) -> Path:
@@ -159,12 +142,10 @@ def _decoders_file(path: Path) -> Path:
 
 
 def _check_splits(config: ConfigDict, splits: Mapping[Path, Split]) -> None:
-    """Raises UserError unless the test sets of each repeat's folds are disjoint.
+    """Raises UserError if a model would train on patients who validate or test it.
 
-    If all folds are run, every patient must be in a test set. A fold's encoder must not train on
-    patients in the validation or test set of its decoders.
+    The test sets of a repeat must be disjoint and, if all folds are run, contain every patient.
     """
-    folds = config.num_folds or config.split.folds
     for path, split in splits.items():
         decoders = splits[_decoders_file(path)]
         if split.test != decoders.test or not split.val >= decoders.val:
@@ -173,9 +154,10 @@ def _check_splits(config: ConfigDict, splits: Mapping[Path, Split]) -> None:
                 f"test its fold's decoders: remove it, and it is made from "
                 f"{_decoders_file(path).name}"
             )
-    in_order = [split for path, split in splits.items() if _decoders_file(path) == path]
-    for first in range(0, len(in_order), folds):
-        repeat = in_order[first : first + folds]
+    folds = config.num_folds or config.split.folds
+    of_decoders = [split for path, split in splits.items() if _decoders_file(path) == path]
+    for first in range(0, len(of_decoders), folds):
+        repeat = of_decoders[first : first + folds]
         tested = [patient for split in repeat for patient in split.test]
         everybody = repeat[0].train | repeat[0].val | repeat[0].test
         twice = len(tested) > len(set(tested))
@@ -200,19 +182,17 @@ def _check_splits(config: ConfigDict, splits: Mapping[Path, Split]) -> None:
 def _finish(config: ConfigDict, workdir: Path, stages: list[Stage]) -> dict:
     by_row: dict[str, dict[str, Any]] = {}
     files = []
-    for task in config.tasks:
-        for row in dict.fromkeys(stage.row for stage in stages if stage.task == task):
-            pooled = pool(
-                [
-                    _predictions(workdir / stage.folder)
-                    for stage in stages
-                    if (stage.task, stage.row) == (task, row)
-                ]
-            )
-            name = f"predictions_{task}_{row.replace('/', '').replace(' ', '_')}.csv"
-            measures, rows = decoder_results.assess(pooled, task=task, row=row, config=config)
-            files.append(PrintedTable.of_records(rows).write_csv(workdir / name))
-            by_row.setdefault(row, {}).update(measures)
+    folders: dict[tuple[str, str], list[Path]] = {}
+    for stage in stages:
+        if stage.task != "encoder":
+            folders.setdefault((stage.task, stage.row), []).append(workdir / stage.folder)
+    # The order of the stages, but with all rows of a task together.
+    for task, row in sorted(folders, key=lambda pair: config.tasks.index(pair[0])):
+        pooled = pool([_predictions(folder) for folder in folders[task, row]])
+        name = f"predictions_{task}_{row.replace('/', '').replace(' ', '_')}.csv"
+        measures, rows = decoder_results.assess(pooled, task=task, row=row, config=config)
+        files.append(PrintedTable.of_records(rows).write_csv(workdir / name))
+        by_row.setdefault(row, {}).update(measures)
     outcome = {
         "run": _facts(config, stages),
         "cautions": [s for measures in by_row.values() for s in measures.get("cautions", ())],
@@ -221,15 +201,15 @@ def _finish(config: ConfigDict, workdir: Path, stages: list[Stage]) -> dict:
             name: dict(zip(table1.COLUMNS, row, strict=True)) for name, row in table1.PAPER.items()
         },
     }
-    shown = {row: _summary(measures) for row, measures in by_row.items()}
+    summaries = {row: _summary(measures) for row, measures in by_row.items()}
     note = reports.INTERVALS
     if config.split.protocol == "paper":
         note += f" {OPTIMISTIC.capitalize()}."
-    table = table1.printed(shown, note=note)
+    table = table1.printed(summaries, note=note)
     facts = results.facts_text("Run", outcome["run"])
     cautions = [textwrap.fill(caution, results.WIDTH) for caution in outcome["cautions"]]
     text = "\n\n".join([facts, table1.text(table), *cautions, DISCLAIMER]) + "\n"
-    pictures = _pictures(workdir / PICTURES, by_row, shown)
+    pictures = _pictures(workdir / PICTURES, by_row, summaries)
     sections = [Section("Table 1", [table]), reports.picture_section(pictures)]
     for row, measures in by_row.items():
         for section in reports.result_sections(measures):
@@ -243,7 +223,7 @@ def _finish(config: ConfigDict, workdir: Path, stages: list[Stage]) -> dict:
 def _predictions(folder: Path) -> Predictions:
     """A stage's predictions; the name of its model consists of the repeat and the fold."""
     predictions, name = Predictions.load(folder / decoder_results.PREDICTIONS), folder.parent.name
-    repeat, count = int(_FOLD_NAME.fullmatch(name)["repeat"]), len(predictions)
+    repeat, count = int(re.findall(r"\d+", name)[0]), len(predictions)
     return dataclasses.replace(
         predictions, models=np.full(count, name), repeats=np.full(count, repeat, np.int32)
     )
@@ -251,12 +231,9 @@ def _predictions(folder: Path) -> Predictions:
 
 def _summary(measures: dict[str, Any]) -> dict[str, Any]:
     """The measures of a row that Table 1 shows: per image, and at the images' own size."""
-    rows = measures.get("classification", {}).get("image")
-    sizes = measures.get("segmentation")
-    return {
-        "classification": next(iter(rows.values())) if rows else None,
-        "segmentation": next(iter(sizes.values())) if sizes else None,
-    }
+    per_image = measures.get("classification", {}).get("image")
+    tables = {"classification": per_image, "segmentation": measures.get("segmentation")}
+    return {task: next(iter(table.values())) for task, table in tables.items() if table}
 
 
 def _facts(config: ConfigDict, stages: list[Stage]) -> dict[str, Any]:
@@ -283,20 +260,20 @@ def _facts(config: ConfigDict, stages: list[Stage]) -> dict[str, Any]:
     return facts
 
 
-def _pictures(folder: Path, by_row: dict[str, dict], shown: dict[str, dict]) -> list[Path]:
+def _pictures(folder: Path, by_row: dict[str, dict], summaries: dict) -> list[Path]:
     pictures = []
     classified = {row: values for row, values in by_row.items() if "classification" in values}
     segmented = {row: values for row, values in by_row.items() if "segmentation" in values}
     if classified:
         pictures += decoder_results.classification_charts(folder, classified, title="Table 1")
-        aurocs = {}
-        for row, values in classified.items():
-            measures = values["classification"]["patient"][row]
-            (aurocs[row],) = results.estimates(measures, ["auroc"])
+        aurocs = {
+            row: results.estimates(values["classification"]["patient"][row], ["auroc"])[0]
+            for row, values in classified.items()
+        }
         pictures.append(charts.interval_figure(folder / "auroc.png", aurocs, measure="AUROC"))
     if segmented:
         pictures += decoder_results.segmentation_charts(folder, segmented, title="Table 1")
-        mious = {row: table1.measured(shown[row])["seg mIoU"] for row in segmented}
+        mious = {row: table1.measured(summaries[row])["seg mIoU"] for row in segmented}
         paper = {row: table1.PAPER[row][-1] for row in segmented if row in table1.PAPER}
         pictures.append(
             charts.interval_figure(folder / "miou.png", mious, reference=paper, measure="mean IoU")

@@ -21,7 +21,7 @@ from thermo_jax.data.dataset import SPLIT_FILE, Dataset
 from thermo_jax.data.examples import Examples
 from thermo_jax.data.splits import Split
 from thermo_jax.errors import UserError
-from thermo_jax.files import CONFIG, digest, folder_path, write_whole
+from thermo_jax.files import CONFIG, digest, folder_path, saved_config, write_whole
 from thermo_jax.training import loop, processes
 from thermo_jax.training.checkpoints import Checkpoints, has_checkpoint
 
@@ -65,17 +65,17 @@ def check_workdir(path: str | Path, config: ConfigDict) -> Path:
       UserError: the path is empty, or the folder contains a run of another configuration.
     """
     workdir = workdir_path(path)
-    begun = has_checkpoint(workdir)
-    try:
-        saved = saved_config(workdir)
-    except ValueError:
-        if begun:
-            raise
+    saved, wanted, begun = saved_config(workdir), to_json(config), has_checkpoint(workdir)
+    if begun and saved is None:
+        raise UserError(
+            f"{workdir / CONFIG} cannot be read, so the configuration of the checkpoints beside it "
+            "is unknown: restore it, or choose another --workdir"
+        )
+    if saved is None:
         return workdir
-    wanted = to_json(config)
-    if not begun:
-        # There is no checkpoint to protect, so only the task must agree. (Runs in subfolders are
-        # checked separately.)
+    if not begun or saved.get("task") != wanted["task"]:
+        # Without a checkpoint to protect, only the task must agree. (Runs in subfolders are checked
+        # separately.) The fields of two tasks are not compared.
         saved, wanted = ({"task": fields.get("task")} for fields in (saved, wanted))
     different = _differences(saved, wanted)
     if different:
@@ -118,23 +118,6 @@ def workdir_path(path: str | Path) -> Path:
     return workdir
 
 
-def saved_config(workdir: Path) -> dict[str, Any]:
-    """The configuration of the run in the folder.
-
-    Raises:
-      UserError: the file is missing or damaged.
-    """
-    file = workdir / CONFIG
-    try:
-        text = file.read_text(encoding="utf-8") if file.is_file() else ""  # buckets' errors differ
-        return dict(json.loads(text)["config"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UserError(
-            f"{file} cannot be read, so the configuration of the checkpoints beside it is unknown: "
-            "restore it, or choose another --workdir"
-        ) from error
-
-
 def to_json(config: ConfigDict) -> dict[str, Any]:
     """The configuration as plain JSON values."""
     return json.loads(config.to_json_best_effort())
@@ -151,22 +134,13 @@ def versions() -> dict[str, str]:
     return installed
 
 
-def lacking_fields(saved: dict, new: dict) -> set[str]:
-    """Names of the fields of a new configuration that a saved one does not have."""
-    return flatten_dict(new, sep=".").keys() - flatten_dict(saved, sep=".").keys()
-
-
 def _differences(saved: dict, new: dict) -> list[str]:
     have, want = flatten_dict(saved, sep="."), flatten_dict(new, sep=".")
-    free = tuple(f".{name}" for name in FREE_FIELDS)
-    for name in lacking_fields(saved, new):
-        for field, value in OLD_DEFAULTS.items():
-            if f".{name}".endswith(f".{field}"):
-                have[name] = value
+    have = {name: value for name, value in OLD_DEFAULTS.items() if name in want} | have
     return [
         f"config.{name} was {have.get(name)!r}, is {want.get(name)!r}"
         for name in sorted(have.keys() | want.keys())
-        if have.get(name) != want.get(name) and not f".{name}".endswith(free)
+        if have.get(name) != want.get(name) and name not in FREE_FIELDS
     ]
 
 

@@ -151,6 +151,12 @@ def make_decoder(
     return Segmenter(num_classes=len(CLASS_NAMES), **common)
 
 
+def abstract_variables(decoder: Decoder, latents_shape: tuple[int, ...]) -> dict:
+    """Returns shapes and types of a decoder's variables for latents of shape (V, H, W, L)."""
+    latents = jax.ShapeDtypeStruct((1, *latents_shape), jnp.float32)
+    return jax.eval_shape(functools.partial(decoder.init, train=False), jax.random.key(0), latents)
+
+
 @functools.cache
 def make_optimizer(learning_rate: float) -> optax.GradientTransformation:
     """Returns Adam; equal numbers give the same object."""
