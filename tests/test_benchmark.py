@@ -1,4 +1,4 @@
-"""The benchmark runs the product's steps; its counts are checked against hand-made ones."""
+"""The benchmark times the real training steps; its counts agree with counts made by hand."""
 
 import json
 
@@ -46,7 +46,7 @@ def test_a_quick_run_prints_a_table_and_appends_json_lines(tmp_path, capsys, tra
     assert "torch" in table and f"{trained}, dispatched together" in table
 
 
-def test_a_case_that_does_not_fit_is_a_row_that_says_so(tmp_path, capsys, monkeypatch):
+def test_a_case_that_does_not_fit_gets_a_row_with_the_reason(tmp_path, capsys, monkeypatch):
     def measured(program, **_):
         case = program.case
         if case.name == "pretrain H":
@@ -76,7 +76,7 @@ def test_random_examples_are_all_different():
     assert latents.astype(np.float32).std(axis=-2).min() > 0
 
 
-def test_a_name_may_say_how_many_images_a_step_has():
+def test_a_case_name_may_specify_the_images_per_step():
     config = benchmark.get_config("quick")
     case = cases.make_case(
         "encode H:5", benchmark_sizes(config), dtype="float32", operations=NATIVE
@@ -87,7 +87,7 @@ def test_a_name_may_say_how_many_images_a_step_has():
             cases.find_case(f"encode H:{images}")
 
 
-def test_hand_counts_are_those_of_the_published_sizes_only():
+def test_counts_made_by_hand_exist_for_the_published_sizes_only():
     config = benchmark.get_config("cpu")
     case = cases.make_case(
         "pretrain H", benchmark_sizes(config), dtype="float32", operations=NATIVE
@@ -112,7 +112,7 @@ def test_xla_counts_the_operations_that_were_counted_by_hand(name):
     config = benchmark.get_config("gpu")
     config.batch_size.heat = 2
     case = cases.make_case(name, benchmark_sizes(config), dtype="float32", operations=NATIVE)
-    # By hand, training is three times the forward pass; nobody needs the gradient of an input.
+    # By hand, training is three times the forward pass; XLA omits the gradient of the input.
     assert compilation.flops(case) / 2e9 == pytest.approx(case.gflop_per_image, rel=0.07)
 
 
@@ -128,13 +128,13 @@ def test_operations_are_not_counted_where_the_cpu_is_hidden(monkeypatch):
 
 def test_a_gray_encoder_on_heatmaps_costs_three_decoders():
     config = benchmark.get_config("gpu")
-    one, three = (
+    one_view, three_views = (
         cases.make_case(
             f"segment {row}", benchmark_sizes(config), dtype="float32", operations=NATIVE
         ).gflop_per_image
         for row in ("H/H", "G/H")
     )
-    assert three == pytest.approx(3 * one)
+    assert three_views == pytest.approx(3 * one_view)
 
 
 @pytest.mark.parametrize("name", ["pretrain", "pretrain X", "segment H", "train H", "encode G/H"])
@@ -144,7 +144,7 @@ def test_an_unknown_case_is_refused_with_the_known_ones(name):
         cases.make_case(name, benchmark_sizes(config), dtype="float32", operations=NATIVE)
 
 
-def test_a_step_that_fits_no_chip_is_told_after_the_rows_of_all(monkeypatch):
+def test_a_step_that_does_not_fit_is_reported_after_all_rows(monkeypatch):
     monkeypatch.setattr(ahead_of_time, "tpu_slice", lambda name: jax.devices())
     monkeypatch.setitem(ahead_of_time.CHIPS, "tiny", (1e-6, 1000, 1))
     config = benchmark.get_config("quick")
