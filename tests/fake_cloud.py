@@ -122,7 +122,7 @@ sys.exit(event)
 
 
 class Cloud:
-    """The stub, a record of its calls, and a checkout of launch/tpu_vm that runs the script."""
+    """The stub, a record of its calls, and a checkout of launch/tpu_vm, where the script runs."""
 
     def __init__(self, folder: Path):
         self.folder = folder

@@ -56,7 +56,7 @@ def fuzz(cases: tuple[int, int], *needs: str, **strategies: st.SearchStrategy) -
 
 
 class NoEnd(BaseException):
-    """The time is over. It is no Exception, so that no reader catches it as a damaged file."""
+    """Raised when the time is over; no Exception, so that readers of damaged files let it pass."""
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ class Interrupted(Exception):
 
 
 def shrink(config, **encoder_fields):
-    """24x32 heatmaps of 8 patients, narrow models, one device."""
+    """Shrinks a configuration: 24x32 heatmaps of 8 patients, narrow models, one device."""
     config.data.root = "data"
     config.data.downscale = 5
     config.data.loader = "numpy"

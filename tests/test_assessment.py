@@ -125,9 +125,8 @@ def test_a_threshold_that_all_rows_share_is_kept_with_the_measures():
     predictions = judged(
         ["1", "2"], [0, 1], [0.2, 0.3], thresholds={"image, tuned": 0.25}, year=[0, 1]
     )
-    rows = assessment.assess_classification(predictions, row="H/H", **SAMPLING)["classification"][
-        "image"
-    ]
+    assessed = assessment.assess_classification(predictions, row="H/H", **SAMPLING)
+    rows = assessed["classification"]["image"]
     assert {name: row["threshold"] for name, row in rows.items()} == {
         "H/H": 0.5,
         "H/H at tuned": 0.25,
@@ -264,7 +263,7 @@ def test_a_repeated_segmenter_has_the_mean_of_its_repeats_and_each_image_once(se
     assert repeated["confusion"]["4x4"].sum() == confusions.sum()
 
 
-def test_auroc_within_models_is_not_hurt_by_their_different_scales():
+def test_auroc_within_models_does_not_depend_on_their_scales():
     parts = [
         judged(["1", "2"], [0, 1], [0.1, 0.2]),
         judged(["3", "4"], [0, 1], [0.8, 0.9], model="fold 1"),

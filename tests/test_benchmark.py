@@ -178,7 +178,7 @@ def test_collectives_are_counted_with_their_bytes():
     }
 
 
-def test_what_devices_send_does_not_grow_with_their_number(tmp_path):
+def test_the_bytes_that_devices_send_do_not_grow_with_their_number(tmp_path):
     config = benchmark.get_config("collectives")
     config.cases = ("pretrain H",)
     config.num_kernels = 2
@@ -189,7 +189,7 @@ def test_what_devices_send_does_not_grow_with_their_number(tmp_path):
     assert set(two) == {"all-reduce"}
 
 
-def test_more_devices_than_there_are_are_refused(tmp_path):
+def test_more_devices_than_available_are_refused(tmp_path):
     config = benchmark.get_config("collectives")
     config.device_counts = (1, 1000)
     with pytest.raises(ValueError, match="XLA_FLAGS=--xla_force_host_platform_device_count=1000"):

@@ -124,7 +124,7 @@ def test_a_saved_decoder_reproduces_its_reported_score(segment_run, encoder_run,
     before = (workdir / "metrics.jsonl").read_bytes()
     config = tiny(segment.get_config("H/H,phantom"), workdir=str(encoder_run))
     elsewhere = encoder_run.with_name("elsewhere")
-    encoder_run.rename(elsewhere)  # the decoder's checkpoint carries the encoder
+    encoder_run.rename(elsewhere)  # the decoder's checkpoint contains the encoder
     try:
         again = main.run(config, workdir)
     finally:

@@ -61,7 +61,7 @@ def test_a_notebook_can_catch_errors_by_pythons_names(kind, builtin):
 
 @pytest.fixture
 def start(monkeypatch, capsys):
-    """Runs the program in this process, with a flag parser that raises: (exit code, stderr)."""
+    """Runs the program with a flag parser that raises; returns (exit code, stderr)."""
 
     def run(error, *arguments):
         def fail(argv):

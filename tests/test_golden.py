@@ -86,7 +86,7 @@ def assert_same_weights(tree, published: dict[str, np.ndarray], *, tolerance: fl
 
 @pytest.fixture(scope="module", autouse=True)
 def full_float32():
-    """No TF32 or bfloat16 passes where the tests run on an accelerator."""
+    """Forbids TF32 and bfloat16 products if the tests run on an accelerator."""
     with jax.default_matmul_precision("highest"):
         yield
 
