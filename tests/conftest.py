@@ -1,4 +1,4 @@
-"""Where tests run (the CPU, eight fake devices), what they read, and shape checks at run time."""
+"""Settings of all tests: eight fake CPU devices, data folders, and shape checks at run time."""
 
 import collections
 import os
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-# Files that take minutes; started last, one would keep one of two processes busy alone.
+# Files that take minutes. They start first, so that two test processes end at about the same time.
 LONGEST = (
     "test_learning.py",
     "test_table1.py",
@@ -20,8 +20,8 @@ LONGEST = (
 )
 FAKE_DEVICES = "--xla_force_host_platform_device_count"
 
-# All of this must be in the environment before the first import of JAX or TensorFlow, and is
-# inherited by the programs that tests start. JAX_PLATFORMS=cuda etc. runs the tests elsewhere.
+# These variables must be set before the first import of JAX or TensorFlow. The programs that tests
+# start inherit them. JAX_PLATFORMS=cuda, for example, runs the tests on a GPU.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 if FAKE_DEVICES not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FAKE_DEVICES}=8".strip()
@@ -38,13 +38,13 @@ install_import_hook(["thermo_jax.models", "thermo_jax.training"], "beartype.bear
 
 
 def pytest_collection_modifyitems(items):
-    """The longest files first; the order within a file stays."""
+    """Runs the longest files first; the order within a file stays the same."""
     place = {name: number for number, name in enumerate(LONGEST)}
     items.sort(key=lambda item: place.get(item.path.name, len(place)))
 
 
 def pytest_terminal_summary(terminalreporter):
-    """The ten slowest tests in one line, with what they prepared."""
+    """Prints the ten slowest tests in one line. Their times include their fixtures."""
     seconds = collections.Counter()
     for reports in terminalreporter.stats.values():
         for report in reports:
@@ -57,8 +57,8 @@ def pytest_terminal_summary(terminalreporter):
 def find_golden_dir() -> Path:
     """Return the folder of reference vectors.
 
-    THERMO_GOLDEN_DIR (an error where that is no folder), else ../shared/golden, else the copies in
-    tests/golden.
+    It is THERMO_GOLDEN_DIR if that is set, else ../shared/golden if that exists, else tests/golden.
+    Raises FileNotFoundError if THERMO_GOLDEN_DIR is not a folder.
     """
     if named := os.environ.get("THERMO_GOLDEN_DIR"):
         if not Path(named).is_dir():
@@ -69,14 +69,14 @@ def find_golden_dir() -> Path:
 
 
 def golden_file(name: str) -> Path:
-    """Return the path of one file of reference vectors; where it is absent, skip the test.
+    """Return the path of a file of reference vectors; skip the test if the file is absent.
 
-    Raises FileNotFoundError where THERMO_GOLDEN_DIR is set and the file is not in that folder.
+    Raises FileNotFoundError if THERMO_GOLDEN_DIR is set and the file is not in that folder.
     """
     path = find_golden_dir() / name
     if not path.is_file():
         if "THERMO_GOLDEN_DIR" in os.environ:
-            raise FileNotFoundError(f"{path} is missing, and THERMO_GOLDEN_DIR allows no skipping")
+            raise FileNotFoundError(f"{path}, in THERMO_GOLDEN_DIR, is missing")
         pytest.skip(f"{path} is absent: set THERMO_GOLDEN_DIR to the folder of reference vectors")
     return path
 
@@ -95,7 +95,7 @@ def golden_dir() -> Path:
 
 @pytest.fixture(scope="session")
 def sample_dir() -> Path:
-    """The sample of real thermograms; the test is skipped where it is absent."""
+    """The sample of real thermograms; the test is skipped if it is absent."""
     folder = find_sample_dir()
     if not folder.is_dir():
         pytest.skip(f"{folder} is absent: set THERMO_SAMPLE_DIR to a sample of DMR-IR")
@@ -104,7 +104,7 @@ def sample_dir() -> Path:
 
 @pytest.fixture(scope="session")
 def foreign_dir() -> Path:
-    """Files of other cameras and tools; the test is skipped where they are absent."""
+    """Files of other cameras and tools; the test is skipped if they are absent."""
     default = ROOT.parent / "shared" / "foreign-sample"
     folder = Path(os.environ.get("THERMO_FOREIGN_DIR") or default)
     if not folder.is_dir():
@@ -114,7 +114,7 @@ def foreign_dir() -> Path:
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory):
-    """A cache of the module's own: no data prepared by the user is touched."""
+    """A cache folder for one test module, so that the user's prepared data stay untouched."""
     folder = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("THERMO_JAX_CACHE_DIR", str(folder))
@@ -123,7 +123,7 @@ def cache(tmp_path_factory):
 
 @pytest.fixture(scope="module", autouse=True)
 def free_compiled_programs():
-    """Every compiled program holds memory maps, of which a process may have 65,530: thousands of
-    tests in one process would end in a segmentation fault inside the compiler."""
+    """Frees a module's compiled programs. They use memory maps, and a process may have 65,530 of
+    these: without this, thousands of tests in one process end in a segmentation fault."""
     yield
     jax.clear_caches()

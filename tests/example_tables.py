@@ -1,4 +1,4 @@
-"""Small tables of examples for tests of what comes after the models."""
+"""Small tables of examples for tests that need no real images."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from thermo_jax.data.examples import Examples
 
 
 def table(patients: Sequence[str], *, names: Sequence[str] | None = None, **columns) -> Examples:
-    """One black heatmap per patient named; `columns` are added."""
+    """Returns a table with one black heatmap per entry of `patients`, plus the given columns."""
     count = len(patients)
     return Examples(
         data_type="heat",

@@ -1,4 +1,4 @@
-"""A stub of gcloud, whose VM is two folders of this machine, for tests of launch/tpu_vm."""
+"""A stub of gcloud for tests of launch/tpu_vm. Its VM is two folders on this machine."""
 
 import json
 import os
@@ -12,7 +12,7 @@ WORKDIR = "gs://bucket/run"
 FLAGS = ["--config=configs/encoder.py:heat", f"--workdir={WORKDIR}"]
 
 GCLOUD = '''
-"""Records its arguments; answers as the scenario says: per verb, one word per call."""
+"""Records its arguments and acts out the scenario, which lists one event per call of a verb."""
 import json, os, pathlib, re, sys
 
 cloud = pathlib.Path(os.environ["FAKE_CLOUD"])
@@ -31,7 +31,7 @@ state, workers = cloud / "state", cloud / "workers"
 
 
 def remove():
-    """Takes the VM away once its programs have ended, lest they write on."""
+    """Deletes the VM after its programs have ended, so that they do not write later."""
     import fcntl, shutil
 
     for lock in workers.glob("*/thermo_jax/lock"):
@@ -122,7 +122,7 @@ sys.exit(event)
 
 
 class Cloud:
-    """The stub, what it was asked, and a checkout (of launch/ only) to call it from."""
+    """The stub, a record of its calls, and a checkout of launch/tpu_vm, where the script runs."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -139,14 +139,14 @@ class Cloud:
         self.plan()
 
     def copy(self, folder: Path) -> "Cloud":
-        """The same in another, empty folder."""
+        """Copies this to another, empty folder."""
         shutil.copytree(self.folder, folder, dirs_exist_ok=True)
         cloud = object.__new__(Cloud)
         cloud.folder, cloud.checkout = folder, folder / "checkout"
         return cloud
 
     def plan(self, **scenario):
-        """What the verbs answer, call by call, and the program's exit codes, start by start."""
+        """Sets the events of a verb (one per call) and the program's exit codes (one per start)."""
         (self.folder / "scenario").write_text(json.dumps(scenario))
 
     def start(self, *words: str, **settings: str) -> subprocess.Popen:
@@ -155,7 +155,7 @@ class Cloud:
             **{"FAKE_CLOUD": str(self.folder), "ZONE": "us-west4-a", "PAUSE": "0", "LIMIT": "30"},
             **settings,
         }
-        return subprocess.Popen(  # which heeds SIGINT, though these tests run in the background
+        return subprocess.Popen(  # `env` restores SIGINT, which background processes ignore
             ["env", "--default-signal=INT", "bash", "launch/tpu_vm/tpu_vm.sh", *words],
             cwd=self.checkout,
             env=environment,
@@ -185,12 +185,12 @@ class Cloud:
         return self.lines(f"program{worker}")
 
     def run_until_sigterm(self):
-        """Starts programs that go on until SIGTERM; returns when they wait for it."""
+        """Starts programs that run until SIGTERM; returns when they wait for it."""
         self.plan(program=["until SIGTERM"] * 2)
         pipes = [self.folder / f"started{worker}" for worker in (0, 1)]
         for pipe in pipes:
             os.mkfifo(pipe)
         assert self.call("run", *FLAGS).returncode == 0
         for pipe in pipes:
-            pipe.open().close()  # opens when the program has opened the other end
+            pipe.open().close()  # blocks until the program opens the other end
             pipe.unlink()

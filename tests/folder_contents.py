@@ -1,4 +1,4 @@
-"""The contents of folders, to be compared before and after."""
+"""Reads the contents of folders, which tests compare before and after an action."""
 
 import os
 from pathlib import Path
@@ -7,12 +7,12 @@ from thermo_jax.training.checkpoints import FOLDER
 
 
 def contents(folder: str | os.PathLike) -> dict[Path, tuple[bytes, int]]:
-    """Every file's bytes and time of change, and every folder."""
-    found = {}
+    """Returns the bytes and the time of change of every file, and b"" and 0 for every folder."""
+    entries = {}
     for path in Path(folder).rglob("*"):
         is_file = path.is_file()
-        found[path] = (path.read_bytes(), path.stat().st_mtime_ns) if is_file else (b"", 0)
-    return found
+        entries[path] = (path.read_bytes(), path.stat().st_mtime_ns) if is_file else (b"", 0)
+    return entries
 
 
 def kept_steps(workdir: Path) -> list[int]:

@@ -1,4 +1,4 @@
-"""Fuzzing for test_fuzz.py: how files are damaged, and what a test of damaged files must bear."""
+"""Fuzzing for test_fuzz.py: damages files, and limits the time, memory and errors of its tests."""
 
 import contextlib
 import functools
@@ -13,15 +13,15 @@ from hypothesis import strategies as st
 from thermo_jax.errors import UserError, is_users
 
 LONGEST = 20  # seconds that a case may take, on a busy machine
-MOST_MEMORY = 1e9  # bytes that a test may add at its height
+MOST_MEMORY = 1e9  # bytes by which the memory of the process may grow
 NUMBERS = [b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"\x00\x00\x00\x00", b"\x80", b"1e999", b"nan"]
 TOKENS = [b",", b";", b"\n", b"\r", b"\t", b"-", b".", b"[", b"{", b'"', b"\x00", b"\xef\xbb\xbf"]
 
 
 def fuzz(cases: tuple[int, int], *needs: str, **strategies: st.SearchStrategy) -> Callable:
-    """Runs a test on examples of `strategies`, as many as `cases` says: (quick suite, all).
+    """Runs a test on examples of `strategies`; `cases` are their numbers: (quick suite, all).
 
-    The test's first argument is a folder; it also gets the fixtures that `needs` names.
+    The test's first argument is a folder; it also gets the fixtures named in `needs`.
     """
 
     def decorate(test: Callable) -> Callable:
@@ -49,19 +49,19 @@ def fuzz(cases: tuple[int, int], *needs: str, **strategies: st.SearchStrategy) -
             assert calls >= count
 
         functools.update_wrapper(run, test, assigned=("__name__", "__doc__", "__module__"))
-        del run.__wrapped__  # pytest would take the test's arguments for fixtures
+        del run.__wrapped__  # else pytest treats the test's arguments as fixtures
         return run
 
     return decorate
 
 
 class NoEnd(BaseException):
-    """Nothing that reads damaged files takes it for damage."""
+    """Raised when the time is over; no Exception, so that readers of damaged files let it pass."""
 
 
 @contextlib.contextmanager
 def time_limit() -> Iterator[None]:
-    """Raises NoEnd after a while."""
+    """Raises NoEnd after LONGEST seconds."""
 
     def stop(*_):
         raise NoEnd(f"no end after {LONGEST} s")
@@ -77,8 +77,8 @@ def time_limit() -> Iterator[None]:
 
 @contextlib.contextmanager
 def memory_limit() -> Iterator[None]:
-    """The process is never larger by more than MOST_MEMORY than at the start."""
-    Path("/proc/self/clear_refs").write_text("5")  # forgets the highest so far
+    """Fails if the memory of the process grows by MOST_MEMORY or more."""
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak, VmHWM
     before = _memory("VmRSS")
     yield
     added = _memory("VmHWM") - before
@@ -93,7 +93,7 @@ def _memory(name: str) -> int:
 
 @contextlib.contextmanager
 def only_user_errors(message: str = "") -> Iterator[None]:
-    """Nothing, or an error, with `message`, that the program turns into one line."""
+    """Allows no error but a user's mistake: one line that contains `message`."""
     try:
         yield
     except (UserError, OSError) as error:
@@ -103,7 +103,7 @@ def only_user_errors(message: str = "") -> Iterator[None]:
 
 @st.composite
 def damaged(draw, seeds: list[bytes]) -> bytes:
-    """A whole file with one to six wounds, half of them in its first part."""
+    """Draws a file with one to six damaged places, half of them in its first 300 bytes."""
     data = bytearray(draw(st.sampled_from(seeds)))
     for _ in range(draw(st.integers(1, 6))):
         reach = min(len(data), 300) if draw(st.booleans()) else len(data)

@@ -1,4 +1,4 @@
-"""Freezes small runs: `python make.py FOLDER`, with the code whose workdirs are to be kept."""
+"""Makes the small runs of tests/old_runs: `python make_old_runs.py FOLDER`, with the old code."""
 
 import os
 import shutil
@@ -16,11 +16,11 @@ EPOCHS = 3
 
 
 class Interrupted(Exception):
-    """Stands for whatever stops a run."""
+    """Stops a run, as a kill or a full disk would."""
 
 
 def shrink(config, **encoder_fields):
-    """24x32 heatmaps of 8 patients, narrow models, one device."""
+    """Shrinks a configuration: 24x32 heatmaps of 8 patients, narrow models, one device."""
     config.data.root = "data"
     config.data.downscale = 5
     config.data.loader = "numpy"
@@ -38,7 +38,7 @@ def shrink(config, **encoder_fields):
 
 
 def run_until(epoch, config, workdir):
-    """Trains; stopped after the epoch, if there is one."""
+    """Trains, and stops after the epoch unless it is None."""
 
     def on_epoch(number):
         if number == epoch:
@@ -55,7 +55,7 @@ def run_until(epoch, config, workdir):
 
 
 def prune(workdir):
-    """Leaves what a run needs to go on, and what a reader needs to predict."""
+    """Deletes files that neither a continued run nor a prediction needs."""
     for name in ("tensorboard", "pictures", "tables"):
         shutil.rmtree(workdir / name, ignore_errors=True)
     for name in ("report.html", "report.md", "results.txt", ".lock"):

@@ -1,4 +1,4 @@
-"""Tiny runs whose tables are on the devices."""
+"""Tiny runs whose data tables lie in device memory."""
 
 import numpy as np
 from tiny_training import Run
@@ -7,7 +7,7 @@ from thermo_jax.training import resident
 
 
 def on_devices(run: Run, *, steps: int = 5) -> Run:
-    """The same run with its tables on the devices; so many steps, or batches, a dispatch."""
+    """Returns the run with its tables in device memory and up to `steps` steps per dispatch."""
     wrap, trainer = run.parallel.wrap, run.trainer
     columns = {name: np.concatenate([x, run.validation[name]]) for name, x in run.train.items()}
     rows = {"train": range(20), "validation": range(20, 31)}

@@ -1,4 +1,4 @@
-"""Saves decoders of random weights as a training run would leave them."""
+"""Saves decoders with random weights in the same form as a training run."""
 
 import functools
 from functools import partial
@@ -22,7 +22,7 @@ frozen_encoder = functools.cache(tiny.frozen_encoder)
 
 @partial(jax.jit, static_argnames=("decoder", "unet"))
 def init(key, latents, *, decoder, unet):
-    """A decoder's random variables, compiled once for decoders of a kind and their `unet`."""
+    """Returns a decoder's random variables; compiled once per kind of decoder and `unet`."""
     return decoder.init(key, latents, train=False)
 
 
@@ -35,10 +35,10 @@ def save_decoder(
     finished: bool = True,
     **data: Any,
 ) -> Path:
-    """A run's checkpoint, as its last epoch leaves it; the weights are random.
+    """Writes a checkpoint with random weights, as the last epoch of a run does.
 
     Args:
-      data: fields of `config.data` that are unlike the shipped ones.
+      data: fields of `config.data` that differ from the shipped ones.
     """
     config = tiny.decoder_config(task, row)
     config.data = common.data(config.data.type)

@@ -1,4 +1,4 @@
-"""The quick preset of Table 1, and its fold files alone."""
+"""The quick preset of the Table 1 program, and a function that writes only its fold files."""
 
 from thermo_jax.configs import table1 as table1_config
 from thermo_jax.data.dataset import open_dataset

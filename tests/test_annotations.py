@@ -30,8 +30,8 @@ def test_label_maps_of_the_sample_agree_pixel_for_pixel(sample_dir):
     expected = {path.stem: path for path in (sample_dir / "label_maps").glob("*.png")}
     assert annotated.keys() == expected.keys() and expected
     for stem, path in expected.items():
-        found = label_map(annotated[stem].regions)
-        np.testing.assert_array_equal(found, np.asarray(Image.open(path)), err_msg=stem)
+        actual = label_map(annotated[stem].regions)
+        np.testing.assert_array_equal(actual, np.asarray(Image.open(path)), err_msg=stem)
 
 
 def test_later_regions_cover_earlier_ones_and_the_rest_is_background():
@@ -112,24 +112,24 @@ def test_ids_need_not_be_contiguous_and_file_order_is_kept(tmp_path):
         {"id": i, "image_id": image, "category_id": category, "segmentation": [BOX]}
         for i, image, category in [(9, 70, 900), (2, 3, 5), (1, 70, 5)]
     ]
-    found, report = read(tmp_path, document)
-    assert [r.class_index for r in found["a"]] == [NECK, LEFT_BREAST]
-    assert [r.class_index for r in found["b"]] == [LEFT_BREAST]
+    regions, report = read(tmp_path, document)
+    assert [r.class_index for r in regions["a"]] == [NECK, LEFT_BREAST]
+    assert [r.class_index for r in regions["b"]] == [LEFT_BREAST]
     assert not report.oddities
 
 
 def test_folders_of_file_names_are_kept_in_either_notation(tmp_path):
-    found, report = read(tmp_path, coco({1: "0001/a.jpg", 2: "0002\\a.1.00.jpg", 3: ".."}, []))
-    assert set(found) == {"0001/a", "0002/a.1.00"}
-    assert report.count("unreadable-annotations") == 1  # the file without a name
+    regions, report = read(tmp_path, coco({1: "0001/a.jpg", 2: "0002\\a.1.00.jpg", 3: ".."}, []))
+    assert set(regions) == {"0001/a", "0002/a.1.00"}
+    assert report.count("unreadable-annotations") == 1  # the image whose name is '..'
 
 
 @pytest.mark.parametrize("section, field", [("images", "file_name"), ("categories", "name")])
 def test_an_id_that_means_two_things_makes_the_file_unreadable(tmp_path, section, field):
     document = coco({1: "a.jpg"}, [{"image_id": 1, "category_id": 8}])
     document[section].append(document[section][0] | {field: "other"})
-    found, report = read(tmp_path, document)
-    assert not found
+    regions, report = read(tmp_path, document)
+    assert not regions
     assert "'other'" in report.oddities[0].detail
     assert report.count("unreadable-annotations") == 1
 
@@ -138,8 +138,8 @@ def test_category_names_may_be_written_with_spaces_or_hyphens(tmp_path):
     entries = [{"image_id": 1, "category_id": c} for c in (1, 2)]
     document = coco({1: "a.jpg"}, entries)
     document["categories"] = [{"id": 1, "name": "Left breast"}, {"id": 2, "name": "right-nipple"}]
-    found, report = read(tmp_path, document)
-    assert [CLASS_NAMES[r.class_index] for r in found["a"]] == ["left_breast", "right_nipple"]
+    regions, report = read(tmp_path, document)
+    assert [CLASS_NAMES[r.class_index] for r in regions["a"]] == ["left_breast", "right_nipple"]
     assert not report.oddities
 
 
@@ -147,16 +147,16 @@ def test_category_names_may_be_written_with_spaces_or_hyphens(tmp_path):
     "document", ["", "{", "[]", '{"images": 3}', '{"images": [1]}', "[" * 200_000, "\x00"]
 )
 def test_an_unreadable_file_is_reported_by_name(tmp_path, document):
-    found, report = read(tmp_path, document)
-    assert not found
+    regions, report = read(tmp_path, document)
+    assert not regions
     assert report.count("unreadable-annotations") == 1
     assert report.oddities[0].file == "52_instances_default.json"
 
 
 def test_several_rings_are_kept_and_noted(tmp_path):
     entry = {"image_id": 1, "category_id": 8, "segmentation": [BOX, [1, 1, 9, 1, 9, 9]]}
-    found, report = read(tmp_path, coco({1: "a.jpg"}, [entry]))
-    assert len(found["a"][0].rings) == 2
+    regions, report = read(tmp_path, coco({1: "a.jpg"}, [entry]))
+    assert len(regions["a"][0].rings) == 2
     assert report.count("several-rings") == 1
 
 
@@ -165,22 +165,22 @@ def test_an_unknown_category_loses_only_its_region(tmp_path):
         {1: "a.jpg"}, [{"image_id": 1, "category_id": 77}, {"image_id": 1, "category_id": 8}]
     )
     document["categories"].append({"id": 77, "name": "scar"})
-    found, report = read(tmp_path, document)
-    assert [r.class_index for r in found["a"]] == [NECK]
-    assert report.count("unknown-category") == 2  # the category, and the region that has it
+    regions, report = read(tmp_path, document)
+    assert [r.class_index for r in regions["a"]] == [NECK]
+    assert report.count("unknown-category") == 2  # the category and its region
     assert "scar" in report.oddities[0].detail
 
 
 def test_an_annotation_of_an_unlisted_image_is_noted(tmp_path):
-    found, report = read(tmp_path, coco({1: "a.jpg"}, [{"image_id": 2, "category_id": 8}]))
-    assert found == {"a": ()}
+    regions, report = read(tmp_path, coco({1: "a.jpg"}, [{"image_id": 2, "category_id": 8}]))
+    assert regions == {"a": ()}
     assert report.count("unknown-image-id") == 1
 
 
 def test_an_image_annotated_at_another_size_is_left_out(tmp_path):
     document = coco({1: "a.jpg"}, [{"image_id": 1, "category_id": 8}], size=(800, 600))
-    found, report = read(tmp_path, document)
-    assert found == {}
+    regions, report = read(tmp_path, document)
+    assert regions == {}
     assert [(o.kind, o.file) for o in report.oddities] == [("annotation-size", "a.jpg")]
 
 
@@ -203,13 +203,13 @@ def test_an_image_with_a_polygon_that_cannot_be_drawn_counts_as_not_annotated(
 ):
     entries = [{"image_id": 1, "category_id": c} for c in (1, 8)]
     entries[1]["segmentation"] = segmentation
-    found, report = read(tmp_path, coco({1: "a.jpg"}, entries))
-    assert found == {"a": ()}  # a map without the neck would call the neck background
+    regions, report = read(tmp_path, coco({1: "a.jpg"}, entries))
+    assert regions == {"a": ()}  # else the label map would show the neck as background
     assert report.count("unusable-polygon") == 1
 
 
 def test_an_image_listed_twice_keeps_the_first(tmp_path):
     entries = [{"image_id": 1, "category_id": 8}, {"image_id": 2, "category_id": 1}]
-    found, report = read(tmp_path, coco({1: "a.jpg", 2: "a.jpg"}, entries))
-    assert [r.class_index for r in found["a"]] == [NECK]
+    regions, report = read(tmp_path, coco({1: "a.jpg", 2: "a.jpg"}, entries))
+    assert [r.class_index for r in regions["a"]] == [NECK]
     assert report.count("repeated-image") == 1

@@ -1,4 +1,4 @@
-"""The classifiers that see no anatomy: each finds its own confounder, and nothing else."""
+"""The baseline classifiers, which see no anatomy: each detects its own confounder and no other."""
 
 import warnings
 
@@ -23,7 +23,7 @@ def _labels(count=80):
 
 
 def _features(seed=0, count=80, columns=None):
-    """Features of noise that say nothing of the label, but for the columns given."""
+    """Returns random features that do not depend on the label, except the given `columns`."""
     rng = np.random.default_rng(seed)
     noise = {
         "mean intensity": rng.normal(100, 10, count),

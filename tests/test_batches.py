@@ -41,7 +41,7 @@ def test_a_batch_larger_than_the_table_repeats_rows_as_evenly_as_possible():
     assert sorted(np.bincount(rows, minlength=3)) == [2, 3, 3]
 
 
-def test_another_seed_is_another_order():
+def test_another_seed_gives_another_order():
     assert not np.array_equal(stream(50, 10, 5, seed=0), stream(50, 10, 5, seed=1))
 
 
@@ -55,7 +55,7 @@ def test_a_resumed_run_reads_the_batches_that_an_uninterrupted_one_would():
         np.testing.assert_array_equal(batch["index"], expected["index"])
 
 
-def test_a_training_batch_holds_rows_of_every_column_and_says_which():
+def test_a_training_batch_contains_rows_of_every_column_and_their_indices():
     columns = table(7)
     (batch,) = batches.train_batches(columns, batch_size=4, seed=0, num_steps=1)
     np.testing.assert_array_equal(batch["images"], columns["images"][batch["index"]])
@@ -131,11 +131,11 @@ def wide_table(num_rows: int = 7) -> dict[str, np.ndarray]:
 def assert_same_batches(left, right):
     left, right = list(left), list(right)
     assert len(left) == len(right) > 0
-    for one, other in zip(left, right, strict=True):
-        assert one.keys() == other.keys()
-        for name in one:
-            assert one[name].dtype == other[name].dtype
-            np.testing.assert_array_equal(one[name], other[name], err_msg=name)
+    for batch, expected in zip(left, right, strict=True):
+        assert batch.keys() == expected.keys()
+        for name in batch:
+            assert batch[name].dtype == expected[name].dtype
+            np.testing.assert_array_equal(batch[name], expected[name], err_msg=name)
 
 
 @pytest.mark.parametrize("process", [{}, {"process_index": 1, "process_count": 2}])
@@ -187,7 +187,7 @@ def test_the_numpy_loader_runs_where_tensorflow_is_not_installed():
 
 
 @pytest.mark.parametrize("loader", batches.LOADERS)
-def test_an_impossible_batch_is_refused_before_the_first_one_is_asked_for(loader):
+def test_an_impossible_batch_size_is_refused_before_the_first_batch(loader):
     with pytest.raises(ValueError, match="batch_size"):
         batches.train_batches(wide_table(), batch_size=0, seed=0, num_steps=1, loader=loader)
 

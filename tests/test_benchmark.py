@@ -1,4 +1,4 @@
-"""The benchmark runs the product's steps; its counts are checked against hand-made ones."""
+"""The benchmark times the real training steps; its counts agree with counts made by hand."""
 
 import json
 import textwrap
@@ -48,7 +48,7 @@ def test_a_quick_run_prints_a_table_and_appends_json_lines(tmp_path, capsys, tra
     assert "torch" in table and f"{trained}, dispatched together" in table
 
 
-def test_a_case_that_does_not_fit_is_a_row_that_says_so(tmp_path, capsys, monkeypatch):
+def test_a_case_that_does_not_fit_gets_a_row_with_the_reason(tmp_path, capsys, monkeypatch):
     def measured(case, **_):
         if case.name == "pretrain H":
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 3 GB too many\nstack")
@@ -77,7 +77,7 @@ def test_random_examples_are_all_different():
     assert latents.astype(np.float32).std(axis=-2).min() > 0
 
 
-def test_a_name_may_say_how_many_images_a_step_has():
+def test_a_case_name_may_specify_the_images_per_step():
     config = benchmark.get_config("quick")
     case = cases.make_case(
         "encode H:5", benchmark_settings(config), dtype="float32", operations=NATIVE
@@ -88,7 +88,7 @@ def test_a_name_may_say_how_many_images_a_step_has():
             cases.find_case(f"encode H:{images}")
 
 
-def test_hand_counts_are_those_of_the_published_sizes_only():
+def test_counts_made_by_hand_exist_for_the_published_sizes_only():
     config = benchmark.get_config("cpu")
     case = cases.make_case(
         "pretrain H", benchmark_settings(config), dtype="float32", operations=NATIVE
@@ -113,7 +113,7 @@ def test_xla_counts_the_operations_that_were_counted_by_hand(name):
     config = benchmark.get_config("gpu")
     config.batch_size.heat = 2
     case = cases.make_case(name, benchmark_settings(config), dtype="float32", operations=NATIVE)
-    # By hand, training is three times the forward pass; nobody needs the gradient of an input.
+    # By hand, training is three times the forward pass; XLA omits the gradient of the input.
     assert compilation.flops(case) / 2e9 == pytest.approx(case.gflop_per_image, rel=0.07)
 
 
@@ -131,13 +131,13 @@ def test_operations_are_not_counted_where_the_cpu_is_hidden(monkeypatch):
 
 def test_a_gray_encoder_on_heatmaps_costs_three_decoders():
     config = benchmark.get_config("gpu")
-    one, three = (
+    one_view, three_views = (
         cases.make_case(
             f"segment {row}", benchmark_settings(config), dtype="float32", operations=NATIVE
         ).gflop_per_image
         for row in ("H/H", "G/H")
     )
-    assert three == pytest.approx(3 * one)
+    assert three_views == pytest.approx(3 * one_view)
 
 
 @pytest.mark.parametrize("name", ["pretrain", "pretrain X", "segment H", "train H", "encode G/H"])
@@ -147,7 +147,7 @@ def test_an_unknown_case_is_refused_with_the_known_ones(name):
         cases.make_case(name, benchmark_settings(config), dtype="float32", operations=NATIVE)
 
 
-def test_a_step_that_fits_no_chip_is_told_after_the_rows_of_all(monkeypatch):
+def test_a_step_that_does_not_fit_is_reported_after_all_rows(monkeypatch):
     monkeypatch.setattr(ahead_of_time, "tpu_slice", lambda name: jax.devices())
     monkeypatch.setitem(ahead_of_time.CHIPS, "tiny", (1e-6, 1000, 1))
     config = benchmark.get_config("quick")
@@ -184,7 +184,7 @@ def test_collectives_are_counted_with_their_bytes():
     }
 
 
-def test_what_devices_send_does_not_grow_with_their_number(tmp_path):
+def test_the_bytes_that_devices_send_do_not_grow_with_their_number(tmp_path):
     config = benchmark.get_config("collectives")
     config.cases = ("pretrain H",)
     config.num_kernels = 2
@@ -195,7 +195,7 @@ def test_what_devices_send_does_not_grow_with_their_number(tmp_path):
     assert set(two) == {"all-reduce"}
 
 
-def test_more_devices_than_there_are_are_refused(tmp_path):
+def test_more_devices_than_available_are_refused(tmp_path):
     config = benchmark.get_config("collectives")
     config.device_counts = (1, 1000)
     with pytest.raises(ValueError, match="XLA_FLAGS=--xla_force_host_platform_device_count=1000"):

@@ -1,4 +1,4 @@
-"""What the benchmark does for a GPU, tried on the CPU."""
+"""The benchmark's functions for GPUs, tested on the CPU."""
 
 import os
 import re
@@ -22,9 +22,9 @@ quick_compilation = pytest.fixture(scope="module", autouse=True)(tiny.quick_comp
 TIMES = {"images_per_s": 8.0, "ms_per_step": 2.0, "ms_min": 1.0, "ms_max": 3.0}
 
 
-def test_the_gpu_preset_is_five_bfloat16_cases_without_what_the_host_costs():
+def test_the_gpu_preset_has_five_bfloat16_cases_and_does_not_time_the_host():
     config = benchmark.get_config("gpu")
-    found = [
+    made = [
         cases.make_case(
             name, benchmark_settings(config), dtype=dtype, operations=NATIVE, platform="gpu"
         )
@@ -32,7 +32,7 @@ def test_the_gpu_preset_is_five_bfloat16_cases_without_what_the_host_costs():
         for name in config.cases
     ]
     assert config.dtypes == ("bfloat16",) and not config.feeding
-    assert [(case.name, case.batch_size) for case in found] == [
+    assert [(case.name, case.batch_size) for case in made] == [
         ("pretrain H", 64),
         ("segment H/H", 64),
         ("pretrain H", 16),
@@ -72,7 +72,7 @@ def test_each_case_is_timed_and_written_before_the_next_is_compiled(tmp_path, mo
 
 
 @pytest.mark.parametrize("mode", ["pmap", "shard_map"])
-def test_the_kernels_of_a_step_are_told_with_their_times(mode):
+def test_the_kernels_of_a_step_are_listed_with_their_times(mode):
     config = benchmark.get_config("quick")
     settings = benchmark_settings(config)
     case = cases.make_case("encode H:8", settings, dtype="float32", operations=NATIVE)
@@ -94,10 +94,10 @@ def test_one_step_in_each_type_is_compared_with_float32_on_the_cpu(tmp_path, cap
     config.cases, config.num_kernels = ("pretrain H:2",), 2
     full, tf32, half = main.run(config, tmp_path)["rows"]
     assert [row["dtype"] for row in (full, tf32, half)] == list(config.dtypes)
-    for what in ("loss", "gradients", "statistics"):
-        # The CPU's own convolution against XLA's; it multiplies TF32 as float32.
-        assert 0 <= full["errors"][what] == tf32["errors"][what] < 1e-4
-        assert 1e-4 < half["errors"][what] < 0.5
+    for part in ("loss", "gradients", "statistics"):
+        # The error of our CPU convolution against XLA's; the CPU computes TF32 as float32.
+        assert 0 <= full["errors"][part] == tf32["errors"][part] < 1e-4
+        assert 1e-4 < half["errors"][part] < 0.5
     assert re.search("^pretrain H:2 +bfloat16 ", capsys.readouterr().out, re.MULTILINE)
 
 
@@ -111,9 +111,10 @@ def test_nothing_is_compared_where_the_cpu_is_hidden(monkeypatch):
         next(compare.precision_rows(settings, conv="auto"))
 
 
-def test_the_table_says_whether_a_dispatch_is_one_graph():
+def test_the_table_shows_whether_a_dispatch_is_one_graph():
     def row(**about):
-        return {"case": "pretrain H", "dtype": "bfloat16", "batch_size": 64} | TIMES | about
+        case = {"case": "pretrain H", "dtype": "bfloat16", "batch_size": 64, "device": "a chip"}
+        return case | TIMES | about
 
     ours = {"framework": "thermo_jax", "platform": "gpu"}
     rows = [
@@ -124,10 +125,9 @@ def test_the_table_says_whether_a_dispatch_is_one_graph():
         row(framework="torch", platform="gpu", how="compiled, one CUDA graph"),
         row(framework="thermo_jax", platform="cpu", flags=xla_flags.ONE_GRAPH),
     ]
-    rows = [each | {"device": "a chip"} for each in rows]
     lines = tables.show(rows).splitlines()[1:7]
-    found = [line.rpartition("  ")[2] for line in lines]
-    assert found == ["one", "XLA's own", "XLA's own", "no graphs", "one", "-"]
+    graphs = [line.rpartition("  ")[2] for line in lines]
+    assert graphs == ["one", "XLA's own", "XLA's own", "no graphs", "one", "-"]
 
 
 def test_a_benchmark_imports_no_tensorflow(tmp_path):

@@ -1,4 +1,4 @@
-"""The PyTorch yardstick (launch/benchmark_torch.py) does the product's work; its options hold."""
+"""launch/benchmark_torch.py, the comparison with PyTorch: it computes the same steps as we do."""
 
 import copy
 import json
@@ -39,13 +39,13 @@ def channels_last(x):
 
 @pytest.fixture
 def on_a_gpu(monkeypatch):
-    """Chooses what the steps do on a GPU; it runs on the CPU, too."""
+    """Makes the steps use their GPU code, which also runs on the CPU."""
     monkeypatch.setattr(torch_steps, "on_cpu", lambda x: False)
 
 
 @pytest.fixture
 def unmeasured(monkeypatch):
-    """Replaces measurements, each of which takes a second of a clock of its own; lists them."""
+    """Replaces `measure`: lists the cases; a fake clock adds one second per case."""
     measured = []
 
     def measure(name, batch, *, device, quick):
@@ -60,7 +60,7 @@ def unmeasured(monkeypatch):
     return measured
 
 
-def test_a_quick_run_appends_rows_that_the_products_table_shows(tmp_path):
+def test_a_quick_run_appends_rows_that_our_table_shows(tmp_path):
     script = ROOT / "launch" / "benchmark_torch.py"
     command = [sys.executable, script, "--quick", "--device=cpu", f"--workdir={tmp_path}"]
     subprocess.run(command, check=True, timeout=600)
@@ -72,14 +72,14 @@ def test_a_quick_run_appends_rows_that_the_products_table_shows(tmp_path):
     assert table[-1] == "on cpu (cpu)"
 
 
-def test_edges_of_slices_are_those_of_replicate_padding():
+def test_repeated_edges_equal_replicate_padding():
     x = torch.from_numpy(normal(0, 2, 3, 4, 6))
     padded = torch.nn.functional.pad(x, (2, 2, 2, 2), mode="replicate")
     assert torch.equal(torch_steps.repeat_edges(x, 2), padded)
 
 
 @pytest.mark.parametrize("height, width", [(1, 5), (7, 10)])
-def test_doubling_and_halving_by_slices_are_the_products(on_a_gpu, height, width):
+def test_doubling_and_halving_by_slices_equal_ours(on_a_gpu, height, width):
     x = normal(0, 2, height, width, 3)
     doubled = torch_steps.upsample(channels_first(x))
     expected = resampling.upsample(jnp.asarray(x))
@@ -90,24 +90,24 @@ def test_doubling_and_halving_by_slices_are_the_products(on_a_gpu, height, width
 
 
 @pytest.mark.parametrize("gpu", [False, True])
-def test_latents_at_places_are_those_of_batch_norm_and_an_index(monkeypatch, gpu):
+def test_latents_at_positions_equal_those_of_batch_norm_and_indexing(monkeypatch, gpu):
     monkeypatch.setattr(torch_steps, "on_cpu", lambda x: not gpu)
     torch.manual_seed(0)
     ours = torch_steps.encoder(3, kernels=2).double()
     for norm in ours[1::3]:
-        for each in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
-            torch.nn.init.uniform_(each, 0.5, 1.5)
+        for tensor in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
+            torch.nn.init.uniform_(tensor, 0.5, 1.5)
     theirs = torch.nn.Sequential(*copy.deepcopy(list(ours)))
     images = torch.randn(2, 3, 5, 6, dtype=torch.float64, requires_grad=True)
-    examples, at = torch.arange(2)[:, None], torch.randint(0, 5, (2, 7, 2))
-    at[:, 1] = at[:, 0]  # a place that is read twice
-    places = (examples, at[..., 0], at[..., 1])
-    found = ours(images, *places), theirs(images).permute(0, 2, 3, 1)[places]
-    torch.testing.assert_close(*found, rtol=1e-10, atol=1e-12)
-    weights = torch.randn_like(found[0])
+    examples, hw = torch.arange(2)[:, None], torch.randint(0, 5, (2, 7, 2))
+    hw[:, 1] = hw[:, 0]  # this position is read twice
+    positions = (examples, hw[..., 0], hw[..., 1])
+    outputs = ours(images, *positions), theirs(images).permute(0, 2, 3, 1)[positions]
+    torch.testing.assert_close(*outputs, rtol=1e-10, atol=1e-12)
+    weights = torch.randn_like(outputs[0])
     gradients = []
-    for model, latents in zip((ours, theirs), found, strict=True):
-        learned = [each for each in model.parameters() if each.requires_grad]
+    for model, latents in zip((ours, theirs), outputs, strict=True):
+        learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
         assert len(learned) == 12
         gradients.append(torch.autograd.grad((latents * weights).sum(), [images, *learned]))
     torch.testing.assert_close(*gradients, rtol=1e-9, atol=1e-11)
@@ -115,7 +115,7 @@ def test_latents_at_places_are_those_of_batch_norm_and_an_index(monkeypatch, gpu
 
 
 @pytest.mark.parametrize("gpu", [False, True])
-def test_soft_labels_are_the_products(monkeypatch, gpu):
+def test_soft_labels_equal_ours(monkeypatch, gpu):
     monkeypatch.setattr(torch_steps, "on_cpu", lambda x: not gpu)
     maps = np.random.default_rng(0).integers(0, 8, (2, 12, 16), np.uint8)
     classes = torch.arange(8, dtype=torch.uint8)[:, None, None]
@@ -124,7 +124,7 @@ def test_soft_labels_are_the_products(monkeypatch, gpu):
     np.testing.assert_array_equal(channels_last(theirs), ours)
 
 
-def test_similarity_and_contrastive_loss_are_the_products():
+def test_similarity_and_contrastive_loss_equal_ours():
     a, b = normal(0, 4, 5, 5, 3), normal(1, 4, 5, 5, 3)
     theirs = torch_steps.similarity(channels_first(a), channels_first(b))
     ours = patches.patch_ssim(jnp.asarray(a), jnp.asarray(b))
@@ -140,14 +140,14 @@ def test_positives_are_the_most_similar_candidates_near_their_anchors():
     torch.manual_seed(0)
     case = torch_steps.Pretraining(3, 2, 12, 16)
     anchors, positives = case.sample(torch.from_numpy(normal(0, 2, 3, 12, 16)))
-    for found in (anchors, positives):
-        assert found.shape == (2, 16, 2)
-        assert found.min() >= 2 and (found <= torch.tensor([9, 13])).all()
+    for positions in (anchors, positives):
+        assert positions.shape == (2, 16, 2)
+        assert positions.min() >= 2 and (positions <= torch.tensor([9, 13])).all()
     distance = (anchors - positives).abs().amax(-1)
     assert distance.min() >= 1 and distance.max() <= 5
 
 
-def test_the_segmentation_step_returns_the_products_metrics():
+def test_the_segmentation_step_returns_the_same_metrics_as_ours():
     torch.manual_seed(0)
     case = torch_steps.Segmentation(2, 16, 16, (64, 64), torch.float32)
     rows = torch.tensor([3, 0])
@@ -165,28 +165,28 @@ def test_the_segmentation_step_returns_the_products_metrics():
 def test_the_models_have_the_published_sizes():
     with torch.device("meta"):
         unet_, encoder = torch_steps.UNet(), torch_steps.encoder(3)
-    theirs = [sum(each.numel() for each in model.parameters()) for model in (unet_, encoder)]
+    theirs = [sum(x.numel() for x in model.parameters()) for model in (unet_, encoder)]
     model = cuts.CutsEncoder(channels=3)
     images = jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32)
     init = partial(model.init, jax.random.key(0), train=False)
     params = jax.eval_shape(init, images)["params"]
-    assert theirs == [17_335_432, sum(each.size for each in jax.tree.leaves(params))]
+    assert theirs == [17_335_432, sum(leaf.size for leaf in jax.tree.leaves(params))]
 
 
 @pytest.mark.parametrize("name", ["pretrain H", "segment H/H"])
 def test_a_step_is_compiled_in_one_piece(on_a_gpu, name):
     case, _ = benchmark_torch.make_case(name, device="cpu", batch=2, quick=True)
-    traced = torch.compile(case, backend="aot_eager", fullgraph=True)  # raises where it must break
+    traced = torch.compile(case, backend="aot_eager", fullgraph=True)  # raises if the graph breaks
     gradients = []
     for step in (case, traced):
         torch.manual_seed(0)
         case.zero_grad()
         step(torch.tensor([1, 0]))["loss"].backward()
-        gradients.append([each.grad for each in case.parameters() if each.requires_grad])
+        gradients.append([x.grad for x in case.parameters() if x.requires_grad])
     torch.testing.assert_close(*gradients)
 
 
-def test_a_step_that_cannot_be_recorded_runs_in_the_next_way(monkeypatch, capsys):
+def test_a_step_that_cannot_be_recorded_as_a_graph_runs_in_the_next_way(monkeypatch, capsys):
     def refuse(step):
         raise RuntimeError("operation not permitted when stream is capturing\nmore")
 
@@ -196,8 +196,8 @@ def test_a_step_that_cannot_be_recorded_runs_in_the_next_way(monkeypatch, capsys
     step, how = benchmark_torch.prepare(case, torch.tensor([0, 3]), ways)
     assert how == "plain loop"
     assert list(step()) == ["loss", "contrastive", "reconstruction"]
-    said = "one CUDA graph failed: operation not permitted when stream is capturing\n"
-    assert capsys.readouterr().out == said
+    message = "one CUDA graph failed: operation not permitted when stream is capturing\n"
+    assert capsys.readouterr().out == message
     with pytest.raises(RuntimeError, match="capturing"):
         benchmark_torch.prepare(case, torch.tensor([0, 3]), ways[:1])
 
@@ -245,5 +245,5 @@ def test_an_unknown_case_ends_with_one_clear_line(tmp_path, unmeasured, capsys, 
     with pytest.raises(SystemExit) as stopped:
         benchmark_torch.main([f"--workdir={tmp_path}", "--device=cpu", f"--cases={cases}"])
     assert stopped.value.code == 2 and not unmeasured
-    said = capsys.readouterr().err
-    assert message in said and said.count("\n") == 1
+    printed = capsys.readouterr().err
+    assert message in printed and printed.count("\n") == 1

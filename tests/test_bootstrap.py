@@ -60,7 +60,7 @@ def test_all_images_of_a_patient_are_drawn_together():
     assert (weights[:, 0] != weights[:, 1]).any()
 
 
-def test_the_seed_decides_the_draws():
+def test_the_draws_depend_on_the_seed():
     first, same, other = (
         bootstrap.patient_weights(["a", "b", "c"], samples=20, seed=seed) for seed in (1, 1, 2)
     )
@@ -198,7 +198,7 @@ def test_a_resample_leaves_out_a_class_that_none_of_its_images_has():
 # --------------------------------------------------------------------------------------------------
 
 
-def test_an_interval_holds_the_middle_share_of_the_samples():
+def test_an_interval_contains_the_middle_95_percent_of_the_samples():
     samples = np.random.default_rng(0).permutation(1001) / 1000
     assert bootstrap.interval(samples) == pytest.approx((0.025, 0.975))
 
@@ -260,13 +260,13 @@ def test_chance_stays_in_its_range_in_95_of_100_draws(sick, healthy):
     rng = np.random.default_rng(0)
     labels = np.repeat([1, 0], [sick, healthy])
     low, high = bootstrap.chance_auroc_range(sick=sick, healthy=healthy)
-    found = np.array(
+    aurocs = np.array(
         [
             metrics.classification_measures(rng.random(len(labels)), labels)["auroc"]
             for _ in range(500)
         ]
     )
-    assert np.mean((found < low) | (found > high)) == pytest.approx(0.05, abs=0.025)
+    assert np.mean((aurocs < low) | (aurocs > high)) == pytest.approx(0.05, abs=0.025)
 
 
 def test_chance_has_no_range_without_both_diagnoses():

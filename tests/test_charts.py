@@ -1,4 +1,4 @@
-"""The charts of scores: drawn with what was given, whatever is missing in it."""
+"""The charts of scores are drawn, even if values are missing."""
 
 import subprocess
 import sys
@@ -50,13 +50,13 @@ def test_reliability_figure_leaves_empty_bins_out(tmp_path):
     gaps = {
         "model": (np.array([0.2, nan, 0.8]), np.array([0.1, nan, 0.9]), np.array([3, 0, 4])),
     }
-    one = _pixels(charts.reliability_figure(tmp_path / "full.png", full))
-    other = _pixels(charts.reliability_figure(tmp_path / "gaps.png", gaps))
-    np.testing.assert_array_equal(one, other)
+    without_bins = _pixels(charts.reliability_figure(tmp_path / "full.png", full))
+    with_empty_bins = _pixels(charts.reliability_figure(tmp_path / "gaps.png", gaps))
+    np.testing.assert_array_equal(without_bins, with_empty_bins)
 
 
 def test_confusion_figure_shades_by_the_share_of_the_true_class(tmp_path):
-    """A class with ten times the cases is as dark: only the digits in its cell differ."""
+    """A class with ten times the cases has the same colour; only the digits in its cell differ."""
     darkest = []
     for healthy in (1000, 100):
         matrices = {"at 0.5": np.array([[healthy, 0], [0, 100]])}
@@ -77,18 +77,18 @@ def test_confusion_figure_draws_eight_classes_of_which_one_is_absent(tmp_path):
     ("share", "text"),
     [(0, "0"), (0.001, "<1"), (0.25, "25"), (0.997, ">99"), (1, "100"), (np.nan, "-")],
 )
-def test_only_none_and_all_read_0_and_100_percent(share, text):
+def test_only_exact_shares_are_shown_as_0_and_100_percent(share, text):
     assert charts._percent(share) == text
 
 
 def test_few_shot_figure_draws_a_line_per_encoder_in_any_order_of_points(tmp_path):
     points = [(1, [0.3, 0.35]), (5, [0.5, 0.6]), (42, [0.8])]
-    one = {"CUTS": points, "none": [(1, [0.1]), (5, [0.2])]}
-    other = {"CUTS": points[::-1], "none": [(5, [0.2]), (1, [0.1, np.nan])]}
-    one = _pixels(charts.few_shot_figure(tmp_path / "a.png", one, measure="mIoU"))
-    other = _pixels(charts.few_shot_figure(tmp_path / "b.png", other, measure="mIoU"))
-    np.testing.assert_array_equal(one, other)
-    assert all(_count_color(one, color) > 500 for color in charts.COLORS[:2])
+    forward = {"CUTS": points, "none": [(1, [0.1]), (5, [0.2])]}
+    backward = {"CUTS": points[::-1], "none": [(5, [0.2]), (1, [0.1, np.nan])]}
+    forward = _pixels(charts.few_shot_figure(tmp_path / "a.png", forward, measure="mIoU"))
+    backward = _pixels(charts.few_shot_figure(tmp_path / "b.png", backward, measure="mIoU"))
+    np.testing.assert_array_equal(forward, backward)
+    assert all(_count_color(forward, color) > 500 for color in charts.COLORS[:2])
 
 
 def test_interval_figure_grows_by_the_row_and_marks_the_paper(tmp_path):

@@ -1,4 +1,4 @@
-"""Checkpoints: which are kept, what is refused on the way back, and the encoder's hand-over."""
+"""Checkpoints: which are kept, which are refused on loading, and the encoder that they contain."""
 
 import logging
 import shutil
@@ -22,7 +22,7 @@ quick_compilation = pytest.fixture(scope="module", autouse=True)(tiny.quick_comp
     [
         ([3.0, 1.0, 2.0, 2.5], [10, 20]),  # best and latest
         ([4.0, 3.0, 2.0, 1.0], [20]),  # the best is the latest
-        ([2.0, 1.0, 1.0, 1.0], [10, 20]),  # of equals the earlier
+        ([2.0, 1.0, 1.0, 1.0], [10, 20]),  # of equal ones, the earlier
         ([1.0, 2.0, 3.0, 4.0], [5, 20]),
     ],
 )
@@ -47,7 +47,7 @@ def test_an_interrupted_run_keeps_the_same_checkpoints(tmp_path, losses, kept, i
     assert kept_steps(tmp_path) == kept
 
 
-def test_a_checkpoint_holds_the_whole_state_and_the_position_in_the_run(tmp_path):
+def test_a_checkpoint_contains_the_whole_state_and_the_position_in_the_run(tmp_path):
     run = tiny.toy_run([1.0, 2.0, 3.0])
     run.fit(tmp_path, tiny.plan(epochs=3, patience=5))
     with Checkpoints(tmp_path, read_only=True) as checkpoints:
@@ -70,15 +70,15 @@ def test_a_checkpoint_holds_the_whole_state_and_the_position_in_the_run(tmp_path
     }
 
 
-def test_what_is_saved_in_the_background_does_not_grow_by_later_steps():
-    at = Position(stopping=EarlyStopping(patience=0), history={"loss": [3.0]})
-    meta = at.meta(step=6, finished=False)
-    at.history["loss"].append(2.0)
-    at.history["accuracy"] = [0.5]
+def test_later_steps_do_not_change_a_history_that_is_being_saved():
+    position = Position(stopping=EarlyStopping(patience=0), history={"loss": [3.0]})
+    meta = position.meta(step=6, finished=False)
+    position.history["loss"].append(2.0)
+    position.history["accuracy"] = [0.5]
     assert meta["history"] == {"loss": [3.0]}
 
 
-def test_a_restored_state_lies_on_the_devices_it_is_asked_for(tmp_path):
+def test_a_restored_state_is_placed_on_the_requested_devices(tmp_path):
     tiny.toy_run([1.0]).fit(tmp_path, tiny.plan(epochs=1))
     like = tiny.toy_run([1.0], device_count=4).state()
     with Checkpoints(tmp_path, read_only=True) as checkpoints:
@@ -137,15 +137,15 @@ def test_a_meta_that_was_changed_is_refused(tmp_path):
 
 
 def test_a_model_that_was_not_trained_here_has_no_early_stopping(tmp_path):
-    """As the one that `convert` makes of published weights."""
+    """An example is the one that `convert` makes from published weights."""
     state = tiny.toy_run([1.0]).state()
     config = {"task": "encoder"}
     meta = {"config": config, "encoder": {}, "epoch": 0, "best_step": 0, "finished": True}
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(state, encoder={"params": {"w": state.params["w"]}}, meta=meta, value=0.0)
     keep_best_model(tmp_path)
-    encoder, found = load_encoder(tmp_path, like=toy_encoder)
-    assert found == meta and encoder["params"]["w"] == 0
+    encoder, loaded = load_encoder(tmp_path, like=toy_encoder)
+    assert loaded == meta and encoder["params"]["w"] == 0
 
 
 def test_opening_a_workdir_to_read_writes_nothing(tmp_path):
@@ -158,7 +158,7 @@ def toy_encoder(meta: dict) -> dict:
     return {"params": {"w": jax.ShapeDtypeStruct((), jnp.float32)}}
 
 
-def test_the_encoder_handed_over_is_that_of_the_best_step(tmp_path):
+def test_the_loaded_encoder_is_that_of_the_best_step(tmp_path):
     best = tiny.toy_run([3.0, 1.0, 2.0]).fit(tmp_path, tiny.plan(epochs=3))
     variables, meta = load_encoder(tmp_path, like=toy_encoder)
     assert type(variables["params"]["w"]) is np.ndarray
@@ -182,7 +182,7 @@ def test_an_encoder_of_another_shape_is_refused(tmp_path):
 
 @pytest.fixture(scope="module")
 def handed_over(tmp_path_factory):
-    """Workdirs of an encoder and of a decoder that has it."""
+    """Workdirs of an encoder and of a decoder that uses it, and the encoder's variables."""
     workdirs = [tmp_path_factory.mktemp(name) for name in ("encoder", "decoder")]
     encoder = {
         "params": {"conv1": {"kernel": np.random.default_rng(0).random((25, 4), np.float32)}},
@@ -197,7 +197,7 @@ def handed_over(tmp_path_factory):
 
 
 @pytest.mark.parametrize("index", [0, 1], ids=["encoder", "decoder"])
-def test_both_workdirs_carry_the_encoders_parameters_and_statistics(handed_over, index):
+def test_both_workdirs_contain_the_encoders_parameters_and_statistics(handed_over, index):
     workdirs, expected = handed_over
     variables, meta = load_encoder(workdirs[index], like=lambda meta: expected)
     assert sorted(variables) == ["batch_stats", "params"]
@@ -241,11 +241,11 @@ def items(workdir) -> set[str]:
         ([3.0, 2.0, 1.0], {"15/model", "15/encoder", "15/meta"}),
     ],
 )
-def test_of_a_finished_run_the_best_model_is_kept_and_can_be_used(tmp_path, losses, left):
+def test_a_finished_run_keeps_its_best_model_which_can_be_used(tmp_path, losses, left):
     run, plan = tiny.toy_run(losses), tiny.plan(epochs=3)
     best = run.fit(tmp_path, plan)
     keep_best_model(tmp_path)
-    keep_best_model(tmp_path)  # once more does no harm
+    keep_best_model(tmp_path)  # a second call changes nothing
     assert items(tmp_path) == left
     tiny.assert_same_tree(run.fit(tmp_path, plan), best)
     variables, meta = load_encoder(tmp_path, like=toy_encoder)
@@ -253,7 +253,7 @@ def test_of_a_finished_run_the_best_model_is_kept_and_can_be_used(tmp_path, loss
 
 
 @pytest.mark.parametrize("deleted", ["nothing", "metrics", "meta", "_CHECKPOINT_METADATA"])
-def test_what_a_killed_run_had_not_deleted_is_deleted_when_it_has_finished(tmp_path, deleted):
+def test_leftovers_of_a_killed_run_are_deleted_when_it_has_finished(tmp_path, deleted):
     run, plan = tiny.toy_run([3.0, 1.0, 2.0]), tiny.plan(epochs=3)
     best = run.fit(tmp_path, plan)
     best_step, stale = tmp_path / FOLDER / "10", tmp_path / FOLDER / "5"
@@ -274,12 +274,12 @@ def test_an_unfinished_run_keeps_its_optimiser(tmp_path):
     assert "5/training" in items(tmp_path)
 
 
-def test_unread_exceptions_of_orbaxs_tasks_are_not_logged_and_all_else_is(tmp_path, caplog):
+def test_unread_exceptions_of_orbaxs_tasks_are_not_logged_and_other_messages_are(tmp_path, caplog):
     with Checkpoints(tmp_path):
         pass
     logger = logging.getLogger("asyncio")
     logger.error("Task exception was never retrieved\nfuture: <coro at site-packages/orbax/a.py>")
     logger.error("Task exception was never retrieved\nfuture: <coro at mine.py>")
     absl_logging.warning("Encoder of %s", "/data/orbax/runs")
-    said = [record.getMessage().split()[-1] for record in caplog.records]
-    assert said == ["mine.py>", "/data/orbax/runs"]
+    logged = [record.getMessage().split()[-1] for record in caplog.records]
+    assert logged == ["mine.py>", "/data/orbax/runs"]

@@ -1,4 +1,4 @@
-"""Class folders as the README shows them: plain file names, gray pictures alone."""
+"""Class folders as in the README: plain file names, gray pictures only."""
 
 import pytest
 from thermogram_files import write_gray
@@ -18,7 +18,7 @@ def root(tmp_path):
     return tmp_path
 
 
-def test_where_no_name_tells_a_view_all_are_taken_as_frontal(root):
+def test_if_no_file_name_contains_a_view_all_images_count_as_frontal(root):
     records, report = layouts.scan(root)
     assert [record.view for record in records] == [1] * 8
     assert [(o.kind, o.file) for o in report.oddities if o.kind == "assumed-view"] == [
@@ -26,7 +26,7 @@ def test_where_no_name_tells_a_view_all_are_taken_as_frontal(root):
     ]
 
 
-def test_where_one_name_tells_its_view_the_others_are_of_none(root):
+def test_if_one_file_name_contains_a_view_the_others_have_no_known_view(root):
     write_gray(root / "sick" / "2" / "T0002.1.2.S.2012-10-08.00.jpg")
     records, report = layouts.scan(root)
     assert sorted(record.view for record in records) == [0] * 8 + [2]
@@ -48,8 +48,8 @@ def test_the_readmes_example_gives_every_patient_to_encoder_and_classifier(
         config.data.update({"root": str(root), "loader": loader, "downscale": 20})
         config.split.folds = 2
         dataset = open_dataset(settings.data_settings(config))
-        found = dataset.load("pretrain" if config.task == "encoder" else config.task)
-        assert len(found) == 8 and sorted(found.columns["labels"]) == [0] * 4 + [1] * 4
+        examples = dataset.load("pretrain" if config.task == "encoder" else config.task)
+        assert len(examples) == 8 and sorted(examples.columns["labels"]) == [0] * 4 + [1] * 4
         split = dataset.split(settings.split_settings(config))
         assert len(split.train | split.val | split.test) == 8
 

@@ -1,4 +1,4 @@
-"""An encoder judged without a decoder, through the program, on phantoms and a random encoder."""
+"""The cluster program, which scores an encoder without a decoder: here a random one on phantoms."""
 
 import dataclasses
 import functools
@@ -46,7 +46,7 @@ def random_encoder():
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """Runs the program on a random encoder that has seen some patients of some data."""
+    """Runs the program on a random encoder whose facts name the patients `seen` and the `data`."""
     folder = tmp_path_factory.mktemp("cluster")
 
     def run_cluster(name, *, seen=(), data=mock.ANY, **fields):
@@ -94,13 +94,13 @@ def test_the_test_patients_are_clustered_by_default(tested):
     assert "on 0 of these 4 patients" in outcome["run"]["encoder"]
 
 
-def test_all_patients_are_clustered_where_asked_for_and_those_seen_are_counted(run):
+def test_all_patients_can_be_clustered_and_those_that_the_encoder_saw_are_counted(run):
     _, outcome = run("all", num_clusters=5, only_test=False, seen=["0001", "0002", "0999"])
     assert outcome["run"]["images"] == "12 annotated (12 patients)"
     assert "on 2 of these 12 patients" in outcome["run"]["encoder"]
 
 
-def test_an_encoder_of_other_data_is_called_so(run):
+def test_the_results_mention_that_the_encoder_saw_other_data(run):
     _, outcome = run("elsewhere", num_clusters=5, data="of others")
     assert "whether it saw these patients is not known" in outcome["run"]["encoder"]
 
@@ -109,7 +109,7 @@ SETTINGS = {"num_clusters": 4, "iterations": 50, "seed": 0}
 
 
 def blobs():
-    """A 10x12 image of four kinds of pixels, and which pixel is of which kind."""
+    """Returns a 10x12 image of four kinds of pixels, and the kind of each pixel."""
     rng = np.random.default_rng(0)
     kinds = rng.permutation(np.repeat(np.arange(4), 30)).reshape(10, 12)
     centers = np.array([[0, 0, 0], [9, 0, 0], [0, 9, 0], [0, 0, 9]])
@@ -117,7 +117,7 @@ def blobs():
 
 
 @pytest.mark.parametrize("dtype", [np.float32, jnp.bfloat16])
-def test_kinds_of_pixels_become_clusters_the_same_ones_for_the_same_seed(dtype):
+def test_kinds_of_pixels_become_clusters_and_the_same_seed_gives_the_same_ones(dtype):
     image, kinds = blobs()
     views = image.astype(dtype)[None]
     clusters = cluster.cluster_pixels(views, **SETTINGS)
@@ -143,8 +143,8 @@ def test_an_images_clusters_depend_neither_on_its_device_nor_on_its_batch(run):
         run("one", num_clusters=3, batch_size=1)[0],
         run("two", num_clusters=3, batch_size=2, **{"parallel.devices": 2})[0],
     ]
-    one, two = ((workdir / "predictions.csv").read_text() for workdir in workdirs)
-    assert one == two
+    first, second = ((workdir / "predictions.csv").read_text() for workdir in workdirs)
+    assert first == second
 
 
 def test_label_maps_are_scored_over_all_pixels_and_by_image():
@@ -178,7 +178,7 @@ def test_without_an_encoder_the_message_says_how_to_make_one(tmp_path):
         main.run(config(), tmp_path)
 
 
-def test_the_presets_choose_encoder_and_data_alike_and_split_as_the_encoder_does():
+def test_the_presets_use_one_type_for_encoder_and_data_and_the_encoders_split():
     for data_type in ("gray", "heat"):
         shipped = cluster_config.get_config(data_type)
         assert shipped.encoder.type == shipped.data.type == data_type

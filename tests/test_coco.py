@@ -61,7 +61,7 @@ def test_pycocotools_accepts_it(document):
         mask = loaded.annToMask(annotation).astype(bool)
         if index < 2:
             inside = inside | (scene() == index + 2)  # its nipple is drawn over it
-        # Its outlines are a pixel off; of a region of one pixel nothing may be left.
+        # pycocotools' outlines are up to a pixel off; a region of one pixel may disappear.
         square = np.ones((3, 3))
         core, hull = (
             change(inside, square) for change in (ndimage.binary_erosion, ndimage.binary_dilation)

@@ -1,7 +1,7 @@
-"""The notebooks for Colab: clean as committed, and run from the first cell to the last, made tiny.
+"""The notebooks for Colab: committed without outputs, and run from first to last cell, made tiny.
 
-Only the parameter cell is changed. The kernel is the interpreter that runs the tests, so that
-nothing is installed; its folders and its cache are the tests' own. Notebooks that train are slow.
+Only the parameter cell is changed. The kernel is the Python that runs the tests, so that nothing is
+installed. It uses folders and a cache of the tests. The tests of notebooks that train are slow.
 """
 
 import ast
@@ -38,7 +38,7 @@ TINY = {
     "EPOCHS": {"encoder": 1, "segment": 1, "classify": 1},
 }
 OWN_DATA = TINY | {"DATA": "data", "RUNS": "runs", "BATCH_SIZE": 4}
-SECONDS = 600  # that a cell may take
+SECONDS = 600  # time limit of a cell
 
 
 def read(name):
@@ -46,15 +46,15 @@ def read(name):
 
 
 def parameter_cell(notebook):
-    """The only one."""
+    """Returns the cell with the tag "parameters"; there must be exactly one."""
     (cell,) = (cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", ()))
     return cell
 
 
 def parameters_of(notebook):
-    """{name: value} that the parameter cell assigns."""
+    """Returns the {name: value} that the parameter cell assigns."""
     assignments = ast.parse(parameter_cell(notebook).source).body
-    return {one.targets[0].id: ast.literal_eval(one.value) for one in assignments}
+    return {node.targets[0].id: ast.literal_eval(node.value) for node in assignments}
 
 
 def run(notebook, folder, parameters=None):
@@ -64,7 +64,7 @@ def run(notebook, folder, parameters=None):
     lines = [f"{name} = {value!r}" for name, value in parameters.items()]
     parameter_cell(notebook).source += "\n" + "\n".join(lines)
     manager = AsyncKernelManager(
-        # No folders of kernels: the one that is left is of the running interpreter.
+        # Without kernel folders, the only kernel is that of the running interpreter.
         kernel_spec_manager=KernelSpecManager(kernel_dirs=[]),
         connection_file=str(folder / "kernel.json"),
     )
@@ -81,30 +81,30 @@ def run(notebook, folder, parameters=None):
 
 
 def cell(notebook, name):
-    (found,) = (cell for cell in notebook.cells if cell.id == name)
-    return found
+    (match,) = (cell for cell in notebook.cells if cell.id == name)
+    return match
 
 
 def count_pictures(notebook):
-    """{id of a cell: how many PNG it displayed}; every one of them shows something."""
+    """Returns {cell id: number of displayed PNGs}; checks that no PNG is blank."""
     counts = collections.Counter()
-    for one in notebook.cells:
-        for output in one.get("outputs", ()):
+    for cell in notebook.cells:
+        for output in cell.get("outputs", ()):
             if "image/png" in output.get("data", {}):
                 picture = Image.open(io.BytesIO(base64.b64decode(output.data["image/png"])))
                 assert np.ptp(np.asarray(picture.convert("L"))) > 100
-                counts[one.id] += 1
+                counts[cell.id] += 1
     return counts
 
 
 def printed(notebook, name):
-    """What a cell wrote to standard output."""
+    """Returns what a cell wrote to standard output."""
     outputs = cell(notebook, name).outputs
     return "".join(output.text for output in outputs if output.get("name") == "stdout")
 
 
 def displayed(notebook, name):
-    """What a cell displayed as HTML."""
+    """Returns what a cell displayed as HTML."""
     outputs = cell(notebook, name).outputs
     return "".join(output.data.get("text/html", "") for output in outputs if "data" in output)
 
@@ -114,15 +114,15 @@ def test_a_notebook_is_committed_clean(name):
     notebook = read(name)
     nbformat.validate(notebook)
     assert (notebook.nbformat, notebook.nbformat_minor) == (4, 5)
-    for one in notebook.cells:
-        if one.cell_type == "code":
-            assert (one.outputs, one.execution_count) == ([], None)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            assert (cell.outputs, cell.execution_count) == ([], None)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_first_code_cell_holds_all_parameters_each_with_a_comment(name):
+def test_the_first_code_cell_contains_all_parameters_with_comments(name):
     notebook = read(name)
-    first = next(one for one in notebook.cells if one.cell_type == "code")
+    first = next(cell for cell in notebook.cells if cell.cell_type == "code")
     assert first is parameter_cell(notebook)
     lines = first.source.splitlines()
     for node in ast.parse(first.source).body:
@@ -138,24 +138,24 @@ def test_a_notebook_installs_the_version_it_comes_with(name):
 
 
 @pytest.mark.parametrize("name", COMMON_CELLS)
-def test_the_cells_that_set_up_are_the_same_everywhere(name):
+def test_the_cells_that_set_up_are_the_same_in_every_notebook(name):
     assert len({cell(read(notebook), name).source for notebook in NAMES}) == 1
 
 
 def set_up(name):
-    """A notebook without what follows its installation."""
+    """Returns a notebook without the cells after its install cell."""
     notebook = read(name)
-    ids = [one.id for one in notebook.cells]
+    ids = [cell.id for cell in notebook.cells]
     notebook.cells = notebook.cells[: ids.index("install") + 1]
     return notebook
 
 
-def test_a_source_that_nobody_filled_in_is_asked_for(tmp_path):
+def test_a_placeholder_as_source_is_refused(tmp_path):
     with pytest.raises(CellExecutionError, match="SOURCE=.*OWNER.* is a placeholder: write where"):
         run(set_up("quickstart"), tmp_path, {"VERSION": "0.0.0"})
 
 
-def test_a_package_replaced_while_in_use_asks_for_a_restart(tmp_path):
+def test_a_package_replaced_while_in_use_requires_a_restart(tmp_path):
     notebook = set_up("quickstart")
     cell(notebook, "clock").source += "\nimport scipy; scipy.__version__ = '0'"
     with pytest.raises(CellExecutionError, match="scipy was replaced.*Restart session"):
@@ -166,7 +166,7 @@ QUICKSTART = TINY | {"PATIENTS": 12, "WORKDIR": "results"}
 QUICKSTART_PICTURES = {"look": 1, "encoder": 1, "segment": 2, "classify": 2}
 
 
-def test_quickstart_looks_at_its_data_and_asks_for_runs_whose_pictures_it_shows(
+def test_quickstart_shows_its_data_and_the_pictures_of_the_runs_that_it_starts(
     tmp_path, monkeypatch
 ):
     began, shown = {}, collections.Counter()
@@ -185,15 +185,15 @@ def test_quickstart_looks_at_its_data_and_asks_for_runs_whose_pictures_it_shows(
 
     data_report = main.run
     monkeypatch.setattr(main, "run", run_program)
-    monkeypatch.setattr("IPython.display.display", lambda picture: shown.update([one.id]))
+    monkeypatch.setattr("IPython.display.display", lambda picture: shown.update([cell.id]))
     monkeypatch.setenv("THERMO_JAX_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     variables = {"Path": Path}
     notebook = read("quickstart")
     parameter_cell(notebook).source += f"\nglobals().update({QUICKSTART})"
-    for one in notebook.cells:
-        if one.cell_type == "code" and one.id not in COMMON_CELLS:
-            exec(one.source, variables)
+    for cell in notebook.cells:
+        if cell.cell_type == "code" and cell.id not in COMMON_CELLS:
+            exec(cell.source, variables)
     assert shown == QUICKSTART_PICTURES
     assert began == {name: tmp_path / "results" / name for name in TINY["EPOCHS"]}
 
@@ -210,7 +210,7 @@ def test_quickstart_runs(tmp_path):
 
 @pytest.fixture(scope="module")
 def own_data(tmp_path_factory):
-    """(notebook, its folder): own_data.ipynb on a phantom in the user's place."""
+    """(notebook, its folder): own_data.ipynb, run on a phantom instead of a user's data."""
     folder = tmp_path_factory.mktemp("own_data")
     write_phantom(folder / "data", patients=12)
     return run(read("own_data"), folder, OWN_DATA), folder

@@ -1,4 +1,4 @@
-"""One program serves every fold, every number of training images, every length of an epoch."""
+"""Folds, numbers of training images and lengths of an epoch share their compiled programs."""
 
 from functools import partial
 
@@ -65,7 +65,7 @@ def test_the_encoders_of_five_folds_share_their_programs(tmp_path, cache):
             outcome = encoder.run(tiny_encoder(fold), tmp_path / str(fold))
         sizes.add(outcome["run"]["images"])
         compiled.append(len(programs))
-    assert len(sizes) > 1  # images that train and validate
+    assert len(sizes) > 1  # the folds differ in their numbers of images
     assert compiled[0] >= 4 and compiled[1:] == [0] * (FOLDS - 1)
 
 
@@ -110,16 +110,16 @@ def test_segmenters_of_few_patients_and_of_many_share_their_programs(tmp_path, c
     assert compiled[0] >= 4 and compiled[1:] == [0, 0, 0]
 
 
-def test_a_u_net_is_not_taken_for_the_one_that_stands_in_for_it():
-    found = []
+def test_programs_of_the_u_net_and_of_its_shallow_replacement_are_not_confused():
+    sizes = []
     for shallow in (True, False):
         with tiny.shallow_decoders(shallow):
             state = tiny.decoder_trainer("segment").state
-            found.append(len(jax.tree.leaves(state.params)))
-    assert found[0] < found[1]
+            sizes.append(len(jax.tree.leaves(state.params)))
+    assert sizes[0] < sizes[1]
 
 
-def test_equal_steps_are_wrapped_once_and_others_are_not():
+def test_equal_steps_are_wrapped_once_and_different_ones_separately():
     model, tx = train_encoder.make_model(data_type="heat"), train_encoder.make_optimizer(1e-3, 1e-4)
     assert tx is train_encoder.make_optimizer(1e-3, 1e-4)
 
@@ -148,7 +148,7 @@ def test_padding_is_at_most_a_fifth_of_a_table():
 
 
 @pytest.mark.parametrize("whole", [True, False])
-def test_a_sets_rows_are_the_tables_and_padding_is_never_read(whole):
+def test_a_set_reads_its_own_rows_of_the_table_and_never_the_padding(whole):
     parallel = tiny.devices(2)
     table = {"x": np.arange(100, 110, dtype=np.float32)}
     sets = {"odd": [1, 3, 5, 7, 9], "last": [9]}
@@ -160,11 +160,11 @@ def test_a_sets_rows_are_the_tables_and_padding_is_never_read(whole):
     step = parallel.wrap(step, resident=True)
     expected = {"odd": [101 + 103 + 105 + 107, 109], "last": [109]}
     for name, sums in expected.items():
-        found = []
+        results = []
         for rows in feeding.eval_batches(
             placed[name], batch_size=4, loader="numpy", parallel=parallel, whole=whole
         ):
-            found.append(np.asarray(step(None, rows)["sum"]).tolist())
-        # 32 rows are 8 batches.
-        assert found == ([sums + [0] * (8 - len(sums))] if whole else [[x] for x in sums])
-    assert [resident.num_rows(each) for each in placed.values()] == [5, 1]
+            results.append(np.asarray(step(None, rows)["sum"]).tolist())
+        # A table has at least 32 rows, which are 8 batches.
+        assert results == ([sums + [0] * (8 - len(sums))] if whole else [[x] for x in sums])
+    assert [resident.num_rows(rows) for rows in placed.values()] == [5, 1]

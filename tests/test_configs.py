@@ -1,4 +1,4 @@
-"""The shipped configurations: presets, comments, the rejection of unknown words."""
+"""The shipped configurations: presets, comments, the rejection of unknown names."""
 
 import ast
 import importlib
@@ -33,7 +33,7 @@ SHIPPED += [predict, segment, table1]
 
 
 @pytest.mark.parametrize("module", SHIPPED)
-def test_every_configuration_builds_and_is_a_known_task(module):
+def test_every_configuration_builds_and_has_a_known_task(module):
     assert module.get_config().task in main.TASKS
 
 
@@ -59,7 +59,7 @@ def test_the_published_hyperparameters_are_the_defaults():
     assert segmenter.model.unet_width == 64
 
 
-def test_the_ablations_are_the_ends_of_lambda():
+def test_the_ablations_set_lambda_to_0_and_1():
     assert encoder.get_config("gray,no_recon").loss.contrastive_weight == 1
     assert encoder.get_config("heat,no_contrastive").loss.contrastive_weight == 0
 
@@ -91,10 +91,10 @@ def test_a_field_cannot_be_added_by_mistake():
 def test_every_field_has_a_comment(path):
     lines = path.read_text().splitlines()
     functions = [n for n in ast.parse(path.read_text()).body if isinstance(n, ast.FunctionDef)]
-    # Presets (which return nothing) change fields that have their comment elsewhere.
+    # Presets return nothing; they change fields that are commented elsewhere.
     builders = [f for f in functions if ast.unparse(f.returns) != "None"]
     for node in itertools.chain.from_iterable(ast.walk(function) for function in builders):
-        # Sections need none: their fields have their own.
+        # Sections need no comment, because their fields have comments.
         if isinstance(node, ast.Assign) and not isinstance(node.value, ast.Call):
             line, above = lines[node.lineno - 1], lines[node.lineno - 2]
             if line.strip().startswith("config."):
@@ -110,7 +110,7 @@ def test_configurations_are_found_by_path_and_by_bare_name(monkeypatch):
         main.find_config("nonsense")
 
 
-def test_the_demo_says_of_every_field_that_it_differs():
+def test_the_demos_docstring_names_every_field_that_differs():
     stages = demo.get_config().stages
     shipped = {
         "encoder": encoder.get_config("heat,phantom"),

@@ -1,4 +1,4 @@
-"""Published weights become workdirs that the programs take, and come back bit for bit."""
+"""Published weights become workdirs that the programs accept, and are exported bit for bit."""
 
 import hashlib
 import json
@@ -50,7 +50,7 @@ def export_weights(run, workdir):
 
 
 def save_encoder(workdir):
-    """A run's checkpoint, as its last epoch leaves it; the weights are random."""
+    """Writes a checkpoint with random weights, as the last epoch of a run does."""
     config = encoder_config.get_config("heat")
     config.model.num_kernels, config.model.dtype = 2, "float32"
     trainer = tiny.encoder_trainer()
@@ -66,13 +66,13 @@ def meta_of(workdir):
         return checkpoints.meta()
 
 
-def same_tensors(torch, one, other):
-    assert one.keys() == other.keys()
-    assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+def same_tensors(torch, first, second):
+    assert first.keys() == second.keys()
+    assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
 
 
 # --------------------------------------------------------------------------------------------------
-# There and back
+# Import and export
 # --------------------------------------------------------------------------------------------------
 
 
@@ -97,7 +97,7 @@ def test_a_decoder_comes_back_bit_for_bit_with_its_encoder(torch, task, row, tmp
     assert after._replace(variables={}, encoder=None) == before._replace(variables={}, encoder=None)
 
 
-def test_the_published_encoder_is_taken_by_a_decoders_run(torch, tmp_path):
+def test_a_decoders_run_accepts_the_published_encoder(torch, tmp_path):
     arrays = np.load(golden_file("encoder_c3.npz"))
     weights = {
         name.removeprefix("init/"): torch.from_numpy(arrays[name])
@@ -125,7 +125,7 @@ def test_the_published_encoder_is_taken_by_a_decoders_run(torch, tmp_path):
     assert all(torch.equal(exported[n], weights[n]) for n in weights if "num_batches" not in n)
 
 
-def test_a_segmenter_with_the_names_and_shapes_of_the_vectors_is_taken(torch, tmp_path):
+def test_a_segmenter_with_names_and_shapes_of_the_vectors_is_accepted(torch, tmp_path):
     arrays = np.load(golden_file("unet_8.npz"))
     weights = {
         f"unet.{name}": torch.from_numpy(RNG.standard_normal(json.loads(shape)).astype(np.float32))
@@ -147,7 +147,7 @@ def test_a_segmenter_with_the_names_and_shapes_of_the_vectors_is_taken(torch, tm
 
 
 # --------------------------------------------------------------------------------------------------
-# What is refused
+# Mistakes that are refused
 # --------------------------------------------------------------------------------------------------
 
 
@@ -172,7 +172,7 @@ def test_code_in_a_file_is_refused_and_not_run(torch, form, tmp_path):
     with pytest.raises(ValueError, match=r"hostile.pty is no plain state dict: .* is refused"):
         import_weights(file, tmp_path / "workdir")
     assert not folder.exists() and not (tmp_path / "workdir").exists()
-    pickle.loads(pickle.dumps(content))  # as it would have been
+    pickle.loads(pickle.dumps(content))  # without the check, it runs its code
     assert folder.exists()
 
 
@@ -190,7 +190,7 @@ def test_a_damaged_file_is_named(torch, tmp_path):
         ({}, r"weights.pty is not a published model: it contains no unet.inc.*, but nothing"),
     ],
 )
-def test_a_file_that_holds_something_else_is_refused(torch, content, message, tmp_path):
+def test_a_file_that_contains_something_else_is_refused(torch, content, message, tmp_path):
     torch.save(content, tmp_path / "weights.pty")
     with pytest.raises(ValueError, match=message):
         import_weights(tmp_path / "weights.pty", tmp_path / "workdir")
@@ -275,6 +275,6 @@ def test_an_empty_field_is_named(field, tmp_path):
         convert.run(config, tmp_path)
 
 
-def test_counts_of_batches_need_not_be_there():
+def test_counts_of_batches_may_be_absent():
     weight, count = np.zeros(3, np.float32), np.zeros((), np.int64)
     check_published({"a": weight}, {"a": weight, "a.num_batches_tracked": count})

@@ -1,4 +1,4 @@
-"""The CPU's convolution, and the three with replicated edges, against XLA's own."""
+"""The CPU's convolution, and three with replicated edges, compared with XLA's."""
 
 from functools import partial
 
@@ -26,7 +26,7 @@ CASES = [
 
 
 def output_and_gradients(function, *arrays):
-    """`function(x, kernel)` and its gradients by both."""
+    """Returns `function(x, kernel)` and its gradients with respect to both."""
 
     def run(x, kernel, cotangent):
         y, pull_back = jax.vjp(function, x, kernel)
@@ -36,17 +36,17 @@ def output_and_gradients(function, *arrays):
 
 
 def both(padding, *arrays):
-    """Output and gradients of the CPU's convolution and of XLA's."""
+    """Returns output and gradients of the CPU's convolution and of XLA's."""
     return [
         output_and_gradients(partial(function, padding=padding), *arrays)
         for function in (convolve_on_cpu, convolve)
     ]
 
 
-@pytest.mark.parametrize("channels", [2, 9])  # fewer and more than are cut off again
+@pytest.mark.parametrize("channels", [2, 9])  # fewer and more than _FEW_CHANNELS
 @pytest.mark.parametrize(("size", "padding"), CASES)
 def test_output_and_both_gradients_equal_xlas_in_float64(size, padding, channels, monkeypatch):
-    monkeypatch.setattr(cpu_convolution, "_STRIP_PIXELS", 21)  # three of nine lines
+    monkeypatch.setattr(cpu_convolution, "_STRIP_PIXELS", 21)  # a strip is three of the nine lines
     rng = np.random.default_rng(0)
     with jax.enable_x64(True):
         x = jnp.asarray(rng.standard_normal((3, 9, 7, channels)))
@@ -76,11 +76,11 @@ def test_replicated_edges_equal_a_padded_array_in_float64(height, width, size, o
         ]
         expected = output_and_gradients(by_padding, *arrays)
         actual = output_and_gradients(operations.convolve_edges, *arrays)
-    for one, other in zip(actual, expected, strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-12, atol=1e-12)
+    for ours, theirs in zip(actual, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=1e-12)
 
 
-def test_replicated_edges_refuse_a_kernel_that_has_no_middle():
+def test_replicated_edges_refuse_an_even_kernel():
     x, kernel = jnp.ones((1, 9, 9, 2)), jnp.ones((4, 4, 2, 2))
     with pytest.raises(ValueError, match="for odd, square kernels only"):
         convolve_padded(x, kernel)

@@ -25,7 +25,7 @@ def apply_narrow(variables, images, train=False):
 
 @pytest.fixture(scope="module")
 def narrow():
-    """Variables of an encoder with 2 kernels, its statistics away from 0 and 1."""
+    """Variables of an encoder with 2 kernels, whose statistics differ from the initial 0 and 1."""
     variables = jax.jit(partial(NARROW.init, train=False))(KEY, jnp.zeros((1, 24, 27, 1)))
     statistics = {
         "mean": lambda x: x + 0.01,
@@ -39,7 +39,7 @@ def narrow():
 
 @pytest.fixture(scope="module", params=[1, 3])
 def initial(request):
-    """Initial variables of the model that is pretrained, for gray images and for heatmaps."""
+    """Initial variables of the model for pretraining, for gray images and for heatmaps."""
     init = jax.jit(partial(Cuts(channels=request.param).init, train=False))
     return init(KEY, jnp.zeros((1, 6, 6, request.param)), POSITIONS, POSITIONS)
 
@@ -52,7 +52,7 @@ def test_8_bit_images_are_scaled_to_plus_minus_one():
 
 @pytest.mark.parametrize("size", [(1, 1), (7, 12), (33, 6)])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_resolution_is_kept_and_latents_are_128(size, channels):
+def test_latents_have_the_images_size_and_128_channels(size, channels):
     latents, _ = jax.eval_shape(
         partial(CutsEncoder(channels=3).init_with_output, train=True),
         KEY,
@@ -83,7 +83,7 @@ def test_the_encoder_is_four_edge_padded_blocks(narrow):
 
 
 def test_edges_are_replicated_so_a_constant_image_has_one_latent_everywhere(narrow):
-    with jax.enable_x64(True):  # the frame's latents are sums in another order than the others
+    with jax.enable_x64(True):  # sums at the edges have another order, and so another rounding
         narrow = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), narrow)
         latents, _ = apply_narrow(narrow, jnp.full((1, 24, 27, 1), 0.7, jnp.float64))
     expected = np.broadcast_to(latents[:, 9:10, 9:10], latents.shape)
@@ -158,7 +158,7 @@ def test_reconstruction_rows_are_ordered_channel_row_column():
 
 
 @pytest.mark.parametrize("train", [False, True])
-def test_the_model_returns_what_lies_at_the_sampled_positions(train):
+def test_the_model_returns_latents_and_patches_at_the_sampled_positions(train):
     model = Cuts(channels=1, num_kernels=2)
     images = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (2, 9, 8, 1)), jnp.float32)
     anchors = jnp.array([[[2, 5], [6, 3]], [[4, 2], [2, 2]]])
@@ -174,8 +174,8 @@ def test_the_model_returns_what_lies_at_the_sampled_positions(train):
 
     variables, (outputs, statistics), (latents, statistics_of_whole) = run()
     image = np.array([[0], [1]])
-    for found, at in ((outputs.anchors, anchors), (outputs.positives, positives)):
-        np.testing.assert_allclose(found, latents[image, at[..., 0], at[..., 1]], atol=1e-6)
+    for actual, hw in ((outputs.anchors, anchors), (outputs.positives, positives)):
+        np.testing.assert_allclose(actual, latents[image, hw[..., 0], hw[..., 1]], atol=1e-6)
     jax.tree.map(np.testing.assert_array_equal, statistics, statistics_of_whole)
     np.testing.assert_array_equal(outputs.patches[0, 1], images[0, 4:9, 1:6])
     linear = variables["params"]["reconstruction"]["linear"]
@@ -183,7 +183,7 @@ def test_the_model_returns_what_lies_at_the_sampled_positions(train):
     np.testing.assert_allclose(outputs.reconstructed[0], rows.reshape(2, 5, 5, 1), atol=1e-6)
 
 
-def test_bfloat16_is_a_compute_type_parameters_and_losses_inputs_stay_float32():
+def test_with_bfloat16_parameters_and_the_inputs_of_losses_stay_float32():
     model = Cuts(channels=1, num_kernels=2, dtype=jnp.dtype("bfloat16"))
     outputs, variables = jax.eval_shape(
         partial(model.init_with_output, train=True),
@@ -198,7 +198,7 @@ def test_bfloat16_is_a_compute_type_parameters_and_losses_inputs_stay_float32():
     assert {x.dtype for x in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
 
 
-def test_the_running_mean_follows_a_convolutions_bias_and_nothing_else_does(narrow):
+def test_a_convolutions_bias_changes_the_running_mean_and_nothing_else(narrow):
     images = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (2, 24, 27, 1)), jnp.float32)
     latents, before = apply_narrow(narrow, images, train=True)
     conv2 = narrow["params"]["conv2"]
@@ -211,19 +211,17 @@ def test_the_running_mean_follows_a_convolutions_bias_and_nothing_else_does(narr
 
 
 @pytest.mark.parametrize("operations", [NATIVE, GPU], ids=["native", "gpu"])
-def test_a_bias_before_batch_norm_gets_no_gradient_but_rounding_and_none_on_a_gpu(
-    narrow, operations
-):
+def test_the_gradient_of_a_bias_before_batch_norm_is_rounding_or_zero_on_a_gpu(narrow, operations):
     images = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (2, 24, 27, 1)), jnp.float32)
     model = NARROW.clone(operations=operations)
 
     @jax.jit
-    def gradients(params):
+    def mean_square(params):
         variables = narrow | {"params": params}
         latents, _ = model.apply(variables, images, train=True, mutable=["batch_stats"])
         return jnp.square(latents).mean()
 
-    found = jax.grad(gradients)(narrow["params"])
+    gradients = jax.grad(mean_square)(narrow["params"])
     for layer in ("conv1", "conv2", "conv3", "conv4"):
-        bias, kernel = (np.abs(found[layer][name]).max() for name in ("bias", "kernel"))
+        bias, kernel = (np.abs(gradients[layer][name]).max() for name in ("bias", "kernel"))
         assert kernel > 0 and (bias == 0 if operations is GPU else bias < 1e-4 * kernel)

@@ -68,7 +68,7 @@ def test_text_counts_sizes():
     assert counts(report.text([]), "  gray 480x640") == [2]
 
 
-def test_text_names_every_oddity_grouped_by_kind_and_what_was_done():
+def test_text_lists_every_oddity_by_kind_with_the_action_taken():
     report = DataReport()
     add(report, "missing-snap", "0001/a", "usable as gray only")
     add(report, "kelvin", "0002/b.txt", "looks like Kelvin")
@@ -113,7 +113,7 @@ def test_csv_has_one_row_for_each_thermogram():
     assert [row["annotated"] for row in table] == ["False", "False", "False", "True"]
 
 
-def test_csv_says_which_pixels_exist(tmp_path):
+def test_csv_shows_which_pixels_exist(tmp_path):
     table = rows(DataReport().records_csv([record("a", gray_path=tmp_path / "a.jpg")]))
     assert table[0]["mean_temperature"] == ""
     assert (table[0]["gray"], table[0]["heat"], table[0]["temperatures"]) == (

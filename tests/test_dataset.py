@@ -1,4 +1,4 @@
-"""Opened data sets: shuffled diagnoses, and who validates, as every program has it."""
+"""Opened data sets: shuffled diagnoses, and the validation patients of every program."""
 
 import pytest
 
@@ -17,7 +17,7 @@ def root(tmp_path_factory):
 
 
 def using(config, root, **data):
-    """Two folds of the phantom."""
+    """Sets the data root and two folds."""
     config.data.update({"root": str(root), "loader": "numpy", **data})
     config.split.folds = 2
     return config
@@ -30,37 +30,38 @@ def opened(config, *, seed=0):
 
 
 def labels(config, *, seed=0):
-    found = opened(config, seed=seed).load("classify")
-    return dict(zip(found.patients, found.columns["labels"].tolist(), strict=True))
+    examples = opened(config, seed=seed).load("classify")
+    return dict(zip(examples.patients, examples.columns["labels"].tolist(), strict=True))
 
 
 def split_of(config, *, seed=0):
     return opened(config, seed=seed).split(settings.split_settings(config))
 
 
-def test_shuffled_diagnoses_follow_the_seed_and_are_as_many_of_each(root):
+def test_shuffled_diagnoses_follow_the_seed_and_keep_the_number_of_each(root):
     own = labels(using(encoder_config.get_config(), root))
     config = using(encoder_config.get_config(), root, shuffle_labels=True)
-    dealt = [labels(config, seed=seed) for seed in range(5)]
-    for found in dealt:
-        assert sorted(found.values()) == sorted(own.values()) and UNLABELLED not in found.values()
-    assert len({tuple(found.values()) for found in [own, *dealt]}) > 3
-    assert labels(config, seed=3) == dealt[3]
+    shuffled = [labels(config, seed=seed) for seed in range(5)]
+    for diagnoses in shuffled:
+        assert sorted(diagnoses.values()) == sorted(own.values())
+        assert UNLABELLED not in diagnoses.values()
+    assert len({tuple(diagnoses.values()) for diagnoses in [own, *shuffled]}) > 3
+    assert labels(config, seed=3) == shuffled[3]
 
 
 def test_a_patients_images_share_their_shuffled_diagnosis(tmp_path):
     root = phantom.write_phantom(tmp_path / "site", patients=4, frames=3)
     config = using(encoder_config.get_config(), root, shuffle_labels=True, frames="all")
-    found = opened(config, seed=1).load("classify")
-    pairs = set(zip(found.patients, found.columns["labels"].tolist(), strict=True))
-    assert len(found) == 12 and len(pairs) == 4
+    examples = opened(config, seed=1).load("classify")
+    pairs = set(zip(examples.patients, examples.columns["labels"].tolist(), strict=True))
+    assert len(examples) == 12 and len(pairs) == 4
 
 
 def test_folds_are_stratified_by_the_shuffled_diagnoses(root):
     config = using(encoder_config.get_config(), root, shuffle_labels=True)
     for seed in range(5):
-        found, split = labels(config, seed=seed), split_of(config, seed=seed)
-        assert sum(found[patient] for patient in split.test) == 2  # of the four sick
+        diagnoses, split = labels(config, seed=seed), split_of(config, seed=seed)
+        assert sum(diagnoses[patient] for patient in split.test) == 2  # of the four sick
 
 
 @pytest.mark.parametrize(
@@ -84,5 +85,5 @@ def test_a_studys_encoder_validates_on_its_decoders_patients_and_more(root):
     encoders = dataset.with_more_validation(decoders, settings.split_settings(config))
     assert encoders.test == decoders.test and encoders.val > decoders.val
     assert (len(encoders.train), len(encoders.val)) == (2, 2)
-    config.split.protocol = "paper"  # which validates encoders by image
+    config.split.protocol = "paper"  # it validates encoders by image
     assert dataset.with_more_validation(decoders, settings.split_settings(config)) == decoders

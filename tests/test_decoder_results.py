@@ -1,4 +1,4 @@
-"""What is published of a decoder: which predictions meet which truth, at which threshold."""
+"""A decoder's results: its predictions, the truth that they are compared with, and thresholds."""
 
 import dataclasses
 
@@ -14,7 +14,7 @@ SAMPLING = {"samples": 50, "seed": 0}
 
 
 def classified(*, tuned=True, temperatures=None):
-    """Validation separates at .3; the test scores .4 (healthy), .6 and .35 (sick, one patient)."""
+    """The tuned threshold is near 0.3; test scores: 0.4 (healthy), 0.6 and 0.35 (sick patient)."""
     labels = {"train": [0, 1], "validation": [0, 1], "test": [0, 1, 1]}
     patients = {"train": ["0001", "0002"], "validation": ["0003", "0004"]}
     patients["test"] = ["0005", "0006", "0006"]
@@ -34,8 +34,8 @@ def classified(*, tuned=True, temperatures=None):
 
 @pytest.fixture(scope="module")
 def measures():
-    found = assessment.assess_classification(classified(), row="H/H", **SAMPLING)
-    return found["classification"]
+    assessed = assessment.assess_classification(classified(), row="H/H", **SAMPLING)
+    return assessed["classification"]
 
 
 def test_the_plain_row_uses_one_half_and_the_tuned_row_the_validation_threshold(measures):
@@ -55,20 +55,20 @@ def test_the_reports_table_names_the_threshold_of_every_row(measures):
     assert shown[f"H/H at {assessment.TUNED}"] == f"{chosen:.3f}"
 
 
-def test_a_patients_score_is_the_mean_over_her_images(measures):
+def test_a_patients_score_is_the_mean_over_all_their_images(measures):
     rows = measures["patient"]
     assert rows["H/H"]["counts"]["n"] == 2
     assert rows["H/H"]["counts"]["fn"] == 1  # (.6 + .35) / 2 is below one half
     assert rows["H/H"]["auroc"] == 1.0
 
 
-def test_baselines_stand_beside_the_model_and_see_the_training_set_only(measures):
+def test_baselines_are_reported_beside_the_model_and_use_the_training_set_only(measures):
     rows = measures["image"]
     assert rows["majority class"]["brier"] == pytest.approx(0.25)  # half of training is sick
     assert {"mean intensity", "histogram", "acquisition year", "patient number"} <= set(rows)
 
 
-def test_the_mean_temperature_is_a_baseline_where_there_are_temperatures():
+def test_the_mean_temperature_is_a_baseline_if_there_are_temperatures():
     assert "mean temperature" not in classified().named("baseline/")
     known = {"train": [30.0, 34.0], "test": [30.5, np.nan, 33.5]}
     healthy, _, sick = classified(temperatures=known).named("baseline/")["mean temperature"]
@@ -83,7 +83,7 @@ def test_the_predictions_file_has_a_row_per_image_with_every_decision():
     assert all(0.2 <= row[f"threshold, {assessment.TUNED}"] < 0.4 for row in rows)
 
 
-def test_where_test_patients_validate_no_threshold_is_chosen_on_them():
+def test_no_threshold_is_chosen_if_test_patients_validate():
     assert classified(tuned=False).named("threshold/") == {}
 
 
@@ -95,11 +95,11 @@ def test_segmentations_are_scored_at_their_size_and_at_full_size():
     wrong = scored.copy()
     wrong[1, :2] = 1
     predicted = {"label_maps": wrong, "full_label_maps": full}
-    found = decoder_results.segmented(test, predicted, model="fold 0")
-    measures = assessment.assess_segmentation(found, **SAMPLING)["segmentation"]
+    predictions = decoder_results.segmented(test, predicted, model="fold 0")
+    measures = assessment.assess_segmentation(predictions, **SAMPLING)["segmentation"]
     assert measures["16x16"]["accuracy"] == measures["16x16"]["miou"] == 1.0
     assert measures["4x4"]["accuracy"] == 0.75  # of all pixels of both images
     assert measures["4x4"]["iou"][0] == 0.75
-    rows = decoder_results.segmentation_rows(found)
+    rows = decoder_results.segmentation_rows(predictions)
     assert [row["accuracy_4x4"] for row in rows] == [1.0, 0.5]
     assert [row["accuracy_16x16"] for row in rows] == [1.0, 1.0]

@@ -19,7 +19,7 @@ LATENTS = np.random.default_rng(0).standard_normal((2, 3, 16, 17, 6)).astype(np.
 
 @pytest.fixture(scope="module", params=["segmenter", "linear", "pooled"])
 def decoder(request):
-    """(head, variables, what a narrow decoder gives for three views, and for each of them)."""
+    """(head, variables, outputs of a narrow decoder for three views together, and one by one)."""
     head = request.param
     model = Segmenter(width=2) if head == "segmenter" else Classifier(head=head, width=2)
     init = jax.jit(partial(model.init, train=False))
@@ -39,7 +39,7 @@ def test_the_logits_of_the_views_are_averaged(decoder):
     assert np.ptp(np.asarray(one_by_one)) > 1e-4
 
 
-def test_segmentation_gives_logits_per_pixel_and_classification_one_with_its_evidence(decoder):
+def test_segmentation_gives_logits_per_pixel_and_classification_a_logit_with_evidence(decoder):
     head, _, together, _ = decoder
     if head == "segmenter":
         assert together.shape == (2, 16, 17, 8)
@@ -67,10 +67,10 @@ def test_the_linear_head_weighs_each_pixel_row_by_row():
         params.update(head_weight=jnp.asarray(weight), head_bias=jnp.asarray(bias))
         return apply({**variables, "params": params}, latents)
 
-    _, channel = logits(np.ones((272, 1), np.float32), np.float32(0))  # u * 1
-    one = np.zeros((272, 1), np.float32)
-    one[3 * 17 + 5] = 2
-    values, _ = logits(one, np.float32(0.25))
+    _, channel = logits(np.ones((272, 1), np.float32), np.float32(0))  # the evidence u * 1
+    one_pixel = np.zeros((272, 1), np.float32)
+    one_pixel[3 * 17 + 5] = 2
+    values, _ = logits(one_pixel, np.float32(0.25))
     np.testing.assert_allclose(values, 2 * channel[:, 3, 5] + 0.25, rtol=1e-5)
 
 
@@ -113,7 +113,7 @@ def test_soft_labels_at_full_size_are_the_one_hot_map():
 
 @pytest.mark.parametrize("decoder", [Segmenter(width=2), Classifier(width=2)])
 def test_logits_are_float32_where_layers_compute_in_bfloat16(decoder):
-    # In bfloat16 classes would tie, and every tie goes to the lower class: image left.
+    # In bfloat16, many classes would tie, and ties go to the class with the lowest number.
     decoder = decoder.clone(dtype=jnp.dtype("bfloat16"))
     latents = jnp.zeros((1, 1, 16, 16, 4), jnp.bfloat16)
     init = functools.partial(decoder.init_with_output, train=False)

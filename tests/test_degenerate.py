@@ -1,4 +1,4 @@
-"""Data sets with nothing to learn from: training goes through, and the measures say what is not."""
+"""Data sets with nothing to learn: training ends without an error; undefined measures are NaN."""
 
 import json
 import math
@@ -22,14 +22,14 @@ quick_compilation = pytest.fixture(scope="module", autouse=True)(tiny_training.q
 
 @pytest.fixture(autouse=True, params=[True, pytest.param(False, marks=pytest.mark.slow)])
 def shallow(request):
-    """Whether decoders are of one stage."""
+    """Replaces the U-Net by one of a single stage; the slow tests use the real one."""
     with tiny_training.shallow_decoders(request.param):
         yield
 
 
 @pytest.fixture
 def data(tmp_path, monkeypatch):
-    """A phantom data set of six patients, to be spoilt."""
+    """A phantom data set of six patients, which a test may damage."""
     monkeypatch.setenv("THERMO_JAX_CACHE_DIR", str(tmp_path / "cache"))
     return write_phantom(tmp_path / "data", patients=PATIENTS)
 
@@ -62,7 +62,7 @@ def diagnose(data, sick: set[int]):
 
 
 def classified(data, tmp_path, **split) -> dict:
-    """Measures per patient of a classifier."""
+    """Trains a classifier and returns its measures per patient."""
     outcome = main.run(tiny(classify, "H/H", data, **split), tmp_path / "run")
     assert (tmp_path / "run" / "report.html").stat().st_size
     return outcome["classification"]["patient"]["H/H"]
@@ -120,12 +120,12 @@ def test_a_region_that_nobody_outlined_has_no_iou_and_does_not_spoil_the_mean(da
     file.write_text(json.dumps(coco))
     scores = main.run(tiny(segment, "H/H", data), tmp_path / "run")["segmentation"][FULL]
     iou = dict(zip(CLASS_NAMES, scores["iou"], strict=True))
-    assert iou["left_nipple"] == 0 or math.isnan(iou["left_nipple"])  # predicted somewhere or not
+    assert iou["left_nipple"] == 0 or math.isnan(iou["left_nipple"])  # 0 if predicted anywhere
     assert scores["miou"] == pytest.approx(np.nanmean(scores["iou"]))
 
 
 @pytest.mark.parametrize("patients", [1, 2])
-def test_too_few_patients_are_told(tmp_path, monkeypatch, patients):
+def test_too_few_patients_are_refused(tmp_path, monkeypatch, patients):
     monkeypatch.setenv("THERMO_JAX_CACHE_DIR", str(tmp_path / "cache"))
     data = write_phantom(tmp_path / "data", patients=patients)
     for module, preset in ((encoder, "heat"), (classify, "H/H"), (segment, "H/H")):

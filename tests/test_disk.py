@@ -17,7 +17,7 @@ BLOCK = 4096
 
 @pytest.fixture
 def disk(tmp_path):
-    """A file system of 1.5 MB; the test is skipped where it may not be mounted."""
+    """A file system of 1.5 MB; the test is skipped if mounting is not allowed."""
     folder = tmp_path / "disk"
     folder.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", "size=1500k", "tmpfs", folder]
@@ -42,11 +42,11 @@ def run():
     return tiny.toy_run([3.0, 2.0, 1.0, 0.5], weights=jax.random.normal(jax.random.key(0), 40_000))
 
 
-# Orbax's threads outlive their event loop then.
+# After this error, Orbax's threads outlive their event loop.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-# Nothing more can be written; the first files of a checkpoint can; its metadata; all but the last.
+# Room for nothing; for a checkpoint's first files; for its metadata; for all files but the last.
 @pytest.mark.parametrize("left", [0, 20_000, 60_000, 150_000])
-@pytest.mark.parametrize("epochs", [3, 4])  # the save that fails is the last one, or is not
+@pytest.mark.parametrize("epochs", [3, 4])  # the save that fails is the last one or not
 def test_a_full_disk_stops_the_run_which_continues_when_there_is_room(
     run, disk, tmp_path, caplog, capfd, left, epochs
 ):
@@ -57,7 +57,7 @@ def test_a_full_disk_stops_the_run_which_continues_when_there_is_room(
             deadline = time.monotonic() + 60
             while [step.name for step in (disk / "run" / FOLDER).iterdir()] != ["10"]:
                 assert time.monotonic() < deadline
-                time.sleep(0.01)  # it is written, and the first one deleted, in the background
+                time.sleep(0.01)  # a thread writes this one and deletes the first
             fill(disk, but=left)
 
     with pytest.raises(OSError, match="No space left on device"):
@@ -66,14 +66,14 @@ def test_a_full_disk_stops_the_run_which_continues_when_there_is_room(
         latest = checkpoints.latest_step()
         assert latest in (10, 15)
         assert checkpoints.restore(run.state()).step == latest
-    # Orbax's tracebacks would bury the one line that counts.
+    # Orbax's tracebacks would hide our error message.
     assert not caplog.records and "Traceback" not in capfd.readouterr().err
     (disk / "filler").unlink()
     continued = run.fit(disk / "run", plan)
     tiny.assert_same_tree(continued, run.fit(tmp_path / "straight", plan))
 
 
-def test_a_disk_that_cannot_be_written_is_told_at_once(disk, tmp_path):
+def test_a_read_only_disk_is_refused_at_once(disk, tmp_path):
     subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
     with pytest.raises(ValueError, match="run cannot be written .Read-only file system.*another"):
         main.run(demo.get_config(), disk / "run")

@@ -1,4 +1,4 @@
-"""The prepared (TFDS) set gives what the source gives, and follows it when it changes."""
+"""The prepared (TFDS) data set equals its source, and is prepared again when that changes."""
 
 import dataclasses
 import functools
@@ -42,7 +42,7 @@ def prepared(source, tmp_path_factory):
 
 @pytest.fixture
 def tiny(tmp_path):
-    """One patient, one image, with temperatures, and where to prepare it."""
+    """A data root of one image with temperatures, and the folder to prepare it in."""
     root = phantom.write_phantom(tmp_path / "tiny", patients=1, temperatures=True)
     return root, tmp_path / "prepared"
 
@@ -90,10 +90,10 @@ def test_metadata_survives_and_missing_pixels_stay_missing(source, prepared):
         return (*(path is not None for path in paths), bool(record.regions))
 
     assert [shape(record) for record in stored] == [shape(record) for record in records]
-    assert len({shape(record) for record in records}) > 2  # or this proves little
+    assert len({shape(record) for record in records}) > 2  # else the comparison shows little
     blank = {"gray_path": None, "heat_path": None, "temperature_path": None, "regions": ()}
-    for one, other in zip(stored, records, strict=True):
-        assert dataclasses.replace(one, **blank) == dataclasses.replace(other, **blank)
+    for actual, expected in zip(stored, records, strict=True):
+        assert dataclasses.replace(actual, **blank) == dataclasses.replace(expected, **blank)
 
 
 def test_an_unchanged_source_is_neither_opened_nor_prepared_again(source, prepared, monkeypatch):
@@ -101,9 +101,7 @@ def test_an_unchanged_source_is_neither_opened_nor_prepared_again(source, prepar
     assert dmr_ir.prepare(source, prepared_dir=prepared.directory.parent) == prepared
 
 
-def test_the_data_report_is_kept_and_its_oddities_are_recalled_in_one_line(
-    source, prepared, monkeypatch
-):
+def test_the_data_report_is_kept_and_one_line_mentions_its_oddities(source, prepared, monkeypatch):
     lines = []
     monkeypatch.setattr(logging, "warning", lambda text, *args: lines.append(text % args))
     dmr_ir.prepare(source, prepared_dir=prepared.directory.parent)
@@ -150,7 +148,7 @@ def test_a_changed_source_is_prepared_again_with_a_message(tiny, monkeypatch):
     assert any("has changed: preparing it again" in line for line in lines)
 
 
-def test_a_half_written_preparation_is_found_and_done_again(tiny):
+def test_a_half_written_preparation_is_detected_and_repeated(tiny):
     root, prepared_dir = tiny
     whole = dmr_ir.prepare(root, prepared_dir=prepared_dir)
     (whole.directory / "prepared.json").unlink()
@@ -192,7 +190,7 @@ def test_a_moved_copy_keeps_its_fingerprint(tiny, tmp_path):
     assert there == dmr_ir.source_fingerprint(root)
 
 
-def test_a_file_that_is_no_source_leaves_the_fingerprint(tiny):
+def test_a_file_that_is_no_source_does_not_change_the_fingerprint(tiny):
     root, _ = tiny
     before = dmr_ir.source_fingerprint(root)
     (root / "run.log").write_text("not a source")
@@ -208,7 +206,7 @@ def test_settings_and_modification_times_are_part_of_the_fingerprint(tiny):
     assert dmr_ir.source_fingerprint(root, colormap="jet") != first
 
 
-def test_the_place_for_prepared_sets_comes_from_the_environment(tiny, tmp_path, monkeypatch):
+def test_the_folder_for_prepared_sets_comes_from_the_environment(tiny, tmp_path, monkeypatch):
     root, _ = tiny
     monkeypatch.setenv("THERMO_JAX_CACHE_DIR", str(tmp_path / "cache"))
     assert dmr_ir.prepare(root).directory.parent == tmp_path / "cache" / "prepared"

@@ -65,7 +65,7 @@ def segment_run(demo_run):
 
 @pytest.fixture(scope="module")
 def other_encoder(encoder_run, tmp_path_factory):
-    """An encoder of another seed: its workdir, and its process, which has no TensorFlow."""
+    """The workdir of an encoder with another seed, and its process, which had no TensorFlow."""
     workdir = tmp_path_factory.mktemp("other")
     program = f"""
 import sys
@@ -83,7 +83,7 @@ main.run(config, {str(workdir)!r})
     return workdir, subprocess.run(command, capture_output=True, text=True, timeout=600)
 
 
-def test_the_demo_leaves_pictures_results_and_a_report_of_every_stage(demo_run):
+def test_the_demo_writes_pictures_results_and_a_report_of_every_stage(demo_run):
     workdir, outcome = demo_run
     assert 0 <= outcome["segment"]["segmentation"]["60x80"]["miou"] <= 1
     assert 0 <= outcome["classify"]["classification"]["patient"]["H/H"]["auroc"] <= 1
@@ -98,7 +98,7 @@ def test_the_demo_leaves_pictures_results_and_a_report_of_every_stage(demo_run):
         assert picture in (workdir / stage / "report.md").read_text()
 
 
-def test_a_decoder_leaves_table_predictions_pictures_and_records(segment_run, capsys):
+def test_a_decoder_writes_table_predictions_pictures_and_records(segment_run, capsys):
     workdir, outcome = segment_run
     saved = json.loads((workdir / "results.json").read_text())
     assert saved["segmentation"]["60x80"]["miou"] == outcome["segmentation"]["60x80"]["miou"]
@@ -124,7 +124,7 @@ def test_a_saved_decoder_reproduces_its_reported_score(segment_run, encoder_run,
     before = (workdir / "metrics.jsonl").read_bytes()
     config = tiny(segment.get_config("H/H,phantom"), workdir=str(encoder_run))
     elsewhere = encoder_run.with_name("elsewhere")
-    encoder_run.rename(elsewhere)  # the decoder's checkpoint carries the encoder
+    encoder_run.rename(elsewhere)  # the decoder's checkpoint contains the encoder
     try:
         again = main.run(config, workdir)
     finally:
@@ -134,7 +134,7 @@ def test_a_saved_decoder_reproduces_its_reported_score(segment_run, encoder_run,
     assert "Segmentation" in capsys.readouterr().out
 
 
-def test_a_decoder_that_continues_keeps_the_name_of_its_encoder_where_that_is_gone(
+def test_a_continued_decoder_keeps_the_name_of_an_encoder_that_is_gone(
     segment_run, encoder_run, tmp_path, caplog
 ):
     workdir = shutil.copytree(segment_run[0], tmp_path / "run")
@@ -146,7 +146,7 @@ def test_a_decoder_that_continues_keeps_the_name_of_its_encoder_where_that_is_go
     assert encoder_run.name in page and "/nowhere" not in page
 
 
-def test_a_decoder_continues_with_its_encoder_elsewhere_and_with_no_other(
+def test_a_decoder_continues_with_its_moved_encoder_and_with_no_other(
     segment_run, encoder_run, other_encoder, tmp_path
 ):
     other, _ = other_encoder
@@ -164,7 +164,7 @@ def test_a_decoder_continues_with_its_encoder_elsewhere_and_with_no_other(
 
 
 @pytest.mark.parametrize("program", ["encoder", "segment"])
-def test_a_run_that_other_patients_would_continue_is_refused_and_stays_as_it_is(
+def test_a_run_is_not_continued_with_other_patients_and_stays_unchanged(
     program, segment_run, encoder_run, tmp_path
 ):
     finished, build = {
@@ -176,7 +176,7 @@ def test_a_run_that_other_patients_would_continue_is_refused_and_stays_as_it_is(
     Split(split.test, split.val, split.train).save(tmp_path / "other.json")
     config = tiny(build, workdir=str(encoder_run))
     config.split.file = str(tmp_path / "other.json")
-    config.parallel.resident_gb = 0.0  # which may change
+    config.parallel.resident_gb = 0.0  # this field may change
     before = contents(workdir)
     with pytest.raises(ValueError, match="the data changed since the run in .* began"):
         main.run(config, workdir)
@@ -188,10 +188,10 @@ def test_prediction_of_the_same_files_gives_what_the_run_reported(segment_run, c
     saved = Predictions.load(workdir / "predictions.npz")
     root = cache / "phantom" / "patients12"
     predictor = Predictor([workdir])
-    found = {item.name: item for item in predictor.predict_files(root)}
+    predictions = {item.name: item for item in predictor.predict_files(root)}
     for name, expected in zip(saved.names, saved.columns["confusion/480x640"], strict=True):
         confusion = metrics.confusion_matrix(
-            label_map_of(root, name), found[name].label_map, num_classes=len(CLASS_NAMES)
+            label_map_of(root, name), predictions[name].label_map, num_classes=len(CLASS_NAMES)
         )
         np.testing.assert_array_equal(confusion, expected)
 
@@ -208,7 +208,7 @@ def test_a_decoder_refuses_an_encoder_of_another_kind(encoder_run, tmp_path):
         main.run(config, tmp_path)
 
 
-def test_a_decoder_says_what_to_do_without_an_encoder(cache, tmp_path):
+def test_without_an_encoder_a_decoder_says_what_to_do(cache, tmp_path):
     with pytest.raises(ValueError, match="pretrain an encoder with.*encoder.py:heat"):
         main.run(tiny(classify.get_config("H/H,phantom")), tmp_path)
     config = tiny(classify.get_config("H/H,phantom"), workdir=str(tmp_path / "nowhere"))

@@ -1,4 +1,4 @@
-"""A user's mistake ends in one line, a bug in a traceback."""
+"""A user's mistake ends the program with one line, a bug with a traceback."""
 
 import errno
 import os
@@ -27,7 +27,7 @@ def system_error(number, filename=None):
         system_error(errno.EDQUOT),
     ],
 )
-def test_these_are_the_users(error):
+def test_these_errors_are_users_mistakes(error):
     assert errors.is_users(error)
 
 
@@ -41,7 +41,7 @@ def test_these_are_the_users(error):
         KeyError("a"),
     ],
 )
-def test_these_are_bugs(error):
+def test_these_errors_are_bugs(error):
     assert not errors.is_users(error)
 
 
@@ -54,14 +54,14 @@ def test_these_are_bugs(error):
         (errors.DivergedError, FloatingPointError),
     ],
 )
-def test_a_notebook_may_catch_them_by_pythons_names(kind, builtin):
+def test_a_notebook_can_catch_errors_by_pythons_names(kind, builtin):
     with pytest.raises(builtin, match="^what happened$"):
         raise kind("what happened")
 
 
 @pytest.fixture
 def start(monkeypatch, capsys):
-    """Runs the program in this process, with a flag parser that raises: (exit code, stderr)."""
+    """Runs the program with a flag parser that raises; returns (exit code, stderr)."""
 
     def run(error, *arguments):
         def fail(argv):
@@ -82,11 +82,11 @@ def test_a_users_mistake_is_one_line_and_exit_code_2(start):
 
 @pytest.mark.parametrize("raise_", [lambda: np.zeros(2) + np.zeros(3), lambda: int("x")])
 def test_a_bug_keeps_its_type_and_traceback(start, raise_):
-    with pytest.raises(ValueError) as found:
+    with pytest.raises(ValueError) as bug:
         raise_()
     with pytest.raises(ValueError) as caught:
-        start(found.value)
-    assert caught.value is found.value
+        start(bug.value)
+    assert caught.value is bug.value
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ STATUS = "RESOURCE_EXHAUSTED: Error writing: Quota exceeded"
 
 
 @pytest.mark.parametrize("error", [ValueError(STATUS), OSError(5, "Input/output error")])
-def test_what_the_storage_says_of_a_checkpoint_is_a_failed_write(tmp_path, error):
+def test_a_storage_error_while_saving_a_checkpoint_is_a_failed_write(tmp_path, error):
     message = "a checkpoint cannot be written .*the same command continues"
     with (
         Checkpoints(tmp_path) as checkpoints,
@@ -123,7 +123,7 @@ def test_what_the_storage_says_of_a_checkpoint_is_a_failed_write(tmp_path, error
         raise error
 
 
-def test_a_bug_while_a_checkpoint_is_written_is_no_failed_write(tmp_path):
+def test_a_bug_while_saving_a_checkpoint_is_not_a_failed_write(tmp_path):
     bug = ValueError("cannot reshape array")
     with (
         Checkpoints(tmp_path) as checkpoints,

@@ -59,7 +59,7 @@ def test_the_first_frame_is_the_first_that_can_be_used():
     assert names(annotated, task="segment") == "b"
 
 
-def test_visits_of_old_names_are_told_apart_by_date_and_images_of_no_known_frame_are_kept():
+def test_dates_distinguish_visits_of_old_names_and_images_of_unknown_frame_are_kept():
     records = [
         record("a", visit=0, date="2013-01-01"),
         record("b", visit=0, date="2014-01-01"),
@@ -70,13 +70,13 @@ def test_visits_of_old_names_are_told_apart_by_date_and_images_of_no_known_frame
     assert names(records) == "a b c d e"
 
 
-def test_mirrored_copies_are_left_out_unless_asked_for():
+def test_mirrored_copies_are_left_out_by_default():
     records = [record("a"), record("b", mirrored=True)]
     assert names(records) == "a"
     assert names(records, mirrored=True) == "a b"
 
 
-def test_only_pretraining_takes_unknown_patients_and_views():
+def test_only_pretraining_uses_unknown_patients_and_views():
     records = [
         record("known"),
         record("stranger", patient="folder:x", patient_known=False),
@@ -94,20 +94,20 @@ def test_classification_needs_a_diagnosis_and_segmentation_an_annotation():
     assert names(records, task="pretrain") == "a b"
 
 
-def test_where_only_gray_images_are_the_remedy_names_the_gray_presets():
+def test_if_there_are_only_gray_images_the_remedy_names_the_gray_presets():
     records = [record("a", heat_path=None, gray_path=pathlib.Path("a.jpg"))]
     for task in ("pretrain", "classify"):
         with pytest.raises(ValueError, match="1 without heat pixels.*or choose gray presets"):
             names(records, task=task, data_type="heat")
 
 
-def test_an_unknown_protocol_counts_only_where_there_is_no_choice_to_make():
+def test_an_unknown_protocol_is_left_out_only_if_protocols_are_chosen():
     records = [record("a", protocol=""), record("b", protocol="S")]
     assert names(records) == "a b"
     assert names(records, protocols=("S",)) == "b"
 
 
-def test_an_empty_selection_says_which_filter_removed_how_many():
+def test_the_error_of_an_empty_selection_counts_what_each_filter_removed():
     records = [record("a", view=2), record("b", view=3), record("c", label=UNLABELLED)]
     message = r"of 3 found: removed 1 without a diagnosis, 2 of a view not in \(1,\)"
     with pytest.raises(ValueError, match=message):
@@ -153,7 +153,7 @@ def on_disk(tmp_path_factory) -> list[Thermogram]:
 
 
 @pytest.mark.parametrize(("data_type", "shape"), [("gray", (480, 640, 1)), ("heat", (120, 160, 3))])
-def test_a_table_holds_one_data_type_and_what_reports_need(on_disk, data_type, shape):
+def test_a_table_contains_one_data_type_and_the_facts_for_reports(on_disk, data_type, shape):
     table = examples.load_examples(on_disk, data_type=data_type, task="classify")
     assert len(table) == 3
     assert table.columns["images"].shape == (3, *shape)
@@ -202,7 +202,7 @@ def test_thermograms_without_the_data_type_are_left_out(on_disk):
     assert names([no_heat, on_disk[1]], task="pretrain", data_type="heat") == "image1"
 
 
-def test_rows_are_taken_by_index(on_disk):
+def test_rows_are_selected_by_index(on_disk):
     table = examples.load_examples(on_disk, data_type="heat", task="classify")
     taken = table.take([2, 0])
     assert taken.names.tolist() == ["image2", "image0"]

@@ -1,4 +1,4 @@
-"""An exported decoder runs without this package, on batches of any size, and says the same."""
+"""An exported decoder runs without this package, on any batch size, with the same outputs."""
 
 import json
 import os
@@ -33,7 +33,7 @@ assert not any(name.startswith(("thermo_jax", "flax")) for name in sys.modules)
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
-    """Models by task, images, and a folder with the models' files and what these say elsewhere."""
+    """Models by task, images, and a folder with the exported files and with their outputs."""
     folder = tmp_path_factory.mktemp("exported")
     images = np.random.default_rng(0).integers(0, 256, (3, 30, 40, 3), dtype=np.uint8)
     np.save(folder / "images.npy", images)
@@ -76,7 +76,7 @@ def test_the_program_exports_every_model_of_a_folder(tmp_path):
 
 
 @pytest.mark.parametrize("platforms", [("gpu",), ("cpu", "GPU"), ()])
-def test_a_platform_that_jax_does_not_know_is_refused_by_name(platforms, tmp_path):
+def test_an_unknown_platform_is_refused_by_name(platforms, tmp_path):
     config = export_config.get_config()
     config.models, config.platforms = str(tmp_path), platforms
     message = rf"config.platforms={re.escape(repr(platforms))} must be .* of cpu, cuda, rocm, tpu"

@@ -1,4 +1,4 @@
-"""A decoder exported as ONNX says in onnxruntime what it says here, on batches of any size."""
+"""A decoder exported as ONNX gives the same outputs in onnxruntime, on batches of any size."""
 
 import json
 import sys
@@ -19,7 +19,7 @@ REASON = "ONNX needs the extra: pip install 'thermo_jax[onnx]'"
 
 
 @pytest.mark.parametrize(("task", "row"), [("classify", "H/H"), ("segment", "G/H")])
-def test_onnxruntime_gives_the_same_for_batches_of_any_size(task, row, tmp_path):
+def test_onnxruntime_gives_the_same_outputs_for_batches_of_any_size(task, row, tmp_path):
     pytest.importorskip("jax2onnx", reason=REASON)
     onnxruntime = pytest.importorskip("onnxruntime", reason=REASON)
     model = load_model(save_decoder(tmp_path / "run", task, row))
@@ -43,14 +43,14 @@ def test_the_program_writes_onnx_by_its_preset(tmp_path):
     assert outcome["files"] == [str(tmp_path / "out" / f"run.{s}") for s in ("onnx", "json")]
 
 
-def test_a_file_that_says_something_else_is_not_written(tmp_path, monkeypatch):
+def test_a_file_that_gives_other_outputs_is_not_written(tmp_path, monkeypatch):
     pytest.importorskip("jax2onnx", reason=REASON)
     model = load_model(save_decoder(tmp_path / "run", "classify"))
 
     def wrong(*arguments, **options):
         return jax.tree.map(lambda x: x + 1e-3, forward(*arguments, **options))
 
-    # Traced wrongly, as a wrong conversion would be; the comparison is with the model itself.
+    # The first call, the export, gets the wrong model; the comparison gets the right one.
     answers = iter([wrong, forward])
     monkeypatch.setattr(predictor, "forward", lambda *a, **options: next(answers)(*a, **options))
     with pytest.raises(ValueError, match="run was converted wrongly: onnxruntime differs .* 0.001"):

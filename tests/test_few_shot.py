@@ -28,7 +28,7 @@ def few(count: int, *, seed: int = 0) -> set[str]:
     return decoder.fewer_patients(set(PATIENTS), settings, seed=seed)
 
 
-def test_more_patients_include_the_fewer():
+def test_a_larger_choice_includes_the_patients_of_a_smaller_one():
     chosen = [few(count) for count in (1, 2, 5)]
     assert [len(patients) for patients in chosen] == [1, 2, 5]
     assert chosen[0] < chosen[1] < chosen[2]
@@ -47,11 +47,11 @@ def test_another_seed_chooses_other_patients():
 
 
 @pytest.mark.parametrize("count", [0, 10, 11])
-def test_zero_or_more_than_there_are_is_all(count):
+def test_zero_or_too_large_a_number_chooses_all_patients(count):
     assert few(count) == set(PATIENTS)
 
 
-def test_numbers_that_the_data_do_not_have_are_left_out():
+def test_numbers_above_that_of_the_available_patients_are_left_out():
     config = few_shot_config.get_config()
     assert few_shot.numbers(config, available=12) == [1, 2, 5, 10, 12]
     assert few_shot.numbers(config, available=20) == [1, 2, 5, 10, 20]
@@ -77,7 +77,7 @@ def test_raw_pixels_need_one_data_type():
         ({"downscale": {"heat": 7}}, "downscale=7 does not divide"),
     ],
 )
-def test_what_can_be_told_before_the_encoder_trains_is(fields, message, tmp_path):
+def test_mistakes_are_reported_before_the_encoder_trains(fields, message, tmp_path):
     config = few_shot_config.get_config("heat,smoke")
     config.data.loader = "numpy"
     config.update(fields)
@@ -85,9 +85,7 @@ def test_what_can_be_told_before_the_encoder_trains_is(fields, message, tmp_path
         main.run(config, tmp_path)
 
 
-def test_a_run_that_would_deal_its_patients_anew_is_refused_and_stays_as_it_is(
-    tmp_path, monkeypatch
-):
+def test_a_run_with_another_split_is_refused_and_stays_unchanged(tmp_path, monkeypatch):
     monkeypatch.setenv("THERMO_JAX_CACHE_DIR", str(tmp_path / "cache"))
     config = few_shot_config.get_config("heat,smoke")
     config.data.update({"phantom_patients": 12, "loader": "numpy"})
@@ -105,7 +103,7 @@ def test_a_run_that_would_deal_its_patients_anew_is_refused_and_stays_as_it_is(
 def finished(request, tmp_path_factory):
     """The workdir and the results of a tiny run: three encoders, one labelled patient.
 
-    Its segmenters are of one stage, or, slow, the U-Net.
+    Its segmenters have one stage; in the slow tests, they are the real U-Net.
     """
     config = few_shot_config.get_config("heat,smoke")
     config.update({"patients": (1,), "repeats": 1})
@@ -128,7 +126,7 @@ def finished(request, tmp_path_factory):
 def test_every_encoder_is_scored_and_drawn(finished):
     workdir, outcome, _ = finished
     assert set(outcome["miou"]) == {"pretrained", "random", "none"}
-    assert all(0 <= found["1"][0] <= 1 for found in outcome["miou"].values())
+    assert all(0 <= scores["1"][0] <= 1 for scores in outcome["miou"].values())
     assert (workdir / "pictures" / "few_shot.png").stat().st_size > 10_000
     assert "random, frozen" in (workdir / "results.txt").read_text()
     assert "few_shot" in (workdir / "report.md").read_text()

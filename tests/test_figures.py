@@ -1,4 +1,4 @@
-"""The pictures: drawn, as large as their content needs, not blank, for any count and size."""
+"""The figures are drawn, not blank, and as large as their content, for any count and size."""
 
 import subprocess
 import sys
@@ -76,7 +76,7 @@ def test_segmentation_figure_paints_every_class_and_the_errors(tmp_path):
         assert _has_color(pixels, color)
 
 
-def test_segmentation_figure_takes_label_maps_of_another_resolution(tmp_path):
+def test_segmentation_figure_accepts_label_maps_of_another_resolution(tmp_path):
     truth, predicted = _label_maps(1, (120, 160))
     small = figures.segmentation_figure(tmp_path / "a.png", _images(1), *_label_maps(1), _names(1))
     large = figures.segmentation_figure(tmp_path / "b.png", _images(1), truth, predicted, _names(1))
@@ -107,7 +107,7 @@ def test_evidence_figure_shows_pairs(tmp_path, count):
     assert warm.sum() > 100 and cold.sum() > 100
 
 
-def test_evidence_figure_of_no_evidence_is_still_drawn(tmp_path):
+def test_evidence_figure_of_zero_evidence_is_drawn(tmp_path):
     nothing = np.zeros((1, 30, 40))
     path = figures.evidence_figure(tmp_path / "e.png", _images(1), nothing, [0.5], [0], _names(1))
     assert _pixels(path).std() > 20
@@ -141,7 +141,7 @@ def test_constant_latents_are_mid_gray():
     np.testing.assert_array_equal(figures.pca_colors(np.ones((1, 4, 5, 8))), 0.5)
 
 
-def test_latents_in_bfloat16_are_taken():
+def test_latents_in_bfloat16_are_accepted():
     import ml_dtypes
 
     half = figures.pca_colors(_latents(1, 8, ml_dtypes.bfloat16))
@@ -165,9 +165,9 @@ def test_curves_figure_draws_training_and_validation(tmp_path, epochs):
 
 def test_curves_figure_gives_each_measure_a_panel_and_leaves_other_numbers_out(tmp_path):
     rows = [{**row, "train/part_loss": 1.0, "val_miou": 0.5} for row in _history(4)]
-    one = _pixels(figures.curves_figure(tmp_path / "1.png", _history(4)))
-    three = _pixels(figures.curves_figure(tmp_path / "3.png", rows))
-    assert three.shape[1] > 2.5 * one.shape[1]
+    narrow = _pixels(figures.curves_figure(tmp_path / "1.png", _history(4)))
+    wide = _pixels(figures.curves_figure(tmp_path / "3.png", rows))
+    assert wide.shape[1] > 2.5 * narrow.shape[1]
 
 
 def test_curves_figure_survives_gaps_and_a_diverged_run(tmp_path):

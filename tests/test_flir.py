@@ -1,4 +1,4 @@
-"""Radiometric JPEGs of FLIR cameras, read by flyr itself (test_pictures.py stands in for it)."""
+"""Radiometric JPEGs of FLIR cameras, read by flyr itself (test_pictures.py replaces flyr)."""
 
 import json
 
@@ -11,7 +11,7 @@ pytest.importorskip("flyr", reason="flyr is absent: pip install 'thermo_jax[flir
 
 @pytest.fixture(scope="module")
 def expected(foreign_dir):
-    """Facts of each file, by the published radiometric formula."""
+    """Facts of each file, computed with the published radiometric formula."""
     return json.loads((foreign_dir / "flir" / "EXPECTED.json").read_text())
 
 
@@ -19,17 +19,17 @@ def read(foreign_dir, name):
     return read_picture(name, [foreign_dir / "flir" / name])
 
 
-def test_temperatures_are_the_published_formulas_to_a_tenth_of_a_degree(foreign_dir, expected):
-    facts, found = expected["FLIR_E40.jpg"], read(foreign_dir, "FLIR_E40.jpg").temperatures
-    assert list(found.shape) == facts["shape"]
-    assert found.min() == pytest.approx(facts["min_c"], abs=0.1)
-    assert found.max() == pytest.approx(facts["max_c"], abs=0.1)
-    assert found.mean() == pytest.approx(facts["mean_c"], abs=0.1)
-    height, width = found.shape
-    assert found[height // 2, width // 2] == pytest.approx(facts["centre_c"], abs=0.1)
+def test_temperatures_equal_the_published_formulas_to_a_tenth_of_a_degree(foreign_dir, expected):
+    facts, celsius = expected["FLIR_E40.jpg"], read(foreign_dir, "FLIR_E40.jpg").temperatures
+    assert list(celsius.shape) == facts["shape"]
+    assert celsius.min() == pytest.approx(facts["min_c"], abs=0.1)
+    assert celsius.max() == pytest.approx(facts["max_c"], abs=0.1)
+    assert celsius.mean() == pytest.approx(facts["mean_c"], abs=0.1)
+    height, width = celsius.shape
+    assert celsius[height // 2, width // 2] == pytest.approx(facts["centre_c"], abs=0.1)
 
 
-def test_a_scene_below_freezing_is_read_as_a_picture_and_says_so(foreign_dir, expected):
+def test_a_scene_below_freezing_is_read_as_a_picture_with_a_note(foreign_dir, expected):
     picture = read(foreign_dir, "FLIR_B60.jpg")
     assert expected["FLIR_B60.jpg"]["max_c"] < 0 and picture.temperatures is None
     assert "outside 10..45 degrees C" in picture.notes[0]

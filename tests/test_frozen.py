@@ -1,4 +1,4 @@
-"""The frozen encoder: bridges between data types, and the latents that it gives."""
+"""The frozen encoder: bridges between data types, and its latents."""
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ def test_images_of_the_encoders_own_type_are_one_view(channels):
     np.testing.assert_array_equal(bridge(images, encoder_channels=channels), images[:, None])
 
 
-def test_a_gray_encoder_sees_a_heatmap_as_three_gray_views():
+def test_a_gray_encoder_gets_a_heatmap_as_three_gray_views():
     images = uint8_images(2, 4, 5, 3)
     views = bridge(images, encoder_channels=1)
     assert views.shape == (2, 3, 4, 5, 1)
@@ -31,7 +31,7 @@ def test_a_gray_encoder_sees_a_heatmap_as_three_gray_views():
         np.testing.assert_array_equal(views[:, channel, :, :, 0], images[..., channel])
 
 
-def test_a_heatmap_encoder_sees_a_gray_image_as_three_equal_channels():
+def test_a_heatmap_encoder_gets_a_gray_image_as_three_equal_channels():
     images = uint8_images(2, 4, 5, 1)
     views = bridge(images, encoder_channels=3)
     assert views.shape == (2, 1, 4, 5, 3)
@@ -40,7 +40,7 @@ def test_a_heatmap_encoder_sees_a_gray_image_as_three_equal_channels():
 
 
 @pytest.mark.parametrize(("channels", "encoder_channels"), [(2, 1), (4, 3), (3, 2)])
-def test_channels_that_no_bridge_joins_are_refused(channels, encoder_channels):
+def test_numbers_of_channels_without_a_bridge_are_refused(channels, encoder_channels):
     message = f"encoder of {encoder_channels} channel.* images of {channels} channels"
     with pytest.raises(ValueError, match=message):
         bridge(uint8_images(1, 4, 5, channels), encoder_channels=encoder_channels)
@@ -63,7 +63,7 @@ def test_the_latents_shape_and_type_are_known_without_arrays(encoder_type, data_
     assert latents.dtype == expected.dtype == jnp.bfloat16
 
 
-def test_the_facts_decide_the_width_and_another_number_only_where_they_are_silent():
+def test_the_width_is_that_of_the_facts_or_else_the_argument():
     known = FrozenEncoder.abstract({"data_type": "gray", "num_kernels": 2}, num_kernels=5)
     silent = FrozenEncoder.abstract({"data_type": "gray", "kind": "random"}, num_kernels=5)
     assert (known.module.num_kernels, silent.module.num_kernels) == (2, 5)

@@ -1,6 +1,6 @@
-"""Damaged and made-up files for every reader: a value or an error of one line, within bounds.
+"""Damaged and random files for every reader: it gives a value or a one-line error within limits.
 
-300 cases in the quick suite, 5,000 in all (hypothesis; the same ones every time).
+Hypothesis makes 300 cases for the quick suite and 5,000 for the slow one, always the same.
 """
 
 import io
@@ -40,7 +40,7 @@ from thermo_jax.programs.workdir import open_workdir
 from thermo_jax.training import checkpoints
 from thermo_jax.training.metrics_log import read_jsonl
 
-# test -> cases in the quick suite, cases in all
+# test -> cases in the quick suite, cases in the slow one
 CASES = {
     "images": (50, 1000),
     "matrices": (30, 600),
@@ -56,13 +56,13 @@ CASES = {
 }
 
 
-def test_there_are_as_many_cases_as_promised():
+def test_there_are_as_many_cases_as_the_docstring_states():
     quick, everything = np.array(list(CASES.values())).sum(axis=0)
     assert quick >= 300 and everything >= 5000
 
 
 # --------------------------------------------------------------------------------------------------
-# What is damaged, and how
+# Undamaged contents of files
 # --------------------------------------------------------------------------------------------------
 
 _rng = np.random.default_rng(0)
@@ -162,7 +162,7 @@ separators = st.sampled_from([" ", "\t", ";", ",", "\n", "\r\r\n", "\x0b", "\u20
     CASES["numbers"],
     parts=st.lists(st.tuples(words | st.text(max_size=3), separators), max_size=80),
 )
-def test_any_text_is_a_matrix_or_not(folder, parts):
+def test_any_text_is_read_or_refused_as_a_matrix(folder, parts):
     text = "".join(map("".join, parts))
     check_picture(written(folder, "text.csv", text.encode("utf-8", "surrogatepass")))
 
@@ -218,7 +218,7 @@ def test_a_file_that_is_or_claims_to_be_huge_is_refused(tmp_path, name):
 
 
 # --------------------------------------------------------------------------------------------------
-# Who, what and where
+# Annotations, diagnoses, names
 # --------------------------------------------------------------------------------------------------
 
 COCO = {
@@ -290,7 +290,7 @@ pieces = st.sampled_from(["T0001", ".1", ".D", ".2012-13-08", "_snap", ".jpg", "
 
 
 @fuzz(CASES["names"], parts=st.lists(pieces | st.text(max_size=4), max_size=9))
-def test_any_file_name_tells_something_or_nothing(folder, parts):
+def test_any_file_name_is_parsed_or_ignored(folder, parts):
     name = "".join(parts)
     stem, _ = thermogram.split_name(name)
     assert name.startswith(stem)
@@ -301,7 +301,7 @@ def test_any_file_name_tells_something_or_nothing(folder, parts):
 
 
 # --------------------------------------------------------------------------------------------------
-# What runs leave, and what they are told
+# Files of runs, and configurations
 # --------------------------------------------------------------------------------------------------
 
 SPLIT = b'{"train": ["0001", "0002"], "val": ["0003"], "test": ["0004"]}'
@@ -325,7 +325,7 @@ def predictions_bytes() -> bytes:
 def test_damaged_records_are_read_or_refused(folder, split, metrics, config, npz):
     with only_user_errors("split.json"):
         Split.load(written(folder, "split.json", split))
-    with only_user_errors("nothing: it stops at the damage"):
+    with only_user_errors("no error: it stops at the damage"):
         read_jsonl(written(folder, "metrics.jsonl", metrics))
     with only_user_errors("predictions.npz"):
         Predictions.load(written(folder, "predictions.npz", npz))
@@ -348,7 +348,7 @@ def leaves(config, prefix: str = "") -> Iterator[str]:
 
 
 @fuzz(CASES["configurations"], module=st.sampled_from(CONFIGS), preset=presets, choice=st.data())
-def test_any_preset_and_value_is_taken_or_refused(folder, module, preset, choice):
+def test_any_preset_and_value_is_accepted_or_refused(folder, module, preset, choice):
     with only_user_errors():
         module.get_config(preset)
     config = module.get_config()

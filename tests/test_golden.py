@@ -1,7 +1,7 @@
 """Parity with the published implementation: the reference vectors of SPEC section 8.
 
-The folder of vectors is `conftest.find_golden_dir`'s. Cases, shapes and sizes are read off the
-files, so that other vectors of the same form run through the same tests. Errors are relative norms.
+`conftest.find_golden_dir` returns the folder of the vectors. Cases, shapes and sizes are read from
+the files, so that the tests can use other vectors of the same form. Errors are relative norms.
 """
 
 import ast
@@ -30,20 +30,20 @@ from thermo_jax.training.state import TrainState
 
 TOLERANCE = 1e-5  # float32, one pass
 TOLERANCE_WEIGHTS = 1e-4  # Adam amplifies the rounding of small gradients
-# A batch norm over this few samples divides by differences of nearly equal numbers.
+# A batch norm over so few samples divides by differences of nearly equal numbers.
 FEW_SAMPLES, TOLERANCE_FEW_SAMPLES = 4, 1e-3
 
 
 def file_names(pattern: str, *required: str) -> list[str]:
-    """The specified files and any other of the same form in the folder."""
-    found = [path.name for path in find_golden_dir().glob(pattern)]
-    return sorted({*required, *found})
+    """Returns the required files and all files in the folder that match `pattern`."""
+    matching = [path.name for path in find_golden_dir().glob(pattern)]
+    return sorted({*required, *matching})
 
 
 def with_operations(names: list[str]) -> list:
-    """Each file with this platform's operations; in the slow tests with a GPU's, too."""
+    """Returns each file with this platform's operations and, for slow tests, with a GPU's."""
     ours, gpus = [(name, "auto") for name in names], [(name, "gpu") for name in names]
-    return ours + [pytest.param(each, marks=pytest.mark.slow) for each in gpus]
+    return ours + [pytest.param(pair, marks=pytest.mark.slow) for pair in gpus]
 
 
 def load(name: str) -> dict[str, np.ndarray]:
@@ -58,10 +58,10 @@ def with_prefix(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndar
 
 
 def cases(arrays: dict[str, np.ndarray], pattern: str) -> list[tuple[str, ...]]:
-    """The groups of every key that matches."""
-    found = [match.groups() for key in arrays if (match := re.fullmatch(pattern, key))]
-    assert found, f"no array {pattern}"
-    return found
+    """Returns the groups of every key that matches `pattern`."""
+    groups = [match.groups() for key in arrays if (match := re.fullmatch(pattern, key))]
+    assert groups, f"no array {pattern}"
+    return groups
 
 
 def relative_error(actual, expected) -> float:
@@ -75,7 +75,7 @@ def assert_close(actual, expected, *, name: str, tolerance: float = TOLERANCE) -
 
 
 def assert_same_weights(tree, published: dict[str, np.ndarray], *, tolerance: float) -> None:
-    """`tree` holds variables as Flax has them; `published` any part of them, as PyTorch has."""
+    """`tree` contains variables as in Flax; `published` is a part of them as in PyTorch."""
     for name, array in published.items():
         ((path, expected),) = jax.tree.leaves_with_path(from_published({name: array}))
         actual = tree
@@ -86,7 +86,7 @@ def assert_same_weights(tree, published: dict[str, np.ndarray], *, tolerance: fl
 
 @pytest.fixture(scope="module", autouse=True)
 def full_float32():
-    """No TF32 or bfloat16 passes where the tests run on an accelerator."""
+    """Forbids TF32 and bfloat16 products if the tests run on an accelerator."""
     with jax.default_matmul_precision("highest"):
         yield
 
@@ -97,11 +97,11 @@ def full_float32():
 
 
 class EncoderRun(NamedTuple):
-    """What the product computes from one file's images, positions and initial weights."""
+    """What our code computes from one file's images, positions and initial weights."""
 
     arrays: dict[str, np.ndarray]
     evaluated: CutsOutputs
-    latents: dict[str, jax.Array]  # all of them, by mode
+    latents: dict[str, jax.Array]  # of all pixels, by mode
     losses: np.ndarray  # [steps, (total, contrastive, reconstruction)]
     gradients: dict  # of the first step
     states: list[TrainState]  # before the first step and after each
@@ -145,7 +145,7 @@ def _forward(arrays, variables, operations):
 
 
 def _train(arrays, variables, operations):
-    """Steps of `train_encoder.train_step` as the program builds it, but at given positions."""
+    """Runs `train_encoder.train_step` as the program builds it, but at given positions."""
     sizes = _sizes(arrays)
     data_type = {1: "gray", 3: "heat"}[sizes.pop("channels")]
     config = encoder_config.get_config(data_type)
@@ -192,11 +192,11 @@ def test_the_encoder_gives_the_published_outputs(encoder):
         "patch_real": "patches",
         "patch_recon": "reconstructed",
     }
-    found = {name: getattr(encoder.evaluated, ours) for name, ours in names.items()}
-    found["z"] = encoder.latents["eval"]
+    outputs = {name: getattr(encoder.evaluated, ours) for name, ours in names.items()}
+    outputs["z"] = encoder.latents["eval"]
     for name, expected in with_prefix(encoder.arrays, "eval/").items():
-        assert_close(found[name], expected, name=name)
-    if "train/z" in encoder.arrays or "THERMO_GOLDEN_DIR" in os.environ:  # not in the copies
+        assert_close(outputs[name], expected, name=name)
+    if "train/z" in encoder.arrays or "THERMO_GOLDEN_DIR" in os.environ:  # not in tests/golden
         assert_close(encoder.latents["train"], encoder.arrays["train/z"], name="train/z")
 
 
@@ -208,7 +208,7 @@ def test_pretraining_steps_give_the_published_losses(encoder):
 
 
 def test_the_first_pretraining_step_gives_the_published_gradients(encoder):
-    # The biases before a batch norm have zero true gradient: noise.
+    # True gradients of biases before a batch norm are zero; computed ones are rounding noise.
     gradients = with_prefix(encoder.arrays, "train/grad/")
     checked = {name: array for name, array in gradients.items() if not name.endswith("bias")}
     assert checked
@@ -216,7 +216,7 @@ def test_the_first_pretraining_step_gives_the_published_gradients(encoder):
 
 
 def test_pretraining_steps_give_the_published_weights(encoder):
-    # Biases before a batch norm walk on rounding noise, and running means follow them.
+    # Only rounding noise changes biases before a batch norm, and running means depend on them.
     noise = re.compile(r"conv\d\.bias|batch_norm\d\.running_mean")
     for number in {number for number, _ in cases(encoder.arrays, r"after(\d+)/(.+)")}:
         published = with_prefix(encoder.arrays, f"after{number}/")

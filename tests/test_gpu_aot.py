@@ -1,4 +1,4 @@
-"""The preset that compiles the real steps for an H200, where JAX has its plugin and no GPU."""
+"""The preset that compiles the real steps for an H200 on a machine without a GPU."""
 
 import importlib.util
 import json
@@ -12,8 +12,8 @@ from thermo_jax import main
 from thermo_jax.benchmark import ahead_of_time, tables
 from thermo_jax.configs import benchmark
 
-# What each step may take at most: 2 % above what it took on 2026-11-28 (JAX 0.11.2). Kernels,
-# convolutions, MB an image.
+# Limits of each step: kernels, convolutions, MB per image. They are 2 % above the values of
+# 2026-11-28 (JAX 0.11.2).
 CEILINGS = {
     "pretrain H": (131, 11, 94.5),
     "segment H/H": (403, 53, 329),
@@ -23,7 +23,7 @@ CEILINGS = {
 
 
 @pytest.mark.slow
-def test_no_step_takes_more_kernels_or_bytes_than_it_did(tmp_path):
+def test_no_step_exceeds_its_limits_of_kernels_and_bytes(tmp_path):
     pytest.importorskip(
         "jax_cuda13_plugin",
         reason="JAX's plugin for CUDA 13 is absent (3.5 GB): pip install '.[cuda13]'",
@@ -51,7 +51,7 @@ def test_without_the_plugin_one_line_says_what_to_install(tmp_path, monkeypatch)
         main.run(config, tmp_path)
 
 
-def test_no_gpu_at_all_is_refused():
+def test_zero_gpus_are_refused():
     with pytest.raises(
         ValueError, match="config.gpus names 0 GPUs: every number must be at least 1"
     ):
@@ -80,11 +80,11 @@ def row(gpus, **changes):
 
 
 def test_the_table_shows_exposed_all_reduces_of_several_gpus_and_the_biggest_kernels():
-    one, its_kernel, eight, _ = tables.show([row(1), row(8)]).splitlines()[1:]
-    assert one.split()[:4] == ["1", "pretrain", "H", "bfloat16"] and " of " not in one
-    assert "9.5 us" in its_kernel and its_kernel.endswith("encoder/dot")
-    assert eight.split()[-5:] == ["2", "of", "9", "1.5", "MB"]
+    one_gpu, kernel, eight_gpus, _ = tables.show([row(1), row(8)]).splitlines()[1:]
+    assert one_gpu.split()[:4] == ["1", "pretrain", "H", "bfloat16"] and " of " not in one_gpu
+    assert "9.5 us" in kernel and kernel.endswith("encoder/dot")
+    assert eight_gpus.split()[-5:] == ["2", "of", "9", "1.5", "MB"]
 
 
-def test_the_table_of_timed_steps_leaves_the_rows_of_compiled_ones_out():
+def test_the_table_of_timed_steps_leaves_out_steps_that_were_only_compiled():
     assert tables.show([row(1)], "speed") == ""

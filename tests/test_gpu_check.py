@@ -30,14 +30,14 @@ def speed(case: str, images: int, per_s: float, *, framework: str = "thermo_jax"
 
 
 def goals(*rows: dict) -> dict[str, list[str]]:
-    """What is asked -> what was found, the goal and whether it is reached."""
+    """Returns {quantity: [measured value, goal, "reached", "missed" or "-"]}."""
     lines = check.table(rows).split("GOALS\n")[1].splitlines()
-    found = (line.replace("NOT reached", "missed").split() for line in lines)
-    return {" ".join(words[:-4]): [words[-4], *words[-2:]] for words in found}
+    fields = (line.replace("NOT reached", "missed").split() for line in lines)
+    return {" ".join(words[:-4]): [words[-4], *words[-2:]] for words in fields}
 
 
 def test_goals_are_compared_with_the_last_and_fastest_measurement():
-    found = goals(
+    compared = goals(
         speed("pretrain H", 64, 90000.0),  # measured again below
         speed("pretrain H", 64, 13000.0),
         speed("pretrain H", 64, 11000.0, flags=XLA_GRAPHS),
@@ -46,7 +46,7 @@ def test_goals_are_compared_with_the_last_and_fastest_measurement():
         speed("pretrain H", 64, 10000.0, framework="torch", flags=None),
         speed("segment H/H", 64, 4000.0, framework="torch", flags=None),
     )
-    assert found == {
+    assert compared == {
         "heatmap pretraining, images/s": ["1.3e+04", "1.2e+04", "reached"],
         "gray pretraining, images/s": ["-", "700", "-"],
         "U-Net H/H, % of the matrix ceiling": ["39", "40", "missed"],
@@ -60,7 +60,7 @@ def test_another_gpu_has_goals_that_fit_its_memory():
     assert goals(row)["gray pretraining, images/s (an H200's x 0.50)"] == ["500", "350", "reached"]
 
 
-def test_a_part_is_told_with_the_last_line_that_it_wrote(tmp_path):
+def test_a_part_is_reported_with_the_last_line_that_it_wrote(tmp_path):
     log, file = tmp_path / "log.txt", str(tmp_path / "rows.jsonl")
     log.write_text("of another part\nTraceback\nValueError: no GPU\n\n")
     parts = [
@@ -76,17 +76,17 @@ def test_a_part_is_told_with_the_last_line_that_it_wrote(tmp_path):
     assert "12 s  failed with exit code 1: ValueError: no GPU" in table
 
 
-def test_a_real_runs_wall_time_is_told_beside_the_devices(tmp_path):
+def test_a_real_runs_wall_time_is_shown_beside_the_devices_time(tmp_path):
     config = {"config": {"train": {"batch_size": 16}}}
     (tmp_path / "config.json").write_text(json.dumps(config))
     epochs = [{"step": 5, "seconds": 30.0}, {"step": 10, "seconds": 0.5}]
-    (tmp_path / "timing.jsonl").write_text("".join(json.dumps(each) + "\n" for each in epochs))
+    (tmp_path / "timing.jsonl").write_text("".join(json.dumps(epoch) + "\n" for epoch in epochs))
     (tmp_path / "timeline.json").write_text('{"compile": 28.04, "steps": 2.5}')
     row = check.run("pretrain H", "40", str(tmp_path))
     table = check.table([row, speed("pretrain H", 16, 4000.0)])
     line, parts = table.split("REAL RUNS\n")[1].splitlines()[1:3]
     assert parts.split(": ")[1] == "compile 28.0, steps 2.5"
-    # 16 images at 4000 a second are 4 ms; 10 steps.
+    # A step has 16 images, which take 4 ms at 4000 images/s; there are 10 steps.
     assert line.split()[2:] == ["16", "2", "10", "40", "30.0", "100", "4", "0.04"]
 
 
@@ -107,14 +107,14 @@ def test_a_mistake_ends_with_one_line(tmp_path, arguments, message):
 
 
 @pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="there may be a GPU here")
-def test_without_a_gpu_the_script_says_how_to_try_it(tmp_path):
+def test_without_a_gpu_the_script_says_how_to_run_it_on_the_cpu(tmp_path):
     done = start("--out", tmp_path / "out")
     assert done.returncode == 2 and "--tiny" in done.stderr
     assert not (tmp_path / "out").exists()
 
 
-def test_what_is_missing_is_named_where_there_are_no_wheels(tmp_path):
-    python = tmp_path / "python"  # one that has no module
+def test_missing_packages_are_named_if_there_are_no_wheels(tmp_path):
+    python = tmp_path / "python"  # a Python without packages
     python.write_text("#!/bin/sh\nexit 1\n")
     python.chmod(0o755)
     done = start("--tiny", "--out", tmp_path, "--wheels", tmp_path / "no", PYTHON=str(python))
@@ -132,9 +132,9 @@ def tripwire(tmp_path_factory) -> str:
 
 
 def shown_files():
-    """What lies in the checkout, but for hidden files, which other tests make meanwhile."""
-    found = (*ROOT.iterdir(), *(ROOT / "thermo_jax").iterdir())
-    return sorted(path for path in found if path.name[0] not in "._")
+    """Lists the checkout without hidden files, which other tests may create at the same time."""
+    paths = (*ROOT.iterdir(), *(ROOT / "thermo_jax").iterdir())
+    return sorted(path for path in paths if path.name[0] not in "._")
 
 
 @pytest.mark.slow

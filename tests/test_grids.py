@@ -1,4 +1,4 @@
-"""Pictures of any shape, to the models' 480x640 and back."""
+"""Resampling pictures of any shape to the models' 480x640 pixels, and back."""
 
 import numpy as np
 import pytest
@@ -39,7 +39,7 @@ def test_a_frame_is_filled_with_the_nearest_pixels():
 
 
 @pytest.mark.parametrize("shape", [(480, 640), (300, 300), (64, 200), (1000, 700)])
-def test_what_lies_in_a_place_comes_back_to_that_place(shape):
+def test_values_return_to_their_positions(shape):
     rows, columns = np.mgrid[0 : shape[0], 0 : shape[1]].astype(np.float32)
     picture = np.stack([rows / shape[0], columns / shape[1]], axis=-1)
     grid = grids.fit(*shape)

@@ -1,4 +1,4 @@
-"""The account of a compiled GPU program: kernels, bytes, operations, all-reduces."""
+"""Statistics of a compiled GPU program: kernels, bytes, operations, all-reduces."""
 
 import dataclasses
 
@@ -7,7 +7,7 @@ import pytest
 from thermo_jax.benchmark.ahead_of_time import BYTES_PER_S, FLOP_PER_S, floor_s
 from thermo_jax.benchmark.hlo import HloProgram
 
-# 2 images of 4x4x8 -> 16 channels, 3x3: what XLA writes, shortened.
+# XLA's text, shortened: 2 images of 4x4x8 -> 16 channels, 3x3.
 CONVOLUTIONS = """
 ENTRY %main (x: bf16[2,4,4,8]) -> bf16[2,4,4,16] {
   %x = bf16[2,4,4,8]{3,2,1,0} parameter(0)
@@ -79,7 +79,7 @@ backend_config={"known_trip_count":{"n":"5"}}
 """
 
 
-def test_all_three_convolutions_of_a_layer_take_the_same_operations():
+def test_all_three_convolutions_of_a_layer_need_the_same_operations():
     forward, by_input, by_filter = HloProgram(CONVOLUTIONS).kernels()
     assert forward.kind == "convolution forward" and forward.source == "a/conv"
     assert by_input.kind == "convolution backward input"
@@ -92,31 +92,31 @@ def test_all_three_convolutions_of_a_layer_take_the_same_operations():
     assert (by_filter.read, by_filter.written) == (x + y, k)
 
 
-def test_a_loops_kernel_counts_once_and_its_bytes_as_often_as_it_turns():
+def test_a_loops_kernel_counts_once_and_its_bytes_once_per_iteration():
     part = HloProgram(FUSIONS).kernels()[0]
     assert (part.shape, part.kind) == ("f32[1,8]{1,0}", "element-wise")
     assert (part.read, part.written) == (5 * (32 + 4), 5 * 32)  # one row of the table, and i
 
 
-def test_what_is_changed_in_place_is_not_read_or_written_as_a_whole():
+def test_an_array_changed_in_place_is_not_read_or_written_as_a_whole():
     some = HloProgram(FUSIONS).kernels()[1]
     assert (some.read, some.written) == (3 * 4 + 96, 2 * 96)
 
 
-def test_reductions_products_and_copies_are_told_apart():
+def test_reductions_products_and_copies_are_distinguished():
     reduction, product, copy = HloProgram(FUSIONS).kernels()[2:]
     assert (reduction.kind, reduction.read, reduction.written) == ("reduction", 3200, 3232)
     assert (product.kind, product.flop) == ("product", 2 * 10 * 4 * 8)
     assert (copy.kind, copy.bytes) == ("copy", 6400)
 
 
-def test_the_floor_is_what_takes_longer_of_bytes_and_operations():
+def test_the_floor_is_the_longer_time_of_bytes_and_operations():
     (forward, *_) = HloProgram(CONVOLUTIONS).kernels()
     assert floor_s(forward) == forward.bytes / BYTES_PER_S
     assert floor_s(dataclasses.replace(forward, flop=1e15)) == 1e15 / FLOP_PER_S
 
 
-def test_all_reduces_tell_what_runs_beside_them():
+def test_all_reduces_list_the_kernels_that_run_beside_them():
     program = """
 %negates (t: f32[64]) -> f32[64] {
   %t = f32[64]{0} parameter(0)
