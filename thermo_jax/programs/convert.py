@@ -26,12 +26,7 @@ from thermo_jax.evaluation import results
 from thermo_jax.inference.predictor import load_model
 from thermo_jax.models.cuts import CHANNELS
 from thermo_jax.models.frozen import FrozenEncoder
-from thermo_jax.models.published import (
-    check_published,
-    decoder_from_published,
-    from_published,
-    to_published,
-)
+from thermo_jax.models.published import check_published, from_published, to_published
 from thermo_jax.programs import settings
 from thermo_jax.programs.encoder import encoder_variables
 from thermo_jax.programs.workdir import open_workdir, print_results
@@ -162,7 +157,7 @@ def _decoder(weights: Weights, config: ConfigDict) -> tuple[dict, dict, dict]:
     shapes = jax.eval_shape(create_state, rng=jax.random.key(0)).variables
     _check(weights, shapes, config=config)
     meta = {"config": decoder_config, "encoder": facts}
-    return decoder_from_published(weights), encoder, meta
+    return from_published(weights), encoder, meta
 
 
 def _shape(weights: Weights, name: str, *, axes: int, config: ConfigDict) -> tuple[int, ...]:

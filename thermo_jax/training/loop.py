@@ -164,7 +164,7 @@ def fit(
         def step_and_meta(step: int, *, finished: bool = False) -> dict:
             return {"step": step, "meta": meta | position.meta(step=step, finished=finished)}
 
-        with timeline.saved_in(workdir), contextlib.closing(log), bar, preemption.deferred(), saver:
+        with contextlib.closing(log), bar, preemption.deferred(), saver:
             while position.epoch < plan.epochs and not position.stopping.should_stop:
                 # ---------------------------------------------------------------- one epoch's steps
                 started, begun = time.perf_counter(), position.steps_begun

@@ -13,6 +13,7 @@ one, and the metrics before both; and all processes decide the same, because eac
 others. tests/test_saving.py and tests/test_processes.py would catch a mistake.
 """
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -94,6 +95,8 @@ class Saver:
             self._wait()
         finally:
             self._thread.shutdown()
+            with contextlib.suppress(OSError):  # it would hide the error that ends the block
+                timeline.save(self._checkpoints.directory.parent)
 
     def keep_best(self, state: TrainState, *, step: int, meta: dict, value: float) -> None:
         """Copies the best state so far, on its devices."""
