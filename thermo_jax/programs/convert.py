@@ -218,9 +218,8 @@ def _best_model(workdir: str) -> dict:
     with Checkpoints(workdir, read_only=True) as checkpoints:
         meta = checkpoints.meta()
         if meta["config"]["task"] == "encoder":
-            like = _encoder_shapes(ConfigDict(meta["config"]))
-            frozen = encoder_variables(like)
-            return checkpoints.model(like, frozen=frozen, step=meta["best_step"])[0]
+            like = {"model": _encoder_shapes(ConfigDict(meta["config"]))}
+            return checkpoints.variables(like, step=meta["best_step"])["model"]
     return load_model(workdir, dtype="float32").variables
 
 

@@ -134,8 +134,8 @@ def fit(
             position = Position.of(saved, patience=plan.patience)
             if position.stopping.should_stop or position.epoch >= plan.epochs:
                 # A finished run may have no optimiser any more.
-                best = checkpoints.restore_model(state, step=position.stopping.best_step)
-                return finished_run(best)
+                best = position.stopping.best_step
+                return finished_run(checkpoints.restore(state, step=best, optimizer=False))
             state = checkpoints.restore(state)
             logging.info("Continuing after epoch %d (step %d).", position.epoch, int(state.step))
         # ------------------------------------------------------------------ batches, metrics, saver
@@ -218,7 +218,8 @@ def fit(
             checkpoints.wait()
         if saver.best is not None:
             return finished_run(saver.best.state)
-        return finished_run(checkpoints.restore_model(state, step=position.stopping.best_step))
+        best = position.stopping.best_step
+        return finished_run(checkpoints.restore(state, step=best, optimizer=False))
 
 
 def check_examples(meta: dict, examples: str, *, workdir: str | os.PathLike) -> None:

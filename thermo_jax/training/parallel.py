@@ -37,8 +37,6 @@ class DataParallel:
     mode: str = "pmap"
 
     def __post_init__(self):
-        if self.mode not in MODES:
-            raise UserError(f"parallel mode {self.mode!r} is unknown: choose one of {MODES}")
         object.__setattr__(self, "devices", tuple(self.devices))
 
     @functools.cached_property
