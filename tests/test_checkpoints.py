@@ -12,7 +12,7 @@ from absl import logging as absl_logging
 from folder_contents import kept_steps
 
 from thermo_jax.training.checkpoints import FOLDER, Checkpoints, keep_best_model, load_encoder
-from thermo_jax.training.position import EarlyStopping, Position
+from thermo_jax.training.position import Position
 
 quick_compilation = pytest.fixture(scope="module", autouse=True)(tiny.quick_compilation)
 
@@ -71,10 +71,10 @@ def test_a_checkpoint_holds_the_whole_state_and_the_position_in_the_run(tmp_path
 
 
 def test_what_is_saved_in_the_background_does_not_grow_by_later_steps():
-    at = Position(stopping=EarlyStopping(patience=0), history={"loss": [3.0]})
-    meta = at.meta(step=6, finished=False)
-    at.history["loss"].append(2.0)
-    at.history["accuracy"] = [0.5]
+    position = Position(epochs=1, patience=0, history={"loss": [3.0]})
+    meta = position.meta(step=6)
+    position.history["loss"].append(2.0)
+    position.history["accuracy"] = [0.5]
     assert meta["history"] == {"loss": [3.0]}
 
 

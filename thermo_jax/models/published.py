@@ -7,6 +7,7 @@ when reading and written as 0, because PyTorch's own batch norm does not use it 
 
 from collections.abc import Mapping
 
+import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
@@ -99,12 +100,14 @@ def to_published(variables: Mapping[str, Mapping]) -> dict[str, np.ndarray]:
     return weights
 
 
-def check_published(weights: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]) -> None:
-    """Compares names, shapes and types with those of `expected`, as `to_published` returns them.
+def check_published(weights: Mapping[str, np.ndarray], like: Mapping, *, file: str) -> None:
+    """Raises UserError, naming the file, at the first tensor that the variables `like` differ in.
 
-    Raises:
-      ValueError: the first tensor that differs; the message names it.
+    Args:
+      like: variables of the model, as arrays or as shapes and types.
     """
+    zeros = jax.tree.map(lambda x: np.broadcast_to(np.zeros((), x.dtype), x.shape), like)
+    expected = to_published(zeros)
 
     def describe(array: np.ndarray | None) -> str:
         return "absent" if array is None else f"{array.dtype}{list(array.shape)}"
@@ -112,4 +115,4 @@ def check_published(weights: Mapping[str, np.ndarray], expected: Mapping[str, np
     for name in dict.fromkeys([*expected, *weights]):
         given, wanted = describe(weights.get(name)), describe(expected.get(name))
         if given != wanted and not name.endswith(_COUNT):
-            raise ValueError(f"{name} is {given}, expected {wanted}")
+            raise UserError(f"{file}: {name} is {given}, expected {wanted}")

@@ -19,7 +19,7 @@ from thermo_jax.models.cuts import CHANNELS, CutsEncoder
 from thermo_jax.models.frozen import encode
 from thermo_jax.programs import reports, settings
 from thermo_jax.programs.workdir import PICTURES, begin_training, check_workdir, to_json
-from thermo_jax.training import loop, passes, processes, timeline, train_encoder
+from thermo_jax.training import loop, processes, timeline, train_encoder
 from thermo_jax.training.checkpoints import FOLDER, keep_best_model
 from thermo_jax.training.metrics_log import METRICS
 from thermo_jax.training.state import initialise
@@ -83,12 +83,12 @@ def run(
     map_step = partial(placement.map_step, resident=resident)
     draw = partial(train_encoder.draw, image_size=shape[:2], model=model, loss=loss)
     train_step = partial(train_encoder.train_step, model=model, tx=tx, loss=loss)
-    eval_step = map_step(partial(train_encoder.eval_step, model=model, loss=loss), role="eval")
+    eval_step = partial(train_encoder.eval_step, model=model, loss=loss)
     # ------------------------------------------------------------------------------------- training
     trained = loop.fit(
         parallel.replicate(state),
         train_step=map_step(train_step, role="train", draw=draw),
-        eval_step=eval_step,
+        eval_step=map_step(eval_step, role="eval"),
         train=placed["train"],
         validation=placed["validation"],
         names=examples.names[sets["train"]].tolist(),
@@ -110,23 +110,12 @@ def run(
             "examples": examples_id,
         },
     )
-    losses = passes.evaluate(
-        trained.state,
-        eval_step,
-        placed["validation"],
-        batch_size=plan.batch_size,
-        loader=plan.loader,
-        whole=plan.steps_per_dispatch > 1,
-        parallel=parallel,
-    )
     # -------------------------------------------------------------------------------------- results
     outcome = {}
     if processes.is_writer():
         counts = {name: len(rows) for name, rows in sets.items()}
         pictured = examples.take(sets["validation"][:PICTURED])
-        outcome = _finish(
-            config, workdir, trained, pictured, losses=losses, operations=operations, counts=counts
-        )
+        outcome = _finish(config, workdir, trained, pictured, operations=operations, counts=counts)
     processes.wait("the results are written")
     keep_best_model(workdir)
     return outcome
@@ -181,11 +170,12 @@ def _finish(
     trained: loop.TrainingRun,
     pictured: Examples,
     *,
-    losses: dict[str, float],
     operations,
     counts: dict[str, int],
 ) -> dict:
     epochs = trained.history
+    best = epochs[trained.best_epoch - 1].items()
+    losses = {name[4:]: value for name, value in best if name.startswith("val/")}
     outcome = {
         "run": {
             "task": f"pretrain a CUTS encoder on {config.data.type} images",

@@ -108,12 +108,6 @@ class DataParallel:
         """Returns an array of zeros that every device makes itself."""
         return jnp.zeros(shape, dtype, device=self._replicated)
 
-    def abstract(self, tree: Any) -> Any:
-        """Returns shapes and types of a replicated `tree`, to compile a step without the arrays."""
-        return jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self._replicated), tree
-        )
-
     def place(self, x: np.ndarray | jax.Array) -> jax.Array:
         """Returns the array on every device; not a copy if it is there already."""
         if jax.process_count() > 1 and isinstance(x, np.ndarray):

@@ -133,7 +133,6 @@ class Saver:
           OSError: an earlier save failed.
         """
         if self._best_is_new and self.best.step == step:
-            self.best = self.best._replace(meta=meta)  # because it may say that the run finished
             self._save([])
         else:
             with timeline.part("saving"):
