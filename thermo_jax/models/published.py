@@ -101,10 +101,10 @@ def to_published(variables: Mapping[str, Mapping]) -> dict[str, np.ndarray]:
 
 
 def check_published(weights: Mapping[str, np.ndarray], like: Mapping, *, file: str) -> None:
-    """Raises UserError, naming the file, at the first tensor that the variables `like` differ in.
+    """Raises UserError, which names the file, if a name, shape or type is not the model's.
 
     Args:
-      like: variables of the model, as arrays or as shapes and types.
+      like: the model's variables, as arrays or as shapes and types.
     """
     zeros = jax.tree.map(lambda x: np.broadcast_to(np.zeros((), x.dtype), x.shape), like)
     expected = to_published(zeros)

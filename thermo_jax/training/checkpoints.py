@@ -40,7 +40,7 @@ _STORAGE_STATUS = re.compile(
 _COMMITTED = "commit_success.txt"  # the last file of a checkpoint that Orbax writes
 
 
-class Checkpoints:
+class Checkpoints(contextlib.AbstractContextManager):
     """The checkpoints of one workdir. Leaving the context waits for the last save."""
 
     def __init__(self, workdir: str | os.PathLike, *, read_only: bool = False):
@@ -72,9 +72,6 @@ class Checkpoints:
             self._manager = ocp.CheckpointManager(
                 self.directory, options=options, item_handlers=handlers
             )
-
-    def __enter__(self) -> "Checkpoints":
-        return self
 
     def __exit__(self, *exc_info) -> None:
         try:
@@ -183,7 +180,7 @@ class Checkpoints:
         """Returns the state of `step` (default: the latest), with shapes and places as in `like`.
 
         Args:
-          optimizer: False returns a state without one: a finished run's checkpoints have none.
+          optimizer: False returns a state without one; a finished run's checkpoints have none.
         Raises:
           UserError: the checkpoint contains other shapes or types.
         """
@@ -247,7 +244,7 @@ def _abstract(tree: Any) -> Any:
 
     def target(x):
         sharding = getattr(x, "sharding", None)
-        if sharding is None:  # Orbax restores shapes only with as many processes as at the save
+        if sharding is None:  # for a shape, Orbax needs as many processes as at the save
             return np.empty(x.shape, x.dtype)
         return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
 

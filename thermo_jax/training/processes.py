@@ -20,7 +20,7 @@ from jax.experimental import multihost_utils
 
 from thermo_jax.errors import UserError
 
-LAST = 5  # seconds that the first process waits for the others after an error
+_PATIENCE = 5  # seconds that the first process waits for the others after an error
 EXPLICIT = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 
 
@@ -88,7 +88,7 @@ def leave_at_once(code: int) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         if jax.process_index() == 0:
-            time.sleep(LAST)
+            time.sleep(_PATIENCE)
         os._exit(code)
 
     if jax.process_count() > 1:

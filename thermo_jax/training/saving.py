@@ -40,7 +40,7 @@ class Snapshot(NamedTuple):
     value: float
 
 
-class Saver:
+class Saver(contextlib.AbstractContextManager):
     """Saves a run's best and latest states.
 
     Use it as a context manager. At the end it waits until Orbax has accepted the last save. If an
@@ -80,9 +80,6 @@ class Saver:
         self._thread = ThreadPoolExecutor(1, "checkpoints")
         self._writing: Future | None = None
         self._pending: list[Snapshot] = []  # several processes save them one by one
-
-    def __enter__(self) -> "Saver":
-        return self
 
     def __exit__(self, kind: type[BaseException] | None, *_) -> None:
         try:
