@@ -175,7 +175,7 @@ def _finish(
 ) -> dict:
     epochs = trained.history
     best = epochs[trained.best_epoch - 1].items()
-    losses = {name[4:]: value for name, value in best if name.startswith("val/")}
+    losses = {k.removeprefix("val/"): x for k, x in best if k.startswith("val/")}
     outcome = {
         "run": {
             "task": f"pretrain a CUTS encoder on {config.data.type} images",

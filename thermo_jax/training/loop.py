@@ -166,7 +166,7 @@ def fit(
                 try:
                     preemption.check()
                     losses = evaluate(
-                        state.replace(opt_state=()),
+                        state.replace(opt_state=()),  # an evaluation reads no optimiser
                         eval_step,
                         validation,
                         batch_size=plan.batch_size,
