@@ -12,7 +12,7 @@ from absl import logging as absl_logging
 from folder_contents import kept_steps
 
 from thermo_jax.training.checkpoints import FOLDER, Checkpoints, keep_best_model, load_encoder
-from thermo_jax.training.position import EarlyStopping, Position
+from thermo_jax.training.position import Position
 
 quick_compilation = pytest.fixture(scope="module", autouse=True)(tiny.quick_compilation)
 
@@ -71,8 +71,8 @@ def test_a_checkpoint_contains_the_whole_state_and_the_position_in_the_run(tmp_p
 
 
 def test_later_steps_do_not_change_a_history_that_is_being_saved():
-    position = Position(stopping=EarlyStopping(patience=0), history={"loss": [3.0]})
-    meta = position.meta(step=6, finished=False)
+    position = Position(epochs=1, patience=0, history={"loss": [3.0]})
+    meta = position.meta(step=6)
     position.history["loss"].append(2.0)
     position.history["accuracy"] = [0.5]
     assert meta["history"] == {"loss": [3.0]}

@@ -1,5 +1,6 @@
 """The encoder and its patch reconstruction: sizes, edges, statistics, initial values, types."""
 
+import dataclasses
 from functools import partial
 
 import jax
@@ -184,7 +185,8 @@ def test_the_model_returns_latents_and_patches_at_the_sampled_positions(train):
 
 
 def test_with_bfloat16_parameters_and_the_inputs_of_losses_stay_float32():
-    model = Cuts(channels=1, num_kernels=2, dtype=jnp.dtype("bfloat16"))
+    operations = dataclasses.replace(NATIVE, dtype=jnp.dtype("bfloat16"))
+    model = Cuts(channels=1, num_kernels=2, operations=operations)
     outputs, variables = jax.eval_shape(
         partial(model.init_with_output, train=True),
         KEY,

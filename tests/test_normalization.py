@@ -1,5 +1,6 @@
 """Batch norm: which statistics are used, which are kept, and over which batch."""
 
+import dataclasses
 from functools import partial
 
 import jax
@@ -20,7 +21,7 @@ VARIABLES = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), VARIABLES)
 
 
 def normalize(x, *, train, axis_name=None):
-    model = BatchNorm(slope=1.0, axis_name=axis_name)
+    model = BatchNorm(slope=1.0, operations=dataclasses.replace(NATIVE, axis_name=axis_name))
     return model.apply(VARIABLES, x, train=train, mutable=["batch_stats"])
 
 
@@ -96,7 +97,7 @@ def test_devices_share_the_statistics_of_the_global_batch():
 
 
 def test_initialising_runs_outside_the_data_axis_and_leaves_mean_0_and_variance_1():
-    model = BatchNorm(slope=1.0, axis_name="data")
+    model = BatchNorm(slope=1.0, operations=dataclasses.replace(NATIVE, axis_name="data"))
     variables = model.init(jax.random.key(0), jnp.asarray(X), train=True)
     np.testing.assert_array_equal(variables["batch_stats"]["mean"], 0)
     np.testing.assert_array_equal(variables["batch_stats"]["var"], 1)
@@ -114,7 +115,8 @@ def test_bfloat16_is_normalised_with_float32_statistics():
 
 def gradients(operations, slope, x, weights):
     """Output, statistics, and the gradients by x, scale and bias, on one device's part of x."""
-    model = BatchNorm(slope=slope, axis_name="data", operations=operations)
+    operations = dataclasses.replace(operations, axis_name="data")
+    model = BatchNorm(slope=slope, operations=operations)
 
     wide = jax.tree.map(lambda v: v.astype(x.dtype), VARIABLES)
 

@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 
 from thermo_jax.models.operations import GPU, NATIVE
 from thermo_jax.programs import settings
-from thermo_jax.training.parallel import DataParallel, gather, masked_sums
+from thermo_jax.training.parallel import gather, masked_sums
 
 quick_compilation = pytest.fixture(scope="module", autouse=True)(tiny.quick_compilation)
 
@@ -260,8 +260,3 @@ def test_more_devices_than_there_are_is_an_error(count):
 def test_zero_devices_means_all_of_them():
     assert settings.placement(parallel_config(0)).parallel.devices == tuple(jax.devices())
     assert settings.placement(parallel_config(2)).parallel.devices == tuple(jax.devices()[:2])
-
-
-def test_an_unknown_mode_is_an_error_that_names_the_choices():
-    with pytest.raises(ValueError, match=r"'pjit' is unknown: .*'pmap', 'shard_map'"):
-        DataParallel(mode="pjit")

@@ -135,7 +135,7 @@ def test_an_exported_model_has_the_precision_of_its_type(
     saved_classifier, dtype, platforms, expected
 ):
     model = predictor.load_model(saved_classifier, dtype=dtype)
-    assert model.dtype == dtype and model.decoder.dtype == np.float32
+    assert model.dtype == dtype and model.decoder.operations.dtype == np.float32
     assert precisions(exported_text(model, platforms), "convolution").keys() == {expected}
 
 

@@ -33,6 +33,8 @@ def test_shipped_configurations_are_fine(config):
         ("loss.contrastive_weight", 1.5, "from 0 to 1"),
         ("model.dtype", "bf16", "one of auto, float32, tensorfloat32, bfloat16"),
         ("model.dtype", "int32", "one of auto, float32, tensorfloat32, bfloat16"),
+        ("model.conv", "fft", "one of auto, native, cpu, gpu"),
+        ("parallel.mode", "pjit", "one of pmap, shard_map"),
         ("model.patch_size", 4, "odd and at least 3"),
         ("split.val_fraction", 0.0, "above 0 and below 1"),
         ("split.seed", -1, "from 0 to 4294967295"),

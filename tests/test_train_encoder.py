@@ -1,5 +1,6 @@
 """Pretraining of the encoder: where patches come from, how losses add up, what is decayed."""
 
+import dataclasses
 import functools
 
 import jax
@@ -192,7 +193,9 @@ def test_the_model_reads_the_channels_of_its_data_type(data_type, channels):
 def test_bfloat16_is_for_convolutions_only():
     trainer, parallel = tiny.encoder_trainer(), tiny.devices(1)
     step = trainer.train_step
-    narrow = step.keywords["model"].clone(dtype=jnp.dtype("bfloat16"))
+    model = step.keywords["model"]
+    operations = dataclasses.replace(model.operations, dtype=jnp.dtype("bfloat16"))
+    narrow = model.clone(operations=operations)
     wrapped = parallel.wrap(functools.partial(step.func, **step.keywords | {"model": narrow}))
     state, batch = parallel.replicate(trainer.state), parallel.put_batch(heatmaps())
     new, metrics = jax.eval_shape(wrapped, state, batch)

@@ -4,6 +4,7 @@ Compilation is what these tests wait for, so that programs are few, small and ba
 """
 
 import contextlib
+import dataclasses
 from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
@@ -258,14 +259,17 @@ class ShallowUNet(nn.Module):
 
     num_outputs: int
     width: int = 2
-    axis_name: str | None = None
-    dtype: Any = None
     operations: Operations = NATIVE
 
     @nn.compact
     def __call__(self, latents, *, train: bool):
-        stage = DoubleConv(self.width, self.width, axis_name=self.axis_name, dtype=self.dtype)
-        return nn.Conv(self.num_outputs, (1, 1), dtype=self.dtype)(stage(latents, train=train))
+        # Its convolutions are always XLA's own.
+        operations = dataclasses.replace(
+            NATIVE, dtype=self.operations.dtype, axis_name=self.operations.axis_name
+        )
+        stage = DoubleConv(self.width, self.width, operations=operations)
+        logits = nn.Conv(self.num_outputs, (1, 1), dtype=operations.dtype)
+        return logits(stage(latents, train=train))
 
 
 @contextlib.contextmanager

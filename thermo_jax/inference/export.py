@@ -102,12 +102,12 @@ def export_onnx(model: Model, path: str | os.PathLike) -> list[Path]:
 
 def _portable(model: Model, *, dtype: str) -> Model:
     """The model with XLA's standard operations; those for this machine may be slow elsewhere."""
-    module, changes = model.encoder.module, {"dtype": array_dtype(dtype), "operations": NATIVE}
-    own = {name: value for name, value in changes.items() if hasattr(module, name)}
+    operations = dataclasses.replace(NATIVE, dtype=array_dtype(dtype))
+    module = model.encoder.module.clone(operations=operations)
     return model._replace(
         dtype=dtype,
-        encoder=dataclasses.replace(model.encoder, module=module.clone(**own)),
-        decoder=model.decoder.clone(**changes),
+        encoder=dataclasses.replace(model.encoder, module=module),
+        decoder=model.decoder.clone(operations=operations),
     )
 
 

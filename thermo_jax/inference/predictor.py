@@ -216,8 +216,8 @@ def load_model(workdir: str | os.PathLike, *, name: str = "", dtype: str = "auto
         )
         latents = encoder.latents(image_shape(data["type"], downscale=data["downscale"]))
         like = train_decoder.abstract_variables(decoder, latents.shape)
-        variables, frozen = checkpoints.model(
-            like, frozen=encoder.variables, step=meta["best_step"]
+        variables = checkpoints.variables(
+            {"model": like, "encoder": encoder.variables}, step=meta["best_step"]
         )
     return Model(
         name=name or Path(workdir).name,
@@ -229,9 +229,9 @@ def load_model(workdir: str | os.PathLike, *, name: str = "", dtype: str = "auto
         views=tuple(data.get("views", (1,))),
         mirrored=data.get("mirrored", False),
         dtype=dtype,
-        encoder=encoder.with_variables(jax.device_put(frozen)),
+        encoder=encoder.with_variables(jax.device_put(variables["encoder"])),
         decoder=decoder,
-        variables=jax.device_put(variables),
+        variables=jax.device_put(variables["model"]),
     )
 
 

@@ -4,7 +4,7 @@ Why it exists. XLA's own convolution (JAX 0.10) wastes most of a CPU. On 2 cores
 64 -> 128 channels and 4 heatmaps, it reaches 190 GFLOP/s if the convolution is padded, 55 without
 padding, and 21 for the gradient with respect to the kernel (launch/BENCHMARKS.md). The functions
 below compute the same as those of `convolution.py`, up to rounding. GPUs and TPUs do not use them,
-unless `config.model.conv` asks for it. So you need to open this file only to make a CPU faster.
+unless `config.model.conv` asks for it.
 
 What may be changed. Nothing here changes a result, apart from rounding. If XLA becomes fast enough,
 delete this file and let `operations.py` choose `NATIVE` on the CPU; configs/benchmark.py measures
@@ -61,8 +61,7 @@ def _backward(padding, residuals, gradient: Array):
 def _kernel_gradient(x: Array, gradient: Array, shape: tuple[int, ...], padding) -> Array:
     """Returns the kernel's gradient, computed by matrix products.
 
-    Each product reads a strip of one image, so that the copies of the strip stay in the caches. The
-    strips are added up in float32 at least, because a long sum in bfloat16 stops growing.
+    Each product reads a strip of one image, so that the copies of the strip stay in the caches.
     """
     rows, columns, inputs, outputs = shape
     height, width = gradient.shape[1:3]

@@ -33,15 +33,11 @@ class CutsEncoder(nn.Module):
     Attributes:
       channels: C of the images, 1 (gray) or 3 (heatmap).
       num_kernels: width of the first block; each of the next three doubles it (16 -> 128 latents).
-      axis_name: mapped axis over which batch statistics are shared.
-      dtype: compute type; parameters stay float32.
-      operations: the platform's functions.
+      operations: how layers compute.
     """
 
     channels: int
     num_kernels: int = 16
-    axis_name: str | None = None
-    dtype: jnp.dtype | None = None
     operations: Operations = NATIVE
 
     @nn.compact
@@ -57,17 +53,9 @@ class CutsEncoder(nn.Module):
         Batch statistics are always computed over all positions. Pretraining reads few positions.
         With `only_at`, the last block normalises only the values at these positions.
         """
-        conv = partial(
-            Convolution,
-            size=KERNEL_SIZE,
-            edges="replicate",
-            bias=True,
-            dtype=self.dtype,
-            operations=self.operations,
-        )
-        norm = partial(
-            BatchNorm, slope=LEAKY_SLOPE, axis_name=self.axis_name, operations=self.operations
-        )
+        ops = self.operations
+        conv = partial(Convolution, size=KERNEL_SIZE, edges="replicate", bias=True, operations=ops)
+        norm = partial(BatchNorm, slope=LEAKY_SLOPE, operations=ops)
         x, only = images, None
         for block in range(NUM_BLOCKS):
             x = conv(self.num_kernels * 2**block, name=f"conv{block + 1}")(x)
@@ -82,18 +70,18 @@ class RawPixels(nn.Module):
 
     Attributes:
       channels: C of the images.
-      dtype: compute type.
+      operations: only its `dtype` is used.
     """
 
     channels: int
-    dtype: jnp.dtype | None = None
+    operations: Operations = NATIVE
 
     @nn.compact
     def __call__(self, images: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h w c"]:
         # A constant 1, because a checkpoint cannot save a model without variables.
         one = self.param("one", nn.initializers.ones, ())
         self.variable("batch_stats", "none", jnp.zeros, ())
-        return (images * one).astype(self.dtype)
+        return (images * one).astype(self.operations.dtype)
 
 
 Encoder = CutsEncoder | RawPixels  # the encoders whose latents a decoder can read
@@ -139,23 +127,17 @@ class Cuts(nn.Module):
     Attributes:
       channels: C of the images, 1 (gray) or 3 (heatmap).
       patch_size: P, pixels.
-      num_kernels, axis_name, dtype, operations: as in `CutsEncoder`.
+      num_kernels, operations: as in `CutsEncoder`.
     """
 
     channels: int
     patch_size: int = KERNEL_SIZE
     num_kernels: int = 16
-    axis_name: str | None = None
-    dtype: jnp.dtype | None = None
     operations: Operations = NATIVE
 
     def setup(self):
         self.encoder = CutsEncoder(
-            self.channels,
-            num_kernels=self.num_kernels,
-            axis_name=self.axis_name,
-            dtype=self.dtype,
-            operations=self.operations,
+            self.channels, num_kernels=self.num_kernels, operations=self.operations
         )
         self.reconstruction = PatchReconstruction(self.channels, patch_size=self.patch_size)
 

@@ -33,26 +33,17 @@ class Decoder(nn.Module):
     """What both decoders have in common: one U-Net, which reads each view.
 
     Attributes:
-      width, axis_name, dtype, operations: the U-Net's, see `UNet`.
+      width, operations: the U-Net's, see `UNet`.
     """
 
     width: int = 64
-    axis_name: str | None = None
-    dtype: jnp.dtype | None = None
     operations: Operations = NATIVE
 
     def _run_unet(
         self, latents: Float[Array, "b v h w l"], num_outputs: int, *, train: bool
     ) -> Float[Array, "n h w k"]:
         """Returns the U-Net's outputs for all views of the batch, n = b * v."""
-        unet = UNet(
-            num_outputs,
-            width=self.width,
-            axis_name=self.axis_name,
-            dtype=self.dtype,
-            operations=self.operations,
-            name="unet",
-        )
+        unet = UNet(num_outputs, width=self.width, operations=self.operations, name="unet")
         return unet(latents.reshape(-1, *latents.shape[2:]), train=train)
 
 
@@ -97,8 +88,6 @@ class Classifier(Decoder):
             weight = self.param("head_weight", nn.initializers.ones, (), dtype)
             bias = self.param("head_bias", nn.initializers.zeros, (), dtype)
             return weight / pixels, bias
-        if self.head not in HEADS:
-            raise ValueError(f"Unknown classifier head {self.head!r}: choose 'linear' or 'pooled'.")
         kernel = self.param("head_weight", kernel_init, (pixels, 1), dtype)
         bias = self.param("head_bias", bias_init(fan_in=pixels), (), dtype)
         return kernel.reshape(height, width), bias

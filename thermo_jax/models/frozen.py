@@ -51,12 +51,13 @@ class FrozenEncoder:
           num_kernels: used if the facts do not contain it.
           dtype: the compute type, see `models/precision.py`.
         """
-        settings = {"channels": CHANNELS[facts["data_type"]], "dtype": array_dtype(dtype)}
+        channels = CHANNELS[facts["data_type"]]
+        operations = dataclasses.replace(operations, dtype=array_dtype(dtype))
         if facts.get("kind") == "none":
-            module: Encoder = RawPixels(**settings)
+            module: Encoder = RawPixels(channels, operations=operations)
         else:
             num_kernels = facts.get("num_kernels", num_kernels)
-            module = CutsEncoder(num_kernels=num_kernels, operations=operations, **settings)
+            module = CutsEncoder(channels, num_kernels=num_kernels, operations=operations)
         variables = jax.eval_shape(lambda key: init(module, rng=key), jax.random.key(0))
         return cls(module, variables, facts)
 

@@ -4,6 +4,7 @@ The initial weights and biases are those of the published models: uniform in +-1
 """
 
 import math
+from functools import partial
 
 import flax.linen as nn
 import jax
@@ -22,11 +23,7 @@ kernel_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 def bias_init(*, fan_in: int) -> nn.initializers.Initializer:
     """Returns the initializer of a bias; the layer's fan-in cannot be read from its shape."""
     bound = 1 / math.sqrt(fan_in)
-
-    def init(key, shape, dtype):
-        return jax.random.uniform(key, shape, dtype, -bound, bound)
-
-    return init
+    return partial(jax.random.uniform, minval=-bound, maxval=bound)
 
 
 class Convolution(nn.Module):
@@ -38,7 +35,6 @@ class Convolution(nn.Module):
       edges: values outside the image: "zero", or "replicate" to repeat its outermost pixels.
       bias: whether the layer adds a bias. In training, the batch norm that follows subtracts it
         again, so that its true gradient is zero (`Operations.bias_gradient`).
-      dtype: compute type; parameters stay float32.
       operations: the platform's functions.
     """
 
@@ -46,14 +42,13 @@ class Convolution(nn.Module):
     size: int
     edges: str = "zero"
     bias: bool = False
-    dtype: jnp.dtype | None = None
     operations: Operations = NATIVE
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w d"]:
         shape = (self.size, self.size, x.shape[-1], self.features)
         kernel = self.param("kernel", kernel_init, shape, jnp.float32)
-        x, kernel = nn.dtypes.promote_dtype(x, kernel, dtype=self.dtype)
+        x, kernel = nn.dtypes.promote_dtype(x, kernel, dtype=self.operations.dtype)
         if self.edges == "replicate":
             y = self.operations.convolve_edges(x, kernel)
         else:
@@ -75,12 +70,10 @@ class BatchNorm(nn.Module):
 
     Attributes:
       slope: the leaky ReLU's slope below 0; 0 makes it a ReLU, 1 makes it the identity.
-      axis_name: mapped axis that shares the batch, None outside `pmap`/`shard_map`.
       operations: the platform's functions.
     """
 
     slope: float
-    axis_name: str | None = None
     operations: Operations = NATIVE
 
     @nn.compact
@@ -101,15 +94,16 @@ class BatchNorm(nn.Module):
         var = self.variable("batch_stats", "var", jnp.ones, (features,), dtype)
         affine = {"scale": scale, "bias": bias, "slope": self.slope}
         chosen = x if only is None else only
+        axis_name = self.operations.axis_name
         if not train or self.is_initializing():
             return activate(chosen, Moments(mean.value, var.value), **affine)
         if only is None:
             normalize = self.operations.normalize
-            y, batch = normalize(x, scale, bias, mean.value, self.slope, self.axis_name)
+            y, batch = normalize(x, scale, bias, mean.value, self.slope, axis_name)
         else:
-            batch = moments(x, shift=mean.value, axis_name=self.axis_name)
+            batch = moments(x, shift=mean.value, axis_name=axis_name)
             y = activate(only, batch, **affine)
-        devices = jax.lax.axis_size(self.axis_name) if self.axis_name else 1
+        devices = jax.lax.axis_size(axis_name) if axis_name else 1
         count = devices * x.size // features
         unbiased = batch.var * (count / max(count - 1, 1))
         mean.value = DECAY * mean.value + (1 - DECAY) * batch.mean

@@ -11,8 +11,7 @@ since Ampere, to bfloat16 (7 bits) on TPUs. On a CPU, it never does. Parameters,
 losses are float32 with every compute type.
 """
 
-import contextlib
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 
 import jax
 import jax.numpy as jnp
@@ -51,8 +50,7 @@ def array_dtype(name: str) -> np.dtype:
     return jnp.dtype("float32" if name == "tensorfloat32" else name)
 
 
-@contextlib.contextmanager
-def matmul_precision(name: str, *, platform: str) -> Iterator[None]:
+def matmul_precision(name: str, *, platform: str) -> AbstractContextManager:
     """Sets the precision of products and convolutions that are traced inside; also a decorator.
 
     Operations that specify a precision of their own keep it.
@@ -62,8 +60,4 @@ def matmul_precision(name: str, *, platform: str) -> Iterator[None]:
       platform: "gpu", "tpu" or "cpu", where nothing changes.
     """
     products = _PRODUCTS[name]
-    if products is None or platform == "cpu":
-        yield
-    else:
-        with jax.default_matmul_precision(products):
-            yield
+    return jax.default_matmul_precision(None if platform == "cpu" else products)

@@ -7,6 +7,7 @@ when reading and written as 0, because PyTorch's own batch norm does not use it 
 
 from collections.abc import Mapping
 
+import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
@@ -45,8 +46,8 @@ _MODULES = _modules()
 def from_published(weights: Mapping[str, np.ndarray]) -> dict[str, dict]:
     """Returns {"params": ..., "batch_stats": ...} of published names and arrays.
 
-    An encoder's variables are those of `models.cuts.Cuts`. A decoder's are those of
-    `models.unet.UNet`; a classifier's head is beside them.
+    The variables are those of `models.cuts.Cuts`, of `models.decoders.Classifier` or `Segmenter`,
+    or of `models.unet.UNet` if the names have no prefix "unet".
 
     Raises:
       ValueError: a name that no published model has.
@@ -55,6 +56,7 @@ def from_published(weights: Mapping[str, np.ndarray]) -> dict[str, dict]:
     for name, array in weights.items():
         array = np.asarray(array)
         module, _, leaf = name.removeprefix("unet.").rpartition(".")
+        prefix = ("unet",) if name.startswith("unet.") else ()
         if leaf == _COUNT:
             continue
         if name in _HEAD:
@@ -63,29 +65,15 @@ def from_published(weights: Mapping[str, np.ndarray]) -> dict[str, dict]:
         if module not in _MODULES or leaf not in _LEAVES:
             raise ValueError(f"{name!r} is no weight of the published encoder or U-Net.")
         collection, leaf = _LEAVES[leaf]
-        path = (collection, *_MODULES[module], "kernel" if array.ndim >= 2 else leaf)
+        path = (collection, *prefix, *_MODULES[module], "kernel" if array.ndim >= 2 else leaf)
         leaves[path] = array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T
     return unflatten_dict(leaves)
-
-
-def decoder_from_published(weights: Mapping[str, np.ndarray]) -> dict[str, dict]:
-    """Returns a decoder's weights as variables of `models.decoders.Classifier` or `Segmenter`.
-
-    Raises:
-      ValueError: a name that no published model has.
-    """
-    decoder = {}
-    for collection, tree in from_published(weights).items():
-        heads = {name: tree.pop(name) for name in _HEAD.values() if name in tree}
-        decoder[collection] = {"unet": tree, **heads}
-    return decoder
 
 
 def to_published(variables: Mapping[str, Mapping]) -> dict[str, np.ndarray]:
     """Returns published names and arrays of {"params": ..., "batch_stats": ...}.
 
-    It is the inverse of the two functions above: the variables are those of `models.cuts.Cuts`,
-    `models.unet.UNet` or a decoder.
+    It is the inverse of `from_published`.
 
     Raises:
       UserError: a variable that no published model has, such as the pooled classifier's head.
@@ -112,12 +100,14 @@ def to_published(variables: Mapping[str, Mapping]) -> dict[str, np.ndarray]:
     return weights
 
 
-def check_published(weights: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]) -> None:
-    """Compares names, shapes and types with those of `expected`, as `to_published` returns them.
+def check_published(weights: Mapping[str, np.ndarray], like: Mapping, *, file: str) -> None:
+    """Raises UserError, which names the file, if a name, shape or type is not the model's.
 
-    Raises:
-      ValueError: the first tensor that differs; the message names it.
+    Args:
+      like: the model's variables, as arrays or as shapes and types.
     """
+    zeros = jax.tree.map(lambda x: np.broadcast_to(np.zeros((), x.dtype), x.shape), like)
+    expected = to_published(zeros)
 
     def describe(array: np.ndarray | None) -> str:
         return "absent" if array is None else f"{array.dtype}{list(array.shape)}"
@@ -125,4 +115,4 @@ def check_published(weights: Mapping[str, np.ndarray], expected: Mapping[str, np
     for name in dict.fromkeys([*expected, *weights]):
         given, wanted = describe(weights.get(name)), describe(expected.get(name))
         if given != wanted and not name.endswith(_COUNT):
-            raise ValueError(f"{name} is {given}, expected {wanted}")
+            raise UserError(f"{file}: {name} is {given}, expected {wanted}")

@@ -85,10 +85,6 @@ def upsample_by_gathers(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]
     return wide.astype(x.dtype)
 
 
-def _upsample_forward(x: Array):
-    return upsample_by_gathers(x), None
-
-
 def _upsample_backward(_, gradient: Array):
     wide = gradient.astype(jnp.promote_types(gradient.dtype, jnp.float32))
     for axis in (1, 2):
@@ -96,7 +92,7 @@ def _upsample_backward(_, gradient: Array):
     return (wide.astype(gradient.dtype),)
 
 
-upsample_by_gathers.defvjp(_upsample_forward, _upsample_backward)
+upsample_by_gathers.defvjp(lambda x: (upsample_by_gathers(x), None), _upsample_backward)
 
 
 def resize(x: Float[Array, "b h w c"], *, height: int, width: int) -> Float[Array, "b h2 w2 c"]:

@@ -16,14 +16,12 @@ class DoubleConv(nn.Module):
 
     hidden: int
     features: int
-    axis_name: str | None = None
-    dtype: jnp.dtype | None = None
     operations: Operations = NATIVE
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h w d"]:
-        conv = partial(Convolution, size=3, dtype=self.dtype, operations=self.operations)
-        norm = partial(BatchNorm, slope=0.0, axis_name=self.axis_name, operations=self.operations)
+        conv = partial(Convolution, size=3, operations=self.operations)
+        norm = partial(BatchNorm, slope=0.0, operations=self.operations)
         for index, features in enumerate((self.hidden, self.features), start=1):
             x = conv(features, name=f"conv{index}")(x)
             x = norm(name=f"batch_norm{index}")(x, train=train)
@@ -36,13 +34,11 @@ class UNet(nn.Module):
     Attributes:
       num_outputs: channels of the result (8 for segmentation, 1 for classification).
       width: channels of the first stage; 64 gives 17,335,432 parameters for 8 outputs.
-      axis_name, dtype, operations: as in `CutsEncoder`.
+      operations: how layers compute.
     """
 
     num_outputs: int
     width: int = 64
-    axis_name: str | None = None
-    dtype: jnp.dtype | None = None
     operations: Operations = NATIVE
 
     @nn.compact
@@ -53,10 +49,8 @@ class UNet(nn.Module):
                 "pixels are too few, 16x16 is the least."
             )
 
-        stage = partial(
-            DoubleConv, axis_name=self.axis_name, dtype=self.dtype, operations=self.operations
-        )
         ops, width = self.operations, self.width
+        stage = partial(DoubleConv, operations=ops)
         x = stage(width, width, name="in")(latents, train=train)
         skips = []
         for level, features in enumerate((2 * width, 4 * width, 8 * width, 8 * width), start=1):

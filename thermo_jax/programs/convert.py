@@ -25,12 +25,7 @@ from thermo_jax.errors import MissingFileError, UserError
 from thermo_jax.evaluation import results
 from thermo_jax.inference.predictor import load_model
 from thermo_jax.models.cuts import CHANNELS
-from thermo_jax.models.published import (
-    check_published,
-    decoder_from_published,
-    from_published,
-    to_published,
-)
+from thermo_jax.models.published import check_published, from_published, to_published
 from thermo_jax.programs import settings
 from thermo_jax.programs.encoder import encoder_variables
 from thermo_jax.programs.frozen_encoder import load_pretrained
@@ -102,7 +97,7 @@ def _encoder(weights: Weights, config: ConfigDict) -> tuple[dict, dict, dict]:
         "model": {"num_kernels": num_kernels, "patch_size": patch_size, "dtype": "float32"},
     }
     image_shape(data_type, downscale=config.downscale)  # raises if it does not fit
-    _check(weights, _encoder_shapes(encoder_config), config=config)
+    check_published(weights, _encoder_shapes(encoder_config), file=config.weights)
     variables = from_published(weights)
     facts = {
         "data_type": data_type,
@@ -137,9 +132,10 @@ def _decoder(weights: Weights, config: ConfigDict) -> tuple[dict, dict, dict]:
     }
     latents = encoder.latents(image_shape(data_type, downscale=config.downscale))
     decoder = train_decoder.make_decoder(task, width=width)
-    _check(weights, train_decoder.abstract_variables(decoder, latents.shape), config=config)
+    shapes = train_decoder.abstract_variables(decoder, latents.shape)
+    check_published(weights, shapes, file=config.weights)
     meta = {"config": decoder_config, "encoder": facts}
-    return decoder_from_published(weights), encoder.variables, meta
+    return from_published(weights), encoder.variables, meta
 
 
 def _shape(weights: Weights, name: str, *, axes: int, config: ConfigDict) -> tuple[int, ...]:
@@ -153,14 +149,6 @@ def _shape(weights: Weights, name: str, *, axes: int, config: ConfigDict) -> tup
     if len(shape) != axes or not all(shape):
         raise UserError(f"{config.weights}: {name} is {list(shape)}, expected {axes} axes")
     return shape
-
-
-def _check(weights: Weights, shapes: dict, *, config: ConfigDict) -> None:
-    zeros = jax.tree.map(lambda x: np.broadcast_to(np.zeros((), x.dtype), x.shape), shapes)
-    try:
-        check_published(weights, to_published(zeros))
-    except ValueError as error:
-        raise UserError(f"{config.weights}: {error}") from error
 
 
 def _encoder_shapes(config: Mapping[str, Mapping]) -> dict:
@@ -196,9 +184,8 @@ def _best_model(workdir: str) -> dict:
     with Checkpoints(workdir, read_only=True) as checkpoints:
         meta = checkpoints.meta()
         if meta["config"]["task"] == "encoder":
-            like = _encoder_shapes(meta["config"])
-            frozen = encoder_variables(like)
-            return checkpoints.model(like, frozen=frozen, step=meta["best_step"])[0]
+            like = {"model": _encoder_shapes(meta["config"])}
+            return checkpoints.variables(like, step=meta["best_step"])["model"]
     return load_model(workdir, dtype="float32").variables
 
 

@@ -24,16 +24,11 @@ class ByValue(partial):
 
 
 def by_value(function: Callable) -> Callable:
-    """Returns a partial function as a `ByValue`, and any other function as it is.
+    """Returns a partial function, all of whose arguments have a hash, as a `ByValue`.
 
-    A partial function that has an argument without a hash is also returned as it is. Models, cached
-    optimisers and frozen configurations have a hash.
+    Any other function is returned as it is. Models, cached optimisers and frozen settings have a
+    hash.
     """
     if not isinstance(function, partial):
         return function
-    comparable = ByValue(function.func, *function.args, **function.keywords)
-    try:
-        hash(comparable)
-    except TypeError:
-        return function
-    return comparable
+    return ByValue(function.func, *function.args, **function.keywords)

@@ -40,7 +40,7 @@ _STORAGE_STATUS = re.compile(
 _COMMITTED = "commit_success.txt"  # the last file of a checkpoint that Orbax writes
 
 
-class Checkpoints:
+class Checkpoints(contextlib.AbstractContextManager):
     """The checkpoints of one workdir. Leaving the context waits for the last save."""
 
     def __init__(self, workdir: str | os.PathLike, *, read_only: bool = False):
@@ -72,9 +72,6 @@ class Checkpoints:
             self._manager = ocp.CheckpointManager(
                 self.directory, options=options, item_handlers=handlers
             )
-
-    def __enter__(self) -> "Checkpoints":
-        return self
 
     def __exit__(self, *exc_info) -> None:
         try:
@@ -177,51 +174,41 @@ class Checkpoints:
                 raise ValueError("its meta is not what was saved")
         return meta
 
-    def restore(self, like: TrainState, *, step: int | None = None) -> TrainState:
+    def restore(
+        self, like: TrainState, *, step: int | None = None, optimizer: bool = True
+    ) -> TrainState:
         """Returns the state of `step` (default: the latest), with shapes and places as in `like`.
 
+        Args:
+          optimizer: False returns a state without one; a finished run's checkpoints have none.
         Raises:
           UserError: the checkpoint contains other shapes or types.
         """
-        return self._restore(like, {"training": _training(like)}, step=step)
-
-    def restore_model(self, like: TrainState, *, step: int) -> TrainState:
-        """Returns the model of `step` and its frozen encoder, without the optimiser of training.
-
-        Raises:
-          UserError: the checkpoint contains other shapes or types.
-        """
-        here = jax.device_put(np.asarray(step, like.step.dtype), like.step.sharding)
-        return self._restore(like.replace(opt_state=(), step=here), {}, step=step)
-
-    def _restore(self, like: TrainState, items: dict, *, step: int | None) -> TrainState:
-        items = items | {"model": like.variables}
+        step = self._require(step)
+        items = {"model": like.variables}
         if like.frozen:
             items["encoder"] = like.frozen
+        if optimizer:
+            items["training"] = _training(like)
+        else:
+            like = like.replace(opt_state=())
         restored = self._restore_items(items, step=step)
         state = like.replace(
             **restored["model"],
-            **restored.get("training", {}),
+            **restored.get("training", {"step": np.asarray(step, like.step.dtype)}),
             frozen=restored.get("encoder", {}),
         )
         return jax.tree.map(lambda new, old: jax.device_put(new, old.sharding), state, like)
 
-    def model(self, like: dict, *, frozen: dict, step: int) -> tuple[dict, dict]:
-        """Returns the variables of the model and of its encoder at `step`, as NumPy arrays.
+    def variables(self, like: dict[str, dict], *, step: int) -> dict[str, dict]:
+        """Returns the variables in the items "model" or "encoder" of `step`, as NumPy arrays.
 
         Args:
-          like, frozen: variables with the same shapes.
+          like: item -> variables with the same shapes.
         Raises:
           UserError: the checkpoint contains other shapes or types.
         """
-        restored = self._restore_items({"model": like, "encoder": frozen}, step=step)
-        restored = jax.tree.map(np.asarray, restored)
-        return restored["model"], restored["encoder"]
-
-    def encoder(self, like: dict) -> dict:
-        """Returns the encoder's variables of the best step, with the shapes of `like`, in NumPy."""
-        restored = self._restore_items({"encoder": like}, step=self.meta()["best_step"])
-        return jax.tree.map(np.asarray, restored["encoder"])
+        return jax.tree.map(np.asarray, self._restore_items(like, step=step))
 
     def _require(self, step: int | None) -> int:
         self.wait()
@@ -233,8 +220,7 @@ class Checkpoints:
             )
         return step
 
-    def _restore_items(self, items: dict[str, Any], *, step: int | None) -> dict[str, Any]:
-        step = self._require(step)
+    def _restore_items(self, items: dict[str, Any], *, step: int) -> dict[str, Any]:
         with self._reading(step):
             metadata = self._manager.item_metadata(step)
             saved = {name: _leaves(metadata[name]) for name in items}
@@ -258,7 +244,7 @@ def _abstract(tree: Any) -> Any:
 
     def target(x):
         sharding = getattr(x, "sharding", None)
-        if sharding is None:  # Orbax restores shapes only with as many processes as at the save
+        if sharding is None:  # for a shape, Orbax needs as many processes as at the save
             return np.empty(x.shape, x.dtype)
         return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
 
@@ -373,4 +359,5 @@ def load_encoder(workdir: str | os.PathLike, *, like: Callable[[dict], dict]) ->
         meta = checkpoints.meta()
         if meta["config"]["task"] == "encoder":
             check_validated(meta, workdir=workdir)
-        return checkpoints.encoder(like(meta)), meta
+        variables = checkpoints.variables({"encoder": like(meta)}, step=meta["best_step"])
+        return variables["encoder"], meta

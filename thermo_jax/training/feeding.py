@@ -79,7 +79,7 @@ def eval_batches(
         # If one dispatch reads the whole set, the host need not fetch its length from a device.
         count = 1 if whole else batches.num_eval_batches(num_rows(examples), batch_size)
         rows = ({"index": batch * batch_size + slots, "slot": slots} for batch in range(count))
-        return batches.prefetch(rows, lambda own: (examples, parallel.put_batch(own)))
+        return batches.prefetch(rows, lambda own_rows: (examples, parallel.put_batch(own_rows)))
     host_batches = batches.eval_batches(
         examples, batch_size=batch_size, loader=loader, **_process()
     )

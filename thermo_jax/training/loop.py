@@ -28,7 +28,7 @@ from thermo_jax.training.checkpoints import Checkpoints
 from thermo_jax.training.metrics_log import METRICS, MetricsLog, read_jsonl
 from thermo_jax.training.parallel import DataParallel
 from thermo_jax.training.passes import evaluate
-from thermo_jax.training.position import EarlyStopping, Position
+from thermo_jax.training.position import Position
 from thermo_jax.training.resident import ExampleSet, num_rows
 from thermo_jax.training.saving import Saver
 from thermo_jax.training.state import TrainState
@@ -36,20 +36,11 @@ from thermo_jax.training.state import TrainState
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainingPlan:
-    """How a run trains.
+    """How a run trains: fields of a configuration, which configs/common.py explains.
 
     Attributes:
-      batch_size: images in the global batch.
-      epochs: the largest number of epochs.
-      patience: stop after this many epochs without a better validation loss; 0 means never.
-      seed: determines the order of examples.
-      learning_rate: the optimiser's; it appears in error messages about a loss that is not finite.
-      loader: "tf.data" or "numpy"; it reads batches from host memory.
-      checkpoint_minutes: minutes between two saves; 0 saves after every epoch. At the end, the best
-        and the last state are always saved.
+      learning_rate: used only in error messages about a loss that is not finite.
       choose_by: the best epoch has the lowest validation "loss", or the fewest "errors".
-      steps_per_dispatch: the largest number of training steps in one dispatch to the devices. If it
-        is more than 1, an evaluation of a set on the devices is also one dispatch.
     """
 
     batch_size: int
@@ -120,22 +111,22 @@ def fit(
             "(config.data.root on a disk that all can read, or equal copies)"
         )
     steps = steps_per_epoch(num_rows(train), plan.batch_size)
-    position = Position(stopping=EarlyStopping(patience=plan.patience))
+    position = Position(patience=plan.patience, epochs=plan.epochs)
 
     def finished_run(best_state: TrainState) -> TrainingRun:
         rows = read_jsonl(folder_path(workdir) / METRICS) if processes.is_writer() else []
-        return TrainingRun(best_state, rows, position.stopping.best_epoch)
+        return TrainingRun(best_state, rows, position.best_epoch)
 
     with Checkpoints(workdir) as checkpoints:
         # ------------------------------------------------------------ the latest checkpoint, if any
         if checkpoints.latest_step() is not None:
             saved = checkpoints.meta()
             check_examples(saved, meta["examples"], workdir=workdir)
-            position = Position.of(saved, patience=plan.patience)
-            if position.stopping.should_stop or position.epoch >= plan.epochs:
+            position = Position.of(saved, patience=plan.patience, epochs=plan.epochs)
+            if position.is_over:
                 # A finished run may have no optimiser any more.
-                best = checkpoints.restore_model(state, step=position.stopping.best_step)
-                return finished_run(best)
+                best = position.best_step
+                return finished_run(checkpoints.restore(state, step=best, optimizer=False))
             state = checkpoints.restore(state)
             logging.info("Continuing after epoch %d (step %d).", position.epoch, int(state.step))
         # ------------------------------------------------------------------ batches, metrics, saver
@@ -161,11 +152,11 @@ def fit(
             step=start,
         )
 
-        def step_and_meta(step: int, *, finished: bool = False) -> dict:
-            return {"step": step, "meta": meta | position.meta(step=step, finished=finished)}
+        def step_and_meta(step: int) -> dict:
+            return {"step": step, "meta": meta | position.meta(step=step)}
 
-        with timeline.saved_in(workdir), contextlib.closing(log), bar, preemption.deferred(), saver:
-            while position.epoch < plan.epochs and not position.stopping.should_stop:
+        with contextlib.closing(log), bar, preemption.deferred(), saver:
+            while not position.is_over:
                 # ---------------------------------------------------------------- one epoch's steps
                 started, begun = time.perf_counter(), position.steps_begun
                 state = _train_epoch(state, dispatches, train_step, position, steps=steps, bar=bar)
@@ -196,7 +187,7 @@ def fit(
                 # -------------------------------------------------- the best epoch, metrics, saving
                 by_loss = plan.choose_by == "loss"
                 value = metrics["val/loss"] if by_loss else 1 - metrics["val/accuracy"]
-                improved = position.stopping.update(value, step=step, epoch=position.epoch)
+                improved = position.add_value(value, step=step)
                 rate = plan.batch_size * (steps - begun) / seconds
                 log.write(
                     step=step,
@@ -205,18 +196,18 @@ def fit(
                     timing={"images_per_s": rate, "seconds": seconds},
                 )
                 _describe_epoch(position.epoch, metrics, rate=rate, improved=improved)
-                last = position.stopping.should_stop or position.epoch == plan.epochs
                 if improved:
                     saver.keep_best(state, **step_and_meta(step), value=value)
-                if last or saver.is_due():
-                    saver.save(state, **step_and_meta(step, finished=last), value=value)
+                if position.is_over or saver.is_due():
+                    saver.save(state, **step_and_meta(step), value=value)
                 on_epoch(position.epoch)
         # ------------------------------------------------------------------------------- the result
         with timeline.part("waiting"):
             checkpoints.wait()
         if saver.best is not None:
             return finished_run(saver.best.state)
-        return finished_run(checkpoints.restore_model(state, step=position.stopping.best_step))
+        best = position.best_step
+        return finished_run(checkpoints.restore(state, step=best, optimizer=False))
 
 
 def check_examples(meta: dict, examples: str, *, workdir: str | os.PathLike) -> None:

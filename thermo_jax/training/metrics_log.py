@@ -32,13 +32,12 @@ class MetricsLog:
 
     def __init__(self, workdir: str | os.PathLike, *, resume_step: int = 0):
         workdir = folder_path(workdir)
-        self._rows = {workdir / METRICS: [], workdir / TIMING: []}
+        self._rows = {}  # file -> its lines; stays empty in a process that does not write
         self._writer = None
-        self._complete = True  # whether the files contain all lines
-        self._flushed = -math.inf  # the time when they were last written
+        self._flushed = -math.inf  # the time when the files were last written
         if not processes.is_writer():
             return
-        for path in self._rows:
+        for path in (workdir / METRICS, workdir / TIMING):
             kept = [row for row in read_jsonl(path) if row["step"] <= resume_step]
             if resume_step and (not kept or kept[-1]["step"] < resume_step):
                 raise UserError(
@@ -52,26 +51,21 @@ class MetricsLog:
 
     def write(self, *, step: int, epoch: int, metrics: dict[str, float], timing: dict) -> None:
         """Adds a line to each file; numbers that are not finite become null."""
-        if not processes.is_writer():
-            return
-        for rows, values in zip(self._rows.values(), (metrics, timing), strict=True):
+        for rows, values in zip(self._rows.values(), (metrics, timing), strict=False):
             rows.append({"step": step, "epoch": epoch, **values})
         if self._writer is not None:
             for name, value in {**metrics, **timing}.items():
                 self._writer.add_scalar(name, value, step)
-        self._complete = False
         if time.monotonic() - self._flushed >= _PAUSE_S:
             self.flush()
 
     def flush(self) -> None:
         """Writes all lines to the files."""
-        if self._complete:
-            return
         for path in self._rows:
             self._write(path)
         if self._writer is not None:
             self._writer.flush()
-        self._complete, self._flushed = True, time.monotonic()
+        self._flushed = time.monotonic()
 
     def _write(self, path: epath.Path) -> None:
         """Writes whole files, because one cannot append in a bucket; none is ever incomplete."""

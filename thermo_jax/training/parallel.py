@@ -37,8 +37,6 @@ class DataParallel:
     mode: str = "pmap"
 
     def __post_init__(self):
-        if self.mode not in MODES:
-            raise UserError(f"parallel mode {self.mode!r} is unknown: choose one of {MODES}")
         object.__setattr__(self, "devices", tuple(self.devices))
 
     @functools.cached_property
@@ -109,12 +107,6 @@ class DataParallel:
     def zeros(self, shape: tuple[int, ...], dtype: Any) -> jax.Array:
         """Returns an array of zeros that every device makes itself."""
         return jnp.zeros(shape, dtype, device=self._replicated)
-
-    def abstract(self, tree: Any) -> Any:
-        """Returns shapes and types of a replicated `tree`, to compile a step without the arrays."""
-        return jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self._replicated), tree
-        )
 
     def place(self, x: np.ndarray | jax.Array) -> jax.Array:
         """Returns the array on every device; not a copy if it is there already."""

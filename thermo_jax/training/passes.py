@@ -47,10 +47,8 @@ def evaluate(
 
 def _sum(values: np.ndarray) -> float:
     """Returns the exact sum, so that it does not depend on the number of batches of a dispatch."""
-    if np.isfinite(values).all():
-        return math.fsum(values)
-    with np.errstate(invalid="ignore"):  # infinities of both signs
-        return float(values.sum())
+    finite = np.isfinite(values).all()  # fsum raises an error for infinities of both signs
+    return (math.fsum if finite else sum)(values.tolist())
 
 
 def predict_batches(

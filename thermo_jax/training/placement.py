@@ -32,7 +32,7 @@ class Placement:
     Attributes:
       parallel: the devices.
       dtype: the compute type, one of `models/precision.py`; never "auto".
-      resident_gb: the limit of examples on each device, in GB; negative means 35 % of its memory.
+      resident_gb: how many GB of examples each device may keep; negative means 35 % of its memory.
       steps_per_dispatch: the largest number of training steps in one dispatch to the devices.
     """
 

@@ -20,7 +20,7 @@ from jax.experimental import multihost_utils
 
 from thermo_jax.errors import UserError
 
-LAST = 5  # seconds that the first process waits for the others after an error
+_PATIENCE = 5  # seconds that the first process waits for the others after an error
 EXPLICIT = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 
 
@@ -88,7 +88,7 @@ def leave_at_once(code: int) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         if jax.process_index() == 0:
-            time.sleep(LAST)
+            time.sleep(_PATIENCE)
         os._exit(code)
 
     if jax.process_count() > 1:
@@ -97,27 +97,20 @@ def leave_at_once(code: int) -> None:
 
 def wait(name: str) -> None:
     """Waits until every process has called this with the same name."""
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(name)
+    multihost_utils.sync_global_devices(name)
 
 
 def agree(digest: str) -> bool:
     """Returns whether every process passes the same hexadecimal digest."""
-    if jax.process_count() == 1:
-        return True
     mine = np.frombuffer(bytes.fromhex(digest), np.uint8)
     return bool((multihost_utils.process_allgather(mine) == mine).all())
 
 
 def all_true(value: bool) -> bool:
     """Returns whether the value is true in every process."""
-    if jax.process_count() == 1:
-        return value
     return bool(multihost_utils.process_allgather(np.array([value])).all())
 
 
 def first_says(value: bool) -> bool:
     """Returns, in every process, the first process's value."""
-    if jax.process_count() == 1:
-        return value
     return bool(multihost_utils.broadcast_one_to_all(np.array(value)))

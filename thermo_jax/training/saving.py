@@ -13,6 +13,7 @@ one, and the metrics before both; and all processes decide the same, because eac
 others. tests/test_saving.py and tests/test_processes.py would catch a mistake.
 """
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -39,7 +40,7 @@ class Snapshot(NamedTuple):
     value: float
 
 
-class Saver:
+class Saver(contextlib.AbstractContextManager):
     """Saves a run's best and latest states.
 
     Use it as a context manager. At the end it waits until Orbax has accepted the last save. If an
@@ -80,9 +81,6 @@ class Saver:
         self._writing: Future | None = None
         self._pending: list[Snapshot] = []  # several processes save them one by one
 
-    def __enter__(self) -> "Saver":
-        return self
-
     def __exit__(self, kind: type[BaseException] | None, *_) -> None:
         try:
             # In a run of several processes, all of them must save together, but an error may occur
@@ -94,6 +92,8 @@ class Saver:
             self._wait()
         finally:
             self._thread.shutdown()
+            with contextlib.suppress(OSError):  # it would hide the error that ends the block
+                timeline.save(self._checkpoints.directory.parent)
 
     def keep_best(self, state: TrainState, *, step: int, meta: dict, value: float) -> None:
         """Copies the best state so far, on its devices."""
@@ -130,7 +130,6 @@ class Saver:
           OSError: an earlier save failed.
         """
         if self._best_is_new and self.best.step == step:
-            self.best = self.best._replace(meta=meta)  # because it may say that the run finished
             self._save([])
         else:
             with timeline.part("saving"):

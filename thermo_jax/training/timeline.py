@@ -19,7 +19,6 @@ import time
 from collections.abc import Iterator
 
 import jax
-from absl import logging
 
 from thermo_jax.files import folder_path, write_whole
 from thermo_jax.training import processes
@@ -43,15 +42,15 @@ class Timeline:
     def __init__(self):
         self.seconds = dict.fromkeys(PARTS, 0.0)
         self._running = ["rest"]
-        self._since = time.perf_counter()
+        self.since = time.perf_counter()  # when the clock of the part was last read
         self._compiled: list[tuple[float, float]] = []  # start and end of each compilation
         self._earlier: dict[str, float] | None = None
 
     def switch(self) -> None:
         """Adds the time since the last call to the part that is running."""
         now = time.perf_counter()
-        self.seconds[self._running[-1]] += now - self._since
-        self._since = now
+        self.seconds[self._running[-1]] += now - self.since
+        self.since = now
 
     @contextlib.contextmanager
     def part(self, name: str) -> Iterator[None]:
@@ -64,15 +63,6 @@ class Timeline:
             self.switch()
             self._running.pop()
 
-    @contextlib.contextmanager
-    def paused(self) -> Iterator[None]:
-        """The time of the block belongs to another timeline."""
-        self.switch()
-        try:
-            yield
-        finally:
-            self._since = time.perf_counter()
-
     def listen(self, event: str, seconds: float, **_: object) -> None:
         """Counts a compilation that JAX reports when it ends.
 
@@ -84,11 +74,11 @@ class Timeline:
         if not (mine and event.startswith(_COMPILATION)):
             return
         self.switch()
-        start, new = self._since - seconds, seconds
+        start, new = self.since - seconds, seconds
         while self._compiled and self._compiled[-1][0] >= start:
             first, last = self._compiled.pop()
             new -= last - first
-        self._compiled.append((start, self._since))
+        self._compiled.append((start, self.since))
         self.seconds[self._running[-1]] -= new
         self.seconds["compile"] += new
 
@@ -106,15 +96,19 @@ _recording: list[Timeline] = []
 @contextlib.contextmanager
 def record() -> Iterator[Timeline]:
     """Records a timeline of the block; the functions of this module use the innermost one."""
-    with _recording[-1].paused() if _recording else contextlib.nullcontext():
-        timeline = Timeline()
-        _recording.append(timeline)
-        jax.monitoring.register_event_duration_secs_listener(timeline.listen)
-        try:
-            yield timeline
-        finally:
-            jax.monitoring.unregister_event_duration_listener(timeline.listen)
-            _recording.pop()
+    outer = _recording[-1] if _recording else None
+    if outer:
+        outer.switch()
+    timeline = Timeline()
+    _recording.append(timeline)
+    jax.monitoring.register_event_duration_secs_listener(timeline.listen)
+    try:
+        yield timeline
+    finally:
+        jax.monitoring.unregister_event_duration_listener(timeline.listen)
+        _recording.pop()
+        if outer:
+            outer.since = time.perf_counter()  # the time of this block is not the outer one's
 
 
 @contextlib.contextmanager
@@ -122,18 +116,6 @@ def part(name: str) -> Iterator[None]:
     """The time of the block belongs to this part of the run; no effect outside of `record`."""
     with _recording[-1].part(name) if _recording else contextlib.nullcontext():
         yield
-
-
-@contextlib.contextmanager
-def saved_in(workdir: str | os.PathLike) -> Iterator[None]:
-    """Writes the run's timeline at the end of the block, also after an error."""
-    try:
-        yield
-    finally:
-        try:
-            save(workdir)
-        except OSError as error:  # not raised, because it would hide an error of the block
-            logging.warning("%s is not written: %s", folder_path(workdir) / FILE, error)
 
 
 def save(workdir: str | os.PathLike) -> None:

@@ -6,6 +6,7 @@ A frozen encoder's latents can be computed once. If a batch contains "latents", 
 used. Classification and segmentation differ only in their losses and predictions.
 """
 
+import dataclasses
 import functools
 
 import jax
@@ -140,15 +141,10 @@ def make_decoder(
       head: the classifier's head, see `models/decoders.py`.
       dtype: the compute type, see `models/precision.py`.
     """
-    common = {
-        "width": width,
-        "axis_name": parallel.AXIS,
-        "dtype": array_dtype(dtype),
-        "operations": operations,
-    }
+    operations = dataclasses.replace(operations, dtype=array_dtype(dtype), axis_name=parallel.AXIS)
     if task == "classify":
-        return Classifier(head=head, **common)
-    return Segmenter(num_classes=len(CLASS_NAMES), **common)
+        return Classifier(width, operations, head=head)
+    return Segmenter(width, operations, num_classes=len(CLASS_NAMES))
 
 
 def abstract_variables(decoder: Decoder, latents_shape: tuple[int, ...]) -> dict:

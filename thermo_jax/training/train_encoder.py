@@ -150,9 +150,9 @@ def make_model(
         channels=CHANNELS[data_type],
         patch_size=patch_size,
         num_kernels=num_kernels,
-        axis_name=parallel.AXIS,
-        dtype=array_dtype(dtype),
-        operations=operations,
+        operations=dataclasses.replace(
+            operations, dtype=array_dtype(dtype), axis_name=parallel.AXIS
+        ),
     )
 
 

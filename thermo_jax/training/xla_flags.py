@@ -63,11 +63,11 @@ def log(added: list[str]) -> None:
 
 def graphs(flags: str) -> str:
     """Returns which graphs a dispatch uses: "one", "XLA's own", or the value in these flags."""
-    name, _, one = ONE_GRAPH.partition("=")
+    name, _, one_graph = ONE_GRAPH.partition("=")
     values = [flag.partition("=")[2] for flag in flags.split() if _name(flag) == name]
     if not values or values[-1] == XLA_GRAPHS.partition("=")[2]:
         return "XLA's own"
-    return "one" if values[-1] == one else values[-1] or "no graphs"
+    return "one" if values[-1] == one_graph else values[-1] or "no graphs"
 
 
 def _for_this_machine() -> list[str]:
