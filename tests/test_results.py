@@ -15,8 +15,11 @@ from thermo_jax.evaluation.wording import DISCLAIMER, OPTIMISTIC, SIDES_NOTE
 
 def _results(protocol="honest"):
     scores, labels = np.array([0.2, 0.4, 0.9, 0.7]), np.array([0, 1, 1, 0])
-    model = metrics.classification_measures(scores, labels)
-    majority = metrics.classification_measures(np.full(4, 0.5), labels)
+    rest = {"threshold": 0.5, "counts": {"n": 4, "healthy": 2, "sick": 2}}
+    model, majority = (
+        metrics.classification_measures(values, labels, called=values > 0.5) | rest
+        for values in (scores, np.full(4, 0.5))
+    )
     confusion = np.diag(np.arange(8) * 10) + 1
     confusion[3], confusion[:, 3] = 0, 0  # no right nipple anywhere
     segmentation = metrics.segmentation_measures(confusion)

@@ -1,5 +1,6 @@
 """The end of a decoder's run: measures on the test patients, and the files with them."""
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -135,27 +136,18 @@ def classified(
     tuned: bool,
 ) -> Predictions:
     """A classifier's test predictions, with its baselines and, if `tuned`, operating points."""
-    # float64, so that tables and files compare the same numbers with a threshold.
-    probabilities = {
-        role: predicted["probabilities"].astype(np.float64)
-        for role, predicted in predictions.items()
-    }
-    columns = {"labels": sets["test"].columns["labels"], "probabilities": probabilities["test"]}
+
+    def scored(role):
+        # float64, so that tables and files compare the same numbers with a threshold.
+        probabilities = predictions[role]["probabilities"].astype(np.float64)
+        columns = {"labels": sets[role].columns["labels"], "probabilities": probabilities}
+        return Predictions.of(sets[role], model=model, columns=columns)
+
+    test = scored("test")
+    columns = dict(test.columns)
     if tuned:
-        validation = Predictions.of(
-            sets["validation"],
-            model=model,
-            columns={
-                "labels": sets["validation"].columns["labels"],
-                "probabilities": probabilities["validation"],
-            },
-        )
-        for name, unit in assessment.units(validation).items():
-            points = assessment.operating_points(
-                unit.columns["probabilities"], unit.columns["labels"]
-            )
-            for point, value in points.items():
-                columns[f"threshold/{name}, {point}"] = np.full(len(sets["test"]), value)
+        for point, value in assessment.operating_points(scored("validation")).items():
+            columns[f"threshold/{point}"] = np.full(len(test), value)
     features = {
         role: baselines.baseline_features(
             gray[role],
@@ -173,7 +165,7 @@ def classified(
     if all(np.isnan(part.mean_temperatures).all() for part in sets.values()):
         del scores["mean temperature"]
     columns |= {f"baseline/{name}": values for name, values in scores.items()}
-    return Predictions.of(sets["test"], model=model, columns=columns)
+    return dataclasses.replace(test, columns=columns)
 
 
 def classification_rows(predictions: Predictions) -> list[dict[str, Any]]:
