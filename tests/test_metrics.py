@@ -275,6 +275,6 @@ def test_hd95_is_nan_where_either_region_is_absent():
 def test_hd95_by_class_measures_each_region_of_a_label_map():
     true = np.where(_disk((20, 20), 8), 1, 0)
     predicted = np.where(_disk((20, 23), 8), 1, 0)
-    by_class = metrics.hd95_by_class(true, predicted, num_classes=3)
+    (by_class,) = metrics.hd95_by_class(true[None], predicted[None], num_classes=3)
     assert by_class[1] == metrics.hd95(true == 1, predicted == 1) > 0
     assert np.isnan(by_class[2])

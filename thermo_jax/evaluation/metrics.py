@@ -113,11 +113,11 @@ def hd95(true_mask: Shaped[np.ndarray, "h w"], predicted_mask: Shaped[np.ndarray
 
 
 def hd95_by_class(
-    true: Integer[np.ndarray, "h w"], predicted: Integer[np.ndarray, "h w"], *, num_classes: int
-) -> Float[np.ndarray, " k"]:
-    """`hd95` of every class of one image's label maps, in pixels; average images with nanmean."""
-    true, predicted = np.asarray(true), np.asarray(predicted)
-    return np.array([hd95(true == k, predicted == k) for k in range(num_classes)])
+    true: Integer[np.ndarray, "n h w"], predicted: Integer[np.ndarray, "n h w"], *, num_classes: int
+) -> Float[np.ndarray, "n k"]:
+    """`hd95` of every class of each image's label maps, in pixels; average images with nanmean."""
+    pairs = zip(true, predicted, strict=True)
+    return np.array([[hd95(a == k, b == k) for k in range(num_classes)] for a, b in pairs])
 
 
 def _surface(mask):

@@ -73,6 +73,11 @@ class PrintedTable:
         columns = list(dict.fromkeys(key for record in records for key in record))
         return cls("", columns, [[record.get(key) for key in columns] for record in records])
 
+    @classmethod
+    def of_columns(cls, columns: Mapping[str, Sequence[Cell]]) -> "PrintedTable":
+        """The columns, by heading, side by side."""
+        return cls("", list(columns), list(zip(*columns.values(), strict=True)))
+
     def shown_rows(self) -> list[list[str]]:
         """The cells as text."""
         return [[shown(cell, self.float_format) for cell in row] for row in self.rows]
