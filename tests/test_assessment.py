@@ -227,7 +227,7 @@ def test_a_segmenter_is_scored_over_all_pixels_of_all_images(segmented):
 def test_hd95_is_the_mean_over_the_images_that_have_the_region_with_an_interval(segmented):
     measures = segmented[0]["segmentation"]["4x4"]
     assert measures["hd95"][6] == 2.0 and np.isnan(measures["hd95"][0])
-    assert measures["interval"]["hd95"][6] == (1.0, 3.0)
+    assert measures["interval"]["hd95"][6] == [1.0, 3.0]
     assert np.isnan(measures["interval"]["hd95"][0]).all()
 
 

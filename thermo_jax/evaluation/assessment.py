@@ -156,11 +156,7 @@ def _estimated(
     for name in measured[0]:
         values[name] = _finite_mean([measures[name] for measures in measured])[0]
         samples = _finite_mean([measures[name] for measures in resampled])
-        intervals[name] = (
-            bootstrap.interval(samples)
-            if samples.ndim == 1
-            else [bootstrap.interval(column) for column in samples.T]
-        )
+        intervals[name] = np.apply_along_axis(bootstrap.interval, 0, samples).T.tolist()
     return values, intervals
 
 

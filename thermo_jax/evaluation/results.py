@@ -79,18 +79,15 @@ def results_text(results: Mapping[str, Any]) -> str:
 
 
 def write_results(
-    workdir: str | os.PathLike, results: Mapping[str, Any], *, text: str | None = None
+    workdir: str | os.PathLike, results: Mapping[str, Any], *, text: str
 ) -> list[epath.Path]:
-    """Writes results.json (NaN and infinity as null) and results.txt; returns both paths.
-
-    Args:
-        text: the content of results.txt, by default `results_text`.
-    """
+    """Writes results.json (NaN and infinity as null) and results.txt; returns both paths."""
     workdir = epath.Path(workdir)
-    plain = json.loads(json.dumps(results, default=_plain), parse_constant=lambda _: None)
+    text_of_json = json.dumps(results, default=lambda array: array.tolist())
+    plain = json.loads(text_of_json, parse_constant=lambda _: None)
     contents = {
         "results.json": json.dumps(plain, indent=2, ensure_ascii=False) + "\n",
-        "results.txt": results_text(results) if text is None else text,
+        "results.txt": text,
     }
     workdir.mkdir(parents=True, exist_ok=True)
     return [write_whole(workdir / name, content) for name, content in contents.items()]
@@ -153,12 +150,3 @@ def _measures_text(title, rows, columns, *, intervals):
         has_interval = index < intervals and row.get("interval")
         cells.append([name, *(estimates(row, columns) if has_interval else map(row.get, columns))])
     return PrintedTable(title, ["", *columns.values()], cells).text()
-
-
-def _plain(value):
-    """Converts a value for JSON."""
-    if isinstance(value, np.ndarray | np.generic):
-        return value.tolist()
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    raise ValueError(f"results contain {value!r} ({type(value).__name__}), unknown to JSON")

@@ -46,9 +46,6 @@ class PrintedTable:
         ours: indexes of the rows that are emphasised.
         float_format: the format of floats; the CSV contains all digits.
         leads_to: for each row, the number of the section to which its first cell links.
-
-    Raises:
-        ValueError: a row is too short or too long.
     """
 
     title: str
@@ -58,14 +55,6 @@ class PrintedTable:
     ours: Collection[int] = ()
     float_format: str = ".3f"
     leads_to: Sequence[int] = ()
-
-    def __post_init__(self):
-        for row in self.rows:
-            if len(row) != len(self.columns):
-                raise ValueError(
-                    f"table {self.title!r} has a row {list(row)!r} of {len(row)} cells, expected "
-                    f"{len(self.columns)}: {list(self.columns)}"
-                )
 
     @classmethod
     def of_records(cls, records: Sequence[Mapping[str, Any]]) -> "PrintedTable":
