@@ -114,14 +114,14 @@ def _measured(unit: Predictions, scores, weights, *, thresholds=0.5) -> dict[str
     measures, interval = _estimated(
         metrics.classification_measures, columns, repeats=repeats, weights=weights
     )
-    models, first = np.unique(unit.models, return_index=True)
-    same = (thresholds == thresholds[0]).all()
-    measures["threshold"] = float(thresholds[0]) if same else np.nan
+    of_model = dict(zip(unit.models.tolist(), thresholds.tolist(), strict=True))
+    same = len(set(of_model.values())) == 1
+    measures["threshold"] = thresholds.tolist()[0] if same else np.nan
     within = [_auroc_within(unit.models[rows], scores[rows], labels[rows]) for rows in repeats]
     measures["auroc_within"] = float(_finite_mean(within))
     measures["counts"] = _counts(unit, called, repeats=len(repeats))
     if not same:
-        measures["thresholds"] = dict(zip(models.tolist(), thresholds[first].tolist(), strict=True))
+        measures["thresholds"] = of_model
     trials = _trials(unit, called)
     # A bound of 1 would mean that nothing is uncertain.
     perfect = [name for name in trials if interval[name][0] == 1]
@@ -232,10 +232,10 @@ def cautions(
     ]
     if not rivals:
         return [f"{start}; no baseline that sees no anatomy comes within this interval."]
-    come = "comes" if len(rivals) == 1 else "come"
-    listed = " and ".join(filter(None, [", ".join(rivals[:-1]), rivals[-1]]))
+    *others, last = rivals
+    reach = f"{', '.join(others)} and {last} come" if others else f"{last} comes"
     return [
-        f"{start}; without seeing any anatomy, {listed} {come} within it or above: this "
+        f"{start}; without seeing any anatomy, {reach} within it or above: this "
         "score does not show that the model reads the breast."
     ]
 
@@ -285,24 +285,15 @@ def assess_segmentation(predictions: Predictions, *, samples: int, seed: int) ->
         outcome["segmentation"][size] = measures
         outcome["confusion"][size] = _per_repeat(confusions.sum(0), len(repeats))
         if "worst" not in outcome:
-            order = np.argsort(by_image["miou"], kind="stable")[:WORST]
-            outcome["worst"] = [
-                {
-                    "name": str(names[i]),
-                    "patient": str(predictions.patients[first[i]]),
-                    "miou": float(by_image["miou"][i]),
-                    "accuracy": float(by_image["accuracy"][i]),
-                    "lowest_class": _lowest_class(confusions[image == i].sum(0)),
-                }
-                for i in order
-            ]
+            outcome["worst"] = []
+            for i in np.argsort(by_image["miou"], kind="stable")[:WORST]:
+                iou = metrics.segmentation_measures(confusions[image == i].sum(0))["iou"]
+                worst = {"name": str(names[i]), "patient": str(predictions.patients[first[i]])}
+                worst |= {name: float(by_image[name][i]) for name in ("miou", "accuracy")}
+                outcome["worst"].append(worst | {"lowest_class": CLASS_NAMES[np.nanargmin(iou)]})
     return outcome
 
 
 def _pixel_measures(*, confusions, hd95, weights) -> dict[str, np.ndarray]:
     measures = metrics.segmentation_measures(np.tensordot(weights, confusions, axes=1))
     return measures | {"hd95": bootstrap.mean_samples(hd95, weights)}
-
-
-def _lowest_class(confusion: np.ndarray) -> str:
-    return CLASS_NAMES[int(np.nanargmin(metrics.segmentation_measures(confusion)["iou"]))]

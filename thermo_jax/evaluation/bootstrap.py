@@ -3,11 +3,8 @@
 A patient's images are near-copies of each other, so resampling images would give intervals that
 are far too narrow. Instead, patients are drawn with replacement, each with all their images (the
 cluster bootstrap; Field and Welsh 2007, doi 10.1111/j.1467-9868.2007.00593.x). A resample is a row
-of weights, which say how often each image was drawn; its measures are weighted measures.
-
-Draw the weights once and use them for the model and its baselines: their samples are then paired,
-and the interval of a difference is the interval of the samples' difference. For a subset of the
-images, use the subset's columns of the weights.
+of weights, which say how often each image was drawn. The model and its baselines are measured with
+the same weights, and a subset of the images with its columns of the weights.
 """
 
 from collections.abc import Sequence

@@ -238,7 +238,7 @@ def best_threshold(scores: Num[np.ndarray, " n"], labels: Num[np.ndarray, " n"])
     candidates = np.unique(np.append(cut_between(distinct[:-1], distinct[1:]), 0.5))
     sick_at_most = np.searchsorted(np.sort(scores[sick]), candidates, side="right")
     healthy_at_most = np.searchsorted(np.sort(scores[~sick]), candidates, side="right")
-    # Integers (balanced accuracy times constants), so that ties are exact.
+    # In proportion to the balanced accuracy, but integers: equally good candidates are equal.
     merit = (sick.sum() - sick_at_most) * (~sick).sum() + healthy_at_most * sick.sum()
     best = candidates[merit == merit.max()]
     return float(best[np.argmin(np.abs(best - 0.5))])

@@ -55,8 +55,8 @@ def results_text(results: Mapping[str, Any]) -> str:
         results: any of these keys; other keys are ignored:
             "run": facts of the run;
             "encoder": the encoder's scalars, such as {"best_epoch": 12, "val_loss": 0.1};
-            "classification": {"image" | "patient": {row name: `classification_measures`}}, first
-                the row of the model, with "interval" {measure: (low, high)}, then the baselines;
+            "classification": {"image" | "patient": {row name: measures}} of
+                `assess_classification`, first the row of the model;
             "segmentation": {resolution such as "120x160": `segmentation_measures`}, each with an
                 optional "hd95" [classes] and "interval";
             "cautions": sentences.
