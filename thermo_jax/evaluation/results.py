@@ -10,11 +10,10 @@ import textwrap
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import numpy as np
 from etils import epath
 
 from thermo_jax.data.thermogram import CLASS_NAMES
-from thermo_jax.evaluation.tables import UNDEFINED, Estimate, PrintedTable
+from thermo_jax.evaluation.tables import UNDEFINED, Estimate, PrintedTable, shown
 from thermo_jax.evaluation.wording import (
     DISCLAIMER,
     OPTIMISTIC,
@@ -104,7 +103,7 @@ def facts_text(title: str, facts: Mapping[str, Any]) -> str:
     width = max(len(str(key)) for key in facts) + 2
     lines = [title]
     for key, value in facts.items():
-        text = f"{value:.4g}" if isinstance(value, float | np.floating) else str(value)
+        text = shown(value)
         if key == "protocol" and value == "paper":
             text += f" ({OPTIMISTIC})"
         lines.append(f"  {str(key).replace('_', ' '):<{width}}{text}")

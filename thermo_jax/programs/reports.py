@@ -66,7 +66,7 @@ def write_run(
     """
     text = results_text(outcome) if text is None else text
     written = write_results(workdir, outcome, text=text)
-    facts = dict(outcome["run"])
+    facts = outcome["run"]
     summary = "\n\n".join(outcome.get("cautions", ()))
     if facts.get("protocol") == "paper":
         summary = f"Protocol of the paper, {OPTIMISTIC}.\n\n{summary}"
