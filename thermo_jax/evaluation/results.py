@@ -116,15 +116,13 @@ def estimates(measures: Mapping[str, Any], names: Iterable[str]) -> list[Estimat
 
 
 def _classification(unit, rows):
-    facts = []
-    if counts := next(iter(rows.values())).get("counts"):
-        facts.append(f"{counts['n']}: {counts['healthy']} healthy, {counts['sick']} sick")
+    facts = ["{n}: {healthy} healthy, {sick} sick".format(**next(iter(rows.values()))["counts"])]
     thresholds = {name: thresholds_text(measures) for name, measures in rows.items()}
     if len(set(thresholds.values())) == 1:
         facts.append(f"sick above {next(iter(thresholds.values()))}")
     else:
         rows = {f"{name} >{thresholds[name]}": row for name, row in rows.items()}
-    title = f"Classification per {unit}" + (f" ({'; '.join(facts)})" if facts else "")
+    title = f"Classification per {unit} ({'; '.join(facts)})"
     return _measures_text(title, rows, CLASSIFICATION_COLUMNS, intervals=1)
 
 

@@ -78,30 +78,24 @@ class PrintedTable:
         filled = [[cell for cell in column if cell not in ("", UNDEFINED)] for column in columns]
         return [bool(cells) and all(map(_NUMBER.fullmatch, cells)) for cells in filled]
 
-    def text(
-        self,
-        *,
-        label_widths: Sequence[int] = (18,),
-        least_width: int = 6,
-        indent: str = "  ",
-        bounds: tuple[str, str] = ("  95 % from", "  95 % to"),
-    ) -> str:
+    def text(self, *, label_widths: Sequence[int] = (18,), least_width: int = 6) -> str:
         """The table with columns of fixed width; the bounds of estimates are in rows of their own.
+
+        Below a title, rows are indented.
 
         Args:
             label_widths: the smallest widths of the first columns, which name the row.
             least_width: the smallest width of the other columns; headings can make them wider.
-            bounds: names of the rows with the bounds of the row above.
         """
-        labels = len(label_widths)
+        labels, indent = len(label_widths), "  " if self.title else ""
         lines = [list(self.columns)]
         for row in self.rows:
             values = [cell.value if isinstance(cell, Estimate) else cell for cell in row]
             lines.append([shown(value, self.float_format) for value in values])
             if any(isinstance(cell, Estimate) for cell in row):
-                for k, name in enumerate(bounds, start=1):
+                for k, name in enumerate(("95 % from", "95 % to"), start=1):
                     limits = (shown(cell[k], self.float_format) for cell in row[labels:])
-                    lines.append([*[""] * (labels - 1), name, *limits])
+                    lines.append([*[""] * (labels - 1), indent + name, *limits])
         forms = [
             f"<{max(width, *(len(cells[k]) for cells in lines))}"
             for k, width in enumerate(label_widths)
