@@ -30,6 +30,13 @@ def test_a_patients_score_is_the_mean_over_all_their_images():
     np.testing.assert_allclose(patient.columns["baseline/year"], [0.1, 0.3])
 
 
+def test_a_score_equal_to_the_threshold_is_not_sick():
+    found = judged(["1", "2"], [0, 1], [0.5, 0.5])
+    rows = assessment.assess_classification(found, row="H/H", **SAMPLING)["classification"]
+    counts = rows["image"]["H/H"]["counts"]
+    assert (counts["tn"], counts["fn"]) == (1, 1)
+
+
 def repeated(*scores, patients="123456", labels=(0, 1, 0, 1, 0, 1)):
     """Pools repeats of a cross-validation; each argument contains one repeat's scores."""
     parts = [
@@ -191,9 +198,10 @@ def test_without_both_diagnoses_there_are_no_cautions():
 
 
 def test_operating_points_come_from_the_data_they_are_given():
-    points = assessment.operating_points(np.array([0.2, 0.4]), np.array([0, 1]))
-    assert 0.2 <= points[assessment.TUNED] < 0.4
-    assert 0.2 <= points[assessment.SENSITIVE] < 0.4
+    points = assessment.operating_points(judged(["1", "2", "2"], [0, 1, 1], [0.2, 0.4, 0.6]))
+    for point in (assessment.TUNED, assessment.SENSITIVE):
+        assert 0.2 <= points[f"image, {point}"] < 0.4
+        assert 0.2 <= points[f"patient, {point}"] < 0.5
 
 
 @pytest.fixture(scope="module")
@@ -227,7 +235,7 @@ def test_a_segmenter_is_scored_over_all_pixels_of_all_images(segmented):
 def test_hd95_is_the_mean_over_the_images_that_have_the_region_with_an_interval(segmented):
     measures = segmented[0]["segmentation"]["4x4"]
     assert measures["hd95"][6] == 2.0 and np.isnan(measures["hd95"][0])
-    assert measures["interval"]["hd95"][6] == (1.0, 3.0)
+    assert measures["interval"]["hd95"][6] == [1.0, 3.0]
     assert np.isnan(measures["interval"]["hd95"][0]).all()
 
 

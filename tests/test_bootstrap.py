@@ -81,10 +81,9 @@ def test_the_same_patients_are_drawn_per_image_and_per_patient():
 
 def test_with_all_weights_one_a_sample_is_the_measure_itself():
     scores, labels, _ = _scores()
-    samples = bootstrap.classification_samples(
-        scores, labels, np.ones((2, len(scores))), called=scores > 0.5
-    )
-    expected = metrics.classification_measures(scores, labels)
+    called, ones = scores > 0.5, np.ones((2, len(scores)))
+    samples = metrics.classification_measures(scores, labels, called=called, weights=ones)
+    expected = metrics.classification_measures(scores, labels, called=called)
     assert list(samples) == MEASURES
     for name in MEASURES:
         assert samples[name].shape == (2,)
@@ -95,7 +94,7 @@ def test_every_sample_is_the_measure_of_the_examples_it_drew():
     scores, labels, patients = _scores()
     called = scores > np.where(np.arange(len(scores)) % 2, 0.3, 0.6)  # two folds' thresholds
     weights = bootstrap.patient_weights(patients, samples=70, seed=0)  # more than one block
-    samples = bootstrap.classification_samples(scores, labels, weights, called=called)
+    samples = metrics.classification_measures(scores, labels, weights=weights, called=called)
     for row, times in enumerate(weights.astype(int)):
         drawn = np.repeat(np.arange(len(scores)), times)
         expected = metrics.classification_measures(
@@ -109,7 +108,7 @@ def test_samples_equal_scikit_learns_with_sample_weight():
     scores, labels, _ = _scores(seed=1)
     called = scores > 0.5
     weight = np.random.default_rng(0).random(len(scores))
-    samples = bootstrap.classification_samples(scores, labels, weight[None], called=called)
+    samples = metrics.classification_measures(scores, labels, weights=weight[None], called=called)
     options = {"sample_weight": weight}
     expected = {
         "accuracy": sk.accuracy_score(labels, called, **options),
@@ -126,8 +125,11 @@ def test_samples_equal_scikit_learns_with_sample_weight():
 
 
 def test_scores_that_are_all_tied_rank_nothing():
-    samples = bootstrap.classification_samples(
-        np.full(5, 0.4), [1, 0, 1, 0, 0], np.array([[3.0, 1, 0, 2, 0]]), called=np.zeros(5, bool)
+    samples = metrics.classification_measures(
+        np.full(5, 0.4),
+        [1, 0, 1, 0, 0],
+        weights=np.array([[3.0, 1, 0, 2, 0]]),
+        called=np.zeros(5, bool),
     )
     assert samples["auroc"][0] == 0.5
     assert samples["auprc"][0] == 3 / 6
@@ -143,16 +145,16 @@ def test_scores_that_are_all_tied_rank_nothing():
 )
 def test_a_resample_without_a_class_is_undefined_where_the_measures_are(weights, undefined):
     scores, labels = np.array([0.1, 0.8, 0.3, 0.9]), np.array([0, 0, 1, 1])
-    samples = bootstrap.classification_samples(
-        scores, labels, np.array([weights, [1, 1, 1, 1]]), called=scores > 0.5
+    samples = metrics.classification_measures(
+        scores, labels, weights=np.array([weights, [1, 1, 1, 1]]), called=scores > 0.5
     )
     assert {name for name in MEASURES if np.isnan(samples[name][0])} == undefined
     assert not any(np.isnan(samples[name][1]) for name in MEASURES)
 
 
 def test_precision_of_a_resample_that_calls_nobody_sick_is_zero():
-    samples = bootstrap.classification_samples(
-        [0.1, 0.9], [1, 1], np.array([[2.0, 0.0]]), called=np.array([False, True])
+    samples = metrics.classification_measures(
+        [0.1, 0.9], [1, 1], weights=np.array([[2.0, 0.0]]), called=np.array([False, True])
     )
     assert samples["precision"][0] == 0
 
@@ -164,7 +166,7 @@ def test_a_thousand_resamples_of_seven_thousand_images_need_little_memory_beside
     weights = bootstrap.patient_weights(patients, samples=1000, seed=0)
     tracemalloc.start()
     try:
-        bootstrap.classification_samples(scores, labels, weights, called=scores > 0.5)
+        metrics.classification_measures(scores, labels, weights=weights, called=scores > 0.5)
         assert tracemalloc.get_traced_memory()[1] < weights.nbytes  # 56 MB
     finally:
         tracemalloc.stop()
@@ -222,8 +224,8 @@ def test_accuracy_of_independent_patients_has_the_interval_of_the_binomial():
     correct = np.arange(200) % 5 > 0  # accuracy 0.8
     labels = np.arange(200) // 5 % 2
     weights = bootstrap.patient_weights([str(i) for i in range(200)], samples=2000, seed=0)
-    samples = bootstrap.classification_samples(
-        np.full(200, 0.5), labels, weights, called=(labels == 1) == correct
+    samples = metrics.classification_measures(
+        np.full(200, 0.5), labels, weights=weights, called=(labels == 1) == correct
     )
     assert _width(samples["accuracy"]) == pytest.approx(2 * 1.96 * np.sqrt(0.16 / 200), rel=0.1)
 
@@ -233,10 +235,10 @@ def test_copies_of_a_patients_images_do_not_narrow_the_interval():
     patients = [f"{index:04d}" for index in range(len(scores))]
 
     def samples(copies, patients):
-        return bootstrap.classification_samples(
+        return metrics.classification_measures(
             np.repeat(scores, copies),
             np.repeat(labels, copies),
-            bootstrap.patient_weights(patients, samples=300, seed=0),
+            weights=bootstrap.patient_weights(patients, samples=300, seed=0),
             called=np.repeat(scores, copies) > 0.5,
         )
 
@@ -262,7 +264,9 @@ def test_chance_stays_in_its_range_in_95_of_100_draws(sick, healthy):
     low, high = bootstrap.chance_auroc_range(sick=sick, healthy=healthy)
     aurocs = np.array(
         [
-            metrics.classification_measures(rng.random(len(labels)), labels)["auroc"]
+            metrics.classification_measures(rng.random(len(labels)), labels, called=labels == 1)[
+                "auroc"
+            ]
             for _ in range(500)
         ]
     )

@@ -161,10 +161,10 @@ def test_label_maps_are_scored_over_all_pixels_and_by_image():
     )
     wrong = truth.copy()
     wrong[1, :2] = CLASS_NAMES.index("neck")
-    measures, rows = cluster.score(examples, {"latents": wrong, "pixels": truth})
+    measures, columns = cluster.score(examples, {"latents": wrong, "pixels": truth})
     assert measures["latents"]["accuracy"] == 0.75 and measures["pixels"]["accuracy"] == 1
-    assert [row["accuracy_latents"] for row in rows] == [1, 0.5]
-    assert [row["iou_left_breast_pixels"] for row in rows] == [1, 1]
+    assert columns["accuracy_latents"].tolist() == [1, 0.5]
+    assert columns["iou_left_breast_pixels"].tolist() == [1, 1]
 
 
 @pytest.mark.parametrize("field", ["num_clusters", "iterations", "batch_size"])

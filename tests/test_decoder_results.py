@@ -76,11 +76,11 @@ def test_the_mean_temperature_is_a_baseline_if_there_are_temperatures():
 
 
 def test_the_predictions_file_has_a_row_per_image_with_every_decision():
-    rows = decoder_results.classification_rows(classified())
-    assert [row["predicted"] for row in rows] == ["healthy", "sick", "healthy"]
-    assert [row[f"predicted, {assessment.TUNED}"] for row in rows] == ["sick"] * 3
-    assert [row["label"] for row in rows] == ["healthy", "sick", "sick"]
-    assert all(0.2 <= row[f"threshold, {assessment.TUNED}"] < 0.4 for row in rows)
+    columns = decoder_results.classification_columns(classified())
+    assert columns["predicted"].tolist() == ["healthy", "sick", "healthy"]
+    assert columns[f"predicted, {assessment.TUNED}"].tolist() == ["sick"] * 3
+    assert columns["label"].tolist() == ["healthy", "sick", "sick"]
+    assert all(0.2 <= threshold < 0.4 for threshold in columns[f"threshold, {assessment.TUNED}"])
 
 
 def test_no_threshold_is_chosen_if_test_patients_validate():
@@ -100,6 +100,6 @@ def test_segmentations_are_scored_at_their_size_and_at_full_size():
     assert measures["16x16"]["accuracy"] == measures["16x16"]["miou"] == 1.0
     assert measures["4x4"]["accuracy"] == 0.75  # of all pixels of both images
     assert measures["4x4"]["iou"][0] == 0.75
-    rows = decoder_results.segmentation_rows(predictions)
-    assert [row["accuracy_4x4"] for row in rows] == [1.0, 0.5]
-    assert [row["accuracy_16x16"] for row in rows] == [1.0, 1.0]
+    columns = decoder_results.segmentation_columns(predictions)
+    assert columns["accuracy_4x4"].tolist() == [1.0, 0.5]
+    assert columns["accuracy_16x16"].tolist() == [1.0, 1.0]

@@ -30,6 +30,10 @@ def _scores(seed=0, count=200):
     return np.clip(0.3 * labels + 0.7 * rng.random(count), 0, 1).round(2), labels
 
 
+def _measures(scores, labels, threshold=0.5):
+    return metrics.classification_measures(scores, labels, called=np.array(scores) > threshold)
+
+
 def test_confusion_matrix_equals_scikit_learns():
     true, predicted = _label_maps()
     confusion = metrics.confusion_matrix(true, predicted, num_classes=6)
@@ -132,7 +136,7 @@ def test_classification_measures_match_the_published_vectors(golden):
     cases = sorted({key.split("/")[0] for key in golden if key.startswith("cls")})
     assert cases
     for case in cases:
-        measures = metrics.classification_measures(golden[f"{case}/score"], golden[f"{case}/true"])
+        measures = _measures(golden[f"{case}/score"], golden[f"{case}/true"])
         for name in ("accuracy", "precision", "recall", "f1", "auroc"):
             assert measures[name] == pytest.approx(float(golden[f"{case}/{name}"]), abs=1e-9)
 
@@ -140,7 +144,7 @@ def test_classification_measures_match_the_published_vectors(golden):
 @pytest.mark.parametrize("threshold", [0.3, 0.5])
 def test_classification_measures_equal_scikit_learns(threshold):
     scores, labels = _scores()
-    measures = metrics.classification_measures(scores, labels, threshold=threshold)
+    measures = _measures(scores, labels, threshold)
     called = scores > threshold
     assert measures["accuracy"] == pytest.approx(sk.accuracy_score(labels, called))
     assert measures["precision"] == pytest.approx(sk.precision_score(labels, called))
@@ -151,27 +155,15 @@ def test_classification_measures_equal_scikit_learns(threshold):
     assert measures["auprc"] == pytest.approx(sk.average_precision_score(labels, scores))
     assert measures["brier"] == pytest.approx(sk.brier_score_loss(labels, scores))
     tn, fp, fn, tp = sk.confusion_matrix(labels, called).ravel()
-    expected = {"n": 200, "sick": tp + fn, "healthy": tn + fp, "tp": tp, "fp": fp, "tn": tn}
-    assert measures["counts"] == {**expected, "fn": fn}
+    counts = {name: rows.sum() for name, rows in metrics.decisions(called, labels == 1).items()}
+    assert counts == {"tp": tp, "fp": fp, "tn": tn, "fn": fn}
 
 
-def test_a_score_equal_to_the_threshold_is_not_sick():
-    counts = metrics.classification_measures([0.5, 0.5], [0, 1])["counts"]
-    assert (counts["tn"], counts["fn"]) == (1, 1)
-
-
-def test_calls_given_one_by_one_replace_the_threshold():
+def test_every_example_may_have_its_own_threshold():
     scores, labels, called = [0.2, 0.6, 0.7], [1, 0, 1], np.array([True, False, True])
     measures = metrics.classification_measures(scores, labels, called=called)
-    assert (measures["accuracy"], measures["specificity"], measures["counts"]["fn"]) == (1, 1, 0)
-    assert np.isnan(measures["threshold"])
-    assert measures["brier"] == metrics.classification_measures(scores, labels)["brier"]
-
-
-def test_float32_scores_are_compared_with_the_threshold_in_float64():
-    score = np.float32(0.1)  # a little above the float64 0.1, and equal to it in float32
-    counts = metrics.classification_measures(np.array([score]), [1], threshold=0.1)["counts"]
-    assert counts["tp"] == 1
+    assert (measures["accuracy"], measures["specificity"]) == (1, 1)
+    assert measures["brier"] == _measures(scores, labels)["brier"]
 
 
 @pytest.mark.parametrize(
@@ -184,13 +176,12 @@ def test_float32_scores_are_compared_with_the_threshold_in_float64():
 def test_measures_without_one_of_the_classes_are_nan_where_undefined(label, undefined):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        measures = metrics.classification_measures([0.2, 0.9], [label, label])
-    numbers = {name: value for name, value in measures.items() if name != "counts"}
-    assert {name for name, value in numbers.items() if np.isnan(value)} == undefined
+        measures = _measures([0.2, 0.9], [label, label])
+    assert {name for name, value in measures.items() if np.isnan(value)} == undefined
 
 
 def test_precision_is_zero_where_nothing_is_called_sick():
-    measures = metrics.classification_measures([0.1, 0.2], [0, 1])
+    measures = _measures([0.1, 0.2], [0, 1])
     assert (measures["precision"], measures["recall"], measures["f1"]) == (0, 0, 0)
 
 
@@ -206,26 +197,14 @@ def test_precision_is_zero_where_nothing_is_called_sick():
 )
 def test_classification_measures_say_what_is_wrong_with_their_input(scores, labels, message):
     with pytest.raises(ValueError, match=message):
-        metrics.classification_measures(np.array(scores), np.array(labels))
+        _measures(np.array(scores), np.array(labels))
 
 
 def test_calibration_error_is_the_weighted_gap_of_ten_bins():
     scores = np.array([0.05, 0.05, 0.05, 0.05, 0.95, 0.95, 1.0])
     labels = np.array([0, 0, 0, 1, 1, 1, 0])
     expected = 4 / 7 * abs(0.05 - 1 / 4) + 3 / 7 * abs(2.9 / 3 - 2 / 3)
-    assert metrics.expected_calibration_error(scores, labels) == pytest.approx(expected)
-
-
-def test_patient_scores_are_means_over_images_sorted_by_patient():
-    scores = metrics.patient_scores(
-        np.array([0.9, 0.2, 0.5]), ["0007", "0003", "0007"], np.array([1, 0, 1])
-    )
-    np.testing.assert_allclose(scores, [0.2, 0.7])
-
-
-def test_patient_scores_name_a_patient_with_both_diagnoses():
-    with pytest.raises(ValueError, match="patient 0007"):
-        metrics.patient_scores([0.9, 0.2], ["0007", "0007"], [1, 0])
+    assert _measures(scores, labels)["ece"] == pytest.approx(expected)
 
 
 def test_best_threshold_has_the_best_balanced_accuracy_of_all_cuts():
@@ -296,6 +275,6 @@ def test_hd95_is_nan_where_either_region_is_absent():
 def test_hd95_by_class_measures_each_region_of_a_label_map():
     true = np.where(_disk((20, 20), 8), 1, 0)
     predicted = np.where(_disk((20, 23), 8), 1, 0)
-    by_class = metrics.hd95_by_class(true, predicted, num_classes=3)
+    (by_class,) = metrics.hd95_by_class(true[None], predicted[None], num_classes=3)
     assert by_class[1] == metrics.hd95(true == 1, predicted == 1) > 0
     assert np.isnan(by_class[2])

@@ -31,7 +31,7 @@ def write(tmp_path):
 def finding(tmp_path):
     """A thermogram's finding: breasts of 30 and 32 degrees C, or of none."""
     overlay = tmp_path / "overlay.png"
-    Image.new("RGB", (8, 6)).save(overlay)
+    Image.new("RGB", (8, 6)).save(overlay, dpi=(120, 120))
     label_map = np.full((120, 160), CLASS_NAMES.index("background"), np.uint8)
     label_map[40:80, 20:60], label_map[40:80, 100:140] = 0, 1
 

@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+from example_tables import table
 
-from thermo_jax.evaluation import metrics
+from thermo_jax.evaluation import assessment
+from thermo_jax.evaluation.predictions import Predictions
 from thermo_jax.inference.patients import by_patient, patient_of
 from thermo_jax.inference.pictures import Unreadable
 from thermo_jax.inference.predictor import Finding
@@ -45,8 +47,9 @@ def test_a_patients_probability_is_the_evaluations():
         finding(name, {"model A": a, "model B": b})
         for name, (a, b) in zip(names, scores.tolist(), strict=True)
     )
-    keys = np.array([patient_of(name) for name in names])
-    expected = metrics.patient_scores(scores.mean(1), keys, np.zeros(len(names), int))
+    examples = table([patient_of(name) for name in names])
+    judged = Predictions.of(examples, model="", columns={"probabilities": scores.mean(1)})
+    expected = assessment.units(judged)["patient"].columns["probabilities"]
     assert [patient.name for patient in found] == ["0001", "0002"]
     np.testing.assert_allclose([patient.probability for patient in found], expected)
 

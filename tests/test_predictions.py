@@ -58,12 +58,6 @@ def test_pooling_keeps_every_row_and_which_model_judged_it():
     assert pooled.columns["labels"].tolist() == [0, 1, 0]
 
 
-def test_an_image_judged_twice_by_one_model_is_refused():
-    with pytest.raises(ValueError, match="judged twice"):
-        pool([predictions(["a"]), predictions(["a"])])
-    pool([predictions(["a"]), predictions(["a"], model="another repeat")])
-
-
 def test_predictions_of_different_tasks_are_not_pooled():
     with pytest.raises(ValueError, match="different tasks"):
         pool([predictions(["a"]), predictions(["b"], label_maps=np.zeros((1, 2, 2)))])

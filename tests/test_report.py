@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from thermo_jax.evaluation import canvas
 from thermo_jax.evaluation.report import Facts, Fold, Picture, Section, Text, write_report
 from thermo_jax.evaluation.tables import PrintedTable
 from thermo_jax.evaluation.wording import DISCLAIMER
@@ -52,9 +53,9 @@ def _table(**changes):
     return PrintedTable(**(fields | changes))
 
 
-def _picture(folder, name="one.png", size=(40, 30), **options):
+def _picture(folder, name="one.png", size=(40, 30), dpi=canvas.DPI):
     folder.mkdir(exist_ok=True)
-    Image.new("RGB", size, "white").save(folder / name, **options)
+    Image.new("RGB", size, "white").save(folder / name, dpi=(dpi, dpi))
     return folder / name
 
 
@@ -141,7 +142,7 @@ def test_a_picture_is_inside_the_page_and_beside_the_markdown(tmp_path):
 
 
 def test_a_finer_picture_is_shown_sharper_not_larger(tmp_path):
-    path = _picture(tmp_path, size=(400, 300), dpi=(240, 240))
+    path = _picture(tmp_path, size=(400, 300), dpi=240)
     image = _Page(_write(tmp_path, Picture(path, "c"))[0]).all("img")[0]
     assert (image["width"], image["height"]) == ("200", "150")
 
@@ -206,17 +207,6 @@ def test_a_name_that_is_no_valid_text_can_be_written(tmp_path):
         for text in (page, markdown)
     )
     assert "\x1b" not in page + markdown
-
-
-def test_a_row_that_does_not_fit_the_columns_is_refused():
-    with pytest.raises(ValueError, match=r"of 2 cells, expected 3"):
-        _table(rows=[["model", 1]])
-
-
-def test_a_file_that_is_no_picture_is_refused_by_name(tmp_path):
-    (tmp_path / "x.png").write_text("<svg onload=alert(1)>")
-    with pytest.raises(ValueError, match="x.png is not a PNG or JPEG"):
-        _write(tmp_path, Picture(tmp_path / "x.png", "c"))
 
 
 def test_a_part_of_another_kind_is_refused(tmp_path):

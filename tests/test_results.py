@@ -2,7 +2,6 @@
 
 import csv
 import json
-import pathlib
 
 import numpy as np
 import pytest
@@ -15,8 +14,11 @@ from thermo_jax.evaluation.wording import DISCLAIMER, OPTIMISTIC, SIDES_NOTE
 
 def _results(protocol="honest"):
     scores, labels = np.array([0.2, 0.4, 0.9, 0.7]), np.array([0, 1, 1, 0])
-    model = metrics.classification_measures(scores, labels)
-    majority = metrics.classification_measures(np.full(4, 0.5), labels)
+    rest = {"threshold": 0.5, "counts": {"n": 4, "healthy": 2, "sick": 2}}
+    model, majority = (
+        metrics.classification_measures(values, labels, called=values > 0.5) | rest
+        for values in (scores, np.full(4, 0.5))
+    )
     confusion = np.diag(np.arange(8) * 10) + 1
     confusion[3], confusion[:, 3] = 0, 0  # no right nipple anywhere
     segmentation = metrics.segmentation_measures(confusion)
@@ -107,7 +109,7 @@ def test_the_papers_protocol_is_marked_optimistic_and_the_honest_one_is_not():
 
 
 def test_results_json_is_strict_json_with_null_for_nan(tmp_path):
-    paths = results.write_results(tmp_path / "new", _results())
+    paths = results.write_results(tmp_path / "new", _results(), text="the text")
     assert [path.name for path in paths] == ["results.json", "results.txt"]
 
     def refuse(constant):
@@ -116,19 +118,19 @@ def test_results_json_is_strict_json_with_null_for_nan(tmp_path):
     read = json.loads(paths[0].read_text(encoding="utf-8"), parse_constant=refuse)
     assert read["segmentation"]["120x160"]["iou"][3] is None
     assert read["classification"]["image"]["model"]["counts"]["n"] == 4
-    assert paths[1].read_text(encoding="utf-8") == results.results_text(_results())
+    assert paths[1].read_text(encoding="utf-8") == "the text"
 
 
-def test_results_json_takes_numpy_scalars_paths_and_infinities(tmp_path):
-    table = {"run": {"loss": np.float32(0.5), "path": pathlib.Path("a/b"), "gap": np.inf, 3: True}}
-    json_path, _ = results.write_results(tmp_path, table)
-    expected = {"loss": 0.5, "path": str(pathlib.Path("a/b")), "gap": None, "3": True}
+def test_results_json_takes_numpy_scalars_and_infinities(tmp_path):
+    table = {"run": {"loss": np.float32(0.5), "gap": np.inf, 3: True}}
+    json_path, _ = results.write_results(tmp_path, table, text="")
+    expected = {"loss": 0.5, "gap": None, "3": True}
     assert json.loads(json_path.read_text())["run"] == expected
 
 
 def test_results_that_json_cannot_store_are_refused_before_anything_is_written(tmp_path):
-    with pytest.raises(ValueError, match="object"):
-        results.write_results(tmp_path / "new", {"run": {"odd": object()}})
+    with pytest.raises(AttributeError, match="object"):
+        results.write_results(tmp_path / "new", {"run": {"odd": object()}}, text="")
     assert not (tmp_path / "new").exists()
 
 

@@ -11,7 +11,7 @@ test patients. It does not show how it would vary with another training seed.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,12 +26,14 @@ CHANCE = 0.5
 TUNED, SENSITIVE = "best balanced accuracy", "90 % sensitivity"
 
 
-def operating_points(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Thresholds chosen on validation data, by name."""
-    return {
-        TUNED: metrics.best_threshold(scores, labels),
-        SENSITIVE: operating.threshold_at_sensitivity(scores, labels, sensitivity=0.9),
-    }
+def operating_points(validation: Predictions) -> dict[str, float]:
+    """Thresholds chosen on validation data, by unit and point ("image, 90 % sensitivity")."""
+    points = {}
+    for name, unit in units(validation).items():
+        scored = unit.columns["probabilities"], unit.columns["labels"]
+        points[f"{name}, {TUNED}"] = metrics.best_threshold(*scored)
+        points[f"{name}, {SENSITIVE}"] = operating.threshold_at_sensitivity(*scored)
+    return points
 
 
 def units(predictions: Predictions) -> dict[str, Predictions]:
@@ -40,12 +42,13 @@ def units(predictions: Predictions) -> dict[str, Predictions]:
     The score of a patient is the mean over their images. The row of a patient has the patient's
     name; its other values are those of their first image.
     """
-    columns = predictions.columns
     keys = np.char.add(np.char.add(predictions.models, " "), predictions.patients)
-    _, first = np.unique(keys, return_index=True)  # in the order of `patient_scores`
+    _, first, row, counts = np.unique(
+        keys, return_index=True, return_inverse=True, return_counts=True
+    )
     means = {
-        name: metrics.patient_scores(column, keys, columns["labels"])
-        for name, column in columns.items()
+        name: np.clip(np.bincount(row, weights=column) / counts, 0.0, 1.0)
+        for name, column in predictions.columns.items()
         if name == "probabilities" or name.startswith("baseline/")
     }
     patients = predictions.take(first)
@@ -106,32 +109,60 @@ def _measured(unit: Predictions, scores, weights, *, thresholds=0.5) -> dict[str
     """
     thresholds = np.broadcast_to(thresholds, scores.shape)
     labels, called = unit.columns["labels"], scores > thresholds
-    by_repeat, resampled = [], []
-    for rows in _rows_by_repeat(unit):
-        part = scores[rows], labels[rows]
-        measures = metrics.classification_measures(*part, called=called[rows])
-        measures["auroc_within"] = _auroc_within(unit.models[rows], *part)
-        by_repeat.append(measures)
-        resampled.append(
-            bootstrap.classification_samples(*part, weights[:, rows], called=called[rows])
-        )
-    measures = {name: float(value) for name, value in _means(by_repeat).items()}
-    measures["counts"] = _counts(unit, [values["counts"] for values in by_repeat])
-    if (thresholds == thresholds[0]).all():
-        measures["threshold"] = float(thresholds[0])
-    else:
-        models, first = np.unique(unit.models, return_index=True)
-        measures["thresholds"] = dict(zip(models.tolist(), thresholds[first].tolist(), strict=True))
-    measures["interval"] = {
-        name: bootstrap.interval(values) for name, values in _means(resampled).items()
-    }
-    measures["perfect"] = []
-    for name, trials in _trials(unit, called).items():
-        if measures["interval"][name][0] == 1:  # a bound of 1 would mean that nothing is uncertain
-            measures["interval"][name] = (bootstrap.perfect_bound(trials), 1.0)
-            measures["perfect"].append(name)
-    measures["patients"] = len(np.unique(unit.patients))
-    return measures
+    repeats = _rows_by_repeat(unit)
+    columns = {"scores": scores, "labels": labels, "called": called}
+    measures, interval = _estimated(
+        metrics.classification_measures, columns, repeats=repeats, weights=weights
+    )
+    of_model = dict(zip(unit.models.tolist(), thresholds.tolist(), strict=True))
+    same = len(set(of_model.values())) == 1
+    measures["threshold"] = thresholds.tolist()[0] if same else np.nan
+    within = [_auroc_within(unit.models[rows], scores[rows], labels[rows]) for rows in repeats]
+    measures["auroc_within"] = float(_finite_mean(within))
+    measures["counts"] = _counts(unit, called, repeats=len(repeats))
+    if not same:
+        measures["thresholds"] = of_model
+    trials = _trials(unit, called)
+    # A bound of 1 would mean that nothing is uncertain.
+    perfect = [name for name in trials if interval[name][0] == 1]
+    interval |= {name: (bootstrap.perfect_bound(trials[name]), 1.0) for name in perfect}
+    patients = len(np.unique(unit.patients))
+    return measures | {"interval": interval, "perfect": perfect, "patients": patients}
+
+
+def _estimated(
+    measure: Callable[..., dict[str, np.ndarray]],
+    columns: dict[str, np.ndarray],
+    *,
+    repeats: Sequence[np.ndarray],
+    weights: np.ndarray,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The mean of every measure over the repeats, and its interval.
+
+    Args:
+      measure: returns measures [r] or [r, K] of a repeat's rows of the columns, and of their
+        `weights` [r, rows].
+      repeats: the rows of each repeat.
+      weights: of `bootstrap.patient_weights`.
+    """
+    measured, resampled = (
+        [
+            measure(**{name: c[rows] for name, c in columns.items()}, weights=drawn[:, rows])
+            for rows in repeats
+        ]
+        for drawn in (np.ones((1, weights.shape[1])), weights)
+    )
+    values, intervals = {}, {}
+    for name in measured[0]:
+        values[name] = _finite_mean([measures[name] for measures in measured])[0]
+        samples = _finite_mean([measures[name] for measures in resampled])
+        intervals[name] = np.apply_along_axis(bootstrap.interval, 0, samples).T.tolist()
+    return values, intervals
+
+
+def _finite_mean(values: Sequence) -> np.ndarray:
+    """The mean over the first axis of the values that are finite; NaN if there are none."""
+    return np.ma.filled(np.ma.masked_invalid(values).mean(axis=0), np.nan)
 
 
 def _trials(unit: Predictions, called: np.ndarray) -> dict[str, int]:
@@ -156,42 +187,27 @@ def _rows_by_repeat(predictions: Predictions) -> list[np.ndarray]:
     return [np.flatnonzero(repeats == repeat) for repeat in np.unique(repeats)]
 
 
-def _means(by_repeat: Sequence[dict[str, Any]]) -> dict[str, np.ndarray]:
-    """The mean of each measure (except "counts") over the repeats in which it is defined."""
-    means = {}
-    for name in (name for name in by_repeat[0] if name != "counts"):
-        values = np.array([measures[name] for measures in by_repeat], np.float64)
-        defined = np.isfinite(values)
-        total = np.where(defined, values, 0).sum(0)
-        means[name] = metrics.ratio(total, defined.sum(0), otherwise=np.nan)
-    return means
-
-
 def _per_repeat(total, repeats: int):
     """The mean of a count over repeats; the integer itself if there is one repeat."""
     return total if repeats == 1 else total / repeats
 
 
-def _counts(unit: Predictions, by_repeat: Sequence[dict[str, int]]) -> dict[str, float]:
+def _counts(unit: Predictions, called: np.ndarray, *, repeats: int) -> dict[str, float]:
+    labels = unit.columns["labels"]
     _, first = np.unique(unit.names, return_index=True)
-    sick = int((unit.columns["labels"][first] == SICK).sum())
-    means = {
-        name: _per_repeat(sum(counts[name] for counts in by_repeat), len(by_repeat))
-        for name in by_repeat[0]
+    sick = int((labels[first] == SICK).sum())
+    return {"n": len(first), "sick": sick, "healthy": len(first) - sick} | {
+        name: _per_repeat(int(members.sum()), repeats)
+        for name, members in metrics.decisions(called, labels == SICK).items()
     }
-    return means | {"n": len(first), "sick": sick, "healthy": len(first) - sick}
 
 
 def _auroc_within(models: np.ndarray, scores: np.ndarray, labels: np.ndarray) -> float:
     """AUROC over pairs judged by the same model: the scales of different models differ."""
-    pairs = wins = 0.0
-    for model in np.unique(models):
-        rows = models == model
-        count = float((labels[rows] == 1).sum() * (labels[rows] == 0).sum())
-        if count:
-            pairs += count
-            wins += count * metrics.classification_measures(scores[rows], labels[rows])["auroc"]
-    return wins / pairs if pairs else float("nan")
+    sick = labels == SICK
+    same = models[sick][:, np.newaxis] == models[~sick]
+    order = np.sign(scores[sick][:, np.newaxis] - scores[~sick])[same]
+    return float((order.mean() + 1) / 2) if order.size else np.nan
 
 
 def cautions(
@@ -216,10 +232,10 @@ def cautions(
     ]
     if not rivals:
         return [f"{start}; no baseline that sees no anatomy comes within this interval."]
-    come = "comes" if len(rivals) == 1 else "come"
-    listed = " and ".join(filter(None, [", ".join(rivals[:-1]), rivals[-1]]))
+    *others, last = rivals
+    reach = f"{', '.join(others)} and {last} come" if others else f"{last} comes"
     return [
-        f"{start}; without seeing any anatomy, {listed} {come} within it or above: this "
+        f"{start}; without seeing any anatomy, {reach} within it or above: this "
         "score does not show that the model reads the breast."
     ]
 
@@ -254,26 +270,9 @@ def assess_segmentation(predictions: Predictions, *, samples: int, seed: int) ->
     drawn = bootstrap.patient_weights(predictions.patients, samples=samples, seed=seed)
     repeats = _rows_by_repeat(predictions)
     for size, confusions in predictions.named("confusion/").items():
-        distances = predictions.columns[f"hd95/{size}"]
-        measured, resampled = (
-            _means(
-                [
-                    metrics.segmentation_measures(
-                        np.tensordot(weights[:, rows], confusions[rows], axes=1)
-                    )
-                    | {"hd95": bootstrap.mean_samples(distances[rows], weights[:, rows])}
-                    for rows in repeats
-                ]
-            )
-            for weights in (np.ones((1, len(confusions))), drawn)
-        )
-        measures: dict[str, Any] = {name: values[0] for name, values in measured.items()}
-        measures["interval"] = {
-            name: bootstrap.interval(values)
-            if values.ndim == 1
-            else [bootstrap.interval(column) for column in values.T]
-            for name, values in resampled.items()
-        }
+        columns = {"confusions": confusions, "hd95": predictions.columns[f"hd95/{size}"]}
+        measures, interval = _estimated(_pixel_measures, columns, repeats=repeats, weights=drawn)
+        measures["interval"] = interval
         by_row = metrics.segmentation_measures(confusions)
         names, first, image = np.unique(predictions.names, return_index=True, return_inverse=True)
         by_image = {
@@ -286,19 +285,15 @@ def assess_segmentation(predictions: Predictions, *, samples: int, seed: int) ->
         outcome["segmentation"][size] = measures
         outcome["confusion"][size] = _per_repeat(confusions.sum(0), len(repeats))
         if "worst" not in outcome:
-            order = np.argsort(by_image["miou"], kind="stable")[:WORST]
-            outcome["worst"] = [
-                {
-                    "name": str(names[i]),
-                    "patient": str(predictions.patients[first[i]]),
-                    "miou": float(by_image["miou"][i]),
-                    "accuracy": float(by_image["accuracy"][i]),
-                    "lowest_class": _lowest_class(confusions[image == i].sum(0)),
-                }
-                for i in order
-            ]
+            outcome["worst"] = []
+            for i in np.argsort(by_image["miou"], kind="stable")[:WORST]:
+                iou = metrics.segmentation_measures(confusions[image == i].sum(0))["iou"]
+                worst = {"name": str(names[i]), "patient": str(predictions.patients[first[i]])}
+                worst |= {name: float(by_image[name][i]) for name in ("miou", "accuracy")}
+                outcome["worst"].append(worst | {"lowest_class": CLASS_NAMES[np.nanargmin(iou)]})
     return outcome
 
 
-def _lowest_class(confusion: np.ndarray) -> str:
-    return CLASS_NAMES[int(np.nanargmin(metrics.segmentation_measures(confusion)["iou"]))]
+def _pixel_measures(*, confusions, hd95, weights) -> dict[str, np.ndarray]:
+    measures = metrics.segmentation_measures(np.tensordot(weights, confusions, axes=1))
+    return measures | {"hd95": bootstrap.mean_samples(hd95, weights)}

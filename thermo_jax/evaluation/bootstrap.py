@@ -3,17 +3,14 @@
 A patient's images are near-copies of each other, so resampling images would give intervals that
 are far too narrow. Instead, patients are drawn with replacement, each with all their images (the
 cluster bootstrap; Field and Welsh 2007, doi 10.1111/j.1467-9868.2007.00593.x). A resample is a row
-of weights, which say how often each image was drawn; its measures are weighted measures.
-
-Draw the weights once and use them for the model and its baselines: their samples are then paired,
-and the interval of a difference is the interval of the samples' difference. For a subset of the
-images, use the subset's columns of the weights.
+of weights, which say how often each image was drawn. The model and its baselines are measured with
+the same weights, and a subset of the images with its columns of the weights.
 """
 
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Bool, Float, Num
+from jaxtyping import Float
 from scipy import stats
 
 from thermo_jax.evaluation import metrics
@@ -23,7 +20,6 @@ LEVEL = 0.95
 # 1.0 to 1.4 for logistic regression and nearest neighbours on noise (4 or 5 folds of 72 to 120
 # patients, 300 seeds each).
 POOLED = 1.4
-_BLOCK = 64  # resamples whose sorted weights are in memory at once
 
 
 def patient_weights(
@@ -38,69 +34,6 @@ def patient_weights(
     rng = np.random.default_rng(seed)
     draws = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=samples)
     return draws.astype(np.float64)[:, rows]
-
-
-def classification_samples(
-    scores: Num[np.ndarray, " n"],
-    labels: Num[np.ndarray, " n"],
-    weights: Float[np.ndarray, "r n"],
-    *,
-    called: Bool[np.ndarray, " n"],
-) -> dict[str, Float[np.ndarray, " r"]]:
-    """`metrics.classification_measures` of every resample, with the same undefined cases.
-
-    Args:
-        called: which examples are called sick, for example `scores > threshold`. The threshold
-            may differ from fold to fold.
-
-    Returns:
-        "accuracy", "precision", "recall", "specificity", "f1", "auroc", "auprc", "brier", "ece"
-        (float64 [r]); all are NaN for a resample that contains none of these examples.
-
-    Raises:
-        ValueError: in the same cases as `metrics.classification_measures`.
-    """
-    scores, labels = metrics.checked_scores(scores, labels)
-    sick = labels == 1
-    outcomes = {
-        name: weights @ members for name, members in metrics.decisions(called, sick).items()
-    }
-    bins = metrics.calibration_bins(scores)[:, None] == np.arange(metrics.CALIBRATION_BINS)
-    error = scores - labels
-    total = weights.sum(axis=1)
-    gaps = np.abs(weights @ (bins * error[:, None])).sum(axis=1)
-    areas = [
-        _areas(block, scores, sick) for block in np.array_split(weights, -(-len(weights) // _BLOCK))
-    ]
-    auroc, auprc = np.concatenate(areas, axis=1)
-    return {
-        **metrics.decision_measures(**outcomes),
-        "auroc": auroc,
-        "auprc": auprc,
-        "brier": metrics.ratio(weights @ error**2, total, otherwise=np.nan),
-        "ece": metrics.ratio(gaps, total, otherwise=np.nan),
-    }
-
-
-def _areas(weights, scores, sick):
-    """Weighted AUROC and average precision [2, r]; tied scores are one step of both curves."""
-    order = np.argsort(-scores)
-    starts = np.flatnonzero(np.diff(scores[order], prepend=np.inf))
-    weights, sick = weights[:, order], sick[order]
-    sick_at = np.add.reduceat(weights * sick, starts, axis=1)
-    healthy_at = np.add.reduceat(weights * ~sick, starts, axis=1)
-    sick_from, healthy_from = sick_at.cumsum(axis=1), healthy_at.cumsum(axis=1)
-    all_sick, all_healthy = sick_from[:, -1], healthy_from[:, -1]
-    healthy_below = all_healthy[:, None] - healthy_from
-    ordered_pairs = (sick_at * (healthy_below + healthy_at / 2)).sum(axis=1)
-    precision = metrics.ratio(sick_from, sick_from + healthy_from, otherwise=0.0)
-    average_precision = metrics.ratio((sick_at * precision).sum(axis=1), all_sick, otherwise=np.nan)
-    return np.stack(
-        [
-            metrics.ratio(ordered_pairs, all_sick * all_healthy, otherwise=np.nan),
-            np.where(all_healthy > 0, average_precision, np.nan),
-        ]
-    )
 
 
 def mean_samples(

@@ -148,9 +148,8 @@ def write(figure, path):
 def lightness(image):
     """An image as gray uint8 [h, w] for a background; warm pixels are light in heatmaps, too.
 
-    In jet and similar colour maps, lightness does not always increase with temperature, but
-    (R - B) * (2 - G) does, from blue through cyan and yellow to red. In some other colour maps it
-    does not.
+    In jet and similar colour maps (blue, cyan, yellow, red), the brightness of a colour does not
+    always increase with temperature, but (R - B) * (2 - G) does.
     """
     levels = image.astype(np.float64) / 255
     if image.shape[-1] == 1 or np.ptp(levels, axis=-1).max() < 0.04:

@@ -35,9 +35,9 @@ def reliability_figure(
     """Share of sick cases against the predicted probability, one line per row, one dot per bin.
 
     Args:
-        curves: {row name: (mean score, share sick, number of cases)}, by bin; empty bins
-            (no case, or NaN) are left out. The line of the first row, the model, is thicker. From
-            the eighth row on, colours repeat.
+        curves: {row name: (mean score, share sick, number of cases)}, by bin; empty bins are left
+            out. The line of the first row, the model, is thicker. From the eighth row on, colours
+            repeat.
     """
     figure = _figure(4.6, 4.9 + 0.2 * math.ceil(len(curves) / 2), title)
     axis = figure.subplots()
@@ -45,7 +45,7 @@ def reliability_figure(
     largest = max(np.max(count) for _, _, count in curves.values())
     for index, (name, curve) in enumerate(curves.items()):
         curve = np.stack(curve)
-        score, share, count = curve[:, (curve[2] > 0) & np.isfinite(curve).all(axis=0)]
+        score, share, count = curve[:, curve[2] > 0]
         look = _look(index)
         width = 1.0 if index else 2.2
         axis.plot(score, share, color=look["color"], linewidth=width, zorder=2)
@@ -104,14 +104,10 @@ def few_shot_figure(
     """A measure against the number of labelled patients: all seeds, their median and range.
 
     Args:
-        points: {encoder name: [(number of patients, [score of each seed])]}, in any order; NaN
-            scores are left out.
+        points: {encoder name: [(number of patients, [score of each seed])]}, in any order.
         measure: the name of the scores, for the axis.
     """
-    curves = {}
-    for name, pairs in points.items():
-        finite = {n: np.array([s for s in scores if math.isfinite(s)]) for n, scores in pairs}
-        curves[name] = [(n, scores) for n, scores in sorted(finite.items()) if scores.size]
+    curves = {name: sorted(pairs) for name, pairs in points.items()}
     numbers = sorted({number for pairs in curves.values() for number, _ in pairs})
     figure = _figure(5.2, 3.9, title)
     axis = figure.subplots()
@@ -119,11 +115,9 @@ def few_shot_figure(
         look = _look(index)
         shift = 1.025 ** (index - (len(curves) - 1) / 2)  # side by side, not on top of each other
         for number, scores in pairs:
-            axis.scatter(np.full(scores.size, number * shift), scores, s=13, alpha=0.65, **look)
+            axis.scatter([number * shift] * len(scores), scores, s=13, alpha=0.65, **look)
         x = [number for number, _ in pairs]
-        low, middle, high = np.transpose(
-            [np.percentile(s, (0, 50, 100)) for _, s in pairs] or 3 * [[]]
-        )
+        low, middle, high = np.transpose([np.percentile(s, (0, 50, 100)) for _, s in pairs])
         axis.fill_between(x, low, high, color=look["color"], alpha=0.13, linewidth=0)
         axis.plot(x, middle, linewidth=1.8, color=look["color"])
         axis.plot([], [], linewidth=1.8, markersize=4.5, label=canvas.short_text(name, 40), **look)

@@ -42,7 +42,7 @@ def segmentation_figure(
     predicted: Integer[np.ndarray, "n th tw"],
     names: Sequence[str],
     *,
-    title: str = "",
+    title: str,
 ) -> pathlib.Path:
     """Rows of thermogram, truth, prediction and error, like Figure 1 of the paper (2404.06589).
 
@@ -102,7 +102,7 @@ def evidence_figure(
     labels: Num[np.ndarray, " n"],
     names: Sequence[str],
     *,
-    title: str = "",
+    title: str,
 ) -> pathlib.Path:
     """Pairs of thermograms without and with the classifier's evidence, on one scale.
 
@@ -169,66 +169,52 @@ def pca_colors(latents: Num[np.ndarray, "n h w l"]) -> Float[np.ndarray, "n h w 
     1st and 99th percentile. Missing components (L < 3, constant latents) are 0.5. The largest
     loading of each component is positive.
     """
-    count = latents.shape[-1]
-    pixels = np.reshape(latents, (-1, count))
+    from sklearn.decomposition import PCA
+
+    pixels = np.reshape(latents, (-1, latents.shape[-1]))
     sample = pixels[:: max(1, len(pixels) // 20_000)].astype(np.float64)
-    mean = sample.mean(axis=0)
-    variances, axes = np.linalg.eigh((sample - mean).T @ (sample - mean) / len(sample))
-    keep = [k for k in range(count - 1, max(count - 4, -1), -1) if variances[k] > 1e-12]
-    axes = axes[:, keep]
-    if keep:
-        axes = axes * np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(len(keep))])
-    low, high = np.percentile((sample - mean) @ axes, (1, 99), axis=0)
+    count = min(3, *sample.shape)
+    with np.errstate(invalid="ignore"):  # if all latents are equal
+        pca = PCA(count, svd_solver="covariance_eigh").fit(sample)
+    low, high = np.percentile(pca.transform(sample), (1, 99), axis=0)
+    varies = pca.explained_variance_ > 1e-12
     colors = np.full((*latents.shape[:-1], 3), 0.5, dtype=np.float32)
     for color, image in zip(colors, latents, strict=True):  # one by one: latents can be large
-        projected = (np.asarray(image, dtype=np.float32) - mean) @ axes
-        color[..., : len(keep)] = np.clip((projected - low) / (high - low + 1e-12), 0, 1)
+        projected = pca.transform(image.reshape(-1, latents.shape[-1]).astype(np.float32))
+        shares = np.clip((projected - low) / (high - low + 1e-12), 0, 1)
+        color[..., :count] = np.where(varies, shares, 0.5).reshape(*color.shape[:-1], count)
     return colors
 
 
 def curves_figure(
-    path: str | os.PathLike,
-    rows: Sequence[Mapping[str, Any]],
-    *,
-    best_epoch: float | None = None,
-    title: str = "",
+    path: str | os.PathLike, rows: Sequence[Mapping[str, Any]], *, best_epoch: int, title: str
 ) -> pathlib.Path:
-    """Training and validation curves by epoch, one panel per measure, the losses first.
+    """Training and validation curves by epoch, one panel per measure, the loss first.
 
     Args:
-        rows: one mapping per epoch with "epoch" and numbers named "train_<measure>" or
-            "val_<measure>" (or with "/" for "_"); other keys are ignored.
-        best_epoch: marked by a line; by default the epoch of the lowest "val_loss".
-
-    Raises:
-        ValueError: no row has an epoch and such a number.
+        rows: of metrics.jsonl: "epoch", and numbers (None if not finite) named "train/<measure>"
+            or "val/<measure>"; other keys are ignored.
+        best_epoch: marked by a line.
     """
-    curves = _curves(rows)
-    if best_epoch is None and curves.get("loss", {}).get("val"):
-        ranked = sorted((math.isnan(loss), loss, epoch) for epoch, loss in curves["loss"]["val"])
-        best_epoch = ranked[0][-1]
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    columns = min(3, len(curves))
-    lines = math.ceil(len(curves) / columns)
+    epochs = [row["epoch"] for row in rows]
+    names = dict.fromkeys(key.split("/")[1] for row in rows for key in row if "/" in key)
+    measures = sorted(names, key=lambda name: name != "loss")
+    columns = min(3, len(measures))
+    lines = math.ceil(len(measures) / columns)
     size = (0.4 + 3.9 * columns, 0.4 + 2.9 * lines)
     figure = Figure(figsize=size, dpi=canvas.DPI, layout="constrained")
-    if title:
-        figure.suptitle(title, fontsize=canvas.NORMAL + 2)
+    figure.suptitle(title, fontsize=canvas.NORMAL + 2)
     axes = figure.subplots(lines, columns, squeeze=False).ravel()
-    for axis, (measure, series) in zip(axes, curves.items(), strict=False):
-        for split, points in series.items():
-            label, color, dashes, marker = SERIES[split]
-            epochs, values = zip(*points, strict=True)
-            marker = marker if len(epochs) <= 30 else None
-            axis.plot(
-                epochs, values, dashes, color=color, marker=marker, markersize=3.5, label=label
-            )
-        if best_epoch is not None:
-            axis.axvline(
-                best_epoch, color="#666666", linewidth=1, linestyle=":", label="best epoch"
-            )
+    for axis, measure in zip(axes, measures, strict=False):
+        for split, (label, color, dashes, marker) in SERIES.items():
+            values = np.array([row.get(f"{split}/{measure}") for row in rows], np.float64)
+            if np.isfinite(values).any():
+                style = {"color": color, "marker": marker if len(rows) <= 30 else None}
+                axis.plot(epochs, values, dashes, markersize=3.5, label=label, **style)
+        axis.axvline(best_epoch, color="#666666", linewidth=1, linestyle=":", label="best epoch")
         axis.set_title(measure.replace("_", " "), fontsize=canvas.NORMAL)
         axis.set_xlabel("epoch", fontsize=canvas.SMALL)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
@@ -236,27 +222,9 @@ def curves_figure(
         axis.grid(alpha=0.25, linewidth=0.6)
         axis.spines[["top", "right"]].set_visible(False)
         axis.legend(fontsize=canvas.SMALL, frameon=False)
-    for axis in axes[len(curves) :]:
+    for axis in axes[len(measures) :]:
         axis.set_visible(False)
     return canvas.write(figure, path)
-
-
-def _curves(rows):
-    """{measure: {"train" | "val": [(epoch, value)]}}, "loss" first, then its parts."""
-    curves: dict[str, dict[str, list]] = {}
-    for row in rows:
-        for key, value in row.items():
-            split, _, measure = str(key).replace("/", "_", 1).partition("_")
-            number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
-            if "epoch" in row and split in SERIES and measure and number:
-                points = curves.setdefault(measure, {}).setdefault(split, [])
-                points.append((float(row["epoch"]), float(value)))
-    if not curves:
-        raise ValueError(
-            "no curve to draw: expected rows with 'epoch' and numbers 'train_...' or 'val_...'"
-        )
-    order = sorted(curves, key=lambda name: (name != "loss", not name.endswith("loss")))
-    return {name: dict(sorted(curves[name].items())) for name in order}
 
 
 def _evidence_scale(figure, limit):

@@ -12,17 +12,14 @@ for absent classes:
 A score is the probability of Sick (label 1); an example with `score > threshold` is called sick.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Integer, Num, Shaped
 from scipy import ndimage
-from sklearn import metrics as sklearn_metrics
 
 CALIBRATION_BINS = 10  # of equal width in [0, 1]
-
-Counts = Num[np.ndarray, "..."]  # numbers of examples, or sums of their weights
+_BLOCK = 64  # resamples whose sorted weights are in memory at once
 
 
 # --------------------------------------------------------------------------------------------------
@@ -94,8 +91,6 @@ def segmentation_measures(confusion: Num[np.ndarray, "... k k"]) -> dict[str, An
     for name, values in by_class.items():
         total = np.where(present, values, 0.0).sum(axis=-1)
         measures[name] = ratio(total, present.sum(axis=-1), otherwise=np.nan)
-    if confusion.ndim == 2:
-        measures = {name: float(value) for name, value in measures.items()}
     return measures | {"iou": iou, "dice": dice}
 
 
@@ -118,11 +113,11 @@ def hd95(true_mask: Shaped[np.ndarray, "h w"], predicted_mask: Shaped[np.ndarray
 
 
 def hd95_by_class(
-    true: Integer[np.ndarray, "h w"], predicted: Integer[np.ndarray, "h w"], *, num_classes: int
-) -> Float[np.ndarray, " k"]:
-    """`hd95` of every class of one image's label maps, in pixels; average images with nanmean."""
-    true, predicted = np.asarray(true), np.asarray(predicted)
-    return np.array([hd95(true == k, predicted == k) for k in range(num_classes)])
+    true: Integer[np.ndarray, "n h w"], predicted: Integer[np.ndarray, "n h w"], *, num_classes: int
+) -> Float[np.ndarray, "n k"]:
+    """`hd95` of every class of each image's label maps, in pixels; average images with nanmean."""
+    pairs = zip(true, predicted, strict=True)
+    return np.array([[hd95(a == k, b == k) for k in range(num_classes)] for a, b in pairs])
 
 
 def _surface(mask):
@@ -138,45 +133,73 @@ def classification_measures(
     scores: Num[np.ndarray, " n"],
     labels: Num[np.ndarray, " n"],
     *,
-    threshold: float = 0.5,
-    called: Bool[np.ndarray, " n"] | None = None,
-) -> dict[str, Any]:
+    called: Bool[np.ndarray, " n"],
+    weights: Float[np.ndarray, "... n"] | None = None,
+) -> dict[str, Float[np.ndarray, "..."]]:
     """Measures of probabilities of Sick against labels (1 sick, 0 healthy).
 
     Undefined cases: precision is 0 if no example is called sick; recall, F1, AUROC and AUPRC are
-    NaN without a sick example; specificity, AUROC and AUPRC are NaN without a healthy one.
-    Recall is sensitivity. AUPRC is average precision (no interpolation). ECE is described at
-    `expected_calibration_error`.
+    NaN without a sick example; specificity, AUROC and AUPRC are NaN without a healthy one; all are
+    NaN without any example. Recall is sensitivity. AUPRC is average precision (no interpolation).
+    ECE is the mean of |mean probability - share of sick| over `calibration_bins`, weighted by the
+    number of examples in each bin.
 
     Args:
-        called: which examples are called sick, if there is no single threshold (every fold has its
-            own). It replaces `score > threshold`, and "threshold" is NaN.
+        called: which examples are called sick, for example `scores > 0.5`. The threshold may
+            differ from fold to fold.
+        weights: how often each example counts, by default once; one row for each resample.
 
     Returns:
         "accuracy", "precision", "recall", "specificity", "f1", "auroc", "auprc", "brier", "ece",
-        "threshold" (floats), and "counts": {"n", "sick", "healthy", "tp", "fp", "tn", "fn"}.
+        each with one value for each row of the weights.
 
     Raises:
         ValueError: no example, a label besides 0 and 1, or a score outside [0, 1].
     """
     scores, labels = checked_scores(scores, labels)
-    if called is None:
-        called = scores > threshold
-    else:
-        threshold = np.nan
+    weights = np.ones(len(scores)) if weights is None else weights
     sick = labels == 1
-    outcomes = {name: int(members.sum()) for name, members in decisions(called, sick).items()}
-    both = sick.any() and not sick.all()
-    counts = {"n": len(scores), "sick": int(sick.sum()), "healthy": int(np.sum(~sick))}
+    tp, fp, tn, fn = (weights @ members for members in decisions(called, sick).values())
+    total = weights.sum(axis=-1)
+    error = scores - labels
+    bins = calibration_bins(scores)[:, None] == np.arange(CALIBRATION_BINS)
+    gaps = np.abs(weights @ (bins * error[:, None])).sum(axis=-1)
+    rows = weights.reshape(-1, len(scores))
+    areas = [_areas(block, scores, sick) for block in np.array_split(rows, -(-len(rows) // _BLOCK))]
+    auroc, auprc = np.concatenate(areas, axis=1).reshape(2, *weights.shape[:-1])
+    precision = ratio(tp, tp + fp, otherwise=0.0)
     return {
-        **{name: float(value) for name, value in decision_measures(**outcomes).items()},
-        "auroc": float(sklearn_metrics.roc_auc_score(labels, scores)) if both else np.nan,
-        "auprc": float(sklearn_metrics.average_precision_score(labels, scores)) if both else np.nan,
-        "brier": float(np.mean((scores - labels) ** 2)),
-        "ece": expected_calibration_error(scores, labels),
-        "threshold": float(threshold),
-        "counts": counts | outcomes,
+        "accuracy": ratio(tp + tn, total, otherwise=np.nan),
+        "precision": np.where(total > 0, precision, np.nan)[()],
+        "recall": ratio(tp, tp + fn, otherwise=np.nan),
+        "specificity": ratio(tn, tn + fp, otherwise=np.nan),
+        "f1": np.where(tp + fn > 0, ratio(2 * tp, 2 * tp + fp + fn, otherwise=np.nan), np.nan)[()],
+        "auroc": auroc,
+        "auprc": auprc,
+        "brier": ratio(weights @ error**2, total, otherwise=np.nan),
+        "ece": ratio(gaps, total, otherwise=np.nan),
     }
+
+
+def _areas(weights, scores, sick):
+    """Weighted AUROC and average precision [2, r]; tied scores are one step of both curves."""
+    order = np.argsort(-scores)
+    starts = np.flatnonzero(np.diff(scores[order], prepend=np.inf))
+    weights, sick = weights[:, order], sick[order]
+    sick_at = np.add.reduceat(weights * sick, starts, axis=1)
+    healthy_at = np.add.reduceat(weights * ~sick, starts, axis=1)
+    sick_from, healthy_from = sick_at.cumsum(axis=1), healthy_at.cumsum(axis=1)
+    all_sick, all_healthy = sick_from[:, -1], healthy_from[:, -1]
+    healthy_below = all_healthy[:, None] - healthy_from
+    ordered_pairs = (sick_at * (healthy_below + healthy_at / 2)).sum(axis=1)
+    precision = ratio(sick_from, sick_from + healthy_from, otherwise=0.0)
+    average_precision = ratio((sick_at * precision).sum(axis=1), all_sick, otherwise=np.nan)
+    return np.stack(
+        [
+            ratio(ordered_pairs, all_sick * all_healthy, otherwise=np.nan),
+            np.where(all_healthy > 0, average_precision, np.nan),
+        ]
+    )
 
 
 def decisions(
@@ -191,62 +214,12 @@ def decisions(
     }
 
 
-def decision_measures(
-    *, tp: Counts, fp: Counts, tn: Counts, fn: Counts
-) -> dict[str, Float[np.ndarray, "..."]]:
-    """Accuracy, precision, recall, specificity and F1.
-
-    All are NaN without any example. Other undefined cases are as in `classification_measures`.
-    """
-    tp, fp, tn, fn = (np.asarray(count, dtype=np.float64) for count in (tp, fp, tn, fn))
-    sick, healthy, called = tp + fn, tn + fp, tp + fp
-    precision = ratio(tp, called, otherwise=0.0)
-    f1 = ratio(2 * tp, sick + called, otherwise=np.nan)
-    return {
-        "accuracy": ratio(tp + tn, sick + healthy, otherwise=np.nan),
-        "precision": np.where(sick + healthy > 0, precision, np.nan),
-        "recall": ratio(tp, sick, otherwise=np.nan),
-        "specificity": ratio(tn, healthy, otherwise=np.nan),
-        "f1": np.where(sick > 0, f1, np.nan),
-    }
-
-
-def expected_calibration_error(
-    scores: Float[np.ndarray, " n"], labels: Int[np.ndarray, " n"]
-) -> float:
-    """Count-weighted mean of |mean probability - share of sick| over `calibration_bins`."""
-    bins = calibration_bins(scores)
-    gaps = np.bincount(bins, weights=scores - labels, minlength=CALIBRATION_BINS)
-    return float(np.abs(gaps).sum() / len(scores))
-
-
 def calibration_bins(scores: Float[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
     """The bin, of equal width in [0, 1], of every probability (0 is the lowest).
 
     A score on an edge is in the bin above the edge; 1.0 is in the last bin.
     """
     return np.minimum((scores * CALIBRATION_BINS).astype(np.int64), CALIBRATION_BINS - 1)
-
-
-def patient_scores(
-    scores: Num[np.ndarray, " n"], patients: Sequence[str], labels: Num[np.ndarray, " n"]
-) -> Float[np.ndarray, " p"]:
-    """The mean probability over each patient's images, in the order of the sorted patients.
-
-    Raises:
-        ValueError: a patient's images have both labels.
-    """
-    scores, labels = checked_scores(scores, labels)
-    names, rows = np.unique(np.asarray(patients, dtype=str), return_inverse=True)
-    counts = np.bincount(rows)
-    share_sick = np.bincount(rows, weights=labels) / counts
-    conflicting = names[(share_sick > 0) & (share_sick < 1)]
-    if conflicting.size:
-        raise ValueError(
-            f"patient {conflicting[0]} has images labelled healthy and sick: leave the patient "
-            "out or correct the diagnosis"
-        )
-    return np.clip(np.bincount(rows, weights=scores) / counts, 0.0, 1.0)
 
 
 def best_threshold(scores: Num[np.ndarray, " n"], labels: Num[np.ndarray, " n"]) -> float:
@@ -265,7 +238,7 @@ def best_threshold(scores: Num[np.ndarray, " n"], labels: Num[np.ndarray, " n"])
     candidates = np.unique(np.append(cut_between(distinct[:-1], distinct[1:]), 0.5))
     sick_at_most = np.searchsorted(np.sort(scores[sick]), candidates, side="right")
     healthy_at_most = np.searchsorted(np.sort(scores[~sick]), candidates, side="right")
-    # Integers (balanced accuracy times constants), so that ties are exact.
+    # In proportion to the balanced accuracy, but integers: equally good candidates are equal.
     merit = (sick.sum() - sick_at_most) * (~sick).sum() + healthy_at_most * sick.sum()
     best = candidates[merit == merit.max()]
     return float(best[np.argmin(np.abs(best - 0.5))])
@@ -286,10 +259,9 @@ def cut_between(
 
 
 def ratio(numerator, denominator, *, otherwise: float) -> Float[np.ndarray, "..."]:
-    """Elementwise quotient; `otherwise` where the denominator is 0."""
-    return np.divide(
-        numerator, denominator, out=np.full(numerator.shape, otherwise), where=denominator > 0
-    )
+    """Elementwise quotient (of two numbers, a number); `otherwise` where the denominator is 0."""
+    out = np.full(numerator.shape, otherwise)
+    return np.divide(numerator, denominator, out=out, where=denominator > 0)[()]
 
 
 def checked_scores(scores, labels) -> tuple[Float[np.ndarray, " n"], Int[np.ndarray, " n"]]:

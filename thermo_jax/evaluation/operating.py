@@ -32,13 +32,11 @@ def threshold_at_sensitivity(
     """The largest threshold on validation data with which `score > threshold` has the sensitivity.
 
     The threshold is the midpoint between the lowest score that must be called sick and the next
-    lower score (0 if no score is lower). If the lowest such score is 0, the threshold is -1, and
-    every example is called sick. It is 0.5 without a sick example.
+    lower score (0 if there is none). If that lowest score is 0, the threshold is -1, so that every
+    example is called sick. Without a sick example, the threshold is 0.5.
 
     Args:
         sensitivity: above 0, at most 1.
-    Raises:
-        ValueError: in the same cases as `metrics.classification_measures`.
     """
     scores, labels = metrics.checked_scores(scores, labels)
     sick = np.sort(scores[labels == SICK])[::-1]
@@ -57,7 +55,7 @@ def reliability_curve(
 ) -> ReliabilityCurve:
     """Mean probability, share of sick and count by bin of `metrics.calibration_bins`.
 
-    The count-weighted mean distance of the first two is `metrics.expected_calibration_error`.
+    The mean distance of the first two, weighted by the count, is the measure "ece".
     """
     scores, labels = metrics.checked_scores(scores, labels)
     index, bins = metrics.calibration_bins(scores), metrics.CALIBRATION_BINS

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import jinja2
 from etils import epath
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from thermo_jax.evaluation import canvas, tables
 from thermo_jax.evaluation.tables import PrintedTable
@@ -26,7 +26,7 @@ from thermo_jax.files import write_whole
 
 
 class Picture(NamedTuple):
-    """A PNG or JPEG on disk. The caption is also shown to readers who cannot see it."""
+    """A PNG of `canvas.save`. The caption is also shown to readers who cannot see the picture."""
 
     path: str | os.PathLike
     caption: str
@@ -71,10 +71,6 @@ def write_report(
 
     Args:
         summary: paragraphs below the title, separated by blank lines.
-
-    Raises:
-        FileNotFoundError: a picture does not exist.
-        ValueError: a picture is neither PNG nor JPEG.
     """
     folder = epath.Path(folder)
     contents = len(sections) > 3
@@ -117,10 +113,6 @@ def page_text(
         contents: whether the page begins with links to its sections.
         overview: whether the first section is an overview of the others. In print, each of these
             then begins a new page.
-
-    Raises:
-        FileNotFoundError: a picture does not exist.
-        ValueError: a picture is neither PNG nor JPEG.
     """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("thermo_jax.evaluation"),
@@ -145,16 +137,11 @@ def page_text(
 def _data_uri_and_size(path):
     """A picture as a data URI, and its width and height on the page in CSS pixels."""
     data = epath.Path(path).read_bytes()
-    try:
-        with Image.open(io.BytesIO(data), formats=("PNG", "JPEG")) as image:
-            kind, size, dpi = image.format.lower(), image.size, image.info.get("dpi", (0, 0))[0]
-    except UnidentifiedImageError as error:
-        raise ValueError(f"{path} is not a PNG or JPEG picture: save it as one of these") from error
-    # At canvas.DPI, small text in figures is as large as small text on the page.
-    scale = canvas.DPI / dpi if dpi > 1 else 1
-    width, height = (max(1, round(length * scale)) for length in size)
-    source = base64.b64encode(data).decode("ascii")
-    return f"data:image/{kind};base64,{source}", width, height
+    with Image.open(io.BytesIO(data)) as image:
+        # At canvas.DPI, small text in figures is as large as small text on the page.
+        scale = canvas.DPI / image.info["dpi"][0]
+        width, height = (round(length * scale) for length in image.size)
+    return f"data:image/png;base64,{base64.b64encode(data).decode('ascii')}", width, height
 
 
 # --------------------------------------------------------------------------------------------------

@@ -10,11 +10,10 @@ import textwrap
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import numpy as np
 from etils import epath
 
 from thermo_jax.data.thermogram import CLASS_NAMES
-from thermo_jax.evaluation.tables import UNDEFINED, Estimate, PrintedTable
+from thermo_jax.evaluation.tables import UNDEFINED, Estimate, PrintedTable, shown
 from thermo_jax.evaluation.wording import (
     DISCLAIMER,
     OPTIMISTIC,
@@ -55,8 +54,8 @@ def results_text(results: Mapping[str, Any]) -> str:
         results: any of these keys; other keys are ignored:
             "run": facts of the run;
             "encoder": the encoder's scalars, such as {"best_epoch": 12, "val_loss": 0.1};
-            "classification": {"image" | "patient": {row name: `classification_measures`}}, first
-                the row of the model, with "interval" {measure: (low, high)}, then the baselines;
+            "classification": {"image" | "patient": {row name: measures}} of
+                `assess_classification`, first the row of the model;
             "segmentation": {resolution such as "120x160": `segmentation_measures`}, each with an
                 optional "hd95" [classes] and "interval";
             "cautions": sentences.
@@ -79,18 +78,15 @@ def results_text(results: Mapping[str, Any]) -> str:
 
 
 def write_results(
-    workdir: str | os.PathLike, results: Mapping[str, Any], *, text: str | None = None
+    workdir: str | os.PathLike, results: Mapping[str, Any], *, text: str
 ) -> list[epath.Path]:
-    """Writes results.json (NaN and infinity as null) and results.txt; returns both paths.
-
-    Args:
-        text: the content of results.txt, by default `results_text`.
-    """
+    """Writes results.json (NaN and infinity as null) and results.txt; returns both paths."""
     workdir = epath.Path(workdir)
-    plain = json.loads(json.dumps(results, default=_plain), parse_constant=lambda _: None)
+    text_of_json = json.dumps(results, default=lambda array: array.tolist())
+    plain = json.loads(text_of_json, parse_constant=lambda _: None)
     contents = {
         "results.json": json.dumps(plain, indent=2, ensure_ascii=False) + "\n",
-        "results.txt": results_text(results) if text is None else text,
+        "results.txt": text,
     }
     workdir.mkdir(parents=True, exist_ok=True)
     return [write_whole(workdir / name, content) for name, content in contents.items()]
@@ -107,7 +103,7 @@ def facts_text(title: str, facts: Mapping[str, Any]) -> str:
     width = max(len(str(key)) for key in facts) + 2
     lines = [title]
     for key, value in facts.items():
-        text = f"{value:.4g}" if isinstance(value, float | np.floating) else str(value)
+        text = shown(value)
         if key == "protocol" and value == "paper":
             text += f" ({OPTIMISTIC})"
         lines.append(f"  {str(key).replace('_', ' '):<{width}}{text}")
@@ -120,15 +116,13 @@ def estimates(measures: Mapping[str, Any], names: Iterable[str]) -> list[Estimat
 
 
 def _classification(unit, rows):
-    facts = []
-    if counts := next(iter(rows.values())).get("counts"):
-        facts.append(f"{counts['n']}: {counts['healthy']} healthy, {counts['sick']} sick")
+    facts = ["{n}: {healthy} healthy, {sick} sick".format(**next(iter(rows.values()))["counts"])]
     thresholds = {name: thresholds_text(measures) for name, measures in rows.items()}
     if len(set(thresholds.values())) == 1:
         facts.append(f"sick above {next(iter(thresholds.values()))}")
     else:
         rows = {f"{name} >{thresholds[name]}": row for name, row in rows.items()}
-    title = f"Classification per {unit}" + (f" ({'; '.join(facts)})" if facts else "")
+    title = f"Classification per {unit} ({'; '.join(facts)})"
     return _measures_text(title, rows, CLASSIFICATION_COLUMNS, intervals=1)
 
 
@@ -153,12 +147,3 @@ def _measures_text(title, rows, columns, *, intervals):
         has_interval = index < intervals and row.get("interval")
         cells.append([name, *(estimates(row, columns) if has_interval else map(row.get, columns))])
     return PrintedTable(title, ["", *columns.values()], cells).text()
-
-
-def _plain(value):
-    """Converts a value for JSON."""
-    if isinstance(value, np.ndarray | np.generic):
-        return value.tolist()
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    raise ValueError(f"results contain {value!r} ({type(value).__name__}), unknown to JSON")

@@ -53,16 +53,11 @@ def text(table: PrintedTable) -> str:
 
     A row's name is left out where it is the same as in the row above.
     """
-    width = max(len(name) for name in [table.columns[0], *(row[0] for row in table.rows)]) + 2
-    names = ["", *(row[0] for row in table.rows)]
+    names = [row[0] for row in table.rows]
+    width = max(map(len, [table.columns[0], *names])) + 2
     rows = [
-        ["" if row[0] == previous else row[0], *row[1:]]
-        for previous, row in zip(names, table.rows, strict=False)
+        ["" if row[0] == above else row[0], *row[1:]]
+        for above, row in zip(["", *names], table.rows, strict=False)
     ]
     columns = [table.columns[0], "", *table.columns[2:]]
-    return PrintedTable("", columns, rows).text(
-        label_widths=(width, 11),
-        least_width=8,
-        indent="",
-        bounds=("95 % from", "95 % to"),
-    )
+    return PrintedTable("", columns, rows).text(label_widths=(width, 11), least_width=8)

@@ -46,9 +46,6 @@ class PrintedTable:
         ours: indexes of the rows that are emphasised.
         float_format: the format of floats; the CSV contains all digits.
         leads_to: for each row, the number of the section to which its first cell links.
-
-    Raises:
-        ValueError: a row is too short or too long.
     """
 
     title: str
@@ -59,19 +56,16 @@ class PrintedTable:
     float_format: str = ".3f"
     leads_to: Sequence[int] = ()
 
-    def __post_init__(self):
-        for row in self.rows:
-            if len(row) != len(self.columns):
-                raise ValueError(
-                    f"table {self.title!r} has a row {list(row)!r} of {len(row)} cells, expected "
-                    f"{len(self.columns)}: {list(self.columns)}"
-                )
-
     @classmethod
     def of_records(cls, records: Sequence[Mapping[str, Any]]) -> "PrintedTable":
         """One row per mapping; the columns are in the order in which their names first occur."""
         columns = list(dict.fromkeys(key for record in records for key in record))
         return cls("", columns, [[record.get(key) for key in columns] for record in records])
+
+    @classmethod
+    def of_columns(cls, columns: Mapping[str, Sequence[Cell]]) -> "PrintedTable":
+        """The columns, by heading, side by side."""
+        return cls("", list(columns), list(zip(*columns.values(), strict=True)))
 
     def shown_rows(self) -> list[list[str]]:
         """The cells as text."""
@@ -84,30 +78,24 @@ class PrintedTable:
         filled = [[cell for cell in column if cell not in ("", UNDEFINED)] for column in columns]
         return [bool(cells) and all(map(_NUMBER.fullmatch, cells)) for cells in filled]
 
-    def text(
-        self,
-        *,
-        label_widths: Sequence[int] = (18,),
-        least_width: int = 6,
-        indent: str = "  ",
-        bounds: tuple[str, str] = ("  95 % from", "  95 % to"),
-    ) -> str:
+    def text(self, *, label_widths: Sequence[int] = (18,), least_width: int = 6) -> str:
         """The table with columns of fixed width; the bounds of estimates are in rows of their own.
+
+        Below a title, rows are indented.
 
         Args:
             label_widths: the smallest widths of the first columns, which name the row.
             least_width: the smallest width of the other columns; headings can make them wider.
-            bounds: names of the rows with the bounds of the row above.
         """
-        labels = len(label_widths)
+        labels, indent = len(label_widths), "  " if self.title else ""
         lines = [list(self.columns)]
         for row in self.rows:
             values = [cell.value if isinstance(cell, Estimate) else cell for cell in row]
             lines.append([shown(value, self.float_format) for value in values])
             if any(isinstance(cell, Estimate) for cell in row):
-                for k, name in enumerate(bounds, start=1):
+                for k, name in enumerate(("95 % from", "95 % to"), start=1):
                     limits = (shown(cell[k], self.float_format) for cell in row[labels:])
-                    lines.append([*[""] * (labels - 1), name, *limits])
+                    lines.append([*[""] * (labels - 1), indent + name, *limits])
         forms = [
             f"<{max(width, *(len(cells[k]) for cells in lines))}"
             for k, width in enumerate(label_widths)

@@ -138,31 +138,30 @@ def _seen(facts: dict, *, dataset: Dataset, examples: Examples) -> str:
     return text
 
 
-def score(examples: Examples, maps: dict[str, np.ndarray]) -> tuple[dict[str, dict], list[dict]]:
-    """Measures over all pixels of all images, and a row for each image with its own measures.
+def score(
+    examples: Examples, maps: dict[str, np.ndarray]
+) -> tuple[dict[str, dict], dict[str, np.ndarray]]:
+    """Measures over all pixels of all images, and columns with the measures of each image.
 
     Args:
       maps: label maps [N,H,W] from "latents" and from "pixels".
     """
     truth = examples.columns["scored_label_maps"]
     measures: dict[str, dict] = {}
-    rows = [
-        {"name": name, "patient": patient}
-        for name, patient in zip(examples.names, examples.patients, strict=True)
-    ]
+    columns = {"name": examples.names, "patient": examples.patients}
     for kind, predicted in maps.items():
         matrices = decoder_results.confusions(truth, predicted)
         measures[kind] = metrics.segmentation_measures(matrices.sum(0))
-        decoder_results.add_measures(rows, matrices, suffix=kind)
-    return measures, rows
+        columns |= decoder_results.image_measures(matrices, suffix=kind)
+    return measures, columns
 
 
 def _finish(
     config: ConfigDict, *, workdir: Path, examples: Examples, maps: dict, seen: str
 ) -> dict:
-    measures, rows = score(examples, maps)
+    measures, by_image = score(examples, maps)
     size = "{}x{}".format(*examples.columns["images"].shape[1:3])
-    spread = {kind: _quartiles([row[f"miou_{kind}"] for row in rows]) for kind in maps}
+    spread = {kind: _quartiles(by_image[f"miou_{kind}"]) for kind in maps}
     outcome = {
         "run": _facts(config, examples, seen)
         | {
@@ -193,7 +192,7 @@ def _finish(
         for kind in maps
     ]
     sections = [Section("Clusters", [table]), reports.picture_section(pictures)]
-    files = [PrintedTable.of_records(rows).write_csv(workdir / "predictions.csv"), *pictures]
+    files = [PrintedTable.of_columns(by_image).write_csv(workdir / "predictions.csv"), *pictures]
     reports.write_run(workdir, outcome, config=config, sections=sections, files=files)
     return outcome
 
@@ -213,6 +212,6 @@ def _facts(config: ConfigDict, examples: Examples, seen: str) -> dict[str, str]:
     return facts
 
 
-def _quartiles(values: list[float]) -> dict[str, float]:
+def _quartiles(values: np.ndarray) -> dict[str, float]:
     names = ("least", "lower", "median", "upper", "most")
     return dict(zip(names, np.quantile(values, np.linspace(0, 1, 5)).tolist(), strict=True))

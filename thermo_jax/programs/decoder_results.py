@@ -1,5 +1,6 @@
 """The end of a decoder's run: measures on the test patients, and the files with them."""
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -53,7 +54,7 @@ def write(
         label_maps = predictions["test"]["label_maps"]
         scored = segmented(test, predictions["test"], model=model)
         drawn = [segmentation_picture(pictures / "segmentation.png", test, label_maps, title=title)]
-    measures, rows = assess(scored, task=config.task, row=row, config=config)
+    measures, columns = assess(scored, task=config.task, row=row, config=config)
     outcome = {"run": _facts(config, sets, trained, row, encoder_caveat)} | measures
     charts_of = classification_charts if config.task == "classify" else segmentation_charts
     curves = figures.curves_figure(
@@ -64,7 +65,7 @@ def write(
     )
     drawn += [*charts_of(pictures, {row: outcome}, title=title), curves]
     files = [
-        PrintedTable.of_records(rows).write_csv(workdir / "predictions.csv"),
+        PrintedTable.of_columns(columns).write_csv(workdir / "predictions.csv"),
         scored.save(workdir / PREDICTIONS),
         *drawn,
         workdir / METRICS,
@@ -77,8 +78,8 @@ def write(
 
 def assess(
     predictions: Predictions, *, task: str, row: str, config: ConfigDict
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """The measures of a row of Table 1, and the rows of predictions.csv, one for each image.
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """The measures of a row of Table 1, and the columns of predictions.csv (a row per image).
 
     Args:
       task: "classify" or "segment".
@@ -87,14 +88,14 @@ def assess(
     sampling = {"samples": config.report.bootstrap, "seed": config.report.seed}
     if task == "segment":
         measures = assessment.assess_segmentation(predictions, **sampling)
-        return measures, segmentation_rows(predictions)
+        return measures, segmentation_columns(predictions)
     measures = assessment.assess_classification(predictions, row=row, **sampling)
     # The note gives the range of the AUROC by chance. It would be wrong in the paper's protocol,
     # which chooses the epoch on the test patients.
     if config.data.shuffle_labels and config.split.protocol != PAPER:
         per_patient = measures["classification"]["patient"][row]
         measures["cautions"].append(assessment.chance_note(predictions, per_patient))
-    return measures, classification_rows(predictions)
+    return measures, classification_columns(predictions)
 
 
 def _facts(
@@ -135,27 +136,18 @@ def classified(
     tuned: bool,
 ) -> Predictions:
     """A classifier's test predictions, with its baselines and, if `tuned`, operating points."""
-    # float64, so that tables and files compare the same numbers with a threshold.
-    probabilities = {
-        role: predicted["probabilities"].astype(np.float64)
-        for role, predicted in predictions.items()
-    }
-    columns = {"labels": sets["test"].columns["labels"], "probabilities": probabilities["test"]}
+
+    def scored(role):
+        # float64, so that tables and files compare the same numbers with a threshold.
+        probabilities = predictions[role]["probabilities"].astype(np.float64)
+        columns = {"labels": sets[role].columns["labels"], "probabilities": probabilities}
+        return Predictions.of(sets[role], model=model, columns=columns)
+
+    test = scored("test")
+    columns = dict(test.columns)
     if tuned:
-        validation = Predictions.of(
-            sets["validation"],
-            model=model,
-            columns={
-                "labels": sets["validation"].columns["labels"],
-                "probabilities": probabilities["validation"],
-            },
-        )
-        for name, unit in assessment.units(validation).items():
-            points = assessment.operating_points(
-                unit.columns["probabilities"], unit.columns["labels"]
-            )
-            for point, value in points.items():
-                columns[f"threshold/{name}, {point}"] = np.full(len(sets["test"]), value)
+        for point, value in assessment.operating_points(scored("validation")).items():
+            columns[f"threshold/{point}"] = np.full(len(test), value)
     features = {
         role: baselines.baseline_features(
             gray[role],
@@ -173,25 +165,22 @@ def classified(
     if all(np.isnan(part.mean_temperatures).all() for part in sets.values()):
         del scores["mean temperature"]
     columns |= {f"baseline/{name}": values for name, values in scores.items()}
-    return Predictions.of(sets["test"], model=model, columns=columns)
+    return dataclasses.replace(test, columns=columns)
 
 
-def classification_rows(predictions: Predictions) -> list[dict[str, Any]]:
-    """One row per image for predictions.csv."""
-    thresholds = predictions.named("threshold/image, ")
-    rows = []
-    for i, row in enumerate(_identities(predictions)):
-        probability = predictions.columns["probabilities"][i]
-        row |= {
-            "label": LABEL_NAMES[int(predictions.columns["labels"][i])],
-            "probability_sick": float(probability),
-            "predicted": LABEL_NAMES[int(probability > 0.5)],
-        }
-        for point, values in thresholds.items():
-            row[f"threshold, {point}"] = float(values[i])
-            row[f"predicted, {point}"] = LABEL_NAMES[int(probability > values[i])]
-        rows.append(row)
-    return rows
+def classification_columns(predictions: Predictions) -> dict[str, np.ndarray]:
+    """The columns of predictions.csv, by heading."""
+    labels, scores = (predictions.columns[name] for name in ("labels", "probabilities"))
+    diagnoses = np.array([LABEL_NAMES[0], LABEL_NAMES[1]])
+    columns = _identities(predictions) | {
+        "label": diagnoses[labels],
+        "probability_sick": scores,
+        "predicted": diagnoses[np.int32(scores > 0.5)],
+    }
+    for point, thresholds in predictions.named("threshold/image, ").items():
+        columns[f"threshold, {point}"] = thresholds
+        columns[f"predicted, {point}"] = diagnoses[np.int32(scores > thresholds)]
+    return columns
 
 
 def segmented(test: Examples, predicted: dict[str, np.ndarray], *, model: str) -> Predictions:
@@ -207,12 +196,7 @@ def segmented(test: Examples, predicted: dict[str, np.ndarray], *, model: str) -
         if f"confusion/{size}" in columns:
             continue
         columns[f"confusion/{size}"] = confusions(truth, maps)
-        columns[f"hd95/{size}"] = np.stack(
-            [
-                metrics.hd95_by_class(true, guess, num_classes=len(CLASS_NAMES))
-                for true, guess in zip(truth, maps, strict=True)
-            ]
-        )
+        columns[f"hd95/{size}"] = metrics.hd95_by_class(truth, maps, num_classes=len(CLASS_NAMES))
     return Predictions.of(test, model=model, columns=columns)
 
 
@@ -226,31 +210,25 @@ def confusions(truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:
     )
 
 
-def segmentation_rows(predictions: Predictions) -> list[dict[str, Any]]:
-    """One row per image for predictions.csv."""
-    rows = _identities(predictions)
+def segmentation_columns(predictions: Predictions) -> dict[str, np.ndarray]:
+    """The columns of predictions.csv, by heading."""
+    columns = _identities(predictions)
     for size, matrices in predictions.named("confusion/").items():
-        add_measures(rows, matrices, suffix=size)
-    return rows
+        columns |= image_measures(matrices, suffix=size)
+    return columns
 
 
-def add_measures(rows: list[dict[str, Any]], matrices: np.ndarray, *, suffix: str) -> None:
-    """Adds the measures of each image to its row; `matrices` are those of `confusions`."""
+def image_measures(matrices: np.ndarray, *, suffix: str) -> dict[str, np.ndarray]:
+    """Accuracy, mean IoU and each class's IoU by image; `matrices` are those of `confusions`."""
     measures = metrics.segmentation_measures(matrices)
-    for i, row in enumerate(rows):
-        row |= {f"{name}_{suffix}": measures[name][i] for name in ("accuracy", "miou")}
-        row |= {
-            f"iou_{name}_{suffix}": value
-            for name, value in zip(CLASS_NAMES, measures["iou"][i], strict=True)
-        }
+    columns = {name: measures[name] for name in ("accuracy", "miou")}
+    columns |= {f"iou_{name}": measures["iou"][:, k] for k, name in enumerate(CLASS_NAMES)}
+    return {f"{name}_{suffix}": column for name, column in columns.items()}
 
 
-def _identities(predictions: Predictions) -> list[dict[str, Any]]:
-    columns = (predictions.names, predictions.patients, predictions.dates, predictions.models)
-    return [
-        {"name": str(name), "patient": str(patient), "date": str(date), "model": str(model)}
-        for name, patient, date, model in zip(*columns, strict=True)
-    ]
+def _identities(predictions: Predictions) -> dict[str, np.ndarray]:
+    names = ("name", "patient", "date", "model")
+    return {name: getattr(predictions, f"{name}s") for name in names}
 
 
 def classification_charts(folder: Path, outcomes: dict[str, dict], *, title: str) -> list[Path]:

@@ -199,7 +199,12 @@ def _finish(
             np.asarray(latents)[:, 0],
             names=pictured.names,
         ),
-        figures.curves_figure(pictures / "curves.png", epochs, title="Encoder pretraining"),
+        figures.curves_figure(
+            pictures / "curves.png",
+            epochs,
+            best_epoch=trained.best_epoch,
+            title="Encoder pretraining",
+        ),
     ]
     sections = [*reports.result_sections(outcome), reports.picture_section(drawn)]
     files = [*drawn, workdir / METRICS, workdir / FOLDER]

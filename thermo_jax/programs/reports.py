@@ -66,7 +66,7 @@ def write_run(
     """
     text = results_text(outcome) if text is None else text
     written = write_results(workdir, outcome, text=text)
-    facts = dict(outcome["run"])
+    facts = outcome["run"]
     summary = "\n\n".join(outcome.get("cautions", ()))
     if facts.get("protocol") == "paper":
         summary = f"Protocol of the paper, {OPTIMISTIC}.\n\n{summary}"
@@ -97,11 +97,12 @@ def result_sections(outcome: Mapping[str, Any]) -> list[Section]:
 
 def classification_table(title: str, rows: Mapping[str, Mapping[str, Any]]) -> PrintedTable:
     """One line per row of measures, each with its interval."""
-    counts = next(iter(rows.values()))["counts"]
-    same = all(measures["counts"]["n"] == counts["n"] for measures in rows.values())
-    note = f"{counts['n']}: {counts['healthy']} healthy, {counts['sick']} sick. " if same else ""
-    number = [] if same else ["healthy", "sick"]
-    note += f"{next(iter(rows.values()))['patients']} patients. " if same else ""
+    first = next(iter(rows.values()))
+    same = all(measures["counts"]["n"] == first["counts"]["n"] for measures in rows.values())
+    note, number = "", ["healthy", "sick"]
+    if same:
+        note = "{n}: {healthy} healthy, {sick} sick. ".format(**first["counts"])
+        note, number = f"{note}{first['patients']} patients. ", []
     return PrintedTable(
         title,
         ["", "sick above", *number, *CLASSIFICATION_COLUMNS.values(), "AUROC within folds"],

@@ -190,8 +190,8 @@ def _finish(config: ConfigDict, workdir: Path, stages: list[Stage]) -> dict:
     for task, row in sorted(folders, key=lambda pair: config.tasks.index(pair[0])):
         pooled = pool([_predictions(folder) for folder in folders[task, row]])
         name = f"predictions_{task}_{row.replace('/', '').replace(' ', '_')}.csv"
-        measures, rows = decoder_results.assess(pooled, task=task, row=row, config=config)
-        files.append(PrintedTable.of_records(rows).write_csv(workdir / name))
+        measures, columns = decoder_results.assess(pooled, task=task, row=row, config=config)
+        files.append(PrintedTable.of_columns(columns).write_csv(workdir / name))
         by_row.setdefault(row, {}).update(measures)
     outcome = {
         "run": _facts(config, stages),
