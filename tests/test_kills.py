@@ -71,7 +71,7 @@ class Killer:
             text, _ = program.communicate(timeout=PATIENCE)
             killed = program.returncode != 0
             if killed:
-                # SIGTERM gives the system's code before the program handles it and prints.
+                # Until the program handles SIGTERM, and prints, its exit code is the system's.
                 assert program.returncode == KILLED[how] or not text.strip(), text
                 self.codes.append(program.returncode)
         finally:
