@@ -66,7 +66,7 @@ def test_baselines_stand_below_the_model():
     assert lines[model + 1].startswith("majority class")
 
 
-def test_rows_of_different_thresholds_name_theirs():
+def test_rows_of_different_thresholds_show_their_threshold():
     table = _results()
     rows = table["classification"]["image"]
     rows["model, tuned"] = {**rows["model"], "threshold": 0.43}
@@ -119,7 +119,7 @@ def test_results_json_is_strict_json_with_null_for_nan(tmp_path):
     assert paths[1].read_text(encoding="utf-8") == results.results_text(_results())
 
 
-def test_results_json_takes_numpy_scalars_paths_and_infinities(tmp_path):
+def test_results_json_accepts_numpy_scalars_paths_and_infinities(tmp_path):
     table = {"run": {"loss": np.float32(0.5), "path": pathlib.Path("a/b"), "gap": np.inf, 3: True}}
     json_path, _ = results.write_results(tmp_path, table)
     expected = {"loss": 0.5, "path": str(pathlib.Path("a/b")), "gap": None, "3": True}
@@ -137,7 +137,7 @@ def _read(path):
         return list(csv.reader(file))
 
 
-def test_predictions_hold_one_line_per_row_with_columns_as_they_first_appear(tmp_path):
+def test_predictions_have_one_line_per_row_and_columns_in_order_of_appearance(tmp_path):
     rows = [{"name": "a", "score": np.float32(0.25)}, {"name": "b", "label": 1, "score": np.nan}]
     path = PrintedTable.of_records(rows).write_csv(tmp_path / "deep" / "predictions.csv")
     assert _read(path) == [["name", "score", "label"], ["a", "0.25", ""], ["b", "", "1"]]
