@@ -261,15 +261,16 @@ def test_no_patient_is_in_two_sets(crowded, tmp_path, protocol):
         train, validation = ({examples.patients[row] for row in rows} for rows in sets.values())
         seen = train | validation
         assert not train & validation
-        for config_of in decoders:
-            own, dealt = source.load(config_of.task), settings.split_settings(config_of)
-            sets = decoder.deal_images(own, source.split(dealt), dealt, seed=0)
-            groups = [{own.patients[row] for row in rows} for rows in sets.values()]
+        for decoder_config in decoders:
+            options = settings.split_settings(decoder_config)
+            examples = source.load(decoder_config.task)
+            sets = decoder.deal_images(examples, source.split(options), options, seed=0)
+            groups = [{examples.patients[row] for row in rows} for rows in sets.values()]
             assert not (groups[0] & groups[1] or groups[0] & groups[2] or groups[1] & groups[2])
             assert set().union(*groups) == {f"{n:04d}" for n in range(1, 9)}
             # Only a transductive encoder is pretrained on images of test patients.
             assert bool(groups[2] & seen) == (protocol == "transductive")
-            if config_of.task == "segment":
+            if decoder_config.task == "segment":
                 tested += sorted(groups[2])
     assert sorted(tested) == [f"{n:04d}" for n in range(1, 9)]
 
@@ -286,8 +287,8 @@ def test_the_papers_protocol_validates_on_test_and_pretrains_on_every_image(crow
     sets = encoder.deal_images(examples, split, stage)
     assert sorted([*sets["train"], *sets["validation"]]) == list(range(len(examples)))
     assert {examples.patients[row] for row in sets["train"]} & set(split.test)
-    examples, dealt = source.load("classify"), SplitSettings(protocol="paper")
-    sets = decoder.deal_images(examples, split, dealt, seed=0)
+    examples, options = source.load("classify"), SplitSettings(protocol="paper")
+    sets = decoder.deal_images(examples, split, options, seed=0)
     np.testing.assert_array_equal(sets["validation"], sets["test"])
     patients = {role: {examples.patients[row] for row in rows} for role, rows in sets.items()}
     assert not patients["train"] & patients["test"]
