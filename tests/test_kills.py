@@ -91,7 +91,7 @@ def models(workdir: Path) -> dict[str, np.ndarray]:
 
 
 def assert_same(workdir: Path, expected: Path):
-    """Two runs' metrics files and best models are equal to the last bit."""
+    """Check that two runs' metrics files and best models are equal in every bit."""
     for file in expected.glob("**/metrics.jsonl"):
         assert (workdir / file.relative_to(expected)).read_bytes() == file.read_bytes()
     arrays, expected_arrays = models(workdir), models(expected)

@@ -381,7 +381,7 @@ def test_two_suffixes_of_one_name_are_a_duplicate(tmp_path):
     write_gray(tmp_path / "0001" / f"{STEM}.jpg")
     write_gray(tmp_path / "0001" / f"{STEM}.jpeg")
     record, report = only(tmp_path)
-    assert record.gray_path.suffix == ".jpeg"  # first by name
+    assert record.gray_path.suffix == ".jpeg"  # the first by name
     assert files_of(report, "duplicate") == [f"0001/{STEM}.jpg"]
 
 

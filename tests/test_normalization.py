@@ -113,7 +113,7 @@ def test_bfloat16_is_normalised_with_float32_statistics():
 
 
 def gradients(operations, slope, x, weights):
-    """Return one device's output, and its gradients with respect to x, scale and bias."""
+    """Return the output, the statistics and the gradients for one device's part of x."""
     model = BatchNorm(slope=slope, axis_name="data", operations=operations)
 
     wide = jax.tree.map(lambda v: v.astype(x.dtype), VARIABLES)

@@ -77,7 +77,7 @@ def test_decoders_predict(runs, state):
     predictions = {p.name: p for p in Predictor([runs / state]).predict_files(runs / "data")}
     assert len(predictions) == 8
     assert all(p.probability is not None and p.label_map is not None for p in predictions.values())
-    if state == "stopped":  # it was not scored yet
+    if state == "stopped":  # it has no scores yet
         return
     with open(runs / "finished/classify/predictions.csv", encoding="utf-8") as file:
         for row in csv.DictReader(file):

@@ -29,7 +29,7 @@ def write(tmp_path):
 
 @pytest.fixture
 def finding(tmp_path):
-    """Return a function that makes a finding: breasts of 30 and 32 degrees C, or without them."""
+    """Return a function that makes a finding: breasts of 30 and 32 degrees C if `celsius`."""
     overlay = tmp_path / "overlay.png"
     Image.new("RGB", (8, 6)).save(overlay)
     label_map = np.full((120, 160), CLASS_NAMES.index("background"), np.uint8)
@@ -72,7 +72,7 @@ def test_the_page_of_an_unknown_patient_says_so(write, finding):
     assert "<h1>clinic/a</h1>" in page and "contains no patient" in page
 
 
-def test_the_patients_mean_comes_with_both_spreads_and_their_meaning(write, finding):
+def test_the_patients_mean_is_shown_with_both_spreads_and_their_meaning(write, finding):
     page = write(
         finding(FRAME.format(0), probabilities={"A": 0.2, "B": 0.6}),
         finding(FRAME.format(1), probabilities={"A": 0.1, "B": 0.3}),

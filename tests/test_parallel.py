@@ -31,7 +31,7 @@ TRAINERS = {
 }
 SIZES = {"pretrain": (8, 12), "classify": (16, 24), "segment": (16, 24)}
 SLOW = [("pmap2", "pretrain"), ("pmap2", "segment"), ("smap8", "segment"), ("gpu2", "segment")]
-SHALLOW = ("classify",)  # a whole U-Net takes seconds to trace, and the segmenter has one
+SHALLOW = ("classify",)  # tracing a whole U-Net takes seconds; the segmenter has one
 # Where one model's case is slow, the other models cover its number of devices and its wrapper.
 CASES = [
     pytest.param(way, name, marks=pytest.mark.slow if (way, name) in SLOW else ())
@@ -99,7 +99,7 @@ def first_float32_step():
 
 
 def largest_difference(left, right) -> float:
-    """Return that of the floating-point leaves; all other leaves must be equal."""
+    """Return the largest difference of floating-point leaves; all others must be equal."""
     differences = [0.0]
     for a, b in zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True):
         a, b = np.asarray(a), np.asarray(b)

@@ -13,7 +13,7 @@ from thermo_jax.models import patches
 
 quick_compilation = pytest.fixture(scope="module", autouse=True)(tiny.quick_compilation)
 
-MARGIN = 2  # of a 5x5 patch
+MARGIN = 2  # pixels of a 5x5 patch on each side of its center
 DRAWS = 200
 
 
@@ -30,7 +30,7 @@ _choose = jax.jit(patches.choose_positives)
 
 
 def sample(image: np.ndarray, *, seed: int = 0, patch_size: int = 5):
-    """Anchors and positives [DRAWS * 16, 2] in `image` [H,W,C], by DRAWS keys."""
+    """Anchors and positives [DRAWS * 16, 2] in `image` [H,W,C], for DRAWS keys."""
     images = jnp.broadcast_to(jnp.asarray(image, jnp.float32), (DRAWS, *image.shape))
     keys = jax.random.split(jax.random.key(seed), DRAWS)
     anchors, positives = _sample(keys, images, patch_size=patch_size)

@@ -1,4 +1,4 @@
-"""Thermograms by patient: whose a name is, and means that equal those of the evaluation."""
+"""Thermograms by patient: the patient in a name, and means equal to those of the evaluation."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""A decoder trains the same on latents or images, on the devices or in host memory."""
+"""A decoder learns the same from latents or images, on the devices or in host memory."""
 
 import functools
 from functools import partial

@@ -76,7 +76,7 @@ def test_a_folder_that_cannot_be_read_is_refused_since_it_may_contain_a_model(ru
     assert find_models([runs / "fold0"]) == [runs / "fold0" / "classify"]
 
 
-def test_probabilities_come_by_classifier_and_evidence_adds_up(predictor):
+def test_probabilities_are_given_by_classifier_and_evidence_adds_up(predictor):
     (prediction,) = predictor.predict([thermogram()])
     probabilities = prediction.probabilities
     assert list(probabilities) == ["fold0/classify", "fold1/classify"]
@@ -108,7 +108,7 @@ def test_a_prediction_depends_on_neither_its_batch_nor_its_neighbours(predictor)
             assert (prediction.label_map != alone.label_map).mean() < 0.001
 
 
-def test_a_model_that_cannot_read_a_picture_is_noted_and_the_others_go_on(runs):
+def test_a_model_that_cannot_read_a_picture_is_noted_and_the_others_are_used(runs):
     predictor = Predictor([runs / "gray", runs / "fold0"])
     colour = Picture(name="a", colour=np.full((120, 160, 3), 90, np.uint8))
     (prediction,) = predictor.predict([colour], count=1)

@@ -80,7 +80,7 @@ def test_a_run_stops_in_an_evaluation_and_does_not_train_that_epoch_again(
     assert_same_end(run, tmp_path, finished)
 
 
-def test_a_run_can_be_stopped_again_and_again(run, finished, sigterm, tmp_path):
+def test_a_run_can_be_stopped_many_times(run, finished, sigterm, tmp_path):
     for _ in range(3 * STEPS):
         sigterm.clear()
         stepped = stopping_before(1, run.train_step, sigterm)

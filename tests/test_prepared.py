@@ -1,4 +1,4 @@
-"""The error for a cache that cannot be written (a read-only home, say) names a remedy."""
+"""A cache that cannot be written, such as a read-only home, is an error with a remedy."""
 
 import errno
 import os

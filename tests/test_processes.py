@@ -147,8 +147,8 @@ class Pair:
 def test_two_processes_stopped_killed_and_resumed_match_one_process(tmp_path, trainer, loader):
     one, two = tmp_path / "one", tmp_path / "two"
     command = (TRAINING, trainer, str(two), loader, "float64")
-    # One process gets SIGTERM, and both stop. JAX needs up to a second, so the run is endless. The
-    # clocks of two processes differ, so the first one decides when to save: every .06 s.
+    # One process gets SIGTERM, and both stop. JAX notices after a second, so the run is endless.
+    # The clocks of two processes differ, so the first one decides when to save: every .06 s.
     with Pair(*command, "100000", "SIGTERM", "1", CHECKPOINT_MINUTES="0.001") as pair:
         for process in pair.processes:
             output, _ = process.communicate(timeout=TIMEOUT)

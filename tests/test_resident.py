@@ -1,4 +1,4 @@
-"""Tables on the devices: the same batches and results as streaming, with fewer dispatches."""
+"""Tables on the devices give the same batches and results as streaming, with fewer dispatches."""
 
 from unittest import mock
 

@@ -42,14 +42,14 @@ def test_the_table_fits_the_page_and_ends_with_the_disclaimer():
     assert max(len(line) for line in text.splitlines()) <= 100
 
 
-def test_measures_stand_in_the_papers_order():
+def test_measures_are_in_the_papers_order():
     text = results.results_text(_results())
     assert _line(text, "accuracy  precision      F1").split()[:3] == ["accuracy", "precision", "F1"]
     expected = ["accuracy", "precision", "recall", "F1", "mIoU"]
     assert _line(text, "accuracy  precision  recall").split() == expected
 
 
-def test_every_heading_stands_over_its_own_number():
+def test_every_heading_is_above_its_own_number():
     text = results.results_text(_results())
     measures = _results()["classification"]["image"]["model"]
     lines = text.splitlines()
@@ -60,7 +60,7 @@ def test_every_heading_stands_over_its_own_number():
     assert headings == list(results.CLASSIFICATION_COLUMNS.values())
 
 
-def test_baselines_stand_below_the_model():
+def test_baselines_are_below_the_model():
     lines = [line.strip() for line in results.results_text(_results()).splitlines()]
     model = next(n for n, line in enumerate(lines) if line.startswith("model"))
     assert lines[model + 1].startswith("majority class")
@@ -76,7 +76,7 @@ def test_rows_of_different_thresholds_show_their_threshold():
     assert "(4: 2 healthy, 2 sick; sick above 0.500)" in text  # per patient, one row
 
 
-def test_thresholds_of_several_folds_are_named_from_the_lowest_to_the_highest():
+def test_thresholds_of_several_folds_are_shown_from_the_lowest_to_the_highest():
     table = _results()
     rows = table["classification"]["image"]
     by_fold = {"fold 0": 0.43, "fold 1": 0.2, "fold 2": 0.3}

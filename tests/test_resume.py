@@ -28,7 +28,7 @@ MODELS_ARE_SLOW = pytest.mark.parametrize(
 
 
 class Interrupted(Exception):
-    """Replaces whatever stops a real run."""
+    """Raised by a test to stop a run."""
 
 
 class Finished(NamedTuple):

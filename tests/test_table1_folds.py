@@ -1,4 +1,4 @@
-"""Table 1's fold files: used again, of earlier versions, of other data, replaced."""
+"""Table 1's fold files: reuse, files of earlier versions or of other data, replacement."""
 
 import pytest
 from folder_contents import contents
@@ -50,7 +50,7 @@ def test_an_encoder_that_would_train_on_patients_for_validation_or_test_is_refus
         write_folds(quick(folds_dir=str(tmp_path / "folds")), tmp_path / "again")
 
 
-def test_the_validation_patients_of_a_decoder_are_its_encoders_too(tmp_path):
+def test_the_validation_patients_of_a_decoder_also_validate_its_encoder(tmp_path):
     config = quick()
     config.data.phantom_patients = 20
     write_folds(config, tmp_path)

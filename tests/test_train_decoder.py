@@ -1,4 +1,4 @@
-"""Decoders on a frozen encoder: it does not change, all combinations train and predict.
+"""Decoders on a frozen encoder, which does not change: all combinations train and predict.
 
 A shallow U-Net replaces the real one, which has its own tests.
 """

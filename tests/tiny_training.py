@@ -282,7 +282,7 @@ def shallow_decoders(shallow: bool = True):
 
 
 def _forget_programs() -> None:
-    """Clear caches in which a decoder would share programs with one of the other U-Net."""
+    """Clear caches: a decoder equals one with the other U-Net, and would share its programs."""
     placement._map_step.cache_clear()
     training_state._compiled.cache_clear()
 
@@ -328,7 +328,7 @@ class Run(NamedTuple):
 
 
 def make_run(trainer: Trainer, *, device_count: int = 1, mode: str = "pmap") -> Run:
-    """A run on 20 training and 11 validation images, of half the size without a decoder."""
+    """A run on 20 training and 11 validation images, which have half the size without a decoder."""
     parallel = devices(device_count, mode=mode)
     size = {"height": HEIGHT, "width": WIDTH}
     if trainer.column_names == ("images",):
