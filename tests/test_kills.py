@@ -1,4 +1,4 @@
-"""Runs killed at random moments, again and again, end as one that nobody touched: bit for bit."""
+"""A run that is killed many times at random moments ends bit for bit like an undisturbed run."""
 
 import os
 import random
@@ -18,7 +18,7 @@ from thermo_jax.training.checkpoints import FOLDER
 
 ROOT = Path(__file__).resolve().parent.parent
 KILLED = {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: preemption.EXIT_STOPPED}
-# So long after SIGTERM a program has gone: ten seconds, the dispatch in progress, a busy machine.
+# Seconds after SIGTERM by which a program must have ended, also on a busy machine.
 PATIENCE = 20
 
 DATA = ["--config.data.phantom_patients=12", "--config.parallel.devices=1"]
@@ -29,15 +29,15 @@ FLAGS = {
     "table1": ["table1:quick", *DATA, "--config.num_folds=1"],
 }
 TRAIN = {"encoder": "train", "segment": "train", "table1": "stages.segment.train"}
-EVERY_EPOCH, SECONDS = "0", "0.03"  # minutes between checkpoints: 1.8 s
+EVERY_EPOCH, SECONDS = "0", "0.03"  # minutes between checkpoints; 0.03 is 1.8 s
 
 
 class Killer:
-    """Starts a program, with a cache of its own for data, and ends it after a while."""
+    """Starts programs, each with its own data cache, and kills them after a while."""
 
     def __init__(self, task: str, folder: Path, *, encoder: Path, minutes: str = EVERY_EPOCH):
         self.folder = folder
-        self.codes = []  # of the programs that were killed
+        self.codes = []  # exit codes of the killed programs
         self.flags = [f"--config={FLAGS[task][0]}", *FLAGS[task][1:]]
         self.flags.append(f"--config.{TRAIN[task]}.epochs=30")
         self.flags.append(f"--config.{TRAIN[task]}.checkpoint_minutes={minutes}")
@@ -62,7 +62,7 @@ class Killer:
         return self.folder / name
 
     def kill(self, name: str, how: signal.Signals, *, after: float) -> bool:
-        """False if it had finished by then."""
+        """Return False if the program had finished before it could be killed."""
         program, killed = self.start(name), False
         try:
             text, _ = program.communicate(timeout=after)
@@ -71,7 +71,7 @@ class Killer:
             text, _ = program.communicate(timeout=PATIENCE)
             killed = program.returncode != 0
             if killed:
-                # Before the program listens, and says anything, SIGTERM is the system's.
+                # Until the program handles SIGTERM, and prints, its exit code is the system's.
                 assert program.returncode == KILLED[how] or not text.strip(), text
                 self.codes.append(program.returncode)
         finally:
@@ -82,22 +82,22 @@ class Killer:
 
 def models(workdir: Path) -> dict[str, np.ndarray]:
     """All parameters and statistics of a workdir's best models, by path."""
-    found = {}
+    arrays = {}
     for folder in sorted(workdir.glob(f"**/{FOLDER}/*/model")):
         tree = ocp.StandardCheckpointer().restore(folder)
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-            found[f"{folder.relative_to(workdir)}{jax.tree_util.keystr(path)}"] = np.asarray(leaf)
-    return found
+            arrays[f"{folder.relative_to(workdir)}{jax.tree_util.keystr(path)}"] = np.asarray(leaf)
+    return arrays
 
 
 def assert_same(workdir: Path, expected: Path):
-    """Two runs' metrics files and best models are equal to the last bit."""
+    """Check that two runs' metrics files and best models are equal in every bit."""
     for file in expected.glob("**/metrics.jsonl"):
         assert (workdir / file.relative_to(expected)).read_bytes() == file.read_bytes()
-    found, wanted = models(workdir), models(expected)
-    assert found.keys() == wanted.keys()
-    for path, values in wanted.items():
-        np.testing.assert_array_equal(found[path], values, err_msg=path)
+    arrays, expected_arrays = models(workdir), models(expected)
+    assert arrays.keys() == expected_arrays.keys()
+    for path, values in expected_arrays.items():
+        np.testing.assert_array_equal(arrays[path], values, err_msg=path)
 
 
 @pytest.fixture(scope="module")
@@ -108,13 +108,13 @@ def encoder(tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize("minutes", [EVERY_EPOCH, SECONDS])
 @pytest.mark.parametrize("task", FLAGS)
-def test_a_run_that_is_killed_again_and_again_ends_as_if_it_had_not_been(
+def test_a_run_that_is_killed_many_times_ends_like_an_undisturbed_run(
     task, minutes, tmp_path, encoder
 ):
     kills, attempts = 12, 0
     rng = random.Random(task + minutes)
     killer = Killer(task, tmp_path, encoder=encoder, minutes=minutes)
-    first = killer.finish("first")  # compiles
+    first = killer.finish("first")  # fills the compilation cache
     started = time.monotonic()
     expected = killer.finish("straight")
     duration = time.monotonic() - started

@@ -18,13 +18,13 @@ from thermo_jax.data.thermogram import HEALTHY, SICK, UNLABELLED, split_name
 STEM = NAME.format(patient=1)
 
 
-def found(report, kind):
+def files_of(report, kind):
     """The files that the report names for one kind of oddity."""
     return [oddity.file for oddity in report.oddities if oddity.kind == kind]
 
 
 def only(root, **options):
-    """Scans a root that holds one usable thermogram."""
+    """Scan a root with one usable thermogram; return its record and the report."""
     records, report = layouts.scan(root, **options)
     assert len(records) == 1
     return records[0], report
@@ -56,7 +56,7 @@ def test_matrices_layout(tmp_path):
     assert report.layout == "matrices"
     assert {r.patient: r.label for r in records} == {"0001": 0, "0138": 1, "0007": UNLABELLED}
     assert {(r.view, r.visit, r.protocol, r.date) for r in records} == {(1, 0, "", "")}
-    assert found(report, "unknown-diagnosis") == ["id_diagnosis.csv"]
+    assert files_of(report, "unknown-diagnosis") == ["id_diagnosis.csv"]
     assert "'Cyst'" in report.oddities[0].detail
 
 
@@ -102,7 +102,7 @@ def test_the_real_sample_is_read_whole(sample_dir):
     assert len(matrices) == len(list(sample_dir.glob("matrices/txt_files/*.txt")))
 
 
-def test_what_is_rendered_from_the_sample_resembles_its_own_renderings(sample_dir):
+def test_images_rendered_from_the_sample_resemble_its_own_images(sample_dir):
     ours = layouts.scan(sample_dir / "matrices")[0][0]
     folder = sample_dir / "site" / ours.patient
     theirs = {split_name(path.name)[1]: path for path in folder.glob("*.jpg")}
@@ -150,11 +150,11 @@ def test_without_a_snap_the_thermogram_stays_usable_as_gray(tmp_path):
     (tmp_path / "0001" / f"{STEM}_snap.jpg").unlink()
     record, report = only(tmp_path)
     assert record.heat_path is None and record.gray_path is not None
-    assert found(report, "missing-snap") == [f"0001/{STEM}.jpg"]
+    assert files_of(report, "missing-snap") == [f"0001/{STEM}.jpg"]
     assert radiometry.load_pixels(record).heat is None
 
 
-def test_temperatures_beside_the_picture_belong_to_it_and_render_what_is_missing(tmp_path):
+def test_a_missing_heatmap_is_rendered_from_temperatures_beside_the_picture(tmp_path):
     write_patient(tmp_path, 1)
     write_matrix(tmp_path / "0001" / f"{STEM}.txt")
     (tmp_path / "0001" / f"{STEM}_snap.jpg").unlink()
@@ -177,7 +177,7 @@ def test_a_snap_alone_is_noted(tmp_path):
     write_patient(tmp_path, 1).unlink()
     record, report = only(tmp_path)
     assert record.heat_path is not None
-    assert found(report, "missing-gray") == [f"0001/{STEM}_snap.jpg"]
+    assert files_of(report, "missing-gray") == [f"0001/{STEM}_snap.jpg"]
 
 
 def test_without_a_page_the_patient_is_unlabelled(tmp_path):
@@ -185,7 +185,7 @@ def test_without_a_page_the_patient_is_unlabelled(tmp_path):
     (tmp_path / "0001" / "description.html").unlink()
     record, report = only(tmp_path)
     assert record.label == UNLABELLED
-    assert found(report, "missing-diagnosis") == ["0001/description.html"]
+    assert files_of(report, "missing-diagnosis") == ["0001/description.html"]
 
 
 @pytest.mark.parametrize("diagnosis", ["Unknown", "", "Healthy?", "<b>Cyst</b>"])
@@ -193,7 +193,7 @@ def test_another_diagnosis_is_unlabelled_and_quoted(tmp_path, diagnosis):
     write_patient(tmp_path, 1, diagnosis)
     record, report = only(tmp_path)
     assert record.label == UNLABELLED
-    assert found(report, "unknown-diagnosis") == ["0001/description.html"]
+    assert files_of(report, "unknown-diagnosis") == ["0001/description.html"]
 
 
 @pytest.mark.parametrize("diagnosis", ["Sick", " SICK ", "sick\n", "<b>Sick</b>"])
@@ -209,7 +209,7 @@ def test_a_page_without_a_diagnosis_line_is_reported(tmp_path):
     assert record.label == UNLABELLED and report.count("unknown-diagnosis") == 1
 
 
-def test_a_page_above_serves_the_folders_below(tmp_path):
+def test_a_page_applies_to_the_folders_below_it(tmp_path):
     write_page(tmp_path / "0001", "Sick")
     write_gray(tmp_path / "0001" / "static" / f"{STEM}.jpg")
     assert only(tmp_path)[0].label == SICK
@@ -219,7 +219,7 @@ def test_without_a_table_every_matrix_is_unlabelled(tmp_path):
     write_matrix(tmp_path / "T0001.txt")
     record, report = only(tmp_path)
     assert report.layout == "matrices" and record.label == UNLABELLED
-    assert found(report, "missing-diagnosis") == ["id_diagnosis.csv"]
+    assert files_of(report, "missing-diagnosis") == ["id_diagnosis.csv"]
 
 
 # ---------------------------------------------------------------- tables
@@ -248,7 +248,7 @@ def test_tables_are_read_in_the_forms_spreadsheets_write(tmp_path, content):
 def test_a_patient_without_a_row_and_a_row_without_a_patient_are_reported(tmp_path):
     records, report = table(tmp_path, b"ID,Diagnosis\n2,Healthy\n")
     assert records[0].label == UNLABELLED
-    assert found(report, "missing-diagnosis") == ["txt_files/T0001.txt"]
+    assert files_of(report, "missing-diagnosis") == ["txt_files/T0001.txt"]
     assert [o.detail for o in report.oddities if o.kind == "missing-file"] == ["patient 0002"]
 
 
@@ -257,7 +257,7 @@ def test_a_repeated_row_is_reported_and_a_conflicting_one_leaves_the_patient_out
     records, report = table(tmp_path, content, patients=(1, 2))
     assert [r.patient for r in records] == ["0001"]
     assert report.count("duplicate-row") == 1
-    assert found(report, "conflicting-diagnosis") == ["txt_files/T0002.txt"]
+    assert files_of(report, "conflicting-diagnosis") == ["txt_files/T0002.txt"]
 
 
 def test_rows_that_are_not_usable_are_quoted(tmp_path):
@@ -270,26 +270,26 @@ def test_rows_that_are_not_usable_are_quoted(tmp_path):
 def test_a_table_without_its_header_is_reported(tmp_path, content):
     records, report = table(tmp_path, content)
     assert records[0].label == UNLABELLED
-    assert found(report, "unreadable-diagnosis") == ["id_diagnosis.csv"]
+    assert files_of(report, "unreadable-diagnosis") == ["id_diagnosis.csv"]
 
 
 # ---------------------------------------------------------------- identity
 
 
-def test_a_file_of_an_untold_patient_is_grouped_by_its_folder(tmp_path):
+def test_a_file_of_an_unknown_patient_is_grouped_by_its_folder(tmp_path):
     write_gray(tmp_path / "misc" / "IR_2015-04-17_0007.jpg")
     record, report = only(tmp_path)
     assert (record.patient, record.patient_known) == ("folder:misc", False)
     assert record.date == "2015-04-17" and record.view == 0
-    assert found(report, "unknown-patient") == ["misc/IR_2015-04-17_0007.jpg"]
+    assert files_of(report, "unknown-patient") == ["misc/IR_2015-04-17_0007.jpg"]
 
 
-def test_the_folder_tells_the_patient_where_the_name_does_not(tmp_path):
+def test_the_folder_names_the_patient_where_the_file_name_does_not(tmp_path):
     write_gray(tmp_path / "0278" / "IR_2015-04-17_0007.jpg")
     write_gray(tmp_path / "0278" / "photo.jpg")
     records, report = layouts.scan(tmp_path)
     assert {(r.patient, r.patient_known) for r in records} == {("0278", True)}
-    assert found(report, "unknown-name") == ["0278/photo.jpg"]
+    assert files_of(report, "unknown-name") == ["0278/photo.jpg"]
 
 
 def test_a_file_whose_name_and_folder_disagree_is_left_out(tmp_path):
@@ -297,26 +297,26 @@ def test_a_file_whose_name_and_folder_disagree_is_left_out(tmp_path):
     write_gray(tmp_path / "0156" / "TFRON_V159_18-2-2013_00.jpg")
     record, report = only(tmp_path)
     assert record.patient == "0001"
-    assert found(report, "patient-mismatch") == ["0156/TFRON_V159_18-2-2013_00.jpg"]
+    assert files_of(report, "patient-mismatch") == ["0156/TFRON_V159_18-2-2013_00.jpg"]
 
 
 @pytest.mark.parametrize("folder", ["sick/1", "0005/1", "1/0005", "sick/patient 5/2"])
-def test_a_folder_for_a_visit_or_a_fold_is_no_other_patient(tmp_path, folder):
+def test_a_folder_of_a_visit_or_a_fold_is_not_read_as_another_patient(tmp_path, folder):
     write_gray(tmp_path / folder / "T0005.2.1.S.2012-10-08.00.jpg")
     assert only(tmp_path)[0].patient == "0005"
 
 
-def test_a_folder_of_four_digits_tells_more_than_one_inside_it(tmp_path):
+def test_a_folder_of_four_digits_names_the_patient_rather_than_one_inside_it(tmp_path):
     write_gray(tmp_path / "0005" / "1" / "IR_2015-04-17_0007.jpg")
     assert only(tmp_path)[0].patient == "0005"
 
 
-def test_a_patients_diagnosis_holds_where_one_of_her_folders_lacks_the_page(tmp_path):
+def test_a_diagnosis_applies_to_all_folders_of_the_patient(tmp_path):
     write_patient(tmp_path, 1, "Sick")
     write_gray(tmp_path / "mirrored" / f"R{NAME.format(patient=1)}.jpg")
     records, report = layouts.scan(tmp_path)
     assert [record.label for record in records] == [SICK, SICK]
-    assert found(report, "missing-diagnosis") == ["mirrored/description.html"]
+    assert files_of(report, "missing-diagnosis") == ["mirrored/description.html"]
 
 
 def test_annotations_with_a_folder_belong_to_that_folders_image(tmp_path):
@@ -355,7 +355,7 @@ def test_a_visit_filed_twice_is_kept_once(tmp_path):
     write_gray(tmp_path / "0001" / "copy" / f"{STEM}.jpg")
     record, report = only(tmp_path)
     assert record.name == f"0001/{STEM}"
-    assert sorted(found(report, "duplicate")) == [
+    assert sorted(files_of(report, "duplicate")) == [
         "0001/T0001.1.1.S.2013-01-01.00.jpg",
         f"0001/copy/{STEM}.jpg",
     ]
@@ -381,8 +381,8 @@ def test_two_suffixes_of_one_name_are_a_duplicate(tmp_path):
     write_gray(tmp_path / "0001" / f"{STEM}.jpg")
     write_gray(tmp_path / "0001" / f"{STEM}.jpeg")
     record, report = only(tmp_path)
-    assert record.gray_path.suffix == ".jpeg"  # first by name
-    assert found(report, "duplicate") == [f"0001/{STEM}.jpg"]
+    assert record.gray_path.suffix == ".jpeg"  # the first by name
+    assert files_of(report, "duplicate") == [f"0001/{STEM}.jpg"]
 
 
 def test_a_patient_in_both_class_folders_is_left_out_entirely(tmp_path):

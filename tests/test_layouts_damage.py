@@ -23,13 +23,13 @@ from thermo_jax.data.thermogram import DataError
 STEM = NAME.format(patient=1)
 
 
-def found(report, kind):
+def files_of(report, kind):
     """The files that the report names for one kind of oddity."""
     return [oddity.file for oddity in report.oddities if oddity.kind == kind]
 
 
 def only(root, **options):
-    """Scans a root that holds one usable thermogram."""
+    """Scan a root with one usable thermogram; return its record and the report."""
     records, report = layouts.scan(root, **options)
     assert len(records) == 1
     return records[0], report
@@ -43,7 +43,7 @@ def test_a_bad_gray_leaves_the_heatmap_in_use(tmp_path):
     write_snap(gray, (640, 480))  # colours under the gray file's name
     record, report = only(tmp_path)
     assert record.gray_path is None and record.heat_path is not None
-    assert found(report, "coloured-gray") == [f"0001/{STEM}.jpg"]
+    assert files_of(report, "coloured-gray") == [f"0001/{STEM}.jpg"]
 
 
 def test_bad_temperatures_leave_the_pictures_in_use(tmp_path):
@@ -51,7 +51,7 @@ def test_bad_temperatures_leave_the_pictures_in_use(tmp_path):
     write_matrix(tmp_path / "0001" / f"{STEM}.txt", matrix() + 273.15)
     record, report = only(tmp_path)
     assert record.temperature_path is None and record.gray_path is not None
-    assert found(report, "kelvin") == [f"0001/{STEM}.txt"]
+    assert files_of(report, "kelvin") == [f"0001/{STEM}.txt"]
 
 
 def test_a_bad_picture_is_rendered_where_there_are_temperatures(tmp_path):
@@ -62,22 +62,22 @@ def test_a_bad_picture_is_rendered_where_there_are_temperatures(tmp_path):
     assert report.skipped == [f"0001/{STEM}.jpg"]
 
 
-def test_one_value_everywhere_is_noted(tmp_path):
+def test_an_image_of_one_value_is_noted(tmp_path):
     write_matrix(tmp_path / "T0001.txt", np.full((480, 640), 30.0))
-    assert found(only(tmp_path)[1], "blank-image") == ["T0001.txt"]
+    assert files_of(only(tmp_path)[1], "blank-image") == ["T0001.txt"]
 
 
 def test_a_heatmap_of_one_colour_is_noted(tmp_path):
     write_patient(tmp_path, 1)
     snap = tmp_path / "0001" / f"{STEM}_snap.jpg"
     Image.new("RGB", (160, 120), "navy").save(snap)
-    assert found(only(tmp_path)[1], "blank-image") == [f"0001/{STEM}_snap.jpg"]
+    assert files_of(only(tmp_path)[1], "blank-image") == [f"0001/{STEM}_snap.jpg"]
 
 
 def test_a_broken_link_is_reported(tmp_path):
     write_patient(tmp_path, 1)
     (tmp_path / "0001" / f"{STEM}.txt").symlink_to(tmp_path / "gone.txt")
-    assert found(only(tmp_path)[1], "unreadable-matrix") == [f"0001/{STEM}.txt"]
+    assert files_of(only(tmp_path)[1], "unreadable-matrix") == [f"0001/{STEM}.txt"]
     assert source_fingerprint(tmp_path) == source_fingerprint(tmp_path)
 
 
@@ -86,7 +86,7 @@ def test_a_broken_link_to_a_page_leaves_its_patient_unlabelled(tmp_path):
     page = tmp_path / "0001" / "description.html"
     page.unlink()
     page.symlink_to(tmp_path / "gone.html")
-    assert found(only(tmp_path)[1], "unreadable-diagnosis") == ["0001/description.html"]
+    assert files_of(only(tmp_path)[1], "unreadable-diagnosis") == ["0001/description.html"]
 
 
 def test_a_folder_that_links_to_itself_is_read_once(tmp_path):
@@ -95,16 +95,16 @@ def test_a_folder_that_links_to_itself_is_read_once(tmp_path):
     assert only(tmp_path)[1].count("duplicate") == 0
 
 
-def test_other_files_are_noted_and_hidden_ones_passed_over(tmp_path):
+def test_other_files_are_noted_and_hidden_ones_ignored(tmp_path):
     write_patient(tmp_path, 1)
     (tmp_path / "0001" / f"._{STEM}.jpg").write_bytes(b"resource fork")
     (tmp_path / "README.txt").write_text("hello")
     (tmp_path / "0001" / "scan.png").write_bytes(b"x")
-    assert found(only(tmp_path)[1], "ignored-file") == ["0001/scan.png", "README.txt"]
+    assert files_of(only(tmp_path)[1], "ignored-file") == ["0001/scan.png", "README.txt"]
 
 
 def damage(root):
-    """Writes thirteen patients, eleven of them damaged in one way each: kind -> files to report."""
+    """Write 13 patients, 11 with one kind of damage each; return {kind: files to report}."""
     for patient in range(1, 14):
         write_patient(root, patient)
     gray = {p: root / f"{p:04d}" / f"{NAME.format(patient=p)}.jpg" for p in range(1, 14)}
@@ -135,21 +135,21 @@ def damage(root):
     return damaged
 
 
-def test_a_copy_with_eleven_kinds_of_damage_is_used_as_far_as_it_is_sound(tmp_path):
+def test_undamaged_files_are_used_beside_eleven_kinds_of_damage(tmp_path):
     damaged = damage(tmp_path)
     records, report = layouts.scan(tmp_path)
     for kind, files in damaged.items():
-        assert found(report, kind) == files
+        assert files_of(report, kind) == files
     assert report.summary().count(",") + 1 == 12  # the eleven, and the duplicate's missing snap
     assert {r.patient for r in records} == {f"{p:04d}" for p in range(1, 14)} - {"0011"}
     for record in records:
-        radiometry.load_pixels(record)  # nothing is left that fails later
+        radiometry.load_pixels(record)  # every record that is left can be read
     text = report.text(records)
     assert all(file in text for files in damaged.values() for file in files)
     assert "skipped files: 11; annotations left out: 1; oddities in all: 13" in text
 
 
-def test_strict_stops_at_a_bad_file_by_name(tmp_path):
+def test_strict_stops_at_a_bad_file_and_names_it(tmp_path):
     write_patient(tmp_path, 1).write_bytes(b"")
     write_patient(tmp_path, 2)
     assert len(layouts.scan(tmp_path)[0]) == 2
@@ -157,7 +157,7 @@ def test_strict_stops_at_a_bad_file_by_name(tmp_path):
         layouts.scan(tmp_path, strict=True)
 
 
-def test_strict_lets_notes_pass(tmp_path):
+def test_strict_accepts_notes(tmp_path):
     write_gray(tmp_path / "0001" / f"{STEM}.jpg")
     assert only(tmp_path, strict=True)[1].oddities
 
@@ -168,7 +168,7 @@ def test_strict_lets_notes_pass(tmp_path):
 def test_an_annotation_of_an_absent_image_is_noted(tmp_path):
     write_patient(tmp_path, 1)
     write_coco(tmp_path, coco({1: "T0099.1.1.S.2012-10-08.00.jpg"}, []))
-    assert found(only(tmp_path)[1], "absent-image") == ["T0099.1.1.S.2012-10-08.00"]
+    assert files_of(only(tmp_path)[1], "absent-image") == ["T0099.1.1.S.2012-10-08.00"]
 
 
 def test_an_annotation_that_fits_two_files_is_left_out(tmp_path):

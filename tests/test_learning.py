@@ -1,4 +1,4 @@
-"""The machinery as a whole: it finds what was planted, and nothing where nothing is."""
+"""Whole runs find the signal that phantom data contain, and none in shuffled diagnoses."""
 
 import pytest
 
@@ -11,11 +11,11 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
-    """A cache of the test's own: no data prepared by the user is touched."""
+    """Give the test its own cache, so that it does not touch data prepared by the user."""
     monkeypatch.setenv("THERMO_JAX_CACHE_DIR", str(tmp_path / "cache"))
 
 
-def test_the_demo_learns_what_was_planted(tmp_path):
+def test_the_demo_learns_the_phantoms_signal(tmp_path):
     config = demo.get_config()
     for stage in config.stages.values():
         stage.parallel.devices = 1
@@ -24,7 +24,7 @@ def test_the_demo_learns_what_was_planted(tmp_path):
     assert outcome["classify"]["classification"]["patient"]["H/H"]["auroc"] > 0.9
 
 
-def test_table_1_finds_what_was_planted(tmp_path):
+def test_table_1_finds_the_phantoms_signal(tmp_path):
     config = table1_config.get_config("smoke")
     config.parallel.devices = 1
     rows = main.run(config, tmp_path / "run")["rows"]["H/H"]

@@ -1,6 +1,6 @@
 """The training loop: epochs, validation, early stopping, what is returned and reported.
 
-It knows no models: a toy step and scripted validation losses stand in (`tiny_training.toy_run`).
+A toy step and scripted validation losses (`tiny_training.toy_run`) replace a model.
 """
 
 import math
@@ -21,7 +21,7 @@ from thermo_jax.training.metrics_log import METRICS, TIMING, read_jsonl
 
 
 def counting(step):
-    """The step, and the list of the batches it was called with."""
+    """Return the step, and the list of the batches that it is called with."""
     batches = []
 
     def counted(state, batch):
@@ -134,7 +134,7 @@ def batch_names(step):
     return {f"{row}.jpg" for row in rows}
 
 
-def named(pattern, caught):
+def images_in(pattern, caught):
     return set(re.search(pattern, str(caught.value)).group(1).split(", "))
 
 
@@ -142,7 +142,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(tmp_
     run = tiny.toy_run([2.0, 1.0, math.nan])
     with pytest.raises(FloatingPointError, match=r"nan in validation, .*rate was 0\.25") as caught:
         run.fit(tmp_path, tiny.plan(epochs=5, learning_rate=0.25))
-    assert named(r"after the update of step 15 \(images (.*?)\)", caught) == batch_names(15)
+    assert images_in(r"after the update of step 15 \(images (.*?)\)", caught) == batch_names(15)
     with Checkpoints(tmp_path, read_only=True) as checkpoints:
         assert checkpoints.latest_step() == 10
         assert checkpoints.meta()["early_stopping"]["best_value"] == 1.0
@@ -150,16 +150,16 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(tmp_
 
 
 @pytest.mark.parametrize("value", [math.inf, math.nan])
-def test_infinities_of_both_signs_in_validation_are_told_as_such(value):
-    # Sums of two batches.
+def test_infinities_of_both_signs_in_validation_give_nan(value):
+    # The summed losses of two batches.
     sums = iter([value, -value])
     run = tiny.toy_run([1.0])
     step = lambda *_: {"loss": np.float32(next(sums)), "count": np.float32(8)}  # noqa: E731
     table = {"images": np.ones((16, 2), np.float32)}
-    found = passes.evaluate(
+    means = passes.evaluate(
         run.state(), step, table, batch_size=tiny.BATCH_SIZE, parallel=run.parallel
     )
-    assert math.isnan(found["loss"])
+    assert math.isnan(means["loss"])
 
 
 def test_a_training_loss_that_is_not_finite_names_its_step_and_its_images(tmp_path):
@@ -172,8 +172,8 @@ def test_a_training_loss_that_is_not_finite_names_its_step_and_its_images(tmp_pa
 
     with pytest.raises(FloatingPointError, match=r"loss is inf in training") as caught:
         run.fit(tmp_path, tiny.plan(epochs=3), train_step=explode)
-    assert named(r"at step 8 \(images (.*?)\)", caught) == batch_names(8)
-    assert named(r"after the update of step 7 \(images (.*?)\)", caught) == batch_names(7)
+    assert images_in(r"at step 8 \(images (.*?)\)", caught) == batch_names(8)
+    assert images_in(r"after the update of step 7 \(images (.*?)\)", caught) == batch_names(7)
     with Checkpoints(tmp_path, read_only=True) as checkpoints:
         assert checkpoints.latest_step() == 5
 
@@ -195,17 +195,17 @@ def test_a_run_that_is_stopped_does_not_save_a_loss_that_is_not_finite(tmp_path,
         assert checkpoints.latest_step() == 5
 
 
-def test_epochs_are_told_after_their_checkpoint_is_under_way(tmp_path):
-    told = []
+def test_on_epoch_is_called_after_the_epochs_metrics_are_written(tmp_path):
+    calls = []
 
     def on_epoch(epoch):
-        told.append((epoch, len(read_jsonl(tmp_path / METRICS))))
+        calls.append((epoch, len(read_jsonl(tmp_path / METRICS))))
 
     tiny.toy_run([1.0, 1.0]).fit(tmp_path, tiny.plan(epochs=2), on_epoch=on_epoch)
-    assert told == [(1, 1), (2, 2)]
+    assert calls == [(1, 1), (2, 2)]
 
 
-def test_the_record_is_closed_also_when_a_run_is_interrupted(tmp_path, monkeypatch):
+def test_the_metrics_log_is_closed_when_a_run_fails(tmp_path, monkeypatch):
     closed = []
     monkeypatch.setattr(loop.MetricsLog, "close", lambda self: closed.append(True))
     with pytest.raises(FloatingPointError):

@@ -1,4 +1,4 @@
-"""The losses against loops in NumPy, and what each is averaged over."""
+"""The losses equal loops in NumPy, and are averaged over the right axes."""
 
 import jax
 import jax.numpy as jnp
@@ -62,7 +62,7 @@ def test_negatives_come_from_the_same_image_only(name):
     anchors, positives = jnp.asarray(latents(images=1), jnp.float32)
     alone = loss(anchors, positives)
     others_a, others_q = jnp.asarray(latents(images=2, seed=1), jnp.float32)
-    batch = [jnp.concatenate(both) for both in ((anchors, others_a), (positives, others_q))]
+    batch = [jnp.concatenate(pair) for pair in ((anchors, others_a), (positives, others_q))]
     np.testing.assert_allclose(loss(*batch)[0], alone[0], rtol=1e-6)
     twice = [jnp.concatenate([x, x]) for x in (anchors, positives)]
     np.testing.assert_allclose(loss(*twice), [alone[0]] * 2, rtol=1e-6)
@@ -137,7 +137,7 @@ def test_the_segmentation_loss_is_the_weighted_cross_entropy_of_each_image():
 )
 def test_class_weights_count_nipples_twice_and_are_averaged_over_pixels(classes, expected):
     labels = jax.nn.one_hot(jnp.array(classes), 8)[None, None]
-    loss = segmentation_loss(jnp.zeros((1, 1, 4, 8)), labels)  # log 8 a pixel
+    loss = segmentation_loss(jnp.zeros((1, 1, 4, 8)), labels)  # log 8 per pixel
     np.testing.assert_allclose(loss, [expected * np.log(8)], rtol=1e-6)
 
 

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def start(*arguments, **environment):
-    """Runs the program in a process of its own."""
+    """Run the program in its own process."""
     return subprocess.run(
         [sys.executable, "-m", "thermo_jax.main", *map(str, arguments)],
         cwd=ROOT,
@@ -42,8 +42,8 @@ MISTAKES = [
     (["--config=/nowhere/encoder.py:gray"], "no configuration '/nowhere/encoder.py'"),
     (["--config=common"], "no configuration 'common'"),
 ]
-# Importing the program takes longer than making a mistake: each is made in a copy of one process.
-EACH_IN_A_FORK = """
+# Importing the program is slow, so one process imports it and forks once for each mistake.
+RUN_IN_FORKS = """
 import json, os, sys
 from thermo_jax import main
 
@@ -57,17 +57,17 @@ for number, arguments in enumerate(cases):
         except SystemExit as ended:
             code = ended.code
         sys.stderr.flush()
-        os._exit(code or 0)  # at once: Python takes longer to leave than the mistake to be made
+        os._exit(code or 0)  # skips Python's slow shutdown
     print(os.waitstatus_to_exitcode(os.wait()[1]))
 """
 
 
 @pytest.fixture(scope="module")
 def mistaken(tmp_path_factory):
-    """(exit code, standard error) by mistake."""
+    """The exit code and the standard error of the program for each of MISTAKES."""
     folder = tmp_path_factory.mktemp("mistakes")
     cases = json.dumps([arguments for arguments, _ in MISTAKES])
-    program = [sys.executable, "-c", EACH_IN_A_FORK, str(folder), cases]
+    program = [sys.executable, "-c", RUN_IN_FORKS, str(folder), cases]
     done = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     codes = map(int, done.stdout.split())
@@ -76,10 +76,10 @@ def mistaken(tmp_path_factory):
 
 @pytest.mark.parametrize("number", range(len(MISTAKES)), ids=[" ".join(a) for a, _ in MISTAKES])
 def test_a_mistake_in_the_flags_is_one_line_and_exit_code_2(number, mistaken):
-    code, said = mistaken[number]
+    code, errors = mistaken[number]
     assert code == 2
-    assert MISTAKES[number][1] in said
-    assert len(said.strip().splitlines()) == 1
+    assert MISTAKES[number][1] in errors
+    assert len(errors.strip().splitlines()) == 1
 
 
 def test_a_bug_of_a_configuration_file_shows_where_it_is(tmp_path):

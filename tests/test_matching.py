@@ -1,4 +1,4 @@
-"""Which class a cluster is called, on confusion matrices small enough to check by eye."""
+"""Which class a cluster is assigned to, for confusion matrices that can be checked by eye."""
 
 import itertools
 
@@ -26,17 +26,17 @@ def test_the_sum_of_iou_is_the_largest_of_all_one_to_one_matchings():
 
 
 def test_a_small_class_counts_as_much_as_a_large_one():
-    """By pixels the pairing would be the other one: 60 + 0 in common against 50 + 5."""
+    """Counting common pixels would give the other pairing: 60 + 0 is more than 50 + 5."""
     confusion = np.array([[60, 5], [50, 0]])
     assert matching.match_clusters(confusion).tolist() == [1, 0]
 
 
-def test_clusters_beyond_the_classes_go_to_the_class_they_share_most_with():
+def test_extra_clusters_get_the_class_that_they_overlap_most():
     confusion = np.array([[90, 0], [0, 9], [30, 1], [1, 3]])
     assert matching.match_clusters(confusion).tolist() == [0, 1, 0, 1]
 
 
-def test_classes_beyond_the_clusters_stay_without_one():
+def test_extra_classes_get_no_cluster():
     confusion = np.array([[90, 0, 4], [0, 9, 1]])
     assert matching.match_clusters(confusion).tolist() == [0, 1]
 

@@ -1,4 +1,4 @@
-"""The measures against scikit-learn, scipy, the published vectors and hand-made cases."""
+"""The measures equal those of scikit-learn, scipy, the published vectors and hand-made cases."""
 
 import warnings
 
@@ -105,7 +105,7 @@ def test_segmentation_measures_refuse_an_empty_matrix():
         metrics.segmentation_measures(np.zeros((8, 8), np.int64))
 
 
-def test_several_confusion_matrices_are_measured_at_once_each_by_itself():
+def test_stacked_confusion_matrices_are_measured_separately():
     confusions = np.random.default_rng(0).integers(0, 9, (2, 3, 4, 4))
     confusions[0, 0, 3] = confusions[0, 0, :, 3] = 0  # a class absent from one of them
     together = metrics.segmentation_measures(confusions)
@@ -115,7 +115,7 @@ def test_several_confusion_matrices_are_measured_at_once_each_by_itself():
             np.testing.assert_array_equal(together[name][index], value, err_msg=name)
 
 
-def test_a_matrix_without_a_pixel_among_others_is_undefined():
+def test_an_empty_matrix_among_others_gives_nan():
     measures = metrics.segmentation_measures(np.stack([np.zeros((2, 2)), np.eye(2)]))
     for name, values in measures.items():
         assert np.isnan(values[0]).all() and (values[1] == 1).all(), name
@@ -259,7 +259,7 @@ def test_hd95_equals_the_brute_force_over_all_pairs_of_surface_pixels():
     assert metrics.hd95(true, predicted) == pytest.approx(max(directed))
 
 
-def test_hd95_is_symmetrical_zero_for_equal_and_the_shift_of_a_shifted_region():
+def test_hd95_is_symmetrical_and_equals_the_shift_of_a_shifted_region():
     mask, shifted = _disk((20, 20), 8), _disk((20, 23), 8)
     assert metrics.hd95(mask, mask) == 0
     assert metrics.hd95(mask, shifted) == metrics.hd95(shifted, mask)

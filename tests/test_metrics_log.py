@@ -1,4 +1,4 @@
-"""The record of a run: JSON lines that a resumed run continues, and TensorBoard scalars."""
+"""The metrics log of a run: JSON lines that a resumed run continues, and TensorBoard scalars."""
 
 import json
 import math
@@ -90,7 +90,7 @@ def test_tensorboard_gets_metrics_and_times(tmp_path):
     assert content.count(b"val/loss") == 2 and content.count(b"seconds") == 2
 
 
-def test_lines_are_written_once_a_second_and_completed_when_asked(tmp_path, monkeypatch):
+def test_lines_are_written_once_a_second_and_by_flush(tmp_path, monkeypatch):
     now = [0.0]
     monkeypatch.setattr(metrics_log.time, "monotonic", lambda: now[0])
     log, shown = MetricsLog(tmp_path), []

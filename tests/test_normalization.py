@@ -36,7 +36,7 @@ def test_training_normalises_by_the_biased_variance_of_the_batch():
     np.testing.assert_allclose(y, expected, atol=2e-6)
 
 
-def test_running_statistics_keep_nine_tenths_and_take_the_unbiased_variance():
+def test_running_statistics_decay_by_a_tenth_and_use_the_unbiased_variance():
     _, updates = normalize(jnp.asarray(X), train=True)
     old, new = VARIABLES["batch_stats"], updates["batch_stats"]
     mean, unbiased = X.mean((0, 1, 2)), X.var((0, 1, 2), ddof=1)
@@ -44,7 +44,7 @@ def test_running_statistics_keep_nine_tenths_and_take_the_unbiased_variance():
     np.testing.assert_allclose(new["var"], 0.9 * old["var"] + 0.1 * unbiased, rtol=1e-6)
 
 
-def test_the_variance_survives_a_mean_far_from_zero_that_the_running_one_follows():
+def test_the_variance_is_exact_although_the_mean_is_far_from_zero():
     far = X + np.float32(1000)
     variables = {
         **VARIABLES,
@@ -55,10 +55,10 @@ def test_the_variance_survives_a_mean_far_from_zero_that_the_running_one_follows
     )
     variance = (updates["batch_stats"]["var"] - 0.9) / 0.1
     exact = far.astype(np.float64).var((0, 1, 2), ddof=1)
-    np.testing.assert_allclose(variance, exact, rtol=1e-4)  # off by 1 % if it were not taken off
+    np.testing.assert_allclose(variance, exact, rtol=1e-4)  # 1 % off without the shift
 
 
-def test_only_some_vectors_are_normalised_by_the_statistics_of_all():
+def test_selected_vectors_are_normalised_by_the_statistics_of_all():
     whole, updates = normalize(jnp.asarray(X), train=True)
     some, same = BatchNorm(slope=1.0).apply(
         VARIABLES, jnp.asarray(X), train=True, only=jnp.asarray(X[0, 1]), mutable=["batch_stats"]
@@ -114,7 +114,7 @@ def test_bfloat16_is_normalised_with_float32_statistics():
 
 
 def gradients(operations, slope, x, weights):
-    """Output, statistics, and the gradients by x, scale and bias, on one device's part of x."""
+    """Return the output, the statistics and the gradients for one device's part of x."""
     operations = dataclasses.replace(operations, axis_name="data")
     model = BatchNorm(slope=slope, operations=operations)
 
@@ -132,7 +132,7 @@ def gradients(operations, slope, x, weights):
 
 
 @pytest.mark.parametrize("slope", [0.0, 0.01])
-def test_a_gradient_in_two_passes_equals_the_automatic_one_on_two_devices(slope):
+def test_the_two_pass_gradient_equals_the_automatic_one_on_two_devices(slope):
     if jax.device_count() < 2:
         pytest.skip("one device only")
     weights = np.random.default_rng(1).standard_normal(X.shape)
@@ -147,7 +147,7 @@ def test_a_gradient_in_two_passes_equals_the_automatic_one_on_two_devices(slope)
 
 @pytest.mark.parametrize("slope", [0.0, 0.01])
 @pytest.mark.parametrize("x", [X, np.full_like(X, 0.7)], ids=["random", "constant"])
-def test_in_bfloat16_two_passes_give_the_gradient_of_the_automatic_one(x, slope):
+def test_the_two_pass_gradient_in_bfloat16_is_near_the_automatic_one(x, slope):
     def step(operations):
         model = BatchNorm(slope=slope, operations=operations)
 

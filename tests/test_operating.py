@@ -51,7 +51,7 @@ def test_the_threshold_separates_neighbouring_floats():
     ("scores", "threshold"),
     [([0.4, 0.6, 0.8], 0.2), ([0.0, 0.6, 0.8], -1.0)],
 )
-def test_where_the_lowest_score_must_be_sick_everyone_is_called(scores, threshold):
+def test_everyone_is_called_sick_where_the_lowest_score_must_be(scores, threshold):
     chosen = operating.threshold_at_sensitivity(scores, [1, 0, 1], sensitivity=1.0)
     assert chosen == pytest.approx(threshold)
     assert (np.array(scores) > chosen).all()
@@ -78,15 +78,15 @@ def test_the_distance_of_the_reliability_curve_is_the_calibration_error():
 
 
 def _subsets(**changes):
-    who = {
+    identity = {
         "patients": ["0001", "0002", "0299", "0300", "0301", "folder:x"],
         "views": [1, 1, 2, 2, 3, 0],
         "protocols": ["S", "S", "D", "D", "D", ""],
         "dates": ["2012-10-08", "2012-11-01", "2013-01-01", "2014-01-01", "", ""],
     } | changes
-    who["views"] = np.array(who["views"])
+    identity["views"] = np.array(identity["views"])
     labels = np.array([0, 1, 0, 1, 0, 1])
-    return operating.subsets(Table(names=list("abcdef"), **who, columns={"labels": labels}))
+    return operating.subsets(Table(names=list("abcdef"), **identity, columns={"labels": labels}))
 
 
 def test_subsets_are_the_views_protocols_years_and_numbers_with_both_classes():
@@ -102,11 +102,11 @@ def test_subsets_are_the_views_protocols_years_and_numbers_with_both_classes():
     }
 
 
-def test_a_subset_that_is_everything_tells_nothing_new():
+def test_a_subset_of_all_examples_is_left_out():
     assert "view 1 frontal" not in _subsets(views=[1] * 6)
 
 
-def test_images_of_unknown_acquisition_are_no_subset():
+def test_images_without_a_view_protocol_or_date_form_no_subset():
     names = _subsets(
         patients=["folder:x"] * 6,
         views=[0, 0, 1, 1, 1, 1],

@@ -1,4 +1,4 @@
-"""The picture of a prediction: whatever it shows, nothing is cut off or covers something else."""
+"""The picture of a prediction: nothing is cut off, and nothing covers something else."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ def region(hottest):
 
 @pytest.fixture
 def drawn(monkeypatch, tmp_path):
-    """Draws an overlay with these panels besides the thermogram: (figure, its renderer)."""
+    """Return a function that draws an overlay and returns the figure and its renderer."""
 
     def draw(*panels, hottest=(), name="T0001.1.1.D.2019-02-22.00"):
         figures = []
@@ -83,13 +83,13 @@ def test_the_temperature_of_a_spot_stays_within_its_panel(drawn, spot):
     figure, renderer = drawn("regions", hottest=[spot])
     panel = figure.axes[1]
     (label,) = (text for text in panel.texts if text.get_text() == "35.0")
-    box, room = label.get_window_extent(renderer), panel.get_window_extent(renderer)
-    assert room.x0 <= box.x0 and box.x1 <= room.x1
-    assert room.y0 <= box.y0 and box.y1 <= room.y1
+    box, panel_box = label.get_window_extent(renderer), panel.get_window_extent(renderer)
+    assert panel_box.x0 <= box.x0 and box.x1 <= panel_box.x1
+    assert panel_box.y0 <= box.y0 and box.y1 <= panel_box.y1
 
 
 @pytest.mark.parametrize("panels", [1, 2, 3, 4])
-def test_wrapped_text_keeps_its_words_and_takes_no_more_lines_than_it_needs(panels):
+def test_wrapped_text_keeps_its_words_and_uses_no_more_lines_than_it_needs(panels):
     text = canvas.wrap(SIDES_NOTE, panels=panels)
     assert text.split() == SIDES_NOTE.split()
     assert text.count("\n") == {1: 2, 2: 1, 3: 0, 4: 0}[panels]

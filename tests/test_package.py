@@ -1,4 +1,4 @@
-"""The package as a whole: light to import, laid out as agreed, complete in setup.cfg, tidy."""
+"""The whole package: quick imports, the agreed layout, a complete setup.cfg, tidy code."""
 
 import ast
 import configparser
@@ -69,23 +69,23 @@ def test_import_is_instant():
 
 
 def test_version_is_stated_once():
-    """setup.cfg reads it from the package, so that the two cannot differ."""
+    """setup.cfg reads the version from the package, so that the two cannot differ."""
     assert setup_cfg()["metadata"]["version"] == "attr: thermo_jax.__version__"
     code = "import thermo_jax; print(thermo_jax.__version__)"
     assert re.fullmatch(r"\d+\.\d+\.\d+", run_python(code).strip())
 
 
-def test_top_level_holds_only_what_was_agreed():
+def test_top_level_contains_only_what_was_agreed():
     agreed = {"README.md", "setup.cfg", "thermo_jax", "configs", "launch", "tests"}
     agreed |= {"LICENSE", "pyproject.toml"}
     made_by_tools = {"build", "dist", "__pycache__"}
-    found = {path.name for path in ROOT.iterdir() if not path.name.startswith(".")}
-    found = {name for name in found - made_by_tools if not name.endswith(".egg-info")}
-    assert found == agreed
+    names = {path.name for path in ROOT.iterdir() if not path.name.startswith(".")}
+    names = {name for name in names - made_by_tools if not name.endswith(".egg-info")}
+    assert names == agreed
 
 
 def test_every_package_folder_is_installed():
-    """And has an `__init__.py`: without it an editable install does not find configs/."""
+    """It also has an `__init__.py`, without which an editable install does not find configs/."""
     folders = {path.parent for path in (ROOT / "thermo_jax").rglob("*.py")}
     names = {".".join(folder.relative_to(ROOT).parts) for folder in folders}
     listed = set(setup_cfg()["options"]["packages"].split())
@@ -98,9 +98,9 @@ def test_every_package_folder_is_installed():
 def test_every_data_file_of_a_package_is_installed():
     declared = setup_cfg()["options.package_data"]
     files = (ROOT / "thermo_jax").rglob("*.*")
-    found = [path for path in files if path.suffix not in (".py", ".pyc")]
-    assert found
-    for path in found:
+    data_files = [path for path in files if path.suffix not in (".py", ".pyc")]
+    assert data_files
+    for path in data_files:
         package = next(folder for folder in path.parents if (folder / "__init__.py").is_file())
         patterns = declared.get(".".join(package.relative_to(ROOT).parts), "").split()
         assert path in {file for pattern in patterns for file in package.glob(pattern)}, path
@@ -112,7 +112,7 @@ def test_files_are_short_enough_to_be_read_at_once():
 
 
 @pytest.mark.parametrize("command", [["check"], ["format", "--check"]], ids=" ".join)
-def test_ruff_has_nothing_to_say(command):
+def test_ruff_reports_nothing(command):
     arguments = [sys.executable, "-m", "ruff", *command, *CODE]
     outcome = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True)
     assert outcome.returncode == 0, outcome.stdout + outcome.stderr

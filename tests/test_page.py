@@ -1,4 +1,4 @@
-"""The page of a patient: what it tells of one thermogram and of many (see also the browser)."""
+"""The page of a patient with one or many thermograms (see also test_report_in_browser)."""
 
 import re
 
@@ -18,7 +18,7 @@ FRAME = "T0001.1.1.D.2012-10-08.{:02d}"
 
 @pytest.fixture
 def write(tmp_path):
-    """Writes the page of patient 0001, or of another; returns its text."""
+    """Return a function that writes the page of a patient and returns its text."""
 
     def page(*findings, name="0001", known=True, unreadable=()):
         patient = Patient(name, known, list(findings), list(unreadable))
@@ -29,7 +29,7 @@ def write(tmp_path):
 
 @pytest.fixture
 def finding(tmp_path):
-    """A thermogram's finding: breasts of 30 and 32 degrees C, or of none."""
+    """Return a function that makes a finding: breasts of 30 and 32 degrees C if `celsius`."""
     overlay = tmp_path / "overlay.png"
     Image.new("RGB", (8, 6)).save(overlay, dpi=(120, 120))
     label_map = np.full((120, 160), CLASS_NAMES.index("background"), np.uint8)
@@ -67,12 +67,12 @@ def test_one_thermogram_needs_no_overview(write, finding):
     assert "Note: aspect not 4:3." in page and "#section" not in page
 
 
-def test_a_thermogram_that_tells_no_patient_says_so(write, finding):
+def test_the_page_of_an_unknown_patient_says_so(write, finding):
     page = write(finding("clinic/a"), name="clinic/a", known=False)
     assert "<h1>clinic/a</h1>" in page and "contains no patient" in page
 
 
-def test_the_patients_mean_comes_with_both_spreads_and_their_meaning(write, finding):
+def test_the_patients_mean_is_shown_with_both_spreads_and_their_meaning(write, finding):
     page = write(
         finding(FRAME.format(0), probabilities={"A": 0.2, "B": 0.6}),
         finding(FRAME.format(1), probabilities={"A": 0.1, "B": 0.3}),
@@ -117,18 +117,18 @@ def test_a_view_that_does_not_count_is_marked_in_the_overview(write, finding):
     assert "Mean probability of sick: 0.500" in page
 
 
-def test_the_overview_leaves_out_what_no_thermogram_has(write, finding):
+def test_the_overview_leaves_out_columns_without_values(write, finding):
     one, two = (finding(f"0001/{k}", celsius=False, probabilities={"A": 0.5}) for k in "ab")
     assert rows_of(write(one, two))[0] == ["", "probability of sick"]
 
 
-def test_the_overviews_rows_lead_to_the_thermograms(write, finding):
+def test_the_overviews_rows_link_to_the_thermograms(write, finding):
     page = write(*(finding(FRAME.format(frame)) for frame in range(3)))
     links = dict(re.findall('<a href="#(.*?)">(.*?)</a>', page))
     assert links == dict(re.findall('<h2 id="(.*?)">(T.*?)</h2>', page)) and len(links) == 3
 
 
-def test_what_could_not_be_read_is_told(write, finding):
+def test_unreadable_files_are_listed(write, finding):
     page = write(finding(), unreadable=[Unreadable("0001/b", "b.txt: no matrix")])
     assert "Left out: b.txt: no matrix" in page
 

@@ -1,12 +1,11 @@
-"""Results do not depend on how many devices share the batch, nor on the wrapper (SPEC section 7).
+"""Results do not depend on the number of devices or the wrapper (SPEC section 7).
 
-Nor do they depend on the operations that are chosen for a platform.
+They do not depend on the operations that are chosen for a platform either.
 
-Adam amplifies float32 rounding, so that trained states are compared in float64; in float32 it is
-the first step's loss, gradients and statistics. The segmenter's images are 32x48 there: at 16x24
-its U-Net's deepest statistics are of 8 values, and merely permuting the batch on one device,
-measured with JAX 0.10 and 0.12, moves the gradients by up to 8e-6 of the largest, ten times as far
-as at 32x48.
+Adam amplifies float32 rounding, so trained states are compared in float64. In float32 only the
+first step's loss, gradients and statistics are compared, with images of 32x48 for the segmenter: at
+16x24 its U-Net's deepest statistics are of 8 values, and a permutation of the batch on one device
+changes the gradients by up to 8e-6 of the largest (JAX 0.10, 0.12), ten times as much as at 32x48.
 """
 
 import functools
@@ -32,8 +31,8 @@ TRAINERS = {
 }
 SIZES = {"pretrain": (8, 12), "classify": (16, 24), "segment": (16, 24)}
 SLOW = [("pmap2", "pretrain"), ("pmap2", "segment"), ("smap8", "segment"), ("gpu2", "segment")]
-SHALLOW = ("classify",)  # the whole U-Net takes seconds to trace: the segmenter's is enough
-# One model less with two devices, or with the other wrapper, is made up for by the others there.
+SHALLOW = ("classify",)  # tracing a whole U-Net takes seconds; the segmenter has one
+# Where one model's case is slow, the other models cover its number of devices and its wrapper.
 CASES = [
     pytest.param(way, name, marks=pytest.mark.slow if (way, name) in SLOW else ())
     for way in ("pmap2", "pmap8", "smap8")
@@ -46,7 +45,7 @@ ON_GPUS = [
 ]
 WAYS = {"pmap1": (1, "pmap"), "pmap2": (2, "pmap"), "pmap8": (8, "pmap"), "smap8": (8, "shard_map")}
 WAYS["gpu2"] = WAYS["pmap2"]
-GRADIENTS = optax.sgd(1.0, momentum=0.0)  # keeps the gradient as its state
+GRADIENTS = optax.sgd(1.0, momentum=0.0)  # its state is the gradient
 
 
 @functools.cache
@@ -56,7 +55,7 @@ def make_trainer(name: str, **options) -> tiny.Trainer:
 
 
 def train(name: str, way: str, *, steps: int, size: tuple[int, int] | None = None, **options):
-    """(final state, metrics of every step) of a few steps of a trainer."""
+    """Train for a few steps; return the final state and the metrics of every step."""
     count, mode = WAYS[way]
     trainer, parallel = make_trainer(name, **options), tiny.devices(count, mode=mode)
     step = parallel.wrap(trainer.train_step, donate_state=True)
@@ -74,7 +73,7 @@ def train(name: str, way: str, *, steps: int, size: tuple[int, int] | None = Non
 
 @pytest.fixture(scope="module")
 def in_float64():
-    """(trainer, way) -> state and metrics of 3 steps in float64, computed once."""
+    """Return a cached function of (trainer, way): state and metrics of 3 steps in float64."""
 
     @functools.cache
     def get(name, way):
@@ -87,7 +86,7 @@ def in_float64():
 
 @pytest.fixture(scope="module")
 def first_float32_step():
-    """(trainer, way) -> loss, gradients and statistics of the first step, computed once."""
+    """Return a cached function of (trainer, way): loss, gradients, statistics of the first step."""
 
     @functools.cache
     def get(name, way):
@@ -100,15 +99,15 @@ def first_float32_step():
 
 
 def largest_difference(left, right) -> float:
-    """Over all floating-point leaves; the others are equal."""
+    """Return the largest difference of floating-point leaves; all others must be equal."""
     differences = [0.0]
-    for one, other in zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True):
-        one, other = np.asarray(one), np.asarray(other)
-        assert one.dtype == other.dtype
-        if one.dtype.kind == "f":
-            differences.append(float(np.abs(one - other).max()))
+    for a, b in zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True):
+        a, b = np.asarray(a), np.asarray(b)
+        assert a.dtype == b.dtype
+        if a.dtype.kind == "f":
+            differences.append(float(np.abs(a - b).max()))
         else:
-            np.testing.assert_array_equal(one, other)
+            np.testing.assert_array_equal(a, b)
     return max(differences)
 
 
@@ -150,7 +149,7 @@ def test_all_shards_of_the_state_stay_bit_equal(in_float64, name, way):
             np.testing.assert_array_equal(shard, shards[0], err_msg=jax.tree_util.keystr(path))
 
 
-# The same program in float64, above, is compared more closely.
+# The slow case here is compared more closely in float64 above.
 FLOAT32 = [
     pytest.param(*case.values, marks=[*case.marks, pytest.mark.slow], id=case.id)
     if case.values == ("pmap8", "segment")
@@ -189,7 +188,7 @@ def test_a_donating_step_frees_the_state_it_was_given(mode):
     assert not new["w"].is_deleted() and float(kept["w"][0]) == 8.0
 
 
-def test_replicating_copies_so_that_donation_spares_the_original():
+def test_replicating_copies_so_that_donation_does_not_free_the_original():
     parallel = tiny.devices(1)
     original = {"w": jax.numpy.zeros(1000)}
     state = parallel.replicate(original)

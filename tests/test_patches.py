@@ -13,7 +13,7 @@ from thermo_jax.models import patches
 
 quick_compilation = pytest.fixture(scope="module", autouse=True)(tiny.quick_compilation)
 
-MARGIN = 2  # of a 5x5 patch
+MARGIN = 2  # pixels of a 5x5 patch on each side of its center
 DRAWS = 200
 
 
@@ -30,7 +30,7 @@ _choose = jax.jit(patches.choose_positives)
 
 
 def sample(image: np.ndarray, *, seed: int = 0, patch_size: int = 5):
-    """Anchors and positives [DRAWS * 16, 2] in `image` [H,W,C], by DRAWS keys."""
+    """Anchors and positives [DRAWS * 16, 2] in `image` [H,W,C], for DRAWS keys."""
     images = jnp.broadcast_to(jnp.asarray(image, jnp.float32), (DRAWS, *image.shape))
     keys = jax.random.split(jax.random.key(seed), DRAWS)
     anchors, positives = _sample(keys, images, patch_size=patch_size)
@@ -57,10 +57,11 @@ def ssim(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def choose_positive(image, anchor, candidates) -> tuple[np.ndarray, bool]:
-    """The specification, candidate by candidate; whether the positive is a candidate."""
+    """Return the positive as specified, and whether it is one of the candidates."""
 
-    def patch(at):
-        return image[at[0] - 2 : at[0] + 3, at[1] - 2 : at[1] + 3].astype(np.float64)
+    def patch(center):
+        y, x = center
+        return image[y - 2 : y + 3, x - 2 : x + 3].astype(np.float64)
 
     best, best_ssim = None, 0.5
     for candidate in candidates:
@@ -74,13 +75,13 @@ def choose_positive(image, anchor, candidates) -> tuple[np.ndarray, bool]:
 
 
 def positives_of(image, anchors, candidates) -> np.ndarray:
-    """The positives [S,2] where these anchors [S,2] and candidates [S,10,2] are drawn."""
+    """Return the positives [S,2] for anchors [S,2] and candidates [S,10,2]."""
     drawn = (jnp.asarray(positions, jnp.int32)[None] for positions in (anchors, candidates))
     return np.asarray(_choose(jnp.asarray(image, jnp.float32)[None], *drawn)[0])
 
 
 def random_positions(image, *, num: int = 60, seed: int = 0):
-    """Anchors and candidates as they might be drawn, some candidates equal to their anchor."""
+    """Return random anchors and candidates; some candidates equal their anchor."""
     rng = np.random.default_rng(seed)
     low, high = np.full(2, MARGIN), np.array(image.shape[:2]) - MARGIN
     anchors = rng.integers(low, high, (num, 2))
@@ -122,13 +123,13 @@ def test_a_positive_is_inside_and_never_its_anchor_in_the_smallest_image(image):
 def test_the_positive_is_the_most_similar_candidate_above_one_half(channels):
     image = smooth(20, 24) + 0.4 * noise(20, 24, channels)
     anchors, candidates = random_positions(image)
-    expected = [choose_positive(image, *each) for each in zip(anchors, candidates, strict=True)]
+    expected = [choose_positive(image, *pair) for pair in zip(anchors, candidates, strict=True)]
     positives = positives_of(image, anchors, candidates)
     np.testing.assert_array_equal(positives, [position for position, _ in expected])
-    assert 10 < sum(similar for _, similar in expected) < 50  # both rules were at work
+    assert 10 < sum(similar for _, similar in expected) < 50  # both rules were used
 
 
-def test_of_equally_similar_candidates_the_first_that_is_not_the_anchor_is_taken():
+def test_of_equally_similar_candidates_the_first_that_is_not_the_anchor_is_chosen():
     image = np.zeros((20, 24, 1))
     anchors, candidates = random_positions(image)
     candidates[::2, 0] = anchors[::2]
@@ -141,13 +142,13 @@ def test_of_equally_similar_candidates_the_first_that_is_not_the_anchor_is_taken
 def test_without_a_similar_candidate_the_positive_is_one_diagonal_step_toward_the_center():
     anchors = np.array([[2, 2], [2, 21], [17, 2], [17, 21], [9, 11], [10, 12]] * 10)
     expected = [[3, 3], [3, 20], [16, 3], [16, 20], [10, 12], [9, 11]] * 10
-    candidates = np.broadcast_to(anchors[:, None], (60, 10, 2))  # do not count: equal the anchor
+    candidates = np.broadcast_to(anchors[:, None], (60, 10, 2))  # excluded: they equal the anchor
     positives = positives_of(np.zeros((20, 24, 1)), anchors, candidates)
     np.testing.assert_array_equal(positives, expected)
 
 
 def test_positions_are_uniform_over_the_interior():
-    # On a constant image the first candidate is taken, and every window holds the whole interior.
+    # On a constant image the first candidate is chosen, from a window around the whole interior.
     for positions in sample(np.zeros((9, 9, 1))):
         counts = np.histogram2d(*positions.T, bins=np.arange(2, 8))[0]
         assert counts.sum() == DRAWS * 16
@@ -190,9 +191,9 @@ def test_patches_and_latents_are_those_around_and_at_the_positions():
     images = noise(2, 8, 9, 3)
     centers = np.array([[[2, 2], [5, 6]], [[3, 4], [2, 6]]])
     cut = patches.extract_patches(jnp.asarray(images), jnp.asarray(centers))
-    at = patches.gather_latents(jnp.asarray(images), jnp.asarray(centers))
+    latents = patches.gather_latents(jnp.asarray(images), jnp.asarray(centers))
     for image in range(2):
         for index, (row, column) in enumerate(centers[image]):
             expected = images[image, row - 2 : row + 3, column - 2 : column + 3]
             np.testing.assert_array_equal(cut[image, index], expected)
-            np.testing.assert_array_equal(at[image, index], images[image, row, column])
+            np.testing.assert_array_equal(latents[image, index], images[image, row, column])

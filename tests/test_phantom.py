@@ -1,4 +1,4 @@
-"""The phantom data set: readable, seeded, honest, and never written over anything."""
+"""The phantom data set: readable, reproducible, plausible, and it overwrites nothing."""
 
 import json
 import shutil
@@ -13,7 +13,7 @@ from thermo_jax.data.thermogram import BACKGROUND, CLASS_NAMES, HEALTHY, SICK, s
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    """Four patients, two of them sick, three annotated, two dynamic frames and a static image."""
+    """Four patients (two sick, three annotated) with two dynamic frames and a static image each."""
     return phantom.write_phantom(
         tmp_path_factory.mktemp("data") / "phantom",
         patients=4,
@@ -134,14 +134,14 @@ def test_sick_patients_have_a_hot_spot_in_one_breast(tmp_path):
 
 
 def test_same_arguments_give_the_same_bytes(tmp_path):
-    again = small(tmp_path / "a"), small(tmp_path / "b")
-    assert contents(again[0]) == contents(again[1])
+    roots = small(tmp_path / "a"), small(tmp_path / "b")
+    assert contents(roots[0]) == contents(roots[1])
 
 
 def test_another_seed_gives_other_images(tmp_path):
-    one, other = small(tmp_path / "a", patients=1), small(tmp_path / "b", patients=1, seed=1)
-    assert not set(contents(one).values()) & {
-        data for path, data in contents(other).items() if path.suffix == ".jpg"
+    first, second = small(tmp_path / "a", patients=1), small(tmp_path / "b", patients=1, seed=1)
+    assert not set(contents(first).values()) & {
+        data for path, data in contents(second).items() if path.suffix == ".jpg"
     }
 
 
@@ -166,13 +166,13 @@ def test_writing_again_leaves_the_folder_alone(tmp_path):
     assert {p: p.stat().st_mtime_ns for p in root.rglob("*")} == stamps
 
 
-def test_other_arguments_are_refused(tmp_path):
+def test_a_folder_written_with_other_arguments_is_refused(tmp_path):
     root = small(tmp_path / "phantom", patients=1)
     with pytest.raises(ValueError, match="patients=1 there, 2 wanted.*choose another folder"):
         small(root)
 
 
-def test_a_folder_of_anything_else_is_refused_and_untouched(tmp_path):
+def test_a_folder_with_other_files_is_refused_and_left_unchanged(tmp_path):
     (tmp_path / "mine.txt").write_text("precious")
     with pytest.raises(ValueError, match="not empty and contains no complete phantom"):
         small(tmp_path)
@@ -185,7 +185,7 @@ def test_a_file_in_the_way_is_refused(tmp_path):
         small(tmp_path / "file")
 
 
-def test_an_empty_folder_is_taken(tmp_path):
+def test_an_empty_folder_is_used(tmp_path):
     (tmp_path / "empty").mkdir()
     assert (small(tmp_path / "empty", patients=1) / phantom.MARKER).is_file()
 

@@ -1,4 +1,4 @@
-"""A user's files: every kind that is read, and what is said of those that cannot be."""
+"""A user's files: every kind that can be read, and the reasons given for those that cannot."""
 
 import errno
 import os
@@ -48,7 +48,7 @@ def test_temperatures_are_read_from(name, tmp_path):
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "tif"])
-def test_gray_and_coloured_images_are_told_apart(suffix, tmp_path):
+def test_gray_and_coloured_images_are_distinguished(suffix, tmp_path):
     gray = gray_pixels()
     Image.fromarray(gray).convert("RGB").save(tmp_path / f"gray.{suffix}")
     Image.fromarray(np.stack([gray, gray // 2, gray], -1)).save(tmp_path / f"colour.{suffix}")
@@ -80,18 +80,18 @@ def test_a_picture_is_read_upright_whatever_its_exif_orientation(suffix, orienta
     Image.fromarray(gray_pixels()).save(turned, exif=exif)
     Image.fromarray(gray_pixels()).save(plain)
     as_stored = read_picture("plain", [plain]).gray
-    found = read_picture("turned", [turned]).gray
-    np.testing.assert_array_equal(found, UPRIGHT[orientation](as_stored))
+    upright = read_picture("turned", [turned]).gray
+    np.testing.assert_array_equal(upright, UPRIGHT[orientation](as_stored))
 
 
-def test_a_size_is_told_as_the_picture_is_seen(tmp_path):
+def test_an_error_gives_the_size_of_the_upright_picture(tmp_path):
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6
     Image.new("L", (8, 20)).save(tmp_path / "a.jpg", exif=exif)
     assert "8x20 pixels" in read_picture("a", [tmp_path / "a.jpg"]).reason
 
 
-def test_damaged_exif_data_turn_nothing(tmp_path):
+def test_damaged_exif_data_do_not_rotate_the_picture(tmp_path):
     exif = b"Exif\x00\x00MM\x00*\x00\x00"  # cut short
     Image.fromarray(gray_pixels()).save(tmp_path / "a.jpg", exif=exif)
     assert read_picture("a", [tmp_path / "a.jpg"]).gray.shape == (480, 640)
@@ -105,15 +105,15 @@ def test_files_of_one_name_are_one_thermogram(tmp_path):
     write_matrix(tmp_path / "other.txt")
     (tmp_path / ".hidden.txt").write_text("x")
     (tmp_path / "description.html").write_text("x")
-    found = dict(pictures.find_pictures(tmp_path))
-    assert list(found) == ["0001/T0001.1.1.S.2012-10-08.00", "other"]
-    picture = read_picture(*next(iter(found.items())))
+    thermograms = dict(pictures.find_pictures(tmp_path))
+    assert list(thermograms) == ["0001/T0001.1.1.S.2012-10-08.00", "other"]
+    picture = read_picture(*next(iter(thermograms.items())))
     assert None not in (picture.gray is not None, picture.temperatures is not None)
     assert picture.colour.shape == (120, 160, 3)
     assert picture.notes == (pictures.COLOURS,)
 
 
-def test_a_bad_file_does_not_take_the_good_one_of_its_name_with_it(tmp_path):
+def test_a_bad_file_does_not_exclude_the_good_one_of_its_name(tmp_path):
     write_gray(tmp_path / "a.jpg")
     (tmp_path / "a.txt").write_text("no number")
     ((name, files),) = pictures.find_pictures(tmp_path)
@@ -131,14 +131,16 @@ def test_a_bad_file_does_not_take_the_good_one_of_its_name_with_it(tmp_path):
         ("0001/frontal", ()),
     ],
 )
-def test_a_name_and_a_folder_of_two_patients_are_told(name, note, tmp_path):
+def test_a_name_and_a_folder_of_two_patients_are_noted(name, note, tmp_path):
     write_matrix(tmp_path / f"{name}.txt")
     ((_, files),) = pictures.find_pictures(tmp_path)
     assert read_picture(name, files).notes == note
 
 
 @pytest.mark.parametrize(("name", "size"), [("a.png", (160, 120)), ("a_snap.png", (120, 120))])
-def test_colours_beside_temperatures_count_as_the_databases_heatmap_only(name, size, tmp_path):
+def test_colours_beside_temperatures_are_left_out_unless_they_are_the_databases_heatmap(
+    name, size, tmp_path
+):
     write_matrix(tmp_path / "a.txt")
     write_snap(tmp_path / name, size)
     ((_, files),) = pictures.find_pictures(tmp_path)
@@ -150,11 +152,11 @@ def test_colours_beside_temperatures_count_as_the_databases_heatmap_only(name, s
 def test_the_folder_of_results_is_left_out(tmp_path):
     write_matrix(tmp_path / "a.txt")
     write_gray(tmp_path / "results" / "label_maps" / "a.png")
-    found = pictures.find_pictures(tmp_path, leave_out=tmp_path / "results")
-    assert [name for name, _ in found] == ["a"]
+    thermograms = pictures.find_pictures(tmp_path, leave_out=tmp_path / "results")
+    assert [name for name, _ in thermograms] == ["a"]
 
 
-def test_workdirs_are_left_out_aloud_and_folders_that_look_like_one_are_not(tmp_path, caplog):
+def test_workdirs_are_skipped_with_a_log_message_but_similar_folders_are_read(tmp_path, caplog):
     write_matrix(tmp_path / "0001" / "a.txt")
     workdir = open_workdir(tmp_path / "0001" / "out", predict.get_config())
     write_gray(workdir / "overlays" / "a.png")
@@ -162,14 +164,14 @@ def test_workdirs_are_left_out_aloud_and_folders_that_look_like_one_are_not(tmp_
     for index, text in enumerate(others):
         write_matrix(tmp_path / f"own{index}" / "a.txt")
         (tmp_path / f"own{index}" / "config.json").write_text(text)
-    found = [name for name, _ in pictures.find_pictures(tmp_path)]
-    assert found == ["0001/a", *(f"own{index}/a" for index in range(len(others)))]
+    names = [name for name, _ in pictures.find_pictures(tmp_path)]
+    assert names == ["0001/a", *(f"own{index}/a" for index in range(len(others)))]
     assert f"{workdir} is left out: the workdir of a run of predict" in caplog.text
     with pytest.raises(ValueError, match="out is the workdir of a run of predict.*name the folder"):
         pictures.find_pictures(workdir)
 
 
-def test_a_folder_that_cannot_be_read_is_told_and_the_rest_is_read(tmp_path, monkeypatch):
+def test_a_folder_that_cannot_be_read_is_reported_and_the_rest_is_read(tmp_path, monkeypatch):
     write_matrix(tmp_path / "b" / "T0002.txt")
     for name in ("0001", "c"):
         write_matrix(tmp_path / name / "a.txt")
@@ -184,7 +186,7 @@ def test_a_folder_that_cannot_be_read_is_told_and_the_rest_is_read(tmp_path, mon
 
 
 def close(monkeypatch, *folders):
-    """Takes the right to read folders, from root too."""
+    """Make folders unreadable, even for root."""
     scandir = os.scandir
 
     def refuse(path):
@@ -212,7 +214,7 @@ def test_files_of_other_kinds_are_counted(tmp_path, caplog):
     assert "ignored, 4 of other kinds: .bmp (2), .webp (1), no suffix (1)" in caplog.text
 
 
-def test_the_files_of_nothing_are_named(tmp_path):
+def test_a_missing_folder_and_one_without_thermograms_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere does not exist"):
         pictures.find_pictures(tmp_path / "nowhere")
     (tmp_path / "a.html").write_text("x")
@@ -277,10 +279,10 @@ BAD = {
 def test_a_bad_file_is_named_with_its_reason(name, tmp_path):
     write, reason = BAD[name]
     write(tmp_path / name)
-    found = read_picture("a", [tmp_path / name])
-    assert isinstance(found, Unreadable)
-    assert found.reason.startswith(f"{name}: ") and reason in found.reason
-    assert "\n" not in found.reason
+    result = read_picture("a", [tmp_path / name])
+    assert isinstance(result, Unreadable)
+    assert result.reason.startswith(f"{name}: ") and reason in result.reason
+    assert "\n" not in result.reason
 
 
 def test_another_aspect_is_noted(tmp_path):
@@ -302,7 +304,7 @@ def radiometric(path):
     return path
 
 
-def test_temperatures_of_a_radiometric_image_stay_as_the_sensor_gave_them(tmp_path, monkeypatch):
+def test_temperatures_of_a_radiometric_image_are_not_rotated(tmp_path, monkeypatch):
     thermogram = types.SimpleNamespace(celsius=temperatures())
     module = types.SimpleNamespace(unpack=lambda file: thermogram)
     monkeypatch.setitem(sys.modules, "flyr", module)

@@ -1,4 +1,4 @@
-"""What a decoder trains on: latents or images, on the devices or in host memory, all the same."""
+"""A decoder learns the same from latents or images, on the devices or in host memory."""
 
 import functools
 from functools import partial
@@ -22,7 +22,7 @@ quick_compilation = pytest.fixture(scope="module", autouse=True)(tiny.quick_comp
 # 25 images: 0.03 MB, targets 0.04 MB; their latents 0.6 MB in float32, 0.3 MB in bfloat16.
 COUNTS = {"train": 14, "validation": 6, "test": 5}
 BUDGETS_GB = {"latents": 1e-3, "images": 2e-4, "streamed": 0.0}
-SAID = {
+MESSAGES = {
     "latents": "Encoding 25 images once",
     "images": "The encoder runs in every step.",
     "streamed": "Images are streamed, and the encoder runs in every step.",
@@ -30,17 +30,17 @@ SAID = {
 
 
 class Placed(NamedTuple):
-    """What `place` returns and says, and the metrics of an epoch of training on it."""
+    """What `place` returns and logs, and the metrics of an epoch of training on it."""
 
     tables: dict[str, dict]
     resident: bool
-    said: list[str]
+    messages: list[str]
     metrics: dict[str, float]
 
 
 @pytest.fixture(scope="module")
 def placed(tmp_path_factory):
-    """(way, compute type) -> what is placed on two devices, and what training on it gives."""
+    """Return a cached function of (way, compute type) that trains an epoch on two devices."""
     total = sum(COUNTS.values())
     examples = table([f"patient{i}" for i in range(total)], **tiny.columns(total))
     rows = np.split(np.random.default_rng(0).permutation(total), np.cumsum([*COUNTS.values()])[:-1])
@@ -55,8 +55,8 @@ def placed(tmp_path_factory):
         placement = Placement(parallel=parallel, dtype=dtype, resident_gb=BUDGETS_GB[way])
         encoder = tiny.frozen_encoder("heat", dtype=dtype).with_variables(state.frozen)
         with pytest.MonkeyPatch.context() as patch:
-            said = []
-            patch.setattr(decoder.logging, "info", lambda text, *args: said.append(text % args))
+            messages = []
+            patch.setattr(decoder.logging, "info", lambda text, *args: messages.append(text % args))
             tables, resident = decoder.place(
                 examples,
                 sets,
@@ -85,29 +85,29 @@ def placed(tmp_path_factory):
             meta=tiny.META,
         )
         (row,) = read_jsonl(workdir / METRICS)
-        return Placed(tables, resident, said, row)
+        return Placed(tables, resident, messages, row)
 
     with tiny.shallow_decoders():
         yield get
 
 
 @pytest.mark.parametrize("way", BUDGETS_GB)
-def test_the_first_way_that_the_budget_allows_is_taken_and_told(placed, way):
-    found = placed(way)
-    (said,) = [text for text in found.said if text.startswith(tuple(SAID.values()))]
-    assert said.startswith(SAID[way])
-    assert found.resident == (way != "streamed")
+def test_the_first_way_that_the_budget_allows_is_used_and_logged(placed, way):
+    result = placed(way)
+    (message,) = [text for text in result.messages if text.startswith(tuple(MESSAGES.values()))]
+    assert message.startswith(MESSAGES[way])
+    assert result.resident == (way != "streamed")
     inputs = "latents" if way == "latents" else "images"
     for role, count in COUNTS.items():
-        placed_set = found.tables[role]
+        placed_set = result.tables[role]
         assert num_rows(placed_set) == count
-        assert isinstance(placed_set, ResidentSet) == found.resident
-        columns = placed_set.columns if found.resident else placed_set
+        assert isinstance(placed_set, ResidentSet) == result.resident
+        columns = placed_set.columns if result.resident else placed_set
         assert set(columns) == {inputs, "label_maps"}
 
 
 @pytest.mark.parametrize("way", ["latents", "images"])
-def test_in_float32_training_gives_the_same_wherever_its_inputs_live(placed, way):
+def test_in_float32_training_gives_the_same_metrics_wherever_its_inputs_are(placed, way):
     assert placed(way).metrics == pytest.approx(placed("streamed").metrics, rel=1e-5)
 
 

@@ -1,4 +1,4 @@
-"""Which compute type "auto" is, by device, and how a step multiplies in each type."""
+"""Which compute type "auto" means on a device, and the precision of products in each type."""
 
 import collections
 import re
@@ -46,12 +46,12 @@ def test_an_unknown_type_is_refused():
 
 
 @pytest.mark.parametrize("name", ["bfloat16", "tensorfloat32"])
-def test_a_type_that_was_asked_for_stays(name):
+def test_a_type_that_the_user_chose_is_kept(name):
     old_gpu = mock.Mock(spec=jax.Device, platform="gpu", compute_capability="7.5")
     assert choose_dtype(name, device=old_gpu) == name
 
 
-def test_tensorfloat32_is_float32_but_for_products():
+def test_tensorfloat32_is_float32_except_in_products():
     assert array_dtype("tensorfloat32") == np.float32
     assert array_dtype("float32") == np.float32
     assert array_dtype("bfloat16").name == "bfloat16"
@@ -63,17 +63,17 @@ def test_a_type_that_was_not_chosen_yet_has_no_precision():
 
 
 def precisions(text, operation):
-    """How often each precision is that of an operation's operands in a lowered program."""
+    """Count the precisions of an operation's operands in a lowered program."""
     lines = [line for line in text.splitlines() if f"stablehlo.{operation}" in line]
     assert lines
-    # Without an attribute it is the default.
-    found = (re.search(r"precision(?:_config)? = \[(.*?)\]", line) for line in lines)
-    named = (re.findall(r"HIGHEST|HIGH|DEFAULT", m[1]) if m else [DEFAULT] for m in found)
+    # Without the attribute, the precision is the default.
+    matches = (re.search(r"precision(?:_config)? = \[(.*?)\]", line) for line in lines)
+    named = (re.findall(r"HIGHEST|HIGH|DEFAULT", m[1]) if m else [DEFAULT] for m in matches)
     return collections.Counter(name for names in named for name in set(names))
 
 
 def lowered(dtype, platform):
-    """A training step of a shrunk encoder, wrapped as a run on that platform wraps it."""
+    """Lower a training step of a shrunk encoder as a run on that platform would."""
     parallel = tiny.devices(1, mode="shard_map")
     trainer = tiny.encoder_trainer(contrastive_weight=0.5)
     state, batch = parallel.replicate(trainer.state), parallel.put_batch(batch_of_images())
@@ -106,7 +106,7 @@ def test_all_convolutions_of_a_step_and_their_gradients_have_the_precision(
 ):
     text = lowered(dtype, platform)
     assert precisions(text, "convolution").keys() == {expected}
-    # The losses' products are of full precision always.
+    # Products in the losses always have full precision.
     assert precisions(text, "dot_general").keys() == {FULL}
     assert jax.config.jax_default_matmul_precision is None
 

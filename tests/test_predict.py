@@ -1,4 +1,4 @@
-"""The program on a folder: what it writes for good files, bad files, and a reader."""
+"""The prediction program on a folder: what it writes for good and bad files."""
 
 import csv
 import json
@@ -24,7 +24,7 @@ quick_compilation = pytest.fixture(scope="module", autouse=True)(tiny.quick_comp
 
 @pytest.fixture(scope="module", autouse=True)
 def shallow_decoders():
-    """What is written for a reader does not depend on the U-Net's stages."""
+    """A shallow U-Net is enough to test the files that are written."""
     with tiny.shallow_decoders():
         yield
 
@@ -40,7 +40,7 @@ def models(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def outcome(models, tmp_path_factory):
-    """(workdir, results) of a folder with temperatures, a photograph, and a broken file."""
+    """The workdir and results of a folder with temperatures, a photograph and a broken file."""
     data = tmp_path_factory.mktemp("data")
     write_matrix(data / "visit 1" / "=T.txt")
     write_gray(data / "photograph.jpg")
@@ -50,16 +50,16 @@ def outcome(models, tmp_path_factory):
 
 
 def config(data, models):
-    found = predict_config.get_config()
-    found.input, found.models = str(data), str(models)
-    return found
+    settings = predict_config.get_config()
+    settings.input, settings.models = str(data), str(models)
+    return settings
 
 
 def read_csv(path):
     return list(csv.DictReader(path.open(encoding="utf-8")))
 
 
-def test_every_thermogram_has_a_row_the_unreadable_with_its_reason(outcome):
+def test_every_thermogram_has_a_row_and_unreadable_ones_a_reason(outcome):
     rows = {row["name"]: row for row in read_csv(outcome[0] / "predictions.csv")}
     assert set(rows) == {"broken", "photograph", "visit 1/=T"}
     assert rows["broken"]["status"] == "unreadable"
@@ -71,7 +71,7 @@ def test_every_thermogram_has_a_row_the_unreadable_with_its_reason(outcome):
     assert "not a radiometric image" in rows["photograph"]["notes"]
 
 
-def test_regions_have_temperatures_where_there_are(outcome):
+def test_regions_have_temperatures_if_their_thermogram_has(outcome):
     workdir, results = outcome
     rows = read_csv(workdir / "regions.csv")
     label_map = np.asarray(Image.open(workdir / "label_maps" / "visit 1" / "=T.png"))
@@ -91,7 +91,7 @@ def test_label_maps_evidence_and_polygons_are_written(outcome):
     assert names == ["photograph.jpg", "visit 1/=T.txt"]
 
 
-def test_a_thermogram_that_tells_no_patient_has_a_page_with_its_picture_inside(outcome):
+def test_a_thermogram_of_an_unknown_patient_has_a_page_with_its_picture(outcome):
     workdir, _ = outcome
     pages = workdir / "reports" / "by_file"
     page = (pages / "visit 1" / "=T.html").read_text()
@@ -103,7 +103,7 @@ def test_a_thermogram_that_tells_no_patient_has_a_page_with_its_picture_inside(o
 
 @pytest.fixture(scope="module")
 def of_patients(models, tmp_path_factory):
-    """(workdir, results) of patient 7 in two folders, and of files named like her and like 8."""
+    """The workdir and results of patient 7 in two folders, a file 0007, and a bad one of 8."""
     data = tmp_path_factory.mktemp("data")
     write_matrix(data / "a" / "T0007.txt")
     write_matrix(data / "b" / "T0007.txt", matrix()[:, ::-1])
@@ -113,7 +113,7 @@ def of_patients(models, tmp_path_factory):
     return workdir, main.run(config(data, models), workdir)
 
 
-def test_a_patient_has_a_row_with_her_mean_and_spread(of_patients):
+def test_a_patient_has_a_row_with_mean_and_spread(of_patients):
     workdir, results = of_patients
     rows = {
         row["patient"]: row
@@ -136,9 +136,9 @@ def test_a_patients_mean_is_over_the_views_that_the_models_saw(models, tmp_path,
     data = tmp_path / "data"
     for name in ("T0007.1.1", "T0007.1.2", "T0009.1.5"):
         write_matrix(data / f"{name}.S.2012-10-08.00.txt")
-    wanted = config(data, models)
-    wanted.reports = False
-    results = main.run(wanted, tmp_path / "out")
+    settings = config(data, models)
+    settings.reports = False
+    results = main.run(settings, tmp_path / "out")
     frontal, side, _ = results["predictions"]
     assert "right 45 view, of which the models saw none in training" in side["notes"]
     first, second = read_csv(tmp_path / "out" / "patients.csv")
@@ -149,7 +149,7 @@ def test_a_patients_mean_is_over_the_views_that_the_models_saw(models, tmp_path,
     assert "2, left out of the patients' means" in capsys.readouterr().out
 
 
-def test_a_patient_has_one_page_and_a_file_named_like_her_another(of_patients):
+def test_a_patient_has_one_page_and_a_file_of_the_same_name_another(of_patients):
     workdir, results = of_patients
     pages = {path.relative_to(workdir).as_posix() for path in workdir.rglob("*.html")}
     assert pages == {"reports/0007.html", "reports/by_file/0007.html"}
@@ -182,14 +182,14 @@ def test_hostile_names_stay_in_the_workdir_and_are_no_formulas(models, tmp_path)
 
 def test_reports_can_be_left_out(models, tmp_path):
     write_matrix(tmp_path / "data" / "a.txt")
-    wanted = config(tmp_path / "data" / "a.txt", models)
-    wanted.reports = False
-    main.run(wanted, tmp_path / "out")
+    settings = config(tmp_path / "data" / "a.txt", models)
+    settings.reports = False
+    main.run(settings, tmp_path / "out")
     assert (tmp_path / "out" / "label_maps" / "a.png").exists()
     assert not (tmp_path / "out" / "reports").exists()
 
 
-def test_names_that_are_no_text_are_written_all_the_same(models, tmp_path, capsys):
+def test_names_that_are_not_valid_text_are_written_too(models, tmp_path, capsys):
     name = os.fsdecode(b"S\xe3o")
     write_matrix(tmp_path / "data" / f"{name}.txt")
     (tmp_path / "data" / f"{name}2.txt").write_text("nothing")
@@ -208,16 +208,16 @@ def test_names_that_the_figures_font_lacks_are_drawn_without_a_warning(models, t
     assert (tmp_path / "out" / "overlays" / f"{name}.png").is_file()
 
 
-def test_what_is_done_is_kept_when_a_run_is_stopped(models, tmp_path, monkeypatch):
+def test_results_written_before_a_run_is_stopped_are_kept(models, tmp_path, monkeypatch):
     write_matrix(tmp_path / "data" / "a.txt")
     write_matrix(tmp_path / "data" / "b.txt")
 
     draw = predict.overlay_figure
 
-    def interrupted(path, found, *args, **kwargs):
-        if found.name == "b":
+    def interrupted(path, prediction, *args, **kwargs):
+        if prediction.name == "b":
             raise KeyboardInterrupt
-        return draw(path, found, *args, **kwargs)
+        return draw(path, prediction, *args, **kwargs)
 
     monkeypatch.setattr(predict, "overlay_figure", interrupted)
     with pytest.raises(KeyboardInterrupt):
@@ -233,7 +233,7 @@ def test_results_of_two_inputs_are_not_mixed(outcome, models, tmp_path):
         main.run(config(tmp_path / "other.txt", models), outcome[0])
 
 
-def test_a_workdir_of_another_program_is_named_and_nobody_is_told_to_remove_it(models, tmp_path):
+def test_a_workdir_of_another_program_is_refused_without_advice_to_remove_it(models, tmp_path):
     write_matrix(tmp_path / "a.txt")
     trained = open_workdir(tmp_path / "trained", classify.get_config("H/H"))
     before = (trained / "config.json").read_text()
@@ -249,7 +249,7 @@ def test_results_among_the_thermograms_are_refused_before_anything_is_written(mo
     assert not (tmp_path / "config.json").exists()
 
 
-def test_earlier_results_are_no_thermograms(models, tmp_path):
+def test_earlier_results_are_not_read_as_thermograms(models, tmp_path):
     write_matrix(tmp_path / "0001" / "a.txt")
     rows = [
         main.run(config(tmp_path, models / "segment"), tmp_path / "0001" / name)["predictions"]
@@ -259,11 +259,11 @@ def test_earlier_results_are_no_thermograms(models, tmp_path):
     assert rows[0] == rows[1]
 
 
-def test_a_mistyped_colour_map_is_told_before_any_work(models, tmp_path):
-    wanted = config(tmp_path, models)
-    wanted.colormap = "infernoo"
+def test_an_unknown_colour_map_is_refused_before_any_work(models, tmp_path):
+    settings = config(tmp_path, models)
+    settings.colormap = "infernoo"
     with pytest.raises(ValueError, match="unknown colour map 'infernoo'"):
-        main.run(wanted, tmp_path / "out")
+        main.run(settings, tmp_path / "out")
 
 
 def test_prediction_runs_where_tensorflow_is_not_installed(models, tmp_path):
@@ -289,8 +289,8 @@ with tiny.shallow_decoders():
 
 
 @pytest.mark.parametrize("field", ["input", "models"])
-def test_what_is_missing_is_asked_for(field, tmp_path):
-    wanted = config(tmp_path, tmp_path)
-    wanted[field] = ""
+def test_a_missing_field_is_named(field, tmp_path):
+    settings = config(tmp_path, tmp_path)
+    settings[field] = ""
     with pytest.raises(ValueError, match=f"config.{field} is empty: give --config.{field}"):
-        main.run(wanted, tmp_path / "out")
+        main.run(settings, tmp_path / "out")

@@ -13,25 +13,25 @@ def predictions(names, *, model="fold 0", **columns):
     return Predictions.of(examples, model=model, columns=columns)
 
 
-def assert_same(one: Predictions, other: Predictions):
+def assert_same(actual: Predictions, expected: Predictions):
     for field in ("names", "patients", "views", "protocols", "dates", "models"):
-        np.testing.assert_array_equal(getattr(one, field), getattr(other, field))
-    assert one.columns.keys() == other.columns.keys()
-    for key in one.columns:
-        np.testing.assert_array_equal(one.columns[key], other.columns[key])
+        np.testing.assert_array_equal(getattr(actual, field), getattr(expected, field))
+    assert actual.columns.keys() == expected.columns.keys()
+    for key in actual.columns:
+        np.testing.assert_array_equal(actual.columns[key], expected.columns[key])
 
 
-def test_what_is_saved_is_loaded(tmp_path):
-    found = predictions(["a.jpg", "ü=.jpg"], **{"baseline/majority class": np.array([0.5, 0.25])})
-    path = found.save(tmp_path / "predictions.npz")
-    assert_same(Predictions.load(path), found)
+def test_loading_returns_what_was_saved(tmp_path):
+    saved = predictions(["a.jpg", "ü=.jpg"], **{"baseline/majority class": np.array([0.5, 0.25])})
+    path = saved.save(tmp_path / "predictions.npz")
+    assert_same(Predictions.load(path), saved)
     assert [p.name for p in tmp_path.iterdir()] == ["predictions.npz"]
 
 
 def test_columns_are_found_by_their_prefix():
     columns = {"threshold/image, best": np.zeros(1), "labels": np.zeros(1)}
-    found = predictions(["a"], **columns)
-    assert list(found.named("threshold/")) == ["image, best"]
+    thresholds = predictions(["a"], **columns)
+    assert list(thresholds.named("threshold/")) == ["image, best"]
 
 
 @pytest.mark.parametrize("content", [b"", b"nothing of the kind", b"PK\x03\x04half a file"])
@@ -51,7 +51,7 @@ def test_a_file_with_pickled_objects_is_refused(tmp_path):
         Predictions.load(path)
 
 
-def test_pooling_keeps_every_row_and_which_model_judged_it():
+def test_pooling_keeps_every_row_and_its_model():
     pooled = pool([predictions(["a", "b"]), predictions(["c"], model="fold 1")])
     assert pooled.names.tolist() == ["a", "b", "c"]
     assert pooled.models.tolist() == ["fold 0", "fold 0", "fold 1"]

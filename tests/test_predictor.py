@@ -1,4 +1,4 @@
-"""An ensemble of saved decoders on pictures: which models are found, and what comes back."""
+"""An ensemble of saved decoders: which models are found, and what they predict for pictures."""
 
 import errno
 import os
@@ -19,7 +19,7 @@ quick_compilation = pytest.fixture(scope="module", autouse=True)(tiny.quick_comp
 
 @pytest.fixture(scope="module", autouse=True)
 def shallow_decoders():
-    """How models make an ensemble does not depend on the U-Net's stages."""
+    """A shallow U-Net is enough to test an ensemble."""
     with tiny.shallow_decoders():
         yield
 
@@ -46,8 +46,8 @@ def thermogram(name="a", shape=(480, 640), seed=0):
 
 
 def test_all_decoders_below_a_folder_are_found_once(runs):
-    found = find_models([runs, runs / "segment"])
-    names = [folder.relative_to(runs).as_posix() for folder in found]
+    folders = find_models([runs, runs / "segment"])
+    names = [folder.relative_to(runs).as_posix() for folder in folders]
     assert names == ["fold0/classify", "fold1/classify", "gray", "segment"]
 
 
@@ -62,11 +62,11 @@ def test_a_folder_without_a_decoder_is_named(tmp_path):
         find_models([tmp_path])
 
 
-def test_a_model_that_may_be_missing_is_no_ensemble(runs, monkeypatch):
-    is_closed, scandir = runs / "fold1" / "classify", os.scandir
+def test_a_folder_that_cannot_be_read_is_refused_since_it_may_contain_a_model(runs, monkeypatch):
+    closed, scandir = runs / "fold1" / "classify", os.scandir
 
     def refuse(path):
-        if Path(path) == is_closed:
+        if Path(path) == closed:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), os.fspath(path))
         return scandir(path)
 
@@ -76,12 +76,13 @@ def test_a_model_that_may_be_missing_is_no_ensemble(runs, monkeypatch):
     assert find_models([runs / "fold0"]) == [runs / "fold0" / "classify"]
 
 
-def test_probabilities_come_by_classifier_and_evidence_adds_up(predictor):
-    (found,) = predictor.predict([thermogram()])
-    assert list(found.probabilities) == ["fold0/classify", "fold1/classify"]
-    assert found.probability == pytest.approx(np.mean(list(found.probabilities.values())))
+def test_probabilities_are_given_by_classifier_and_evidence_adds_up(predictor):
+    (prediction,) = predictor.predict([thermogram()])
+    probabilities = prediction.probabilities
+    assert list(probabilities) == ["fold0/classify", "fold1/classify"]
+    assert prediction.probability == pytest.approx(np.mean(list(probabilities.values())))
     for model in predictor.models[:2]:
-        probability, evidence = found.probabilities[model.name], found.evidence[model.name]
+        probability, evidence = probabilities[model.name], prediction.evidence[model.name]
         bias = float(model.variables["params"]["head_bias"])
         logit = np.log(probability / (1 - probability))
         assert evidence.shape == (30, 40)
@@ -90,8 +91,8 @@ def test_probabilities_come_by_classifier_and_evidence_adds_up(predictor):
 
 @pytest.mark.parametrize("shape", [(480, 640), (120, 160), (200, 200)])
 def test_label_maps_are_on_the_pictures_own_grid(predictor, shape):
-    (found,) = predictor.predict([thermogram(shape=shape)])
-    assert found.label_map.shape == shape and found.label_map.dtype == np.uint8
+    (prediction,) = predictor.predict([thermogram(shape=shape)])
+    assert prediction.label_map.shape == shape and prediction.label_map.dtype == np.uint8
 
 
 def test_a_prediction_depends_on_neither_its_batch_nor_its_neighbours(predictor):
@@ -100,19 +101,21 @@ def test_a_prediction_depends_on_neither_its_batch_nor_its_neighbours(predictor)
     together = list(predictor.predict(iter(items)))
     assert [item.name for item in together] == ["0", "bad", "1", "2"]
     assert together[1] is items[1]
-    for item, found in zip(items, together, strict=True):
+    for item, prediction in zip(items, together, strict=True):
         if isinstance(item, Picture):
             (alone,) = predictor.predict([item])
-            assert found.probability == pytest.approx(alone.probability, abs=1e-6)
-            assert (found.label_map != alone.label_map).mean() < 0.001
+            assert prediction.probability == pytest.approx(alone.probability, abs=1e-6)
+            assert (prediction.label_map != alone.label_map).mean() < 0.001
 
 
-def test_a_model_that_cannot_read_a_picture_is_noted_and_the_others_go_on(runs):
+def test_a_model_that_cannot_read_a_picture_is_noted_and_the_others_are_used(runs):
     predictor = Predictor([runs / "gray", runs / "fold0"])
     colour = Picture(name="a", colour=np.full((120, 160, 3), 90, np.uint8))
-    (found,) = predictor.predict([colour], count=1)
-    assert list(found.probabilities) == ["fold0/classify"]
-    assert any(note.startswith("gray: a gray model cannot read colours") for note in found.notes)
+    (prediction,) = predictor.predict([colour], count=1)
+    assert list(prediction.probabilities) == ["fold0/classify"]
+    assert any(
+        note.startswith("gray: a gray model cannot read colours") for note in prediction.notes
+    )
 
 
 UNSEEN = "of which {} saw none in training{}"
@@ -120,7 +123,7 @@ LEFT_OUT = ": left out of the patient's mean"
 
 
 @pytest.mark.parametrize(
-    ("name", "what"),
+    ("name", "view"),
     [
         ("0008/T0008.1.2.S.2012-10-08.00", "right 45 view, "),
         ("RT0008.1.1.S.2012-10-08.00", "mirrored copy of frontal view, "),
@@ -130,14 +133,14 @@ LEFT_OUT = ": left out of the patient's mean"
         ("right 45", ""),
     ],
 )
-def test_a_view_that_no_model_saw_is_noted_and_does_not_count(predictor, name, what):
-    (found,) = predictor.predict([thermogram(name)])
-    expected = (what + UNSEEN.format("the models", LEFT_OUT),) if what else ()
-    assert found.notes == expected
-    assert found.counts == (not what) and found.probability is not None
+def test_a_view_that_no_model_saw_is_noted_and_does_not_count(predictor, name, view):
+    (prediction,) = predictor.predict([thermogram(name)])
+    expected = (view + UNSEEN.format("the models", LEFT_OUT),) if view else ()
+    assert prediction.notes == expected
+    assert prediction.counts == (not view) and prediction.probability is not None
 
 
-def test_each_model_tells_what_views_it_saw(tmp_path):
+def test_a_view_is_compared_with_those_that_each_model_saw(tmp_path):
     seen = {"views": (1, 2), "mirrored": True}
     save_decoder(tmp_path / "sides", "classify", **seen)
     save_decoder(tmp_path / "frontal", "segment")
@@ -145,8 +148,8 @@ def test_each_model_tells_what_views_it_saw(tmp_path):
     names = ("RT0008.1.2.S.2012-10-08.00", "T0008.1.5.S.2012-10-08.00")
     known, unknown = predictor.predict(map(thermogram, names))
     assert known.counts and not unknown.counts
-    what = "mirrored copy of right 45 view, "
-    assert known.notes == (what + UNSEEN.format("frontal", ""),)
+    view = "mirrored copy of right 45 view, "
+    assert known.notes == (view + UNSEEN.format("frontal", ""),)
     assert unknown.notes == ("left 90 view, " + UNSEEN.format("the models", LEFT_OUT),)
 
 
@@ -154,15 +157,15 @@ def test_files_are_read_and_predicted_in_order(predictor, tmp_path):
     write_matrix(tmp_path / "b.txt")
     write_gray(tmp_path / "a.jpg")
     (tmp_path / "c.txt").write_text("nothing")
-    found = list(predictor.predict_files(tmp_path))
-    assert [item.name for item in found] == ["a", "b", "c"]
-    assert pictures.NOT_RADIOMETRIC in found[0].notes and not found[1].notes
-    assert isinstance(found[2], Unreadable)
-    (same,) = predictor.predict([Picture(name="b", temperatures=matrix().astype(np.float32))])
-    assert found[1].probability == pytest.approx(same.probability, abs=1e-6)
+    predictions = list(predictor.predict_files(tmp_path))
+    assert [item.name for item in predictions] == ["a", "b", "c"]
+    assert pictures.NOT_RADIOMETRIC in predictions[0].notes and not predictions[1].notes
+    assert isinstance(predictions[2], Unreadable)
+    (expected,) = predictor.predict([Picture(name="b", temperatures=matrix().astype(np.float32))])
+    assert predictions[1].probability == pytest.approx(expected.probability, abs=1e-6)
 
 
-def test_a_thousand_pictures_compile_once_for_each_kind_of_model(predictor):
+def test_further_pictures_compile_no_further_program(predictor):
     from thermo_jax.inference import predictor as module
 
     list(predictor.predict([thermogram(), thermogram()]))
@@ -171,7 +174,7 @@ def test_a_thousand_pictures_compile_once_for_each_kind_of_model(predictor):
     assert module.forward._cache_size() == before
 
 
-def test_an_unfinished_model_is_told(tmp_path, caplog):
+def test_an_unfinished_model_is_reported(tmp_path, caplog):
     save_decoder(tmp_path / "run", "segment", finished=False)
     Predictor([tmp_path])
     assert "has not finished its training (epoch 3)" in caplog.text

@@ -1,4 +1,4 @@
-"""SIGTERM: a run saves within the epoch, leaves with a code of its own, and continues exactly."""
+"""SIGTERM: a run saves within the epoch, ends with its own exit code, and continues exactly."""
 
 import os
 import signal
@@ -15,12 +15,12 @@ from thermo_jax.training.metrics_log import METRICS
 quick_compilation = pytest.fixture(scope="module", autouse=True)(tiny.quick_compilation)
 
 PLAN = tiny.plan(epochs=3)
-STEPS = 5  # of an epoch
+STEPS = 5  # per epoch
 
 
 @pytest.fixture
 def sigterm(monkeypatch):
-    """Asks the run to stop, as SIGTERM does; the returned event can be cleared again."""
+    """The event that SIGTERM sets; a test sets it to stop a run, and clears it again."""
     monkeypatch.setattr(preemption, "_asked", preemption.threading.Event())
     return preemption._asked
 
@@ -38,7 +38,7 @@ def finished(run, tmp_path_factory):
 
 
 def stopping_before(step_number, step, sigterm):
-    """A training or evaluation step that is asked to stop at its n-th call."""
+    """Return a training or evaluation step whose n-th call asks the run to stop."""
     calls = []
 
     def stepped(state, batch):
@@ -80,7 +80,7 @@ def test_a_run_stops_in_an_evaluation_and_does_not_train_that_epoch_again(
     assert_same_end(run, tmp_path, finished)
 
 
-def test_a_run_can_be_stopped_again_and_again(run, finished, sigterm, tmp_path):
+def test_a_run_can_be_stopped_many_times(run, finished, sigterm, tmp_path):
     for _ in range(3 * STEPS):
         sigterm.clear()
         stepped = stopping_before(1, run.train_step, sigterm)
@@ -91,7 +91,7 @@ def test_a_run_can_be_stopped_again_and_again(run, finished, sigterm, tmp_path):
 
 
 def program(workdir, signals):
-    """A run of its own process that gets SIGTERM so many times when its first epoch is saved."""
+    """Start a run in its own process, which gets SIGTERM `signals` times after its first epoch."""
     code = f"""
 import os, signal, sys
 sys.path.insert(0, {os.path.dirname(__file__)!r})
@@ -103,7 +103,7 @@ from thermo_jax.training import preemption
 def interrupt(epoch):
     for _ in range({signals} * (epoch == 1)):
         os.kill(os.getpid(), signal.SIGTERM)
-        while not preemption.asked():  # signals that are not taken yet do not add up
+        while not preemption.asked():  # two pending signals count as one
             pass
 
 def run(argv):
@@ -154,14 +154,14 @@ def test_sigterm_is_obeyed_at_once_where_nothing_is_trained(tmp_path):
     assert errors.splitlines()[-1] == "thermo_jax: stopped; the same command continues"
 
 
-def test_sigterm_while_a_finished_program_ends_does_not_make_it_one_that_was_killed():
+def test_sigterm_during_the_exit_of_a_finished_program_does_not_change_its_exit_code():
     code = """
 import os, signal
 from thermo_jax.training import preemption
 
 class Last:
     def __del__(self, kill=os.kill, program=os.getpid(), number=signal.SIGTERM):
-        kill(program, number)  # after Python has given up its handlers
+        kill(program, number)  # after Python has removed its handlers
 
 last = Last()
 preemption.listen()

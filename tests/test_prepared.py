@@ -1,4 +1,4 @@
-"""A cache that cannot be written, such as a read-only home on a cluster, is told with a remedy."""
+"""A cache that cannot be written, such as a read-only home, is an error with a remedy."""
 
 import errno
 import os
@@ -13,13 +13,13 @@ from thermo_jax.data.dataset import DataSettings
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
-    """A cache inside a file: not even root can write it."""
+    """A cache inside a file, which not even root can write."""
     (tmp_path / "file").write_text("")
     monkeypatch.setenv(files.CACHE_DIR_VARIABLE, str(tmp_path / "file" / "cache"))
     return tmp_path / "file" / "cache"
 
 
-def test_a_cache_that_cannot_be_made_is_told_with_both_remedies(cache, tmp_path):
+def test_a_cache_that_cannot_be_made_is_an_error_with_both_remedies(cache, tmp_path):
     message = (
         rf"{cache}/prepared cannot be written \(.*config.data.prepared_dir or .THERMO_JAX_CACHE"
     )
@@ -27,7 +27,7 @@ def test_a_cache_that_cannot_be_made_is_told_with_both_remedies(cache, tmp_path)
         prepared.choose_prepared_dir(None, root=tmp_path / "data")
 
 
-def test_a_cache_that_is_there_but_cannot_be_written_is_told_with_both_remedies(cache):
+def test_an_existing_cache_that_cannot_be_written_is_an_error_with_both_remedies(cache):
     with (
         pytest.raises(ValueError, match=rf"{cache} cannot be written \(.*config.data.prepared_dir"),
         prepared.lock(cache / "site-0123"),
@@ -35,7 +35,7 @@ def test_a_cache_that_is_there_but_cannot_be_written_is_told_with_both_remedies(
         pass
 
 
-def test_a_phantom_that_cannot_be_written_is_told_with_the_remedy_that_moves_it(cache):
+def test_a_phantom_that_cannot_be_written_is_an_error_with_the_remedy_that_moves_it(cache):
     message = (
         rf"{cache}/phantom cannot be written \(Not a directory\): .* with .THERMO_JAX_CACHE_DIR"
     )
@@ -43,6 +43,6 @@ def test_a_phantom_that_cannot_be_written_is_told_with_the_remedy_that_moves_it(
         DataSettings(**data_report.get_config("phantom").data).find_root()
 
 
-def test_a_full_disk_stays_a_full_disk(tmp_path):
+def test_a_full_disk_is_reported_as_one(tmp_path):
     with pytest.raises(OSError, match="No space left"), files.writing(tmp_path):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(tmp_path))

@@ -1,4 +1,4 @@
-"""Several processes make one run: the same numbers as one process gives, interrupted or not."""
+"""A run of several processes gives the numbers of one process, also after interruptions."""
 
 import os
 import signal
@@ -27,7 +27,7 @@ TRAINING = str(Path(__file__).with_name("tiny_program.py"))
 
 @pytest.fixture
 def joined(monkeypatch):
-    """What `jax.distributed.initialize` is called with; no Slurm, no TPU here."""
+    """The arguments of each call of `jax.distributed.initialize`; without Slurm and TPU."""
     calls = []
     monkeypatch.setattr(jax.distributed, "initialize", lambda **kwargs: calls.append(kwargs))
     monkeypatch.setattr(processes, "_has_tpu", lambda: False)
@@ -41,12 +41,12 @@ def set_explicit(monkeypatch, address="10.0.0.1:1234", count="2", index="1"):
         monkeypatch.setenv(name, value)
 
 
-def test_a_single_process_joins_nobody(joined):
+def test_a_single_process_joins_no_others(joined):
     processes.join()
     assert joined == []
 
 
-def test_three_variables_name_the_others(joined, monkeypatch):
+def test_three_variables_describe_the_processes(joined, monkeypatch):
     set_explicit(monkeypatch)
     processes.join()
     (call,) = joined
@@ -69,7 +69,7 @@ def test_an_impossible_number_is_refused(joined, monkeypatch, count, index):
         processes.join()
 
 
-def test_a_slurm_step_of_several_tasks_is_joined_and_one_of_one_is_not(joined, monkeypatch):
+def test_a_slurm_step_of_several_tasks_is_joined_and_a_single_task_is_not(joined, monkeypatch):
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")
     processes.join()
     assert joined == []
@@ -78,14 +78,14 @@ def test_a_slurm_step_of_several_tasks_is_joined_and_one_of_one_is_not(joined, m
     assert joined == [{}]
 
 
-def test_a_tpu_that_knows_no_others_is_used_alone(joined, monkeypatch):
-    def find_nobody(**kwargs):
+def test_a_tpu_without_other_hosts_is_used_alone(joined, monkeypatch):
+    def find_no_hosts(**kwargs):
         raise ValueError("coordinator_address should be defined.")
 
     monkeypatch.setattr(processes, "_has_tpu", lambda: True)
     processes.join()
     assert joined == [{}]
-    monkeypatch.setattr(jax.distributed, "initialize", find_nobody)
+    monkeypatch.setattr(jax.distributed, "initialize", find_no_hosts)
     processes.join()
 
 
@@ -126,7 +126,7 @@ class Pair:
         ]
 
     def outputs(self) -> list[str]:
-        """What each printed, once both have ended well."""
+        """Wait until both processes have succeeded; return what they printed."""
         outputs = [process.communicate(timeout=TIMEOUT)[0] for process in self.processes]
         assert [process.returncode for process in self.processes] == [0, 0], "\n".join(outputs)
         return outputs
@@ -147,8 +147,8 @@ class Pair:
 def test_two_processes_stopped_killed_and_resumed_match_one_process(tmp_path, trainer, loader):
     one, two = tmp_path / "one", tmp_path / "two"
     command = (TRAINING, trainer, str(two), loader, "float64")
-    # One gets SIGTERM in an endless run, since JAX takes a second to notice: both stop together.
-    # The clocks of two processes differ: the first one's says when to save, every .06 s.
+    # One process gets SIGTERM, and both stop. JAX notices after a second, so the run is endless.
+    # The clocks of two processes differ, so the first one decides when to save: every .06 s.
     with Pair(*command, "100000", "SIGTERM", "1", CHECKPOINT_MINUTES="0.001") as pair:
         for process in pair.processes:
             output, _ = process.communicate(timeout=TIMEOUT)
@@ -156,26 +156,26 @@ def test_two_processes_stopped_killed_and_resumed_match_one_process(tmp_path, tr
     with Checkpoints(two, read_only=True) as checkpoints:
         begun = checkpoints.latest_step() // 5 + 1
         epochs = begun + 1
-    with Pair(*command, str(epochs), "SIGKILL", str(begun)) as pair:  # the second one dies
+    with Pair(*command, str(epochs), "SIGKILL", str(begun)) as pair:  # kills the second one
         pair.processes[1].wait(TIMEOUT)
         assert pair.processes[1].returncode == -signal.SIGKILL, pair.processes[1].communicate()
     with Pair(*command, str(epochs)) as pair:
         first, second = pair.outputs()
     assert f"Continuing after epoch {begun - 1} " in first
-    assert "epoch" not in second  # one of them speaks
+    assert "epoch" not in second  # only the first one prints
 
     with jax.enable_x64(True):
         run = tiny.make_run(tiny.TRAINERS[trainer](dtype="float64"), device_count=4)
         expected = run.fit(one, tiny.plan(epochs=epochs))
         with Checkpoints(two, read_only=True) as checkpoints:
             best = checkpoints.meta()["best_step"]
-            found = checkpoints.restore(run.state(), step=best, optimizer=False)
+            model = checkpoints.restore(run.state(), step=best, optimizer=False)
     rows, expected_rows = (read_jsonl(folder / METRICS) for folder in (two, one))
     assert len(rows) == len(expected_rows) == epochs
     for row, expected_row in zip(rows, expected_rows, strict=True):
         assert row == pytest.approx(expected_row, rel=1e-9)
     for left, right in zip(
-        jax.tree.leaves(found.variables), jax.tree.leaves(expected.variables), strict=True
+        jax.tree.leaves(model.variables), jax.tree.leaves(expected.variables), strict=True
     ):
         np.testing.assert_allclose(left, right, rtol=0, atol=1e-9)
 
@@ -204,11 +204,11 @@ def test_a_mistake_ends_all_processes_with_its_message(tmp_path):
 
 
 @pytest.mark.slow
-def test_programs_of_two_processes_give_what_one_gives(tmp_path):
+def test_programs_give_the_same_with_two_processes_as_with_one(tmp_path):
     pretrained, two, one = (tmp_path / name for name in ("encoder", "two", "one"))
     streamed = {"model.num_kernels": 2, "parallel.resident_gb": 0}
-    # Other sums round otherwise, which Adam would amplify from step to step, were its steps not
-    # tiny. The processes' batches, statistics and sums show in the losses all the same.
+    # Sums in another order round differently, and Adam would amplify that, so its steps are tiny.
+    # Wrong batches, statistics or sums would change the losses all the same.
     kept = {"encoder.workdir": pretrained, "model.unet_width": 2, "train.learning_rate": 1e-5}
     cache = {"THERMO_JAX_CACHE_DIR": str(tmp_path / "cache")}
     with Pair(*program("encoder:heat", pretrained, **streamed), **cache) as pair:
@@ -224,9 +224,9 @@ def test_programs_of_two_processes_give_what_one_gives(tmp_path):
     )
     rows, expected_rows = (read_jsonl(folder / METRICS) for folder in (two, one))
     assert len(rows) == len(expected_rows) == 2
-    # Of 24,000 pixels, counted, one between two classes may change.
+    # One of the 24,000 pixels may change its class.
     for row, expected in zip(rows, expected_rows, strict=True):
-        accuracy, expected_accuracy = (each.pop("train/accuracy") for each in (row, expected))
+        accuracy, expected_accuracy = (r.pop("train/accuracy") for r in (row, expected))
         assert accuracy == pytest.approx(expected_accuracy, abs=2 / 24_000)
         assert row == pytest.approx(expected, rel=1e-5)
     assert (two / "predictions.csv").read_text().count("\n") == (

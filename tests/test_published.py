@@ -15,7 +15,7 @@ RNG = np.random.default_rng(0)
 
 
 def leaves(weights):
-    """{"params/encoder/...": array}"""
+    """Return the variables as {"params/encoder/...": array}."""
     return {
         jax.tree_util.keystr(path, simple=True, separator="/"): leaf
         for path, leaf in jax.tree.leaves_with_path(from_published(weights))
@@ -50,7 +50,7 @@ def leaves(weights):
         ("outc.conv.bias", (8,), "params/out/bias"),
     ],
 )
-def test_a_published_name_finds_its_place(published, shape, expected):
+def test_a_published_name_becomes_the_path_of_a_variable(published, shape, expected):
     assert list(leaves({published: np.zeros(shape)})) == [expected]
 
 
@@ -99,12 +99,12 @@ def test_a_name_that_no_published_model_has_is_refused(name):
 
 
 # --------------------------------------------------------------------------------------------------
-# Back again
+# To published weights and back
 # --------------------------------------------------------------------------------------------------
 
 
 def random_variables(model, *shape):
-    """Variables of a model's shapes, every number its own."""
+    """Return random variables in the shapes of a model."""
     inputs = jax.ShapeDtypeStruct(shape, np.float32)
     shapes = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), inputs)
     return jax.tree.map(lambda leaf: RNG.standard_normal(leaf.shape), shapes)
@@ -117,7 +117,7 @@ DECODERS = {
 
 
 @pytest.mark.parametrize("name", DECODERS)
-def test_a_decoder_goes_there_and_back(name):
+def test_a_decoder_is_converted_and_back(name):
     model, shape = DECODERS[name]
     variables = random_variables(model, *shape)
     weights = to_published(variables)
@@ -128,7 +128,7 @@ def test_a_decoder_goes_there_and_back(name):
         assert weights["project.bias"].shape == (1,)
 
 
-def test_an_encoder_goes_there_and_back_with_the_names_of_the_vectors():
+def test_an_encoder_is_converted_and_back_with_the_published_names():
     variables = {
         "params": {
             "encoder": random_variables(cuts.CutsEncoder(3, num_kernels=2), 1, 8, 8, 3)["params"],
@@ -149,7 +149,7 @@ def test_an_encoder_goes_there_and_back_with_the_names_of_the_vectors():
     }
 
 
-def test_a_u_net_has_the_names_and_shapes_of_the_vectors():
+def test_a_u_net_has_the_published_names_and_shapes():
     arrays = np.load(golden_file("unet_8.npz"))
     variables = random_variables(unet.UNet(8), 1, 16, 16, 128)
     shapes = {name: weight.shape for name, weight in to_published(variables).items()}

@@ -8,7 +8,7 @@ from thermo_jax.data.thermogram import DataError, Thermogram
 
 
 def refused(path, *, kind, read=radiometry.read_temperatures):
-    """Checks that the file is refused for this reason, by name; returns the message."""
+    """Check that the error names the file and has this kind; return its message."""
     with pytest.raises(DataError) as caught:
         read(path)
     assert caught.value.kind == kind
@@ -26,7 +26,7 @@ def test_every_separator_and_line_end_reads_the_same(tmp_path, separator, end):
 
 
 @pytest.mark.parametrize("separator", [" ", "\t", ";"])
-def test_decimal_comma_is_read_where_another_separator_parts_the_numbers(tmp_path, separator):
+def test_decimal_comma_is_read_where_another_character_separates_the_numbers(tmp_path, separator):
     path = write_matrix(tmp_path / "T0001.txt", separator=separator, comma=True)
     np.testing.assert_array_equal(radiometry.read_temperatures(path), matrix().astype(np.float32))
 
@@ -64,7 +64,7 @@ def test_a_value_outside_10_to_45_degrees_is_refused_with_its_extent(tmp_path, v
     assert "1 of 307200 values outside 10..45" in refused(path, kind="out-of-range")
 
 
-def test_the_limits_themselves_are_temperatures(tmp_path):
+def test_the_limits_themselves_are_accepted(tmp_path):
     values = matrix()
     values[0, :2] = (10, 45)
     temperatures = radiometry.read_temperatures(write_matrix(tmp_path / "T0001.txt", values))
@@ -101,7 +101,7 @@ def test_a_word_among_the_numbers_is_refused(tmp_path):
 def test_a_huge_file_is_refused_unread(tmp_path):
     path = tmp_path / "T0001.txt"
     with open(path, "wb") as file:
-        file.truncate(radiometry.MAX_FILE_BYTES + 1)  # sparse: takes no disk
+        file.truncate(radiometry.MAX_FILE_BYTES + 1)  # sparse: uses no disk space
     assert "64 MB" in refused(path, kind="too-large")
 
 
@@ -180,7 +180,7 @@ def test_heat_renders_the_mean_of_4x4_cells_through_the_colour_map():
     )
 
 
-def test_the_colour_map_is_jet_unless_told_and_unknown_ones_are_named():
+def test_the_default_colour_map_is_jet_and_unknown_ones_are_named():
     temperatures = matrix().astype(np.float32)
     np.testing.assert_array_equal(
         radiometry.render_heat(temperatures), radiometry.render_heat(temperatures, colormap="jet")

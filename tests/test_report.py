@@ -1,4 +1,4 @@
-"""The report: the same content as page, Markdown and CSV, and every text in it only text."""
+"""The report: page, Markdown and CSV have the same content, and no text in them is executed."""
 
 import base64
 import csv
@@ -81,7 +81,7 @@ def test_the_page_forbids_scripts_and_the_network(tmp_path):
     assert loaded and all(address.startswith("data:") for address in loaded)
 
 
-def test_the_disclaimer_opens_and_closes_both(tmp_path):
+def test_page_and_markdown_begin_and_end_with_the_disclaimer(tmp_path):
     page, markdown = _write(tmp_path, Text("words"))
     for text in (_Page(page).text, markdown):
         assert text.count(DISCLAIMER) == 2
@@ -147,7 +147,7 @@ def test_a_finer_picture_is_shown_sharper_not_larger(tmp_path):
     assert (image["width"], image["height"]) == ("200", "150")
 
 
-def test_facts_and_paragraphs_read_the_same_in_both(tmp_path):
+def test_facts_and_paragraphs_are_the_same_in_page_and_markdown(tmp_path):
     facts = Facts({"val loss": 0.123456, "best epoch": 12, "resumed": False, "commit": None})
     page, markdown = _write(tmp_path, facts, Text("one\n\ntwo"), Text("mind this", important=True))
     for name, value in {
@@ -200,7 +200,7 @@ def test_a_formula_in_a_cell_is_not_run_by_a_spreadsheet(tmp_path):
         assert list(csv.reader(file))[1] == ["'=1+1", "-0.5", "'@x"]
 
 
-def test_a_name_that_is_no_valid_text_can_be_written(tmp_path):
+def test_a_name_that_is_not_valid_text_can_be_written(tmp_path):
     page, markdown = _write(tmp_path, _table(rows=[["a\udc80\x00b", 1, 2]]), Text("\x1b[2J"))
     assert all(
         "a\\udc80\N{REPLACEMENT CHARACTER}b" in text.replace("\\\\", "\\")

@@ -1,4 +1,4 @@
-"""The reports in a real browser: silent, drawn in full, alone, and wide enough for no screen.
+"""The reports in a real browser: no message, no request, all pictures, as wide as the screen.
 
 Needs Chromium; skipped without it, unless THERMO_BROWSER_TEST=required (.ci/run sets it).
 """
@@ -25,7 +25,7 @@ from thermo_jax.inference.regions import measure_regions
 
 HOSTILE = ('"><img src=x onerror=alert(1)>', "<script>alert(2)</script>", "</pre></style><b>")
 PHONE = {"width": 390, "height": 844}
-A4 = {"width": 680, "height": 1009}  # CSS pixels inside the margins of the page's print style
+A4 = {"width": 680, "height": 1009}  # CSS pixels inside the margins for print
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def report(tmp_path_factory):
 
 
 class Visit:
-    """The page as opened, with what it said, asked for and popped up meanwhile."""
+    """An open page, with its messages, requests and dialogs."""
 
     def __init__(self, browser, path, **options):
         self.page = browser.new_context(**options).new_page()
@@ -76,13 +76,13 @@ class Visit:
         self.page.on("dialog", lambda dialog: (self.dialogs.append(dialog), dialog.dismiss()))
         self.page.goto(path.as_uri(), wait_until="load")
 
-    def ask(self, expression):
+    def evaluate(self, expression):
         return self.page.evaluate(expression)
 
 
 @pytest.fixture(scope="module")
 def finding(tmp_path_factory):
-    """What is found in a thermogram, its name and its models' hostile."""
+    """The finding of a thermogram whose name and models' names are hostile."""
     folder = tmp_path_factory.mktemp("finding")
     label_map = np.full((120, 160), CLASS_NAMES.index("background"), np.uint8)
     label_map[40:80, 20:60], label_map[40:80, 100:140] = 0, 1
@@ -102,14 +102,14 @@ def finding(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def alone(finding, tmp_path_factory):
-    """The page of one thermogram, of a hostile name."""
+def thermogram_page(finding, tmp_path_factory):
+    """The page of one thermogram with a hostile name."""
     patient = Patient(HOSTILE[0], known=False, findings=[finding])
     return write_page(tmp_path_factory.mktemp("alone") / "page.html", patient)
 
 
 @pytest.fixture(scope="module")
-def together(finding, tmp_path_factory):
+def patient_page(finding, tmp_path_factory):
     """The page of a patient with twenty frames and three thermograms of hostile names."""
     frames = [f"0001/T0001.1.1.D.2012-10-08.{frame:02d}" for frame in range(20)]
     findings = [dataclasses.replace(finding, name=name) for name in (*frames, *HOSTILE)]
@@ -117,40 +117,42 @@ def together(finding, tmp_path_factory):
     return write_page(tmp_path_factory.mktemp("together") / "page.html", patient)
 
 
-def assert_silent_alone_and_as_wide_as_a_phone(visit, path):
+def assert_quiet_self_contained_and_as_wide_as_a_phone(visit, path):
     assert visit.messages == [] and visit.dialogs == []
     assert [url for url in visit.requests if not url.startswith("data:")] == [path.as_uri()]
-    assert visit.ask("document.scripts.length") == 0
-    assert visit.ask("document.documentElement.scrollWidth") == PHONE["width"]
+    assert visit.evaluate("document.scripts.length") == 0
+    assert visit.evaluate("document.documentElement.scrollWidth") == PHONE["width"]
 
 
-def test_the_page_of_a_thermogram_is_silent_alone_and_drawn_on_a_phone(browser, alone):
-    visit = Visit(browser, alone, viewport=PHONE, bypass_csp=True)
-    assert_silent_alone_and_as_wide_as_a_phone(visit, alone)
-    assert visit.ask("[...document.images].map(image => image.naturalWidth)") == [
+def test_the_page_of_a_thermogram_is_quiet_self_contained_and_drawn_on_a_phone(
+    browser, thermogram_page
+):
+    visit = Visit(browser, thermogram_page, viewport=PHONE, bypass_csp=True)
+    assert_quiet_self_contained_and_as_wide_as_a_phone(visit, thermogram_page)
+    assert visit.evaluate("[...document.images].map(image => image.naturalWidth)") == [
         pytest.approx(900, rel=0.2)
     ]
-    text = visit.ask("document.body.innerText")
+    text = visit.evaluate("document.body.innerText")
     for words in ("0.400", "image-left breast", "Image left minus image right", *HOSTILE):
         assert words in text
 
 
-def test_the_page_of_a_patient_is_silent_alone_and_drawn_on_a_phone(browser, together):
-    visit = Visit(browser, together, viewport=PHONE, bypass_csp=True)
-    assert_silent_alone_and_as_wide_as_a_phone(visit, together)
-    widths = visit.ask("[...document.images].map(image => image.naturalWidth)")
+def test_the_page_of_a_patient_is_quiet_self_contained_and_drawn_on_a_phone(browser, patient_page):
+    visit = Visit(browser, patient_page, viewport=PHONE, bypass_csp=True)
+    assert_quiet_self_contained_and_as_wide_as_a_phone(visit, patient_page)
+    widths = visit.evaluate("[...document.images].map(image => image.naturalWidth)")
     assert len(widths) == 23 and min(widths) > 700
 
 
-def test_a_row_of_the_overview_shows_its_probability_on_a_phone(browser, together):
-    visit = Visit(browser, together, viewport=PHONE)
-    right = visit.ask("document.querySelector('tbody td').getBoundingClientRect().right")
-    heights = visit.ask("[...document.querySelectorAll('tr')].map(row => row.offsetHeight)")
+def test_a_row_of_the_overview_shows_its_probability_on_a_phone(browser, patient_page):
+    visit = Visit(browser, patient_page, viewport=PHONE)
+    right = visit.evaluate("document.querySelector('tbody td').getBoundingClientRect().right")
+    heights = visit.evaluate("[...document.querySelectorAll('tr')].map(row => row.offsetHeight)")
     assert right < PHONE["width"] and max(heights[:21]) < 70
 
 
-def test_every_row_of_the_overview_leads_to_its_thermogram(browser, together):
-    visit = Visit(browser, together, viewport=PHONE)
+def test_every_row_of_the_overview_links_to_its_thermogram(browser, patient_page):
+    visit = Visit(browser, patient_page, viewport=PHONE)
     links = visit.page.locator("table >> nth=0").locator("a")
     assert links.count() == 23
     for link in (links.nth(0), links.nth(12), links.nth(22)):
@@ -161,7 +163,7 @@ def test_every_row_of_the_overview_leads_to_its_thermogram(browser, together):
 
 
 def test_paper_has_a_page_for_each_thermogram_of_a_patient(browser, finding, tmp_path):
-    short = dataclasses.replace(finding, regions=[], notes=())  # two would fit
+    short = dataclasses.replace(finding, regions=[], notes=())  # two would fit on a page
     findings = [dataclasses.replace(short, name=name) for name in "abcd"]
     path = write_page(tmp_path / "page.html", Patient("0001", True, findings))
     printed = Visit(browser, path, viewport=A4).page.pdf(prefer_css_page_size=True)
@@ -182,13 +184,15 @@ def test_no_request_leaves_the_page(phone, report):
 
 
 def test_every_picture_is_drawn(phone):
-    drawn = phone.ask("[...document.images].map(image => image.complete && image.naturalWidth)")
+    drawn = phone.evaluate(
+        "[...document.images].map(image => image.complete && image.naturalWidth)"
+    )
     assert len(drawn) == 2 and all(drawn)
 
 
 def test_a_phone_scrolls_a_wide_table_but_never_the_page(phone):
-    assert phone.ask("document.documentElement.scrollWidth") == PHONE["width"]
-    box, table = phone.ask(
+    assert phone.evaluate("document.documentElement.scrollWidth") == PHONE["width"]
+    box, table = phone.evaluate(
         "['.scroll', '.scroll table'].map(it => document.querySelector(it).offsetWidth)"
     )
     assert box < PHONE["width"] < table
@@ -197,17 +201,17 @@ def test_a_phone_scrolls_a_wide_table_but_never_the_page(phone):
 def test_paper_shows_wide_tables_and_folded_texts_in_full(browser, report):
     visit = Visit(browser, report, viewport=A4)
     visit.page.emulate_media(media="print")
-    assert visit.ask("document.documentElement.scrollWidth") == A4["width"]
-    heights = visit.ask("[...document.querySelectorAll('pre')].map(it => it.offsetHeight)")
+    assert visit.evaluate("document.documentElement.scrollWidth") == A4["width"]
+    heights = visit.evaluate("[...document.querySelectorAll('pre')].map(it => it.offsetHeight)")
     assert len(heights) == 3 and all(heights)
 
 
 def test_hostile_names_run_nothing_even_without_the_policy(browser, report):
-    """The policy would stop them; here the escaping alone has to."""
+    """Without the policy, only the escaping of the names can stop them."""
     visit = Visit(browser, report, viewport=PHONE, bypass_csp=True)
     assert visit.dialogs == [] and visit.messages == []
-    assert visit.ask("document.scripts.length") == 0
-    assert visit.ask("document.title") == HOSTILE[0]
+    assert visit.evaluate("document.scripts.length") == 0
+    assert visit.evaluate("document.title") == HOSTILE[0]
 
 
 def test_the_policy_stops_what_would_run_or_load(browser, report, tmp_path):
@@ -216,5 +220,5 @@ def test_the_policy_stops_what_would_run_or_load(browser, report, tmp_path):
     attack = "<script>alert(1)</script><img src=x.png onerror=alert(2)>"
     bad.write_text(page.replace("<main>", "<main>" + attack), encoding="utf-8")
     visit = Visit(browser, bad, viewport=PHONE)
-    assert visit.dialogs == [] and visit.ask("document.images[0].naturalWidth") == 0
+    assert visit.dialogs == [] and visit.evaluate("document.images[0].naturalWidth") == 0
     assert any("Content Security Policy" in message for message in visit.messages)

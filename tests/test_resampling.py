@@ -1,4 +1,4 @@
-"""Max pooling and interpolation, each in its two ways: for CPU and TPU, and for GPU."""
+"""Max pooling and interpolation, in a version for CPU and TPU and in one for GPU."""
 
 import flax.linen as nn
 import jax
@@ -72,9 +72,9 @@ def test_upsampling_rounds_bfloat16_twice_at_most(operations):
         actual, ours = jax.vjp(operations.upsample, x)
         pairs = [(actual, expected)]
         pairs += [(ours(expected.astype(jnp.bfloat16))[0], pull_back(expected)[0])]
-        for found, exact in pairs:
-            assert found.dtype == jnp.bfloat16
-            assert np.abs(np.asarray(found, np.float64) - exact).max() < np.abs(exact).max() / 64
+        for rounded, exact in pairs:
+            assert rounded.dtype == jnp.bfloat16
+            assert np.abs(np.asarray(rounded, np.float64) - exact).max() < np.abs(exact).max() / 64
 
 
 @pytest.mark.parametrize(("height", "width"), [(12, 28), (9, 7), (3, 8), (3, 7)])

@@ -1,4 +1,4 @@
-"""Tables on the devices: the same batches and results as streaming, with fewer dispatches."""
+"""Tables on the devices give the same batches and results as streaming, with fewer dispatches."""
 
 from unittest import mock
 
@@ -16,7 +16,7 @@ quick_compilation = pytest.fixture(scope="module", autouse=True)(tiny.quick_comp
 
 
 def counting(step):
-    """The step, and the list of its calls' numbers of steps."""
+    """Return the step, and a list with the shape and the number of steps of each call."""
     calls = []
 
     def counted(state, batch):
@@ -60,7 +60,7 @@ def test_a_resident_run_equals_a_streamed_one(tmp_path, trainer, mode, steps):
 
 @pytest.fixture(scope="module")
 def run() -> tiny.Run:
-    """Of one device."""
+    """A run with tables on one device."""
     return on_devices(tiny.make_run(tiny.line_trainer()))
 
 

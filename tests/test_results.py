@@ -44,14 +44,14 @@ def test_the_table_fits_the_page_and_ends_with_the_disclaimer():
     assert max(len(line) for line in text.splitlines()) <= 100
 
 
-def test_measures_stand_in_the_papers_order():
+def test_measures_are_in_the_papers_order():
     text = results.results_text(_results())
     assert _line(text, "accuracy  precision      F1").split()[:3] == ["accuracy", "precision", "F1"]
     expected = ["accuracy", "precision", "recall", "F1", "mIoU"]
     assert _line(text, "accuracy  precision  recall").split() == expected
 
 
-def test_every_heading_stands_over_its_own_number():
+def test_every_heading_is_above_its_own_number():
     text = results.results_text(_results())
     measures = _results()["classification"]["image"]["model"]
     lines = text.splitlines()
@@ -62,13 +62,13 @@ def test_every_heading_stands_over_its_own_number():
     assert headings == list(results.CLASSIFICATION_COLUMNS.values())
 
 
-def test_baselines_stand_below_the_model():
+def test_baselines_are_below_the_model():
     lines = [line.strip() for line in results.results_text(_results()).splitlines()]
     model = next(n for n, line in enumerate(lines) if line.startswith("model"))
     assert lines[model + 1].startswith("majority class")
 
 
-def test_rows_of_different_thresholds_name_theirs():
+def test_rows_of_different_thresholds_show_their_threshold():
     table = _results()
     rows = table["classification"]["image"]
     rows["model, tuned"] = {**rows["model"], "threshold": 0.43}
@@ -78,7 +78,7 @@ def test_rows_of_different_thresholds_name_theirs():
     assert "(4: 2 healthy, 2 sick; sick above 0.500)" in text  # per patient, one row
 
 
-def test_thresholds_of_several_folds_are_named_from_the_lowest_to_the_highest():
+def test_thresholds_of_several_folds_are_shown_from_the_lowest_to_the_highest():
     table = _results()
     rows = table["classification"]["image"]
     by_fold = {"fold 0": 0.43, "fold 1": 0.2, "fold 2": 0.3}
@@ -121,7 +121,7 @@ def test_results_json_is_strict_json_with_null_for_nan(tmp_path):
     assert paths[1].read_text(encoding="utf-8") == "the text"
 
 
-def test_results_json_takes_numpy_scalars_and_infinities(tmp_path):
+def test_results_json_accepts_numpy_scalars_and_infinities(tmp_path):
     table = {"run": {"loss": np.float32(0.5), "gap": np.inf, 3: True}}
     json_path, _ = results.write_results(tmp_path, table, text="")
     expected = {"loss": 0.5, "gap": None, "3": True}
@@ -139,7 +139,7 @@ def _read(path):
         return list(csv.reader(file))
 
 
-def test_predictions_hold_one_line_per_row_with_columns_as_they_first_appear(tmp_path):
+def test_predictions_have_one_line_per_row_and_columns_in_order_of_appearance(tmp_path):
     rows = [{"name": "a", "score": np.float32(0.25)}, {"name": "b", "label": 1, "score": np.nan}]
     path = PrintedTable.of_records(rows).write_csv(tmp_path / "deep" / "predictions.csv")
     assert _read(path) == [["name", "score", "label"], ["a", "0.25", ""], ["b", "", "1"]]

@@ -1,4 +1,4 @@
-"""An interrupted run continues exactly: bit for bit what an uninterrupted one gives (CPU)."""
+"""An interrupted run that is continued gives the same bits as an uninterrupted one (on CPUs)."""
 
 import functools
 import shutil
@@ -19,7 +19,7 @@ from thermo_jax.training.state import TrainState
 quick_compilation = pytest.fixture(scope="module", autouse=True)(tiny.quick_compilation)
 
 EPOCHS = 3
-# The runs that are interrupted after every epoch test what a model adds.
+# The quick test that interrupts after every epoch covers all models; the others need only `line`.
 MODELS_ARE_SLOW = pytest.mark.parametrize(
     "finished",
     ["line", *(pytest.param(name, marks=pytest.mark.slow) for name in ("encoder", "classify"))],
@@ -28,11 +28,11 @@ MODELS_ARE_SLOW = pytest.mark.parametrize(
 
 
 class Interrupted(Exception):
-    """Stands for whatever stops a run."""
+    """Raised by a test to stop a run."""
 
 
 class Finished(NamedTuple):
-    """A run, and what it gave without an interruption."""
+    """A run, and the result of its training without an interruption."""
 
     run: tiny.Run
     workdir: Path
@@ -41,7 +41,7 @@ class Finished(NamedTuple):
 
 @pytest.fixture(scope="module")
 def finish(tmp_path_factory):
-    """Name of a trainer -> its finished run, computed once."""
+    """Return a cached function that finishes a run of the named trainer."""
 
     @functools.cache
     def get(name: str) -> Finished:
@@ -62,7 +62,7 @@ def finished(finish, request):
 
 
 def assert_same(finished: Finished, workdir: Path, returned: TrainState):
-    """The returned state, the last state, metrics, and what the checkpoints say are the same."""
+    """Check that the returned state, the last state, the metrics and the checkpoints are equal."""
     tiny.assert_same_tree(returned, finished.returned)
     assert (workdir / METRICS).read_bytes() == (finished.workdir / METRICS).read_bytes()
     saved = []
@@ -109,8 +109,8 @@ def test_a_run_interrupted_after_every_epoch_continues_exactly(finished, tmp_pat
 
 
 @MODELS_ARE_SLOW
-def test_a_run_that_tensorflow_feeds_continues_exactly(finished, tmp_path):
-    # The uninterrupted run read through NumPy: both loaders give the same.
+def test_a_run_with_tensorflows_loader_continues_exactly(finished, tmp_path):
+    # The uninterrupted run used the NumPy loader: both loaders give the same.
     pytest.importorskip("tensorflow")
     assert_exact_after_interruptions(finished, tmp_path, loader="tf.data")
 

@@ -1,4 +1,4 @@
-"""The rooms of the package: none imports a room below it, and configurations stay in programs/."""
+"""The rooms (subpackages): none imports one below it, and only programs/ uses configurations."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from test_package import imported_modules
 PACKAGE = Path(__file__).resolve().parent.parent / "thermo_jax"
 # From top to bottom, as a thermogram passes through them; a room may import those above it.
 ROOMS = ("data", "models", "training", "evaluation", "inference", "benchmark", "programs")
-# evaluation/ knows nothing of training, and data/ nothing of models.
+# evaluation/ imports neither models/ nor training/, and models/ does not import data/.
 SEPARATE = {"evaluation": {"models", "training"}, "models": {"data"}}
 FOR_ALL = {"errors", "files"}
 

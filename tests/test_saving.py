@@ -1,4 +1,4 @@
-"""When a run saves: the best and the latest together, in the background, at most so often."""
+"""When a run saves its best and its latest state, which it does in the background."""
 
 import concurrent.futures
 import math
@@ -14,9 +14,9 @@ from thermo_jax.training import preemption, processes, saving
 from thermo_jax.training.checkpoints import Checkpoints
 from thermo_jax.training.metrics_log import MetricsLog
 
-RARELY = 60.0  # minutes: not within a test
+RARELY = 60.0  # minutes: longer than any test
 LOSSES = [3.0, 4.0, 1.0, 5.0, 6.0]
-STEPS = 5  # of an epoch
+STEPS = 5  # per epoch
 
 
 @pytest.fixture
@@ -24,11 +24,11 @@ def saved(monkeypatch):
     """The steps of the checkpoints that are written, in order."""
     steps, save = [], Checkpoints.save
 
-    def noting(self, state, **about):
+    def save_and_note(self, state, **about):
         steps.append(int(state.step))
         save(self, state, **about)
 
-    monkeypatch.setattr(Checkpoints, "save", noting)
+    monkeypatch.setattr(Checkpoints, "save", save_and_note)
     return steps
 
 
@@ -63,7 +63,7 @@ def test_the_best_model_of_this_session_is_not_read_from_the_disk(tmp_path, monk
     assert int(tiny.toy_run(LOSSES).fit(tmp_path, plan).step) == 15
 
 
-def test_of_a_run_whose_last_epoch_is_the_best_there_is_one_checkpoint(tmp_path, saved):
+def test_a_run_whose_last_epoch_is_the_best_has_one_checkpoint(tmp_path, saved):
     tiny.toy_run([3.0, 2.0]).fit(tmp_path, tiny.plan(epochs=2, checkpoint_minutes=RARELY))
     assert saved == [10] == kept_steps(tmp_path)
     with Checkpoints(tmp_path, read_only=True) as checkpoints:
@@ -72,7 +72,7 @@ def test_of_a_run_whose_last_epoch_is_the_best_there_is_one_checkpoint(tmp_path,
 
 def test_a_save_is_due_when_the_minutes_are_over(tmp_path, saved, monkeypatch):
     class Inline(concurrent.futures.Executor):
-        """A thread that has always finished."""
+        """Runs a function at once instead of in a thread."""
 
         def __init__(self, *_):
             pass
@@ -88,8 +88,8 @@ def test_a_save_is_due_when_the_minutes_are_over(tmp_path, saved, monkeypatch):
     losses = [3.0, 2.0, 4.0, 4.0, 1.0, 5.0, 6.0, 7.0, 7.0]
     plan = tiny.plan(epochs=9, checkpoint_minutes=2.5)
     tiny.toy_run(losses).fit(tmp_path, plan, on_epoch=minutes.append)
-    # After the 4th epoch, 3 minutes from the start: the best of the 2nd is new. After the 7th, 3
-    # minutes later: that of the 5th. At the end.
+    # The best state (2nd epoch) and the latest one are saved 3 minutes after the start (4th epoch),
+    # the next best (5th) and the latest 3 minutes later (7th epoch), and the last at the end.
     assert saved == [10, 20, 25, 35, 45]
 
 
@@ -102,7 +102,7 @@ def test_training_goes_on_while_a_checkpoint_is_written(tmp_path, monkeypatch):
         save(self, state, **about)
 
     def on_epoch(epoch):
-        if epoch == 4:  # four epochs are done, and the first one's checkpoint is not
+        if epoch == 4:  # the first epoch's checkpoint is still being written
             assert begun == [STEPS]
             written.set()
 
@@ -112,7 +112,7 @@ def test_training_goes_on_while_a_checkpoint_is_written(tmp_path, monkeypatch):
     assert kept_steps(tmp_path) == [25]
 
 
-def test_what_cannot_be_written_stops_the_run_with_what_the_disk_said(tmp_path, monkeypatch):
+def test_a_failed_save_stops_the_run_with_its_error(tmp_path, monkeypatch):
     failed = threading.Event()
 
     def failing(self, state, **about):
@@ -133,7 +133,7 @@ def test_what_cannot_be_written_stops_the_run_with_what_the_disk_said(tmp_path, 
 
 
 @pytest.mark.parametrize("interrupted_after", [1, 2, 3, 4])
-def test_an_interruption_loses_no_more_than_what_came_after_the_best(tmp_path, interrupted_after):
+def test_an_interruption_loses_only_the_epochs_after_the_best(tmp_path, interrupted_after):
     run, plan = tiny.toy_run(LOSSES), tiny.plan(epochs=5, checkpoint_minutes=RARELY)
     with pytest.raises(KeyboardInterrupt):
         run.fit(tmp_path, plan, on_epoch=stop_after(interrupted_after))
@@ -150,7 +150,7 @@ def test_a_run_that_diverges_keeps_its_best_state(tmp_path):
     assert kept_steps(tmp_path) == [10]
 
 
-def test_a_run_that_is_told_to_stop_saves_its_best_and_its_latest_state(tmp_path, monkeypatch):
+def test_a_run_that_is_asked_to_stop_saves_its_best_and_its_latest_state(tmp_path, monkeypatch):
     monkeypatch.setattr(preemption, "_asked", preemption.threading.Event())
     run, plan = tiny.toy_run(LOSSES), tiny.plan(epochs=5, checkpoint_minutes=RARELY)
     calls = []
@@ -168,7 +168,7 @@ def test_a_run_that_is_told_to_stop_saves_its_best_and_its_latest_state(tmp_path
     tiny.assert_same_tree(run.fit(tmp_path, plan), run.fit(tmp_path / "straight", plan))
 
 
-def test_a_run_that_is_told_to_stop_after_its_best_epoch_keeps_it_as_the_best(
+def test_a_run_that_is_asked_to_stop_after_its_best_epoch_keeps_it_as_the_best(
     tmp_path, monkeypatch
 ):
     monkeypatch.setattr(preemption, "_asked", preemption.threading.Event())
@@ -192,7 +192,7 @@ def test_a_run_that_is_told_to_stop_after_its_best_epoch_keeps_it_as_the_best(
 
 
 class FakeCheckpoints(Checkpoints):
-    """Notes the steps that are saved; says whether a save is under way as it is told to."""
+    """Notes the steps that are saved; `busy` sets whether a save is under way."""
 
     def __init__(self, folder):
         self.directory, self.steps, self.busy = folder / "checkpoints", [], False
@@ -206,11 +206,13 @@ class FakeCheckpoints(Checkpoints):
 
 @pytest.fixture
 def two_processes(monkeypatch):
-    """This process is one of two; the other one agrees, or says what the list holds."""
-    said = []
+    """Pretend to be one of two processes; the list overrides what the first one decides."""
+    decisions = []
     monkeypatch.setattr(saving.jax, "process_count", lambda: 2)
-    monkeypatch.setattr(processes, "first_says", lambda value: said.pop(0) if said else value)
-    return said
+    monkeypatch.setattr(
+        processes, "first_says", lambda value: decisions.pop(0) if decisions else value
+    )
+    return decisions
 
 
 @pytest.fixture
@@ -233,7 +235,7 @@ def about(step):
     return {"step": step, "meta": {}, "value": 1.0}
 
 
-def test_of_several_processes_the_first_one_says_when(saver, two_processes):
+def test_the_first_of_several_processes_decides_when_to_save(saver, two_processes):
     two_processes += [True, False]
     assert saver.is_due() and not saver.is_due() and not saver.is_due()
 

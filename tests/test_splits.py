@@ -1,4 +1,4 @@
-"""Splits: by patient, even, seeded, independent of the order of rows."""
+"""Splits are by patient, even, reproducible, and independent of the order of rows."""
 
 import collections
 import dataclasses
@@ -29,7 +29,7 @@ def thermograms(healthy=24, sick=12, annotated=11, images=3):
 
 
 def changed(records, **fields_of):
-    """The records with fields that functions of the record give."""
+    """Return the records with the named fields computed by functions of the record."""
     return [
         dataclasses.replace(record, **{name: value(record) for name, value in fields_of.items()})
         for record in records
@@ -51,11 +51,11 @@ def split_of(records, *, folds=5, fold=0, val_fraction=0.2, seed=0):
 
 
 def spread(folds, members, count=5):
-    """How many of `members` each fold holds."""
+    """Return how many of `members` each fold contains."""
     return [sum(folds[p] == fold for p in members) for fold in range(count)]
 
 
-def test_no_patient_is_on_two_sides_and_none_is_lost():
+def test_every_patient_is_in_exactly_one_set():
     records = thermograms()
     for fold in range(5):
         split = split_of(records, fold=fold)
@@ -80,8 +80,8 @@ def test_labels_and_annotated_patients_are_spread_evenly():
     folds = fold_of(records)
     patients = sorted(folds)
     for members in (patients, patients[:24], patients[24:], patients[:11]):
-        held = spread(folds, members)
-        assert max(held) - min(held) <= 1
+        counts = spread(folds, members)
+        assert max(counts) - min(counts) <= 1
 
 
 def test_annotated_patients_of_both_labels_are_spread_evenly():
@@ -89,14 +89,14 @@ def test_annotated_patients_of_both_labels_are_spread_evenly():
     chosen = {f"{number:04d}" for number in (0, 1, 2, 9, 10, 11, 12)}
     records = changed(records, regions=lambda r: REGION if r.patient in chosen else ())
     for seed in range(10):
-        held = spread(fold_of(records, seed=seed), chosen)
-        assert max(held) - min(held) <= 1
+        counts = spread(fold_of(records, seed=seed), chosen)
+        assert max(counts) - min(counts) <= 1
 
 
 def test_strata_with_fewer_members_than_folds_are_handled():
     records = thermograms(healthy=3, sick=3, annotated=1)
-    held = spread(fold_of(records), {f"{number:04d}" for number in range(6)})
-    assert sorted(held) == [1, 1, 1, 1, 2]
+    counts = spread(fold_of(records), {f"{number:04d}" for number in range(6)})
+    assert sorted(counts) == [1, 1, 1, 1, 2]
 
 
 def test_validation_has_its_share_of_each_label():
@@ -159,7 +159,7 @@ def test_a_label_missing_in_training_is_refused():
         split_of(records, fold=fold)
 
 
-def test_a_split_survives_its_file(tmp_path):
+def test_a_split_that_is_saved_is_loaded_unchanged(tmp_path):
     split = split_of(thermograms())
     split.save(tmp_path / "split.json")
     assert splits.Split.load(tmp_path / "split.json") == split

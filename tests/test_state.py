@@ -1,4 +1,4 @@
-"""The training state, and random keys that know the example but not the device."""
+"""The training state, and random keys that depend on the example but not on the device."""
 
 import jax
 import jax.numpy as jnp
@@ -67,7 +67,7 @@ def test_keys_are_the_same_for_a_step_number_on_the_device():
 
 
 def test_a_state_is_initialised_on_the_cpu_beside_an_accelerator(monkeypatch):
-    *_, accelerator = jax.devices()  # another device than the first, where the state is made
+    *_, accelerator = jax.devices()  # not the first device, where the state is made
     frozen = jax.device_put({"w": jnp.ones(2)}, accelerator)
 
     def create(rng, frozen):
@@ -81,13 +81,13 @@ def test_a_state_is_initialised_on_the_cpu_beside_an_accelerator(monkeypatch):
     jax.tree.map(np.testing.assert_array_equal, made, jax.device_get(expected))
 
 
-@pytest.mark.parametrize("why", ["no CPU", "several processes"])
-def test_a_state_is_initialised_on_the_accelerator_where_it_must_be(monkeypatch, why):
+@pytest.mark.parametrize("reason", ["no CPU", "several processes"])
+def test_a_state_is_initialised_on_the_accelerator_where_it_must_be(monkeypatch, reason):
     def local_devices(backend):
         raise RuntimeError(f"Unknown backend {backend}")
 
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    if why == "no CPU":
+    if reason == "no CPU":
         monkeypatch.setattr(jax, "local_devices", local_devices)
     else:
         monkeypatch.setattr(jax, "process_count", lambda: 2)

@@ -1,4 +1,4 @@
-"""Table 1 with one command: stages, folds without a leak, what is kept, the table."""
+"""Table 1: its stages, folds without leaks, the files that are kept, and the table."""
 
 import json
 import re
@@ -112,7 +112,7 @@ def test_a_folds_two_encoders_are_shared_by_its_eight_decoders(tmp_path):
     assert [stage.task for stage in first[:2]] == ["encoder", "encoder"]
     used = {stage.config.encoder.workdir for stage in first[2:]}
     assert used == {str(tmp_path / stage.folder) for stage in first[:2]}
-    # Encoders validate on more patients than decoders, so that each kind has its own file.
+    # Encoders validate on more patients than decoders, so each kind has its own file.
     assert len({stage.config.split.file for stage in first[:2]}) == 1
     assert len({stage.config.split.file for stage in first[2:]}) == 1
     assert {s.row for s in first[2:]} == {"G/G", "G/H", "H/G", "H/H"}
@@ -130,7 +130,7 @@ def test_a_transductive_row_has_encoders_of_its_own_and_its_own_name(tmp_path):
     assert stages[4].config.encoder.workdir.endswith("encoder_heat_transductive")
 
 
-def test_every_repeat_deals_the_patients_anew(tmp_path):
+def test_every_repeat_splits_the_patients_differently(tmp_path):
     config = quick(repeats=2)
     names = names_of(config, tmp_path)
     assert len(names) == len(set(names)) == 2 * 2 * 3
@@ -149,16 +149,16 @@ def test_a_patient_who_is_tested_in_two_repeats_counts_once(finished, tmp_path):
         folder.mkdir(parents=True)
         if stage.task != "encoder":
             shutil.copy(finished_one / "predictions.npz", folder)
-    # Both repeats have the same predictions, so that every measure is what it is in one.
+    # Both repeats have the same predictions, so every measure equals that of one repeat.
     repeated = table1._finish(config, tmp_path, stages)
-    found, once = (each["rows"]["H/H"]["classification"] for each in (repeated, outcome))
+    rows_of_both, rows_of_one = (r["rows"]["H/H"]["classification"] for r in (repeated, outcome))
     for unit in ("image", "patient"):
-        for row, measures in once[unit].items():
+        for row, measures in rows_of_one[unit].items():
             expected = {k: v for k, v in measures.items() if k != "thresholds"}
-            np.testing.assert_equal({k: found[unit][row][k] for k in expected}, expected)
-    regions = [each["rows"]["H/H"]["segmentation"] for each in (repeated, outcome)]
+            np.testing.assert_equal({k: rows_of_both[unit][row][k] for k in expected}, expected)
+    regions = [r["rows"]["H/H"]["segmentation"] for r in (repeated, outcome)]
     np.testing.assert_equal(*regions)
-    assert found["patient"]["H/H"]["counts"]["n"] == 12
+    assert rows_of_both["patient"]["H/H"]["counts"]["n"] == 12
     text = (tmp_path / "results.txt").read_text()
     assert "2; every measure is the mean of those of the repeats" in text
 
@@ -178,7 +178,9 @@ def test_a_patient_who_is_tested_in_two_repeats_counts_once(finished, tmp_path):
         ({"rows": ("G/H",), "stages": {"segment": {"encoder": {"kind": "none"}}}}, "kind='none'"),
     ],
 )
-def test_what_can_be_told_before_the_first_stage_is(fields, message, tmp_path, no_stage_runs):
+def test_a_mistake_in_the_configuration_is_reported_before_the_first_stage(
+    fields, message, tmp_path, no_stage_runs
+):
     with pytest.raises(ValueError, match=message):
         main.run(quick(**fields), tmp_path)
 
@@ -191,7 +193,9 @@ def test_a_finished_stage_of_another_configuration_is_refused(finished, no_stage
         main.run(config, workdir)
 
 
-def test_a_run_of_an_earlier_version_is_told_how_its_encoders_validated(finished, no_stage_runs):
+def test_the_error_for_a_run_of_an_earlier_version_gives_its_encoder_val_fraction(
+    finished, no_stage_runs
+):
     workdir, _ = finished
     message = "val_fraction was 0.3, is 0.2.*is config.encoder_val_fraction here"
     with pytest.raises(ValueError, match=message):
@@ -212,7 +216,7 @@ def test_a_refused_run_changes_no_file(finished, no_stage_runs):
     assert contents(workdir) == before
 
 
-def test_a_disk_that_is_too_small_is_told_before_the_run(tmp_path, monkeypatch):
+def test_a_disk_that_is_too_small_is_reported_before_the_run(tmp_path, monkeypatch):
     usage = stages.shutil._ntuple_diskusage(10**9, 10**9, 10**3)
     monkeypatch.setattr(stages.shutil, "disk_usage", lambda path: usage)
     with pytest.raises(ValueError, match=r"needs .* GB of disk, and 0.0 GB are free"):
@@ -226,7 +230,7 @@ def test_a_disk_that_is_too_small_is_told_before_the_run(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def crowded(tmp_path_factory):
-    """Patients with static and dynamic frames, a second visit, and mirrored copies; annotated."""
+    """Annotated patients with static and dynamic frames, a second visit, and mirrored copies."""
     root = phantom.write_phantom(
         tmp_path_factory.mktemp("crowded") / "site", patients=8, frames=2, static=True
     )
@@ -240,7 +244,7 @@ def crowded(tmp_path_factory):
 
 
 @pytest.mark.parametrize("protocol", ["honest", "transductive"])
-def test_no_patient_is_on_two_sides(crowded, tmp_path, protocol):
+def test_no_patient_is_in_two_sets(crowded, tmp_path, protocol):
     config = quick()
     config.data.update({"root": str(crowded), "frames": "all", "mirrored": True})
     write_folds(config, tmp_path)
@@ -257,16 +261,17 @@ def test_no_patient_is_on_two_sides(crowded, tmp_path, protocol):
         train, validation = ({examples.patients[row] for row in rows} for rows in sets.values())
         seen = train | validation
         assert not train & validation
-        for config_of in decoders:
-            own, dealt = source.load(config_of.task), settings.split_settings(config_of)
-            sets = decoder.deal_images(own, source.split(dealt), dealt, seed=0)
-            sides = [{own.patients[row] for row in rows} for rows in sets.values()]
-            assert not (sides[0] & sides[1] or sides[0] & sides[2] or sides[1] & sides[2])
-            assert set().union(*sides) == {f"{n:04d}" for n in range(1, 9)}
-            # Annotated or not, a test patient's images do not pretrain the encoder.
-            assert bool(sides[2] & seen) == (protocol == "transductive")
-            if config_of.task == "segment":
-                tested += sorted(sides[2])
+        for decoder_config in decoders:
+            options = settings.split_settings(decoder_config)
+            examples = source.load(decoder_config.task)
+            sets = decoder.deal_images(examples, source.split(options), options, seed=0)
+            groups = [{examples.patients[row] for row in rows} for rows in sets.values()]
+            assert not (groups[0] & groups[1] or groups[0] & groups[2] or groups[1] & groups[2])
+            assert set().union(*groups) == {f"{n:04d}" for n in range(1, 9)}
+            # Only a transductive encoder is pretrained on images of test patients.
+            assert bool(groups[2] & seen) == (protocol == "transductive")
+            if decoder_config.task == "segment":
+                tested += sorted(groups[2])
     assert sorted(tested) == [f"{n:04d}" for n in range(1, 9)]
 
 
@@ -282,8 +287,8 @@ def test_the_papers_protocol_validates_on_test_and_pretrains_on_every_image(crow
     sets = encoder.deal_images(examples, split, stage)
     assert sorted([*sets["train"], *sets["validation"]]) == list(range(len(examples)))
     assert {examples.patients[row] for row in sets["train"]} & set(split.test)
-    examples, dealt = source.load("classify"), SplitSettings(protocol="paper")
-    sets = decoder.deal_images(examples, split, dealt, seed=0)
+    examples, options = source.load("classify"), SplitSettings(protocol="paper")
+    sets = decoder.deal_images(examples, split, options, seed=0)
     np.testing.assert_array_equal(sets["validation"], sets["test"])
     patients = {role: {examples.patients[row] for row in rows} for role, rows in sets.items()}
     assert not patients["train"] & patients["test"]

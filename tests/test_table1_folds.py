@@ -1,4 +1,4 @@
-"""Table 1's fold files: given back, of earlier versions, of other data, dealt anew."""
+"""Table 1's fold files: reuse, files of earlier versions or of other data, replacement."""
 
 import pytest
 from folder_contents import contents
@@ -11,7 +11,7 @@ from thermo_jax.programs import settings, table1
 pytestmark = pytest.mark.usefixtures("cache")
 
 
-def test_fold_files_can_be_given_back(tmp_path):
+def test_fold_files_can_be_used_again(tmp_path):
     write_folds(quick(), tmp_path)
     config = quick(folds_dir=str(tmp_path / "folds"))
     config.split.seed = 7
@@ -22,7 +22,7 @@ def test_fold_files_can_be_given_back(tmp_path):
         assert (again / "folds" / name).read_bytes() == (tmp_path / "folds" / name).read_bytes()
 
 
-def test_fold_files_of_earlier_versions_serve_encoders_too(tmp_path):
+def test_fold_files_of_earlier_versions_are_used_for_encoders_too(tmp_path):
     write_folds(quick(), tmp_path)
     for path in (tmp_path / "folds").glob("*_encoder.json"):
         path.unlink()
@@ -36,7 +36,9 @@ def test_fold_files_of_earlier_versions_serve_encoders_too(tmp_path):
 
 
 @pytest.mark.parametrize("swapped", ["test", "val"])
-def test_an_encoder_that_would_train_on_others_who_validate_or_test_is_refused(tmp_path, swapped):
+def test_an_encoder_that_would_train_on_patients_for_validation_or_test_is_refused(
+    tmp_path, swapped
+):
     write_folds(quick(), tmp_path)
     file = tmp_path / "folds" / "repeat0_fold0_encoder.json"
     split = Split.load(file)
@@ -48,7 +50,7 @@ def test_an_encoder_that_would_train_on_others_who_validate_or_test_is_refused(t
         write_folds(quick(folds_dir=str(tmp_path / "folds")), tmp_path / "again")
 
 
-def test_whoever_validates_a_decoder_validates_its_encoder_too(tmp_path):
+def test_the_validation_patients_of_a_decoder_also_validate_its_encoder(tmp_path):
     config = quick()
     config.data.phantom_patients = 20
     write_folds(config, tmp_path)
@@ -82,7 +84,7 @@ def test_fold_files_made_for_more_folds_are_refused(tmp_path):
         write_folds(quick(folds_dir=str(tmp_path / "folds")), tmp_path)
 
 
-def test_fold_files_are_dealt_anew_until_a_stage_has_begun(tmp_path):
+def test_fold_files_are_replaced_until_a_stage_has_begun(tmp_path):
     write_folds(quick(), tmp_path)
     before = Split.load(tmp_path / "folds" / "repeat0_fold0.json")
     config = quick()

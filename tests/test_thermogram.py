@@ -3,7 +3,7 @@ import pytest
 from thermo_jax.data.thermogram import ParsedName, parse_name, patient_of_folder, split_name
 
 
-def test_todays_name_is_read_in_full():
+def test_a_name_in_the_current_format_is_read_in_full():
     assert parse_name("T0001.2.3.D.2012-10-08.07.jpg") == ParsedName(
         patient="0001", visit=2, view=3, protocol="D", date="2012-10-08", frame=7
     )
@@ -25,14 +25,14 @@ def test_older_name_of_a_volunteer():
     )
 
 
-def test_camera_name_tells_the_date_but_no_patient():
+def test_camera_name_contains_the_date_but_no_patient():
     assert parse_name("IR_2015-04-17_0007.jpg") == ParsedName(date="2015-04-17")
 
 
 @pytest.mark.parametrize(
     ("name", "patient"), [("T0138.txt", "0138"), ("198-1.txt.jpg", "0198"), ("T7.txt", "0007")]
 )
-def test_short_names_tell_the_patient(name, patient):
+def test_short_names_contain_the_patient(name, patient):
     parsed = parse_name(name)
     assert (parsed.patient, parsed.visit, parsed.date, parsed.mirrored) == (patient, 0, "", False)
 

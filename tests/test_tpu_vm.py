@@ -1,4 +1,4 @@
-"""launch/tpu_vm, against a stub of gcloud whose VM is two folders of this machine."""
+"""launch/tpu_vm with a stub of gcloud, whose VM is two folders on this machine."""
 
 import os
 import re
@@ -76,7 +76,7 @@ def test_the_data_is_copied_on_every_worker(cloud):
     assert copies == [["storage", "rsync", "--recursive", "gs://bucket/dmr-ir", "data"]] * 2
 
 
-def test_setup_says_what_it_does_not_send(cloud):
+def test_setup_warns_of_files_that_it_does_not_send(cloud):
     cloud.call("create")
     (cloud.checkout / "new").write_text("")
     assert "uncommitted changes are not sent" in cloud.call("setup").stderr
@@ -84,7 +84,7 @@ def test_setup_says_what_it_does_not_send(cloud):
 
 
 @pytest.mark.parametrize("event", ["preempt", "vanish"])
-def test_after_a_preemption_a_new_vm_goes_on(cloud, event):
+def test_after_a_preemption_a_new_vm_continues(cloud, event):
     cloud.plan(watch=[event], program=[0, 0])
     done = cloud.call("train", *FLAGS)
     assert done.returncode == 0, done.stderr
@@ -141,25 +141,25 @@ def test_a_vm_whose_state_is_unknown_is_left_alone(cloud):
     assert cloud.verbs() == ["describe"]
 
 
-def test_a_command_that_hangs_is_given_up(cloud):
+def test_a_command_that_hangs_is_ended(cloud):
     cloud.plan(create=["hang"])
     done = cloud.call("create", LIMIT="0.3")
     assert done.returncode == 1
     assert "gave up after 0.3 s (LIMIT): gcloud compute tpus tpu-vm create" in done.stderr
 
 
-def test_watching_that_hangs_or_breaks_is_taken_up_again(vm):
+def test_watching_that_hangs_or_fails_is_started_again(vm):
     vm.run_until_sigterm()
     vm.plan(watch=["hang", "fail"], status=["", "fail"])
     process = vm.start("watch", LIMIT="3")
-    assert process.stdout.readline() == "hello from the program\n"  # the third watching's
+    assert process.stdout.readline() == "hello from the program\n"  # from the third watch
     assert vm.verbs() == ["run", "watch", "status", "watch", "status", "describe", "watch"]
     assert vm.call("stop").returncode == 0
     process.communicate(timeout=60)
     assert process.returncode == 75
 
 
-def test_ctrl_c_leaves_the_program_and_ends_gcloud(vm):
+def test_ctrl_c_ends_gcloud_but_not_the_program(vm):
     vm.plan(watch=["hang"])
     os.mkfifo(vm.folder / "hanging")
     process = vm.start("watch")
@@ -172,7 +172,7 @@ def test_ctrl_c_leaves_the_program_and_ends_gcloud(vm):
 
 
 def is_alive(process: int) -> bool:
-    """Whether it runs: a zombie, which nobody waited for yet, does not."""
+    """Return whether a process runs; a zombie, for which nobody has waited yet, does not."""
     status = Path(f"/proc/{process}/stat")
     try:
         return status.read_text().rpartition(")")[2].split()[0] != "Z"
@@ -188,7 +188,7 @@ def test_the_command_that_deletes_is_printed_whatever_happens(vm, command, event
     assert re.search(f"costs money until it is deleted: {DELETE}$", done.stderr, re.MULTILINE)
 
 
-def test_after_a_deletion_nothing_is_said_of_costs(vm):
+def test_after_a_deletion_costs_are_not_mentioned(vm):
     done = vm.call("delete")
     assert done.returncode == 0 and "costs money" not in done.stderr
 
@@ -202,7 +202,7 @@ def test_the_same_run_is_started_once_and_another_is_refused(vm):
     assert len(vm.starts()) == 1
 
 
-def test_a_program_that_was_killed_is_lost(vm):
+def test_a_program_that_was_killed_is_reported_as_lost(vm):
     vm.run_until_sigterm()
     for worker in "01":
         session = vm.folder / "workers" / worker / "thermo_jax" / "session"
@@ -214,9 +214,9 @@ def test_a_program_that_was_killed_is_lost(vm):
 def test_results_are_fetched_from_the_bucket_or_from_worker_0(vm):
     assert vm.call("fetch", f"{WORKDIR}/", "results").returncode == 0
     assert vm.calls() == [["storage", "rsync", "--recursive", WORKDIR, "results/run"]]
-    there = vm.folder / "workers" / "0" / "thermo_jax" / "runs"
-    there.mkdir()
-    (there / "report.md").write_text("a report")
+    folder = vm.folder / "workers" / "0" / "thermo_jax" / "runs"
+    folder.mkdir()
+    (folder / "report.md").write_text("a report")
     assert vm.call("fetch", "runs", "results").returncode == 0
     assert (vm.checkout / "results" / "report.md").read_text() == "a report"
 

@@ -1,6 +1,6 @@
-"""Decoders on a frozen encoder: it stays as it is, all combinations train, predictions are exact.
+"""Decoders on a frozen encoder, which does not change: all combinations train and predict.
 
-The U-Net is replaced by a shallow one; its own tests are elsewhere.
+A shallow U-Net replaces the real one, which has its own tests.
 """
 
 import functools
@@ -50,7 +50,7 @@ def table_of(task: str, count: int, row: str = "H/H", *, seed: int = 0) -> dict[
 
 @functools.cache
 def trained(task: str):
-    """(state, metrics) after three steps."""
+    """Return the state and the metrics after three steps."""
     parallel = tiny.devices(2)
     state, train_step = parallel.replicate(trainer_of(task).state), steps_of(task)[0]
     for start in (0, 8, 16):
@@ -94,7 +94,7 @@ def test_training_moves_every_parameter_and_statistic_of_the_decoder(task):
     assert all((np.asarray(new) != np.asarray(old)).any() for new, old in pairs)
 
 
-def test_the_optimizer_knows_the_decoder_only():
+def test_the_optimizer_has_entries_for_the_decoder_only():
     state = trainer_of("segment").state
     moments = state.opt_state[0]
     assert jax.tree.structure(moments.mu) == jax.tree.structure(state.params)
@@ -145,10 +145,10 @@ def test_training_on_latents_computed_once_equals_encoding_in_every_step():
         state, metrics = train_step(state, parallel.put_batch(batch))
     expected, expected_metrics = trained("segment")
     assert float(metrics["loss"]) == pytest.approx(float(expected_metrics["loss"]), rel=1e-5)
-    for one, other in zip(
+    for actual, wanted in zip(
         jax.tree.leaves(state.params), jax.tree.leaves(expected.params), strict=True
     ):
-        np.testing.assert_allclose(one, other, atol=1e-5)
+        np.testing.assert_allclose(actual, wanted, atol=1e-5)
 
 
 @pytest.mark.parametrize("row", ROWS)
@@ -170,10 +170,10 @@ def test_every_combination_trains_and_predicts(task, row):
     assert sorted(metrics) == ["accuracy", "loss"]
     assert all(np.isfinite(value) for value in [*metrics.values(), *sums.values()])
     assert sums["count"] == 8 and new.step == 1
-    found = {name: (value.dtype.name, value.shape) for name, value in predictions.items()}
+    formats = {name: (value.dtype.name, value.shape) for name, value in predictions.items()}
     image = (8, tiny.HEIGHT, tiny.WIDTH)
     assert (
-        found
+        formats
         == {
             "classify": {"probabilities": ("float32", (8,)), "evidence": ("float32", image)},
             "segment": {

@@ -14,7 +14,7 @@ from thermo_jax.training import passes, train_encoder
 
 quick_compilation = pytest.fixture(scope="module", autouse=True)(tiny.quick_compilation)
 
-# Keeps the gradient as its state, and the parameters as they are.
+# Its state is the gradient, and it does not change the parameters.
 GRADIENTS_ONLY = optax.chain(optax.trace(decay=0.0), optax.set_to_zero())
 LAMBDA = 0.01  # the shipped weight of the contrastive loss
 
@@ -33,12 +33,12 @@ def compiled(**loss):
 
 @functools.cache
 def heatmaps() -> dict[str, np.ndarray]:
-    """One batch."""
+    """Return a batch of heatmaps."""
     return tiny.batch_of({"images": tiny.columns(8)["images"]})
 
 
 def train(state=None, batch=None, **loss):
-    """(next state, metrics) of one step."""
+    """Return the next state and the metrics of one step."""
     initial, step, _ = compiled(**loss)
     batch = tiny.devices(1).put_batch(heatmaps() if batch is None else batch)
     new, metrics = step(initial if state is None else state, batch)
@@ -46,7 +46,7 @@ def train(state=None, batch=None, **loss):
 
 
 def evaluate(state=None, batch=None):
-    """Sums over a batch."""
+    """Return the sums over a batch."""
     initial, _, step = compiled()
     batch = tiny.devices(1).put_batch(heatmaps() if batch is None else batch)
     sums = step(initial if state is None else state, batch)
@@ -78,7 +78,7 @@ def test_patches_differ_between_seeds():
     assert train(other)[1]["reconstruction"] != train()[1]["reconstruction"]
 
 
-def test_training_patches_go_with_the_slot_not_with_the_place_on_the_device():
+def test_training_patches_depend_on_the_slot_not_on_the_place_on_the_device():
     order = np.array([3, 1, 0, 2, 7, 6, 5, 4])
     expected, together = train()[1], train(batch=permuted(heatmaps(), order))[1]
     np.testing.assert_allclose(together["reconstruction"], expected["reconstruction"], rtol=1e-5)
@@ -95,7 +95,7 @@ def test_validation_patches_are_the_same_at_every_step():
     assert evaluate(later) == evaluate()
 
 
-def test_validation_patches_go_with_the_row_of_the_table():
+def test_validation_patches_depend_on_the_row_of_the_table():
     order = np.array([3, 1, 0, 2, 7, 6, 5, 4])
     expected, together = evaluate(), evaluate(batch=permuted(heatmaps(), order))
     np.testing.assert_allclose(list(together.values()), list(expected.values()), rtol=1e-5)
@@ -146,7 +146,7 @@ def test_without_reconstruction_its_layer_gets_no_gradient():
     assert tree["encoder"]["conv4"]["kernel"].any()
 
 
-def test_without_the_contrastive_loss_nothing_comes_from_it():
+def test_a_contrastive_loss_of_weight_0_adds_nothing_to_the_gradient():
     paper = gradients(contrastive_weight=0.0)
     tiny.assert_same_tree(gradients(contrastive_weight=0.0, form="nt_xent"), paper)
     assert all(leaf.any() for leaf in jax.tree.leaves(paper["reconstruction"]))
@@ -156,16 +156,16 @@ def test_the_gradient_is_the_weighted_sum_of_both_terms_gradients():
     contrastive = gradients(contrastive_weight=1.0)
     reconstruction = gradients(contrastive_weight=0.0)
     expected = jax.tree.map(lambda c, r: LAMBDA * c + (1 - LAMBDA) * r, contrastive, reconstruction)
-    for one, other in zip(jax.tree.leaves(gradients()), jax.tree.leaves(expected), strict=True):
-        np.testing.assert_allclose(one, other, atol=1e-6)
+    for actual, wanted in zip(jax.tree.leaves(gradients()), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(actual, wanted, atol=1e-6)
 
 
-def test_the_textbook_loss_is_another_one():
-    paper, nt_xent = (train(contrastive_weight=w)[1] for w in (1.0, 0.0))
-    textbook = train(contrastive_weight=0.0, form="nt_xent")[1]
-    assert paper["contrastive"] == pytest.approx(nt_xent["contrastive"], rel=1e-5)
-    assert np.isfinite(textbook["contrastive"])
-    assert textbook["contrastive"] != pytest.approx(paper["contrastive"], rel=1e-2)
+def test_nt_xent_differs_from_the_papers_loss():
+    paper, unweighted = (train(contrastive_weight=w)[1] for w in (1.0, 0.0))
+    nt_xent = train(contrastive_weight=0.0, form="nt_xent")[1]
+    assert paper["contrastive"] == pytest.approx(unweighted["contrastive"], rel=1e-5)
+    assert np.isfinite(nt_xent["contrastive"])
+    assert nt_xent["contrastive"] != pytest.approx(paper["contrastive"], rel=1e-2)
 
 
 def test_all_parameters_are_decayed():

@@ -1,7 +1,7 @@
 """Training, evaluation and prediction make only explicit transfers between host and devices.
 
-On the CPU, JAX's guard sees what is put on a device, but reading is no transfer there: states and
-results are sealed instead, and only `jax.device_get` opens them.
+On the CPU, JAX's guard detects writes to a device but not reads. States and results are therefore
+wrapped in `Sealed`, and only `jax.device_get` unwraps them.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ RARELY = 60.0  # minutes: checkpoints are written at the end
 
 
 class Sealed:
-    """An array that may be waited for and passed on, but not read."""
+    """Wraps an array, which may be passed on but not read."""
 
     def __init__(self, value):
         self.value, self.shape, self.dtype = value, value.shape, value.dtype
@@ -41,7 +41,7 @@ def unseal(tree):
 
 
 def sealing(step):
-    """The step, whose state and results are sealed."""
+    """Return the step with sealed state and results."""
     return lambda state, batch: seal(step(unseal(state), unseal(batch)))
 
 
@@ -54,7 +54,7 @@ class SealingParallel(DataParallel):
 
 @pytest.fixture
 def sealed(monkeypatch):
-    """`jax.device_get` and a checkpoint open what is sealed."""
+    """Let `jax.device_get` and `Checkpoints.save` unseal their arguments."""
     get, save = jax.device_get, Checkpoints.save
 
     def save_unsealed(self, state, *, encoder, **about):
@@ -66,7 +66,7 @@ def sealed(monkeypatch):
 
 @pytest.fixture(scope="module", params=["streamed", "resident"])
 def run(request):
-    """On the second device, on which JAX puts nothing by default."""
+    """A run on the second device, to which JAX transfers nothing by default."""
     parallel = SealingParallel(jax.devices()[1:2])
     run = tiny.make_run(tiny.line_trainer())._replace(parallel=parallel)
     if request.param == "resident":
@@ -94,7 +94,7 @@ def refused():
 
 
 def implicit():
-    """Puts a number on a device by the way."""
+    """Transfer an array to a device implicitly."""
     jax.jit(lambda x: x)(np.ones(2))
 
 
@@ -124,8 +124,8 @@ def test_predictions_are_read_explicitly(images, sealed):
     parallel, table = images
     step = sealing(parallel.wrap(mean_step))
     state = parallel.replicate({})
-    found = passes.predict(state, step, table, batch_size=tiny.BATCH_SIZE, parallel=parallel)
-    np.testing.assert_allclose(found["mean"], table["images"].mean((1, 2, 3)), rtol=1e-5)
+    predictions = passes.predict(state, step, table, batch_size=tiny.BATCH_SIZE, parallel=parallel)
+    np.testing.assert_allclose(predictions["mean"], table["images"].mean((1, 2, 3)), rtol=1e-5)
 
 
 def test_an_implicit_transfer_is_refused_in_prediction(images):

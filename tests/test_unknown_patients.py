@@ -22,24 +22,24 @@ def trained_on(protocol):
     return [[PATIENTS[row] for row in rows] for rows in sets.values()]
 
 
-def test_an_honest_encoder_does_not_see_them():
+def test_an_honest_encoder_does_not_see_unknown_patients():
     train, validation = trained_on("honest")
     assert train == ["0001"] and validation == ["0002"]
 
 
-def test_they_train_a_transductive_encoder():
+def test_unknown_patients_train_a_transductive_encoder():
     train, validation = trained_on("transductive")
     assert train == ["0001", "0003", STRANGER, STRANGER]
     assert validation == ["0002"]
 
 
-def test_they_train_or_validate_the_papers_encoder():
+def test_unknown_patients_train_or_validate_the_papers_encoder():
     train, validation = trained_on("paper")
     assert sorted(train + validation) == sorted(PATIENTS)
 
 
 def caveat(seen):
-    """What the results of a decoder say of an encoder that saw these patients."""
+    """Return what a decoder's results say about an encoder that saw these patients."""
     records = [
         Thermogram(name=f"{i}", patient=p, patient_known=p != STRANGER)
         for i, p in enumerate(PATIENTS)
@@ -67,5 +67,5 @@ ONE_SEEN = "transductive: it saw 1 test patients unlabelled"
         (["0003", STRANGER], f"{ONE_SEEN}; {UNKNOWN}"),
     ],
 )
-def test_a_decoders_results_tell_that_its_encoder_saw_them(seen, expected):
+def test_a_decoders_results_say_that_its_encoder_saw_unknown_or_test_patients(seen, expected):
     assert caveat(seen) == expected

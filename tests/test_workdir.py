@@ -88,7 +88,7 @@ def test_a_refused_run_changes_no_file_of_a_finished_one(tmp_path, lock):
     assert contents(tmp_path) == before
 
 
-def test_the_lock_of_a_run_that_was_killed_stops_nobody(tmp_path):
+def test_the_lock_of_a_run_that_was_killed_stops_no_other_run(tmp_path):
     (tmp_path / ".lock").write_text("process 1 on a machine that lost its power, long ago")
     with only_run_in(tmp_path):
         assert (tmp_path / ".lock").read_text().startswith(f"process {os.getpid()} on ")
@@ -96,7 +96,7 @@ def test_the_lock_of_a_run_that_was_killed_stops_nobody(tmp_path):
     assert not (tmp_path / ".lock").exists()
 
 
-def test_a_lock_that_its_run_removes_in_the_meantime_is_asked_for_again(tmp_path, monkeypatch):
+def test_a_lock_that_another_run_removes_meanwhile_is_acquired_again(tmp_path, monkeypatch):
     flock, lock = fcntl.flock, tmp_path / ".lock"
     first = []
 
@@ -117,7 +117,7 @@ def test_a_lock_that_its_run_removes_in_the_meantime_is_asked_for_again(tmp_path
     assert first and not lock.exists()
 
 
-def test_a_file_system_without_locks_is_told_and_used(tmp_path, monkeypatch, caplog):
+def test_a_file_system_without_locks_is_reported_and_used(tmp_path, monkeypatch, caplog):
     def refuse(*_):
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
@@ -194,7 +194,7 @@ def test_a_demo_whose_last_stage_is_refused_changes_nothing(tmp_path):
     assert contents(workdir) == before
 
 
-def test_runs_in_subfolders_look_after_themselves(tmp_path):
+def test_a_run_in_a_subfolder_checks_its_own_configuration(tmp_path):
     config = demo.get_config()
     stage = open_workdir(open_workdir(tmp_path, config) / "encoder", config.stages.encoder)
     (stage / "checkpoints" / "5").mkdir(parents=True)
@@ -205,7 +205,7 @@ def test_runs_in_subfolders_look_after_themselves(tmp_path):
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[]", None])
-def test_checkpoints_without_a_readable_configuration_are_nobodys(trained, content):
+def test_checkpoints_without_a_readable_configuration_are_refused(trained, content):
     (trained / "config.json").unlink()
     if content is not None:
         (trained / "config.json").write_text(content)

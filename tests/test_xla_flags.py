@@ -1,4 +1,4 @@
-"""Which flags XLA is given for NVIDIA's GPUs, and that the user's own stay as they are."""
+"""Which flags XLA gets for NVIDIA's GPUs; the user's own flags stay as they are."""
 
 import os
 from unittest import mock
@@ -23,11 +23,11 @@ def machine(tmp_path, monkeypatch):
     monkeypatch.setattr(xla_flags.metadata, "version", lambda package: "0.10.1")
     for name in ("JAX_PLATFORMS", "CUDA_VISIBLE_DEVICES", *xla_flags._PROCESSES):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("XLA_FLAGS", "")  # which also restores it afterwards
+    monkeypatch.setenv("XLA_FLAGS", "")  # monkeypatch also restores it afterwards
     return tmp_path / "driver"
 
 
-def test_one_gpu_gets_one_graph_a_dispatch(machine):
+def test_one_gpu_gets_the_flag_for_one_graph_per_dispatch(machine):
     assert set_for_gpus() == [ONE_GRAPH]
     assert os.environ["XLA_FLAGS"] == ONE_GRAPH
 
@@ -49,7 +49,7 @@ def test_without_driver_or_plugin_nothing_is_added(machine, monkeypatch, name, v
     ("version", "added"),
     [("0.10.0", []), ("0.9.2", []), ("0.10.1", [ONE_GRAPH]), ("0.12.0.1", [ONE_GRAPH])],
 )
-def test_a_jaxlib_that_would_abort_gets_nothing(machine, monkeypatch, version, added):
+def test_a_jaxlib_that_would_abort_gets_no_flag(machine, monkeypatch, version, added):
     monkeypatch.setattr(xla_flags.metadata, "version", lambda package: version)
     assert set_for_gpus() == added
 
@@ -64,7 +64,7 @@ def test_a_jaxlib_that_would_abort_gets_nothing(machine, monkeypatch, version, a
         ("", [ONE_GRAPH]),
     ],
 )
-def test_a_gpu_that_jax_shall_not_use_gets_nothing(machine, monkeypatch, platforms, added):
+def test_a_gpu_that_jax_may_not_use_gets_no_flag(machine, monkeypatch, platforms, added):
     monkeypatch.setenv("JAX_PLATFORMS", platforms)
     assert set_for_gpus() == added
 
@@ -109,7 +109,7 @@ def test_a_flag_that_the_user_set_stays_as_it_is(machine, monkeypatch, own):
     assert os.environ["XLA_FLAGS"] == f"{own} {COMBINE}"
 
 
-def test_a_flag_whose_name_only_begins_alike_is_another_flag(machine, monkeypatch):
+def test_a_flag_whose_name_only_begins_the_same_is_another_flag(machine, monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "--xla_gpu_enable_command_buffer_va_remapping=true")
     assert set_for_gpus() == [ONE_GRAPH]
 

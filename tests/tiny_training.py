@@ -1,6 +1,6 @@
 """Tiny trainings for the tests: 16x24 images, narrow models, and a toy without a model.
 
-Compilation is what these tests wait for, so that programs are few, small and barely optimised.
+These tests mostly wait for compilation, so programs are few, small and barely optimised.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax._src import compiler  # JAX has no public option that holds for every program
+from jax._src import compiler  # JAX has no public option for all programs
 from ml_collections import ConfigDict
 
 from thermo_jax.configs import classify, segment
@@ -34,17 +34,17 @@ HEIGHT, WIDTH = 16, 24
 BATCH_SIZE = 8
 CHANNELS = cuts.CHANNELS
 TARGETS = {"classify": "labels", "segment": "label_maps"}
-# XLA's older code generator, and no threads for modules that are compiled at once.
+# XLA's older code generator, and modules that are not split for parallel compilation.
 QUICK_OPTIONS = {"xla_cpu_use_fusion_emitters": False, "xla_cpu_parallel_codegen_split_count": 1}
-# For processes of their own, on one device. Without the options above: a JAX that does not know an
-# option of XLA_FLAGS does not start.
+# For separate processes on one device. The options above are missing, because a JAX that does not
+# know an option in XLA_FLAGS does not start.
 QUICK_COMPILATION = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "XLA_FLAGS": ""}
 
 
 def quick_compilation(*, emitters: bool = False):
-    """A module's fixture: XLA compiles in a fifth of the time, the programs are slower.
+    """A module's fixture: XLA compiles in a fifth of the time, and programs are slower.
 
-    With `emitters` of fused loops it takes twice as long, and sums are the usual ones.
+    With `emitters` of fused loops, compilation takes twice as long, and sums are the usual ones.
     """
     compile_as_usual = compile_quickly(emitters=emitters)
     yield
@@ -52,12 +52,12 @@ def quick_compilation(*, emitters: bool = False):
 
 
 def compile_quickly(*, emitters: bool = False) -> Callable[[], None]:
-    """From now on; the result undoes it."""
+    """Compile quickly from now on; return a function that ends this."""
     original = compiler.get_compile_options
     quick = QUICK_OPTIONS | {"xla_cpu_use_fusion_emitters": emitters}
     try:
         jax.jit(lambda: 0, compiler_options=quick)()
-    except jax.errors.JaxRuntimeError:  # this version of XLA knows other options
+    except jax.errors.JaxRuntimeError:  # this version of XLA lacks an option
         quick = {}
 
     def get_compile_options(*args, env_options_overrides=None, **options):
@@ -106,7 +106,7 @@ def devices(count: int = 1, *, mode: str = "pmap") -> DataParallel:
 
 
 def cast(tree: Any, dtype: str) -> Any:
-    """Every floating-point leaf in another type; NumPy arrays."""
+    """Return NumPy arrays, where every floating-point leaf has type `dtype`."""
 
     def convert(x):
         x = np.asarray(x)
@@ -151,9 +151,9 @@ def encoder_trainer(
 
 
 def line_trainer(*, dtype: str = "float32") -> Trainer:
-    """The least that trains as the shipped trainers do, where a test is not about the model.
+    """A minimal trainer that works like the shipped ones, for tests that are not about the model.
 
-    A line through the images' mean brightness, with shared statistics, random numbers and Adam.
+    It fits a line to the images' brightness, with shared statistics, random numbers and Adam.
     """
     tx = optax.adam(0.1)
     variables = {
@@ -255,7 +255,7 @@ def make_decoder(config: ConfigDict, *, operations: Operations = NATIVE) -> Any:
 
 
 class ShallowUNet(nn.Module):
-    """Stands in for the U-Net (same arguments) where a test is not about it: one stage only."""
+    """A U-Net of one stage, with the same arguments, for tests that are not about the U-Net."""
 
     num_outputs: int
     width: int = 2
@@ -274,7 +274,7 @@ class ShallowUNet(nn.Module):
 
 @contextlib.contextmanager
 def shallow_decoders(shallow: bool = True):
-    """Decoders made and traced in this context have the shallow U-Net."""
+    """Decoders that are made and traced in this context use the shallow U-Net."""
     deep = decoders.UNet
     decoders.UNet = ShallowUNet if shallow else deep
     _forget_programs()
@@ -286,7 +286,7 @@ def shallow_decoders(shallow: bool = True):
 
 
 def _forget_programs() -> None:
-    """A decoder equals one with the other U-Net, and would share its programs."""
+    """Clear caches: a decoder equals one with the other U-Net, and would share its programs."""
     placement._map_step.cache_clear()
     training_state._compiled.cache_clear()
 
@@ -332,7 +332,7 @@ class Run(NamedTuple):
 
 
 def make_run(trainer: Trainer, *, device_count: int = 1, mode: str = "pmap") -> Run:
-    """A run on 20 training and 11 validation images, of half the size without a decoder."""
+    """A run on 20 training and 11 validation images, which have half the size without a decoder."""
     parallel = devices(device_count, mode=mode)
     size = {"height": HEIGHT, "width": WIDTH}
     if trainer.column_names == ("images",):
@@ -360,7 +360,7 @@ def toy_step(state: TrainState, batch: dict) -> tuple[TrainState, dict]:
 
 @cache
 def wrapped_toy_step(device_count: int) -> tuple[DataParallel, Callable]:
-    """Once, so that it is compiled once."""
+    """Wrap the toy step once, so that it is compiled once."""
     parallel = devices(device_count)
     return parallel, parallel.wrap(toy_step, donate_state=True)
 
@@ -393,11 +393,11 @@ def toy_run(losses: list[float], *, device_count: int = 1, **parameters: Any) ->
 
 
 def assert_same_tree(left: Any, right: Any) -> None:
-    """Equal structure, types and bits."""
+    """Check that structure, types and bits are equal."""
     assert jax.tree.structure(left) == jax.tree.structure(right)
-    for (path, one), other in zip(
+    for (path, a), b in zip(
         jax.tree_util.tree_leaves_with_path(left), jax.tree.leaves(right), strict=True
     ):
         name = jax.tree_util.keystr(path)
-        assert one.dtype == other.dtype, name
-        np.testing.assert_array_equal(np.asarray(one), np.asarray(other), err_msg=name)
+        assert a.dtype == b.dtype, name
+        np.testing.assert_array_equal(np.asarray(a), np.asarray(b), err_msg=name)
