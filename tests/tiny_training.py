@@ -255,7 +255,7 @@ def make_decoder(config: ConfigDict, *, operations: Operations = NATIVE) -> Any:
 
 
 class ShallowUNet(nn.Module):
-    """A U-Net of one stage, with the same arguments, for tests that are not about the U-Net."""
+    """A U-Net of one stage, with XLA's own convolutions, for tests that are not about the U-Net."""
 
     num_outputs: int
     width: int = 2
@@ -263,13 +263,10 @@ class ShallowUNet(nn.Module):
 
     @nn.compact
     def __call__(self, latents, *, train: bool):
-        # Its convolutions are always XLA's own.
-        operations = dataclasses.replace(
-            NATIVE, dtype=self.operations.dtype, axis_name=self.operations.axis_name
-        )
+        dtype, axis_name = self.operations.dtype, self.operations.axis_name
+        operations = dataclasses.replace(NATIVE, dtype=dtype, axis_name=axis_name)
         stage = DoubleConv(self.width, self.width, operations=operations)
-        logits = nn.Conv(self.num_outputs, (1, 1), dtype=operations.dtype)
-        return logits(stage(latents, train=train))
+        return nn.Conv(self.num_outputs, (1, 1), dtype=dtype)(stage(latents, train=train))
 
 
 @contextlib.contextmanager
@@ -395,9 +392,8 @@ def toy_run(losses: list[float], *, device_count: int = 1, **parameters: Any) ->
 def assert_same_tree(left: Any, right: Any) -> None:
     """Check that structure, types and bits are equal."""
     assert jax.tree.structure(left) == jax.tree.structure(right)
-    for (path, a), b in zip(
-        jax.tree_util.tree_leaves_with_path(left), jax.tree.leaves(right), strict=True
-    ):
+    pairs = zip(jax.tree.leaves_with_path(left), jax.tree.leaves(right), strict=True)
+    for (path, a), b in pairs:
         name = jax.tree_util.keystr(path)
         assert a.dtype == b.dtype, name
         np.testing.assert_array_equal(np.asarray(a), np.asarray(b), err_msg=name)
