@@ -1,8 +1,8 @@
 # shellcheck shell=bash
-# The scripts in this folder source this file. `use_venv [EXTRAS]` changes to the checkout, and
-# installs the package and these extras ("dev" by default) into .venv if setup.cfg or pyproject.toml
-# changed or an extra is missing, one script at a time. Then it sets `python`. Set PYTHON to choose
-# the interpreter with which .venv is created (3.11 or newer).
+# The scripts in this folder source this file. `use_venv [EXTRAS]` changes to the checkout, and sets
+# `python`. If setup.cfg or pyproject.toml changed or an extra is missing, it first installs the
+# package and these extras ("dev" by default) into .venv; only one script installs at a time. Set
+# PYTHON to choose the interpreter with which .venv is created (3.11 or newer).
 
 say() { printf '%s: %s\n' "$(basename "$0")" "$*" >&2; }
 
@@ -76,8 +76,8 @@ use_venv() {
   local extras=${1:-dev}
   case ${PYTHON:-} in [!/]*/*) PYTHON=$PWD/$PYTHON ;; esac
   cd "$(dirname "${BASH_SOURCE[0]}")/.." || return
-  # A shared lock while a script runs, an exclusive one while it installs: the packages of a running
-  # script never change.
+  # A script has a shared lock while it runs, and an exclusive one while it installs. So the packages
+  # of a running script never change.
   exec 9>.venv.lock
   lock --shared
   if ! is_current "$extras"; then

@@ -95,7 +95,7 @@ def as_cuda_graph(step: Callable) -> Callable:
 
 
 def prepare(case: nn.Module, rows, ways: list) -> tuple[Callable, str]:
-    """Returns the step in the first of the `ways` that works, called once, and the way's name."""
+    """Returns a step, which has run once, and the name of the first of the `ways` that works."""
     for number, (how, mode, record) in enumerate(ways, start=1):
         try:
             step = make_step(case, rows, mode)

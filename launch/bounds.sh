@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Tests the version bounds in setup.cfg, and the built package, which does not need this checkout.
+# Tests the version bounds in setup.cfg, and the built package outside of this checkout.
 #   bash launch/bounds.sh lowest [pytest arguments]   the lower bounds (only extra dev), Python 3.11
 #   bash launch/bounds.sh newest [pytest arguments]   the newest allowed versions, Python 3.12
 #   bash launch/bounds.sh wheel                       builds sdist and wheel, installs and runs each

@@ -136,7 +136,7 @@ everything() {
   real_run "segment H/H" 90 segment:H/H,phantom "--config.encoder.workdir=$work/run-pretrain" \
     "${unet_options[@]}"
   pytorch 70
-  # Here, because the profiler sees no kernels inside one CUDA graph.
+  # This part lists the kernels, because the profiler sees none inside one CUDA graph.
   benchmark "benchmark, XLA's own graphs" 60 "$xla_graphs" \
     "--config.profiled=$(tuple "${profiled[@]}")"
   golden 75

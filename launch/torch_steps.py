@@ -4,12 +4,12 @@ Written from the papers (CUTS encoder, patch sampler on the device, U-Net). A ca
 tables of examples and its constants are buffers, so that a step creates no constant and copies
 nothing to the device. It returns the same metrics as thermo_jax's steps.
 
-On a GPU, slices repeat the edges, and halve and double the arrays of the U-Net. Inductor can fuse
-slices, and their gradients, into the passes around them. The gradients of PyTorch's own functions
-are scatters with atomic additions, as the graphs traced by PyTorch 2.13 show; the two have not been
-compared on a GPU. On the CPU, where nothing is compiled, the code uses PyTorch's own pooling,
-up-sampling and batch statistics. It repeats the edges by slices there, too: a pretraining step of
-16 heatmaps took 2.84 s with slices and 2.81 s with padding_mode="replicate".
+On a GPU, the code uses slices to repeat the edges, and to halve and double the U-Net's arrays.
+Inductor can fuse slices, and their gradients, into the passes around them. The gradients of
+PyTorch's own functions are scatters with atomic additions, as the graphs traced by PyTorch 2.13
+show; the two have not been compared on a GPU. On the CPU, where nothing is compiled, the code uses
+PyTorch's own pooling, up-sampling and batch statistics. It repeats the edges by slices there, too:
+a pretraining step of 16 heatmaps took 2.84 s with slices and 2.81 s with padding_mode="replicate".
 """
 
 import torch

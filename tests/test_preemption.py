@@ -129,7 +129,7 @@ def test_sigterm_ends_a_program_with_its_own_exit_code_and_a_message(run, finish
     ended = program(tmp_path / "run", 1)
     _, errors = ended.communicate(timeout=300)
     assert ended.returncode == preemption.EXIT_STOPPED == 75, errors
-    assert "SIGTERM: saving, then leaving" in errors
+    assert "SIGTERM: saving, then exiting" in errors
     assert errors.splitlines()[-1] == "thermo_jax: stopped; the same command continues"
     assert_same_end(run, tmp_path / "run", finished)
 

@@ -11,8 +11,8 @@
 #   stop                    makes the program save and exit; the same `run` continues it
 #   fetch WORKDIR [FOLDER]  copies a workdir (gs://..., or worker 0's) into FOLDER, by default runs
 #   delete                  deletes the VM and its disk
-#   train FLAGS             create, setup, run, watch; again after a preemption or a crash until
-#                           the program has finished; then delete. The same command continues it
+#   train FLAGS             does create, setup, run and watch, again after a preemption or a crash,
+#                           and delete when the program has finished. The same command continues it
 #
 # Settings, from the environment:
 ZONE=${ZONE:-}                                    # where the VM is; required

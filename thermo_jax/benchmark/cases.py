@@ -39,12 +39,13 @@ _TASKS = {
     "encode and segment": (_FORWARD, _TRAINING),
     "predict": (_FORWARD, _FORWARD),
 }
-# Counted by hand for the encoder and the U-Net, at the published widths: MFLOP per pixel, forward
-# and in training (SPEC section 6); the number of values per pixel that all convolutions together
-# write; and how often each value must at least be read or written, forward and in training.
-# Example: 110 MB per heatmap in bfloat16.
+# Counted by hand at the published widths, for the encoder and for the U-Net:
+# MFLOP per pixel, forward and in training (SPEC section 6).
 _MFLOP = (0.54, 1.62), (1.36, 4.1)
+# Values per pixel that all convolutions of a network together write.
 _VALUES = 240, 456
+# How often each of these values must at least be read or written, forward and in training. For
+# example, an encoder update in bfloat16 moves at least 110 MB per heatmap.
 PASSES = 2, 12
 
 

@@ -26,7 +26,7 @@ _FREE = {
 }
 _CALLS = ("while", "call", "conditional")
 _COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "collective-permute", "all-to-all")
-_TIMED = ("fusion", "custom-call", "copy")  # beside an all-reduce
+_TIMED = ("fusion", "custom-call", "copy")  # whose time counts if they run beside an all-reduce
 _READS_PART = ("dynamic-slice", "slice", "gather")  # of the first operand
 _IN_PLACE = ("dynamic-update-slice", "scatter")  # change a part of the first operand
 # Kind of a fusion by the first of these operations that it contains.

@@ -50,7 +50,7 @@ def measure(
 ) -> Iterator[Row]:
     """The row of a case and, if it is `profiled`, a second one of its biggest kernels.
 
-    Times are medians of dispatches, for one step. The first dispatch is not timed. `tflops` uses
+    Times are those of one step, medians over dispatches except the first one. `tflops` uses
     the operations counted by hand (SPEC section 6). `gb_per_s` uses the bytes that every program
     must move (`cases.PASSES`), because XLA's count of bytes omits loops and calls of libraries.
     `peak_bytes` is the most memory that the program needs on one device, including its table.
@@ -116,7 +116,7 @@ def _trace(run: Callable[[], Any]) -> Iterator[tuple[str, float]]:
 def measure_feeding(
     case: Case, *, parallel: DataParallel, steps_per_dispatch: int, repeats: int
 ) -> Iterator[Row]:
-    """A training step's time for each way to get its batch, and the share that the device waits.
+    """A training step's time for each way to get its batch, and the share of it spent waiting.
 
     "streamed": each step has its own dispatch and a batch from host memory; "resident": each step
     gathers its batch on the device; "dispatched together": several such steps share one dispatch.

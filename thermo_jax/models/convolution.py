@@ -108,14 +108,14 @@ class Lines(NamedTuple):
 def outside_lines(x: Float[Array, "b h w c"], kernel: Float[Array, "k k c d"]) -> Iterator[Lines]:
     """Yields what the pixels outside the image x contribute to the outermost lines of the output.
 
-    The pixels outside the corners belong to the rows, not to the columns.
+    The pixels diagonally outside a corner are counted with the rows, not with the columns.
     """
     margin = _margin(kernel)
 
     def share(line: Array, kernel: Array, *, before: bool, pad: int) -> Array:
-        """Returns the contribution `[B,N,margin,D]` of a line `[B,N,C]`, repeated outside."""
-        # `margin` lines of the kernel are outside for the outermost line of the output, and one
-        # line fewer for each line further inside.
+        """Returns what a line `[B,N,C]`, repeated outside, contributes: `[B,N,margin,D]`."""
+        # For the outermost line of the output, `margin` lines of the kernel are outside the image.
+        # For each line further inside, one line fewer is outside.
         sums = [
             kernel[: margin - i].sum(0) if before else kernel[-1 - i :].sum(0)
             for i in range(margin)
@@ -144,7 +144,7 @@ def outside_lines(x: Float[Array, "b h w c"], kernel: Float[Array, "k k c d"]) -
 def _add_placed(y: Array, outside: Iterable[Lines]) -> Array:
     """Adds lines to the outermost lines of y, after padding them with zeros to y's size.
 
-    If y has fewer lines than are added, the padding is negative and removes the rest.
+    If y has fewer lines than are added, the padding is negative and removes the surplus.
     """
     total = 0.0
     for values, axis, before in outside:

@@ -27,7 +27,7 @@ from jaxtyping import Array, Float
 from thermo_jax.models.convolution import Padding, convolve, outside_lines, same_padding
 
 _FEW_CHANNELS = 8
-_STRIP_PIXELS = 19_200  # a heatmap; strips of a gray image are twice as fast as all of it at once
+_STRIP_PIXELS = 19_200  # a whole heatmap; a gray image is computed twice as fast in strips
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -93,10 +93,10 @@ def _strip_gradient(
 ) -> Array:
     """Returns the kernel's gradient from a strip of an image, `[rows * inputs, columns * outputs]`.
 
-    The right matrix contains the output's gradient, shifted by each of the kernel's columns. The
-    left one contains whole lines of x, for one row of the kernel at a time, so that nothing is
-    copied. If x has fewer channels than the output, one product with a copy of the lines for all
-    rows of the kernel is faster.
+    The right matrix contains the output's gradient, shifted by each of the kernel's columns. For
+    each row of the kernel, the left matrix is a range of whole lines of x, which needs no copy. If
+    x has fewer channels than the output, it is faster to copy the lines for all rows of the kernel
+    into one matrix.
     """
     (height, _, outputs), inputs, margin = gradient.shape, x.shape[-1], columns - 1
     padded = jnp.pad(gradient, ((0, 0), (margin, margin), (0, 0)))

@@ -84,7 +84,7 @@ normalize_in_two_passes = jax.custom_vjp(normalize, nondiff_argnums=(4, 5))
 def _forward(x, scale, bias, shift, slope, axis_name):
     y, own = normalize(x, scale, bias, shift, slope, axis_name)
     rstd = lax.rsqrt(own.var + EPSILON)
-    # The product is stored: XLA would copy `scale`, a parameter that it later updates in place.
+    # The product is stored, not `scale`: XLA would copy `scale`, because the step overwrites it.
     return (y, own), (x, scale * rstd, bias, own.mean, rstd)
 
 

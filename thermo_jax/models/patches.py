@@ -23,8 +23,8 @@ def extract_patches(
     images: Float[Array, "b h w c"], centers_hw: Int[Array, "b s 2"], *, patch_size: int = 5
 ) -> Float[Array, "b s p p c"]:
     """Returns the patches around `centers_hw`, which must lie completely inside the image."""
-    # A pixel's channels are joined with its row's. Otherwise, a TPU would read pixels one by one,
-    # and pad the few channels of each to 128.
+    # Columns and channels become one axis. Otherwise, a TPU would read pixels one by one, and pad
+    # the few channels of each to 128.
     channels = images.shape[-1]
     rows = images.reshape(*images.shape[:2], -1)
     corners = (centers_hw - patch_size // 2) * jnp.array([1, channels])

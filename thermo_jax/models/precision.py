@@ -3,7 +3,7 @@
 | name | arrays of the layers | products on a GPU | products on a TPU |
 |---|---|---|---|
 | float32 | float32 | float32 | float32 (6 passes of bfloat16) |
-| tensorfloat32 | float32 | TF32, where the GPU has it | between the two (3 passes of bfloat16) |
+| tensorfloat32 | float32 | TF32, where the GPU has it | 3 passes of bfloat16 |
 | bfloat16 | bfloat16 | bfloat16, sums in float32 | bfloat16, sums in float32 |
 
 By default, JAX rounds float32 numbers before it multiplies them: to TF32 (10 bits) on NVIDIA's GPUs
@@ -41,7 +41,7 @@ def choose_dtype(name: str, *, device: jax.Device) -> str:
     if device.platform == "cpu":
         return "float32"
     generation = str(getattr(device, "compute_capability", "")).partition(".")[0]
-    emulates = generation.isdigit() and int(generation) < _AMPERE  # AMD's are names: "gfx942"
+    emulates = generation.isdigit() and int(generation) < _AMPERE  # AMD's value is "gfx942"
     return "float32" if emulates else "bfloat16"
 
 
@@ -51,13 +51,13 @@ def array_dtype(name: str) -> np.dtype:
 
 
 def matmul_precision(name: str, *, platform: str) -> AbstractContextManager:
-    """Sets the precision of products and convolutions that are traced inside; also a decorator.
+    """Returns a context (or decorator) in which traced products and convolutions use this type.
 
     Operations that specify a precision of their own keep it.
 
     Args:
       name: as `choose_dtype` returned it.
-      platform: "gpu", "tpu" or "cpu", where nothing changes.
+      platform: "gpu", "tpu" or "cpu"; for "cpu" nothing changes.
     """
     products = _PRODUCTS[name]
     return jax.default_matmul_precision(None if platform == "cpu" else products)

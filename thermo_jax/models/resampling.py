@@ -105,7 +105,7 @@ def resize_by_gathers(
 ) -> Float[Array, "b h2 w2 c"]:
     """Returns the same as `resize`, for an output that is not smaller than x.
 
-    XLA fuses it into the operation that reads it, so that the full-size array is never stored.
+    XLA fuses it into the operation that reads its result, so the full-size array is never stored.
     """
     for axis, size in ((1, height), (2, width)):
         x = _combine(x, _resizing_weights(x.shape[axis], size), axis=axis)

@@ -24,10 +24,10 @@ class ByValue(partial):
 
 
 def by_value(function: Callable) -> Callable:
-    """Returns a partial function, all of whose arguments have a hash, as a `ByValue`.
+    """Returns a partial function as a `ByValue`, and any other function as it is.
 
-    Any other function is returned as it is. Models, cached optimisers and frozen settings have a
-    hash.
+    All arguments of the partial function must have a hash; models, cached optimisers and frozen
+    settings have one.
     """
     if not isinstance(function, partial):
         return function

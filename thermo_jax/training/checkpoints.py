@@ -1,4 +1,4 @@
-"""Orbax checkpoints, from which a run continues exactly, and other runs load its encoder.
+"""Orbax checkpoints: a run continues exactly from its own, and other runs load its encoder.
 
 A checkpoint has four items:
 
@@ -244,7 +244,7 @@ def _abstract(tree: Any) -> Any:
 
     def target(x):
         sharding = getattr(x, "sharding", None)
-        if sharding is None:  # for a shape, Orbax needs as many processes as at the save
+        if sharding is None:  # Orbax restores a shape only by as many processes as saved it
             return np.empty(x.shape, x.dtype)
         return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
 

@@ -37,7 +37,7 @@ def train_batches(
             (dispatch_rows(rows_of, dispatch, at_most=steps_per_dispatch), len(dispatch))
             for dispatch in ranges
         )
-        return batches.prefetch(rows, lambda own: ((train, parallel.put_batch(own[0])), own[1]))
+        return batches.prefetch(rows, lambda x: ((train, parallel.put_batch(x[0])), x[1]))
     host_batches = batches.train_batches(
         train,
         batch_size=batch_size,
@@ -68,7 +68,7 @@ def eval_batches(
     """Yields the arguments of the dispatches that together read every row once, in order.
 
     The last batch may be larger than the number of rows left. In host memory it is padded; on the
-    devices, the steps ignore rows behind the end of the set.
+    devices, the steps ignore rows after the end of the set.
 
     Args:
       whole: one dispatch reads a whole set on the devices, see `resident.eval_steps`.

@@ -95,8 +95,8 @@ def fit(
       encoder_of: returns the variables that a checkpoint saves as the encoder.
       meta: JSON that is saved with every checkpoint. Its "examples" identify the images of each
         set; a run continues only with the same ones.
-      on_epoch: called with the number of each finished epoch, after its checkpoint, if one is due,
-        was started.
+      on_epoch: called with the number of each finished epoch. If a checkpoint is due, its save has
+        been started.
     Raises:
       FloatingPointError: a loss is not finite; nothing of that epoch is saved.
       Stopped: the run was asked to stop (`preemption.py`). It is saved, also within an epoch.
@@ -219,8 +219,8 @@ def check_examples(meta: dict, examples: str, *, workdir: str | os.PathLike) -> 
     if meta["examples"] != examples:
         raise UserError(
             f"the data changed since the run in {workdir} began: its patients would be in "
-            "other sets (or an earlier version trained this encoder, also on images of unknown "
-            "patients). Restore the data, or choose another --workdir"
+            "other sets (or an earlier version of this program trained the encoder, also on images "
+            "of unknown patients). Restore the data, or choose another --workdir"
         )
 
 
@@ -244,7 +244,7 @@ def _train_epoch(
             break
         with timeline.part("steps"), jax.transfer_guard("disallow"):
             state, metrics = train_step(state, batch)
-            # At most one dispatch waits on the device: a run that must stop has to wait for it.
+            # At most one dispatch waits on the device, so that a run can stop soon.
             jax.block_until_ready(done[-1:])
         if not bar.disable and done:
             last, last_count = done[-1]

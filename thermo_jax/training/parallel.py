@@ -47,7 +47,7 @@ class DataParallel:
     def wrap(
         self, step: Callable, *, donate_state: bool = False, resident: bool = False
     ) -> Callable:
-        """Returns `step(state, batch)` of one device for all devices, with replicated results.
+        """Maps one device's `step(state, batch)` over all devices; the results are replicated.
 
         Args:
           donate_state: the new state may use the old one's memory.

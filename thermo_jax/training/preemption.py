@@ -65,7 +65,7 @@ def _ask() -> None:
     if _asked.is_set():
         os._exit(EXIT_STOPPED)
     _asked.set()
-    os.write(2, b"thermo_jax: SIGTERM: saving, then leaving. A second one: leaving at once.\n")
+    os.write(2, b"thermo_jax: SIGTERM: saving, then exiting. A second SIGTERM exits at once.\n")
     if not _deferred.is_set():
         signal.pthread_kill(threading.main_thread().ident, _WAKE)
 

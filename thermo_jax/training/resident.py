@@ -137,9 +137,10 @@ def fill_steps(step: Callable) -> Callable:
 
 
 def train_steps(step: Callable, *, at_most: int, draw: Callable | None = None) -> Callable:
-    """Returns a training step as up to K steps: (state, (a set, rows [B, K])) -> metrics [K].
+    """Returns a function that makes up to K steps.
 
-    Steps whose mask is zero are not run, and their metrics are zero. They must be the last ones.
+    It is (state, (a set, rows [B, K])) -> (state, metrics [K]). Steps whose mask is zero are not
+    run, and their metrics are zero. They must be the last ones.
 
     Args:
       at_most: K.
@@ -164,10 +165,11 @@ def train_steps(step: Callable, *, at_most: int, draw: Callable | None = None) -
 
 
 def eval_steps(step: Callable, *, whole: bool) -> Callable:
-    """Returns an evaluation step as up to K steps: (state, (a set, rows [B])) -> sums [K].
+    """Returns a function that evaluates up to K batches.
 
-    The rows are those of the first batch. The other batches are the rows after these, until the end
-    of the set. The sums of batches after the end are zero.
+    It is (state, (a set, rows [B])) -> sums [K]. The rows are those of the first batch. The other
+    batches are the rows after these, until the end of the set. The sums of batches after the end
+    are zero.
 
     Args:
       whole: True if the K batches are the whole set; otherwise K is 1.
@@ -242,8 +244,8 @@ def budget_bytes(limit_gb: float, *, device: jax.Device) -> int:
     """Returns how many bytes the tables on one device may use.
 
     Args:
-      limit_gb: the configured limit. If it is negative, the limit is a share of the device's
-        memory, which is the host's on a CPU. For a device of unknown memory it is 0.
+      limit_gb: the configured limit. If it is negative, the limit is a share of the memory of the
+        device (of the host, if that is a CPU), or 0 if the device does not report its memory.
     """
     if limit_gb >= 0:
         return int(limit_gb * 1e9)

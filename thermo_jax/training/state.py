@@ -76,7 +76,7 @@ def initialise(create_state: Callable[..., Any], **arrays: Any) -> Any:
 
     If JAX has both an accelerator and a CPU, this runs on the CPU and returns NumPy arrays, because
     a GPU needs 9 s to compile hundreds of kernels that run only once. Put static arguments into a
-    `partial`: it is compiled once for equal ones.
+    `partial`: equal partials are compiled only once.
     """
     create = _compiled(by_value(create_state))
     host = _cpu_beside_accelerator()
