@@ -76,8 +76,8 @@ use_venv() {
   local extras=${1:-dev}
   case ${PYTHON:-} in [!/]*/*) PYTHON=$PWD/$PYTHON ;; esac
   cd "$(dirname "${BASH_SOURCE[0]}")/.." || return
-  # A script has a shared lock while it runs, and an exclusive one while it installs. So the packages
-  # of a running script never change.
+  # A script has a shared lock while it runs, and an exclusive one while it installs, so that the
+  # packages of a running script never change.
   exec 9>.venv.lock
   lock --shared
   if ! is_current "$extras"; then

@@ -51,9 +51,9 @@ def array_dtype(name: str) -> np.dtype:
 
 
 def matmul_precision(name: str, *, platform: str) -> AbstractContextManager:
-    """Returns a context (or decorator) in which traced products and convolutions use this type.
+    """Returns a context (or decorator) in which JAX traces products with this type's precision.
 
-    Operations that specify a precision of their own keep it.
+    Convolutions are products, too. Operations that specify a precision of their own keep it.
 
     Args:
       name: as `choose_dtype` returned it.
