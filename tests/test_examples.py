@@ -109,7 +109,7 @@ def test_an_unknown_protocol_is_left_out_only_if_protocols_are_chosen():
 
 def test_the_error_of_an_empty_selection_counts_what_each_filter_removed():
     records = [record("a", view=2), record("b", view=3), record("c", label=UNLABELLED)]
-    message = r"of 3 found: removed 1 without a diagnosis, 2 of a view not in \(1,\)"
+    message = r"none of the 3 thermograms: removed 1 without a diagnosis, 2 of a view not in \(1,\)"
     with pytest.raises(ValueError, match=message):
         examples.select(records, examples.Selection(), task="classify")
 

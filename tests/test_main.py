@@ -35,7 +35,7 @@ MISTAKES = [
         "config has no field 'rot'. Did you mean \"root\"",
     ),
     (["--config=configs/encoder.py", "--config.dta.root=x"], "config has no field 'dta'."),
-    (["--config=configs/encoder.py", "--config.seed.x=1"], "names a field of a field that has"),
+    (["--config=configs/encoder.py", "--config.seed.x=1"], "names a field of a value that has"),
     (["--config=configs/encoder.py", "--workdri=x"], "Did you mean: workdir"),
     (["--config=configs/encoder.py", "--config.train.epochs=many"], "'many'"),
     (["--config", "configs/encoder.py:grey"], "no preset 'grey'. Did you mean 'gray'?"),

@@ -211,7 +211,7 @@ def test_files_of_other_kinds_are_counted(tmp_path, caplog):
     for name in ("b.bmp", "c.BMP", "d.webp", "README", ".hidden.gif"):
         (tmp_path / name).write_bytes(b"x")
     pictures.find_pictures(tmp_path)
-    assert "ignored, 4 of other kinds: .bmp (2), .webp (1), no suffix (1)" in caplog.text
+    assert "ignored 4 files of other kinds: .bmp (2), .webp (1), no suffix (1)" in caplog.text
 
 
 def test_a_missing_folder_and_one_without_thermograms_are_refused(tmp_path):
@@ -263,14 +263,14 @@ BAD = {
     "names.npy": (lambda path: np.save(path, np.array(["a"])), "no array of numbers"),
     "pickle.npy": (
         lambda path: np.save(path, np.array([{}], object), allow_pickle=True),
-        "no NumPy array",
+        "not a NumPy array",
     ),
-    "huge.npy": (huge_header, "no NumPy array of"),
+    "huge.npy": (huge_header, "not a NumPy array"),
     "parenthesis.npy": (
         lambda path: (np.save(path, temperatures()), path.write_bytes(damaged(path.read_bytes()))),
-        "no NumPy array",
+        "not a NumPy array",
     ),
-    "zip.npy": (lambda path: path.write_bytes(b"PK\x03\x04" + b"\0" * 99), "no NumPy array"),
+    "zip.npy": (lambda path: path.write_bytes(b"PK\x03\x04" + b"\0" * 99), "not a NumPy array"),
     "folder_link.jpg": (lambda path: path.symlink_to(path.parent / "gone.jpg"), "does not exist"),
 }
 

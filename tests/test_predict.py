@@ -63,7 +63,7 @@ def test_every_thermogram_has_a_row_and_unreadable_ones_a_reason(outcome):
     rows = {row["name"]: row for row in read_csv(outcome[0] / "predictions.csv")}
     assert set(rows) == {"broken", "photograph", "visit 1/=T"}
     assert rows["broken"]["status"] == "unreadable"
-    assert "broken.npy: no NumPy array" in rows["broken"]["notes"]
+    assert "broken.npy: not a NumPy array" in rows["broken"]["notes"]
     row = rows["visit 1/=T"]
     low, high = float(row["lowest_of_models"]), float(row["highest_of_models"])
     assert 0 <= low <= float(row["probability_sick"]) <= high <= 1

@@ -72,7 +72,7 @@ def test_fold_files_of_other_data_are_refused(tmp_path):
     stage = next(table1.plan(quick(), tmp_path)).config
     stage.split.file = str(tmp_path / "a.json")
     source = open_dataset(settings.data_settings(stage))
-    with pytest.raises(ValueError, match=r"a.json names no set for 9 patients .* such as 0004"):
+    with pytest.raises(ValueError, match=r"a.json does not contain 9 patients .* such as 0004"):
         source.split(settings.split_settings(stage))
 
 

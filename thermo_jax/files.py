@@ -86,7 +86,8 @@ def saved_config(folder: str | os.PathLike) -> dict[str, Any] | None:
     """
     try:
         file = folder_path(folder) / CONFIG
-        text = file.read_text(encoding="utf-8") if file.is_file() else ""  # buckets' errors differ
+        # For a missing file, a bucket raises other errors.
+        text = file.read_text(encoding="utf-8") if file.is_file() else ""
         saved = json.loads(text)
         return dict(saved["config"]) if "thermo_jax" in saved["versions"] else None
     except (OSError, ValueError, KeyError, TypeError, RecursionError):  # another program's file

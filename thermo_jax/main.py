@@ -22,7 +22,7 @@ _CONFIG = config_flags.DEFINE_config_file(
     "config",
     None,
     "Configuration file, with its preset after a colon (configs/encoder.py:gray); a name without a "
-    "folder, such as encoder:gray, is one of the installed package. Fields are set by "
+    "folder, such as encoder:gray, means the installed file. Fields are set by "
     "--config.train.epochs=5.",
 )
 _TRACEBACK = flags.DEFINE_bool("traceback", False, "Show where in the code an error was raised.")
@@ -152,7 +152,7 @@ def _with_config_path(argv: list[str]) -> list[str]:
 
 def _parse_flags(argv: list[str]) -> list[str]:
     """absl's parser, with errors of one line."""
-    no_fields = "a --config flag names a field of a field that has none"
+    no_fields = "a --config flag names a field of a value that has no fields"
     try:
         return flags.FLAGS(argv)
     except (AttributeError, KeyError) as error:  # from ConfigDict: an unknown field or section

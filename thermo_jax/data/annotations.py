@@ -1,8 +1,8 @@
 """COCO polygons -> label maps, and the smaller label maps that scores use.
 
-Polygons are filled in file order, later ones over earlier ones, with vertices truncated to
-integers, by OpenCV's `fillPoly`; the rest is background (SPEC section 2). Other libraries draw
-borders differently: with Pillow hundreds of pixels of a label map differ, with pycocotools 2,000.
+OpenCV's `fillPoly` fills polygons in file order, later ones over earlier ones, with vertices
+truncated to integers; the rest is background (SPEC section 2). Other libraries draw borders
+differently: with Pillow hundreds of pixels of a label map differ, with pycocotools 2,000.
 """
 
 import json
@@ -86,7 +86,7 @@ def _image(file_name: str) -> pathlib.PurePosixPath:
 
 def _sections(document: object) -> tuple[list[dict], list[dict], list[dict]]:
     if not isinstance(document, dict):
-        raise ValueError("the file contains no object")
+        raise ValueError("the file is not a JSON object")
     sections = []
     for name in ("images", "categories", "annotations"):
         section = document.get(name)
@@ -99,7 +99,7 @@ def _sections(document: object) -> tuple[list[dict], list[dict], list[dict]]:
         for item in items:
             identity, value = _key(item.get("id")), item.get(field)
             if identity is not None and values.setdefault(identity, value) != value:
-                raise ValueError(f"id {identity} is {values[identity]!r} and {value!r}")
+                raise ValueError(f"id {identity} is used for {values[identity]!r} and {value!r}")
     return sections[0], sections[1], sections[2]
 
 

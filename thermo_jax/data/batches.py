@@ -32,7 +32,7 @@ from absl import logging
 from thermo_jax.errors import UserError
 
 LOADERS = ("tf.data", "numpy")
-MIN_STEPS_PER_EPOCH = 5  # otherwise, an epoch of 18 images would be 2 updates
+MIN_STEPS_PER_EPOCH = 5  # else, 18 images in batches of 16 would be 2 updates
 
 
 class Rows(NamedTuple):
@@ -205,7 +205,7 @@ def _load(
 
 
 def prefetch(iterator: Iterable[Any], put: Callable[[Any], Any]) -> Iterator[Any]:
-    """Yields `put(batch)` of every batch, and calls `put` two batches ahead of use.
+    """Yields `put(batch)` of every batch, after it called `put` for the batch that follows.
 
     `put` moves a host batch to the device. JAX does this in the background, while the caller uses
     an earlier batch. An error in `iterator` or `put` is raised after all earlier batches were

@@ -1,8 +1,8 @@
 """The data report: what a data set contains, and every oddity in it, by file name.
 
-The functions that read a data set yield an `Oddity` whenever they leave something out. There are
-two sorts. A *bad file* contains something that cannot be trusted and is left out; `strict` stops at
-the first bad file. A *note* is information only: everything usable is used.
+The functions that read a data set yield an `Oddity` for everything unusual. There are two sorts. A
+*bad file* contains something that cannot be trusted, and that is left out; `strict` stops at the
+first bad file. A *note* never stops a run.
 """
 
 import collections
@@ -106,7 +106,7 @@ class DataReport:
     layout: str = ""
     strict: bool = False
     oddities: list[Oddity] = dataclasses.field(default_factory=list)
-    sizes: dict[str, int] = dataclasses.field(default_factory=dict)  # "gray 480x640" -> number
+    sizes: dict[str, int] = dataclasses.field(default_factory=dict)  # "gray 480x640" -> files
 
     def collect(self, reading: Reading[T]) -> T:
         """Runs a reading function: adds its oddities to the report, and returns its result.

@@ -160,13 +160,13 @@ class Dataset:
         )
 
     def with_more_validation(self, split: Split, settings: SplitSettings) -> Split:
-        """The encoder's split: the decoder's, but some training patients are in validation.
+        """The decoder's split, with some training patients moved to validation for the encoder.
 
         Args:
           split: the decoder's split.
           settings: the encoder's settings.
         """
-        if settings.protocol == PAPER:  # validates the encoder on images, not on patients
+        if settings.protocol == PAPER:  # the encoder is validated on images, not on patients
             return split
         return splits.with_more_validation(
             split,
@@ -229,7 +229,7 @@ def _with_shuffled_labels(records: Sequence[Thermogram], *, seed: int) -> list[T
 
 
 def check_not_empty(sets: Mapping[str, Sequence | np.ndarray], *, of: int) -> None:
-    """Raises UserError, which names the set, if one of the sets of rows of `of` images is empty."""
+    """Raises UserError, which names the set, if a set contains no row; `of` images are usable."""
     for name, rows in sets.items():
         if not len(rows):
             raise UserError(

@@ -37,7 +37,7 @@ from thermo_jax.data.thermogram import BACKGROUND, CLASS_NAMES, Annotation, Ther
 from thermo_jax.files import digest
 
 # TFDS cannot store None: a missing image is stored with 0 rows, and a flag says that it is missing.
-# Only the number of rows is unknown to TFDS, which would store a shape beside each image otherwise.
+# Only the number of rows is unknown: with two unknown sizes, TFDS would also store each shape.
 _ARRAYS = {
     "gray": ((None, 640, 1), np.uint8),
     "heat": ((None, 160, 3), np.uint8),
@@ -163,8 +163,8 @@ def prepare(
 def load_records(prepared: Prepared) -> list[Thermogram]:
     """The metadata of every prepared thermogram, in the order of `layouts.scan`.
 
-    The path of every kind of pixels is the folder of the prepared set. Regions have classes and an
-    order, but no outlines: the stored label map shows these.
+    Each path of a record is the folder of the prepared set. Regions have classes and an order, but
+    no outlines: the stored label map shows these.
     """
     names = [*_METADATA, *_FLAGS, "draw_order"]
     rows = _read(prepared, names).as_numpy_iterator()

@@ -115,7 +115,7 @@ def select(
                 "or choose gray presets (such as encoder.py:gray and classify.py:G/G)"
             )
         raise UserError(
-            f"no thermogram is left for task {task!r} of {len(records)} found: removed {reasons}. "
+            f"task {task!r} can use none of the {len(records)} thermograms: removed {reasons}. "
             f"{remedy}"
         )
     return kept
@@ -165,7 +165,7 @@ def load_examples(
         columns["images"][row] = block_mean(image, factor=downscale)
         if task == "segment":
             if not record.regions:
-                raise ValueError(f"{record.name} is not annotated: select() with task='segment'")
+                raise ValueError(f"{record.name} is not annotated: use select(task='segment')")
             columns["label_maps"][row] = label_map
             columns["scored_label_maps"][row] = annotations.scored_label_map(
                 label_map, record.regions, factor=factor
@@ -195,7 +195,7 @@ def block_mean(image: np.ndarray, *, factor: int) -> np.ndarray:
 def _filters(
     selection: Selection, task: str, data_type: str | None
 ) -> Iterator[tuple[str, Callable[[Thermogram], bool]]]:
-    """Yields (reason to remove a thermogram, test that keeps it), in the order of application."""
+    """Yields (reason to remove a thermogram, function that says whether to keep it), in order."""
     if data_type is not None:
         sources = {data_type, "temperatures"}
         yield f"without {data_type} pixels", lambda record: bool(sources & record.paths.keys())

@@ -121,7 +121,7 @@ def group(files: FileListing) -> Reading[list[dict[str, pathlib.Path]]]:
             kind = "temperatures"
         paths = groups.setdefault((path.parent, stem.lower()), {})
         if paths.setdefault(kind, path) != path:
-            detail = f"same name as {paths[kind].name}, which was taken"
+            detail = f"same name as {paths[kind].name}, which is used"
             yield Oddity("duplicate", files.relative(path), detail)
 
     def folder_and_stem(paths: dict[str, pathlib.Path]) -> tuple[tuple[str, ...], str]:

@@ -116,7 +116,7 @@ def _identified(files: FileListing) -> Reading[list[Thermogram]]:
         stem, _ = split_name(next(iter(paths.values())).name)
         parsed = parse_name(stem)
         if parsed is None:
-            yield Oddity("unknown-name", file, "no form of DMR-IR file name")
+            yield Oddity("unknown-name", file, "not a DMR-IR file name")
             parsed = ParsedName()
         elif parsed.protocol and not parsed.complete:
             yield Oddity("odd-name", file, "expected view 1..5, visit from 1, and a real date")
@@ -243,7 +243,7 @@ def _identity(record: Thermogram) -> tuple:
 
 
 def _with_annotations(records: list[Thermogram], files: FileListing) -> Reading[list[Thermogram]]:
-    """Adds COCO annotations to the records with their file name (and folder, if they have one)."""
+    """Adds annotations to the record with the file name (and folder, if given) of their image."""
     annotations: dict[pathlib.PurePosixPath, tuple[Annotation, ...]] = {}
     for path in files.annotations:
         for image, regions in (yield from read_coco(path)).items():
@@ -270,7 +270,8 @@ def _with_annotations(records: list[Thermogram], files: FileListing) -> Reading[
             detail = "its files were left out, see above" if left_out else "no such file"
             yield Oddity("absent-image", str(image), detail)
         elif records[rows[0]].regions:
-            yield Oddity("repeated-image", str(image), f"{records[rows[0]].name} has regions")
+            detail = f"{records[rows[0]].name} is already annotated"
+            yield Oddity("repeated-image", str(image), detail)
         else:
             records[rows[0]] = dataclasses.replace(records[rows[0]], regions=regions)
     return records

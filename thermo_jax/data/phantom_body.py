@@ -230,7 +230,7 @@ def _vessels(rng: np.random.Generator, body: Body):
 
 
 def _lesion(rng: np.random.Generator, breast: Egg, u, v):
-    """Warming [480, 640] in degrees C of a sick breast: a spot, and a little everywhere."""
+    """Warming [480, 640] in degrees C of a sick breast: strong at a spot, slight elsewhere."""
     angle, reach = rng.uniform(0, 2 * math.pi), rng.uniform(0.2, 0.5)
     centre = breast.point(reach * math.cos(angle), reach * math.sin(angle)).tolist()
     away = np.hypot(u - centre[0], (v - centre[1]) * rng.uniform(0.85, 1.15))
@@ -265,8 +265,8 @@ def _room(rng: np.random.Generator, u, v, inside):
     wall = room + 0.4 * _smooth_noise(rng, 120) + 0.9 * np.exp(np.minimum(inside, 0) / 25)
     centre, half = (rng.uniform(-12, 12), rng.uniform(405, 430)), rng.uniform(14, 22)
     square = np.maximum(np.abs(u - centre[0]), np.abs(v - centre[1]))
-    worn = rng.random() < 0.7
-    return wall, worn * _sigmoid((half - square) / 0.7), room + rng.uniform(1.0, 5.0)
+    has_marker = rng.random() < 0.7
+    return wall, has_marker * _sigmoid((half - square) / 0.7), room + rng.uniform(1.0, 5.0)
 
 
 def temperature_fields(body: Body, *, seed: tuple[int, int], sick: bool):

@@ -74,7 +74,7 @@ def source_fingerprint(root: str | os.PathLike, **settings: str) -> str:
 
 
 def find(directory: pathlib.Path, fingerprint: str) -> Prepared | None:
-    """The prepared set of a source in this folder; None for an incomplete one or another source."""
+    """The prepared set in this folder; None if it is incomplete or its fingerprint differs."""
     try:
         facts = json.loads((directory / "prepared.json").read_text())
         names = {field.name for field in dataclasses.fields(Prepared)} - {"directory"}

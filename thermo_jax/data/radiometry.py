@@ -1,7 +1,7 @@
 """Reads temperature matrices and JPEGs; renders gray thermograms and heatmaps from temperatures.
 
-Rendering (SPEC section 4): gray is the per-image min-max to 8 bit; the heatmap is the 4x4 mean of
-the same min-max values in the colours of a matplotlib colour map.
+Rendering (SPEC section 4): gray is scaled from the image's minimum and maximum to 8 bit; a heatmap
+shows 4x4 means of the same scaled values in the colours of a matplotlib colour map.
 """
 
 import collections
@@ -101,7 +101,7 @@ def _parse_matrix(
     try:
         if not lines:
             raise ValueError("only blank lines")
-        # Double precision, so that a value too large for float32 is out of range, not a warning.
+        # Double precision, so that a value too large for float32 is reported as out of range.
         return np.loadtxt(lines, dtype=np.float64, ndmin=2, comments=None)
     except ValueError as error:
         kind = "wrong-shape" if "number of columns" in str(error) else "unreadable-matrix"
@@ -216,7 +216,7 @@ def open_image(path: str | os.PathLike, data: bytes, *, formats: Sequence[str]) 
             detail = f"{size} pixels (rows x columns); expected at most 4096x4096"
             raise DataError("wrong-size", path, detail, size=size)
         image.load()
-        # Damaged EXIF data raise errors of many types; pixels are turned before, if they can be.
+        # Damaged EXIF data raise errors of many types, often after the pixels were turned.
         with contextlib.suppress(Exception):
             ImageOps.exif_transpose(image, in_place=True)
     except DataError:
@@ -304,7 +304,7 @@ def ordered_map(
 ) -> Iterator[Any]:
     """Like `map`, but threads compute results in advance, and a terminal shows a progress bar.
 
-    Up to twice as many results as there are threads wait in memory.
+    At most two results per thread wait in memory.
     """
     workers = min(32, os.cpu_count() or 1)
     ahead: collections.deque[concurrent.futures.Future] = collections.deque()

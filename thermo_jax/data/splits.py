@@ -3,8 +3,8 @@
 All images of a patient are in the same set (SPEC section 5), because they are near-copies.
 
 Patients are sorted by stratum (label x annotated), shuffled within each stratum, and assigned to
-the folds in turn. The numbers of patients in two folds therefore differ by at most one, and so do
-the numbers of each label and, if there are two labels, of annotated patients. Strata with fewer
+the folds in turn. The number of patients in any two folds therefore differs by at most one. The
+same is true of each label and, if there are two labels, of annotated patients. Strata with fewer
 patients than folds are allowed; scikit-learn's StratifiedKFold warns or fails for them.
 """
 
@@ -45,7 +45,7 @@ class Split:
         missing = sorted(set(patients) - self.train - self.val - self.test)
         if missing:
             raise UserError(
-                f"{path} names no set for {len(missing)} patients of the data, such as "
+                f"{path} does not contain {len(missing)} patients of the data, such as "
                 f"{missing[0]}: it was made for other data; leave config.split.file empty to make "
                 "a new split"
             )
@@ -121,7 +121,7 @@ def three_way_split(
 def with_more_validation(
     split: Split, records: Iterable[Thermogram], *, val_fraction: float, seed: int
 ) -> Split:
-    """Moves training patients to validation, until that set is `val_fraction` of the two together.
+    """Moves training patients to validation, until it is `val_fraction` of both sets together.
 
     The moved patients are spread over the strata. A split with enough validation patients is
     returned unchanged.
@@ -137,9 +137,9 @@ def with_more_validation(
     if count <= 0:
         return split
     moved = frozenset(train[i * len(train) // count] for i in range(count))
-    wider = Split(train=split.train - moved, val=split.val | moved, test=split.test)
-    _check_training(wider, strata)
-    return wider
+    new_split = Split(train=split.train - moved, val=split.val | moved, test=split.test)
+    _check_training(new_split, strata)
+    return new_split
 
 
 def _strata(records: Iterable[Thermogram]) -> dict[str, tuple[int, bool]]:
@@ -160,7 +160,7 @@ def _strata(records: Iterable[Thermogram]) -> dict[str, tuple[int, bool]]:
 def _by_stratum(strata: dict[str, tuple[int, bool]], *, rng: np.random.Generator) -> list[str]:
     """Returns patients sorted by stratum, and shuffled within each stratum.
 
-    The annotated patients of the two labels are neighbours in this order.
+    The annotated patients of both labels are adjacent, so that folds share them evenly.
     """
 
     def place(patient: str) -> tuple[int, bool]:

@@ -78,7 +78,7 @@ def export_onnx(model: Model, path: str | os.PathLike) -> list[Path]:
     def one_by_one(images):  # jax2onnx 0.17 cannot pad a batch of unknown size
         return jax.lax.map(lambda image: jax.tree.map(lambda x: x[0], model(image[None])), images)
 
-    # Traced here, because jax2onnx would replace Flax's convolution by its own with zero padding.
+    # jax2onnx must not trace the model: it would replace Flax's convolution by one that pads zeros.
     traced, outputs = jax.make_jaxpr(one_by_one, return_shape=True)(images)
     converted = jax2onnx.to_onnx(
         jaxpr_as_fun(traced),

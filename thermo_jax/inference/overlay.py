@@ -12,7 +12,7 @@ from thermo_jax.evaluation.wording import SIDES_NOTE
 from thermo_jax.inference import grids
 from thermo_jax.inference.predictor import Prediction
 
-SPOT_WIDTH, SPOT_HEIGHT = 20, 12  # points, of the temperature beside a cross
+SPOT_WIDTH, SPOT_HEIGHT = 20, 12  # of the temperature beside a cross, in points
 DRAWN = 600  # largest number of pixels drawn on the longer side; a panel has about half as many
 
 

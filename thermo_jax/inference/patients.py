@@ -36,7 +36,7 @@ class Patient:
 
     @property
     def by_image(self) -> list[float]:
-        """Probability of sick by thermogram, for thermograms that have one and count."""
+        """The probabilities of sick of the counted thermograms that have one."""
         return [f.probability for f in self.counted if f.probability is not None]
 
     @property

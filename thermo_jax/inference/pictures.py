@@ -106,14 +106,14 @@ def find_pictures(
             others[file.suffix.lower() or "no suffix"] += 1
     if others:
         counts = ", ".join(f"{kind} ({count})" for kind, count in sorted(others.items()))
-        logging.warning("ignored, %d of other kinds: %s", others.total(), counts)
+        logging.warning("ignored %d files of other kinds: %s", others.total(), counts)
     if not (thermograms or closed):
         kinds = ", ".join(suffix[1:] for suffix in MATRICES + IMAGES)
         raise UserError(f"{path} is or contains no thermogram: expected files of {kinds}")
     items: list[tuple[str, list[pathlib.Path]] | Unreadable] = list(thermograms.items())
     for folder in (folder.relative_to(root) for folder in closed):
         reason = f"folder {folder.as_posix()} cannot be read: check its permissions"
-        # The name is below the folder, whose own name may be that of a patient.
+        # With "*", the folder is a parent, from which `patient_of` reads the patient.
         items.append(Unreadable((folder / "*").as_posix(), reason))
     return sorted(items, key=lambda item: item[0])
 
@@ -124,8 +124,8 @@ def _list(
     """(files, unreadable folders) of a folder; workdirs are skipped with a log message."""
     if task := task_of_run(root):
         raise UserError(
-            f"{root} is the workdir of a run of {task}, whose pictures are no thermograms: name "
-            "the folder of the thermograms; if they are in it too, move them to one of their own"
+            f"{root} is the workdir of a run of {task}, whose pictures are not thermograms: name "
+            "the folder of the thermograms; if they are in this one, move them to another folder"
         )
     files: list[pathlib.Path] = []
     closed: list[pathlib.Path] = []
@@ -155,7 +155,7 @@ def read_picture(name: str, files: Sequence[str | os.PathLike]) -> Picture | Unr
             notes.append(f"{file.name}: {detail}")
             continue
         if kind in pixels:
-            notes.append(f"{file.name}: left out, there is {kind} already")
+            notes.append(f"{file.name}: left out, {sources[kind].name} is used")
             continue
         pixels[kind], sources[kind] = values, file
         notes += remarks
@@ -259,7 +259,7 @@ def _celsius(file: pathlib.Path, values: np.ndarray) -> Float32[np.ndarray, "h w
 
 def _check_size(file: str | os.PathLike, height: int, width: int) -> None:
     if not SMALLEST <= min(height, width) <= max(height, width) <= LARGEST:
-        detail = f"{height}x{width} pixels; expected {SMALLEST} to {LARGEST} each way"
+        detail = f"{height}x{width} pixels; expected {SMALLEST} to {LARGEST} per side"
         raise DataError("wrong-size", file, detail)
 
 
@@ -274,7 +274,7 @@ def _read_npy(file: pathlib.Path) -> np.ndarray:
             raise ValueError("no array of numbers")
         return np.array(values, np.float64)
     except Exception as error:  # NumPy evaluates the header as Python, which raises many types
-        detail = f"no NumPy array of {len(data)} bytes ({_short(error)})"
+        detail = f"not a NumPy array ({_short(error)}; the file has {len(data)} bytes)"
         raise DataError("unreadable-matrix", file, detail) from error
 
 

@@ -144,14 +144,14 @@ def find_models(paths: Paths) -> list[Path]:
         if not decoders:
             raise MissingFileError(
                 f"{path} contains no trained decoder: give the --workdir of a run of "
-                "configs/classify.py or configs/segment.py, or a folder above several"
+                "configs/classify.py or configs/segment.py, or a folder that contains several"
             )
         workdirs += decoders
     return list(dict.fromkeys(workdirs))
 
 
 def _folders(path: str | os.PathLike) -> list[Path]:
-    """A folder and all folders below it, but no folders below a bucket."""
+    """A folder and all folders below it; of a bucket, only the folder itself."""
     root = folder_path(path)
     if is_remote(root) or not root.is_dir():
         return [root]
@@ -190,7 +190,7 @@ def load_model(workdir: str | os.PathLike, *, name: str = "", dtype: str = "auto
         task, data, model = config["task"], config["data"], config["model"]
         if not meta["finished"]:
             logging.warning(
-                "%s has not finished its training (epoch %d): its best so far is used.",
+                "%s has not finished its training (epoch %d): its best model so far is used.",
                 workdir,
                 meta["epoch"],
             )

@@ -16,7 +16,7 @@ MEASURES = {"mean": np.mean, "median": np.median, "min": np.min, "max": np.max, 
 
 
 class RegionMeasurement(NamedTuple):
-    """One class of one thermogram. Without temperatures, they are NaN and `hottest` is None."""
+    """One class of one thermogram. Without temperatures, `mean` to `sd` are NaN, `hottest` None."""
 
     class_name: str
     area: int  # pixels
