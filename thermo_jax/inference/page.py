@@ -17,8 +17,9 @@ from thermo_jax.inference.predictor import Finding
 from thermo_jax.inference.regions import MEASURES, PAIRS, RegionMeasurement, differences
 
 MEANING = (
-    "The probability is what the models learned to call sick on their training data. It says "
-    "nothing of patients or cameras unlike those, and no treatment should follow from it."
+    "The probability shows how much a thermogram resembles those of sick patients in the models' "
+    "training data. It says nothing about other patients or cameras, and must not decide a "
+    "treatment."
 )
 OF_SEVERAL = (
     "Thermograms of one visit are near-copies, so their agreement proves little. The mean is over "
