@@ -85,7 +85,7 @@ def test_the_patients_mean_is_shown_with_both_spreads_and_their_meaning(write, f
         "model A": "0.150",
         "model B": "0.450",
     }
-    for words in ("no treatment should follow", "near-copies", "not a diagnostic device"):
+    for words in ("must not decide a treatment", "near-copies", "not a diagnostic device"):
         assert words in page
 
 

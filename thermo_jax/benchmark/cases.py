@@ -182,8 +182,8 @@ def _pretraining(
     loss = train_encoder.LossSettings()
     return {
         "step": partial(train_encoder.train_step, model=model, tx=tx, loss=loss),
-        "make_state": partial(
-            train_encoder.create_state, model, tx=tx, rng=jax.random.key(0), image_shape=shape
+        "make_state": lambda: train_encoder.create_state(
+            model, tx=tx, rng=jax.random.key(0), image_shape=shape
         ),
         "columns": {"images": jax.ShapeDtypeStruct(shape, np.uint8)},
         "draw": partial(train_encoder.draw, image_size=shape[:2], model=model, loss=loss),
@@ -201,7 +201,10 @@ def _with_frozen_encoder(
     """Attributes of the `Case`; `how` specifies the compute type and the operations."""
     facts = {"data_type": encoder_type, "num_kernels": settings.num_kernels}
     encoder = FrozenEncoder.abstract(facts, **how)
-    init_encoder = partial(frozen.init, encoder.module, rng=jax.random.key(0))
+
+    def init_encoder():
+        return frozen.init(encoder.module, rng=jax.random.key(0))
+
     columns = {"images": jax.ShapeDtypeStruct(shape, np.uint8)}
     if task == "encode":
         step = partial(train_decoder.encode_step, encoder=encoder.module)
