@@ -4,7 +4,7 @@
 
 Presets: `quick` (tiny, for the tests), `cpu` (default) and `gpu` (five cases in five minutes).
 The other presets measure no time:
-- `against_cpu` compares one step in each compute type with the CPU's in float32;
+- `against_cpu` compares one step in each compute type with a step in float32 on the CPU;
 - `tpu_aot` compiles the real steps for TPU slices on any machine with libtpu
   (`pip install '.[tpu]'`) and says whether they fit;
 - `gpu_aot` compiles them for NVIDIA's H200 on any machine with JAX's plugin for CUDA 13
@@ -12,9 +12,9 @@ The other presets measure no time:
 - `collectives` counts what devices send each other in a step (on the CPU, start it with
   XLA_FLAGS=--xla_force_host_platform_device_count=8).
 
-On a GPU a dispatch is one CUDA graph (thermo_jax/training/xla_flags.py), inside which the profiler
-sees no kernels. To list them, and to add rows for XLA's own choice of graphs to the same table, run
-the benchmark a second time with the same workdir and
+On a GPU, steps that are sent together run as one CUDA graph (thermo_jax/training/xla_flags.py), in
+which the profiler sees no kernels. To list the kernels, and to add rows with XLA's default graphs
+to the same table, run the benchmark a second time with the same workdir and
 XLA_FLAGS=--xla_gpu_enable_command_buffer=-CONVOLUTION,-WHILE. `launch/gpu_check.sh` does all this.
 """
 
@@ -28,47 +28,47 @@ def _build(preset: str = "cpu") -> ConfigDict:
     # What to run.
     config.task = "benchmark"
     # What is timed: "pretrain", "classify" and "segment" are training steps, "encode" and "predict"
-    # inference; "encode and segment" (or classify) encodes in every training step. After this
-    # comes a data type ("H") or a row of Table 1 ("H/H"). "pretrain H:64" has 64 images in a step
-    # instead of config.batch_size.
+    # inference; "encode and segment" (or classify) encodes in every training step. Each name is
+    # followed by a data type ("H") or a row of Table 1 ("H/H"). "pretrain H:64" has 64 images in a
+    # step instead of config.batch_size.
     config.cases = ("pretrain H", "segment H/H", "classify H/H", "encode H", "pretrain G")
     # Training cases that are also timed with each way of feeding batches to steps. If there are
     # any, a call of a step that does nothing is timed, too.
     config.feeding = ("pretrain H", "encode and segment H/H")
-    # Cases that also run once under JAX's profiler, in the first type, to list the biggest kernels.
+    # Cases of which JAX's profiler lists the longest kernels, in the first of config.dtypes.
     config.profiled = ()
     # Compute types: "float32", "tensorfloat32" and "bfloat16", as in config.model.dtype.
     config.dtypes = ("float32",)
-    # Images in a batch by the decoder's (or encoder's) data type, over all devices.
+    # Images in a batch, over all devices, by data type (if a decoder is timed, its data type).
     config.batch_size = ConfigDict({"gray": 16, "heat": 16})
-    # Training steps in a dispatch.
+    # Training steps that are sent to the devices at once: a dispatch.
     config.steps_per_dispatch = 1
     # Timed dispatches, after an untimed one; their median and spread are reported.
     config.repeats = 3
     # Images are made smaller by this factor.
     config.downscale = 1
-    # Channels of the encoder's first block, and of the U-Net's first stage.
+    # Channels of the encoder's first block.
     config.num_kernels = 16
-    # See num_kernels.
+    # Channels of the U-Net's first stage.
     config.unet_width = 64
-    # How layers are computed: "auto" (by platform), "native" (XLA's own, as on TPUs), "cpu", "gpu"
-    # (models/operations.py). Results differ by rounding only.
+    # How layers are computed: "native" (with XLA's own operations), "cpu", "gpu", or "auto" (the
+    # one for this platform, see models/operations.py). Results differ by rounding only.
     config.conv = "auto"
     # "pmap" or "shard_map".
     config.mode = "pmap"
-    # Side of the square matrices whose product is the compute ceiling.
+    # Side of the square matrices whose product measures the device's highest computing speed.
     config.matrix = 2048
-    # Megabytes whose copy is the memory ceiling.
+    # Megabytes whose copy measures the device's highest memory speed.
     config.copy_mb = 256
-    # True: nothing is timed; one step of each case and type is compared with the CPU's in float32.
+    # True: time nothing, but compare one step of each case and type with float32 on the CPU.
     config.against_cpu = False
     # tpu_aot only: slices to compile for, as libtpu names them.
     config.topologies = ()
-    # gpu_aot only: numbers of H200 to compile for, each with the whole config.batch_size.
+    # gpu_aot only: numbers of H200 to compile for; every GPU has a batch of config.batch_size.
     config.gpus = ()
-    # gpu_aot only: how many of a step's biggest kernels to list.
+    # gpu_aot only: how many of a step's longest kernels to list.
     config.biggest = 0
-    # collectives only: numbers of devices, each with the whole config.batch_size.
+    # collectives only: numbers of devices; every device has a batch of config.batch_size.
     config.device_counts = ()
     config.update(_PRESETS[preset])
     return config

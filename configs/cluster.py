@@ -4,7 +4,7 @@
         --config.data.root=/data/dmr-ir --config.encoder.workdir=runs/encoder_heat
 
 Presets: `gray` or `heat` (default), then optionally `phantom`, joined by commas. Keep config.split
-as in the encoder's run: the test patients are then unseen by the encoder. Takes a minute.
+as in the encoder's run: the test patients are then unseen by the encoder. The run takes a minute.
 """
 
 from ml_collections import ConfigDict

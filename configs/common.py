@@ -42,8 +42,8 @@ _NOT_NEGATIVE: Rule = ("at least 0", lambda value: value >= 0)
 _POSITIVE: Rule = ("above 0", lambda value: value > 0)
 _SHARE: Rule = ("above 0 and below 1", lambda value: 0 < value < 1)
 _SEED: Rule = ("from 0 to 4294967295", lambda value: 0 <= value < 2**32)  # JAX's keys are 32 bits
-# What the values of fields must be, in every configuration that has the field. A name without a
-# section stands for the fields of that name in all sections that have no rule of their own.
+# What the values of fields must be. A name with its section ("data.type") is the rule of this one
+# field. A name alone is the rule of every field with this name that has no rule with its section.
 RULES: dict[str, Rule] = {
     "batch_size": _COUNT,
     "conv": _one_of(operations.NAMES),
@@ -102,12 +102,12 @@ def base(task: str, *, data_type: str) -> ConfigDict:
     config.parallel = parallel()
     config.model = ConfigDict()
     # Type in which layers are computed: "float32", "tensorfloat32" (float32 arrays, but an
-    # accelerator rounds the factors of products: models/precision.py), "bfloat16", or "auto"
-    # (bfloat16, but float32 on CPUs and on NVIDIA's GPUs before Ampere). Parameters, statistics,
-    # losses, the patch sampler and k-means always use float32.
+    # accelerator rounds numbers before it multiplies them: models/precision.py), "bfloat16", or
+    # "auto" (bfloat16, but float32 on CPUs and on NVIDIA's GPUs before Ampere). Parameters,
+    # statistics, losses, the patch sampler and k-means always use float32.
     config.model.dtype = "auto"
-    # How layers are computed: "auto" (by platform), "native" (XLA's own, as on TPUs), "cpu", "gpu"
-    # (models/operations.py). Results differ by rounding only.
+    # How layers are computed: "native" (with XLA's own operations), "cpu", "gpu", or "auto" (the
+    # one for this platform, see models/operations.py). Results differ by rounding only.
     config.model.conv = "auto"
     return config
 
@@ -139,9 +139,9 @@ def data(data_type: str) -> ConfigDict:
     config.loader = "tf.data"
     # Folder of prepared (TFDS) data; "" = ~/.cache/thermo_jax, or $THERMO_JAX_CACHE_DIR.
     config.prepared_dir = ""
-    # A control experiment: True permutes the diagnoses among the patients, at random by
-    # config.seed, which an encoder and its decoders must then share. Nothing can be learned; the
-    # results show how far from 0.5 an AUROC can be by chance.
+    # A control experiment: True permutes the patients' diagnoses at random, so that nothing can be
+    # learned. The results show how far from 0.5 an AUROC can be by chance. config.seed determines
+    # the permutation: an encoder and its decoders must have the same one.
     config.shuffle_labels = False
     # root="phantom" only: number of synthetic patients, half of them sick.
     config.phantom_patients = 40
@@ -149,14 +149,18 @@ def data(data_type: str) -> ConfigDict:
 
 
 def split() -> ConfigDict:
-    """Which patients train, validate and test. Runs with equal fields share their test patients."""
+    """Which patients are for training, validation and testing.
+
+    Runs with equal fields have the same test patients.
+    """
     config = ConfigDict()
     # Patients are divided into this many folds, stratified by diagnosis and annotation.
     config.folds = 5
     # The fold that is the test set.
     config.fold = 0
-    # Share of the other patients that validate: epoch and threshold are chosen on them. The
-    # default is 0.2 for decoders and 0.3 for encoders, which is the paper's 70:30.
+    # Share of validation patients among those who are not test patients; the epoch and the
+    # threshold are chosen on them. The default is 0.2 for decoders and 0.3 for encoders, which is
+    # the paper's 70:30.
     config.val_fraction = 0.2
     # Seed of the split.
     config.seed = 0
@@ -168,8 +172,8 @@ def split() -> ConfigDict:
     # "paper": the published protocol, optimistic: the encoder sees every image, and the test set
     # chooses the epoch.
     config.protocol = "honest"
-    # The number of patients that train a decoder, 0 = all. config.seed chooses them; a larger
-    # number includes the patients of a smaller one.
+    # The number of patients on whom a decoder is trained, 0 = all. The run's config.seed chooses
+    # them at random; a larger number includes the patients of a smaller one.
     config.max_train_patients = 0
     return config
 
@@ -240,8 +244,8 @@ def train(*, batch_size: int, epochs: int, patience: int, learning_rate: float) 
     config.patience = patience
     # Step size of the optimiser.
     config.learning_rate = learning_rate
-    # Minutes between checkpoints; 0 saves after every epoch, and the end of training and SIGTERM
-    # always save. A run that is killed continues from its last checkpoint.
+    # Minutes between checkpoints, 0 = one after every epoch. Another one is saved when training
+    # ends or gets SIGTERM. A run that is killed continues from its last checkpoint.
     config.checkpoint_minutes = 1.0
     return config
 
@@ -279,10 +283,10 @@ def presets(
     """Returns the function `get_config` of a configuration file.
 
     Args:
-      build: makes the configuration, from a choice if there are choices; its default argument is
-        the default choice.
+      build: makes the configuration. If there are choices, its argument is the chosen one, and the
+        argument's default is the default choice.
       choices: presets of which at most one is allowed.
-      options: presets that change the configuration, in any number.
+      options: presets that change the configuration; any number of them is allowed.
     """
     file = Path(build.__code__.co_filename).name
     known = [*choices, *options]

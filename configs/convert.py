@@ -29,9 +29,9 @@ def _build(direction: str = "import") -> ConfigDict:
     # State dict (.pty, .pt, .pth) of an encoder with its reconstruction, or of a decoder.
     config.weights = ""
     config.encoder = ConfigDict()
-    # For a decoder: workdir of the encoder that it reads, which may be an imported one.
+    # For a decoder: workdir of the encoder that it uses, which may be an imported one.
     config.encoder.workdir = ""
-    # For a decoder: data type that it reads, "gray" or "heat"; "" = that of its encoder.
+    # For a decoder: data type of its images, "gray" or "heat"; "" = that of its encoder.
     config.type = ""
     # The model's images are smaller by this factor; 1 in the published models.
     config.downscale = 1

@@ -23,7 +23,8 @@ def _build(data_type: str = "heat") -> ConfigDict:
     config.patients = (1, 2, 5, 10, 20, 0)
     # Encoders: "pretrained" (CUTS), "random" (frozen initial weights), "none" (raw pixels).
     config.kinds = ("pretrained", "random", "none")
-    # Segmenters trained for each point; each has its own labelled patients and initial weights.
+    # Segmenters for each kind of encoder and number of patients. Each has its own initial weights
+    # and random choice of labelled patients.
     config.repeats = 3
     # The fold of config.split that is the test set.
     config.fold = 0

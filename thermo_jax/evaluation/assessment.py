@@ -140,8 +140,8 @@ def _estimated(
     """The mean of every measure over the repeats, and its interval.
 
     Args:
-      measure: returns measures [r] or [r, K] of a repeat's rows of the columns, and of their
-        `weights` [r, rows].
+      measure: returns measures [r] or [r, K]; its arguments are the `columns` of one repeat and
+        the `weights` [r, rows] of these rows.
       repeats: the rows of each repeat.
       weights: of `bootstrap.patient_weights`.
     """

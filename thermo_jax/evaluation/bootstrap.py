@@ -3,8 +3,8 @@
 A patient's images are near-copies of each other, so resampling images would give intervals that
 are far too narrow. Instead, patients are drawn with replacement, each with all their images (the
 cluster bootstrap; Field and Welsh 2007, doi 10.1111/j.1467-9868.2007.00593.x). A resample is a row
-of weights, which say how often each image was drawn. The model and its baselines are measured with
-the same weights, and a subset of the images with its columns of the weights.
+of weights, which say how often each image was drawn. The model, its baselines and the subsets of
+the images are all measured with the same weights.
 """
 
 from collections.abc import Sequence
@@ -67,8 +67,8 @@ def chance_auroc_range(*, sick: int, healthy: int, models: int = 1) -> tuple[flo
 
     The AUROC of one model is normal around 0.5 with variance (sick + healthy + 1) / (12 sick
     healthy) (Mann and Whitney 1947, doi 10.1214/aoms/1177730491). If it is pooled over the folds
-    of a cross-validation, the range is `POOLED` times as wide, because the patients of each fold
-    trained the other folds' models.
+    of a cross-validation, the range is `POOLED` times as wide, because the test patients of each
+    fold are training patients of the other folds.
 
     Args:
       models: the number of folds, each with its own patients and model.

@@ -103,7 +103,7 @@ def wrap(text, *, panels):
 
 
 def lines_of(text):
-    """The height of wrapped small text, in `footer_lines` of `grid`."""
+    """The height of wrapped small text, in the unit of `footer_lines` in `grid`."""
     return 1 + 0.55 * text.count("\n")
 
 

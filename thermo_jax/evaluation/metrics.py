@@ -115,7 +115,7 @@ def hd95(true_mask: Shaped[np.ndarray, "h w"], predicted_mask: Shaped[np.ndarray
 def hd95_by_class(
     true: Integer[np.ndarray, "n h w"], predicted: Integer[np.ndarray, "n h w"], *, num_classes: int
 ) -> Float[np.ndarray, "n k"]:
-    """`hd95` of every class of each image's label maps, in pixels; average images with nanmean."""
+    """`hd95` of every image and class, in pixels; use nanmean to average over images."""
     pairs = zip(true, predicted, strict=True)
     return np.array([[hd95(a == k, b == k) for k in range(num_classes)] for a, b in pairs])
 
@@ -238,7 +238,7 @@ def best_threshold(scores: Num[np.ndarray, " n"], labels: Num[np.ndarray, " n"])
     candidates = np.unique(np.append(cut_between(distinct[:-1], distinct[1:]), 0.5))
     sick_at_most = np.searchsorted(np.sort(scores[sick]), candidates, side="right")
     healthy_at_most = np.searchsorted(np.sort(scores[~sick]), candidates, side="right")
-    # In proportion to the balanced accuracy, but integers: equally good candidates are equal.
+    # Proportional to the balanced accuracy; as integers, equally good candidates are exactly equal.
     merit = (sick.sum() - sick_at_most) * (~sick).sum() + healthy_at_most * sick.sum()
     best = candidates[merit == merit.max()]
     return float(best[np.argmin(np.abs(best - 0.5))])

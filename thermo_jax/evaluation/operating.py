@@ -29,7 +29,7 @@ class ReliabilityCurve(NamedTuple):
 def threshold_at_sensitivity(
     scores: Num[np.ndarray, " n"], labels: Num[np.ndarray, " n"], *, sensitivity: float = 0.9
 ) -> float:
-    """The largest threshold on validation data with which `score > threshold` has the sensitivity.
+    """The threshold at which `score > threshold` reaches this sensitivity on validation data.
 
     The threshold is the midpoint between the lowest score that must be called sick and the next
     lower score (0 if there is none). If that lowest score is 0, the threshold is -1, so that every

@@ -58,7 +58,7 @@ class Predictions(Table):
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Predictions":
-        """Reads a file that `save` wrote; any other file is a UserError that names it."""
+        """Reads a file that `save` wrote. Any other file raises a UserError that names it."""
         try:
             data = io.BytesIO(epath.Path(path).read_bytes())
             with np.load(data, allow_pickle=False) as file:

@@ -38,7 +38,7 @@ def measured(row: Row) -> dict[str, Estimate]:
 
 
 def printed(rows: Mapping[str, Row], *, note: str = "") -> PrintedTable:
-    """The table: each row has a line for the paper, if it has this row, and one for our run."""
+    """The table: for each row, a line of the paper's values, if there are any, and one of ours."""
     lines = []
     for name, row in rows.items():
         if name in PAPER:

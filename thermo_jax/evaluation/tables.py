@@ -132,7 +132,7 @@ def shown(value: Any, float_format: str = ".4g") -> str:
 
 
 def split_interval(cell: str) -> tuple[str, str]:
-    """A number and its interval: ("0.91", "[0.88, 0.94]"); without one, the cell and ""."""
+    """A number and its interval: ("0.91", "[0.88, 0.94]"); (cell, "") if there is no interval."""
     number = _NUMBER.fullmatch(cell)
     return (number[1], number[2]) if number and number[2] else (cell, "")
 

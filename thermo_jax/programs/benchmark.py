@@ -51,21 +51,21 @@ def benchmark_settings(config: ConfigDict) -> BenchmarkSettings:
 
 def _check_fields(config: ConfigDict) -> None:
     settings.check_fields(config)
-    image_shape("heat", downscale=config.downscale)  # fits gray images, too, if it fits heatmaps
+    image_shape("heat", downscale=config.downscale)  # a factor that fits heatmaps fits gray, too
     for name in (*config.cases, *config.feeding, *config.profiled):
         find_case(name)
 
 
 def _new_rows(config: ConfigDict) -> Iterator[Row]:
-    measured = benchmark_settings(config)
+    case_settings = benchmark_settings(config)
     if config.topologies:
-        return ahead_of_time.tpu_rows(config.topologies, measured)
+        return ahead_of_time.tpu_rows(config.topologies, case_settings)
     if config.gpus:
-        return ahead_of_time.gpu_rows(config.gpus, measured, biggest=config.biggest)
+        return ahead_of_time.gpu_rows(config.gpus, case_settings, biggest=config.biggest)
     if config.device_counts:
-        return ahead_of_time.collectives_rows(config.device_counts, measured)
+        return ahead_of_time.collectives_rows(config.device_counts, case_settings)
     if config.against_cpu:
-        return precision_rows(measured, conv=config.conv)
+        return precision_rows(case_settings, conv=config.conv)
     return _timed_rows(config)
 
 
@@ -77,8 +77,8 @@ def _timed_rows(config: ConfigDict) -> Iterator[Row]:
     about["devices"] = devices = len(parallel.devices)
     platform, first_dtype = about["platform"], config.dtypes[0]
     operations = choose_operations(config.conv, platform=platform)
-    measured = benchmark_settings(config)
-    make = partial(make_case, settings=measured, operations=operations, platform=platform)
+    case_settings = benchmark_settings(config)
+    make = partial(make_case, settings=case_settings, operations=operations, platform=platform)
     for name in config.cases:
         batch_size = make(name, dtype=first_dtype).batch_size
         parallel.check_batch_size(batch_size, field="config.batch_size")

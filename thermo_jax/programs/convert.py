@@ -96,7 +96,7 @@ def _encoder(weights: Weights, config: ConfigDict) -> tuple[dict, dict, dict]:
         "data": {"type": data_type, "downscale": config.downscale},
         "model": {"num_kernels": num_kernels, "patch_size": patch_size, "dtype": "float32"},
     }
-    image_shape(data_type, downscale=config.downscale)  # raises if it does not fit
+    image_shape(data_type, downscale=config.downscale)  # raises if the factor does not fit
     check_published(weights, _encoder_shapes(encoder_config), file=config.weights)
     variables = from_published(weights)
     facts = {

@@ -152,7 +152,7 @@ def deal_images(
 
 
 def fewer_patients(patients: set[str], split_settings: SplitSettings, *, seed: int) -> set[str]:
-    """A random choice of `max_train_patients` patients, set by the seed; all of them if it is 0.
+    """Chooses `max_train_patients` patients at random; 0, or more than there are, means all.
 
     The choice for a larger number includes the patients chosen for a smaller one.
     """

@@ -184,7 +184,7 @@ def classification_columns(predictions: Predictions) -> dict[str, np.ndarray]:
 
 
 def segmented(test: Examples, predicted: dict[str, np.ndarray], *, model: str) -> Predictions:
-    """A segmenter's test predictions, compared at the images' size and at full size."""
+    """A segmenter's test predictions, scored at the images' size and at full size."""
     columns = {"label_maps": predicted["label_maps"].astype(np.uint8)}
     pairs = {
         "scored_label_maps": predicted["label_maps"],

@@ -23,7 +23,7 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
             stages[name].encoder.workdir = str(workdir / "encoder")
         check_workdir(workdir / name, settings.resolve(stages[name]))
     open_once = functools.cache(open_dataset)
-    # Before anything is written, because the data may be unusable.
+    # Opened before anything is written, because the data may be unusable.
     open_once(settings.data_settings(stages["encoder"]))
     write_config(workdir, config)
     outcome = {}

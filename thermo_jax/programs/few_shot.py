@@ -69,7 +69,7 @@ def _check_fields(config: ConfigDict) -> None:
     if config.data.shuffle_labels:
         raise UserError("config.data.shuffle_labels=True is a control for classifiers only")
     if config.split.protocol == PAPER:
-        raise UserError("config.split.protocol='paper' selects on test: choose 'honest'")
+        raise UserError("config.split.protocol='paper' chooses epochs on test: choose 'honest'")
 
 
 def numbers(config: ConfigDict, *, available: int) -> list[int]:
@@ -78,8 +78,8 @@ def numbers(config: ConfigDict, *, available: int) -> list[int]:
     possible = sorted({number for number in asked if 0 < number <= available})
     if not possible:
         raise UserError(
-            f"config.patients={config.patients!r}: only {available} annotated patients train; ask "
-            "for fewer, or for 0, which is all of them"
+            f"config.patients={config.patients!r}: there are only {available} annotated training "
+            "patients; choose fewer, or 0 for all of them"
         )
     return possible
 

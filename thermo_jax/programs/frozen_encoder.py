@@ -157,5 +157,5 @@ def encoder_caveat(meta: dict, *, dataset: Dataset, test_patients: set[str]) -> 
 
 
 def seen_patients(meta: dict, *, dataset: Dataset) -> set[str] | None:
-    """The patients, also unknown ones, whose images pretrained the encoder; None for other data."""
+    """The patients, known or not, on whom the encoder was pretrained; None for another data set."""
     return set(meta["seen_patients"]) if meta["data_fingerprint"] == dataset.fingerprint else None

@@ -1,7 +1,7 @@
 """The lock of a workdir: only one run at a time writes there.
 
 While a run writes, it locks the file .lock, which contains its process number. At the end the run
-removes the file. You may change the message. Do not change the order in which the file is created,
+removes the file. You may change the messages. Do not change the order in which the file is created,
 locked and compared, because this order keeps a second run out at every moment
 (tests/test_workdir.py).
 """
@@ -31,8 +31,8 @@ def only_run_in(path: str | Path) -> Iterator[None]:
     """Locks the folder against other runs. A folder in a bucket cannot be locked.
 
     The system frees the lock when the process ends in any way. At the end the lock's file is
-    removed, and so is a folder that this run made and that is still empty. A run that is refused
-    leaves the folder as it was, with the lock's file of a killed run.
+    removed, and so is a folder that this run made and that is still empty. A refused run changes
+    nothing in the folder, not even the lock's file if a killed run left one.
 
     Raises:
       UserError: another run is writing there, or the folder cannot be written.
@@ -118,5 +118,5 @@ def _open_locked(folder: pathlib.Path) -> tuple[BinaryIO, bool]:
             return file, is_new
         file.close()
     raise UserError(
-        f"--workdir={folder}: other runs create and remove {LOCK} there: choose another"
+        f"--workdir={folder}: other runs create and remove {LOCK} there: choose another --workdir"
     )

@@ -53,7 +53,7 @@ def data_settings(config: ConfigDict) -> DataSettings:
 
 
 def split_settings(config: ConfigDict) -> SplitSettings:
-    """Which patients train, validate and test."""
+    """Which patients are for training, validation and testing."""
     return SplitSettings(**config.split)
 
 

@@ -151,7 +151,7 @@ def _check_splits(config: ConfigDict, splits: Mapping[Path, Split]) -> None:
         if split.test != decoders.test or not split.val >= decoders.val:
             raise UserError(
                 f"config.folds_dir: {path.name} lets an encoder train on patients who validate or "
-                f"test its fold's decoders: remove it, and it is made from "
+                f"test its fold's decoders: remove this file, and the run makes it from "
                 f"{_decoders_file(path).name}"
             )
     folds = config.num_folds or config.split.folds
@@ -163,14 +163,14 @@ def _check_splits(config: ConfigDict, splits: Mapping[Path, Split]) -> None:
         twice = len(tested) > len(set(tested))
         if twice or (folds == config.split.folds and set(tested) != everybody):
             raise UserError(
-                f"the {folds} folds test {len(tested)} patients, {len(set(tested))} different ones "
-                f"of {len(everybody)}: they were made for another number of folds. Set "
-                "config.split.folds to that number, or leave config.folds_dir empty"
+                f"the {folds} folds test {len(set(tested))} of {len(everybody)} patients"
+                f"{', some of them twice' if twice else ''}: they were made for another number of "
+                "folds. Set config.split.folds to that number, or leave config.folds_dir empty"
             )
         if config.split.protocol != PAPER and not all(split.val for split in repeat):
             raise UserError(
                 "config.folds_dir: a fold has no validation patients (it was made for the protocol "
-                "'paper'); leave it empty, and the patients are divided again"
+                "'paper'); leave the field empty to divide the patients again"
             )
 
 

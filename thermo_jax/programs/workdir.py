@@ -1,6 +1,6 @@
 """The workdir: the folder to which a run writes everything, with one configuration.
 
-config.json      the resolved configuration and the versions that ran it
+config.json      the resolved configuration, and the versions of the packages
 metrics.jsonl, timing.jsonl, timeline.json, tensorboard/, checkpoints/, pictures/
 results.txt, results.json, predictions.csv
 .lock            see lock.py
