@@ -39,4 +39,4 @@ def test_nothing_is_found_in_shuffled_diagnoses(tmp_path):
     config.data.shuffle_labels = True
     outcome = main.run(config, tmp_path / "run")
     assert 0.35 < outcome["rows"]["H/H"]["classification"]["patient"]["H/H"]["auroc"] < 0.65
-    assert "dealt anew at random" in (tmp_path / "run" / "results.txt").read_text()
+    assert "permuted at random" in (tmp_path / "run" / "results.txt").read_text()

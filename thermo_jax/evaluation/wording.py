@@ -15,8 +15,9 @@ SIDES_NOTE = (
 )
 
 PERFECT = (  # a note for measures with the bound of `bootstrap.perfect_bound`
-    "A measure that is 1 in every resample has the lower end .025^(1/n) instead, where n patients "
-    "are put to the test: for AUROC and AUPRC, those of the rarer diagnosis (one-sided 97.5 %)."
+    "If a measure is 1 in every resample, the lower end of its interval is .025^(1/n) instead "
+    "(one-sided 97.5 %). n is the number of patients whom the measure counts; for AUROC and AUPRC, "
+    "of those with the rarer diagnosis."
 )
 
 

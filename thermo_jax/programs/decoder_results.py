@@ -21,7 +21,7 @@ from thermo_jax.training.loop import TrainingRun
 from thermo_jax.training.metrics_log import METRICS
 
 PREDICTIONS = "predictions.npz"
-SHUFFLED = "dealt anew at random (config.seed={seed}): a control"
+SHUFFLED = "permuted at random (config.seed={seed}): a control"
 PICTURED = 4  # images in a picture
 
 

@@ -27,16 +27,16 @@ from thermo_jax.training import timeline
 
 INTERVALS = "In brackets: 95 % intervals; patients, not images, are resampled."
 ABSENT = (
-    "Means run over the classes present in truth or prediction: a class that is only predicted "
-    "counts 0, one absent from both is left out. HD95 is the mean over the images that have the "
-    "region in both."
+    "Means are over the classes that are in the truth or in the prediction: a class that is only "
+    "predicted counts as 0, and a class in neither is left out. HD95 is the mean over the images "
+    "that have the region in both."
 )
 CAPTIONS = {
     "segmentation": "Thermogram, truth, prediction and error of the first test images.",
     "clusters_latents": "Clusters of latents, named by the annotations.",
     "clusters_pixels": "Clusters of raw pixel values, named by the annotations.",
-    "evidence": "What speaks for sick and for healthy in each image: exact parts of the logit.",
-    "reliability": "Reliability: what share is sick among patients given a probability.",
+    "evidence": "Evidence for sick and for healthy: each pixel's exact part of the logit.",
+    "reliability": "Reliability: the share of sick patients against the predicted probability.",
     "confusion_classification": "Confusion matrix per patient at 0.5; truth in rows; of several "
     "repeats, the mean.",
     "confusion_segmentation": "Confusion of regions, in shares of the true region; truth in rows.",
@@ -85,7 +85,7 @@ def result_sections(outcome: Mapping[str, Any]) -> list[Section]:
         units = outcome["classification"]
         tables = {f"Classification per {unit}": rows for unit, rows in units.items()}
         if outcome["subsets"]:
-            tables["Per image, within subsets that hold both diagnoses"] = outcome["subsets"]
+            tables["Per image, within subsets with both diagnoses"] = outcome["subsets"]
         parts = [classification_table(title, rows) for title, rows in tables.items()]
         rows = [row for table in tables.values() for row in table.values()]
         note = f"{INTERVALS} {PERFECT}" if any(row["perfect"] for row in rows) else INTERVALS

@@ -250,7 +250,7 @@ def _facts(config: ConfigDict, stages: list[Stage]) -> dict[str, Any]:
         "segmentation": "at the images' own size",
     }
     if config.repeats > 1:
-        facts["repeats"] = f"{config.repeats}; every measure is the mean of those of the repeats"
+        facts["repeats"] = f"{config.repeats}; every measure is the mean over the repeats"
     if config.data.shuffle_labels:
         facts["diagnoses"] = decoder_results.SHUFFLED.format(seed=config.seed)
     used = {ROW_TYPES[letter] for row in config.rows for letter in row.split("/")}
