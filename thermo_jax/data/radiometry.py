@@ -306,7 +306,7 @@ def ordered_map(
 
     At most two results per thread wait in memory.
     """
-    workers = min(32, os.cpu_count() or 1)
+    workers = min(8, os.cpu_count() or 1)  # files may be large: 64 MB each
     ahead: collections.deque[concurrent.futures.Future] = collections.deque()
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:
         try:

@@ -252,7 +252,7 @@ def chance_note(predictions: Predictions, measures: dict[str, Any]) -> str:
     pooled = " of several folds" if models > 1 else ""
     return (
         "The diagnoses were permuted at random, so that there is nothing to learn: in about 95 of "
-        f"100 such runs, the AUROC of {sick} sick and {healthy} healthy patients{pooled} lies between "
+        f"100 such runs, the AUROC of {sick} sick and {healthy} healthy patients{pooled} is between "
         f"{low:.3f} and {high:.3f}."
     )
 

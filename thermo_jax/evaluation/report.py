@@ -139,7 +139,7 @@ def _data_uri_and_size(path):
     data = epath.Path(path).read_bytes()
     with Image.open(io.BytesIO(data)) as image:
         # At canvas.DPI, small text in figures is as large as small text on the page.
-        scale = canvas.DPI / image.info["dpi"][0]
+        scale = canvas.DPI / image.info.get("dpi", (canvas.DPI,))[0]
         width, height = (round(length * scale) for length in image.size)
     return f"data:image/png;base64,{base64.b64encode(data).decode('ascii')}", width, height
 
