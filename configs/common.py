@@ -30,7 +30,8 @@ def _one_of(names: Sequence[str]) -> Rule:
 
 def _some_of(names: Sequence[str]) -> Rule:
     known = set(names)
-    return f"one or more of {', '.join(names)}", lambda value: value and known.issuperset(value)
+    expected = f"one or more of {', '.join(names)}, each at most once"
+    return expected, lambda value: value and known >= set(value) and len(set(value)) == len(value)
 
 
 def _are_counts(numbers: Sequence) -> bool:

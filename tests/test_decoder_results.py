@@ -13,8 +13,8 @@ from thermo_jax.programs import decoder_results, reports
 SAMPLING = {"samples": 50, "seed": 0}
 
 
-def classified(*, tuned=True, temperatures=None):
-    """The tuned threshold is near 0.3; test scores: 0.4 (healthy), 0.6 and 0.35 (sick patient)."""
+def classified(*, tuned=True, temperatures=None, scores=(0.4, 0.6, 0.35)):
+    """The tuned threshold is near 0.3; `scores` of a healthy and a sick patient, tested twice."""
     labels = {"train": [0, 1], "validation": [0, 1], "test": [0, 1, 1]}
     patients = {"train": ["0001", "0002"], "validation": ["0003", "0004"]}
     patients["test"] = ["0005", "0006", "0006"]
@@ -26,7 +26,7 @@ def classified(*, tuned=True, temperatures=None):
         sets[role] = dataclasses.replace(sets[role], mean_temperatures=np.array(values))
     predictions = {
         "validation": {"probabilities": np.array([0.2, 0.4], np.float32)},
-        "test": {"probabilities": np.array([0.4, 0.6, 0.35], np.float32)},
+        "test": {"probabilities": np.array(scores, np.float32)},
     }
     gray = {role: np.zeros((len(part), 4, 4, 1), np.uint8) for role, part in sets.items()}
     return decoder_results.classified(sets, predictions, gray=gray, model="fold 0", tuned=tuned)
@@ -81,6 +81,11 @@ def test_the_predictions_file_has_a_row_per_image_with_every_decision():
     assert columns[f"predicted, {assessment.TUNED}"].tolist() == ["sick"] * 3
     assert columns["label"].tolist() == ["healthy", "sick", "sick"]
     assert all(0.2 <= threshold < 0.4 for threshold in columns[f"threshold, {assessment.TUNED}"])
+
+
+def test_float32_scores_are_compared_with_thresholds_in_float64():
+    scores = classified(scores=[0.1] * 3).columns["probabilities"]
+    assert (scores > 0.1).all()  # the float32 0.1 is above the float64 0.1, and equal in float32
 
 
 def test_no_threshold_is_chosen_if_test_patients_validate():

@@ -167,6 +167,9 @@ def test_a_patient_who_is_tested_in_two_repeats_counts_once(finished, tmp_path):
     ("fields", "message"),
     [
         ({"rows": ("X/H",)}, "config.rows=.*must be one or more of G/G"),
+        # Else every image would be judged twice by one model.
+        ({"rows": ("H/H", "H/H")}, "config.rows=.*each at most once"),
+        ({"tasks": ("segment", "segment")}, "config.tasks=.*each at most once"),
         ({"tasks": ("clasify",)}, "config.tasks=.*classify, segment"),
         ({"repeats": 0}, "config.repeats=0 must be at least 1"),
         ({"num_folds": 3}, "config.num_folds=3 must be from 0"),
