@@ -251,8 +251,8 @@ def chance_note(predictions: Predictions, measures: dict[str, Any]) -> str:
     low, high = bootstrap.chance_auroc_range(sick=sick, healthy=healthy, models=models)
     pooled = " of several folds" if models > 1 else ""
     return (
-        "The diagnoses were permuted at random, so that there is nothing to learn: in about 95 of "
-        f"100 such runs, the AUROC of {sick} sick and {healthy} healthy patients{pooled} is between "
+        "The diagnoses were permuted at random, so there is nothing to learn: in about 95 of 100 "
+        f"such runs, the AUROC of {sick} sick and {healthy} healthy patients{pooled} lies between "
         f"{low:.3f} and {high:.3f}."
     )
 
