@@ -8,13 +8,15 @@ import pytest
 from ml_collections import ConfigDict
 
 from thermo_jax import main
-from thermo_jax.configs import classify, encoder, segment
+from thermo_jax.configs import classify, demo, encoder, few_shot, segment
 from thermo_jax.configs.common import RULES
 from thermo_jax.programs import encoder as encoder_program
 from thermo_jax.programs import settings
 
 
-@pytest.mark.parametrize("config", [encoder.get_config(), classify.get_config("G/H")])
+@pytest.mark.parametrize(
+    "config", [encoder.get_config(), classify.get_config("G/H"), demo.get_config()]
+)
 def test_shipped_configurations_are_fine(config):
     settings.resolve(config)
 
@@ -85,6 +87,13 @@ def test_the_smallest_images_that_a_patch_fits_are_fine():
     config = encoder.get_config()
     config.data.downscale = 20  # 6x8 pixels
     encoder_program.check_patches(config)
+
+
+def test_a_stages_field_is_checked_by_the_rule_of_its_section():
+    config = few_shot.get_config()
+    config.stages.segment.train.epochs = 0
+    with pytest.raises(ValueError, match=r"config.stages.segment.train.epochs=0 must be at least"):
+        settings.check_fields(config)
 
 
 def test_a_configuration_may_lack_a_section():

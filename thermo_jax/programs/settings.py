@@ -35,8 +35,10 @@ def resolve(config: ConfigDict) -> ConfigDict:
 def check_fields(config: ConfigDict) -> None:
     """Raises UserError, naming the field, its value and the rule, if a value breaks a rule."""
     for name, value in flatten_dict(config.to_dict(), sep=".").items():
-        # The last part may be a data type: a study's batch_size has a value for each.
-        names = (name, *reversed(name.split(".")))
+        parts = name.split(".")
+        # The rule with the section comes first, also for "stages.segment.train.epochs". The last
+        # part may be a data type: a study's batch_size has a value for each.
+        names = (*(".".join(parts[start:]) for start in range(len(parts))), *reversed(parts))
         rule = next((RULES[part] for part in names if part in RULES), None)
         if rule and not rule[1](value):
             raise UserError(f"config.{name}={value!r} must be {rule[0]}")
