@@ -20,6 +20,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
 import jax
+from absl import logging
 
 from thermo_jax.errors import DivergedError
 from thermo_jax.training import preemption, processes, timeline
@@ -92,8 +93,10 @@ class Saver(contextlib.AbstractContextManager):
             self._wait()
         finally:
             self._thread.shutdown()
-            with contextlib.suppress(OSError):  # it would hide the error that ends the block
+            try:
                 timeline.save(self._checkpoints.directory.parent)
+            except OSError as error:  # not raised, because it would hide an error of the block
+                logging.warning("The timeline of the run is not written: %s", error)
 
     def keep_best(self, state: TrainState, *, step: int, meta: dict, value: float) -> None:
         """Copies the best state so far, on its devices."""
