@@ -121,6 +121,15 @@ def test_a_run_is_not_continued_with_other_examples(tmp_path):
         run.fit(tmp_path, tiny.plan(epochs=2), meta=tiny.META | {"examples": "4567"})
 
 
+@pytest.mark.parametrize("text", ["", "damaged"])
+def test_a_finished_run_without_the_row_of_its_best_epoch_names_the_file(tmp_path, text):
+    run = tiny.toy_run([3.0, 2.0])
+    run.fit(tmp_path, tiny.plan(epochs=2))
+    (tmp_path / METRICS).write_text(text)
+    with pytest.raises(ValueError, match=f"{METRICS} has no row of epoch 2.*restore the file"):
+        run.fit(tmp_path, tiny.plan(epochs=2))
+
+
 def test_more_epochs_continue_a_finished_run(tmp_path):
     run = tiny.toy_run([3.0, 2.0, 1.0])
     run.fit(tmp_path, tiny.plan(epochs=2))

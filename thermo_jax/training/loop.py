@@ -114,7 +114,15 @@ def fit(
     position = Position(patience=plan.patience, epochs=plan.epochs)
 
     def finished_run(best_state: TrainState) -> TrainingRun:
-        rows = read_jsonl(folder_path(workdir) / METRICS) if processes.is_writer() else []
+        if not processes.is_writer():
+            return TrainingRun(best_state, [], position.best_epoch)
+        path = folder_path(workdir) / METRICS
+        rows = read_jsonl(path)
+        if position.best_epoch not in [row.get("epoch") for row in rows]:
+            raise UserError(
+                f"{path} has no row of epoch {position.best_epoch}, whose model was the best: "
+                "restore the file, or choose another --workdir"
+            )
         return TrainingRun(best_state, rows, position.best_epoch)
 
     with Checkpoints(workdir) as checkpoints:
