@@ -56,7 +56,7 @@ def test_a_case_that_does_not_fit_gets_a_row_with_the_reason(tmp_path, capsys, m
             key: 2e3 for key in ("ms_per_step", "ms_min", "ms_max", "gb_per_s")
         }
 
-    monkeypatch.setattr(measure, "measure", measured)
+    monkeypatch.setattr(measure, "timed_rows", measured)
     config = benchmark.get_config("quick")
     config.cases, config.feeding = ("pretrain H", "encode H"), ()
     config.batch_size.heat = 8
@@ -160,7 +160,7 @@ def test_a_step_that_does_not_fit_is_reported_after_all_rows(monkeypatch):
     tiny_chip, v5e = rows
     assert (tiny_chip["fits"], v5e["fits"]) == (False, True)
     assert tiny_chip["roofline_ms"] == pytest.approx(1e3 * tiny_chip["gb"])  # at 1 GB/s
-    table = tables.show(rows).splitlines()
+    table = tables.text(rows).splitlines()
     assert table[1].startswith("tiny:1x1") and " NO " in table[1] and " yes " in table[2]
 
 

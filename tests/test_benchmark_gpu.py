@@ -84,9 +84,9 @@ def test_the_kernels_of_a_step_are_listed_with_their_times(mode):
     assert any("conv" in name for name, _, _ in row["kernels"])
     assert row["busy_us_per_step"] >= sum(took for _, _, took in row["kernels"]) > 0
     name, calls, took = row["kernels"][0]
-    line = tables.show([row]).splitlines()[2]
+    line = tables.text([row]).splitlines()[2]
     assert line.split() == [f"{took:.4g}", f"{calls:.3g}", *name.split()]
-    assert tables.show([row], "speed") == ""
+    assert tables.text([row], "speed") == ""
 
 
 def test_one_step_in_each_type_is_compared_with_float32_on_the_cpu(tmp_path, capsys):
@@ -125,7 +125,7 @@ def test_the_table_shows_whether_a_dispatch_is_one_graph():
         row(framework="torch", platform="gpu", how="compiled, one CUDA graph"),
         row(framework="thermo_jax", platform="cpu", flags=xla_flags.ONE_GRAPH),
     ]
-    lines = tables.show(rows).splitlines()[1:7]
+    lines = tables.text(rows).splitlines()[1:7]
     graphs = [line.rpartition("  ")[2] for line in lines]
     assert graphs == ["one", "XLA's own", "XLA's own", "no graphs", "one", "-"]
 

@@ -67,7 +67,7 @@ def test_a_quick_run_appends_rows_that_our_table_shows(tmp_path):
     rows = [json.loads(line) for line in (tmp_path / "benchmark.jsonl").read_text().splitlines()]
     assert [row["case"] for row in rows] == ["pretrain H", "segment H/H"]
     assert {(row["how"], row["device"]) for row in rows} == {("as written", "cpu")}
-    table = tables.show(rows).splitlines()
+    table = tables.text(rows).splitlines()
     assert table[1].startswith("pretrain H") and " torch " in table[1]
     assert table[-1] == "on cpu (cpu)"
 

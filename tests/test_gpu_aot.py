@@ -80,11 +80,11 @@ def row(gpus, **changes):
 
 
 def test_the_table_shows_exposed_all_reduces_of_several_gpus_and_the_biggest_kernels():
-    one_gpu, kernel, eight_gpus, _ = tables.show([row(1), row(8)]).splitlines()[1:]
+    one_gpu, kernel, eight_gpus, _ = tables.text([row(1), row(8)]).splitlines()[1:]
     assert one_gpu.split()[:4] == ["1", "pretrain", "H", "bfloat16"] and " of " not in one_gpu
     assert "9.5 us" in kernel and kernel.endswith("encoder/dot")
     assert eight_gpus.split()[-5:] == ["2", "of", "9", "1.5", "MB"]
 
 
 def test_the_table_of_timed_steps_leaves_out_steps_that_were_only_compiled():
-    assert tables.show([row(1)], "speed") == ""
+    assert tables.text([row(1)], "speed") == ""

@@ -8,33 +8,33 @@ from thermo_jax.inference import grids
 
 @pytest.mark.parametrize("shape", [(480, 640), (240, 320), (120, 160), (768, 1024), (238, 320)])
 def test_a_picture_of_four_to_three_fills_its_frame(shape):
-    grid = grids.fit(*shape)
+    grid = grids.grid_of(*shape)
     assert not grid.letterboxed
     assert (grid.frame_height, grid.frame_width) == shape
 
 
 @pytest.mark.parametrize(("shape", "frame"), [((480, 480), (480, 640)), ((100, 200), (150, 200))])
 def test_another_aspect_is_centred_in_a_frame_of_four_to_three(shape, frame):
-    grid = grids.fit(*shape)
+    grid = grids.grid_of(*shape)
     assert grid.letterboxed and (grid.frame_height, grid.frame_width) == frame
     assert grid.top == (frame[0] - shape[0]) // 2 and grid.left == (frame[1] - shape[1]) // 2
 
 
 def test_a_picture_of_the_models_size_stays_as_it_is():
     picture = np.random.default_rng(0).integers(0, 256, (480, 640), dtype=np.uint8)
-    np.testing.assert_array_equal(grids.to_model(picture, grids.fit(480, 640)), picture)
+    np.testing.assert_array_equal(grids.to_model(picture, grids.grid_of(480, 640)), picture)
 
 
 def test_a_larger_picture_becomes_the_mean_of_its_blocks():
     picture = np.random.default_rng(0).random((960, 1280)).astype(np.float32)
     means = picture.reshape(480, 2, 640, 2).mean((1, 3))
-    np.testing.assert_allclose(grids.to_model(picture, grids.fit(960, 1280)), means, atol=1e-6)
+    np.testing.assert_allclose(grids.to_model(picture, grids.grid_of(960, 1280)), means, atol=1e-6)
 
 
 def test_a_frame_is_filled_with_the_nearest_pixels():
     picture = np.zeros((480, 320), np.float32)
     picture[:, -1] = 1
-    framed = grids.to_model(picture, grids.fit(480, 320))
+    framed = grids.to_model(picture, grids.grid_of(480, 320))
     assert (framed[:, :160] == 0).all() and (framed[:, 480:] == 1).all()
 
 
@@ -42,7 +42,7 @@ def test_a_frame_is_filled_with_the_nearest_pixels():
 def test_values_return_to_their_positions(shape):
     rows, columns = np.mgrid[0 : shape[0], 0 : shape[1]].astype(np.float32)
     picture = np.stack([rows / shape[0], columns / shape[1]], axis=-1)
-    grid = grids.fit(*shape)
+    grid = grids.grid_of(*shape)
     back = grids.from_model(grids.to_model(picture, grid), grid)
     assert back.shape == picture.shape
     np.testing.assert_allclose(back, picture, atol=0.02)

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from thermo_jax.evaluation import canvas
-from thermo_jax.evaluation.report import Facts, Fold, Picture, Section, Text, write_report
+from thermo_jax.evaluation.report import Facts, Figure, Fold, Section, Text, write_report
 from thermo_jax.evaluation.tables import PrintedTable
 from thermo_jax.evaluation.wording import DISCLAIMER
 
@@ -73,7 +73,7 @@ def test_a_report_is_a_page_a_markdown_and_a_csv_per_table(tmp_path):
 
 
 def test_the_page_forbids_scripts_and_the_network(tmp_path):
-    page = _Page(_write(tmp_path, _table(), Picture(_picture(tmp_path), "c"))[0])
+    page = _Page(_write(tmp_path, _table(), Figure(_picture(tmp_path), "c"))[0])
     policies = [meta["content"] for meta in page.all("meta") if "http-equiv" in meta]
     assert policies == ["default-src 'none'; img-src data:; style-src 'unsafe-inline'"]
     assert not page.all("script")
@@ -132,7 +132,7 @@ def test_our_rows_stand_out(tmp_path):
 
 def test_a_picture_is_inside_the_page_and_beside_the_markdown(tmp_path):
     path = _picture(tmp_path / "figures", "a (1).png")
-    page, markdown = _write(tmp_path, Picture(path, "What it shows"))
+    page, markdown = _write(tmp_path, Figure(path, "What it shows"))
     image = _Page(page).all("img")[0]
     assert (
         base64.b64decode(image["src"].removeprefix("data:image/png;base64,")) == path.read_bytes()
@@ -143,7 +143,7 @@ def test_a_picture_is_inside_the_page_and_beside_the_markdown(tmp_path):
 
 def test_a_finer_picture_is_shown_sharper_not_larger(tmp_path):
     path = _picture(tmp_path, size=(400, 300), dpi=240)
-    image = _Page(_write(tmp_path, Picture(path, "c"))[0]).all("img")[0]
+    image = _Page(_write(tmp_path, Figure(path, "c"))[0]).all("img")[0]
     assert (image["width"], image["height"]) == ("200", "150")
 
 
@@ -174,7 +174,7 @@ def test_a_folded_text_keeps_its_lines_and_cannot_end_its_fence(tmp_path):
 def test_hostile_text_stays_text_in_the_page(tmp_path):
     parts = [
         _table(title=HOSTILE, columns=[HOSTILE, "b"], rows=[[HOSTILE, HOSTILE]], note=HOSTILE),
-        Picture(_picture(tmp_path), HOSTILE),
+        Figure(_picture(tmp_path), HOSTILE),
         Facts({HOSTILE: HOSTILE}),
         Text(HOSTILE),
         Fold(HOSTILE, HOSTILE),

@@ -13,13 +13,12 @@ import pytest
 
 from thermo_jax.data.thermogram import CLASS_NAMES
 from thermo_jax.evaluation import charts
-from thermo_jax.evaluation.report import Facts, Fold, Picture, Section, Text, write_report
+from thermo_jax.evaluation.report import Facts, Figure, Fold, Section, Text, write_report
 from thermo_jax.evaluation.tables import PrintedTable
 from thermo_jax.inference.overlay import overlay_figure
 from thermo_jax.inference.page import write_page
 from thermo_jax.inference.patients import Patient
-from thermo_jax.inference.pictures import Picture as Thermogram
-from thermo_jax.inference.pictures import Unreadable
+from thermo_jax.inference.pictures import Picture, Unreadable
 from thermo_jax.inference.predictor import Prediction
 from thermo_jax.inference.regions import measure_regions
 
@@ -57,7 +56,7 @@ def report(tmp_path_factory):
     cells = [[name, *["0.912 [0.881, 0.943]"] * 10] for name in HOSTILE]
     table = PrintedTable(HOSTILE[0], columns, cells, note=HOSTILE[1], ours=[0])
     parts = [table, Facts({name: name for name in HOSTILE}), Text("x" * 300), Text(HOSTILE[1])]
-    pictures = [Picture(intervals, HOSTILE[0]), Picture(confusion, HOSTILE[1])]
+    pictures = [Figure(intervals, HOSTILE[0]), Figure(confusion, HOSTILE[1])]
     folds = [Fold(name, "y" * 300 + name) for name in HOSTILE]
     sections = [Section(HOSTILE[k], part) for k, part in enumerate((parts, pictures, folds))]
     sections.append(Section("Fourth", []))
@@ -91,7 +90,7 @@ def finding(tmp_path_factory):
         name=HOSTILE[0],
         shape=label_map.shape,
         celsius=True,
-        picture=Thermogram(name=HOSTILE[0], temperatures=temperatures),
+        picture=Picture(name=HOSTILE[0], temperatures=temperatures),
         probabilities={HOSTILE[1]: 0.2, HOSTILE[2]: 0.6},
         evidence={HOSTILE[1]: np.ones((30, 40), np.float32)},
         label_map=label_map,

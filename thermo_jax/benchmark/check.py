@@ -52,7 +52,7 @@ def machine() -> dict[str, Any]:
     }
 
 
-def part(name: str, seconds: str, outcome: str, log: str, offset: str) -> dict[str, Any]:
+def part_row(name: str, seconds: str, outcome: str, log: str, offset: str) -> dict[str, Any]:
     """How a part ended, and the last line after byte `offset` of its log."""
     with open(log, "rb") as file:
         file.seek(int(offset))
@@ -83,10 +83,10 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     on_gpu = any(row.get("platform") == "gpu" for row in rows)
     goals = "GOALS" if on_gpu else "GOALS, which mean nothing here: nothing was measured on a GPU"
     parts = {
-        "BIGGEST KERNELS": tables.show(rows, "kernels"),
+        "BIGGEST KERNELS": tables.text(rows, "kernels"),
         "MACHINE": "\n".join(_machine_line(row) for row in rows if "machine" in row),
-        "SPEED": tables.show(rows, "feeding", "speed"),
-        "PRECISION: relative errors": tables.show(rows, "precision"),
+        "SPEED": tables.text(rows, "feeding", "speed"),
+        "PRECISION: relative errors": tables.text(rows, "precision"),
         "REAL RUNS": _run_table(rows),
         "PARTS": "\n".join(_part_line(row) for row in rows if "part" in row),
         goals: "\n".join(_goal_lines(rows)),
@@ -177,7 +177,7 @@ def main(command: str, file: str, *arguments: str) -> int:
         rows = [json.loads(line) for line in Path(file).read_text(encoding="utf-8").splitlines()]
         print(table(rows))
         return int(any(row.get("outcome", "").startswith(_FAILED) for row in rows))
-    row = {"machine": machine, "part": part, "run": run}[command](*arguments)
+    row = {"machine": machine, "part": part_row, "run": run}[command](*arguments)
     with open(file, "a", encoding="utf-8") as stream:
         stream.write(json.dumps(row) + "\n")
     return 0

@@ -15,7 +15,7 @@ import numpy as np
 from absl import logging
 
 from thermo_jax.benchmark.cases import BenchmarkSettings, Case, make_case
-from thermo_jax.benchmark.measure import versions
+from thermo_jax.benchmark.measure import conditions
 from thermo_jax.benchmark.tables import Row
 from thermo_jax.data import batches
 from thermo_jax.errors import UserError
@@ -56,7 +56,7 @@ def precision_rows(settings: BenchmarkSettings, *, conv: str) -> Iterator[Row]:
             expected, *results = threads.map(lambda step: step(), steps)
         for dtype, result in zip(settings.dtypes, results, strict=True):
             errors = {part: _error(value, expected[part]) for part, value in result.items()}
-            yield {"case": name, "dtype": dtype, "errors": errors} | versions()
+            yield {"case": name, "dtype": dtype, "errors": errors} | conditions()
 
 
 def _lower(case: Case, state: Any, batch: dict[str, np.ndarray], *, device: jax.Device) -> Callable:

@@ -45,7 +45,7 @@ def copy_ceiling(megabytes: int, *, repeats: int) -> float:
     return 2 * x.nbytes / _times(lambda: shift(x), repeats=repeats, calls=_CALLS)["ms_min"] / 1e6
 
 
-def measure(
+def timed_rows(
     case: Case, *, profiled: bool, parallel: DataParallel, steps_per_dispatch: int, repeats: int
 ) -> Iterator[Row]:
     """The row of a case and, if it is `profiled`, a second one of its biggest kernels.
@@ -168,7 +168,7 @@ def measure_calls(*, repeats: int) -> Iterator[Row]:
         yield {"case": f"a call with {len(state)} arrays", "way": mode, **times}
 
 
-def versions() -> dict[str, str]:
+def conditions() -> dict[str, str]:
     """Versions and device, on which the times depend; "flags" is XLA_FLAGS."""
     device = jax.devices()[0]
     return {

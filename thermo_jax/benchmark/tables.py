@@ -105,7 +105,7 @@ def _with_texts(row: Row) -> Row:
     return row | more
 
 
-def show(rows: Sequence[Row], *kinds: str) -> str:
+def text(rows: Sequence[Row], *kinds: str) -> str:
     """The tables of the rows, and the devices on which they were measured.
 
     Args:

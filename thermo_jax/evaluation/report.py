@@ -25,7 +25,7 @@ from thermo_jax.evaluation.wording import DISCLAIMER, line, paragraphs, printabl
 from thermo_jax.files import write_whole
 
 
-class Picture(NamedTuple):
+class Figure(NamedTuple):
     """A PNG of `canvas.save`. The caption is also shown to readers who cannot see the picture."""
 
     path: str | os.PathLike
@@ -52,7 +52,7 @@ class Fold(NamedTuple):
     text: str
 
 
-Part = PrintedTable | Picture | Facts | Text | Fold
+Part = PrintedTable | Figure | Facts | Text | Fold
 
 
 class Section(NamedTuple):
@@ -177,7 +177,7 @@ def _markdown_part(part, folder):
             text = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
             note = [f"*{_escaped(part.note)}*"] if part.note else []
             return [f"### {_escaped(part.title)}", text, *note]
-        case Picture():
+        case Figure():
             address = pathlib.Path(os.path.relpath(part.path, folder)).as_posix()
             caption = _escaped(part.caption)
             return [f"![{caption}]({urllib.parse.quote(address)})", f"*{caption}*"]

@@ -32,7 +32,7 @@ class Grid(NamedTuple):
         return (self.frame_height, self.frame_width) != (self.height, self.width)
 
 
-def fit(height: int, width: int) -> Grid:
+def grid_of(height: int, width: int) -> Grid:
     """The grid of a picture, which is in the centre of its frame."""
     if abs(width / height / ASPECT - 1) <= TOLERANCE:
         return Grid(height, width, 0, 0, height, width)

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from thermo_jax.data.thermogram import PROTOCOL_NAMES, VIEW_NAMES, parse_name
-from thermo_jax.evaluation.report import Facts, Part, Picture, Section, Text, page_text
+from thermo_jax.evaluation.report import Facts, Figure, Part, Section, Text, page_text
 from thermo_jax.evaluation.tables import PrintedTable
 from thermo_jax.evaluation.wording import SIDES_NOTE, class_title
 from thermo_jax.inference.patients import Patient
@@ -174,7 +174,7 @@ def _picture_parts(finding: Finding) -> list[Part]:
     taken = _taken(finding.name)
     caption = "The thermogram, with its own scale, and the results of the models."
     parts: list[Part] = [Text(f"{taken[0].upper()}{taken[1:]}.")] if taken else []
-    parts.append(Picture(finding.overlay, caption))
+    parts.append(Figure(finding.overlay, caption))
     if finding.notes:
         parts.append(Text(f"Note: {'; '.join(finding.notes)}.", important=True))
     return parts

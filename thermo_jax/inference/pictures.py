@@ -61,7 +61,7 @@ class Picture:
     @property
     def grid(self) -> grids.Grid:
         """The position of the picture in a frame of 4:3."""
-        return grids.fit(*self.pixels.shape[:2])
+        return grids.grid_of(*self.pixels.shape[:2])
 
 
 class Unreadable(NamedTuple):
@@ -176,7 +176,7 @@ def read_picture(name: str, files: Sequence[str | os.PathLike]) -> Picture | Unr
         notes.append(COLOURS)
     kind = next(kind for kind in ("temperatures", "gray", "colour") if kind in pixels)
     file = pathlib.PurePosixPath(name).with_name(sources[kind].name).as_posix()
-    if grids.fit(*pixels[kind].shape[:2]).letterboxed:
+    if grids.grid_of(*pixels[kind].shape[:2]).letterboxed:
         notes.append(LETTERBOXED)
     if np.ptp(pixels[kind]) == 0:
         notes.append(CONSTANT)
@@ -201,7 +201,7 @@ def model_input(
     """
     grid = picture.grid
     if data_type == "heat" and picture.colour is not None:
-        colour_grid = grids.fit(*picture.colour.shape[:2])  # its aspect is that of the picture
+        colour_grid = grids.grid_of(*picture.colour.shape[:2])  # its aspect is that of the picture
         return grids.to_model(picture.colour, colour_grid, shape=HEAT_SHAPE)
     if data_type == "gray" and picture.gray is not None:
         return grids.to_model(picture.gray, grid)[..., np.newaxis]

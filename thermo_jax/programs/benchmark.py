@@ -39,7 +39,7 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
                 print(json.dumps(row), file=stream, flush=True)
                 rows.append(row)
         finally:  # so that rows measured before an error are shown
-            print(f"\n{tables.show(rows)}\nWritten to {file}")
+            print(f"\n{tables.text(rows)}\nWritten to {file}")
     return {"rows": rows}
 
 
@@ -73,7 +73,7 @@ def _timed_rows(config: ConfigDict) -> Iterator[Row]:
     parallel, repeats = DataParallel(mode=config.mode), config.repeats
     timing = {"parallel": parallel, "repeats": repeats}
     timing["steps_per_dispatch"] = config.steps_per_dispatch
-    about = {"framework": "thermo_jax", "mode": config.mode, **measure.versions()}
+    about = {"framework": "thermo_jax", "mode": config.mode, **measure.conditions()}
     about["devices"] = devices = len(parallel.devices)
     platform, first_dtype = about["platform"], config.dtypes[0]
     operations = choose_operations(config.conv, platform=platform)
@@ -92,7 +92,7 @@ def _timed_rows(config: ConfigDict) -> Iterator[Row]:
             logging.info("%s, %s", name, dtype)
             case = make(name, dtype=dtype)
             profiled = name in config.profiled and dtype == first_dtype
-            for row in _rows_or_reason(case, measure.measure(case, profiled=profiled, **timing)):
+            for row in _rows_or_reason(case, measure.timed_rows(case, profiled=profiled, **timing)):
                 if row.get("tflops", 0) is None:
                     counted = flops(make(name, dtype=dtype, operations=NATIVE))
                     row["tflops_xla"] = counted and counted / 1e9 / row["ms_per_step"]

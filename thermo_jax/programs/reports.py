@@ -10,7 +10,7 @@ from etils.epath import Path
 from ml_collections import ConfigDict
 
 from thermo_jax.data.thermogram import CLASS_NAMES
-from thermo_jax.evaluation.report import Facts, Fold, Part, Picture, Section, Text, write_report
+from thermo_jax.evaluation.report import Facts, Figure, Fold, Part, Section, Text, write_report
 from thermo_jax.evaluation.results import (
     CLASSIFICATION_COLUMNS,
     DIGITS,
@@ -158,7 +158,7 @@ def _segmentation_parts(outcome: Mapping[str, Any]) -> list[Part]:
 
 def picture_section(pictures: Sequence[Path]) -> Section:
     """The pictures, each with its caption."""
-    return Section("Pictures", [Picture(path, CAPTIONS[path.stem]) for path in pictures])
+    return Section("Pictures", [Figure(path, CAPTIONS[path.stem]) for path in pictures])
 
 
 def about(workdir: Path, config: ConfigDict) -> Section:

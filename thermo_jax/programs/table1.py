@@ -21,7 +21,7 @@ from thermo_jax.data.splits import Split
 from thermo_jax.errors import UserError
 from thermo_jax.evaluation import charts, results, table1
 from thermo_jax.evaluation.predictions import Predictions, pool
-from thermo_jax.evaluation.report import Picture, Section
+from thermo_jax.evaluation.report import Figure, Section
 from thermo_jax.evaluation.tables import PrintedTable
 from thermo_jax.evaluation.wording import DISCLAIMER, OPTIMISTIC
 from thermo_jax.programs import decoder_results, reports, settings
@@ -286,5 +286,5 @@ def _stage_pictures(workdir: Path) -> Section:
     for name in ("segmentation", "evidence", "latents"):
         for path in sorted(workdir.glob(f"repeat0_fold0/*/{PICTURES}/{name}.png")):
             caption = f"{path.parent.parent.name}: {reports.CAPTIONS[name]}"
-            parts.append(Picture(path, caption))
+            parts.append(Figure(path, caption))
     return Section("The first fold's pictures", parts)

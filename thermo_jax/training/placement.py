@@ -11,8 +11,8 @@ from absl import logging
 
 from thermo_jax.models import precision
 from thermo_jax.training import processes, timeline
-from thermo_jax.training.by_value import by_value
 from thermo_jax.training.parallel import DataParallel
+from thermo_jax.training.partials import by_value
 from thermo_jax.training.resident import (
     ExampleSet,
     budget_bytes,

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int, Key, UInt32
 
-from thermo_jax.training.by_value import by_value
+from thermo_jax.training.partials import by_value
 
 
 class TrainState(flax.struct.PyTreeNode):
