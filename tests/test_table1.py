@@ -160,7 +160,7 @@ def test_a_patient_who_is_tested_in_two_repeats_counts_once(finished, tmp_path):
     np.testing.assert_equal(*regions)
     assert rows_of_both["patient"]["H/H"]["counts"]["n"] == 12
     text = (tmp_path / "results.txt").read_text()
-    assert "2; every measure is the mean of the repeats" in text
+    assert "2; every measure is the mean over the repeats" in text
 
 
 @pytest.mark.parametrize(
