@@ -39,8 +39,8 @@ def read_coco(
 ) -> Reading[dict[pathlib.PurePosixPath, tuple[Annotation, ...]]]:
     """Reads a COCO instance file: `file_name` without suffix -> its annotations in file order.
 
-    The list of annotations is empty for listed images without a usable annotation. Ids may be any
-    numbers, but must be unique.
+    If a polygon of an image cannot be drawn, the image has no annotations. Ids of images and
+    categories may be any integers or strings, but must be unique.
     """
     path = pathlib.Path(path)
     try:

@@ -26,7 +26,7 @@ from thermo_jax.files import write_whole
 
 
 class Figure(NamedTuple):
-    """A PNG of `canvas.save`. The caption is also shown to readers who cannot see the picture."""
+    """A PNG of `canvas.write`. The caption is also shown to readers who cannot see the picture."""
 
     path: str | os.PathLike
     caption: str
