@@ -42,7 +42,7 @@ class Kernel:
         "product", "reduction", "element-wise", "copy", "all-reduce" or another operation's name.
       shape: the type of its results, as XLA writes it.
       read, written: bytes.
-      flop: operations of convolutions and products, else 0.
+      flop: operations of convolutions and of products in fusions, else 0.
       source: its place in the traced program.
     """
 

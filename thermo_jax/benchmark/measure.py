@@ -22,7 +22,7 @@ from thermo_jax.training.parallel import MODES, DataParallel
 from thermo_jax.training.state import initialise
 
 _CALLS = 10  # calls that are timed together, because a single call is too short
-MOST_KERNELS = 15  # in a row
+MOST_KERNELS = 15  # that a row lists
 # Events in a profile of the CPU that are not kernels.
 _NO_KERNELS = ("end: ", "ThreadpoolListener", "ThunkExecutor")
 

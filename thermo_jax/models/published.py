@@ -76,7 +76,7 @@ def to_published(variables: Mapping[str, Mapping]) -> dict[str, np.ndarray]:
     It is the inverse of `from_published`.
 
     Raises:
-      UserError: a variable that no published model has, such as the pooled classifier's head.
+      UserError: the head of a pooled classifier, which no published model has.
     """
     heads = {head: name for name, head in _HEAD.items()}
     modules = {path: module for module, path in _MODULES.items()}
@@ -85,7 +85,7 @@ def to_published(variables: Mapping[str, Mapping]) -> dict[str, np.ndarray]:
     for (_, *path, leaf), array in flatten_dict(variables).items():
         array = np.asarray(array)
         if leaf == "head_weight" and array.ndim != 2:
-            raise UserError("a pooled classifier has no published form: its head has no weights")
+            raise UserError("a pooled classifier has no published form: its head has one weight")
         if leaf in heads:
             weights[heads[leaf]] = array.reshape(1) if leaf == "head_bias" else array.T
             continue

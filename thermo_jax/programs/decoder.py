@@ -1,7 +1,8 @@
 """Programs "classify" and "segment": a frozen encoder -> a trained decoder and its measures.
 
 The encoder comes from its own run's workdir or, if this run continues, from this run's checkpoint.
--> latents, computed once if they fit on the devices -> training -> best epoch by validation loss
+
+encoder -> latents, computed once if they fit on the devices -> training -> best epoch
 -> predictions for the test patients, once -> results, pictures
 """
 

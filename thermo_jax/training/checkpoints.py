@@ -325,8 +325,8 @@ def keep_best_model(workdir: str | os.PathLike) -> None:
 
     If it is interrupted at any time, the run can still be used, and another call deletes the rest.
 
-    What may be changed: the list of items that are kept, and errors. Never delete the best model
-    or the latest meta, nor anything of a run whose meta does not say "finished".
+    What may be changed: the list of items that are kept, and error messages. Never delete the best
+    model or the latest meta, nor anything of a run whose meta does not say "finished".
     tests/test_checkpoints.py shows which files remain; tests/test_kills.py kills the program here.
     """
     with Checkpoints(workdir, read_only=True) as checkpoints:

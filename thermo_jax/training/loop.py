@@ -227,7 +227,7 @@ def check_examples(meta: dict, examples: str, *, workdir: str | os.PathLike) -> 
     if meta["examples"] != examples:
         raise UserError(
             f"the data changed since the run in {workdir} began: its patients would be in "
-            "other sets (or an earlier version of this program trained the encoder, also on images "
+            "other sets (or an earlier version of this program also trained the encoder on images "
             "of unknown patients). Restore the data, or choose another --workdir"
         )
 
