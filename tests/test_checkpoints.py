@@ -10,6 +10,7 @@ import pytest
 import tiny_training as tiny
 from absl import logging as absl_logging
 from folder_contents import kept_steps
+from jax.experimental import multihost_utils
 
 from thermo_jax.training.checkpoints import FOLDER, Checkpoints, keep_best_model, load_encoder
 from thermo_jax.training.position import Position
@@ -76,6 +77,14 @@ def test_later_steps_do_not_change_a_history_that_is_being_saved():
     position.history["loss"].append(2.0)
     position.history["accuracy"] = [0.5]
     assert meta["history"] == {"loss": [3.0]}
+
+
+def test_saving_does_not_ask_jax_whether_to_stop(tmp_path, monkeypatch):
+    # Orbax asks about earlier steps than the training, so that JAX could choose a step of the past.
+    asked = []
+    monkeypatch.setattr(multihost_utils, "reached_preemption_sync_point", asked.append)
+    tiny.toy_run([2.0, 1.0]).fit(tmp_path, tiny.plan(epochs=2))
+    assert kept_steps(tmp_path) == [10] and asked == []
 
 
 def test_a_restored_state_is_placed_on_the_requested_devices(tmp_path):

@@ -40,6 +40,17 @@ _STORAGE_STATUS = re.compile(
 _COMMITTED = "commit_success.txt"  # the last file of a checkpoint that Orbax writes
 
 
+class _Manager(ocp.CheckpointManager):
+    def reached_preemption(self, step: int) -> bool:
+        """Returns False, and does not ask JAX, which must be asked in the order of the steps.
+
+        Orbax would ask about the step that it has just saved in the background. JAX could then
+        choose a step that the training has already passed, and SIGTERM would never stop the run.
+        Only `preemption.reached` may ask.
+        """
+        return False
+
+
 class Checkpoints(contextlib.AbstractContextManager):
     """The checkpoints of one workdir. Leaving the context waits for the last save."""
 
@@ -69,9 +80,7 @@ class Checkpoints(contextlib.AbstractContextManager):
         }
         handlers["meta"] = ocp.JsonCheckpointHandler()
         with self._reading():
-            self._manager = ocp.CheckpointManager(
-                self.directory, options=options, item_handlers=handlers
-            )
+            self._manager = _Manager(self.directory, options=options, item_handlers=handlers)
 
     def __exit__(self, *exc_info) -> None:
         try:
