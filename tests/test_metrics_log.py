@@ -54,6 +54,16 @@ def test_a_new_run_starts_an_empty_record(tmp_path):
     assert (tmp_path / METRICS).read_bytes() == b""
 
 
+def test_files_that_contain_all_lines_are_not_written_again(tmp_path):
+    log = MetricsLog(tmp_path)
+    log.write(step=5, epoch=1, metrics={"val/loss": 1.0}, timing={})
+    log.flush()
+    (tmp_path / METRICS).unlink()  # a save, which flushes, follows each epoch
+    log.flush()
+    log.close()
+    assert not (tmp_path / METRICS).exists()
+
+
 def test_a_record_that_ends_before_the_checkpoint_is_refused(tmp_path):
     write_epochs(tmp_path, [1])
     with pytest.raises(ValueError, match="metrics.jsonl does not reach step 10"):

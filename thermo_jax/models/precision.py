@@ -60,4 +60,6 @@ def matmul_precision(name: str, *, platform: str) -> AbstractContextManager:
       platform: "gpu", "tpu" or "cpu"; for "cpu" nothing changes.
     """
     products = _PRODUCTS[name]
-    return jax.default_matmul_precision(None if platform == "cpu" else products)
+    if products is None or platform == "cpu":  # the user's, such as JAX_DEFAULT_MATMUL_PRECISION
+        products = jax.config.jax_default_matmul_precision
+    return jax.default_matmul_precision(products)

@@ -34,6 +34,7 @@ class MetricsLog:
         workdir = folder_path(workdir)
         self._rows = {}  # file -> its lines; stays empty in a process that does not write
         self._writer = None
+        self._is_written = True  # whether the files contain all lines
         self._flushed = -math.inf  # the time when the files were last written
         if not processes.is_writer():
             return
@@ -51,21 +52,26 @@ class MetricsLog:
 
     def write(self, *, step: int, epoch: int, metrics: dict[str, float], timing: dict) -> None:
         """Adds a line to each file; numbers that are not finite become null."""
-        for rows, values in zip(self._rows.values(), (metrics, timing), strict=False):
+        if not self._rows:
+            return
+        for rows, values in zip(self._rows.values(), (metrics, timing), strict=True):
             rows.append({"step": step, "epoch": epoch, **values})
         if self._writer is not None:
             for name, value in {**metrics, **timing}.items():
                 self._writer.add_scalar(name, value, step)
+        self._is_written = False
         if time.monotonic() - self._flushed >= _PAUSE_S:
             self.flush()
 
     def flush(self) -> None:
-        """Writes all lines to the files."""
+        """Writes all lines to the files, if they do not contain them already."""
+        if self._is_written:
+            return
         for path in self._rows:
             self._write(path)
         if self._writer is not None:
             self._writer.flush()
-        self._flushed = time.monotonic()
+        self._is_written, self._flushed = True, time.monotonic()
 
     def _write(self, path: epath.Path) -> None:
         """Writes whole files, because one cannot append in a bucket; none is ever incomplete."""
