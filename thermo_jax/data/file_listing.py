@@ -7,14 +7,21 @@ the order does not depend on the file system.
 import dataclasses
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from thermo_jax.data.data_report import Oddity, Reading
 from thermo_jax.data.thermogram import Thermogram, split_name
 from thermo_jax.errors import MissingFileError, UserError
+from thermo_jax.files import task_of_run
 
 MATRIX_SUFFIX = ".txt"
+# Suffixes of the files that a reader opens.
+MATRICES = (".txt", ".csv", ".asc", ".npy", ".npz")
+IMAGES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif")
 DIAGNOSIS_TABLE = "id_diagnosis.csv"
+THERMOGRAM_TABLE = "thermograms.csv"
+MASK_CLASSES = "classes.json"  # in a folder of masks: name of a class -> value of its pixels
+MASK_FOLDERS = ("mask", "masks", "label_map", "label_maps", "labelmaps", "segmentation_masks")
 
 
 @dataclasses.dataclass
@@ -26,7 +33,10 @@ class FileListing:
     pixels: list[pathlib.Path] = dataclasses.field(default_factory=list)  # images and matrices
     pages: list[pathlib.Path] = dataclasses.field(default_factory=list)  # description.html
     tables: list[pathlib.Path] = dataclasses.field(default_factory=list)  # id_diagnosis.csv
-    annotations: list[pathlib.Path] = dataclasses.field(default_factory=list)  # COCO
+    annotations: list[pathlib.Path] = dataclasses.field(default_factory=list)  # .json
+    masks: list[pathlib.Path] = dataclasses.field(default_factory=list)  # label maps as images
+    thermogram_table: pathlib.Path | None = None  # thermograms.csv in the root
+    workdirs: list[pathlib.Path] = dataclasses.field(default_factory=list)  # of runs, passed over
     others: list[pathlib.Path] = dataclasses.field(default_factory=list)
     closed: list[pathlib.Path] = dataclasses.field(default_factory=list)  # unreadable folders
 
@@ -40,7 +50,9 @@ class FileListing:
 
     def sources(self) -> list[pathlib.Path]:
         """Returns every file that a scan reads."""
-        return [*self.pixels, *self.pages, *self.tables, *self.annotations]
+        table = [self.thermogram_table] if self.thermogram_table else []
+        lists = (self.pixels, self.pages, self.tables, self.annotations, self.masks, table)
+        return [path for paths in lists for path in paths]
 
 
 def list_files(root: str | os.PathLike) -> FileListing:
@@ -58,28 +70,42 @@ def list_files(root: str | os.PathLike) -> FileListing:
     if not root.is_dir():
         raise UserError(f"data root {root} is a file; set config.data.root to its folder")
     files = FileListing(root)
-    paths = [
-        folder / name for folder, _, names in walk(root, closed=files.closed) for name in names
-    ]
+    paths, mask_folders = [], set()
+    for folder, subfolders, names in walk(root, closed=files.closed):
+        if folder != root and task_of_run(folder):
+            files.workdirs.append(folder)
+            subfolders.clear()
+            continue
+        paths += [folder / name for name in names]
+        if MASK_CLASSES in names or (folder != root and folder.name.lower() in MASK_FOLDERS):
+            mask_folders.add(folder)
     for path in sorted(paths, key=lambda path: path.relative_to(root).parts):
-        name, suffix = path.name.lower(), path.suffix.lower()
-        if name in ("description.html", "description.htm"):
-            files.pages.append(path)
-        elif name == DIAGNOSIS_TABLE:
-            files.tables.append(path)
-        elif suffix == ".json" and "instances" in name and path.parent == root:
-            files.annotations.append(path)
-        elif suffix == MATRIX_SUFFIX and name.startswith("readme"):
-            files.others.append(path)
-        elif suffix in (".jpg", ".jpeg", MATRIX_SUFFIX):
-            files.pixels.append(path)
+        if path == root / THERMOGRAM_TABLE:
+            files.thermogram_table = path
         else:
-            files.others.append(path)
+            _list_of(path, files, mask_folders=mask_folders).append(path)
     if not (paths or files.closed):
         raise UserError(
             f"data root {root} is empty; copy the data set there, or set config.data.root"
         )
     return files
+
+
+def _list_of(
+    path: pathlib.Path, files: FileListing, *, mask_folders: Collection[pathlib.Path]
+) -> list[pathlib.Path]:
+    """The list of `files` to which a file belongs."""
+    name, suffix = path.name.lower(), path.suffix.lower()
+    if name in ("description.html", "description.htm"):
+        return files.pages
+    if name == DIAGNOSIS_TABLE:
+        return files.tables
+    if suffix == ".json":
+        return files.others if name == MASK_CLASSES else files.annotations
+    if suffix in IMAGES and path.parent in mask_folders:
+        return files.masks
+    is_readme = suffix == MATRIX_SUFFIX and name.startswith("readme")
+    return files.pixels if suffix in MATRICES + IMAGES and not is_readme else files.others
 
 
 def walk(

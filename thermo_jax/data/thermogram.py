@@ -41,10 +41,18 @@ PATH_FIELDS = {"gray": "gray_path", "heat": "heat_path", "temperatures": "temper
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Annotation:
-    """One annotated region: its class index and its rings of (x, y) vertices, pixels of 640x480."""
+    """One annotated region, as polygons or as a mask.
+
+    Attributes:
+      class_index: an index of `CLASS_NAMES`.
+      rings: (x, y) vertices of polygons, pixels of the annotated image.
+      runs: run lengths of a mask, column by column, of pixels outside and inside in turn (the
+        uncompressed form of COCO).
+    """
 
     class_index: int
-    rings: tuple[tuple[tuple[float, float], ...], ...]
+    rings: tuple[tuple[tuple[float, float], ...], ...] = ()
+    runs: tuple[int, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -70,6 +78,9 @@ class Thermogram(ParsedName):
     """Metadata of one thermogram. Paths are absolute; None if that kind of pixels is missing."""
 
     name: str  # unique in its data set: path relative to the root, without suffix, "/" separated
+    files: tuple[pathlib.Path, ...] = ()  # all files of this name; a scan opens them
+    frame_in_file: int = 0  # 0, 1, ... within a file that is a stack of several frames
+    shape: tuple[int, int] = GRAY_SHAPE  # pixels, rows x columns, of the file that is read
     patient: str  # "0001", or "folder:<relative folder>" if the patient is unknown
     patient_known: bool  # False: used for pretraining only
     label: int = UNLABELLED
@@ -78,6 +89,8 @@ class Thermogram(ParsedName):
     temperature_path: pathlib.Path | None = None
     mean_temperature: float | None = None  # degrees C; None if there is no matrix
     regions: tuple[Annotation, ...] = ()  # in drawing order; empty = not annotated
+    regions_shape: tuple[int, int] = GRAY_SHAPE  # rows x columns of the image that was annotated
+    notes: tuple[str, ...] = ()  # what the reader decided about its files
 
     @property
     def paths(self) -> dict[str, pathlib.Path]:
