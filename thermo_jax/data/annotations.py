@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from thermo_jax.data.data_report import Oddity, Reading
-from thermo_jax.data.radiometry import read_bytes
+from thermo_jax.data.reader import read_bytes
 from thermo_jax.data.thermogram import (
     BACKGROUND,
     CLASS_NAMES,

@@ -58,6 +58,8 @@ NOTES = {
     "radiometry": ("settings of the camera", "used as recorded, unless the configuration says so"),
     "no-temperatures": ("temperatures inside the file are not read", "read as a picture"),
     "unused-file": ("second file of one thermogram", "the other one is used"),
+    "mixed-gray": ("gray images of several origins", "kept: compare results by origin"),
+    "mixed-heat": ("heatmaps of several origins", "kept: compare results by origin"),
     "earlier-run": ("results of an earlier run", "passed over"),
     "missing-snap": ("no heatmap (snap)", "rendered from temperatures, else gray only"),
     "missing-gray": ("no gray image", "rendered from temperatures, else heatmap only"),
@@ -77,6 +79,17 @@ NOTES = {
     "several-rings": ("region of several polygons", "filled together as one region"),
     "repeated-image": ("annotation file lists the image twice", "first kept"),
     "ambiguous-annotation": ("several images fit the annotation", "annotation left out"),
+}
+_ORIGINS = (
+    "the set mixes {images} of several origins ({detail}): a way of rendering can betray the "
+    "acquisition, and with it the diagnosis"
+)
+# Notes that belong on every page of results: kind -> the sentence.
+CAUTIONS = {
+    "assumed-patients": "patients assumed: one per file",
+    "class-and-folder": "patients assumed: numbers start again in every class folder",
+    "mixed-gray": _ORIGINS.replace("{images}", "gray images"),
+    "mixed-heat": _ORIGINS.replace("{images}", "heatmaps"),
 }
 _BAD_ANNOTATIONS = frozenset({"unusable-polygon", "annotation-size"})
 KINDS = {**BAD_FILES, **NOTES}
@@ -100,6 +113,12 @@ class Oddity:
         """Whether a strict run stops at it."""
         return self.kind in BAD_FILES
 
+    @property
+    def note(self) -> str:
+        """The detail, for results that show one thermogram."""
+        is_about_file = self.is_bad or self.kind in ("unused-file", "no-temperatures")
+        return f"{pathlib.PurePath(self.file).name}: {self.detail}" if is_about_file else self.detail
+
 
 # A function that reads a data set is a generator, which yields oddities and returns its result. Its
 # caller writes `result = yield from read_something(...)`; `layouts.scan`, which has the report,
@@ -115,6 +134,7 @@ class DataReport:
     root: str | pathlib.Path = ""
     layout: str = ""
     strict: bool = False
+    problem: str = ""  # why nothing can be used
     oddities: list[Oddity] = dataclasses.field(default_factory=list)
     sizes: dict[str, int] = dataclasses.field(default_factory=dict)  # "gray 480x640" -> files
 
@@ -142,6 +162,15 @@ class DataReport:
     def count(self, kind: str) -> int:
         """How many oddities of this kind there are."""
         return sum(oddity.kind == kind for oddity in self.oddities)
+
+    @property
+    def cautions(self) -> dict[str, str]:
+        """The sentences of `CAUTIONS` that apply, by kind."""
+        return {
+            oddity.kind: CAUTIONS[oddity.kind].replace("{detail}", oddity.detail)
+            for oddity in self.oddities
+            if oddity.kind in CAUTIONS
+        }
 
     @property
     def skipped(self) -> list[str]:

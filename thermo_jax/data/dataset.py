@@ -10,6 +10,7 @@ from absl import logging
 from etils import epath
 
 from thermo_jax.data import examples, layouts, phantom, splits
+from thermo_jax.data.reader import ReaderSettings
 from thermo_jax.data.splits import Split
 from thermo_jax.data.thermogram import UNLABELLED, Thermogram
 from thermo_jax.errors import UserError
@@ -26,6 +27,7 @@ class DataSettings(examples.Selection):
     """What to read: the fields of `config.data`, which configs/common.py explains, and a seed.
 
     Attributes:
+      emissivity: `config.flir.emissivity`.
       seed: the seed of the permutation of diagnoses; used only if `shuffle_labels` is True.
     """
 
@@ -37,9 +39,17 @@ class DataSettings(examples.Selection):
     colormap: str = "jet"
     loader: str = "tf.data"
     prepared_dir: str = ""
+    unit: str = "auto"
+    render: str = "auto"
+    emissivity: float = 0.0
     shuffle_labels: bool = False
     phantom_patients: int = 40
     seed: int = 0
+
+    @property
+    def reader(self) -> ReaderSettings:
+        """How files are read."""
+        return ReaderSettings(unit=self.unit, emissivity=self.emissivity)
 
     def find_root(self) -> pathlib.Path:
         """The folder to read; writes the phantom data set if it is configured and missing.
@@ -84,12 +94,14 @@ class Dataset:
       settings: how it was opened.
       read_pixels: (thermograms, data_type=, task=) -> the image and label map of each thermogram.
       write_report: writes the files of the data report to a folder.
+      all_cautions: of the data report.
     """
 
     records: Sequence[Thermogram]
     settings: DataSettings
     read_pixels: Callable[..., examples.ReadPixels]
     write_report: Callable[[epath.Path], object]
+    all_cautions: Mapping[str, str] = dataclasses.field(default_factory=dict)
     _loaded: dict[tuple[str, str], examples.Examples] = dataclasses.field(
         default_factory=dict, init=False
     )
@@ -103,6 +115,12 @@ class Dataset:
     def known_patients(self) -> set[str]:
         """The patients whose number is known."""
         return {record.patient for record in self._of_known_patients()}
+
+    @property
+    def cautions(self) -> list[str]:
+        """What every page of results must say about the data of this type."""
+        other = {"gray": "mixed-heat", "heat": "mixed-gray"}[self.settings.type]
+        return [text for kind, text in self.all_cautions.items() if kind != other]
 
     def load(self, task: str, data_type: str = "") -> examples.Examples:
         """The examples of a task, "pretrain", "classify" or "segment".
@@ -188,10 +206,19 @@ def open_dataset(settings: DataSettings) -> Dataset:
     """
     root = settings.find_root()
     if settings.loader == "numpy":
-        records, report = layouts.scan(root, layout=settings.layout, strict=settings.strict)
+        records, report = layouts.scan(
+            root,
+            layout=settings.layout,
+            strict=settings.strict,
+            render=settings.render,
+            reader=settings.reader,
+        )
         logging.info("%s: %s", root, report.summary())
-        read_pixels = functools.partial(examples.read_pixels, colormap=settings.colormap)
+        read_pixels = functools.partial(
+            examples.read_pixels, colormap=settings.colormap, settings=settings.reader
+        )
         write_report = functools.partial(report.write, records=records)
+        cautions = report.cautions
     else:
         from thermo_jax.data import dmr_ir  # imports tensorflow_datasets
 
@@ -201,14 +228,21 @@ def open_dataset(settings: DataSettings) -> Dataset:
             strict=settings.strict,
             prepared_dir=settings.prepared_dir or None,
             colormap=settings.colormap,
+            render=settings.render,
+            reader=settings.reader,
         )
         records = dmr_ir.load_records(prepared)
         read_pixels = functools.partial(dmr_ir.read_pixels, prepared=prepared)
         write_report = prepared.copy_report
+        cautions = prepared.cautions
     if settings.shuffle_labels:
         records = _with_shuffled_labels(records, seed=settings.seed)
     return Dataset(
-        records=records, settings=settings, read_pixels=read_pixels, write_report=write_report
+        records=records,
+        settings=settings,
+        read_pixels=read_pixels,
+        write_report=write_report,
+        all_cautions=cautions,
     )
 
 

@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterator, Sequence
 
 from thermo_jax.data.data_report import Oddity, Reading
 from thermo_jax.data.file_listing import DIAGNOSIS_TABLE, FileListing
-from thermo_jax.data.radiometry import read_bytes
+from thermo_jax.data.reader import read_bytes
 from thermo_jax.data.thermogram import (
     HEALTHY,
     SICK,

@@ -8,6 +8,7 @@ its owners. TensorFlow is imported only inside functions (see `batches.import_te
 """
 
 import contextlib
+import dataclasses
 import datetime
 import functools
 import io
@@ -23,7 +24,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging
 
-from thermo_jax.data import annotations, batches, examples, layouts, radiometry
+from thermo_jax.data import annotations, batches, examples, layouts
+from thermo_jax.data.picture import load_pixels
 from thermo_jax.data.prepared import (
     DATASET_NAME,
     DATASET_VERSION,
@@ -33,6 +35,7 @@ from thermo_jax.data.prepared import (
     lock,
     source_fingerprint,
 )
+from thermo_jax.data.reader import ReaderSettings, ordered_map
 from thermo_jax.data.thermogram import BACKGROUND, CLASS_NAMES, Annotation, Thermogram
 from thermo_jax.files import digest
 
@@ -79,10 +82,15 @@ class DmrIr(tfds.core.GeneratorBasedBuilder, skip_registration=DATASET_NAME in _
     )
 
     def __init__(
-        self, *, records: Sequence[Thermogram] | None = None, colormap: str = "jet", **kwargs: Any
+        self,
+        *,
+        records: Sequence[Thermogram] | None = None,
+        colormap: str = "jet",
+        reader: ReaderSettings = ReaderSettings(),
+        **kwargs: Any,
     ):
-        """Sets the records to write (default: a scan of manual_dir) and heatmaps' colour map."""
-        self._records, self._colormap = records, colormap
+        """Sets the records to write (default: a scan of manual_dir) and how pixels are read."""
+        self._records, self._colormap, self._reader = records, colormap, reader
         super().__init__(**kwargs)
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -112,8 +120,8 @@ class DmrIr(tfds.core.GeneratorBasedBuilder, skip_registration=DATASET_NAME in _
         return {"train": self._generate_examples(records)}
 
     def _generate_examples(self, records: Sequence[Thermogram]) -> Iterator[tuple[int, dict]]:
-        encode = functools.partial(_encode, colormap=self._colormap)
-        yield from enumerate(radiometry.ordered_map(encode, records, description="preparing"))
+        encode = functools.partial(_encode, settings=self._reader, colormap=self._colormap)
+        yield from enumerate(ordered_map(encode, records, description="preparing"))
 
 
 def prepare(
@@ -123,11 +131,13 @@ def prepare(
     strict: bool = False,
     prepared_dir: str | os.PathLike | None = None,
     colormap: str = "jet",
+    render: str = "auto",
+    reader: ReaderSettings = ReaderSettings(),
 ) -> Prepared:
     """Prepares a source folder, unless this was done before.
 
     Args:
-      root, layout, strict: as in `layouts.scan`.
+      root, layout, strict, render, reader: as in `layouts.scan`.
       prepared_dir: the folder of prepared sets; default `prepared` in `files.cache_dir()`.
       colormap: matplotlib colour map for heatmaps rendered from temperatures.
     Raises:
@@ -136,8 +146,10 @@ def prepare(
       DataError: a bad file, if `strict`.
     """
     root = pathlib.Path(root).expanduser().resolve()
-    settings = {"root": str(root), "layout": layout, "colormap": colormap}
-    fingerprint = source_fingerprint(root, layout=layout, colormap=colormap)
+    read_as = {"layout": layout, "colormap": colormap, "render": render}
+    read_as |= {name: str(value) for name, value in dataclasses.asdict(reader).items()}
+    settings = {"root": str(root), **read_as}
+    fingerprint = source_fingerprint(root, **read_as)
     directory = (
         choose_prepared_dir(prepared_dir, root=root) / f"{root.name}-{digest(settings)[:12]}"
     )
@@ -146,10 +158,10 @@ def prepare(
         with lock(directory):
             # Another process may have prepared it by now.
             prepared = find(directory, fingerprint) or _write(
-                directory, fingerprint, settings, strict=strict
+                directory, fingerprint, settings, strict=strict, reader=reader
             )
     if strict and prepared.num_bad:
-        layouts.scan(root, layout=layout, strict=True)  # raises the error of the bad file
+        layouts.scan(root, layout=layout, strict=True, reader=reader)  # raises the file's error
     if prepared.num_oddities:
         logging.warning(
             "%d oddities in the data, %d files skipped; see %s",
@@ -221,9 +233,9 @@ def _quiet() -> Iterator[None]:
         logging.set_verbosity(level)
 
 
-def _encode(record: Thermogram, *, colormap: str) -> dict[str, Any]:
-    arrays = radiometry.load_pixels(record, colormap=colormap)._asdict()
-    arrays["label_map"] = annotations.label_map(record.regions) if record.regions else None
+def _encode(record: Thermogram, *, settings: ReaderSettings, colormap: str) -> dict[str, Any]:
+    arrays = load_pixels(record, settings, colormap=colormap)._asdict()
+    arrays["label_map"] = annotations.label_map_480x640(record) if record.regions else None
     encoded = {name: getattr(record, name) for name in _METADATA}
     for name, value in encoded.items():
         if isinstance(value, str):
@@ -261,19 +273,32 @@ def _decode_record(row: dict[str, Any], stored: pathlib.Path) -> Thermogram:
 
 
 def _write(
-    directory: pathlib.Path, fingerprint: str, settings: dict[str, str], *, strict: bool
+    directory: pathlib.Path,
+    fingerprint: str,
+    settings: dict[str, str],
+    *,
+    strict: bool,
+    reader: ReaderSettings,
 ) -> Prepared:
     """Prepares in a folder beside `directory`, and renames it when it is complete."""
     if directory.exists():
         logging.warning("%s is incomplete or has changed: preparing it again", directory)
     logging.info("preparing %s in %s", settings["root"], directory)
-    records, report = layouts.scan(settings["root"], layout=settings["layout"], strict=strict)
+    records, report = layouts.scan(
+        settings["root"],
+        layout=settings["layout"],
+        strict=strict,
+        render=settings["render"],
+        reader=reader,
+    )
     staging = directory.with_name(f"{directory.name}.incomplete")
     shutil.rmtree(staging, ignore_errors=True)  # left by a run that was killed
     try:
         batches.import_tensorflow()
         tfds.disable_progress_bar()  # `ordered_map` shows one
-        builder = DmrIr(records=records, colormap=settings["colormap"], data_dir=staging)
+        builder = DmrIr(
+            records=records, colormap=settings["colormap"], reader=reader, data_dir=staging
+        )
         downloads = staging / "downloads"  # TFDS makes this folder, though nothing is downloaded
         with _quiet():
             builder.download_and_prepare(file_format="tfrecord", download_dir=downloads)
@@ -284,6 +309,7 @@ def _write(
             "num_oddities": len(report.oddities),
             "num_skipped": len(report.skipped),
             "num_bad": report.num_bad,
+            "cautions": report.cautions,
         }
         when = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
         others = {"num_records": len(records), **settings, "prepared_at": when}

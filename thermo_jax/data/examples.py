@@ -12,7 +12,9 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 from absl import logging
 
-from thermo_jax.data import annotations, radiometry
+from thermo_jax.data import annotations
+from thermo_jax.data.picture import load_pixels
+from thermo_jax.data.reader import ReaderSettings, ordered_map
 from thermo_jax.data.table import Table
 from thermo_jax.data.thermogram import (
     GRAY_SHAPE,
@@ -111,8 +113,9 @@ def select(
         remedy = "Widen the selection (config.data) or choose other data"
         if removed.get("without heat pixels") == len(records):
             remedy = (
-                "Heatmaps are read from _snap.jpg files or rendered from temperatures: add these, "
-                "or choose gray presets (such as encoder.py:gray and classify.py:G/G)"
+                "In a copy of DMR-IR, heatmaps are read from _snap.jpg files or rendered from "
+                "temperatures: set config.data.render=any to render them from gray images, or "
+                "choose gray presets (such as encoder.py:gray and classify.py:G/G)"
             )
         raise UserError(
             f"task {task!r} can use none of the {len(records)} thermograms: removed {reasons}. "
@@ -122,16 +125,21 @@ def select(
 
 
 def read_pixels(
-    records: Sequence[Thermogram], *, data_type: str, task: str, colormap: str = "jet"
+    records: Sequence[Thermogram],
+    *,
+    data_type: str,
+    task: str,
+    colormap: str = "jet",
+    settings: ReaderSettings = ReaderSettings(),
 ) -> ReadPixels:
     """Reads the files of thermograms, in order; `colormap` is used for rendered heatmaps."""
 
     def read(record: Thermogram) -> tuple[np.ndarray, np.ndarray | None]:
-        pixels = radiometry.load_pixels(record, colormap=colormap, wanted=(data_type,))
-        label_map = annotations.label_map(record.regions) if task == "segment" else None
+        pixels = load_pixels(record, settings, colormap=colormap, wanted=(data_type,))
+        label_map = annotations.label_map_480x640(record) if task == "segment" else None
         return getattr(pixels, data_type), label_map
 
-    return radiometry.ordered_map(read, records, description=f"reading {data_type}")
+    return ordered_map(read, records, description=f"reading {data_type}")
 
 
 def load_examples(

@@ -46,7 +46,8 @@ class FileListing:
 
     def names(self, record: Thermogram) -> list[str]:
         """Returns the relative paths of a thermogram's files."""
-        return [self.relative(path) for path in record.paths.values()]
+        paths = dict.fromkeys([*record.paths.values(), *record.files])
+        return [self.relative(path) for path in paths]
 
     def sources(self) -> list[pathlib.Path]:
         """Returns every file that a scan reads."""
@@ -157,14 +158,25 @@ def group(files: FileListing) -> Reading[list[dict[str, pathlib.Path]]]:
     return sorted(groups.values(), key=folder_and_stem)
 
 
+def group_by_name(files: FileListing) -> list[tuple[pathlib.Path, ...]]:
+    """Groups the files that have the same name in a folder, apart from suffixes and `_snap`."""
+    groups: dict[tuple[pathlib.Path, str], list[pathlib.Path]] = {}
+    for path in files.pixels:
+        groups.setdefault((path.parent, split_name(path.name)[0].lower()), []).append(path)
+    return [tuple(paths) for paths in groups.values()]
+
+
 def report_unused(files: FileListing) -> Reading[None]:
     """Reports the folders that cannot be read and the files that this layout does not use."""
     for path in files.closed:
         yield Oddity("unreadable-folder", files.relative(path), "check its permissions")
+    for path in files.workdirs:
+        yield Oddity("earlier-run", files.relative(path), "the workdir of a run")
     for path in files.others:
-        detail = f"neither .jpg nor a temperature .txt ({path.suffix or 'no suffix'})"
-        if path.suffix.lower() == ".json" and "instances" in path.name.lower():
-            detail = "annotation files are read in the data root only: move it there"
+        if path.suffix.lower() in MATRICES + IMAGES:
+            detail = f"the {files.layout} layout has no such files; config.data.layout=folder reads it"
+        else:
+            detail = f"no thermogram ({path.suffix or 'no suffix'})"
         yield Oddity("ignored-file", files.relative(path), detail)
     unused = {"site": files.tables, "matrices": files.pages}
     for path in unused.get(files.layout, files.tables + files.pages):

@@ -1,222 +1,197 @@
-"""The three layouts of DMR-IR on disk -> thermograms and a data report (SPEC section 4).
+"""A folder on disk -> thermograms and a data report (SPEC sections 4 and 9).
 
 site           <root>/0001/T0001.1.1.D.2012-10-08.00{,_snap}.jpg, .txt, description.html, COCO
 matrices       <root>/txt_files/T0001.txt, <root>/id_diagnosis.csv
-class folders  <root>/{healthy,sick}/<patient>/T....{txt,jpg}, or synonyms of healthy and sick
+class folders  <root>/{healthy,sick}/<patient>/<any name>, or synonyms of healthy and sick
+folder         any other folder: `identity` finds out whose thermograms are in it
+table          any folder with a thermograms.csv, which lists the files
 
-The scan opens every file once, so that loading does not fail later. Files that cannot be used are
-reported by name and left out. Each step of the scan returns the thermograms that it keeps.
+The first two are DMR-IR's own (`dmr_layouts`). In the others, files may be of any camera. The scan
+opens every file once, so that loading does not fail later. Files that cannot be used are reported
+by name and left out. Each step of the scan returns the thermograms that it keeps.
 """
 
 import collections
 import dataclasses
-import functools
 import os
 import pathlib
+from collections.abc import MutableMapping
 
-import numpy as np
-
-from thermo_jax.data import diagnoses, radiometry
-from thermo_jax.data.annotations import read_coco
+from thermo_jax.data import class_folders, dmr_layouts, identity, thermogram_table
+from thermo_jax.data.annotation_files import annotate
 from thermo_jax.data.data_report import DataReport, Oddity, Reading
 from thermo_jax.data.file_listing import (
     DIAGNOSIS_TABLE,
     MATRIX_SUFFIX,
     FileListing,
-    group,
+    group_by_name,
     list_files,
     report_unused,
 )
-from thermo_jax.data.thermogram import (
-    LABEL_NAMES,
-    PATH_FIELDS,
-    UNLABELLED,
-    Annotation,
-    DataError,
-    ParsedName,
-    Thermogram,
-    contradiction,
-    parse_name,
-    patients_of_folders,
-    split_name,
-)
+from thermo_jax.data.picture import Picture, read_picture, with_frames
+from thermo_jax.data.reader import ReaderSettings, ordered_map
+from thermo_jax.data.thermogram import Thermogram, parse_name
 from thermo_jax.errors import UserError
 
-LABELS_OF_LAYOUT = {
-    "site": diagnoses.labels_of_site,
-    "matrices": diagnoses.labels_of_matrices,
-    "class_folders": diagnoses.labels_of_class_folders,
-}
-LAYOUTS = ("auto", *LABELS_OF_LAYOUT)
+LAYOUTS = ("auto", *dmr_layouts.DIAGNOSES, "class_folders", "folder", "table")
+RENDER_CHOICES = ("auto", "any")
+# A folder is a site if at least this share of its files have DMR-IR's names.
+_SHARE_OF_NAMES = 0.25
 
 
 def scan(
-    root: str | os.PathLike, *, layout: str = "auto", strict: bool = False
+    root: str | os.PathLike,
+    *,
+    layout: str = "auto",
+    strict: bool = False,
+    render: str = "auto",
+    reader: ReaderSettings = ReaderSettings(),
 ) -> tuple[list[Thermogram], DataReport]:
     """Finds and checks every thermogram under `root`, sorted by name.
 
-    `strict` stops at the first bad file (`data_report.BAD_FILES`); otherwise bad files are left out
-    and reported. Notes (`data_report.NOTES`), such as a missing snap, never stop a scan.
-
+    Args:
+      layout: one of `LAYOUTS`.
+      strict: whether to stop at the first bad file (`data_report.BAD_FILES`); otherwise bad files
+        are left out and reported. Notes (`data_report.NOTES`), such as a missing snap, never stop a
+        scan.
+      render: "any" renders heatmaps from gray images also in DMR-IR's own layouts.
     Raises:
       FileNotFoundError: the root does not exist.
       UserError: an unknown layout, or no usable thermogram.
       DataError: a bad file, if `strict`.
     """
+    records, report = survey(root, layout=layout, strict=strict, render=render, reader=reader)
+    if report.problem:
+        raise UserError(report.problem)
+    return records, report
+
+
+def survey(
+    root: str | os.PathLike,
+    *,
+    layout: str = "auto",
+    strict: bool = False,
+    render: str = "auto",
+    reader: ReaderSettings = ReaderSettings(),
+) -> tuple[list[Thermogram], DataReport]:
+    """Like `scan`, but if nothing is usable, the report says why in `problem`."""
     if layout not in LAYOUTS:
         raise UserError(f"unknown layout {layout!r}; choose from {', '.join(LAYOUTS)}")
     files = list_files(root)
-    if not files.pixels:
-        raise UserError(
-            f"no thermograms (.jpg or .txt) under {files.root}; expected one of the layouts "
-            "site, matrices or class_folders (see the README)"
-        )
     files.layout = detect(files) if layout == "auto" else layout
+    is_dmr = files.layout in dmr_layouts.DIAGNOSES
+    if is_dmr:
+        dmr_layouts.keep_files(files)
     report = DataReport(files.root, layout=files.layout, strict=strict)
     report.collect(report_unused(files))
-    records = report.collect(_identified(files))
-    records = report.collect(_with_views(records, files))
-    records = report.collect(_with_labels(records, files))
-    records, report.sizes = report.collect(_with_sound_pixels(records, files))
+    report.problem = _problem(files)
+    if report.problem:
+        return [], report
+    listed: dict[str, pathlib.Path] = {}
+    if is_dmr:
+        records = report.collect(dmr_layouts.read(files, reader, report.sizes))
+    else:
+        if files.layout == "table":
+            records, listed = report.collect(thermogram_table.identify_listed(files))
+        else:
+            records = report.collect(identity.identify(group_by_name(files), files))
+        records = report.collect(identity.without_conflicts(records, files))
+        records = report.collect(with_frames(records, files=files))
+        records = report.collect(_with_sound_files(records, files, reader, report.sizes))
     records = report.collect(_without_duplicates(records, files))
-    records = report.collect(_with_annotations(records, files))
+    records = report.collect(annotate(records, files, listed))
+    if render == "any" or not is_dmr:
+        records = [_with_rendered_heat(record) for record in records]
+    report.collect(_mixed_origins(records))
     if not records:
-        first = next(oddity for oddity in report.oddities if oddity.is_bad)
-        raise UserError(
+        first = next((o for o in report.oddities if o.is_bad), None)
+        reason = f"; first: {first.file}: {first.detail}" if first else ""
+        report.problem = (
             f"no usable thermogram among the {len(files.pixels)} files under {files.root}: "
-            f"{report.summary()}; first: {first.file}: {first.detail}"
+            f"{report.summary()}{reason}"
         )
     return records, report
 
 
+def _problem(files: FileListing) -> str:
+    """Why nothing of a data set can be used, or ""."""
+    if not files.pixels:
+        return (
+            f"no thermograms under {files.root}; expected pictures (JPEG, PNG, TIFF, ...) or "
+            "temperatures (txt, csv, npy, ...) in one of the layouts in the README"
+        )
+    if files.layout == "class_folders":
+        return class_folders.problem(files)
+    return ""
+
+
 def detect(files: FileListing) -> str:
-    """Returns the layout of a data set: matrices, class_folders or site."""
+    """Returns the layout of a data set: one of `LAYOUTS`, without "auto"."""
+    if files.thermogram_table:
+        return "table"
     top = {path.relative_to(files.root).parts[0].lower() for path in files.sources()}
     if DIAGNOSIS_TABLE in top or "txt_files" in top:
         return "matrices"
     folders = {pathlib.PurePosixPath(files.relative(path)).parent for path in files.pixels}
-    if any(diagnoses.label_of_folder(folder) is not None for folder in folders):
+    if any(class_folders.label_of_folder(folder) is not None for folder in folders):
         return "class_folders"
+    parsed = [parse_name(path.name) for path in files.pixels if dmr_layouts.is_dmr_file(path)]
+    named = [name for name in parsed if name and (name.patient or name.date)]
+    has_dmr_names = len(named) >= max(1, _SHARE_OF_NAMES * len(files.pixels))
+    if not (files.pages or has_dmr_names):
+        return "folder"
     flat = folders == {pathlib.PurePosixPath(".")}
     if flat and all(path.suffix.lower() == MATRIX_SUFFIX for path in files.pixels):
         return "matrices"
     return "site"
 
 
-def _identified(files: FileListing) -> Reading[list[Thermogram]]:
-    """Reads patient, view and so on from file names; from folders if a name has no patient.
-
-    A thermogram is left out if its file name and its folder contain different patients. Otherwise,
-    an image of a test patient might be used for training.
-    """
-    records = []
-    for paths in (yield from group(files)):
-        file = files.relative(min(paths.values()))
-        folder = pathlib.PurePosixPath(file).parent
-        stem, _ = split_name(next(iter(paths.values())).name)
-        parsed = parse_name(stem)
-        if parsed is None:
-            yield Oddity("unknown-name", file, "not a DMR-IR file name")
-            parsed = ParsedName()
-        elif parsed.protocol and not parsed.complete:
-            yield Oddity("odd-name", file, "expected view 1..5, visit from 1, and a real date")
-        # Folders above a class folder may be the folds of a split (1/sick/), not patients.
-        parts = diagnoses.below_class_folder(folder)
-        sure, unsure = patients_of_folders(parts)
-        patient = parsed.patient or next(iter(sure + unsure), None)
-        if detail := contradiction(patient, parts):
-            yield Oddity("patient-mismatch", file, detail)
-            continue
-        if patient is None:
-            yield Oddity("unknown-patient", file, "neither name nor folder contains the patient")
-        fields = vars(parsed) | {
-            "name": (folder / stem).as_posix(),
-            "patient": patient or f"folder:{folder.as_posix()}",
-            "patient_known": patient is not None,
-        }
-        # In the database, files with only a patient in their name (T0001.txt) are frontal views.
-        if parsed.patient and parsed == ParsedName(patient=patient, mirrored=parsed.mirrored):
-            fields["view"] = 1
-        fields |= {PATH_FIELDS[kind]: path for kind, path in paths.items()}
-        records.append(Thermogram(**fields))
-    return records
-
-
-def _with_views(records: list[Thermogram], files: FileListing) -> Reading[list[Thermogram]]:
-    """Assumes frontal views in class folders if no file name there contains a view."""
-    if files.layout != "class_folders" or any(record.view for record in records):
-        return records
-    yield Oddity("assumed-view", ".", f"none of {len(records)} file names contains a view")
-    return [dataclasses.replace(record, view=1) for record in records]
-
-
-def _with_labels(records: list[Thermogram], files: FileListing) -> Reading[list[Thermogram]]:
-    """Adds the labels; leaves out patients whose diagnoses contradict each other."""
-    of_records = yield from LABELS_OF_LAYOUT[files.layout](records, files)
-    of_patient: dict[str, set[int]] = {}  # a label of one visit is used for all visits
-    for record, labels in zip(records, of_records, strict=True):
-        of_patient.setdefault(record.patient, set()).update(labels)
+def _with_sound_files(
+    records: list[Thermogram],
+    files: FileListing,
+    settings: ReaderSettings,
+    sizes: MutableMapping[str, int],
+) -> Reading[list[Thermogram]]:
+    """Opens every file; removes bad files, and records of which no file is left."""
     kept = []
-    for record in records:
-        labels = of_patient[record.patient]
-        if len(labels) <= 1:
-            kept.append(dataclasses.replace(record, label=next(iter(labels), UNLABELLED)))
-            continue
-        names = " and ".join(LABEL_NAMES[label] for label in sorted(labels))
-        for file in files.names(record):
-            detail = f"patient {record.patient} is called {names}"
-            yield Oddity("conflicting-diagnosis", file, detail)
+
+    def check(record: Thermogram) -> tuple[Thermogram | None, list[Oddity], list[str]]:
+        picture, errors = read_picture(record.files, settings, frame=record.frame_in_file)
+        oddities = [Oddity(error.kind, error.file, error.detail) for error in errors]
+        if picture is None:
+            return None, oddities, []
+        # A stack is reported once, with its first frame.
+        oddities += [o for o in picture.oddities if o.kind != "stack" or not record.frame_in_file]
+        return _with_pixels(record, picture), oddities, picture.sizes
+
+    for sound, oddities, of_record in ordered_map(check, records, description="checking"):
+        for oddity in oddities:
+            yield dataclasses.replace(oddity, file=files.relative(pathlib.Path(oddity.file)))
+        for size in of_record:
+            sizes[size] = sizes.get(size, 0) + 1
+        kept += [sound] if sound else []
     return kept
 
 
-def _with_sound_pixels(
-    records: list[Thermogram], files: FileListing
-) -> Reading[tuple[list[Thermogram], collections.Counter[str]]]:
-    """Opens every file; removes bad files, and records of which no file is left.
-
-    Returns the records, and how many files there are of each size ("gray 480x640").
-    """
-    kept, incomplete, sizes = [], [], collections.Counter()
-    check = functools.partial(_check_files, files=files)
-    checks = radiometry.ordered_map(check, records, description="checking")
-    for record, (sound, oddities, sizes_of_record) in zip(records, checks, strict=True):
-        yield from oddities
-        sizes.update(sizes_of_record)
-        kept += [sound] if sound.paths else []
-        if ("gray" in record.paths) != ("heat" in record.paths):
-            incomplete.append((record, sound))
-    for record, sound in incomplete:
-        kind, missing, usable = (
-            ("missing-snap", "heatmap", "gray")
-            if "gray" in record.paths
-            else ("missing-gray", "gray", "heatmap")
-        )
-        rendered = "temperatures" in sound.paths
-        detail = f"{missing} rendered from temperatures" if rendered else f"usable as {usable} only"
-        yield Oddity(kind, files.names(record)[0], detail)
-    return kept, sizes
+def _with_pixels(record: Thermogram, picture: Picture) -> Thermogram:
+    """The record with the paths of its kinds of pixels, and what is known of them."""
+    return dataclasses.replace(
+        record,
+        gray_path=picture.sources.get("gray"),
+        heat_path=picture.sources.get("colour"),
+        temperature_path=picture.sources.get("temperatures"),
+        shape=picture.shape,
+        mean_temperature=picture.mean_temperature,
+        recovered=any(oddity.kind == "known-palette" for oddity in picture.oddities),
+        notes=picture.notes,
+    )
 
 
-def _check_files(
-    record: Thermogram, files: FileListing
-) -> tuple[Thermogram, list[Oddity], list[str]]:
-    """Returns the record without its bad files, the oddities, and the sizes that could be read."""
-    changes, oddities, sizes = {}, [], []
-    for kind, path in record.paths.items():
-        file = files.relative(path)
-        try:
-            pixels = radiometry.READERS[kind](path)
-        except DataError as error:
-            oddities.append(Oddity(error.kind, file, error.detail))
-            sizes += [f"{kind} {error.size}"] if error.size else []
-            changes[PATH_FIELDS[kind]] = None
-            continue
-        sizes.append(f"{kind} {pixels.shape[0]}x{pixels.shape[1]}")
-        if (pixels == pixels[0, 0]).all():
-            oddities.append(Oddity("blank-image", file, "check the recording"))
-        if kind == "temperatures":
-            changes["mean_temperature"] = float(pixels.mean(dtype=np.float64))
-    return dataclasses.replace(record, **changes), oddities, sizes
+def _with_rendered_heat(record: Thermogram) -> Thermogram:
+    """The record whose heatmap is rendered from its gray image, if it has nothing better."""
+    if record.paths.keys() != {"gray"}:
+        return record
+    return dataclasses.replace(record, heat_path=record.gray_path)
 
 
 def _without_duplicates(records: list[Thermogram], files: FileListing) -> Reading[list[Thermogram]]:
@@ -242,36 +217,13 @@ def _identity(record: Thermogram) -> tuple:
     return (record.patient, record.mirrored, *recording)
 
 
-def _with_annotations(records: list[Thermogram], files: FileListing) -> Reading[list[Thermogram]]:
-    """Adds annotations to the record with the file name (and folder, if given) of their image."""
-    annotations: dict[pathlib.PurePosixPath, tuple[Annotation, ...]] = {}
-    for path in files.annotations:
-        for image, regions in (yield from read_coco(path)).items():
-            if image in annotations:
-                yield Oddity("repeated-image", str(image), f"also annotated in {path.name}")
-            annotations.setdefault(image, regions)
-    records = list(records)
-    rows_of_stem: dict[str, list[int]] = {}
-    for row, record in enumerate(records):
-        rows_of_stem.setdefault(pathlib.PurePosixPath(record.name).name, []).append(row)
-    stems_on_disk = {split_name(path.name)[0] for path in files.pixels}
-    for image, regions in annotations.items():
-        rows = rows_of_stem.get(image.name, [])
-        inside = [row for row in rows if f"/{records[row].name}".endswith(f"/{image}")]
-        parsed = parse_name(image.name)
-        if inside or parsed is None or parsed.patient is None:
-            # A name without a patient (IR_2015-04-17_0007) may occur in several patients' folders.
-            rows = inside
-        if len(rows) > 1:
-            names = ", ".join(records[row].name for row in rows)
-            yield Oddity("ambiguous-annotation", str(image), f"fits {names}")
-        elif not rows:
-            left_out = image.name in stems_on_disk
-            detail = "its files were left out, see above" if left_out else "no such file"
-            yield Oddity("absent-image", str(image), detail)
-        elif records[rows[0]].regions:
-            detail = f"{records[rows[0]].name} is already annotated"
-            yield Oddity("repeated-image", str(image), detail)
-        else:
-            records[rows[0]] = dataclasses.replace(records[rows[0]], regions=regions)
-    return records
+
+
+def _mixed_origins(records: list[Thermogram]) -> Reading[None]:
+    """Notes that images were made in different ways, which may betray where they come from."""
+    for data_type in ("gray", "heat"):
+        origins = collections.Counter(record.origin(data_type) for record in records)
+        origins.pop("", None)
+        if len(origins) > 1:
+            counts = ", ".join(f"{count} {name}" for name, count in sorted(origins.items()))
+            yield Oddity(f"mixed-{data_type}", ".", counts)

@@ -14,6 +14,7 @@ from PIL import Image
 
 from thermo_jax.data import phantom_body, radiometry
 from thermo_jax.data.annotations import COCO_CATEGORIES
+from thermo_jax.data.reader import ordered_map
 from thermo_jax.data.thermogram import CLASS_NAMES, GRAY_SHAPE
 from thermo_jax.errors import UserError
 
@@ -110,7 +111,7 @@ def _write_all(root: pathlib.Path, args: dict) -> None:
             root, number, sick=number in sick, annotated=number in annotated, args=args
         )
 
-    images = radiometry.ordered_map(write, range(1, count + 1), description="writing phantom")
+    images = ordered_map(write, range(1, count + 1), description="writing phantom")
     (root / COCO_NAME).write_text(json.dumps(_coco(list(filter(None, images)))))
     (root / MARKER).write_text(json.dumps(args, indent=1) + "\n")
 

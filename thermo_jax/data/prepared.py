@@ -22,7 +22,7 @@ from thermo_jax.files import CACHE_DIR_VARIABLE, cache_dir, digest, writing
 DATASET_NAME, DATASET_VERSION = "dmr_ir", "1.1.0"  # TFDS names folders after these
 # Increase it after a change of the stored data, or of the way sources are read: then all sets are
 # prepared again.
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 _ELSEWHERE = f"config.data.prepared_dir or ${CACHE_DIR_VARIABLE}"
 
 
@@ -36,6 +36,7 @@ class Prepared:
       num_oddities: how many entries the data report has.
       num_skipped: how many source files were left out.
       num_bad: how many oddities would stop a strict run, bad annotations included.
+      cautions: of the data report.
     """
 
     directory: pathlib.Path
@@ -43,6 +44,7 @@ class Prepared:
     num_oddities: int
     num_skipped: int
     num_bad: int
+    cautions: dict[str, str]
 
     @property
     def report_path(self) -> pathlib.Path:

@@ -1,6 +1,6 @@
 """One thermogram: its patient, date, view and diagnosis, and the paths of its pixels.
 
-A `Thermogram` contains no pixels; `radiometry.load_pixels` reads them. The forms of file names are
+A `Thermogram` contains no pixels; `picture.load_pixels` reads them. The forms of file names are
 those of DMR-IR (Silva et al. 2014, doi 10.1166/jmihi.2014.1226).
 """
 
@@ -90,6 +90,7 @@ class Thermogram(ParsedName):
     mean_temperature: float | None = None  # degrees C; None if there is no matrix
     regions: tuple[Annotation, ...] = ()  # in drawing order; empty = not annotated
     regions_shape: tuple[int, int] = GRAY_SHAPE  # rows x columns of the image that was annotated
+    recovered: bool = False  # whether its gray levels come from the colours of a known palette
     notes: tuple[str, ...] = ()  # what the reader decided about its files
 
     @property
@@ -97,6 +98,18 @@ class Thermogram(ParsedName):
         """The files that exist, by the kind of their pixels: "gray", "heat", "temperatures"."""
         paths = {kind: getattr(self, field) for kind, field in PATH_FIELDS.items()}
         return {kind: path for kind, path in paths.items() if path is not None}
+
+    def origin(self, data_type: str) -> str:
+        """How the image of a data type, "gray" or "heat", is made; "" if it cannot be made."""
+        if data_type == "heat" and self.heat_path not in (None, self.gray_path):
+            return "stored heatmaps"
+        if data_type == "gray" and self.gray_path is not None and not self.recovered:
+            return "gray pictures"
+        if self.temperature_path is not None:
+            return "rendered from temperatures"
+        if self.recovered:
+            return "recovered from a colour palette"
+        return "rendered from gray pictures" if self.gray_path == self.heat_path else ""
 
 
 class DataError(UserError):
@@ -110,7 +123,9 @@ class DataError(UserError):
         self.kind, self.file, self.detail, self.size = kind, str(file), detail, size
 
 
-_SUFFIX = re.compile(r"(\.(jpe?g|txt))+$", re.IGNORECASE)
+_SUFFIX = re.compile(
+    r"(\.(jpe?g|png|tiff?|bmp|webp|gif|txt|csv|asc|np[yz]))+$", re.IGNORECASE
+)
 _SNAP = re.compile(r"_snap$", re.IGNORECASE)
 _NAMES = tuple(
     re.compile(f"(?P<mirrored>R)?{pattern}", re.IGNORECASE)

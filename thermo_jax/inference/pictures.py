@@ -22,7 +22,7 @@ from thermo_jax.data.file_listing import walk
 from thermo_jax.data.thermogram import HEAT_SHAPE, DataError, contradiction, parse_name, split_name
 from thermo_jax.errors import ClosedFolderError, MissingFileError, UserError
 from thermo_jax.files import task_of_run
-from thermo_jax.inference import grids
+from thermo_jax.data import grids
 
 MATRICES, IMAGES = (".txt", ".csv", ".npy"), (".jpg", ".jpeg", ".png", ".tif", ".tiff")
 SMALLEST, LARGEST = 16, 4096  # pixels of a side

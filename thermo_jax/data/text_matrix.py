@@ -1,0 +1,154 @@
+"""A matrix of numbers in a text file, as cameras' programs, spreadsheets and scripts write it.
+
+Lines before or after the matrix, an index row and an index column, names of rows, quoted numbers,
+decimal commas and separators at the end of lines are understood. The matrix is the largest block of
+lines with equally many numbers (SPEC section 9).
+"""
+
+import codecs
+import os
+import re
+from collections.abc import Callable
+
+import numpy as np
+from jaxtyping import Float64
+
+from thermo_jax.data.thermogram import DataError
+
+SMALLEST = 16  # rows and columns of the smallest matrix
+_MAX_LINES = 100_000
+# Cells that stand for a missing number.
+_MISSING = frozenset({"", "nan", "na", "n/a", "#n/a", "null", "none", "-", "--", "---"})
+# (separator of columns, None for white space; decimal mark), in the order of preference.
+_FORMS = ((";", "."), (";", ","), ("\t", "."), ("\t", ","), (",", "."), (None, "."), (None, ","))
+_QUOTED = re.compile(r'"([^"]*)"')
+
+
+def parse_matrix(path: str | os.PathLike, data: bytes) -> Float64[np.ndarray, "h w"]:
+    """Returns the matrix in the content of a text file; NaN for missing numbers.
+
+    Raises:
+      DataError: the content is not text, or contains no block of at least 16x16 numbers.
+    """
+    text = _decode(path, data)
+    if '"' in text:
+        # Inside quotes, a comma is part of a number, not a separator.
+        text = _QUOTED.sub(lambda match: match[1].strip().replace(",", "."), text)
+    lines = [line for line in text.splitlines() if line and not line.isspace()]
+    if len(lines) > _MAX_LINES:
+        detail = f"{len(lines)} lines; expected at most {_MAX_LINES}"
+        raise DataError("unreadable-matrix", path, detail)
+    form = _form(lines)
+    block = _largest_block(lines, *form) if form else []
+    matrix = _without_indexes(np.array(block, np.float64).reshape(len(block), -1))
+    if min(matrix.shape) < SMALLEST:
+        rows, columns = matrix.shape
+        size = f"{rows} x {columns}" if matrix.size else "none"
+        detail = (
+            f"no matrix of temperatures: the largest block of numbers is {size} (rows x columns); "
+            f"expected at least {SMALLEST} lines of equally many numbers"
+        )
+        raise DataError("unreadable-matrix", path, detail)
+    return matrix
+
+
+def _decode(path: str | os.PathLike, data: bytes) -> str:
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        encodings: tuple[str, ...] = ("utf-16",)
+    elif b"\0" in data:
+        encodings = ()  # a binary file
+    else:
+        encodings = ("utf-8-sig", "cp1252", "latin-1")
+    for encoding in encodings:
+        try:
+            return data.decode(encoding)
+        except UnicodeDecodeError:
+            continue
+    raise DataError("unreadable-matrix", path, "not a text file")
+
+
+def _form(lines: list[str]) -> tuple[str | None, str] | None:
+    """The form in which most numbers of some typical lines can be read; None if there is none."""
+    longest = sorted(lines, key=len)[-len(lines) // 4 :]
+    sample = longest[:: max(1, len(longest) // 16)]
+    counts = [
+        sum(len(row) for line in sample if (row := _numbers(line, separator, mark)))
+        for separator, mark in _FORMS
+    ]
+    best = max(counts, default=0)
+    return _FORMS[counts.index(best)] if best else None
+
+
+def _numbers(line: str, separator: str | None, mark: str) -> list[float] | None:
+    """The numbers of a line; None if one of its cells is no number.
+
+    The first cell may be a name. A last cell that is empty is not counted, because many programs
+    end each line with a separator.
+    """
+    cells = line.split(separator)
+    if separator is not None and len(cells) > 1 and not cells[-1].strip():
+        cells.pop()
+    to_number = _with_comma if mark == "," else float
+    try:
+        return list(map(to_number, cells))  # the common case, which is fast
+    except ValueError:
+        pass
+    numbers = []
+    for position, cell in enumerate(cells):
+        number = _number(cell.strip(), to_number)
+        if number is None and position == 0 and len(cells) > 1:
+            number = np.nan
+        if number is None:
+            return None
+        numbers.append(number)
+    return numbers if np.isfinite(numbers).any() else None
+
+
+def _with_comma(cell: str) -> float:
+    if "." in cell:
+        raise ValueError(f"{cell!r} has a decimal point")
+    return float(cell.replace(",", "."))
+
+
+def _number(cell: str, to_number: Callable[[str], float]) -> float | None:
+    if cell.lower() in _MISSING:
+        return np.nan
+    try:
+        return to_number(cell)
+    except ValueError:
+        return None
+
+
+def _largest_block(lines: list[str], separator: str | None, mark: str) -> list[list[float]]:
+    """The consecutive lines with equally many numbers that have the most numbers together."""
+    best: list[list[float]] = []
+    block: list[list[float]] = []
+    for line in lines:
+        row = _numbers(line, separator, mark)
+        if row is None or (block and len(row) != len(block[0])):
+            block = []
+        if row is not None:
+            block.append(row)
+            if len(block) * len(row) > len(best) * (len(best[0]) if best else 0):
+                best = block
+    return best
+
+
+def _without_indexes(matrix: Float64[np.ndarray, "h w"]) -> Float64[np.ndarray, "h2 w2"]:
+    """Removes a row and a column that count 0, 1, 2, ... or 1, 2, 3, ..., and empty columns.
+
+    With an index column, the first cell of the index row is empty or a name. The column is empty if
+    the lines begin with a name, or end with two separators.
+    """
+    if min(matrix.shape) < 2:
+        return matrix
+    if _counts(matrix[0]) or _counts(matrix[0, 1:]):
+        matrix = matrix[1:]
+    if _counts(matrix[:, 0]):
+        matrix = matrix[:, 1:]
+    filled = np.flatnonzero(~np.isnan(matrix).all(axis=0))
+    return matrix[:, filled[0] : filled[-1] + 1] if len(filled) else matrix[:, :0]
+
+
+def _counts(values: np.ndarray) -> bool:
+    return len(values) > 1 and values[0] in (0, 1) and bool((np.diff(values) == 1).all())
