@@ -10,6 +10,8 @@ from ml_collections import ConfigDict
 
 from thermo_jax.data.batches import LOADERS
 from thermo_jax.data.dataset import SPLIT_PROTOCOLS
+from thermo_jax.data.layouts import LAYOUTS, RENDER_CHOICES
+from thermo_jax.data.radiometry import UNIT_CHOICES
 from thermo_jax.errors import UserError
 from thermo_jax.models import operations, precision
 from thermo_jax.models.cuts import CHANNELS
@@ -68,10 +70,14 @@ RULES: dict[str, Rule] = {
     "steps_per_dispatch": _COUNT,
     "tasks": _some_of(("classify", "segment")),
     "unet_width": _COUNT,
+    "data.layout": _one_of(LAYOUTS),
     "data.loader": _one_of(LOADERS),
+    "data.render": _one_of(RENDER_CHOICES),
     "data.type": _one_of(tuple(CHANNELS)),
+    "data.unit": _one_of(UNIT_CHOICES),
     "encoder.kind": _one_of(_KINDS),
     "encoder.type": _one_of(tuple(CHANNELS)),
+    "flir.emissivity": ("from 0 to 1", lambda value: 0 <= value <= 1),
     "loss.contrastive_weight": ("from 0 to 1", lambda value: 0 <= value <= 1),
     "loss.form": _one_of(tuple(CONTRASTIVE_LOSSES)),
     "loss.num_patches": _COUNT,
@@ -99,6 +105,7 @@ def base(task: str, *, data_type: str) -> ConfigDict:
     # Seed of initial weights, patch positions and the order of images.
     config.seed = 0
     config.data = data(data_type)
+    config.flir = flir()
     config.split = split()
     config.parallel = parallel()
     config.model = ConfigDict()
@@ -116,9 +123,10 @@ def base(task: str, *, data_type: str) -> ConfigDict:
 def data(data_type: str) -> ConfigDict:
     """Where thermograms come from, and which of them a run uses."""
     config = ConfigDict()
-    # Folder of DMR-IR (site, matrices or class folders), or "phantom" for synthetic data.
+    # Folder of thermograms: DMR-IR or any other; or "phantom" for synthetic data.
     config.root = ""
-    # "auto" recognises the folder's layout; "site", "matrices" and "class_folders" force one.
+    # "auto" recognises the folder's layout. "site" and "matrices" (DMR-IR's own), "class_folders",
+    # "folder" (files of any camera) and "table" (files that thermograms.csv lists) force one.
     config.layout = "auto"
     # True: the first unusable file stops the run; False: it is skipped, counted and reported.
     config.strict = False
@@ -134,8 +142,14 @@ def data(data_type: str) -> ConfigDict:
     config.mirrored = False
     # Makes images smaller by this factor (block mean); results are then not the paper's.
     config.downscale = 1
-    # matplotlib colour map that renders heatmaps where only temperatures exist.
+    # matplotlib colour map of heatmaps that are rendered from temperatures or gray images.
     config.colormap = "jet"
+    # "any" renders heatmaps from gray images also in copies of DMR-IR; with "auto" these need _snap
+    # images or temperatures, as in the paper.
+    config.render = "auto"
+    # Unit of temperatures: "celsius", "fahrenheit", "kelvin", "centikelvin" (kelvin x 100), or
+    # "auto", which recognises it by each image's median.
+    config.unit = "auto"
     # "tf.data", or "numpy" where TensorFlow is not installed; both give the same examples.
     config.loader = "tf.data"
     # Folder of prepared (TFDS) data; "" = ~/.cache/thermo_jax, or $THERMO_JAX_CACHE_DIR.
@@ -146,6 +160,14 @@ def data(data_type: str) -> ConfigDict:
     config.shuffle_labels = False
     # root="phantom" only: number of synthetic patients, half of them sick.
     config.phantom_patients = 40
+    return config
+
+
+def flir() -> ConfigDict:
+    """How FLIR radiometric JPEGs are read."""
+    config = ConfigDict()
+    # Emissivity of the skin (.98) instead of the one that the camera recorded; 0 = as recorded.
+    config.emissivity = 0.0
     return config
 
 
@@ -192,6 +214,7 @@ def report() -> ConfigDict:
 def stages(config: ConfigDict, **parts: ConfigDict) -> None:
     """Adds `config.stages`: runs whose common fields are set once for all of them."""
     config.data = data("heat")
+    config.flir = flir()
     config.split = split()
     # Used for encoders instead of split.val_fraction. The validation patients of an encoder are
     # those of its decoders and some of the decoders' training patients.
@@ -205,7 +228,7 @@ def stages(config: ConfigDict, **parts: ConfigDict) -> None:
     config.stages = ConfigDict()
     for name, part in parts.items():
         with part.unlocked():
-            for field in ("data", "split", "parallel", "report", "seed"):
+            for field in ("data", "flir", "split", "parallel", "report", "seed"):
                 if field in part:
                     del part[field]
             del part.train.batch_size

@@ -13,6 +13,7 @@ def _build() -> ConfigDict:
     config = ConfigDict()
     config.task = "data_report"  # the program
     config.data = common.data("heat")
+    config.flir = common.flir()
     return config
 
 

@@ -70,9 +70,27 @@ def list_files(root: str | os.PathLike) -> FileListing:
         )
     if not root.is_dir():
         raise UserError(f"data root {root} is a file; set config.data.root to its folder")
+    files = list_folder(root)
+    if not (files.sources() or files.others or files.closed):
+        raise UserError(
+            f"data root {root} is empty; copy the data set there, or set config.data.root"
+        )
+    return files
+
+
+def list_folder(root: pathlib.Path, *, leave_out: str | os.PathLike | None = None) -> FileListing:
+    """Like `list_files`, for a folder that exists and may be empty.
+
+    Args:
+      leave_out: a subfolder to ignore, such as the folder of the results.
+    """
     files = FileListing(root)
     paths, mask_folders = [], set()
+    ignored = pathlib.Path(leave_out).absolute() if leave_out is not None else None
     for folder, subfolders, names in walk(root, closed=files.closed):
+        if folder.absolute() == ignored:
+            subfolders.clear()
+            continue
         if folder != root and task_of_run(folder):
             files.workdirs.append(folder)
             subfolders.clear()
@@ -85,10 +103,6 @@ def list_files(root: str | os.PathLike) -> FileListing:
             files.thermogram_table = path
         else:
             _list_of(path, files, mask_folders=mask_folders).append(path)
-    if not (paths or files.closed):
-        raise UserError(
-            f"data root {root} is empty; copy the data set there, or set config.data.root"
-        )
     return files
 
 

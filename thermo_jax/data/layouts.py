@@ -60,7 +60,9 @@ def scan(
       UserError: an unknown layout, or no usable thermogram.
       DataError: a bad file, if `strict`.
     """
-    records, report = survey(root, layout=layout, strict=strict, render=render, reader=reader)
+    records, report = survey(
+        root, layout=layout, strict=strict, render=render, reader=reader, complete=False
+    )
     if report.problem:
         raise UserError(report.problem)
     return records, report
@@ -73,8 +75,13 @@ def survey(
     strict: bool = False,
     render: str = "auto",
     reader: ReaderSettings = ReaderSettings(),
+    complete: bool = True,
 ) -> tuple[list[Thermogram], DataReport]:
-    """Like `scan`, but if nothing is usable, the report says why in `problem`."""
+    """Like `scan`, but if the data cannot be used, the report says why in `problem`.
+
+    Args:
+      complete: whether to read the files also if their folders already show a problem.
+    """
     if layout not in LAYOUTS:
         raise UserError(f"unknown layout {layout!r}; choose from {', '.join(LAYOUTS)}")
     files = list_files(root)
@@ -85,7 +92,7 @@ def survey(
     report = DataReport(files.root, layout=files.layout, strict=strict)
     report.collect(report_unused(files))
     report.problem = _problem(files)
-    if report.problem:
+    if report.problem and not (complete and files.pixels):
         return [], report
     listed: dict[str, pathlib.Path] = {}
     if is_dmr:
@@ -103,7 +110,7 @@ def survey(
     if render == "any" or not is_dmr:
         records = [_with_rendered_heat(record) for record in records]
     report.collect(_mixed_origins(records))
-    if not records:
+    if not records and not report.problem:
         first = next((o for o in report.oddities if o.is_bad), None)
         reason = f"; first: {first.file}: {first.detail}" if first else ""
         report.problem = (

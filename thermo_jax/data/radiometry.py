@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64, UInt8
-from scipy import ndimage
 
 from thermo_jax.data.thermogram import HEAT_SHAPE, DataError
 from thermo_jax.errors import UserError
@@ -114,6 +113,8 @@ def _recognise(path: str | os.PathLike, median: float) -> str:
 
 def _repair(values: np.ndarray, good: np.ndarray) -> tuple[np.ndarray, int]:
     """(values without bad pixels, the number of isolated ones, which neighbours replace)."""
+    from scipy import ndimage  # here, because the import is slow
+
     areas, count = ndimage.label(~good, structure=np.ones((3, 3)))
     sizes = np.bincount(areas.reshape(-1), minlength=count + 1)
     sizes[0] = LARGEST_ISOLATED + 1  # the good pixels

@@ -74,7 +74,8 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
     )
     maps = _label_maps(examples, itertools.chain.from_iterable(latents), config)
     seen = _seen(encoder.facts, dataset=dataset, examples=examples)
-    return _finish(config, workdir=workdir, examples=examples, maps=maps, seen=seen)
+    return _finish(config, workdir=workdir, examples=examples, maps=maps, seen=seen,
+        cautions=dataset.cautions)
 
 
 def _label_maps(
@@ -157,7 +158,13 @@ def score(
 
 
 def _finish(
-    config: ConfigDict, *, workdir: Path, examples: Examples, maps: dict, seen: str
+    config: ConfigDict,
+    *,
+    workdir: Path,
+    examples: Examples,
+    maps: dict,
+    seen: str,
+    cautions: list[str],
 ) -> dict:
     measures, by_image = score(examples, maps)
     size = "{}x{}".format(*examples.columns["images"].shape[1:3])
@@ -171,6 +178,7 @@ def _finish(
         },
         "segmentation": {f"{size}, {kind}": values for kind, values in measures.items()},
         "miou_by_image": spread,
+        "cautions": cautions,
     }
     columns = results.SEGMENTATION_COLUMNS
     table = PrintedTable(

@@ -6,14 +6,36 @@ from ml_collections import ConfigDict
 
 from thermo_jax.data import layouts
 from thermo_jax.data.dataset import DataSettings
+from thermo_jax.data.file_listing import THERMOGRAM_TABLE
+from thermo_jax.data.thermogram_table import propose_table
+from thermo_jax.errors import UserError
+from thermo_jax.files import write_whole
+from thermo_jax.programs import settings
 from thermo_jax.programs.workdir import check_workdir, print_results, write_config
 
 
 def run(config: ConfigDict, workdir: str | Path) -> dict:
-    """Scans, prints the report and writes it as text and CSV; returns the counts."""
+    """Scans, prints the report and writes it as text and CSV; returns the counts.
+
+    It also writes a thermograms.csv, which users may correct and copy to the data root.
+
+    Raises:
+      UserError: the data cannot be used. The report is written before.
+    """
+    settings.check_fields(config)
     workdir = check_workdir(workdir, config)
-    root = DataSettings(**config.data).find_root()
-    records, report = layouts.scan(root, layout=config.data.layout, strict=config.data.strict)
+    data = DataSettings(**config.data, emissivity=config.flir.emissivity)
+    records, report = layouts.survey(
+        data.find_root(),
+        layout=data.layout,
+        strict=data.strict,
+        render=data.render,
+        reader=data.reader,
+    )
     write_config(workdir, config)
-    print_results(report.text(records), files=report.write(workdir, records), workdir=workdir)
+    proposal = propose_table(records, report.left_out, root=report.root)
+    files = [*report.write(workdir, records), write_whole(workdir / THERMOGRAM_TABLE, proposal)]
+    print_results(report.text(records), files=files, workdir=workdir)
+    if report.problem:
+        raise UserError(f"{report.problem}. The report in {workdir} names each file")
     return {"thermograms": len(records), "oddities": len(report.oddities)}

@@ -127,6 +127,7 @@ def run(
             predictions=predictions,
             trained=trained,
             encoder_caveat=caveat,
+            cautions=dataset.cautions,
         )
     processes.wait("the results are written")
     keep_best_model(workdir)

@@ -34,12 +34,14 @@ def write(
     predictions: dict[str, dict[str, np.ndarray]],
     trained: TrainingRun,
     encoder_caveat: str,
+    cautions: list[str],
 ) -> dict:
     """Scores, writes and prints; returns the results.
 
     Args:
       gray: a classifier's gray images by role, for the baselines.
       predictions: by role: "test", and for a classifier "validation", too.
+      cautions: about the data set.
     """
     row, pictures = row_name(config.encoder.type, config.data.type), workdir / PICTURES
     title, test = f"{row} on test patients", sets["test"]
@@ -56,6 +58,7 @@ def write(
         drawn = [segmentation_picture(pictures / "segmentation.png", test, label_maps, title=title)]
     measures, columns = assess(scored, task=config.task, row=row, config=config)
     outcome = {"run": _facts(config, sets, trained, row, encoder_caveat)} | measures
+    outcome["cautions"] = [*cautions, *measures.get("cautions", ())]
     charts_of = classification_charts if config.task == "classify" else segmentation_charts
     curves = figures.curves_figure(
         pictures / "curves.png",

@@ -115,7 +115,8 @@ def run(
         encoder = FrozenEncoder.abstract(facts, operations=operations).with_variables(
             jax.device_get(encoder_variables(trained.state.variables))
         )
-        outcome = _finish(config, workdir, trained, pictured, encoder=encoder, counts=counts)
+        outcome = _finish(config, workdir, trained, pictured, encoder=encoder, counts=counts,
+            cautions=dataset.cautions)
     processes.wait("the results are written")
     keep_best_model(workdir)
     return outcome
@@ -172,6 +173,7 @@ def _finish(
     *,
     encoder: FrozenEncoder,
     counts: dict[str, int],
+    cautions: list[str],
 ) -> dict:
     epochs = trained.history
     best = next(row for row in epochs if row["epoch"] == trained.best_epoch)
@@ -187,6 +189,7 @@ def _finish(
             for name, value in best.items()
             if name.startswith("val/")
         },
+        "cautions": cautions,
     }
     pictures = workdir / PICTURES
     images = pictured.columns["images"]

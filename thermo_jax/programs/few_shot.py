@@ -59,7 +59,13 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
     for stage in stages:
         count = stage.config.split.max_train_patients
         points[stage.row].setdefault(count, []).append(_miou(workdir / stage.folder))
-    return _finish(config, workdir, points, tested=len(split.test & annotated))
+    return _finish(
+        config,
+        workdir,
+        points,
+        tested=len(split.test & annotated),
+        cautions=dataset.cautions,
+    )
 
 
 def _check_fields(config: ConfigDict) -> None:
@@ -105,7 +111,9 @@ def _miou(folder: Path) -> float:
     return float(metrics.segmentation_measures(total)["miou"])
 
 
-def _finish(config: ConfigDict, workdir: Path, points, *, tested: int) -> dict:
+def _finish(
+    config: ConfigDict, workdir: Path, points, *, tested: int, cautions: list[str]
+) -> dict:
     counts = sorted({count for by_count in points.values() for count in by_count})
     outcome = {
         "run": {
@@ -117,6 +125,7 @@ def _finish(config: ConfigDict, workdir: Path, points, *, tested: int) -> dict:
             "validation": VALIDATION,
         },
         "miou": {kind: {str(n): values for n, values in f.items()} for kind, f in points.items()},
+        "cautions": cautions,
     }
     factor = config.downscale[config.type]
     if factor > 1:
@@ -133,7 +142,7 @@ def _finish(config: ConfigDict, workdir: Path, points, *, tested: int) -> dict:
     )
     title = "Mean IoU by labelled patients (median of repeats)"
     printed = PrintedTable(title, ["", *map(str, counts)], rows).text(label_widths=(20,))
-    text = "\n\n".join([results.facts_text("Run", outcome["run"]), printed, DISCLAIMER]) + "\n"
+    text = "\n\n".join([results.facts_text("Run", outcome["run"]), printed, *cautions, DISCLAIMER]) + "\n"
     columns = ["encoder", *(f"{n} patients" for n in counts)]
     note = f"Median of {config.repeats} repeats."
     table = PrintedTable("Mean IoU", columns, rows, note=note)

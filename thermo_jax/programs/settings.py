@@ -51,7 +51,11 @@ def check_fields(config: ConfigDict) -> None:
 
 def data_settings(config: ConfigDict) -> DataSettings:
     """What to read."""
-    return DataSettings(**config.data, seed=config.seed if config.data.shuffle_labels else 0)
+    return DataSettings(
+        **config.data,
+        emissivity=config.flir.emissivity,
+        seed=config.seed if config.data.shuffle_labels else 0,
+    )
 
 
 def split_settings(config: ConfigDict) -> SplitSettings:

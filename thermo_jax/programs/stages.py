@@ -42,7 +42,7 @@ def stage_config(config: ConfigDict, task: str, *, data_type: str, split: dict) 
     stage = config.stages[task].copy_and_resolve_references()
     with stage.unlocked():
         stage.seed = config.seed
-        for name in ("data", "split", "parallel", "report"):
+        for name in ("data", "flir", "split", "parallel", "report"):
             stage[name] = config[name].copy_and_resolve_references().unlock()
         stage.data.update({"type": data_type, "downscale": config.downscale[data_type]})
         stage.split.update({"fold": 0, "file": "", "max_train_patients": 0} | split)

@@ -39,9 +39,9 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
     stages = list(plan(config, workdir))
     check_stages(stages, workdir)
     open_once = functools.cache(open_dataset)
-    _begin(config, workdir, stages=stages, open_dataset=open_once)
+    cautions = _begin(config, workdir, stages=stages, open_dataset=open_once)
     run_stages(stages, workdir, open_dataset=open_once)
-    return _finish(config, workdir, stages)
+    return _finish(config, workdir, stages, cautions=cautions)
 
 
 def _check_fields(config: ConfigDict) -> None:
@@ -97,8 +97,11 @@ def _begin(
     *,
     stages: Sequence[Stage],
     open_dataset: Callable[..., Dataset],
-) -> None:
-    """Writes config.json, the data report and folds/*.json, whose splits all rows share."""
+) -> list[str]:
+    """Writes config.json, the data report and folds/*.json, whose splits all rows share.
+
+    Returns the cautions about the data set, for all types of images.
+    """
     with timeline.part("data"):
         dataset = open_dataset(settings.data_settings(stages[0].config))
     splits = _splits(config, stages, dataset)
@@ -109,6 +112,7 @@ def _begin(
     (workdir / FOLDS).mkdir(exist_ok=True)
     for path, split in splits.items():
         split.save(path)
+    return list(dataset.all_cautions.values())
 
 
 def _splits(config: ConfigDict, stages: Sequence[Stage], dataset: Dataset) -> dict[Path, Split]:
@@ -179,7 +183,9 @@ def _check_splits(config: ConfigDict, splits: Mapping[Path, Split]) -> None:
 # --------------------------------------------------------------------------------------------------
 
 
-def _finish(config: ConfigDict, workdir: Path, stages: list[Stage]) -> dict:
+def _finish(
+    config: ConfigDict, workdir: Path, stages: list[Stage], *, cautions: list[str]
+) -> dict:
     by_row: dict[str, dict[str, Any]] = {}
     files = []
     folders: dict[tuple[str, str], list[Path]] = {}
@@ -195,7 +201,8 @@ def _finish(config: ConfigDict, workdir: Path, stages: list[Stage]) -> dict:
         by_row.setdefault(row, {}).update(measures)
     outcome = {
         "run": _facts(config, stages),
-        "cautions": [s for measures in by_row.values() for s in measures.get("cautions", ())],
+        "cautions": cautions
+        + [s for measures in by_row.values() for s in measures.get("cautions", ())],
         "rows": by_row,
         "paper": {
             name: dict(zip(table1.COLUMNS, row, strict=True)) for name, row in table1.PAPER.items()

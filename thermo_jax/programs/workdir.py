@@ -48,7 +48,12 @@ FREE_FIELDS = (
 # Fields that were added to configurations since version 1 of config.json, each with the value for
 # which the code does the same as before, so that runs of earlier versions can continue. Add every
 # new field here, except those of a study itself (only its stages are compared).
-OLD_DEFAULTS: dict[str, Any] = {"train.checkpoint_minutes": 0}
+OLD_DEFAULTS: dict[str, Any] = {
+    "train.checkpoint_minutes": 0,
+    "data.render": "auto",
+    "data.unit": "auto",
+    "flir.emissivity": 0.0,
+}
 
 
 def open_workdir(path: str | Path, config: ConfigDict) -> Path:
