@@ -55,6 +55,11 @@ class Unreadable(NamedTuple):
         return self.record.name
 
     @property
+    def patient(self) -> str | None:
+        """The patient, None if nobody is known."""
+        return self.record.patient if self.record.patient_known else None
+
+    @property
     def probability(self) -> None:
         """None, as for a thermogram that no classifier can read."""
         return None

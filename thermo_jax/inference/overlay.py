@@ -72,7 +72,7 @@ def _drawable(text: str) -> str:
 def _show_thermogram(figure, axis, prediction, drawn, *, colormap, extent):
     """Draws the thermogram, with the scale of temperatures or gray levels below."""
     picture = prediction.picture
-    if picture.temperatures is None and picture.gray is None:
+    if picture.kinds == ("colour",):
         axis.imshow(drawn, extent=extent)
         return
     image = axis.imshow(drawn, cmap=colormap, extent=extent, interpolation="nearest")

@@ -1,18 +1,16 @@
 """Findings of thermograms by patient; a patient's probability is the mean over their images.
 
 The evaluation uses the same mean (SPEC section 5). Images of a view on which a classifier was not
-trained do not count. File names and folders identify the patient. A thermogram whose patient is
+trained do not count. `data/identity.py` says who the patient is. A thermogram whose patient is
 unknown is reported on its own.
 """
 
 import dataclasses
 from collections.abc import Iterable
-from pathlib import PurePosixPath
 
 import numpy as np
 
-from thermo_jax.data.thermogram import parse_name, patients_of_folders
-from thermo_jax.inference.pictures import Unreadable
+from thermo_jax.inference.inputs import Unreadable
 from thermo_jax.inference.predictor import Finding
 
 
@@ -21,7 +19,7 @@ class Patient:
     """The thermograms of one patient, in the order of names.
 
     Attributes:
-      name: four digits, or the thermogram's name if the patient is not known.
+      name: of the patient, or of the thermogram if the patient is not known.
     """
 
     name: str
@@ -54,20 +52,11 @@ class Patient:
         return float(np.mean(self.by_image)) if self.by_image else None
 
 
-def patient_of(name: str) -> str | None:
-    """The patient (four digits) in a thermogram's name or its folders, or None."""
-    path = PurePosixPath(name)
-    parsed = parse_name(path.name)
-    sure, _ = patients_of_folders(path.parts[:-1])
-    return (parsed.patient if parsed else None) or next(iter(sure), None)
-
-
 def by_patient(items: Iterable[Finding | Unreadable]) -> list[Patient]:
     """The patients, in the order of their first items."""
     patients: dict[tuple[str, bool], Patient] = {}
     for item in items:
-        number = patient_of(item.name)
-        key = (number or item.name, number is not None)
+        key = (item.patient or item.name, item.patient is not None)
         patient = patients.setdefault(key, Patient(*key))
         (patient.unreadable if isinstance(item, Unreadable) else patient.findings).append(item)
     return list(patients.values())

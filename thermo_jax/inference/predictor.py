@@ -14,9 +14,10 @@ Nothing here needs TensorFlow.
 import dataclasses
 import itertools
 import os
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -24,14 +25,16 @@ import numpy as np
 from absl import logging
 from jaxtyping import Array, Float, UInt8
 
-from thermo_jax.data import radiometry
+from thermo_jax.data import grids
 from thermo_jax.data.examples import block_mean, image_shape
 from thermo_jax.data.file_listing import walk
-from thermo_jax.data.thermogram import GRAY_SHAPE, VIEW_NAMES, DataError, ParsedName, parse_name
+from thermo_jax.data.picture import Picture
+from thermo_jax.data.reader import ReaderSettings, ordered_map
+from thermo_jax.data.thermogram import GRAY_SHAPE, VIEW_NAMES, DataError, Thermogram
 from thermo_jax.errors import ClosedFolderError, MissingFileError, UserError
 from thermo_jax.files import folder_path, is_remote
-from thermo_jax.data import grids
-from thermo_jax.inference.pictures import Picture, Unreadable
+from thermo_jax.inference import inputs
+from thermo_jax.inference.inputs import Paths, ReadThermogram, Unreadable
 from thermo_jax.inference.regions import RegionMeasurement, measure_regions
 from thermo_jax.models.decoders import HEADS
 from thermo_jax.models.frozen import FrozenEncoder, encode
@@ -46,7 +49,6 @@ from thermo_jax.training.checkpoints import (
 )
 
 DECODERS = ("classify", "segment")
-Paths = str | os.PathLike | Iterable[str | os.PathLike]
 
 
 class Model(NamedTuple):
@@ -85,6 +87,7 @@ class Finding:
     """The results of the models for one thermogram, without its pixels.
 
     Attributes:
+      patient: None if nobody is known.
       shape: height and width, pixels.
       celsius: whether the thermogram has temperatures.
       probabilities: of sick, by classifier; empty if no classifier can read the thermogram.
@@ -97,6 +100,7 @@ class Finding:
     """
 
     name: str
+    patient: str | None
     shape: tuple[int, int]
     celsius: bool
     probabilities: dict[str, float]
@@ -116,12 +120,14 @@ class Prediction(Finding):
     """The results of the models for one thermogram, and its pixels.
 
     Attributes:
+      file: the path of its main file, relative to the user's folder.
       evidence: by classifier, at the size of its images (which include repeated edges): the exact
         contribution of each pixel to the logit, without the bias.
       label_map: class indexes at the picture's size, from the segmenters' mean probabilities.
     """
 
     picture: Picture
+    file: str
     evidence: dict[str, Float[np.ndarray, "eh ew"]]
     label_map: UInt8[np.ndarray, "h w"] | None
 
@@ -259,22 +265,39 @@ class Predictor:
         self.models = load_models(workdirs, dtype=dtype)
 
     def predict_files(
-        self, path: str | os.PathLike, *, leave_out: str | os.PathLike | None = None
+        self,
+        paths: Paths,
+        *,
+        leave_out: str | os.PathLike | None = None,
+        reader: ReaderSettings = ReaderSettings(),
     ) -> Iterator[Prediction | Unreadable]:
-        """Reads and predicts a file, or every thermogram of a folder, in the order of names.
+        """Reads and predicts files, folders, zips or patterns, in the order of names.
 
-        Arguments and errors are those of `pictures.find_pictures`.
+        Arguments and errors are those of `inputs.find_thermograms`.
         """
-        thermograms = pictures.find_pictures(path, leave_out=leave_out)
-        read = radiometry.ordered_map(
-            lambda item: item if isinstance(item, Unreadable) else pictures.read_picture(*item),
-            thermograms,
-            description="predicting",
-        )
-        return self.predict(read, count=len(thermograms))
+        unpacked = tempfile.TemporaryDirectory(prefix="thermo_jax_")
+        try:
+            found = inputs.find_thermograms(
+                paths, unpack_dir=Path(unpacked.name), leave_out=leave_out
+            )
+        except BaseException:
+            unpacked.cleanup()
+            raise
+
+        def read(item: Thermogram | Unreadable) -> ReadThermogram | Unreadable:
+            if isinstance(item, Unreadable):
+                return item
+            return inputs.read_thermogram(item, reader, notes=found.notes[item.name])
+
+        def predictions() -> Iterator[Prediction | Unreadable]:
+            with unpacked:
+                items = ordered_map(read, found.items, description="predicting")
+                yield from self.predict(items, count=len(found.items))
+
+        return predictions()
 
     def predict(
-        self, items: Iterable[Picture | Unreadable], *, count: int | None = None
+        self, items: Iterable[ReadThermogram | Unreadable], *, count: int | None = None
     ) -> Iterator[Prediction | Unreadable]:
         """Predictions in the order of the items; an unreadable item is returned as it is.
 
@@ -284,16 +307,16 @@ class Predictor:
         size = min(self.batch_size, count or self.batch_size)
         items = iter(items)
         while chunk := list(itertools.islice(items, size)):
-            readable = [item for item in chunk if isinstance(item, Picture)]
+            readable = [item for item in chunk if isinstance(item, ReadThermogram)]
             predicted = iter(self._predict_batch(readable, size=size) if readable else ())
             for item in chunk:
-                yield next(predicted) if isinstance(item, Picture) else item
+                yield next(predicted) if isinstance(item, ReadThermogram) else item
 
-    def _predict_batch(self, batch: list[Picture], *, size: int) -> list[Prediction]:
+    def _predict_batch(self, batch: list[ReadThermogram], *, size: int) -> list[Prediction]:
         probabilities: list[dict] = [{} for _ in batch]
         evidence: list[dict] = [{} for _ in batch]
         classes: list[list] = [[] for _ in batch]
-        notes: list[list[str]] = [list(picture.notes) for picture in batch]
+        notes: list[list[str]] = [list(item.notes) for item in batch]
         inputs: dict[tuple, tuple] = {}
         for model in self.models:
             kind = (model.data_type, model.colormap, model.downscale)
@@ -314,40 +337,42 @@ class Predictor:
         return [_prediction(*results, models=self.models) for results in of_pictures]
 
 
-def _prediction(picture, probabilities, evidence, classes, notes, *, models) -> Prediction:
-    view_notes, counts = _unseen(picture.name, models)
+def _prediction(item, probabilities, evidence, classes, notes, *, models) -> Prediction:
+    record, picture = item.record, item.picture
+    view_notes, counts = _unseen(record, models)
     label_map, regions = None, []
     if classes:
         mean = grids.from_model(np.mean(classes, axis=0), picture.grid)
         label_map = mean.argmax(-1).astype(np.uint8)
         regions = measure_regions(label_map, picture.temperatures)
     return Prediction(
-        name=picture.name,
-        shape=picture.pixels.shape[:2],
+        name=record.name,
+        patient=record.patient if record.patient_known else None,
+        shape=picture.shape,
         celsius=picture.temperatures is not None,
         probabilities=probabilities,
         regions=regions,
         notes=(*notes, *view_notes),
         counts=counts,
         picture=picture,
+        file=item.file,
         evidence=evidence,
         label_map=label_map,
     )
 
 
-def _unseen(name: str, models: Sequence[Model]) -> tuple[list[str], bool]:
-    """(notes, counts) of a picture, from the view in a DMR-IR file name."""
-    parsed = parse_name(PurePosixPath(name).name) or ParsedName()
+def _unseen(record: Thermogram, models: Sequence[Model]) -> tuple[list[str], bool]:
+    """(notes, counts) of a thermogram, from its view."""
     untrained = [
         model
         for model in models
-        if parsed.view not in (0, *model.views) or (parsed.mirrored and not model.mirrored)
+        if record.view not in (0, *model.views) or (record.mirrored and not model.mirrored)
     ]
     if not untrained:
         return [], True
-    view = f"{VIEW_NAMES[parsed.view]} view"
-    if parsed.mirrored:
-        view = f"mirrored copy of {view}" if parsed.view else "mirrored copy"
+    view = f"{VIEW_NAMES[record.view]} view"
+    if record.mirrored:
+        view = f"mirrored copy of {view}" if record.view else "mirrored copy"
     names = "the models" if len(untrained) == len(models) else ", ".join(m.name for m in untrained)
     counts = not any(model.task == "classify" for model in untrained)
     left_out = "" if counts else ": left out of the patient's mean"
@@ -358,9 +383,9 @@ def _inputs(batch, data_type, colormap, downscale, *, size) -> tuple[np.ndarray,
     """(images, padded to `size`; the reason why a picture cannot be read, or None)."""
     images = np.zeros((size, *image_shape(data_type, downscale=downscale)), np.uint8)
     reasons: list[str | None] = []
-    for row, picture in enumerate(batch):
+    for row, item in enumerate(batch):
         try:
-            image = pictures.model_input(picture, data_type=data_type, colormap=colormap)
+            image = item.picture.model_image(data_type, colormap=colormap)
             images[row] = block_mean(image, factor=downscale)
             reasons.append(None)
         except DataError as error:

@@ -14,6 +14,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
 
+from thermo_jax.data.reader import ReaderSettings
 from thermo_jax.errors import UserError
 from thermo_jax.evaluation import results
 from thermo_jax.evaluation.tables import PrintedTable
@@ -21,8 +22,8 @@ from thermo_jax.evaluation.wording import DISCLAIMER, class_title, printable
 from thermo_jax.inference.coco import write_coco
 from thermo_jax.inference.overlay import overlay_figure
 from thermo_jax.inference.page import write_page
-from thermo_jax.inference.patients import Patient, by_patient, patient_of
-from thermo_jax.inference.pictures import Unreadable
+from thermo_jax.inference.inputs import Unreadable
+from thermo_jax.inference.patients import Patient, by_patient
 from thermo_jax.inference.predictor import Finding, Prediction, Predictor
 from thermo_jax.inference.regions import PAIRS, differences
 from thermo_jax.programs import settings
@@ -37,10 +38,9 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
     """Predicts and writes; returns the rows of the tables "predictions", "patients", "regions"."""
     config = settings.resolve(config)
     models = settings.paths(config, "models")
-    if not config.input:
-        raise UserError("config.input is empty: give --config.input=<a thermogram or a folder>")
+    given = settings.paths(config, "input")
     workdir = check_workdir(workdir, config)
-    if Path(workdir).resolve() == Path(config.input).expanduser().resolve():
+    if Path(workdir).resolve() in [Path(path).expanduser().resolve() for path in given]:
         raise UserError(
             f"--workdir={workdir} is config.input too: choose another --workdir, so that results "
             "do not mix with thermograms"
@@ -48,7 +48,8 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
     if (workdir / PREDICTIONS).exists():
         raise UserError(f"{workdir} already contains predictions: choose another --workdir")
     predictor = Predictor(models, batch_size=config.batch_size, dtype=config.model.dtype)
-    predictions = predictor.predict_files(config.input, leave_out=workdir)
+    reader = ReaderSettings(unit=config.data.unit, emissivity=config.flir.emissivity)
+    predictions = predictor.predict_files(given, leave_out=workdir, reader=reader)
     write_config(workdir, config)
     rows: list[dict[str, Any]] = []
     read: list[Finding | Unreadable] = []
@@ -56,14 +57,14 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
     try:
         for item in predictions:
             if isinstance(item, Unreadable):
-                row = {"name": item.name, "patient": patient_of(item.name), "status": "unreadable"}
+                row = {"name": item.name, "patient": item.patient, "status": "unreadable"}
                 rows.append(row | {"notes": item.reason})
                 read.append(item)
                 continue
             if item.label_map is not None:
                 file = _output(workdir / LABEL_MAPS, item.name, ".png")
                 Image.fromarray(item.label_map).save(file)
-                maps[item.picture.file] = file
+                maps[item.file] = file
             if item.evidence:
                 np.savez(_output(workdir / EVIDENCE, item.name, ".npz"), **item.evidence)
             overlay = None
@@ -101,17 +102,16 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
 def _row(prediction: Prediction) -> dict[str, Any]:
     """One row of predictions.csv. Temperatures in degrees C."""
     picture, values = prediction.picture, list(prediction.probabilities.values())
-    kinds = ("temperatures", "gray", "colour")
     is_predicted = values or prediction.label_map is not None
     row = {
         "name": prediction.name,
-        "patient": patient_of(prediction.name),
+        "patient": prediction.patient,
         "status": "predicted" if is_predicted else "no model reads it",
         "probability_sick": prediction.probability,
         "lowest_of_models": min(values, default=None),
         "highest_of_models": max(values, default=None),
         "classifiers": len(values),
-        "pixels": "+".join(kind for kind in kinds if getattr(picture, kind) is not None),
+        "pixels": "+".join(picture.kinds),
         "height": prediction.shape[0],
         "width": prediction.shape[1],
     }

@@ -4,6 +4,8 @@ A `ConfigDict` stays in `programs/`. The other subpackages receive plain values,
 dataclasses that are made here: what to read, how to train, where to place.
 """
 
+from pathlib import Path
+
 import jax
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
@@ -117,7 +119,12 @@ def _steps_per_dispatch(config: ConfigDict) -> int:
 
 
 def paths(config: ConfigDict, field: str) -> list[str]:
-    """The paths in a field that separates them by commas. Raises UserError if there is none."""
+    """The paths in a field that separates them by commas. Raises UserError if there is none.
+
+    One path may contain a comma if it exists.
+    """
+    if config[field] and Path(config[field]).expanduser().exists():
+        return [config[field]]
     given = [path.strip() for path in config[field].split(",") if path.strip()]
     if not given:
         raise UserError(f"config.{field} is empty: give --config.{field}=<path>[,<path>...]")
