@@ -6,6 +6,7 @@ lines with equally many numbers (SPEC section 9).
 """
 
 import codecs
+import collections
 import os
 import re
 from collections.abc import Callable
@@ -39,14 +40,20 @@ def parse_matrix(path: str | os.PathLike, data: bytes) -> Float64[np.ndarray, "h
         detail = f"{len(lines)} lines; expected at most {_MAX_LINES}"
         raise DataError("unreadable-matrix", path, detail)
     form = _form(lines)
-    block = _largest_block(lines, *form) if form else []
-    matrix = _without_indexes(np.array(block, np.float64).reshape(len(block), -1))
+    block, others = _largest_block(lines, *form) if form else ([], 0)
+    matrix = _without_indexes(np.array(block or [[]], np.float64))
     if min(matrix.shape) < SMALLEST:
         rows, columns = matrix.shape
         size = f"{rows} x {columns}" if matrix.size else "none"
         detail = (
             f"no matrix of temperatures: the largest block of numbers is {size} (rows x columns); "
             f"expected at least {SMALLEST} lines of equally many numbers"
+        )
+        raise DataError("unreadable-matrix", path, detail)
+    if others:
+        detail = (
+            f"{len(block)} lines of {len(block[0])} numbers, and elsewhere {others} more: the file "
+            "is damaged, or contains several matrices; split it"
         )
         raise DataError("unreadable-matrix", path, detail)
     return matrix
@@ -119,19 +126,26 @@ def _number(cell: str, to_number: Callable[[str], float]) -> float | None:
         return None
 
 
-def _largest_block(lines: list[str], separator: str | None, mark: str) -> list[list[float]]:
-    """The consecutive lines with equally many numbers that have the most numbers together."""
+def _largest_block(
+    lines: list[str], separator: str | None, mark: str
+) -> tuple[list[list[float]], int]:
+    """The consecutive lines with equally many numbers that have the most numbers together.
+
+    Also returns how many other lines have as many numbers as these.
+    """
     best: list[list[float]] = []
     block: list[list[float]] = []
+    lengths: collections.Counter[int] = collections.Counter()
     for line in lines:
         row = _numbers(line, separator, mark)
         if row is None or (block and len(row) != len(block[0])):
             block = []
         if row is not None:
+            lengths[len(row)] += 1
             block.append(row)
             if len(block) * len(row) > len(best) * (len(best[0]) if best else 0):
                 best = block
-    return best
+    return best, lengths[len(best[0])] - len(best) if best else 0
 
 
 def _without_indexes(matrix: Float64[np.ndarray, "h w"]) -> Float64[np.ndarray, "h2 w2"]:

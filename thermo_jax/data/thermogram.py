@@ -94,6 +94,11 @@ class Thermogram(ParsedName):
     notes: tuple[str, ...] = ()  # what the reader decided about its files
 
     @property
+    def known_patient(self) -> str | None:
+        """The patient; None if unknown."""
+        return self.patient if self.patient_known else None
+
+    @property
     def paths(self) -> dict[str, pathlib.Path]:
         """The files that exist, by the kind of their pixels: "gray", "heat", "temperatures"."""
         paths = {kind: getattr(self, field) for kind, field in PATH_FIELDS.items()}

@@ -46,18 +46,9 @@ class ReadThermogram(NamedTuple):
 class Unreadable(NamedTuple):
     """A thermogram without a usable file, or a folder that cannot be read, and the reason."""
 
-    record: Thermogram
+    name: str  # of a folder: with "/*"
     reason: str
-
-    @property
-    def name(self) -> str:
-        """The name of the thermogram, or of the folder with "/*"."""
-        return self.record.name
-
-    @property
-    def patient(self) -> str | None:
-        """The patient, None if nobody is known."""
-        return self.record.patient if self.record.patient_known else None
+    patient: str | None = None  # if known
 
     @property
     def probability(self) -> None:
@@ -110,7 +101,7 @@ def read_thermogram(
     picture, errors = read_picture(record.files, settings, frame=record.frame_in_file)
     failed = [f"{pathlib.Path(error.file).name}: {error.detail}" for error in errors]
     if picture is None:
-        return Unreadable(record, "; ".join(failed))
+        return Unreadable(record.name, "; ".join(failed), record.known_patient)
     return ReadThermogram(record, picture, tuple(dict.fromkeys([*notes, *failed, *picture.notes])))
 
 
@@ -198,8 +189,7 @@ def _add(inputs: Inputs, files: FileListing, *, prefix: str) -> None:
     for folder in files.closed:
         name = (pathlib.PurePosixPath(prefix) / files.relative(folder) / "*").as_posix()
         reason = f"folder {files.relative(folder)} cannot be read: check its permissions"
-        nobody = Thermogram(name=name, patient=name, patient_known=False)
-        inputs.items.append(Unreadable(nobody, reason))
+        inputs.items.append(Unreadable(name, reason))
     report = DataReport(files.root)
     if files.thermogram_table:
         records, _ = report.collect(thermogram_table.identify_listed(files))

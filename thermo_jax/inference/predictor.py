@@ -347,7 +347,7 @@ def _prediction(item, probabilities, evidence, classes, notes, *, models) -> Pre
         regions = measure_regions(label_map, picture.temperatures)
     return Prediction(
         name=record.name,
-        patient=record.patient if record.patient_known else None,
+        patient=record.known_patient,
         shape=picture.shape,
         celsius=picture.temperatures is not None,
         probabilities=probabilities,
