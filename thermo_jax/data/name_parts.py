@@ -141,7 +141,7 @@ class Person:
 
     prefix: str  # lower case, without accents
     number: int
-    sure: bool = False  # the prefix is a word for a patient
+    sure: bool = False  # the prefix is a word for a patient, or the number has four digits (0007)
 
     @property
     def patient(self) -> str:
@@ -156,7 +156,7 @@ class NameParts:
     """What one name says; "", 0 and -1 stand for what it does not say."""
 
     people: tuple[Person, ...] = ()  # each prefix with a number, in order
-    number: int = -1  # of a name that is nothing but a number, apart from dates and views
+    alone: Person | None = None  # of a name that is nothing but a number, dates and views
     date: str = ""  # ISO; only the year, or year and month, if it does not say more
     visit: int = 0
     frame: int = -1
@@ -201,18 +201,18 @@ def read_parts(name: str) -> NameParts:
     if tokens and tokens[-1] in _LAST_LETTERS:
         letters += tokens.pop()
     words = _view_words(tokens) | {_LAST_LETTERS[c] for c in letters if c in _LAST_LETTERS}
-    number = _only_number(tokens, is_view=bool(words & {"right", "left"}))
+    alone = _only_number(tokens, is_view=bool(words & {"right", "left"}))
     if people or visit or frame >= 0:
         # 0007_V1 is visit 1 of patient 7, but P12_7 and ses-1_7 do not begin with their patient.
-        begins = number >= 0 and text.lstrip(" |-.")[:1].isdigit()
-        if begins and all(person.prefix == "v" for person in people):
+        begins = text.lstrip(" |-.")[:1].isdigit()
+        if alone and begins and all(person.prefix == "v" for person in people):
             visit, people = visit or next((person.number for person in people), 0), []
         else:
-            number = -1
+            alone = None
     protocols = [_PROTOCOLS[token] for token in tokens if token in _PROTOCOLS]
     return NameParts(
         people=tuple(people),
-        number=number,
+        alone=alone,
         date=date,
         visit=visit,
         frame=frame,
@@ -237,13 +237,13 @@ def _is_prefix(word: str, match: re.Match) -> bool:
     return not (generic or _VIEW_TOKEN.fullmatch(word) or word in _PROTOCOLS)
 
 
-def _only_number(tokens: list[str], *, is_view: bool) -> int:
-    """The number of a name that says nothing else, apart from views; -1 for another name."""
+def _only_number(tokens: list[str], *, is_view: bool) -> Person | None:
+    """The number of a name that says nothing else, apart from views."""
     numbers = [t for t in tokens if t.isdigit() and not (is_view and t in ("45", "90"))]
     others = {t for t in tokens if not (t.isdigit() or _VIEW_TOKEN.fullmatch(t))}
     if len(numbers) != 1 or len(numbers[0]) > 12 or not others <= _NUMBER_WORDS:
-        return -1
-    return int(numbers[0])
+        return None
+    return Person("", int(numbers[0]), sure=len(numbers[0]) >= 4)
 
 
 def _without_dates(text: str) -> tuple[str, str]:
