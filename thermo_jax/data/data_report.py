@@ -46,6 +46,8 @@ BAD_FILES = {
     "unreadable-annotations": ("annotation file cannot be read", "its annotations left out"),
     "unusable-polygon": ("polygon that cannot be drawn", "image treated as not annotated"),
     "annotation-size": ("annotated at another size than 640x480", "annotation left out"),
+    "absent-file": ("thermograms.csv lists a file that is not here", "left out"),
+    "bad-table-row": ("row of thermograms.csv is not usable", "row left out"),
 }
 NOTES = {
     "converted-unit": ("temperatures in another unit", "converted to degrees C"),
@@ -79,6 +81,8 @@ NOTES = {
     "several-rings": ("region of several polygons", "filled together as one region"),
     "repeated-image": ("annotation file lists the image twice", "first kept"),
     "ambiguous-annotation": ("several images fit the annotation", "annotation left out"),
+    "class-and-folder": ("numbers start again in every class", "a patient is class and folder"),
+    "assumed-patients": ("files directly in a class folder", "patients assumed: one per file"),
 }
 _ORIGINS = (
     "the set mixes {images} of several origins ({detail}): a way of rendering can betray the "

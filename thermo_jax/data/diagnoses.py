@@ -11,6 +11,7 @@ import pathlib
 import re
 from collections.abc import Collection, Iterator, Sequence
 
+from thermo_jax.data.class_folders import below_class_folder, label_of_folder  # noqa: F401
 from thermo_jax.data.data_report import Oddity, Reading
 from thermo_jax.data.file_listing import DIAGNOSIS_TABLE, FileListing
 from thermo_jax.data.reader import read_bytes
@@ -24,15 +25,6 @@ from thermo_jax.data.thermogram import (
 )
 
 _LABELS = {"healthy": HEALTHY, "sick": SICK}
-CLASS_FOLDERS = _LABELS | {
-    "normal": HEALTHY,
-    "abnormal": SICK,
-    "saudavel": HEALTHY,
-    "saudável": HEALTHY,
-    "doente": SICK,
-    "benign": HEALTHY,
-    "malignant": SICK,
-}
 _DIAGNOSIS = re.compile(r"Diagnosis\*?\s*:\s*<span[^>]*>(.*?)<(?:br|/span)\b", re.I | re.S)
 _MAX_PAGE = 2**20  # characters
 _TAG = re.compile(r"<[^>]*>")
@@ -41,21 +33,6 @@ _TAG = re.compile(r"<[^>]*>")
 def label_of_text(text: str) -> int:
     """Returns HEALTHY for "healthy", SICK for "sick" (in any case), else UNLABELLED."""
     return _LABELS.get(text.strip().lower(), UNLABELLED)
-
-
-def label_of_folder(folder: pathlib.PurePosixPath) -> int | None:
-    """Returns the label of the innermost class folder of a path; None if it has none."""
-    below = below_class_folder(folder)
-    above = folder.parts[: len(folder.parts) - len(below)]
-    return CLASS_FOLDERS[above[-1].lower()] if above else None
-
-
-def below_class_folder(folder: pathlib.PurePosixPath) -> tuple[str, ...]:
-    """Returns the parts of a path below its innermost class folder; all parts if it has none."""
-    for depth in range(len(folder.parts), 0, -1):
-        if folder.parts[depth - 1].lower() in CLASS_FOLDERS:
-            return folder.parts[depth:]
-    return folder.parts
 
 
 def labels_of_site(records: Sequence[Thermogram], files: FileListing) -> Reading[list[set[int]]]:
@@ -96,7 +73,7 @@ def labels_of_class_folders(
         label = label_of_folder(_folder(record))
         labels.append({label} - {None})
         if label is None:
-            detail = f"in no class folder ({', '.join(CLASS_FOLDERS)})"
+            detail = "in no class folder (healthy, sick, or another name of these)"
             yield Oddity("missing-diagnosis", files.names(record)[0], detail)
     return labels
 

@@ -1,0 +1,245 @@
+"""Who and what (SPEC section 9): patient, label, view, visit and date of any folder's thermograms.
+
+Nothing is opened: names of files and folders say everything. The rules, in this order:
+
+1. DMR-IR's own file names (`thermogram.parse_name`).
+2. A prefix and a number, of a folder (`sub-02/ses-1`, `healthy/7`) before a file's name (`P051`).
+3. If numbers start again in every class folder, a patient is class *and* folder.
+4. A file directly in a class folder that names nobody is a patient of its own.
+
+`thermogram_table` reads a table of the user's, which goes before all of them.
+"""
+
+import collections
+import dataclasses
+import pathlib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from thermo_jax.data.class_folders import below_class_folder, class_word
+from thermo_jax.data.data_report import Oddity, Reading
+from thermo_jax.data.file_listing import THERMOGRAM_TABLE, FileListing
+from thermo_jax.data.name_guess import NameGuess, guess_from_names, stem_of
+from thermo_jax.data.thermogram import (
+    HEALTHY,
+    LABEL_NAMES,
+    SICK,
+    UNLABELLED,
+    Thermogram,
+    contradiction,
+    parse_name,
+)
+
+# Notes of a thermogram. The first one is a caution on every report of the set.
+ONE_PER_FILE = "patients assumed: one per file"
+CLASS_AND_FOLDER = "numbers start again in every class: a patient is class and folder"
+_UNSAFE = re.compile(r"[^\w.()=+ -]+")
+
+
+def identify(
+    groups: Sequence[Sequence[pathlib.Path]],
+    files: FileListing,
+    *,
+    given: Sequence[Mapping[str, Any]] = (),
+) -> Reading[list[Thermogram]]:
+    """Reads who and what from the names of files and folders; opens nothing.
+
+    Args:
+      groups: all files of each thermogram, which have the same folder and stem.
+      files: the listing, whose root the names are relative to.
+      given: for each group, fields of `Thermogram` that the user's table contains; they replace
+        those of the names. Empty if there is no table.
+    Returns:
+      The thermograms, in the order of the groups. `patient_known` is False where nothing names a
+      patient. One is left out if its file name and its folder contain different patients:
+      otherwise, an image of a test patient might be used for training. Patients with conflicting
+      diagnoses are still included (see `without_conflicts`).
+    """
+    guesses, tables = [], []
+    for group, values in zip(groups, given or [{}] * len(groups), strict=True):
+        guess = guess_from_names(group, files)
+        parsed = parse_name(stem_of(group[0]))
+        if parsed and parsed.protocol and not parsed.complete:
+            yield Oddity(
+                "odd-name", guess.file, "expected view 1..5, visit from 1, and a real date"
+            )
+        patient = guess.patient if guess.source == "dmr" else None
+        mismatch = contradiction(patient, below_class_folder(guess.folder))
+        if mismatch and "patient" not in values:
+            yield Oddity("patient-mismatch", guess.file, mismatch)
+            continue
+        guesses.append(guess)
+        tables.append(values)
+    _use_names_of_dmr(guesses)
+    _distrust_running_numbers(guesses)
+    yield from _split_by_class(guesses)
+    yield from _assume_one_per_file(guesses, tables)
+    records = [_record(guess, values) for guess, values in zip(guesses, tables, strict=True)]
+    yield from _report_unknown(records, guesses)
+    names_view = any(
+        guess.names_view or record.view for guess, record in zip(guesses, records, strict=True)
+    )
+    if records and not names_view:
+        yield Oddity("assumed-view", ".", f"none of {len(records)} file names contains a view")
+        records = [dataclasses.replace(record, view=1) for record in records]
+    return records
+
+
+def without_conflicts(
+    records: Sequence[Thermogram],
+    files: FileListing,
+    labels: Sequence[Iterable[int]] | None = None,
+) -> Reading[list[Thermogram]]:
+    """Leaves out patients whose diagnoses contradict each other.
+
+    A label of one thermogram is used for all thermograms of its patient.
+
+    Args:
+      records: the thermograms, with labels unless `labels` is given.
+      files: the listing, for the names of files in the report.
+      labels: what is said about each thermogram; two labels are a contradiction.
+    """
+    if labels is None:
+        labels = [{record.label} - {UNLABELLED} for record in records]
+    of_patient: dict[str, set[int]] = {}
+    for record, said in zip(records, labels, strict=True):
+        of_patient.setdefault(record.patient, set()).update(said)
+    kept = []
+    for record in records:
+        said = of_patient[record.patient]
+        if len(said) <= 1:
+            kept.append(dataclasses.replace(record, label=next(iter(said), UNLABELLED)))
+            continue
+        names = " and ".join(LABEL_NAMES[label] for label in sorted(said))
+        for path in record.files or record.paths.values():
+            detail = f"patient {record.patient} is called {names}"
+            yield Oddity("conflicting-diagnosis", files.relative(path), detail)
+    return kept
+
+
+# ---------------------------------------------------------------- a whole set
+
+
+def _use_names_of_dmr(guesses: Sequence[NameGuess]) -> None:
+    """Makes "patient 5/T0005.jpg" and "patient 5/photo.jpg" the same patient."""
+    names = {guess.of_folder: guess.patient for guess in guesses if guess.of_folder}
+    for guess in guesses:
+        guess.patient = names.get(guess.patient, guess.patient)
+
+
+def _patients_by_label(guesses: Iterable[NameGuess]) -> dict[int, set[str]]:
+    patients: dict[int, set[str]] = {HEALTHY: set(), SICK: set()}
+    for guess in guesses:
+        if guess.class_folder:
+            patients[guess.label].add(guess.patient)
+    return patients
+
+
+def _start_again(guesses: Sequence[NameGuess]) -> set[str]:
+    """The patients in both classes, if they are at least half of the smaller class; else none."""
+    healthy, sick = _patients_by_label(guesses).values()
+    both = healthy & sick
+    return both if 2 * len(both) >= min(len(healthy), len(sick)) else set()
+
+
+def _distrust_running_numbers(guesses: Sequence[NameGuess]) -> None:
+    """Bild_1.jpg, Bild_2.jpg, ... in both classes name pictures, not patients.
+
+    This is for words in file names that are in no list. A word for patients stays one, and its
+    patients then have conflicting diagnoses.
+    """
+    by_file = [guess for guess in guesses if guess.source == "file" and not guess.sure]
+    if _start_again(by_file):
+        for guess in by_file:
+            if guess.class_folder:
+                guess.patient = guess.source = ""
+
+
+def _split_by_class(guesses: Sequence[NameGuess]) -> Reading[None]:
+    """Makes a patient class *and* folder, if the numbers of folders start again in every class.
+
+    The patients of DMR-IR's file names are the same in every class.
+    """
+    by_folder = [guess for guess in guesses if guess.source == "folder" and guess.class_folder]
+    both = _start_again(by_folder)
+    if not both or any(guess.source == "dmr" and guess.patient in both for guess in guesses):
+        return
+    for guess in by_folder:
+        number = guess.patient.lstrip("0") or "0"  # "0007" -> 7, but "sub-2" as it is
+        guess.patient, guess.note = f"{guess.class_folder}-{number}", CLASS_AND_FOLDER
+    example = min(both)
+    detail = (
+        f"{len(both)} patients, such as {example}, are in healthy and in sick folders: "
+        f"{len({guess.patient for guess in by_folder})} patients assumed"
+    )
+    yield Oddity("class-and-folder", ".", detail)
+
+
+def _assume_one_per_file(
+    guesses: Sequence[NameGuess], tables: Sequence[Mapping[str, Any]]
+) -> Reading[None]:
+    """Makes each file directly in a class folder that names nobody a patient."""
+    taken = {guess.patient for guess in guesses}
+    assumed = 0
+    for guess, values in zip(guesses, tables, strict=True):
+        if guess.patient or "patient" in values or class_word(guess.folder.name) is None:
+            continue
+        assumed += 1
+        patient = base = _UNSAFE.sub("-", f"file-{guess.name.replace('/', '-')}")[:80]
+        while patient in taken:
+            patient = f"{base}-{assumed}"
+        taken.add(patient)
+        guess.patient, guess.source, guess.note = patient, "file", ONE_PER_FILE
+    if assumed:
+        detail = f"{assumed} files name nobody: {ONE_PER_FILE}; {THERMOGRAM_TABLE} can name them"
+        yield Oddity("assumed-patients", ".", detail)
+
+
+def _record(guess: NameGuess, values: Mapping[str, Any]) -> Thermogram:
+    """The thermogram, with the values of the user's table instead of those of the names."""
+    patient = values.get("patient", guess.patient)
+    fields = {
+        "name": guess.name,
+        "files": guess.files,
+        "patient": patient or f"folder:{guess.folder.as_posix()}",
+        "patient_known": bool(patient),
+        "label": guess.label,
+        "notes": (guess.note,) if guess.note and patient == guess.patient else (),
+    }
+    return Thermogram(**guess.fields | fields | dict(values))
+
+
+def _report_unknown(records: Sequence[Thermogram], guesses: Sequence[NameGuess]) -> Reading[None]:
+    """Reports patients and diagnoses that are not known, once for each folder."""
+    kinds = {
+        "unknown-patient": (
+            [
+                guess
+                for record, guess in zip(records, guesses, strict=True)
+                if not record.patient_known
+            ],
+            "neither name nor folder contains the patient",
+        ),
+        "missing-diagnosis": (
+            [
+                guess
+                for record, guess in zip(records, guesses, strict=True)
+                if record.label == UNLABELLED
+            ],
+            "in no class folder (healthy, sick, or another name of these)",
+        ),
+    }
+    for kind, (unknown, detail) in kinds.items():
+        if kind == "missing-diagnosis" and len(unknown) == len(records):
+            if records:
+                yield Oddity(kind, ".", f"all {len(records)} thermograms are {detail}")
+            continue
+        by_folder = collections.defaultdict(list)
+        for guess in unknown:
+            by_folder[guess.folder].append(guess.file)
+        for folder, names in by_folder.items():
+            if len(names) == 1:
+                yield Oddity(kind, names[0], detail)
+            else:
+                yield Oddity(kind, str(folder), f"{len(names)} thermograms: {detail}")

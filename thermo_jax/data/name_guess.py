@@ -1,0 +1,167 @@
+"""What the names of a thermogram's files and folders say about it: patient, label, view and so on.
+
+`identity` applies the rules about whole sets.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from thermo_jax.data.class_folders import below_class_folder, class_word, label_of_folder
+from thermo_jax.data.file_listing import FileListing
+from thermo_jax.data.name_parts import NameParts, Person, read_parts, view_of_words
+from thermo_jax.data.thermogram import UNLABELLED, ParsedName, parse_name, split_name
+
+
+@dataclasses.dataclass
+class NameGuess:
+    """What the names of one thermogram say; the rules about whole sets change it."""
+
+    files: tuple[pathlib.Path, ...]
+    file: str  # relative path of one of them
+    name: str
+    class_folder: str  # the innermost one, as a word of `CLASS_FOLDERS`; "" if there is none
+    label: int
+    fields: dict[str, Any]  # those of `ParsedName`, without the patient
+    names_view: bool  # whether its name or a folder contains a word for a view
+    patient: str = ""
+    source: str = (
+        ""  # what named the patient: "dmr", "file", "folder", or a folder "above" the class
+    )
+    sure: bool = False  # see `Person`
+    of_folder: str = ""  # what its folder calls the patient of DMR-IR's file name
+    note: str = ""
+
+    @property
+    def folder(self) -> pathlib.PurePosixPath:
+        return pathlib.PurePosixPath(self.file).parent
+
+
+def stem_of(path: pathlib.Path) -> str:
+    """A file's name without suffixes and `_snap`."""
+    return split_name(path.stem)[0] or path.stem
+
+
+def guess_from_names(group: Sequence[pathlib.Path], files: FileListing) -> NameGuess:
+    """Reads the names of a thermogram's files (same folder and stem) and of their folders."""
+    file = files.relative(min(group))
+    folder = pathlib.PurePosixPath(file).parent
+    stem = stem_of(group[0])
+    parsed = parse_name(stem)
+    if parsed and parsed.frame >= 0 and not parsed.protocol and _is_month(parsed):
+        parsed = None
+    own = NameParts() if parsed else read_parts(stem)
+    folders = [read_parts(part) for part in folder.parts]
+    inside = len(folders) - len(below_class_folder(folder))
+    classes = [depth for depth, part in enumerate(folder.parts) if class_word(part)]
+    between = folders[classes[0] + 1 : inside] if classes else []
+    above = folders[: classes[0]] if classes else []
+    person, source = _person(own, folders[inside:], between=between, above=above)
+    patient, of_folder = person.patient if person else "", ""
+    # A class and a number (healthy6) name a patient of that class, whichever folder it is in.
+    sure = person is not None and (person.sure or class_word(person.prefix) is not None)
+    if parsed and parsed.patient and not _folder_is_surer(parsed, person):
+        if person and person.number == int(parsed.patient):
+            of_folder = person.patient
+        patient, source, sure = parsed.patient, "dmr", True
+    inner_first = (own, *reversed(folders))
+    words = frozenset().union(*(parts.view_words for parts in inner_first))
+    read = parsed or ParsedName()
+    fields = {
+        "visit": read.visit or _visit(own, folders[inside:], person),
+        "view": read.view or view_of_words(own.view_words) or view_of_words(words),
+        "protocol": read.protocol or _first(parts.protocol for parts in inner_first),
+        "date": read.date or _first(parts.date for parts in inner_first),
+        "frame": read.frame if read.frame >= 0 else own.frame,
+        "mirrored": read.mirrored,
+    }
+    label = label_of_folder(folder)
+    return NameGuess(
+        files=tuple(group),
+        file=file,
+        name=(folder / stem).as_posix(),
+        class_folder=(class_word(folder.parts[classes[-1]]) or "") if classes else "",
+        label=UNLABELLED if label is None else label,
+        fields=fields,
+        names_view=bool(words),
+        patient=patient,
+        source=source,
+        sure=sure,
+        of_folder=of_folder,
+    )
+
+
+def _is_month(parsed: ParsedName) -> bool:
+    """Whether a name such as 2019-01 is a month, rather than image 1 of patient 2019."""
+    return parsed.patient is not None and 1900 <= int(parsed.patient) <= 2099
+
+
+def _folder_is_surer(parsed: ParsedName, person: Person | None) -> bool:
+    """Whether a folder such as sub-01 goes before a name such as 3-1 or T5 (visit 3? time 5?).
+
+    Folders named as in DMR-IR (P12, 0012) do not: `contradiction` compares them with the name.
+    """
+    if parsed.protocol or parsed.view or person is None or not person.sure:
+        return False
+    like_dmr = person.prefix in ("", "t", "p", "v", "id", "pat", "patient", "paciente")
+    return not like_dmr and person.number != int(parsed.patient or 0)
+
+
+def _first(values: Iterable[str]) -> str:
+    return next(filter(None, values), "")
+
+
+def _person(
+    own: NameParts,
+    below: Sequence[NameParts],
+    *,
+    between: Sequence[NameParts],
+    above: Sequence[NameParts],
+) -> tuple[Person | None, str]:
+    """Whom a file's folders or its name name, and which of them does (see `NameGuess.source`).
+
+    Folders go before the name, words for patients before other prefixes, and outer folders before
+    inner ones, which may be visits.
+
+    Args:
+      own: the file's name.
+      below: its folders below the innermost class folder; all folders if there is none.
+      between: those between the outermost and the innermost class folder (sick/7/malignant).
+      above: those above the outermost class folder. They may be folds of a split or clinics: only
+        sure names count there, and only if nothing else names anybody.
+    """
+    of_folders = _people(below)
+    choices = (
+        (_sure(of_folders), "folder"),
+        (of_folders, "folder"),
+        (_people(between), "above"),
+        (_sure(own.people), "file"),
+        (own.people, "file"),
+        (_sure(_people(above)), "above"),
+    )
+    return next(((people[0], source) for people, source in choices if people), (None, ""))
+
+
+def _people(folders: Sequence[NameParts]) -> list[Person]:
+    """The people whom folders name; but 45 in the folder left/45 is a view."""
+    people, in_view = [], False
+    for parts in folders:
+        people += parts.people
+        if parts.alone and not (in_view and parts.alone.number in (45, 90)):
+            people.append(parts.alone)
+        in_view = in_view or bool(parts.view_words)
+    return people
+
+
+def _sure(people: Iterable[Person]) -> list[Person]:
+    return [person for person in people if person.sure]
+
+
+def _visit(own: NameParts, below: Sequence[NameParts], person: Person | None) -> int:
+    """The visit: a word with a number, V1 of a patient, or a number in a patient's folder."""
+    numbers = [parts.visit for parts in (own, *reversed(below))]
+    if person:
+        others = [*own.people, *reversed(_people(below))]
+        numbers += [p.number for p in others if p.prefix in ("v", "") and p != person]
+    return next((number for number in numbers if 0 < number < 10_000), 0)
