@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from thermo_jax.inference import grids
+from thermo_jax.data import grids
 
 
 @pytest.mark.parametrize("shape", [(480, 640), (240, 320), (120, 160), (768, 1024), (238, 320)])

@@ -17,7 +17,7 @@ import pathlib
 import numpy as np
 
 from thermo_jax.data import diagnoses, radiometry
-from thermo_jax.data.annotations import read_coco
+from thermo_jax.data.annotation_files import annotate
 from thermo_jax.data.data_report import DataReport, Oddity, Reading
 from thermo_jax.data.file_listing import (
     DIAGNOSIS_TABLE,
@@ -31,7 +31,6 @@ from thermo_jax.data.thermogram import (
     LABEL_NAMES,
     PATH_FIELDS,
     UNLABELLED,
-    Annotation,
     DataError,
     ParsedName,
     Thermogram,
@@ -79,7 +78,7 @@ def scan(
     records = report.collect(_with_labels(records, files))
     records, report.sizes = report.collect(_with_sound_pixels(records, files))
     records = report.collect(_without_duplicates(records, files))
-    records = report.collect(_with_annotations(records, files))
+    records = report.collect(annotate(records, files))
     if not records:
         first = next(oddity for oddity in report.oddities if oddity.is_bad)
         raise UserError(
@@ -240,38 +239,3 @@ def _identity(record: Thermogram) -> tuple:
         return (record.patient, record.mirrored, stem.lower())
     recording = (record.visit, record.view, record.protocol, record.frame)
     return (record.patient, record.mirrored, *recording)
-
-
-def _with_annotations(records: list[Thermogram], files: FileListing) -> Reading[list[Thermogram]]:
-    """Adds annotations to the record with the file name (and folder, if given) of their image."""
-    annotations: dict[pathlib.PurePosixPath, tuple[Annotation, ...]] = {}
-    for path in files.annotations:
-        for image, regions in (yield from read_coco(path)).items():
-            if image in annotations:
-                yield Oddity("repeated-image", str(image), f"also annotated in {path.name}")
-            annotations.setdefault(image, regions)
-    records = list(records)
-    rows_of_stem: dict[str, list[int]] = {}
-    for row, record in enumerate(records):
-        rows_of_stem.setdefault(pathlib.PurePosixPath(record.name).name, []).append(row)
-    stems_on_disk = {split_name(path.name)[0] for path in files.pixels}
-    for image, regions in annotations.items():
-        rows = rows_of_stem.get(image.name, [])
-        inside = [row for row in rows if f"/{records[row].name}".endswith(f"/{image}")]
-        parsed = parse_name(image.name)
-        if inside or parsed is None or parsed.patient is None:
-            # A name without a patient (IR_2015-04-17_0007) may occur in several patients' folders.
-            rows = inside
-        if len(rows) > 1:
-            names = ", ".join(records[row].name for row in rows)
-            yield Oddity("ambiguous-annotation", str(image), f"fits {names}")
-        elif not rows:
-            left_out = image.name in stems_on_disk
-            detail = "its files were left out, see above" if left_out else "no such file"
-            yield Oddity("absent-image", str(image), detail)
-        elif records[rows[0]].regions:
-            detail = f"{records[rows[0]].name} is already annotated"
-            yield Oddity("repeated-image", str(image), detail)
-        else:
-            records[rows[0]] = dataclasses.replace(records[rows[0]], regions=regions)
-    return records

@@ -17,12 +17,11 @@ import numpy as np
 from absl import logging
 from jaxtyping import Float32, UInt8
 
-from thermo_jax.data import radiometry
+from thermo_jax.data import grids, radiometry
 from thermo_jax.data.file_listing import walk
 from thermo_jax.data.thermogram import HEAT_SHAPE, DataError, contradiction, parse_name, split_name
 from thermo_jax.errors import ClosedFolderError, MissingFileError, UserError
 from thermo_jax.files import task_of_run
-from thermo_jax.inference import grids
 
 MATRICES, IMAGES = (".txt", ".csv", ".npy"), (".jpg", ".jpeg", ".png", ".tif", ".tiff")
 SMALLEST, LARGEST = 16, 4096  # pixels of a side

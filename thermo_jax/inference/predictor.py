@@ -24,13 +24,13 @@ import numpy as np
 from absl import logging
 from jaxtyping import Array, Float, UInt8
 
-from thermo_jax.data import radiometry
+from thermo_jax.data import grids, radiometry
 from thermo_jax.data.examples import block_mean, image_shape
 from thermo_jax.data.file_listing import walk
 from thermo_jax.data.thermogram import GRAY_SHAPE, VIEW_NAMES, DataError, ParsedName, parse_name
 from thermo_jax.errors import ClosedFolderError, MissingFileError, UserError
 from thermo_jax.files import folder_path, is_remote
-from thermo_jax.inference import grids, pictures
+from thermo_jax.inference import pictures
 from thermo_jax.inference.pictures import Picture, Unreadable
 from thermo_jax.inference.regions import RegionMeasurement, measure_regions
 from thermo_jax.models.decoders import HEADS
