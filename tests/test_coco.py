@@ -6,11 +6,12 @@ import json
 
 import numpy as np
 import pytest
-from PIL import Image
 from scipy import ndimage
 
 from thermo_jax.data import annotations
+from thermo_jax.data.coco_reader import read_coco
 from thermo_jax.data.data_report import DataReport
+from thermo_jax.data.label_map_files import write_classes, write_label_map
 from thermo_jax.data.thermogram import BACKGROUND, CLASS_NAMES
 from thermo_jax.inference.coco import write_coco
 
@@ -35,16 +36,17 @@ def scene():
 
 @pytest.fixture
 def document(tmp_path):
-    path = tmp_path / "0001.png"
-    Image.fromarray(scene()).save(path)
+    write_classes(tmp_path)
+    path = write_label_map(tmp_path / "0001.png", scene())
     return write_coco(tmp_path / "coco.json", {"0001/T0001.1.1.S.2012-10-08.00.txt": path})
 
 
 def test_our_reader_gives_the_label_map_back_pixel_for_pixel(document):
     report = DataReport()
-    ((name, regions),) = report.collect(annotations.read_coco(document)).items()
+    images = report.collect(read_coco(json.loads(document.read_text()), "coco.json"))
+    ((name, (regions, shape, _)),) = images.items()
     assert str(name) == "0001/T0001.1.1.S.2012-10-08.00"
-    np.testing.assert_array_equal(annotations.label_map(regions), scene())
+    np.testing.assert_array_equal(annotations.label_map(regions, shape), scene())
     assert {oddity.kind for oddity in report.oddities} <= {"several-rings"}
 
 
@@ -70,7 +72,7 @@ def test_pycocotools_accepts_it(document):
 
 
 def test_an_empty_label_map_is_an_image_without_annotations(tmp_path):
-    path = tmp_path / "a.png"
-    Image.fromarray(np.full((480, 640), BACKGROUND, np.uint8)).save(path)
+    write_classes(tmp_path)
+    path = write_label_map(tmp_path / "a.png", np.full((480, 640), BACKGROUND, np.uint8))
     document = json.loads(write_coco(tmp_path / "coco.json", {"a": path}).read_text())
     assert len(document["images"]) == 1 and document["annotations"] == []

@@ -45,7 +45,9 @@ BAD_FILES = {
     "unreadable-diagnosis": ("diagnosis file cannot be read", "treated as unlabelled"),
     "unreadable-annotations": ("annotation file cannot be read", "its annotations left out"),
     "unusable-polygon": ("polygon that cannot be drawn", "image treated as not annotated"),
-    "annotation-size": ("annotated at another size than 640x480", "annotation left out"),
+    "annotation-size": ("annotated at another aspect than the image's", "annotation left out"),
+    "masks-without-classes": ("masks without a classes.json", "the folder's masks left out"),
+    "unusable-mask": ("mask that cannot be used", "image treated as not annotated"),
     "absent-file": ("thermograms.csv lists a file that is not here", "left out"),
     "bad-table-row": ("row of thermograms.csv is not usable", "row left out"),
 }
@@ -79,8 +81,9 @@ NOTES = {
     "unknown-image-id": ("annotation of an image that the file does not list", "ignored"),
     "unknown-category": ("annotation of an unknown category", "that region left out"),
     "several-rings": ("region of several polygons", "filled together as one region"),
-    "repeated-image": ("annotation file lists the image twice", "first kept"),
+    "repeated-image": ("image annotated twice", "first kept"),
     "ambiguous-annotation": ("several images fit the annotation", "annotation left out"),
+    "unused-shape": ("shape that is not a region", "that shape left out"),
     "class-and-folder": ("numbers start again in every class", "a patient is class and folder"),
     "assumed-patients": ("files directly in a class folder", "patients assumed: one per file"),
 }
@@ -95,7 +98,9 @@ CAUTIONS = {
     "mixed-gray": _ORIGINS.replace("{images}", "gray images"),
     "mixed-heat": _ORIGINS.replace("{images}", "heatmaps"),
 }
-_BAD_ANNOTATIONS = frozenset({"unusable-polygon", "annotation-size"})
+_BAD_ANNOTATIONS = frozenset(
+    {"unusable-polygon", "annotation-size", "masks-without-classes", "unusable-mask"}
+)
 KINDS = {**BAD_FILES, **NOTES}
 REPORT_FILES = ("data_report.txt", "records.csv", "oddities.csv")
 

@@ -7,7 +7,7 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Shaped, UInt8
 from PIL import Image
 
 from thermo_jax.data.thermogram import GRAY_SHAPE
@@ -73,3 +73,20 @@ def _resample(values: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
         for plane in np.moveaxis(planes, -1, 0)
     ]
     return np.stack(resampled, axis=-1).reshape(*shape, *values.shape[2:])
+
+
+def nearest(
+    label_map: UInt8[np.ndarray, "lh lw"], grid: Grid, *, shape: tuple[int, int] = GRAY_SHAPE
+) -> UInt8[np.ndarray, "mh mw"]:
+    """Resamples a label map as `to_model` does a picture, but each result is the nearest pixel.
+
+    The label map shows the whole picture, but may have more or fewer pixels than it.
+    """
+    lengths = (grid.height, grid.width)
+    frame = ((grid.top, grid.frame_height), (grid.left, grid.frame_width))
+    indexes = []
+    for side, (before, framed), length in zip(range(2), frame, lengths, strict=True):
+        centres = (np.arange(shape[side]) + 0.5) * framed / shape[side] - before
+        size = label_map.shape[side]
+        indexes.append(np.clip(np.floor(centres * size / length), 0, size - 1).astype(np.intp))
+    return label_map[np.ix_(*indexes)]

@@ -94,19 +94,20 @@ def survey(
     report.problem = _problem(files)
     if report.problem and not (complete and files.pixels):
         return [], report
-    listed: dict[str, pathlib.Path] = {}
+    annotation_files, frames = {}, {}  # by the names of thermograms, from a table
     if is_dmr:
         records = report.collect(dmr_layouts.read(files, reader, report.sizes))
     else:
         if files.layout == "table":
-            records, listed = report.collect(thermogram_table.identify_listed(files))
+            table = report.collect(thermogram_table.identify_listed(files))
+            records, annotation_files, frames = table.records, table.annotations, table.frames
         else:
             records = report.collect(identity.identify(group_by_name(files), files))
         records = report.collect(identity.without_conflicts(records, files))
-        records = report.collect(with_frames(records, files=files))
+        records = report.collect(with_frames(records, files=files, chosen=frames))
         records = report.collect(_with_sound_files(records, files, reader, report.sizes))
     records = report.collect(_without_duplicates(records, files))
-    records = report.collect(annotate(records, files, listed))
+    records = report.collect(annotate(records, files, annotation_files))
     if render == "any" or not is_dmr:
         records = [_with_rendered_heat(record) for record in records]
     report.collect(_mixed_origins(records))
@@ -128,7 +129,10 @@ def _problem(files: FileListing) -> str:
             "temperatures (txt, csv, npy, ...) in one of the layouts in the README"
         )
     if files.layout == "class_folders":
-        return class_folders.problem(files)
+        try:
+            class_folders.check_siblings(files)
+        except UserError as error:
+            return str(error)
     return ""
 
 

@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import pathlib
 from collections.abc import Collection, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,7 +27,7 @@ from thermo_jax.data.reader import (
     count_frames,
     read_file,
 )
-from thermo_jax.data.thermogram import HEAT_SHAPE, DataError, Thermogram, split_name
+from thermo_jax.data.thermogram import HEAT_SHAPE, DataError, Thermogram, frame_name, split_name
 
 _KINDS = ("temperatures", "gray", "colour")
 
@@ -244,10 +245,16 @@ def load_pixels(
     return Pixels(**pixels)
 
 
-def with_frames(records: Iterable[Thermogram], *, files: FileListing) -> Reading[list[Thermogram]]:
+def with_frames(
+    records: Iterable[Thermogram],
+    *,
+    files: FileListing,
+    chosen: Mapping[str, int] = MappingProxyType({}),
+) -> Reading[list[Thermogram]]:
     """Replaces each thermogram whose file is a stack by one thermogram for each frame.
 
-    A thermogram that already has a frame number, from a table, stays one.
+    Args:
+      chosen: name of a thermogram -> the only frame to use.
     """
     kept = []
     for record in records:
@@ -259,12 +266,14 @@ def with_frames(records: Iterable[Thermogram], *, files: FileListing) -> Reading
         for path in record.files:
             if path != stack:
                 yield Oddity("unused-file", files.relative(path), f"left out: {stack.name} is used")
-        width = max(2, len(str(num_frames - 1)))
-        chosen = record.frame if files.layout == "table" else -1
+        record = dataclasses.replace(record, files=(stack,))
+        if record.name in chosen:
+            kept.append(dataclasses.replace(record, frame_in_file=chosen[record.name]))
+            continue
         for frame in range(num_frames):
-            if chosen in (-1, frame):
-                changes = {"name": f"{record.name}_frame{frame:0{width}}", "files": (stack,)}
-                kept.append(dataclasses.replace(record, frame=frame, frame_in_file=frame, **changes))
+            name = frame_name(record.name, frame)
+            changes = {"name": name, "frame": frame, "frame_in_file": frame}
+            kept.append(dataclasses.replace(record, **changes))
     return kept
 
 

@@ -201,6 +201,11 @@ def patients_of_folders(folders: Sequence[str]) -> tuple[list[str], list[str]]:
     return sure, unsure
 
 
+def frame_name(name: str, frame: int) -> str:
+    """The name of the thermogram that is one frame of a file."""
+    return f"{name}.frame{frame:02d}"
+
+
 def contradiction(patient: str | None, folders: Sequence[str]) -> str:
     """Returns a message if a file name and its folders name different patients; else ""."""
     sure, unsure = patients_of_folders(folders)

@@ -24,7 +24,14 @@ from thermo_jax.data.file_listing import IMAGES, MATRICES, THERMOGRAM_TABLE, Fil
 from thermo_jax.data.identity import CLASS_AND_FOLDER, ONE_PER_FILE, identify
 from thermo_jax.data.name_guess import stem_of
 from thermo_jax.data.table_cells import AbsentFileError, CellError, PathCells, unquoted
-from thermo_jax.data.thermogram import LABEL_NAMES, UNLABELLED, VIEW_NAMES, DataError, Thermogram
+from thermo_jax.data.thermogram import (
+    LABEL_NAMES,
+    UNLABELLED,
+    VIEW_NAMES,
+    DataError,
+    Thermogram,
+    frame_name,
+)
 from thermo_jax.files import csv_text
 
 COLUMNS = (
@@ -62,11 +69,6 @@ class _Row:
     path: pathlib.Path
     values: dict[str, Any]  # fields of `Thermogram`, of the cells that are not empty
     annotation: pathlib.Path | None = None
-
-
-def frame_name(name: str, frame: int) -> str:
-    """The name of one frame of a stack, of which the table lists several."""
-    return f"{name}.frame{frame:02d}"
 
 
 def identify_listed(files: FileListing) -> Reading[ListedThermograms]:

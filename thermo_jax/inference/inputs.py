@@ -192,10 +192,11 @@ def _add(inputs: Inputs, files: FileListing, *, prefix: str) -> None:
         inputs.items.append(Unreadable(name, reason))
     report = DataReport(files.root)
     if files.thermogram_table:
-        records, _ = report.collect(thermogram_table.identify_listed(files))
+        table = report.collect(thermogram_table.identify_listed(files))
+        records, frames = table.records, table.frames
     else:
-        records = report.collect(identity.identify(group_by_name(files), files))
-    records = report.collect(with_frames(records, files=files))
+        records, frames = report.collect(identity.identify(group_by_name(files), files)), {}
+    records = report.collect(with_frames(records, files=files, chosen=frames))
     for record in records:
         name = (pathlib.PurePosixPath(prefix) / record.name).as_posix()
         own = set(files.names(record))
