@@ -29,9 +29,7 @@ def test_every_separator_and_line_end_reads_the_same(separator, end):
 
 @pytest.mark.parametrize("separator", [" ", "\t", ";", "; "])
 def test_a_decimal_comma_is_read_where_another_character_separates_the_numbers(separator):
-    np.testing.assert_array_equal(
-        parse(matrix_text(SMALL, separator=separator, comma=True)), SMALL
-    )
+    np.testing.assert_array_equal(parse(matrix_text(SMALL, separator=separator, comma=True)), SMALL)
 
 
 def test_numbers_in_quotes_may_have_a_decimal_comma():

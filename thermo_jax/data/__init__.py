@@ -1,10 +1,10 @@
 """Thermograms: find, read, render, annotate, split and stream them; `read` reads one of them.
 
-    from thermo_jax import data
+from thermo_jax import data
 
-    thermogram = data.read("exported.csv")
-    thermogram.temperatures, thermogram.gray, thermogram.heat, thermogram.notes
-    thermogram.plot()
+thermogram = data.read("exported.csv")
+thermogram.temperatures, thermogram.gray, thermogram.heat, thermogram.notes
+thermogram.plot()
 """
 
 import os

@@ -36,7 +36,7 @@ BAD_FILES = {
     "wrong-shape": ("temperature matrix of the wrong shape", "file left out"),
     "unknown-unit": ("temperatures in no known unit", "file left out"),
     "bad-pixels": ("too many pixels outside 10..45 degrees C", "file left out"),
-    "blank-image": ("every pixel has the same value", "file left out"),
+    "constant-temperatures": ("every temperature is the same", "file left out"),
     "unreadable-folder": ("folder cannot be read", "left out"),
     "too-large": ("file implausibly large", "file left out"),
     "duplicate": ("second file for the same thermogram", "the first by name kept, this left out"),
@@ -52,6 +52,7 @@ BAD_FILES = {
     "bad-table-row": ("row of thermograms.csv is not usable", "row left out"),
 }
 NOTES = {
+    "blank-image": ("every pixel has the same value", "kept"),
     "converted-unit": ("temperatures in another unit", "converted to degrees C"),
     "repaired-pixels": ("some bad pixels", "replaced by their neighbours, or clamped"),
     "coloured-marks": ("gray image with coloured marks", "marks replaced by gray neighbours"),
@@ -126,7 +127,9 @@ class Oddity:
     def note(self) -> str:
         """The detail, for results that show one thermogram."""
         is_about_file = self.is_bad or self.kind in ("unused-file", "no-temperatures")
-        return f"{pathlib.PurePath(self.file).name}: {self.detail}" if is_about_file else self.detail
+        return (
+            f"{pathlib.PurePath(self.file).name}: {self.detail}" if is_about_file else self.detail
+        )
 
 
 # A function that reads a data set is a generator, which yields oddities and returns its result. Its

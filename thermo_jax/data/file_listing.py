@@ -188,7 +188,9 @@ def report_unused(files: FileListing) -> Reading[None]:
         yield Oddity("earlier-run", files.relative(path), "the workdir of a run")
     for path in files.others:
         if path.suffix.lower() in MATRICES + IMAGES:
-            detail = f"the {files.layout} layout has no such files; config.data.layout=folder reads it"
+            detail = (
+                f"the {files.layout} layout has no such files; config.data.layout=folder reads it"
+            )
         else:
             detail = f"no thermogram ({path.suffix or 'no suffix'})"
         yield Oddity("ignored-file", files.relative(path), detail)

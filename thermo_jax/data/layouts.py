@@ -228,8 +228,6 @@ def _identity(record: Thermogram) -> tuple:
     return (record.patient, record.mirrored, *recording)
 
 
-
-
 def _mixed_origins(records: list[Thermogram]) -> Reading[None]:
     """Notes that images were made in different ways, which may betray where they come from."""
     for data_type in ("gray", "heat"):

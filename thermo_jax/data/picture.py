@@ -145,7 +145,9 @@ class Picture:
         measured = values if self.good is None else values[self.good]
         return float(measured.min()), float(measured.max())
 
-    def model_image(self, data_type: str, *, colormap: str = "jet") -> UInt8[np.ndarray, "mh mw mc"]:
+    def model_image(
+        self, data_type: str, *, colormap: str = "jet"
+    ) -> UInt8[np.ndarray, "mh mw mc"]:
         """The image for models: gray [480,640,1] or heat [120,160,3].
 
         Raises:

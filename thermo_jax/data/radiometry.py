@@ -90,11 +90,14 @@ def to_celsius(
         notes.append(("repaired-pixels", _repair_note(isolated, num_bad - isolated)))
     measured = values[good] if num_bad else values
     if measured.min() == measured.max():
-        raise DataError("blank-image", path, f"every pixel is {measured.flat[0]:.6g} degrees C")
+        detail = f"every pixel is {measured.flat[0]:.6g} degrees C"
+        raise DataError("constant-temperatures", path, detail)
     return Celsius(values.astype(np.float32), good if num_bad else None, notes)
 
 
-def measured_mean(values: Float32[np.ndarray, "h w"], good: Bool[np.ndarray, "h w"] | None) -> float:
+def measured_mean(
+    values: Float32[np.ndarray, "h w"], good: Bool[np.ndarray, "h w"] | None
+) -> float:
     """The mean of the measured pixels, degrees C."""
     return float((values if good is None else values[good]).mean(dtype=np.float64))
 
@@ -193,9 +196,7 @@ def render_heat(
     return colours(blocks.mean(axis=(1, 3)), colormap=colormap)
 
 
-def colours(
-    shares: Float[np.ndarray, "h w"], *, colormap: str
-) -> UInt8[np.ndarray, "h w 3"]:
+def colours(shares: Float[np.ndarray, "h w"], *, colormap: str) -> UInt8[np.ndarray, "h w 3"]:
     """The colours of values from 0 to 1 in one of matplotlib's colour maps."""
     return find_colormap(colormap)(shares, bytes=True)[..., :3].copy()
 

@@ -122,8 +122,8 @@ def read_file(
     if image.format in ("JPEG", "MPO") and not notes and (maker := flir.maker_of(image)):
         notes.append((NO_TEMPERATURES, maker))
     kind, pixels, more = _gray_or_colour(path, image)
-    if pixels.min() == pixels.max():
-        raise DataError("blank-image", path, f"every pixel is {pixels.flat[0]}")
+    if (pixels == pixels[0, 0]).all():
+        more = [("blank-image", "every pixel has the same value: nothing can be seen in it")]
     return Content(kind, pixels, notes=(*notes, *more), num_frames=num_frames)
 
 

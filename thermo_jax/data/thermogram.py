@@ -128,9 +128,7 @@ class DataError(UserError):
         self.kind, self.file, self.detail, self.size = kind, str(file), detail, size
 
 
-_SUFFIX = re.compile(
-    r"(\.(jpe?g|png|tiff?|bmp|webp|gif|txt|csv|asc|np[yz]))+$", re.IGNORECASE
-)
+_SUFFIX = re.compile(r"(\.(jpe?g|png|tiff?|bmp|webp|gif|txt|csv|asc|np[yz]))+$", re.IGNORECASE)
 _SNAP = re.compile(r"_snap$", re.IGNORECASE)
 _NAMES = tuple(
     re.compile(f"(?P<mirrored>R)?{pattern}", re.IGNORECASE)

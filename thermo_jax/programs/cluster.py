@@ -74,8 +74,9 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
     )
     maps = _label_maps(examples, itertools.chain.from_iterable(latents), config)
     seen = _seen(encoder.facts, dataset=dataset, examples=examples)
-    return _finish(config, workdir=workdir, examples=examples, maps=maps, seen=seen,
-        cautions=dataset.cautions)
+    return _finish(
+        config, workdir=workdir, examples=examples, maps=maps, seen=seen, cautions=dataset.cautions
+    )
 
 
 def _label_maps(

@@ -115,8 +115,15 @@ def run(
         encoder = FrozenEncoder.abstract(facts, operations=operations).with_variables(
             jax.device_get(encoder_variables(trained.state.variables))
         )
-        outcome = _finish(config, workdir, trained, pictured, encoder=encoder, counts=counts,
-            cautions=dataset.cautions)
+        outcome = _finish(
+            config,
+            workdir,
+            trained,
+            pictured,
+            encoder=encoder,
+            counts=counts,
+            cautions=dataset.cautions,
+        )
     processes.wait("the results are written")
     keep_best_model(workdir)
     return outcome

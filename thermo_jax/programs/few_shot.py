@@ -111,9 +111,7 @@ def _miou(folder: Path) -> float:
     return float(metrics.segmentation_measures(total)["miou"])
 
 
-def _finish(
-    config: ConfigDict, workdir: Path, points, *, tested: int, cautions: list[str]
-) -> dict:
+def _finish(config: ConfigDict, workdir: Path, points, *, tested: int, cautions: list[str]) -> dict:
     counts = sorted({count for by_count in points.values() for count in by_count})
     outcome = {
         "run": {
@@ -142,7 +140,10 @@ def _finish(
     )
     title = "Mean IoU by labelled patients (median of repeats)"
     printed = PrintedTable(title, ["", *map(str, counts)], rows).text(label_widths=(20,))
-    text = "\n\n".join([results.facts_text("Run", outcome["run"]), printed, *cautions, DISCLAIMER]) + "\n"
+    text = (
+        "\n\n".join([results.facts_text("Run", outcome["run"]), printed, *cautions, DISCLAIMER])
+        + "\n"
+    )
     columns = ["encoder", *(f"{n} patients" for n in counts)]
     note = f"Median of {config.repeats} repeats."
     table = PrintedTable("Mean IoU", columns, rows, note=note)

@@ -183,9 +183,7 @@ def _check_splits(config: ConfigDict, splits: Mapping[Path, Split]) -> None:
 # --------------------------------------------------------------------------------------------------
 
 
-def _finish(
-    config: ConfigDict, workdir: Path, stages: list[Stage], *, cautions: list[str]
-) -> dict:
+def _finish(config: ConfigDict, workdir: Path, stages: list[Stage], *, cautions: list[str]) -> dict:
     by_row: dict[str, dict[str, Any]] = {}
     files = []
     folders: dict[tuple[str, str], list[Path]] = {}
