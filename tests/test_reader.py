@@ -10,7 +10,7 @@ from thermogram_files import gray_pixels, matrix_text, write_gray, write_snap
 
 from thermo_jax import data
 from thermo_jax.data import palettes, reader
-from thermo_jax.data.reader import ReaderSettings, count_frames, read_file
+from thermo_jax.data.reader import AS_RECOGNISED, ReaderSettings, count_frames, read_file
 from thermo_jax.data.thermogram import DataError
 from thermo_jax.errors import UserError
 
@@ -29,7 +29,7 @@ def save_image(pixels, **options):
     return lambda path: Image.fromarray(pixels).save(path, **options)
 
 
-def refused(path, *, kind=None, settings=ReaderSettings()):
+def refused(path, *, kind=None, settings=AS_RECOGNISED):
     """Check that the error names the file and has this kind; return its message."""
     with pytest.raises(DataError) as caught:
         read_file(path, settings)

@@ -35,7 +35,7 @@ from thermo_jax.data.prepared import (
     lock,
     source_fingerprint,
 )
-from thermo_jax.data.reader import ReaderSettings, ordered_map
+from thermo_jax.data.reader import AS_RECOGNISED, ReaderSettings, ordered_map
 from thermo_jax.data.thermogram import BACKGROUND, CLASS_NAMES, Annotation, Thermogram
 from thermo_jax.files import digest
 
@@ -86,7 +86,7 @@ class DmrIr(tfds.core.GeneratorBasedBuilder, skip_registration=DATASET_NAME in _
         *,
         records: Sequence[Thermogram] | None = None,
         colormap: str = "jet",
-        reader: ReaderSettings = ReaderSettings(),
+        reader: ReaderSettings = AS_RECOGNISED,
         **kwargs: Any,
     ):
         """Sets the records to write (default: a scan of manual_dir) and how pixels are read."""
@@ -132,7 +132,7 @@ def prepare(
     prepared_dir: str | os.PathLike | None = None,
     colormap: str = "jet",
     render: str = "auto",
-    reader: ReaderSettings = ReaderSettings(),
+    reader: ReaderSettings = AS_RECOGNISED,
 ) -> Prepared:
     """Prepares a source folder, unless this was done before.
 

@@ -4,7 +4,6 @@ A file of another kind or size is bad; pictures of other formats are logos and t
 site. `layouts` says how the folders look.
 """
 
-import collections
 import dataclasses
 import functools
 import pathlib
@@ -13,8 +12,8 @@ from collections.abc import MutableMapping
 from thermo_jax.data import class_folders, diagnoses
 from thermo_jax.data.data_report import Oddity, Reading
 from thermo_jax.data.file_listing import MATRIX_SUFFIX, FileListing, group
-from thermo_jax.data.reader import Content, ReaderSettings, ordered_map, read_file
 from thermo_jax.data.radiometry import measured_mean
+from thermo_jax.data.reader import Content, ReaderSettings, ordered_map, read_file
 from thermo_jax.data.thermogram import (
     GRAY_SHAPE,
     HEAT_SHAPE,

@@ -14,7 +14,7 @@ from absl import logging
 
 from thermo_jax.data import annotations
 from thermo_jax.data.picture import load_pixels
-from thermo_jax.data.reader import ReaderSettings, ordered_map
+from thermo_jax.data.reader import AS_RECOGNISED, ReaderSettings, ordered_map
 from thermo_jax.data.table import Table
 from thermo_jax.data.thermogram import (
     GRAY_SHAPE,
@@ -130,7 +130,7 @@ def read_pixels(
     data_type: str,
     task: str,
     colormap: str = "jet",
-    settings: ReaderSettings = ReaderSettings(),
+    settings: ReaderSettings = AS_RECOGNISED,
 ) -> ReadPixels:
     """Reads the files of thermograms, in order; `colormap` is used for rendered heatmaps."""
 

@@ -29,7 +29,7 @@ from thermo_jax.data.file_listing import (
     report_unused,
 )
 from thermo_jax.data.picture import Picture, read_picture, with_frames
-from thermo_jax.data.reader import ReaderSettings, ordered_map
+from thermo_jax.data.reader import AS_RECOGNISED, ReaderSettings, ordered_map
 from thermo_jax.data.thermogram import Thermogram, parse_name
 from thermo_jax.errors import UserError
 
@@ -45,7 +45,7 @@ def scan(
     layout: str = "auto",
     strict: bool = False,
     render: str = "auto",
-    reader: ReaderSettings = ReaderSettings(),
+    reader: ReaderSettings = AS_RECOGNISED,
 ) -> tuple[list[Thermogram], DataReport]:
     """Finds and checks every thermogram under `root`, sorted by name.
 
@@ -74,7 +74,7 @@ def survey(
     layout: str = "auto",
     strict: bool = False,
     render: str = "auto",
-    reader: ReaderSettings = ReaderSettings(),
+    reader: ReaderSettings = AS_RECOGNISED,
     complete: bool = True,
 ) -> tuple[list[Thermogram], DataReport]:
     """Like `scan`, but if the data cannot be used, the report says why in `problem`.

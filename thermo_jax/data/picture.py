@@ -21,6 +21,7 @@ from thermo_jax.data import grids, radiometry
 from thermo_jax.data.data_report import Oddity, Reading
 from thermo_jax.data.file_listing import FileListing
 from thermo_jax.data.reader import (
+    AS_RECOGNISED,
     NO_TEMPERATURES,
     Content,
     ReaderSettings,
@@ -174,7 +175,7 @@ class Picture:
 
 
 def read_picture(
-    files: Iterable[pathlib.Path], settings: ReaderSettings = ReaderSettings(), *, frame: int = 0
+    files: Iterable[pathlib.Path], settings: ReaderSettings = AS_RECOGNISED, *, frame: int = 0
 ) -> tuple[Picture | None, list[DataError]]:
     """Reads the files of one thermogram; of each kind of pixels, the first file is used.
 
@@ -196,7 +197,7 @@ def read_picture(
 
 
 def read_one(
-    path: pathlib.Path, settings: ReaderSettings = ReaderSettings(), *, frame: int = 0
+    path: pathlib.Path, settings: ReaderSettings = AS_RECOGNISED, *, frame: int = 0
 ) -> Picture:
     """Reads a thermogram of one file.
 
@@ -217,7 +218,7 @@ class Pixels(NamedTuple):
 
 def load_pixels(
     record: Thermogram,
-    settings: ReaderSettings = ReaderSettings(),
+    settings: ReaderSettings = AS_RECOGNISED,
     *,
     colormap: str = "jet",
     wanted: Collection[str] = Pixels._fields,

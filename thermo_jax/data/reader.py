@@ -65,6 +65,9 @@ class ReaderSettings:
             )
 
 
+AS_RECOGNISED = ReaderSettings()
+
+
 class Content(NamedTuple):
     """The pixels of one file, or of one frame of it.
 
@@ -83,7 +86,7 @@ class Content(NamedTuple):
 
 
 def read_file(
-    path: str | os.PathLike, settings: ReaderSettings = ReaderSettings(), *, frame: int = 0
+    path: str | os.PathLike, settings: ReaderSettings = AS_RECOGNISED, *, frame: int = 0
 ) -> Content:
     """Reads a file, or one frame of a file of several frames (TIFF, GIF, array [T,H,W]).
 

@@ -6,10 +6,10 @@ import pathlib
 import numpy as np
 from scipy import ndimage
 
+from thermo_jax.data import grids
 from thermo_jax.data.thermogram import BACKGROUND
 from thermo_jax.evaluation import canvas, figures
 from thermo_jax.evaluation.wording import SIDES_NOTE
-from thermo_jax.data import grids
 from thermo_jax.inference.predictor import Prediction
 
 SPOT_WIDTH, SPOT_HEIGHT = 20, 12  # of the temperature beside a cross, in points

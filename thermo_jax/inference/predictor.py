@@ -29,7 +29,7 @@ from thermo_jax.data import grids
 from thermo_jax.data.examples import block_mean, image_shape
 from thermo_jax.data.file_listing import walk
 from thermo_jax.data.picture import Picture
-from thermo_jax.data.reader import ReaderSettings, ordered_map
+from thermo_jax.data.reader import AS_RECOGNISED, ReaderSettings, ordered_map
 from thermo_jax.data.thermogram import GRAY_SHAPE, VIEW_NAMES, DataError, Thermogram
 from thermo_jax.errors import ClosedFolderError, MissingFileError, UserError
 from thermo_jax.files import folder_path, is_remote
@@ -269,7 +269,7 @@ class Predictor:
         paths: Paths,
         *,
         leave_out: str | os.PathLike | None = None,
-        reader: ReaderSettings = ReaderSettings(),
+        reader: ReaderSettings = AS_RECOGNISED,
     ) -> Iterator[Prediction | Unreadable]:
         """Reads and predicts files, folders, zips or patterns, in the order of names.
 

@@ -20,9 +20,9 @@ from thermo_jax.evaluation import results
 from thermo_jax.evaluation.tables import PrintedTable
 from thermo_jax.evaluation.wording import DISCLAIMER, class_title, printable
 from thermo_jax.inference.coco import write_coco
+from thermo_jax.inference.inputs import Unreadable
 from thermo_jax.inference.overlay import overlay_figure
 from thermo_jax.inference.page import write_page
-from thermo_jax.inference.inputs import Unreadable
 from thermo_jax.inference.patients import Patient, by_patient
 from thermo_jax.inference.predictor import Finding, Prediction, Predictor
 from thermo_jax.inference.regions import PAIRS, differences
