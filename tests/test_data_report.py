@@ -71,14 +71,14 @@ def test_text_counts_sizes():
 def test_text_lists_every_oddity_by_kind_with_the_action_taken():
     report = DataReport()
     add(report, "missing-snap", "0001/a", "usable as gray only")
-    add(report, "kelvin", "0002/b.txt", "looks like Kelvin")
-    add(report, "kelvin", "0003/c.txt", "looks like Kelvin")
+    add(report, "unknown-unit", "0002/b.txt", "median 150")
+    add(report, "unknown-unit", "0003/c.txt", "median 150")
     lines = report.text(RECORDS).splitlines()
-    heading = next(i for i, line in enumerate(lines) if "[kelvin], 2" in line)
+    heading = next(i for i, line in enumerate(lines) if "[unknown-unit], 2" in line)
     assert lines[heading].startswith("BAD") and "file left out" in lines[heading]
     assert lines[heading + 1 : heading + 3] == [
-        "  0002/b.txt  looks like Kelvin",
-        "  0003/c.txt  looks like Kelvin",
+        "  0002/b.txt  median 150",
+        "  0003/c.txt  median 150",
     ]
     assert any("note" in line and "[missing-snap], 1" in line for line in lines)
     assert lines[-1] == "skipped files: 2; annotations left out: 0; oddities in all: 3"
@@ -86,17 +86,17 @@ def test_text_lists_every_oddity_by_kind_with_the_action_taken():
 
 def test_a_file_with_two_faults_is_skipped_once():
     report = DataReport()
-    add(report, "kelvin", "a.txt", "x")
+    add(report, "unknown-unit", "a.txt", "x")
     add(report, "duplicate", "a.txt", "x")
     add(report, "blank-image", "b.txt", "x")
-    assert report.skipped == ["a.txt"] and report.count("kelvin") == 1
+    assert report.skipped == ["a.txt"] and report.count("unknown-unit") == 1
 
 
 def test_strict_raises_at_bad_files_and_not_at_notes():
     report = DataReport(strict=True)
     add(report, "missing-snap", "a", "x")
-    with pytest.raises(DataError, match="b.txt: looks like Kelvin.*strict"):
-        add(report, "kelvin", "b.txt", "looks like Kelvin")
+    with pytest.raises(DataError, match="b.txt: median 150.*strict"):
+        add(report, "unknown-unit", "b.txt", "median 150")
 
 
 def test_an_unknown_kind_is_refused():

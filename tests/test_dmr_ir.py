@@ -14,6 +14,7 @@ import pytest
 from absl import logging
 
 from thermo_jax.data import annotations, examples, layouts, phantom, radiometry
+from thermo_jax.data.picture import load_pixels, read_one
 from thermo_jax.data.thermogram import DataError
 
 if importlib.util.find_spec("tensorflow") is None:  # importing it takes seconds
@@ -117,7 +118,7 @@ def test_temperatures_are_stored_as_they_were_read(tiny):
     builder = tfds.builder_from_directory(prepared.dataset_dir)
     (row,) = builder.as_dataset(split="train").as_numpy_iterator()
     ((record,), _) = layouts.scan(root)
-    expected = radiometry.load_pixels(record).temperatures
+    expected = load_pixels(record).temperatures
     np.testing.assert_array_equal(row["temperatures"], expected)
     assert row["temperatures"].dtype == np.float32
     assert row["has_temperatures"]
@@ -131,7 +132,7 @@ def test_images_rendered_from_temperatures_are_stored_rendered(tiny):
     prepared = dmr_ir.prepare(root, prepared_dir=prepared_dir, colormap="hot")
     stored = load_examples(prepared, data_type="heat", task="pretrain")
     (matrix,) = root.glob("*/*.txt")
-    expected = radiometry.render_heat(radiometry.read_temperatures(matrix), colormap="hot")
+    expected = radiometry.render_heat(read_one(matrix).temperatures, colormap="hot")
     np.testing.assert_array_equal(stored.columns["images"], expected[np.newaxis])
 
 

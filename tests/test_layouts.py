@@ -12,7 +12,8 @@ from thermogram_files import (
     write_patient,
 )
 
-from thermo_jax.data import layouts, radiometry
+from thermo_jax.data import layouts
+from thermo_jax.data.picture import load_pixels, read_one
 from thermo_jax.data.thermogram import HEALTHY, SICK, UNLABELLED, split_name
 
 STEM = NAME.format(patient=1)
@@ -44,7 +45,7 @@ def test_site_layout(tmp_path):
     assert (first.name, first.patient, first.patient_known) == (f"0001/{STEM}", "0001", True)
     assert (first.visit, first.view, first.protocol, first.frame) == (1, 1, "S", 0)
     assert first.date == "2012-10-08" and len(first.regions) == 1 and not records[1].regions
-    pixels = radiometry.load_pixels(first)
+    pixels = load_pixels(first)
     assert pixels.gray.shape == (480, 640, 1) and pixels.heat.shape == (120, 160, 3)
 
 
@@ -106,8 +107,9 @@ def test_images_rendered_from_the_sample_resemble_its_own_images(sample_dir):
     ours = layouts.scan(sample_dir / "matrices")[0][0]
     folder = sample_dir / "site" / ours.patient
     theirs = {split_name(path.name)[1]: path for path in folder.glob("*.jpg")}
-    rendered = radiometry.load_pixels(ours)
-    gray, heat = radiometry.read_gray(theirs[False]), radiometry.read_heat(theirs[True])
+    rendered = load_pixels(ours)
+    gray = read_one(theirs[False]).model_image("gray")
+    heat = read_one(theirs[True]).model_image("heat")
     assert np.abs(rendered.gray.astype(int) - gray).mean() < 1
     assert np.abs(rendered.heat.astype(int) - heat).mean() < 2
 
@@ -132,7 +134,7 @@ def test_a_root_that_is_a_file_is_named(tmp_path):
 
 def test_a_root_without_thermograms_says_what_it_expected(tmp_path):
     (tmp_path / "notes.doc").write_text("x")
-    with pytest.raises(ValueError, match="no thermograms.*site, matrices or class_folders"):
+    with pytest.raises(ValueError, match="no thermograms.*expected pictures.*or temperatures"):
         layouts.scan(tmp_path)
 
 
@@ -151,7 +153,7 @@ def test_without_a_snap_the_thermogram_stays_usable_as_gray(tmp_path):
     record, report = only(tmp_path)
     assert record.heat_path is None and record.gray_path is not None
     assert files_of(report, "missing-snap") == [f"0001/{STEM}.jpg"]
-    assert radiometry.load_pixels(record).heat is None
+    assert load_pixels(record).heat is None
 
 
 def test_a_missing_heatmap_is_rendered_from_temperatures_beside_the_picture(tmp_path):
@@ -161,7 +163,7 @@ def test_a_missing_heatmap_is_rendered_from_temperatures_beside_the_picture(tmp_
     record, report = only(tmp_path)
     assert record.temperature_path is not None
     assert "rendered" in report.oddities[0].detail
-    pixels = radiometry.load_pixels(record)
+    pixels = load_pixels(record)
     assert pixels.heat.shape == (120, 160, 3)
     assert record.mean_temperature == pytest.approx(pixels.temperatures.mean(), abs=1e-3)
 

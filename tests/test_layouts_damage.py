@@ -8,7 +8,6 @@ from thermogram_files import (
     NAME,
     coco,
     matrix,
-    matrix_text,
     write_coco,
     write_gray,
     write_matrix,
@@ -16,7 +15,8 @@ from thermogram_files import (
     write_snap,
 )
 
-from thermo_jax.data import layouts, radiometry
+from thermo_jax.data import layouts
+from thermo_jax.data.picture import load_pixels
 from thermo_jax.data.prepared import source_fingerprint
 from thermo_jax.data.thermogram import DataError
 
@@ -48,23 +48,36 @@ def test_a_bad_gray_leaves_the_heatmap_in_use(tmp_path):
 
 def test_bad_temperatures_leave_the_pictures_in_use(tmp_path):
     write_patient(tmp_path, 1)
-    write_matrix(tmp_path / "0001" / f"{STEM}.txt", matrix() + 273.15)
+    write_matrix(tmp_path / "0001" / f"{STEM}.txt", matrix() + 100)
     record, report = only(tmp_path)
     assert record.temperature_path is None and record.gray_path is not None
-    assert files_of(report, "kelvin") == [f"0001/{STEM}.txt"]
+    assert files_of(report, "unknown-unit") == [f"0001/{STEM}.txt"]
+
+
+def test_kelvin_and_a_dead_pixel_are_notes_of_a_file_in_use(tmp_path):
+    write_patient(tmp_path, 1)
+    values = matrix() + 273.15
+    values[7, 9] = 0
+    write_matrix(tmp_path / "0001" / f"{STEM}.txt", values)
+    record, report = only(tmp_path, strict=True)
+    assert record.mean_temperature == pytest.approx(matrix().mean(), abs=1e-3)
+    for kind in ("converted-unit", "repaired-pixels"):
+        assert files_of(report, kind) == [f"0001/{STEM}.txt"]
+    assert len(record.notes) == 2
 
 
 def test_a_bad_picture_is_rendered_where_there_are_temperatures(tmp_path):
     write_patient(tmp_path, 1).write_bytes(b"\xff\xd8")
     write_matrix(tmp_path / "0001" / f"{STEM}.txt")
     record, report = only(tmp_path)
-    assert radiometry.load_pixels(record).gray.shape == (480, 640, 1)
+    assert load_pixels(record).gray.shape == (480, 640, 1)
     assert report.skipped == [f"0001/{STEM}.jpg"]
 
 
-def test_an_image_of_one_value_is_noted(tmp_path):
-    write_matrix(tmp_path / "T0001.txt", np.full((480, 640), 30.0))
-    assert files_of(only(tmp_path)[1], "blank-image") == ["T0001.txt"]
+def test_temperatures_of_one_value_are_left_out(tmp_path):
+    write_patient(tmp_path, 1)
+    write_matrix(tmp_path / "0001" / f"{STEM}.txt", np.full((480, 640), 30.0))
+    assert files_of(only(tmp_path)[1], "constant-temperatures") == [f"0001/{STEM}.txt"]
 
 
 def test_a_heatmap_of_one_colour_is_noted(tmp_path):
@@ -100,7 +113,7 @@ def test_other_files_are_noted_and_hidden_ones_ignored(tmp_path):
     (tmp_path / "0001" / f"._{STEM}.jpg").write_bytes(b"resource fork")
     (tmp_path / "README.txt").write_text("hello")
     (tmp_path / "0001" / "scan.png").write_bytes(b"x")
-    assert files_of(only(tmp_path)[1], "ignored-file") == ["0001/scan.png", "README.txt"]
+    assert files_of(only(tmp_path)[1], "ignored-file") == ["README.txt", "0001/scan.png"]
 
 
 def damage(root):
@@ -118,10 +131,11 @@ def damage(root):
     broken("unreadable-image", gray[2]).write_bytes(data[: len(data) // 2])
     write_snap(broken("wrong-size", gray[3]), (800, 600))
     write_snap(broken("coloured-gray", gray[4]), (640, 480))
-    write_matrix(broken("kelvin", gray[5].with_suffix(".txt")), matrix() + 273.15)
-    text = matrix_text(matrix())
-    broken("not-a-number", gray[6].with_suffix(".txt")).write_text(text.replace("28.05", "NaN", 1))
-    write_matrix(broken("out-of-range", gray[7].with_suffix(".txt")), matrix() + 30)
+    write_matrix(broken("unknown-unit", gray[5].with_suffix(".txt")), matrix() + 100)
+    dead = np.where(np.arange(640) % 4, matrix(), np.nan)
+    write_matrix(broken("bad-pixels", gray[6].with_suffix(".txt")), dead)
+    same = np.full((480, 640), 30.0)
+    write_matrix(broken("constant-temperatures", gray[7].with_suffix(".txt")), same)
     write_matrix(broken("wrong-shape", gray[8].with_suffix(".txt")), matrix()[:100])
     broken("unreadable-matrix", gray[9].with_suffix(".txt")).write_bytes(b"")
     write_gray(broken("duplicate", gray[10].with_name("T0010.1.1.S.2019-01-01.00.jpg")))
@@ -143,7 +157,7 @@ def test_undamaged_files_are_used_beside_eleven_kinds_of_damage(tmp_path):
     assert report.summary().count(",") + 1 == 12  # the eleven, and the duplicate's missing snap
     assert {r.patient for r in records} == {f"{p:04d}" for p in range(1, 14)} - {"0011"}
     for record in records:
-        radiometry.load_pixels(record)  # every record that is left can be read
+        load_pixels(record)  # every record that is left can be read
     text = report.text(records)
     assert all(file in text for files in damaged.values() for file in files)
     assert "skipped files: 11; annotations left out: 1; oddities in all: 13" in text

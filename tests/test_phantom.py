@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from thermo_jax.data import annotations, layouts, phantom, radiometry
+from thermo_jax.data.picture import read_one
 from thermo_jax.data.thermogram import BACKGROUND, CLASS_NAMES, HEALTHY, SICK, split_name
 
 
@@ -96,15 +97,15 @@ def test_images_have_the_sizes_and_modes_of_the_database(root):
 
 def test_temperatures_are_those_of_a_body_in_a_cool_room(records):
     for record in records[::3]:
-        temperatures = radiometry.read_temperatures(record.temperature_path)
+        temperatures = read_one(record.temperature_path).temperatures
         cool, warm = np.percentile(temperatures, (2, 98))
         assert 18 < cool < 26 and 32 < warm < 37
 
 
 def test_jpegs_show_the_temperatures(records):
     record = records[0]
-    shown = radiometry.read_gray(record.gray_path).astype(int)
-    rendered = radiometry.render_gray(radiometry.read_temperatures(record.temperature_path))
+    shown = read_one(record.gray_path).model_image("gray").astype(int)
+    rendered = radiometry.render_gray(read_one(record.temperature_path).temperatures)
     assert np.abs(shown - rendered).mean() < 2
 
 
@@ -112,7 +113,7 @@ def test_frames_are_near_copies_that_rewarm(records):
     mean = {}
     for record in records:
         if record.patient == "0001":
-            temperatures = radiometry.read_temperatures(record.temperature_path)
+            temperatures = read_one(record.temperature_path).temperatures
             mean[record.protocol, record.frame] = temperatures.mean()
     assert mean["D", 0] < mean["D", 1] < mean["S", 0] < mean["D", 0] + 1
 
@@ -124,7 +125,7 @@ def test_sick_patients_have_a_hot_spot_in_one_breast(tmp_path):
 
     for healthy, sick in zip(read(0), read(1), strict=True):  # the same bodies
         assert (healthy.label, sick.label) == (HEALTHY, SICK)
-        warm = [radiometry.read_temperatures(r.temperature_path) for r in (sick, healthy)]
+        warm = [read_one(r.temperature_path).temperatures for r in (sick, healthy)]
         labels = annotations.label_map(sick.regions)
         warmer = (warm[0] - warm[1]).reshape(24, 20, 32, 20).mean((1, 3))
         sides = [(labels == c).reshape(24, 20, 32, 20).all((1, 3)) for c in (0, 1)]
