@@ -176,7 +176,7 @@ def test_protocol_and_frame_are_read_from_words(tmp_path):
     assert (record.protocol, record.frame) == ("D", 3)
 
 
-@settings(max_examples=150, database=None, deadline=None, derandomize=True)
+@settings(max_examples=50, database=None, deadline=None, derandomize=True)
 @given(st.text(max_size=40), st.text("sub-0123.ptv()_ healthy29\u0301\u00aa", max_size=40))
 def test_no_name_raises_an_error(tmp_path_factory, folder, stem):
     read_parts(folder), read_parts(stem), label_of_class(folder)
@@ -198,6 +198,13 @@ def test_a_name_of_dmr_ir_that_contradicts_its_folder_is_left_out(tmp_path):
 def test_other_files_in_the_folder_of_a_dmr_ir_patient_are_the_same_patient(tmp_path):
     records, _ = read(tmp_path, "subject 5/T0005.1.1.S.2012-10-08.00.jpg", "subject 5/photo.jpg")
     assert {record.patient for record in records.values()} == {"0005"}
+
+
+def test_no_class_folder_is_needed_to_know_patients(tmp_path):
+    records, report = read(tmp_path, "0001/x.png", "patient 1/x.csv", "sub-02/ses-1/y.tif")
+    assert all(record.patient_known for record in records.values())
+    assert len({record.patient for record in records.values()}) == 3
+    assert sorted(kinds(report)) == ["assumed-view", "missing-diagnosis"]
 
 
 def test_unknown_patients_are_grouped_by_folder_with_one_line_for_each_folder(tmp_path):
