@@ -1,5 +1,7 @@
 """thermograms.csv: which files are thermograms, of whom and of what, in the user's own words."""
 
+import dataclasses
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -7,13 +9,8 @@ from hypothesis import strategies as st
 from thermo_jax.data.data_report import DataReport
 from thermo_jax.data.file_listing import THERMOGRAM_TABLE, list_files
 from thermo_jax.data.identity import CLASS_AND_FOLDER, ONE_PER_FILE, identify
-from thermo_jax.data.thermogram import HEALTHY, SICK, UNLABELLED, DataError
-from thermo_jax.data.thermogram_table import (
-    COLUMNS,
-    frame_name,
-    identify_listed,
-    propose_table,
-)
+from thermo_jax.data.thermogram import HEALTHY, SICK, UNLABELLED, DataError, frame_name
+from thermo_jax.data.thermogram_table import COLUMNS, identify_listed, propose_table
 from thermo_jax.errors import UserError
 
 
@@ -251,7 +248,7 @@ def test_the_unchanged_proposal_gives_the_same_thermograms(tmp_path, names):
     report = DataReport(tmp_path)
     records = report.collect(identify(list(groups.values()), files))
     left_out = {oddity.file: oddity.detail for oddity in report.oddities if oddity.is_bad}
-    table = propose_table(records, left_out)
+    table = propose_table(records, left_out, root=tmp_path)
     assert table.startswith(",".join(COLUMNS)) and table.count("\n") == len(names) + 1
     found, again = listed(tmp_path, table)
     assert sorted(found.records, key=str) == sorted(records, key=str)
@@ -264,10 +261,22 @@ def test_the_proposal_says_what_was_assumed_and_left_out(tmp_path):
     files = list_files(tmp_path)
     report = DataReport(tmp_path)
     records = report.collect(identify([[path] for path in files.pixels], files))
-    lines = propose_table(records, {"0008/T0009.jpg": "why"}).splitlines()
+    lines = propose_table(records, {"0008/T0009.jpg": "why"}, root=tmp_path).splitlines()
     assert lines[1] == "0008/T0009.jpg,,,,,,,,,left out: why"
     assert lines[2] == f"healthy/2019-01.jpg,,healthy,frontal,,2019-01,,,,{ONE_PER_FILE}"
     assert CLASS_AND_FOLDER not in "".join(lines)
+
+
+def test_the_proposal_has_a_row_for_each_frame_of_a_stack(tmp_path):
+    write(tmp_path, "P1/s.tif")
+    files = list_files(tmp_path)
+    (record,) = DataReport().collect(identify([files.pixels], files))
+    frames = [
+        dataclasses.replace(record, name=frame_name(record.name, i), frame=i, frame_in_file=i)
+        for i in range(3)
+    ]
+    found, _ = listed(tmp_path, propose_table(frames, {}, root=tmp_path))
+    assert found.records == frames and list(found.frames.values()) == [0, 1, 2]
 
 
 @settings(max_examples=25, database=None, deadline=None, derandomize=True)

@@ -40,7 +40,7 @@ class NameGuess:
 
 def stem_of(path: pathlib.Path) -> str:
     """A file's name without suffixes and `_snap`."""
-    return split_name(path.stem)[0] or path.stem
+    return split_name(path.name)[0] or path.stem
 
 
 def guess_from_names(group: Sequence[pathlib.Path], files: FileListing) -> NameGuess:

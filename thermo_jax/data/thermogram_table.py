@@ -11,6 +11,7 @@ import dataclasses
 import difflib
 import io
 import itertools
+import os
 import pathlib
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -277,7 +278,9 @@ def _grouped(rows: Sequence[_Row], files: FileListing) -> Reading[list[list[_Row
 # ---------------------------------------------------------------- the proposal
 
 
-def propose_table(records: Sequence[Thermogram], left_out: Mapping[str, str]) -> str:
+def propose_table(
+    records: Sequence[Thermogram], left_out: Mapping[str, str], *, root: str | os.PathLike
+) -> str:
     """The text of a `thermograms.csv` that lists what was read, for the user to correct.
 
     Read without changes, it gives the same thermograms. The cells of what is not known are empty;
@@ -286,12 +289,12 @@ def propose_table(records: Sequence[Thermogram], left_out: Mapping[str, str]) ->
     Args:
       records: the thermograms.
       left_out: relative path of a file -> why it was left out.
+      root: the folder to which the paths of the table are relative.
     """
     rows: dict[tuple[str, int], dict[str, Any]] = {}
     for record in records:
-        folder = pathlib.PurePosixPath(record.name).parent
         for path in record.files or record.paths.values():
-            file = (folder / path.name).as_posix()
+            file = path.relative_to(root).as_posix()
             rows[file, record.frame_in_file] = {"file": file, **_proposed(record)}
     for file, reason in left_out.items():
         row = rows.setdefault((file, 0), {"file": file})
