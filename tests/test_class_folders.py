@@ -11,10 +11,10 @@ from thermo_jax.programs import settings
 
 @pytest.fixture
 def root(tmp_path):
-    """healthy/<patient>/front.jpg and sick/<patient>/front.jpg, four of each."""
+    """healthy/<patient>/photo.jpg and sick/<patient>/photo.jpg, four of each."""
     for patient in range(8):
         label = ("healthy", "sick")[patient % 2]
-        write_gray(tmp_path / label / str(patient + 1) / "front.jpg", patient)
+        write_gray(tmp_path / label / str(patient + 1) / "photo.jpg", patient)
     return tmp_path
 
 
@@ -33,9 +33,9 @@ def test_if_one_file_name_contains_a_view_the_others_have_no_known_view(root):
     assert not report.count("assumed-view")
 
 
-def test_a_view_is_assumed_in_no_other_layout(tmp_path):
+def test_a_view_is_not_assumed_in_dmr_irs_own_layouts(tmp_path):
     write_gray(tmp_path / "0278" / "photo.jpg")
-    records, report = layouts.scan(tmp_path)
+    records, report = layouts.scan(tmp_path, layout="site")
     assert [record.view for record in records] == [0] and report.layout == "site"
 
 

@@ -40,7 +40,7 @@ class NameGuess:
 
 def stem_of(path: pathlib.Path) -> str:
     """A file's name without suffixes and `_snap`."""
-    return split_name(path.stem)[0] or path.stem
+    return split_name(path.name)[0] or path.stem
 
 
 def guess_from_names(group: Sequence[pathlib.Path], files: FileListing) -> NameGuess:
@@ -66,7 +66,10 @@ def guess_from_names(group: Sequence[pathlib.Path], files: FileListing) -> NameG
             of_folder = person.patient
         patient, source, sure = parsed.patient, "dmr", True
     inner_first = (own, *reversed(folders))
-    words = frozenset().union(*(parts.view_words for parts in inner_first))
+    words = set().union(*(parts.view_words for parts in inner_first))
+    for depth, parts in enumerate(folders):
+        if parts.alone and _is_angle(parts, folders[:depth]):
+            words.add(str(parts.alone.number))
     read = parsed or ParsedName()
     fields = {
         "visit": read.visit or _visit(own, folders[inside:], person),
@@ -143,14 +146,19 @@ def _person(
     return next(((people[0], source) for people, source in choices if people), (None, ""))
 
 
+def _is_angle(folder: NameParts, outer: Sequence[NameParts]) -> bool:
+    """Whether a folder is the angle of a view, such as 45 in left/45, rather than a patient."""
+    is_number = folder.alone is not None and folder.alone.number in (45, 90)
+    return is_number and any({"left", "right"} & parts.view_words for parts in outer)
+
+
 def _people(folders: Sequence[NameParts]) -> list[Person]:
-    """The people whom folders name; but 45 in the folder left/45 is a view."""
-    people, in_view = [], False
-    for parts in folders:
+    """The people whom folders name, the outermost first."""
+    people = []
+    for depth, parts in enumerate(folders):
         people += parts.people
-        if parts.alone and not (in_view and parts.alone.number in (45, 90)):
+        if parts.alone and not _is_angle(parts, folders[:depth]):
             people.append(parts.alone)
-        in_view = in_view or bool(parts.view_words)
     return people
 
 

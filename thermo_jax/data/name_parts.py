@@ -8,6 +8,7 @@ import dataclasses
 import datetime
 import functools
 import re
+from collections.abc import Set
 
 from thermo_jax.data.class_folders import class_word, plain, singulars
 
@@ -73,6 +74,7 @@ _LONGEST_FIRST = {
 }
 _VIEW_WORD = re.compile("|".join(f"(?P<_{kind}>{words})" for kind, words in _LONGEST_FIRST.items()))
 _VIEW_TOKEN = re.compile(f"(?:{'|'.join(_LONGEST_FIRST.values())})+")
+_ANGLE_WORDS = _VIEW_WORDS["45"] | _VIEW_WORDS["90"] | {"45", "90"}
 _SIDE_LETTERS = {"r": "right", "d": "right", "l": "left", "e": "left"}  # beside 45 and 90 only
 _LAST_LETTERS = {"r": "right", "l": "left", "f": "front"}  # at the end: P12L, P12_L
 _VIEWS = {("right", "45"): 2, ("right", "90"): 3, ("left", "45"): 4, ("left", "90"): 5}
@@ -164,7 +166,7 @@ class NameParts:
     view_words: frozenset[str] = frozenset()  # "front", "right", "left", "45", "90", "back"
 
 
-def view_of_words(words: frozenset[str]) -> int:
+def view_of_words(words: Set[str]) -> int:
     """The view (a key of `VIEW_NAMES`) that these words name together; 0 if it is not clear."""
     sides, angles = words & {"right", "left"}, words & {"45", "90"}
     if len(sides) == 1 and len(angles) == 1:
@@ -286,9 +288,7 @@ def _view_words(tokens: list[str]) -> frozenset[str]:
             words.update(match.lastgroup[1:] for match in _VIEW_WORD.finditer(token))
         elif token in _SIDE_LETTERS:
             beside = tokens[max(place - 1, 0) : place] + tokens[place + 1 : place + 2]
-            if any(
-                b in ("45", "90") or b in _VIEW_WORDS["45"] + ["lateral", "lat"] for b in beside
-            ):
+            if not _ANGLE_WORDS.isdisjoint(beside):
                 words.add(_SIDE_LETTERS[token])
     if words & {"right", "left"}:
         words.update({"45", "90"} & set(tokens))

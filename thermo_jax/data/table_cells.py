@@ -55,12 +55,12 @@ class PathCells:
           AbsentFileError: there is no such file.
         """
         if not text:
-            raise CellError("expected a path relative to the root")
+            raise CellError("file '': expected a path relative to the root")
         path = self._listed(text)
         if path is None:
             relative = pathlib.PurePosixPath(unquoted(text).replace("\\", "/"))
             if relative.is_absolute() or ".." in relative.parts or re.match("[A-Za-z]:", text):
-                raise CellError("expected a path relative to the root, and below it")
+                raise CellError(f"file {text[:200]!r}: expected a path below the root")
             path = self._root / relative
             if not _is_file(path):  # a hidden file, or one in a workdir, is not listed
                 similar = self._similar.get(_composed(relative.name).lower())
@@ -68,7 +68,7 @@ class PathCells:
                 raise AbsentFileError(f"no such file{hint}")
         if suffixes and path.suffix.lower() not in suffixes:
             kinds = ", ".join(suffix[1:] for suffix in suffixes)
-            raise CellError(f"expected a file of the kinds {kinds}")
+            raise CellError(f"file {text[:200]!r}: expected one of the kinds {kinds}")
         return path
 
     def _listed(self, text: str) -> pathlib.Path | None:

@@ -11,6 +11,7 @@ import dataclasses
 import difflib
 import io
 import itertools
+import os
 import pathlib
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -81,26 +82,19 @@ def identify_listed(files: FileListing) -> Reading[ListedThermograms]:
     """
     rows = yield from _read_rows(files)
     groups = yield from _grouped(rows, files)
-    given, names = [], {}
+    given, annotations, frames = [], {}, {}
     for group in groups:
         values = {key: value for row in group for key, value in row.values.items()}
+        name = values.get("name") or _name(group[0].path, files)
         if "frame" in values:
-            name = values.get("name") or _name(group[0].path, files)
-            names[name] = values["frame"]
+            frames[name] = values["frame"]
+        if annotation := next((row.annotation for row in group if row.annotation), None):
+            annotations[name] = annotation
         given.append(values)
     paths = [[row.path for row in group] for group in groups]
     records = yield from identify(paths, files, given=given)
-    row_of = {row.path: row for group in groups for row in group}
-    annotations = {}
-    for record in records:
-        found = [row_of[path].annotation for path in record.files]
-        annotations.update({record.name: path for path in found[::-1] if path})
-    kept = {record.name for record in records}
-    return ListedThermograms(
-        records=_with_written_names(records, given=[v["patient"] for v in given if "patient" in v]),
-        annotations=annotations,
-        frames={name: frame for name, frame in names.items() if name in kept},
-    )
+    patients = [values["patient"] for values in given if "patient" in values]
+    return ListedThermograms(_with_written_names(records, given=patients), annotations, frames)
 
 
 def _name(path: pathlib.Path, files: FileListing) -> str:
@@ -112,11 +106,10 @@ def _with_written_names(records: Sequence[Thermogram], *, given: Sequence[str]) 
     written: dict[str, str] = {}
     for patient in given:
         written.setdefault(_same_patient(patient), patient)
+    names = [written.get(_same_patient(record.patient), record.patient) for record in records]
     return [
-        dataclasses.replace(
-            record, patient=written.get(_same_patient(record.patient), record.patient)
-        )
-        for record in records
+        dataclasses.replace(record, patient=name) if record.patient_known else record
+        for record, name in zip(records, names, strict=True)
     ]
 
 
@@ -204,7 +197,7 @@ def _read_rows(files: FileListing) -> Reading[list[_Row]]:
         file, where = row.get("file") or THERMOGRAM_TABLE, f"line {line} of {THERMOGRAM_TABLE}"
         try:
             if any(cells[len(header) :]):
-                raise CellError(f"expected at most {len(header)} cells; quote those that contain ,")
+                raise CellError(f"expected {len(header)} cells; quote a cell with separators")
             path = paths.find(row.get("file", ""), suffixes=MATRICES + IMAGES)
             values = _values(row, readers)
         except CellError as error:
@@ -285,7 +278,9 @@ def _grouped(rows: Sequence[_Row], files: FileListing) -> Reading[list[list[_Row
 # ---------------------------------------------------------------- the proposal
 
 
-def propose_table(records: Sequence[Thermogram], left_out: Mapping[str, str]) -> str:
+def propose_table(
+    records: Sequence[Thermogram], left_out: Mapping[str, str], *, root: str | os.PathLike
+) -> str:
     """The text of a `thermograms.csv` that lists what was read, for the user to correct.
 
     Read without changes, it gives the same thermograms. The cells of what is not known are empty;
@@ -294,12 +289,12 @@ def propose_table(records: Sequence[Thermogram], left_out: Mapping[str, str]) ->
     Args:
       records: the thermograms.
       left_out: relative path of a file -> why it was left out.
+      root: the folder to which the paths of the table are relative.
     """
     rows: dict[tuple[str, int], dict[str, Any]] = {}
     for record in records:
-        folder = pathlib.PurePosixPath(record.name).parent
         for path in record.files or record.paths.values():
-            file = (folder / path.name).as_posix()
+            file = path.relative_to(root).as_posix()
             rows[file, record.frame_in_file] = {"file": file, **_proposed(record)}
     for file, reason in left_out.items():
         row = rows.setdefault((file, 0), {"file": file})
