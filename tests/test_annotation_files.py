@@ -307,3 +307,23 @@ def test_edges_of_a_label_map_are_repeated_like_those_of_the_pixels(tmp_path):
     record, _ = only(tmp_path, shape=(48, 48))
     labels = annotations.label_map_480x640(record)
     assert (labels[:, :320] == NECK).all() and (labels[:, 320:] == BACKGROUND).all()
+
+
+def test_the_annotations_of_a_file_of_several_frames_belong_to_the_first(tmp_path):
+    write_json(tmp_path / "a.json", labelme(image="a.tif"))
+    path = tmp_path / "a.tif"
+    path.touch()
+    records = [
+        Thermogram(
+            name=f"a.frame{frame:02d}",
+            files=(path,),
+            frame_in_file=frame,
+            patient="0001",
+            patient_known=True,
+            shape=SHAPE,
+        )
+        for frame in range(2)
+    ]
+    files = file_listing.list_files(tmp_path)
+    records = DataReport(tmp_path).collect(annotation_files.annotate(records, files))
+    assert [bool(record.regions) for record in records] == [True, False]

@@ -72,12 +72,12 @@ def test_label_maps_of_an_older_version_are_read_in_its_workdirs_only(tmp_path):
 
 def test_copied_label_maps_annotate_the_thermograms_of_the_same_folders(tmp_path):
     folder = tmp_path / "label_maps"
-    folder.mkdir()
+    (folder / "1").mkdir(parents=True)
     write_classes(folder)
-    write_label_map(folder / "a.png", square())
-    record, report = only(tmp_path, "data/a.csv")
-    np.testing.assert_array_equal(drawn(record), square())
-    assert not report.oddities
+    write_label_map(folder / "1" / "a.png", square())
+    records, report = annotated(tmp_path, {"data/1/a.csv": SHAPE, "data/2/a.csv": SHAPE})
+    np.testing.assert_array_equal(drawn(records["data/1/a"]), square())
+    assert not records["data/2/a"].regions and not report.oddities
 
 
 @pytest.mark.parametrize("mode", [None, "P", "I;16"])

@@ -5,7 +5,6 @@ All values come from the user's file: sizes, coordinates and names may be anythi
 
 import json
 import os
-import pathlib
 import reprlib
 from collections import Counter
 from collections.abc import Sequence
@@ -13,9 +12,8 @@ from typing import NamedTuple
 
 from thermo_jax.data.annotations import NOT_DRAWN, class_of
 from thermo_jax.data.data_report import Oddity, Reading
-from thermo_jax.data.file_listing import IMAGES, MATRICES
 from thermo_jax.data.reader import MAX_PIXELS, read_bytes
-from thermo_jax.data.thermogram import BACKGROUND, CLASS_NAMES, Annotation, DataError, split_name
+from thermo_jax.data.thermogram import BACKGROUND, CLASS_NAMES, Annotation, DataError
 
 KNOWN_NAMES = ", ".join((*CLASS_NAMES[:BACKGROUND], *CLASS_NAMES[BACKGROUND + 1 :], NOT_DRAWN[0]))
 # Of one image; more would take minutes to draw.
@@ -38,13 +36,6 @@ class AnnotatedImage(NamedTuple):
     regions: tuple[Annotation, ...] = ()
     shape: Shape | None = None
     usable: bool = True
-
-
-def stem_of(file_name: str) -> str:
-    """Returns a file name without the suffixes of thermograms and without `_snap`."""
-    while pathlib.PurePosixPath(file_name).suffix.lower() in IMAGES + MATRICES:
-        file_name = pathlib.PurePosixPath(file_name).stem
-    return split_name(file_name)[0]
 
 
 def read_json(path: str | os.PathLike) -> object:

@@ -16,10 +16,9 @@ from thermo_jax.data.annotated_image import (
     image_shape,
     noted_class,
     ring,
-    stem_of,
 )
 from thermo_jax.data.data_report import Oddity, Reading
-from thermo_jax.data.thermogram import Annotation
+from thermo_jax.data.thermogram import Annotation, split_name
 
 
 def is_coco(document: object) -> bool:
@@ -89,7 +88,7 @@ def read_coco(
 
 def _without_suffix(file_name: str) -> pathlib.PurePosixPath:
     path = pathlib.PurePosixPath(file_name)
-    return path.parent / stem_of(path.name)
+    return path.parent / split_name(path.name)[0]
 
 
 def _sections(document: object) -> tuple[list[dict], list[dict], list[dict]]:
