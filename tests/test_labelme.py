@@ -38,6 +38,15 @@ def test_a_part_of_one_pixel_or_one_line_survives(tmp_path):
     np.testing.assert_array_equal(drawn(records["a"]), label_map)
 
 
+def test_a_picture_of_another_size_gets_that_of_the_label_map(tmp_path):
+    label_map = np.full((24, 32), BACKGROUND, np.uint8)
+    picture = np.zeros((48, 64, 3), np.uint8)
+    path = write_labelme(tmp_path / "a.json", "a.png", picture, label_map)
+    document = json.loads(path.read_text())
+    assert Image.open(io.BytesIO(base64.b64decode(document["imageData"]))).size == (32, 24)
+    assert (document["imageHeight"], document["imageWidth"]) == (24, 32)
+
+
 def test_a_file_contains_all_that_labelme_needs(tmp_path):
     label_map = np.full((24, 32), BACKGROUND, np.uint8)
     label_map[2:20, 2:30], label_map[5:7, 5:7] = 0, CLASS_NAMES.index("left_nipple")
