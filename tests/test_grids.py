@@ -46,3 +46,19 @@ def test_values_return_to_their_positions(shape):
     back = grids.from_model(grids.to_model(picture, grid), grid)
     assert back.shape == picture.shape
     np.testing.assert_allclose(back, picture, atol=0.02)
+
+
+@pytest.mark.parametrize("shape", [(480, 640), (48, 64), (100, 300), (301, 200)])
+def test_a_label_map_of_any_size_lies_where_the_picture_lies(shape):
+    rows, columns = np.mgrid[0 : shape[0], 0 : shape[1]]
+    label_map = (rows >= shape[0] // 3).astype(np.uint8) + 2 * (columns >= shape[1] // 2)
+    label_map = label_map.astype(np.uint8)
+    grid = grids.grid_of(*shape)
+    finer = np.repeat(np.repeat(label_map, 2, axis=0), 2, axis=1)
+    np.testing.assert_array_equal(grids.nearest(finer, grid), grids.nearest(label_map, grid))
+    for value in range(4):
+        picture = grids.to_model((label_map == value).astype(np.float32), grid)
+        clear = np.abs(picture - 0.5) > 0.4
+        np.testing.assert_array_equal(
+            grids.nearest(label_map, grid)[clear] == value, picture[clear] > 0.5
+        )

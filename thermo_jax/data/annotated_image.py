@@ -5,7 +5,6 @@ All values come from the user's file: sizes, coordinates and names may be anythi
 
 import json
 import os
-import pathlib
 import reprlib
 from collections import Counter
 from collections.abc import Sequence
@@ -13,12 +12,13 @@ from typing import NamedTuple
 
 from thermo_jax.data.annotations import NOT_DRAWN, class_of
 from thermo_jax.data.data_report import Oddity, Reading
-from thermo_jax.data.file_listing import IMAGES, MATRICES
 from thermo_jax.data.reader import MAX_PIXELS, read_bytes
-from thermo_jax.data.thermogram import BACKGROUND, CLASS_NAMES, Annotation, DataError, split_name
+from thermo_jax.data.thermogram import BACKGROUND, CLASS_NAMES, Annotation, DataError
 
 KNOWN_NAMES = ", ".join((*CLASS_NAMES[:BACKGROUND], *CLASS_NAMES[BACKGROUND + 1 :], NOT_DRAWN[0]))
-_MAX_NUMBER = {"rings": 10_000, "masks": 100}  # of one image; more would take minutes to draw
+# Of one image; more would take minutes to draw.
+_MAX_NUMBER = {"polygons": 10_000, "points": 1_000_000, "masks": 100}
+_MAX_CONTAINERS = 4_000_000  # lists and objects in a JSON file; more would take GBs of memory
 _MAX_COORDINATE = 10_000  # pixels; larger values are errors, smaller ones are clipped to the image
 
 Ring = tuple[tuple[float, float], ...]
@@ -38,13 +38,6 @@ class AnnotatedImage(NamedTuple):
     usable: bool = True
 
 
-def stem_of(file_name: str) -> str:
-    """Returns a file name without the suffixes of thermograms and without `_snap`."""
-    while pathlib.PurePosixPath(file_name).suffix.lower() in IMAGES + MATRICES:
-        file_name = pathlib.PurePosixPath(file_name).stem
-    return split_name(file_name)[0]
-
-
 def read_json(path: str | os.PathLike) -> object:
     """Returns the content of a JSON file.
 
@@ -52,29 +45,34 @@ def read_json(path: str | os.PathLike) -> object:
       DataError: the file cannot be read, or is not JSON in UTF-8.
     """
     try:
-        return json.loads(read_bytes(path).decode("utf-8-sig"))
+        data = read_bytes(path)
+        if data.count(b"[") + data.count(b"{") > _MAX_CONTAINERS:
+            raise ValueError(f"it has more than {_MAX_CONTAINERS} lists and objects")
+        return json.loads(data.decode("utf-8-sig"))
     except DataError as error:
         raise DataError("unreadable-annotations", path, error.detail) from error
     except FileNotFoundError as error:
         raise DataError("unreadable-annotations", path, "no such file") from error
     except (ValueError, RecursionError) as error:
-        detail = f"not JSON ({str(error)[:100]}); export it again"
+        detail = f"not usable JSON ({str(error)[:100]}); export it again"
         raise DataError("unreadable-annotations", path, detail) from error
 
 
 def noted_class(name: object, source: str) -> Reading[int | None]:
     """Returns the index of the class with this name; yields a note if there is none."""
-    text = str(name) if isinstance(name, str | int | float) else reprlib.repr(name)
+    text = str(name) if isinstance(name, str | int) else ""
     index = class_of(text)
     if index is None:
-        detail = f"category {text.strip()[:100]!r}; known: {KNOWN_NAMES}"
+        shown = repr(text.strip()[:100]) if text else reprlib.repr(name)
+        detail = f"category {shown}; known: {KNOWN_NAMES}"
         yield Oddity("unknown-category", source, detail)
     return index
 
 
 def count_kinds(region: Annotation) -> dict[str, int]:
-    """How many "rings" and "masks" a region has, for `check_number`."""
-    return {"rings": len(region.rings), "masks": int(bool(region.runs))}
+    """How many polygons, points and masks a region has, for `check_number`."""
+    points = sum(map(len, region.rings))
+    return {"polygons": len(region.rings), "points": points, "masks": int(bool(region.runs))}
 
 
 def ring(points: Sequence[Sequence]) -> Ring:
@@ -111,7 +109,7 @@ def image_shape(height: object, width: object) -> Shape | None:
 
 
 def check_number(regions: Counter[str]) -> None:
-    """Raises ValueError if an image has too many "rings" (of polygons) or "masks" to draw."""
+    """Raises ValueError if an image has more polygons, points or masks than can be drawn."""
     for kind, number in regions.items():
         if number > _MAX_NUMBER[kind]:
             raise ValueError(f"more than {_MAX_NUMBER[kind]} {kind} in one image")

@@ -14,11 +14,11 @@ from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from thermo_jax.data import coco_reader, label_map_files, labelme_reader
-from thermo_jax.data.annotated_image import AnnotatedImage, by, read_json, stem_of
+from thermo_jax.data.annotated_image import AnnotatedImage, by, read_json
 from thermo_jax.data.data_report import Oddity, Reading
 from thermo_jax.data.file_listing import MASK_CLASSES, MASK_FOLDERS, FileListing
 from thermo_jax.data.grids import TOLERANCE
-from thermo_jax.data.thermogram import BACKGROUND, DataError, Thermogram, parse_name
+from thermo_jax.data.thermogram import BACKGROUND, DataError, Thermogram, parse_name, split_name
 
 _MASK_ENDING = re.compile(r"[_-](mask|label|seg)$", re.IGNORECASE)
 _FOREIGN = re.compile(r"/|[A-Za-z]:|\.\./")  # the start of a path on another machine, or elsewhere
@@ -78,7 +78,7 @@ def _read(path: pathlib.Path, source: str) -> Reading[_Read]:
     if labelme_reader.is_labelme(document):
         image = labelme_reader.image_path(document) or PurePosixPath(path.name)
         annotated = yield from labelme_reader.read_labelme(document, source)
-        return _Read({image.parent / stem_of(image.name): annotated}, is_labelme=True)
+        return _Read({image.parent / split_name(image.name)[0]: annotated}, is_labelme=True)
     # A file with "instances" in its name should be COCO, so the reader says why it is not.
     if coco_reader.is_coco(document) or "instances" in path.name.lower():
         return _Read((yield from coco_reader.read_coco(document, source)))
@@ -100,10 +100,11 @@ class _Annotator:
         self._annotated_by: dict[int, str] = {}  # row -> file
         self._rows_of_stem: dict[str, list[int]] = {}
         for row, record in enumerate(records):
-            self._rows_of_stem.setdefault(_stem(record), []).append(row)
+            for stem in _stems(record):
+                self._rows_of_stem.setdefault(stem, []).append(row)
         self._names_on_disk: dict[str, list[PurePosixPath]] = {}
         for path in files.pixels:
-            name = PurePosixPath(files.relative(path)).with_name(stem_of(path.name))
+            name = PurePosixPath(files.relative(path)).with_name(split_name(path.name)[0])
             self._names_on_disk.setdefault(name.name, []).append(name)
 
     def has(self, stem: str) -> bool:
@@ -189,8 +190,11 @@ class _Annotator:
         self.records[row] = dataclasses.replace(record, **changes)
 
 
-def _stem(record: Thermogram) -> str:
-    return stem_of(PurePosixPath(record.name).name)
+def _stems(record: Thermogram) -> set[str]:
+    """The names of files that a thermogram is annotated by; a stack's are for its first frame."""
+    names = [PurePosixPath(record.name).name]
+    names += [path.name for path in record.files] if not record.frame_in_file else []
+    return {split_name(name)[0] for name in names}
 
 
 def _relative(path: pathlib.Path, root: pathlib.Path) -> str:
@@ -207,7 +211,7 @@ def _row_of_labelme(
     if exact in annotator.row_of_name:
         return annotator.row_of_name[exact]
     if not annotator.has(image.name):
-        image = PurePosixPath(stem_of(path.stem))
+        image = PurePosixPath(split_name(path.stem)[0])
     return (yield from annotator.row(image, folder, is_beside=True))
 
 
@@ -219,7 +223,7 @@ def _image_of_mask(
     places = (place for place in path.parents if place.is_relative_to(root) and _has_masks(place))
     place = next(places, path.parent)
     below = PurePosixPath(path.relative_to(place).as_posix())
-    stem = stem_of(path.name)
+    stem = split_name(path.name)[0]
     if not annotator.has(stem):
         stem = _MASK_ENDING.sub("", stem) or stem
     return below.with_name(stem), PurePosixPath(_relative(place, root))
@@ -254,6 +258,6 @@ def _image_of(annotator: _Annotator, read: _Read, record: Thermogram) -> Annotat
     """The image of a thermogram in the file that thermograms.csv names; None if it has none."""
     if len(read.images) == 1:
         return next(iter(read.images.values()))
-    of_stem = [image for image in read.images if image.name == _stem(record)]
+    of_stem = [image for image in read.images if image.name in _stems(record)]
     fitting = [image for image in of_stem if annotator.fits(image, record.name)] or of_stem
     return read.images[fitting[0]] if len(fitting) == 1 else None

@@ -16,10 +16,9 @@ from thermo_jax.data.annotated_image import (
     image_shape,
     noted_class,
     ring,
-    stem_of,
 )
 from thermo_jax.data.data_report import Oddity, Reading
-from thermo_jax.data.thermogram import Annotation
+from thermo_jax.data.thermogram import Annotation, split_name
 
 
 def is_coco(document: object) -> bool:
@@ -55,13 +54,13 @@ def read_coco(
         image_id = _key(annotation.get("image_id"))
         category_id = _key(annotation.get("category_id"))
         if image_id not in found:
-            detail = f"{title}: image_id {image_id} is not listed"
+            detail = f"{title}: image_id {image_id!r} is not listed"
             yield Oddity("unknown-image-id", source, detail)
         if found.get(image_id) is None:
             continue  # reported above, or by `_listed_images`
         name = found[image_id].name
         if classes.get(category_id) is None:
-            yield Oddity("unknown-category", name, f"{title}: category_id {category_id}")
+            yield Oddity("unknown-category", name, f"{title}: category_id {category_id!r}")
             continue
         try:
             segmentation, index = annotation.get("segmentation"), classes[category_id]
@@ -89,7 +88,7 @@ def read_coco(
 
 def _without_suffix(file_name: str) -> pathlib.PurePosixPath:
     path = pathlib.PurePosixPath(file_name)
-    return path.parent / stem_of(path.name)
+    return path.parent / split_name(path.name)[0]
 
 
 def _sections(document: object) -> tuple[list[dict], list[dict], list[dict]]:
@@ -108,7 +107,7 @@ def _sections(document: object) -> tuple[list[dict], list[dict], list[dict]]:
             identity, value = _key(item.get("id")), item.get(field)
             if identity is not None and values.setdefault(identity, value) != value:
                 first, second = reprlib.repr(values[identity]), reprlib.repr(value)
-                raise ValueError(f"id {identity} is used for {first} and {second}")
+                raise ValueError(f"id {identity!r} is used for {first} and {second}")
     return sections[0], sections[1], sections[2]
 
 
@@ -139,7 +138,7 @@ def _listed_images(images: list[dict], source: str) -> Reading[dict[object, _Lis
             yield Oddity("annotation-size", name, f"{source}: {error}")
             continue
         if _without_suffix(name) in seen:
-            yield Oddity("repeated-image", name, f"listed again in {source}, id {identity}")
+            yield Oddity("repeated-image", name, f"listed again in {source}, id {identity!r}")
         else:
             found[identity] = _ListedImage(name, shape)
             seen.add(_without_suffix(name))

@@ -85,7 +85,7 @@ def list_folder(root: pathlib.Path, *, leave_out: str | os.PathLike | None = Non
       leave_out: a subfolder to ignore, such as the folder of the results.
     """
     files = FileListing(root)
-    paths, mask_folders = [], set()
+    paths, mask_folders, only_masks = [], set(), set()  # `only_masks`: also in subfolders
     ignored = pathlib.Path(leave_out).absolute() if leave_out is not None else None
     for folder, subfolders, names in walk(root, closed=files.closed):
         if folder.absolute() == ignored:
@@ -96,8 +96,12 @@ def list_folder(root: pathlib.Path, *, leave_out: str | os.PathLike | None = Non
             subfolders.clear()
             continue
         paths += [folder / name for name in names]
-        if MASK_CLASSES in names or (folder != root and folder.name.lower() in MASK_FOLDERS):
+        is_named = folder != root and folder.name.lower() in MASK_FOLDERS
+        if MASK_CLASSES in names or is_named or folder.parent in only_masks:
             mask_folders.add(folder)
+            inside = {name.lower() for name in subfolders}
+            if folder.parent in only_masks or (is_named and not inside & {"images", *MASK_FOLDERS}):
+                only_masks.add(folder)
     for path in sorted(paths, key=lambda path: path.relative_to(root).parts):
         if path == root / THERMOGRAM_TABLE:
             files.thermogram_table = path

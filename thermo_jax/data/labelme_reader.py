@@ -64,13 +64,13 @@ def read_labelme(document: dict, source: str) -> Reading[AnnotatedImage]:
     for number, item in enumerate(document["shapes"], start=1):
         item = item if isinstance(item, dict) else {}
         label = item.get("label")
-        label = label if isinstance(label, str) else reprlib.repr(label)
+        label = str(label) if isinstance(label, str | int) else ""
         if label not in classes:
             classes[label] = yield from noted_class(label, source)
         if classes[label] is None:
             continue
         kind = item.get("shape_type") or "polygon"  # old versions draw polygons only
-        title = f"shape {number} ({label.strip()[:100]})"
+        title = f"shape {number} ({label.strip()[:100]!r})"
         if not isinstance(kind, str) or kind not in _SHAPES:
             detail = f"{title} is a {reprlib.repr(kind)}; known: {', '.join(_SHAPES)}"
             yield Oddity("unused-shape", source, detail)

@@ -22,7 +22,7 @@ from thermo_jax.inference.outlines import enclosed_area, outlines_of_parts
 def write_labelme(
     path: str | os.PathLike,
     picture_file: str,
-    image: UInt8[np.ndarray, "h w"],
+    image: UInt8[np.ndarray, "ih iw *c"],
     label_map: UInt8[np.ndarray, "h w"],
 ) -> epath.Path:
     """Writes the regions of one thermogram as polygons; returns the path.
@@ -31,7 +31,7 @@ def write_labelme(
 
     Args:
       picture_file: path of the thermogram's file, relative to the user's folder.
-      image: the gray picture that LabelMe shows.
+      image: the picture that LabelMe shows, gray or RGB; it gets the size of the label map.
       label_map: indexes of CLASS_NAMES.
     """
     polygons = [
@@ -58,14 +58,14 @@ def write_labelme(
             for name, outline in polygons
         ],
         "imagePath": picture_file,
-        "imageData": _png_text(image),
-        "imageHeight": image.shape[0],
-        "imageWidth": image.shape[1],
+        "imageData": _png_text(image, label_map.shape),
+        "imageHeight": label_map.shape[0],
+        "imageWidth": label_map.shape[1],
     }
     return write_whole(path, json.dumps(document))
 
 
-def _png_text(image: UInt8[np.ndarray, "h w"]) -> str:
+def _png_text(image: np.ndarray, shape: tuple[int, int]) -> str:
     file = io.BytesIO()
-    Image.fromarray(image).save(file, "PNG")
+    Image.fromarray(image).resize(shape[::-1]).save(file, "PNG")
     return base64.b64encode(file.getvalue()).decode("ascii")
