@@ -1,11 +1,13 @@
 """Class folders as in the README: plain file names, gray pictures only."""
 
+import numpy as np
 import pytest
 from thermogram_files import write_gray
 
 from thermo_jax.configs import classify, encoder
-from thermo_jax.data import layouts
+from thermo_jax.data import layouts, radiometry
 from thermo_jax.data.dataset import open_dataset
+from thermo_jax.data.picture import read_one
 from thermo_jax.programs import settings
 
 
@@ -54,8 +56,20 @@ def test_the_readmes_example_gives_every_patient_to_encoder_and_classifier(
         assert len(split.train | split.val | split.test) == 8
 
 
-def test_heatmaps_of_gray_pictures_alone_are_refused_with_the_remedy(root):
+@pytest.mark.parametrize("loader", ["numpy", "tf.data"])
+def test_heatmaps_are_rendered_from_gray_pictures(root, loader, monkeypatch, tmp_path_factory):
+    monkeypatch.setenv("THERMO_JAX_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
     config = classify.get_config("H/H")
-    config.data.update({"root": str(root), "loader": "numpy"})
-    with pytest.raises(ValueError, match="8 without heat pixels.*gray presets .*encoder.py:gray"):
-        open_dataset(settings.data_settings(config)).load("classify")
+    config.data.update({"root": str(root), "loader": loader})
+    examples = open_dataset(settings.data_settings(config)).load("classify")
+    gray = read_one(root / "healthy" / "1" / "photo.jpg").levels
+    expected = radiometry.render_heat(gray.astype("float32"))
+    np.testing.assert_array_equal(examples.columns["images"][0], expected)
+
+
+def test_a_folder_beside_class_folders_stops_the_run_and_is_named(root):
+    write_gray(root / "Probe" / "photo.jpg")
+    with pytest.raises(ValueError, match="'Probe' is beside class folders.*thermograms.csv"):
+        layouts.scan(root)
+    records, report = layouts.survey(root)  # for the data report
+    assert len(records) == 9 and "Probe" in report.problem

@@ -167,7 +167,7 @@ def test_a_failed_preparation_leaves_nothing_behind(tiny, monkeypatch):
     def fail(record, **_):
         raise OSError(f"disk gone at {record.name}")
 
-    monkeypatch.setattr(radiometry, "load_pixels", fail)
+    monkeypatch.setattr(dmr_ir, "load_pixels", fail)
     with pytest.raises(OSError, match="disk gone"):
         dmr_ir.prepare(root, prepared_dir=prepared_dir)
     assert [path.suffix for path in prepared_dir.iterdir()] == [".lock"]

@@ -187,8 +187,14 @@ class DataReport:
     @property
     def skipped(self) -> list[str]:
         """The bad files, sorted, each one once. A file with a bad annotation is not one of them."""
+        return sorted(self.left_out)
+
+    @property
+    def left_out(self) -> dict[str, str]:
+        """Why each of the skipped files is bad."""
         kinds = BAD_FILES.keys() - _BAD_ANNOTATIONS
-        return sorted({oddity.file for oddity in self.oddities if oddity.kind in kinds})
+        bad = [oddity for oddity in self.oddities if oddity.kind in kinds]
+        return {oddity.file: oddity.detail for oddity in reversed(bad)}
 
     def summary(self) -> str:
         """One line that says how many oddities of which kind there are."""
@@ -311,10 +317,10 @@ def _record_row(record: Thermogram) -> list[object]:
 
 
 def _safe_csv(rows: Iterable[Sequence[object]], *, header: Sequence[str]) -> str:
-    return csv_text(header, [[_cell(value) for value in row] for row in rows])
+    return csv_text(header, [[safe_cell(value) for value in row] for row in rows])
 
 
-def _cell(value: object) -> str:
+def safe_cell(value: object) -> str:
     """The text of a cell, quoted if a spreadsheet would run it as a formula."""
     text = "" if value is None else _plain(str(value))
     return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text

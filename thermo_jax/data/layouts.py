@@ -194,7 +194,7 @@ def _with_pixels(record: Thermogram, picture: Picture) -> Thermogram:
         shape=picture.shape,
         mean_temperature=picture.mean_temperature,
         recovered=any(oddity.kind == "known-palette" for oddity in picture.oddities),
-        notes=picture.notes,
+        notes=(*record.notes, *picture.notes),
     )
 
 

@@ -13,8 +13,8 @@ from PIL import Image
 from scipy import ndimage
 
 from thermo_jax.data import colour_maps
-from thermo_jax.data.radiometry import MAX_COLOUR_SPREAD
 
+MAX_COLOUR_SPREAD = 8  # levels between the channels of a gray pixel
 MIN_GRAY = 0.99  # share of the pixels of a gray picture that are gray; the others are marks
 MIN_MATCH = 0.90  # share of the pixels that have the colours of a map
 MIN_LEAD = 0.10  # how far the share of the second-best map must be behind

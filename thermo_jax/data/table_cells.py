@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 from thermo_jax.data.class_folders import label_of_class, plain
-from thermo_jax.data.data_report import _cell as safe_cell
+from thermo_jax.data.data_report import safe_cell
 from thermo_jax.data.file_listing import FileListing
 from thermo_jax.data.name_parts import read_parts, view_of_words
 from thermo_jax.data.thermogram import UNLABELLED, VIEW_NAMES

@@ -19,8 +19,7 @@ from typing import Any
 
 from thermo_jax.data import table_cells
 from thermo_jax.data.class_folders import plain
-from thermo_jax.data.data_report import Oddity, Reading
-from thermo_jax.data.data_report import _cell as safe_cell
+from thermo_jax.data.data_report import Oddity, Reading, safe_cell
 from thermo_jax.data.file_listing import IMAGES, MATRICES, THERMOGRAM_TABLE, FileListing
 from thermo_jax.data.identity import CLASS_AND_FOLDER, ONE_PER_FILE, identify
 from thermo_jax.data.name_guess import stem_of
