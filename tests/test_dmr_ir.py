@@ -164,7 +164,7 @@ def test_a_half_written_preparation_is_detected_and_repeated(tiny):
 def test_a_failed_preparation_leaves_nothing_behind(tiny, monkeypatch):
     root, prepared_dir = tiny
 
-    def fail(record, **_):
+    def fail(record, settings, **_):
         raise OSError(f"disk gone at {record.name}")
 
     monkeypatch.setattr(dmr_ir, "load_pixels", fail)

@@ -68,7 +68,7 @@ NOTES = {
     "earlier-run": ("results of an earlier run", "passed over"),
     "missing-snap": ("no heatmap (snap)", "rendered from temperatures, else gray only"),
     "missing-gray": ("no gray image", "rendered from temperatures, else heatmap only"),
-    "assumed-view": ("no view in any file name of class folders", "all taken as frontal"),
+    "assumed-view": ("no view in any name of a file or folder", "all taken as frontal"),
     "missing-diagnosis": ("no diagnosis file or row", "treated as unlabelled"),
     "unknown-diagnosis": ("diagnosis is neither Healthy nor Sick", "treated as unlabelled"),
     "bad-row": ("row of the diagnosis table is not usable", "row left out"),
@@ -205,6 +205,8 @@ class DataReport:
         """The report as text: counts, then the oddities by kind."""
         source = f"{self.root} ({self.layout} layout)" if self.layout else str(self.root)
         lines = [f"Data report: {source}".rstrip(), ""]
+        if self.problem:
+            lines += [f"NOT USABLE: {_plain(self.problem)}", ""]
         images = collections.Counter(record.patient for record in records)
         keys = _COUNTS | {"images per patient": lambda r: images[r.patient]}
         tables = {"": {"total": list(records)}} | {
@@ -213,8 +215,14 @@ class DataReport:
         width = max(len(name) for title, groups in tables.items() for name in (title, *groups))
         for title, groups in tables.items():
             lines += _table(title, groups, width=width)
-        pixels = {"gray": "gray", "heatmap": "heat", "temperatures": "temperatures"}
-        counts = {name: sum(kind in r.paths for r in records) for name, kind in pixels.items()}
+        counts = {
+            "gray": sum(r.gray_path is not None for r in records),
+            "heatmap": sum(r.heat_path not in (None, r.gray_path) for r in records),
+            "heatmap rendered from gray": sum(
+                r.heat_path == r.gray_path is not None for r in records
+            ),
+            "temperatures": sum(r.temperature_path is not None for r in records),
+        }
         lines += ["thermograms with", *_aligned(counts), ""]
         lines += ["files by size (rows x columns)", *_aligned(dict(sorted(self.sizes.items()))), ""]
         for kind, (title, action) in KINDS.items():

@@ -13,6 +13,12 @@ from thermo_jax.files import write_whole
 from thermo_jax.programs import settings
 from thermo_jax.programs.workdir import check_workdir, print_results, write_config
 
+PROPOSAL = (
+    f"{THERMOGRAM_TABLE} lists what was found: correct patients, labels and views by hand, delete "
+    "the lines of files\nthat must not be used, and copy it to the data root. From then on, only the "
+    "files that it lists are used."
+)
+
 
 def run(config: ConfigDict, workdir: str | Path) -> dict:
     """Scans, prints the report and writes it as text and CSV; returns the counts.
@@ -35,7 +41,8 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
     write_config(workdir, config)
     proposal = propose_table(records, report.left_out, root=report.root)
     files = [*report.write(workdir, records), write_whole(workdir / THERMOGRAM_TABLE, proposal)]
-    print_results(report.text(records), files=files, workdir=workdir)
+    text = f"{report.text(records)}\n{PROPOSAL}"
+    print_results(text, files=files, workdir=workdir)
     if report.problem:
         raise UserError(f"{report.problem}. The report in {workdir} names each file")
     return {"thermograms": len(records), "oddities": len(report.oddities)}
