@@ -13,7 +13,7 @@ from jaxtyping import UInt8
 # Position on the scale (0 = coldest, 255 = hottest): red, green, blue.
 _ControlPoints = dict[int, tuple[int, int, int]]
 
-# Between the iron palettes of several makers, of which each is at most 17 levels away.
+# Between the iron palettes of several makers, of which none is more than 19 levels away.
 _IRON: _ControlPoints = {
     0: (0, 0, 12),
     10: (2, 3, 80),

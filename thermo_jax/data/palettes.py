@@ -23,10 +23,11 @@ MIN_LEAD = 0.10  # how far the share of the second-best map must be behind
 TOLERANCE, *_CLOSER = (20, 10, 5)
 _SAMPLE = 2500  # pixels that are compared with every map
 _CHUNK = 2**15  # colours that are compared with a map at a time, to limit memory
-_MAX_MARK_RADIUS = 12  # pixels; deeper inside a mark, the nearest good pixel is copied
+_MAX_MARK_RADIUS = 6  # pixels; deeper inside a mark, the nearest good pixel is copied
 # A map is reversed if the sides of the frame would be warmer than its middle by this share of the
 # range of levels. The body is in the middle, and warmer than the room.
 _MIN_WARMER_SIDES = 0.15
+_FRAME_VARIATION = 8  # levels within a row or column of a plain frame around the picture
 
 Notes = list[tuple[str, str]]  # kind of data_report.NOTES, detail
 
@@ -222,8 +223,8 @@ def _sides_are_warmer(levels: UInt8[np.ndarray, "h w"]) -> bool:
     Only the lower half of the sides is used: arms reach into the upper half. Rows and columns of
     one level around the picture are a frame, and not the background.
     """
-    rows = np.flatnonzero(np.ptp(levels, axis=1) > MAX_COLOUR_SPREAD)
-    columns = np.flatnonzero(np.ptp(levels, axis=0) > MAX_COLOUR_SPREAD)
+    rows = np.flatnonzero(np.ptp(levels, axis=1) > _FRAME_VARIATION)
+    columns = np.flatnonzero(np.ptp(levels, axis=0) > _FRAME_VARIATION)
     if not len(rows) or not len(columns):
         return False
     levels = levels[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
