@@ -167,11 +167,9 @@ class Picture:
             )
             raise DataError("unknown-palette", file, detail)
         values = grids.to_model(self._scale_values.astype(np.float32), self.grid)
-        # Without clamped pixels, the limits of the resampled image are used, as for DMR-IR.
-        limits = self._limits if self.good is not None else None
         if data_type == "gray":
-            return radiometry.render_gray(values, limits=limits)
-        return radiometry.render_heat(values, colormap=colormap, limits=limits)
+            return radiometry.render_gray(values, limits=self._limits)
+        return radiometry.render_heat(values, colormap=colormap, limits=self._limits)
 
 
 def read_picture(

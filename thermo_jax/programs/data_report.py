@@ -15,7 +15,7 @@ from thermo_jax.programs.workdir import check_workdir, print_results, write_conf
 
 PROPOSAL = (
     f"{THERMOGRAM_TABLE} lists what was found: correct patients, labels and views by hand, delete "
-    "the lines of files\nthat must not be used, and copy it to the data root. From then on, only the "
+    "the lines of files\nthat must not be used, and copy it to the data root. Then only the "
     "files that it lists are used."
 )
 
