@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import datetime
 import functools
+import importlib.util
 import io
 import json
 import math
@@ -146,7 +147,9 @@ def prepare(
       DataError: a bad file, if `strict`.
     """
     root = pathlib.Path(root).expanduser().resolve()
-    read_as = {"layout": layout, "colormap": colormap, "render": render}
+    # With flyr, temperatures are read from files that were pictures without it.
+    has_flyr = str(importlib.util.find_spec("flyr") is not None)
+    read_as = {"layout": layout, "colormap": colormap, "render": render, "flyr": has_flyr}
     read_as |= {name: str(value) for name, value in dataclasses.asdict(reader).items()}
     settings = {"root": str(root), **read_as}
     fingerprint = source_fingerprint(root, **read_as)

@@ -229,7 +229,8 @@ def _first_frames(records: list[Thermogram]) -> list[Thermogram]:
     for record in records:
         # The frames of one recording have the same key. Old file names have a date, but no visit.
         visit = record.visit or record.date
-        series = (record.patient, visit, record.view, record.protocol, record.mirrored)
+        recording = (visit, record.view, record.protocol, record.mirrored, record.stack)
+        series = (record.patient, *recording)
         key = series if record.frame >= 0 else (record.name,)  # an unknown frame is kept
         if key not in first or record.frame < first[key].frame:
             first[key] = record

@@ -35,6 +35,7 @@ class FileListing:
     tables: list[pathlib.Path] = dataclasses.field(default_factory=list)  # id_diagnosis.csv
     annotations: list[pathlib.Path] = dataclasses.field(default_factory=list)  # .json
     masks: list[pathlib.Path] = dataclasses.field(default_factory=list)  # label maps as images
+    mask_classes: list[pathlib.Path] = dataclasses.field(default_factory=list)  # classes.json
     thermogram_table: pathlib.Path | None = None  # thermograms.csv in the root
     workdirs: list[pathlib.Path] = dataclasses.field(default_factory=list)  # of runs, passed over
     others: list[pathlib.Path] = dataclasses.field(default_factory=list)
@@ -52,7 +53,8 @@ class FileListing:
     def sources(self) -> list[pathlib.Path]:
         """Returns every file that a scan reads."""
         table = [self.thermogram_table] if self.thermogram_table else []
-        lists = (self.pixels, self.pages, self.tables, self.annotations, self.masks, table)
+        masks = self.masks + self.mask_classes
+        lists = (self.pixels, self.pages, self.tables, self.annotations, masks, table)
         return [path for paths in lists for path in paths]
 
 
@@ -120,7 +122,7 @@ def _list_of(
     if name == DIAGNOSIS_TABLE:
         return files.tables
     if suffix == ".json":
-        return files.others if name == MASK_CLASSES else files.annotations
+        return files.mask_classes if name == MASK_CLASSES else files.annotations
     if suffix in IMAGES and path.parent in mask_folders:
         return files.masks
     is_readme = suffix == MATRIX_SUFFIX and name.startswith("readme")

@@ -30,7 +30,7 @@ from thermo_jax.data.file_listing import (
 )
 from thermo_jax.data.picture import Picture, read_picture, with_frames
 from thermo_jax.data.reader import AS_RECOGNISED, ReaderSettings, ordered_map
-from thermo_jax.data.thermogram import Thermogram, parse_name
+from thermo_jax.data.thermogram import DataError, Thermogram, parse_name
 from thermo_jax.errors import UserError
 
 LAYOUTS = ("auto", *dmr_layouts.DIAGNOSES, "class_folders", "folder", "table")
@@ -99,7 +99,13 @@ def survey(
         records = report.collect(dmr_layouts.read(files, reader, report.sizes))
     else:
         if files.layout == "table":
-            table = report.collect(thermogram_table.identify_listed(files))
+            try:
+                table = report.collect(thermogram_table.identify_listed(files))
+            except DataError as error:
+                if strict:
+                    raise
+                report.problem = str(error)
+                return [], report
             records, annotation_files, frames = table.records, table.annotations, table.frames
         else:
             records = report.collect(identity.identify(group_by_name(files), files))

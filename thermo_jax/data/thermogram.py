@@ -94,6 +94,11 @@ class Thermogram(ParsedName):
     notes: tuple[str, ...] = ()  # what the reader decided about its files
 
     @property
+    def stack(self) -> str:
+        """The name of the stack of which the thermogram is a frame; "" for another file."""
+        return match[1] if (match := _FRAME.fullmatch(self.name)) else ""
+
+    @property
     def known_patient(self) -> str | None:
         """The patient; None if unknown."""
         return self.patient if self.patient_known else None
@@ -129,6 +134,7 @@ class DataError(UserError):
 
 
 _SUFFIX = re.compile(r"(\.(jpe?g|png|tiff?|bmp|webp|gif|txt|csv|asc|np[yz]))+$", re.IGNORECASE)
+_FRAME = re.compile(r"(.*)\.frame\d{2,}", re.DOTALL)  # what `frame_name` writes
 _SNAP = re.compile(r"_snap$", re.IGNORECASE)
 _NAMES = tuple(
     re.compile(f"(?P<mirrored>R)?{pattern}", re.IGNORECASE)
