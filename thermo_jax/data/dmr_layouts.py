@@ -9,7 +9,7 @@ import functools
 import pathlib
 from collections.abc import MutableMapping
 
-from thermo_jax.data import class_folders, diagnoses
+from thermo_jax.data import class_folders, diagnoses, identity
 from thermo_jax.data.data_report import Oddity, Reading
 from thermo_jax.data.file_listing import MATRIX_SUFFIX, FileListing, group
 from thermo_jax.data.radiometry import measured_mean
@@ -17,9 +17,7 @@ from thermo_jax.data.reader import Content, ReaderSettings, ordered_map, read_fi
 from thermo_jax.data.thermogram import (
     GRAY_SHAPE,
     HEAT_SHAPE,
-    LABEL_NAMES,
     PATH_FIELDS,
-    UNLABELLED,
     DataError,
     ParsedName,
     Thermogram,
@@ -48,11 +46,15 @@ def is_dmr_file(path: pathlib.Path) -> bool:
 
 def read(
     files: FileListing, settings: ReaderSettings, sizes: MutableMapping[str, int]
-) -> Reading[list[Thermogram]]:
-    """Finds and checks the thermograms; counts the files of each size ("gray 480x640")."""
+) -> Reading[tuple[list[Thermogram], dict[str, pathlib.Path]]]:
+    """Finds and checks the thermograms; counts the files of each size ("gray 480x640").
+
+    Returns the thermograms, and an empty dictionary: no table gives their annotation files.
+    """
     records = yield from _identified(files)
-    records = yield from _with_labels(records, files)
-    return (yield from _with_sound_files(records, files, settings, sizes))
+    labels = yield from DIAGNOSES[files.layout](records, files)
+    records = yield from identity.without_conflicts(records, files, labels)
+    return (yield from _with_sound_files(records, files, settings, sizes)), {}
 
 
 def _identified(files: FileListing) -> Reading[list[Thermogram]]:
@@ -92,25 +94,6 @@ def _identified(files: FileListing) -> Reading[list[Thermogram]]:
         fields |= {PATH_FIELDS[kind]: path for kind, path in paths.items()}
         records.append(Thermogram(**fields))
     return records
-
-
-def _with_labels(records: list[Thermogram], files: FileListing) -> Reading[list[Thermogram]]:
-    """Adds the labels; leaves out patients whose diagnoses contradict each other."""
-    of_records = yield from DIAGNOSES[files.layout](records, files)
-    of_patient: dict[str, set[int]] = {}  # a label of one visit is used for all visits
-    for record, labels in zip(records, of_records, strict=True):
-        of_patient.setdefault(record.patient, set()).update(labels)
-    kept = []
-    for record in records:
-        labels = of_patient[record.patient]
-        if len(labels) <= 1:
-            kept.append(dataclasses.replace(record, label=next(iter(labels), UNLABELLED)))
-            continue
-        names = " and ".join(LABEL_NAMES[label] for label in sorted(labels))
-        for file in files.names(record):
-            detail = f"patient {record.patient} is called {names}"
-            yield Oddity("conflicting-diagnosis", file, detail)
-    return kept
 
 
 def _with_sound_files(

@@ -200,6 +200,9 @@ def report_unused(files: FileListing) -> Reading[None]:
         else:
             detail = f"no thermogram ({path.suffix or 'no suffix'})"
         yield Oddity("ignored-file", files.relative(path), detail)
+    if files.thermogram_table and files.layout != "table":
+        detail = f"not used by the {files.layout} layout"
+        yield Oddity("ignored-file", THERMOGRAM_TABLE, detail)
     unused = {"site": files.tables, "matrices": files.pages}
     for path in unused.get(files.layout, files.tables + files.pages):
         detail = f"not used by the {files.layout} layout"

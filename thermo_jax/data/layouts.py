@@ -15,7 +15,7 @@ import collections
 import dataclasses
 import os
 import pathlib
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 
 from thermo_jax.data import class_folders, dmr_layouts, identity, thermogram_table
 from thermo_jax.data.annotation_files import annotate
@@ -23,6 +23,7 @@ from thermo_jax.data.data_report import DataReport, Oddity, Reading
 from thermo_jax.data.file_listing import (
     DIAGNOSIS_TABLE,
     MATRIX_SUFFIX,
+    THERMOGRAM_TABLE,
     FileListing,
     group_by_name,
     list_files,
@@ -94,24 +95,14 @@ def survey(
     report.problem = _problem(files)
     if report.problem and not (complete and files.pixels):
         return [], report
-    annotation_files, frames = {}, {}  # by the names of thermograms, from a table
-    if is_dmr:
-        records = report.collect(dmr_layouts.read(files, reader, report.sizes))
-    else:
-        if files.layout == "table":
-            try:
-                table = report.collect(thermogram_table.identify_listed(files))
-            except DataError as error:
-                if strict:
-                    raise
-                report.problem = str(error)
-                return [], report
-            records, annotation_files, frames = table.records, table.annotations, table.frames
-        else:
-            records = report.collect(identity.identify(group_by_name(files), files))
-        records = report.collect(identity.without_conflicts(records, files))
-        records = report.collect(with_frames(records, files=files, chosen=frames))
-        records = report.collect(_with_sound_files(records, files, reader, report.sizes))
+    read = dmr_layouts.read if is_dmr else _read_any_camera
+    try:
+        records, annotation_files = report.collect(read(files, reader, report.sizes))
+    except DataError as error:  # of a thermograms.csv that is no table
+        if strict:
+            raise
+        report.problem = str(error)
+        return [], report
     records = report.collect(_without_duplicates(records, files))
     records = report.collect(annotate(records, files, annotation_files))
     if render == "any" or not is_dmr:
@@ -127,6 +118,24 @@ def survey(
     return records, report
 
 
+def _read_any_camera(
+    files: FileListing, settings: ReaderSettings, sizes: MutableMapping[str, int]
+) -> Reading[tuple[list[Thermogram], Mapping[str, pathlib.Path]]]:
+    """Finds and checks the thermograms of a folder that is not DMR-IR's.
+
+    Returns them, and the annotation files that a table gives for some of their names.
+    """
+    if files.layout == "table":
+        table = yield from thermogram_table.identify_listed(files)
+        records, annotation_files, frames = table.records, table.annotations, table.frames
+    else:
+        records = yield from identity.identify(group_by_name(files), files)
+        annotation_files, frames = {}, {}
+    records = yield from identity.without_conflicts(records, files)
+    records = yield from with_frames(records, files=files, chosen=frames)
+    return (yield from _with_sound_files(records, files, settings, sizes)), annotation_files
+
+
 def _problem(files: FileListing) -> str:
     """Why nothing of a data set can be used, or ""."""
     if not files.pixels:
@@ -134,6 +143,8 @@ def _problem(files: FileListing) -> str:
             f"no thermograms under {files.root}; expected pictures (JPEG, PNG, TIFF, ...) or "
             "temperatures (txt, csv, npy, ...) in one of the layouts in the README"
         )
+    if files.layout == "table" and files.thermogram_table is None:
+        return f"config.data.layout=table, but {files.root} contains no {THERMOGRAM_TABLE}"
     if files.layout == "class_folders":
         try:
             class_folders.check_siblings(files)
