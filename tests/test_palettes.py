@@ -64,6 +64,23 @@ def test_a_gray_picture_with_a_colour_bar_stays_gray():
     np.testing.assert_array_equal(levels[:, :95], truth[:, :95])
 
 
+def test_a_gray_picture_is_not_taken_for_a_map_that_contains_gray():
+    truth = body() // 16 + 95  # the middle of arctic is gray, too
+    rgb = as_rgb(truth)
+    rgb[:4, :40] = (255, 0, 0)  # 3.3 % of the pixels
+    levels, notes = gray_levels(rgb)
+    assert [kind for kind, _ in notes] == ["coloured-marks"]
+    assert largest_error(levels, truth) <= 16
+
+
+def test_a_picture_of_which_99_percent_is_gray_is_gray():
+    rgb = np.full((60, 80, 3), 101, np.uint8)  # this gray and this orange are colours of arctic
+    rgb[20:24, 30:40] = (237, 101, 13)
+    levels, notes = gray_levels(rgb)
+    assert [kind for kind, _ in notes] == ["coloured-marks"]
+    assert (levels == 101).all()
+
+
 @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reversed"])
 @pytest.mark.parametrize("name", colour_maps.NAMES)
 def test_colours_of_a_map_become_its_scale(name, reverse):
@@ -108,8 +125,8 @@ def test_nine_tenths_of_the_pixels_must_have_the_colours_of_the_map(share, known
 
 @pytest.mark.parametrize("distance, known", [(20, True), (21, False)])
 def test_colours_may_be_20_levels_from_those_of_the_map(distance, known):
-    red, green, blue = table("viridis")[0]  # no colour of viridis has less blue
-    rgb = np.full((60, 80, 3), (red, green, blue - distance), np.uint8)
+    red, green, blue = table("viridis")[96]  # no colour of viridis with more blue is nearer
+    rgb = np.full((60, 80, 3), (red, green, blue + distance), np.uint8)
     assert (gray_levels(rgb)[0] is not None) == known
 
 
@@ -146,7 +163,7 @@ def test_the_shades_of_a_photograph_are_no_known_palette(dark, bright):
 
 
 def test_a_frame_around_the_picture_does_not_reverse_the_map():
-    truth = np.pad(body(), 2, constant_values=255)  # white in iron: the hottest colour
+    truth = np.pad(body(), 10, constant_values=255)  # white in iron: the hottest colour
     levels, notes = gray_levels(table("iron")[truth])
     assert "reversed" not in notes[0][1]
     np.testing.assert_array_equal(levels, truth)
