@@ -29,7 +29,7 @@ def baseline_features(
 
     Args:
         dates: ISO dates; the year is unknown if a date does not start with four digits.
-        patients: "0001" is number 1; the number is unknown if the text is not all digits.
+        patients: "0001" and "sub-1" are number 1; a name that does not end so has none.
         mean_temperatures: degrees C; NaN is unknown.
     """
     levels = [np.ravel(image) // (256 // HISTOGRAM_BINS) for image in images]
@@ -41,7 +41,7 @@ def baseline_features(
         "mean temperature": mean_temperatures,
         "histogram": histograms / np.maximum(histograms.sum(axis=1, keepdims=True), 1e-12),
         "acquisition year": np.where(years > 0, years, np.nan),
-        "patient number": [number(patient) for patient in patients],
+        "patient number": [number(patient.rpartition("-")[2]) for patient in patients],
     }
     return {
         name: np.asarray(column, dtype=np.float64).reshape(len(images), -1)
