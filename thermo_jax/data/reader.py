@@ -153,6 +153,7 @@ def count_frames(path: str | os.PathLike) -> int:
             return len(_read_array(path))
         if suffix in (".tif", ".tiff", ".gif"):
             data = read_bytes(path)
+            image_limits.check_image(path, data, largest=LARGEST)
             return image_limits.count_frames(path, data)
     except (DataError, OSError):
         pass  # `read_file` raises the same error, and its caller reports it
