@@ -1,6 +1,8 @@
 """Radiometric JPEGs: temperatures of FLIR cameras, and the names of other makers' formats.
 
-The optional package `flyr` computes the temperatures by FLIR's published radiometric formula.
+The optional package `flyr` computes the temperatures by FLIR's published radiometric formula. It
+trusts the numbers in a file: one wrong byte in the number of records keeps it busy for hours. So it
+gets a new file, with nothing but the two records that it needs, whose sizes were checked.
 """
 
 import io
@@ -13,6 +15,10 @@ from PIL import Image
 from thermo_jax.data.radiometry import ZERO_CELSIUS_IN_KELVIN
 
 _FLIR = re.compile(rb"\xff\xe1..FLIR\x00", re.DOTALL)  # the segment that contains temperatures
+_MAX_BYTES = 2**25  # of a file; 256 segments of 64 kB may contain temperatures
+_MAX_PIXELS = 2**21  # of the temperatures; FLIR's largest cameras have 1280x1024
+_MAX_RECORDS = 256
+_RAW, _CAMERA = 1, 32  # kinds of records
 _MAKE, _ORIENTATION = 0x010F, 0x0112  # EXIF tags
 # EXIF orientation -> what turns rows and columns upright.
 _UPRIGHT = {
@@ -67,7 +73,7 @@ def read_celsius(data: bytes, *, emissivity: float = 0.0) -> tuple[Float64[np.nd
     except ImportError as error:
         raise NotReadableError("pip install 'thermo_jax[flir]'") from error
     try:
-        thermogram = flyr.unpack(io.BytesIO(data))
+        thermogram = flyr.unpack(io.BytesIO(_plain_file(data)))
         recorded = float(thermogram.metadata["emissivity"])
         reflected = float(thermogram.metadata["reflected_apparent_temperature"])
         if emissivity:
@@ -82,6 +88,72 @@ def read_celsius(data: bytes, *, emissivity: float = 0.0) -> tuple[Float64[np.nd
     note = f"emissivity {recorded:.3g}" + (f" replaced by {emissivity:.3g}" if emissivity else "")
     note += f", reflected temperature {reflected - ZERO_CELSIUS_IN_KELVIN:.1f} degrees C"
     return np.ascontiguousarray(turn(celsius)), note
+
+
+def _plain_file(data: bytes) -> bytes:
+    """A JPEG of one pixel with the records of FLIR's temperatures and settings.
+
+    Raises:
+      ValueError: the records are damaged, or implausibly large.
+    """
+    records = bytearray(_join_segments(data))
+    count = int.from_bytes(records[28:32], "big")
+    if not 0 < count <= _MAX_RECORDS or len(records) < 32 * count:
+        raise ValueError(f"{count} records; expected 1 to {_MAX_RECORDS}")
+    # flyr reads entry 0, 1, ... at byte 0, 32, ..., which includes the header of the file.
+    for entry in range(0, 32 * count, 32):
+        kind = int.from_bytes(records[entry : entry + 2], "big")
+        if kind == _RAW:
+            _check_raw(records, int.from_bytes(records[entry + 12 : entry + 16], "big"))
+        elif kind != _CAMERA:
+            records[entry : entry + 2] = bytes(2)  # such as a photograph, which flyr would open
+    pieces = [records[start : start + 65_000] for start in range(0, len(records), 65_000)]
+    if len(pieces) > 256:
+        raise ValueError(f"{len(records)} bytes of records")
+    segments = [
+        b"\xff\xe1%bFLIR\x00\x01%c%c%b"
+        % ((len(piece) + 10).to_bytes(2, "big"), number, len(pieces) - 1, piece)
+        for number, piece in enumerate(pieces)
+    ]
+    file = io.BytesIO()
+    Image.new("L", (1, 1)).save(file, "JPEG")
+    picture = file.getvalue()
+    return picture[:2] + b"".join(segments) + picture[2:]
+
+
+def _join_segments(data: bytes) -> bytes:
+    """The content of FLIR's segments, in the order of their numbers."""
+    if len(data) > _MAX_BYTES:
+        raise ValueError(f"{len(data) / 2**20:.0f} MB")
+    pieces: dict[int, bytes] = {}
+    position = 0
+    while match := _FLIR.search(data, position):
+        start = match.end()
+        length = int.from_bytes(match[0][2:4], "big") - 10
+        if length < 0 or len(data) < start + 3:
+            raise ValueError("a damaged segment")
+        number, last = data[start + 1], data[start + 2]
+        if number in pieces or number > last:
+            raise ValueError(f"segment {number} of {last + 1}")
+        position = start + 3 + length
+        pieces[number] = data[start + 3 : position]
+        if number == last:
+            break
+    if sorted(pieces) != list(range(last + 1)):
+        raise ValueError(f"{len(pieces)} of {last + 1} segments")
+    return b"".join(pieces[number] for number in range(last + 1))
+
+
+def _check_raw(records: bytes, start: int) -> None:
+    """Checks the size of a record of temperatures: as it says, and as the PNG inside it says."""
+    width, height = (int.from_bytes(records[start + i : start + i + 2], "little") for i in (2, 4))
+    sizes = [(height, width)]
+    content = bytes(records[start + 32 : start + 56])
+    if content.startswith(b"\x89PNG"):
+        sizes.append((int.from_bytes(content[20:24], "big"), int.from_bytes(content[16:20], "big")))
+    for size in sizes:
+        if size != sizes[0] or not 0 < size[0] * size[1] <= _MAX_PIXELS:
+            raise ValueError(f"{size[0]}x{size[1]} temperatures")
 
 
 def maker_of(image: Image.Image) -> str | None:

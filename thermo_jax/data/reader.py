@@ -23,7 +23,7 @@ import tqdm
 from jaxtyping import Bool
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from thermo_jax.data import flir, palettes, radiometry
+from thermo_jax.data import flir, image_limits, palettes, radiometry
 from thermo_jax.data.file_listing import MATRICES
 from thermo_jax.data.text_matrix import parse_matrix
 from thermo_jax.data.thermogram import DataError, split_name
@@ -31,7 +31,7 @@ from thermo_jax.errors import UserError
 
 MAX_FILE_BYTES = 64 * 2**20  # a matrix is 2-3 MB of text; images are much smaller
 MAX_ARRAY_BYTES = 2**30  # of an .npy or .npz file, which may be a sequence of frames
-MAX_FRAMES = 1000  # of one file
+MAX_NPZ_BYTES = 2**28  # after decompression, which happens for each frame
 MAX_PIXELS = 4096**2  # a larger image is not decoded
 SMALLEST, LARGEST = 16, 4096  # pixels of a side
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF")
@@ -102,12 +102,14 @@ def read_file(
         frames = _read_array(path)
         if frame >= len(frames):
             raise DataError("wrong-shape", path, f"no frame {frame}: it has {len(frames)}")
+        _check_size(path, *frames.shape[1:])  # an image of 1 GB of bytes would become 8 GB
         values = np.array(frames[frame], np.float64)
         return _temperatures(path, values, settings, num_frames=len(frames))
     data = read_bytes(path)
     if suffix in MATRICES:
         return _temperatures(path, parse_matrix(path, data), settings)
     notes = []
+    image_limits.check_image(path, data, largest=LARGEST)
     if flir.is_flir(data):
         try:
             celsius, note = flir.read_celsius(data, emissivity=settings.emissivity)
@@ -117,7 +119,7 @@ def read_file(
             settings = dataclasses.replace(settings, unit="auto")
             return _temperatures(path, celsius, settings, notes=[("radiometry", note)])
     image = open_image(path, data, formats=FORMATS, frame=frame)
-    num_frames = _num_frames(path, image)
+    num_frames = image_limits.count_frames(path, data)
     _check_size(path, image.height, image.width)
     if image.mode == "F" or image.mode.startswith("I"):
         values = np.array(image, np.float64)
@@ -150,10 +152,10 @@ def count_frames(path: str | os.PathLike) -> int:
         if suffix in (".npy", ".npz"):
             return len(_read_array(path))
         if suffix in (".tif", ".tiff", ".gif"):
-            check_file(path, limit=MAX_FILE_BYTES)
-            with Image.open(path, formats=FORMATS) as image:
-                return _num_frames(path, image)
-    except (DataError, *_IMAGE_ERRORS):
+            data = read_bytes(path)
+            image_limits.check_image(path, data, largest=LARGEST)
+            return image_limits.count_frames(path, data)
+    except (DataError, OSError):
         pass  # `read_file` raises the same error, and its caller reports it
     return 1
 
@@ -177,19 +179,6 @@ def _check_size(path: pathlib.Path, height: int, width: int) -> None:
         size = f"{height}x{width}"
         detail = f"{size} pixels (rows x columns); expected {SMALLEST} to {LARGEST} per side"
         raise DataError("wrong-size", path, detail, size=size)
-
-
-def _check_frames(path: pathlib.Path, num_frames: int) -> None:
-    if num_frames > MAX_FRAMES:
-        detail = f"{num_frames} frames; expected at most {MAX_FRAMES}: split the file"
-        raise DataError("too-large", path, detail)
-
-
-def _num_frames(path: pathlib.Path, image: Image.Image) -> int:
-    # An MPO contains a second picture of another kind, and a WebP animation is no thermogram.
-    num_frames = getattr(image, "n_frames", 1) if image.format in ("TIFF", "GIF") else 1
-    _check_frames(path, num_frames)
-    return num_frames
 
 
 def _read_array(path: pathlib.Path) -> np.ndarray:
@@ -218,7 +207,7 @@ def _read_array(path: pathlib.Path) -> np.ndarray:
             "frames x rows x columns"
         )
         raise DataError("wrong-shape", path, detail)
-    _check_frames(path, len(values))
+    image_limits.check_frames(path, len(values))
     return values
 
 
@@ -228,8 +217,9 @@ def _only_array(archive: Any) -> np.ndarray:
         if len(archive.files) != 1:
             raise ValueError(f"{len(archive.files)} arrays; expected one")
         size = sum(entry.file_size for entry in archive.zip.infolist())
-        if size > MAX_ARRAY_BYTES:
-            raise ValueError(f"{size / 2**20:.0f} MB after decompression")
+        if size > MAX_NPZ_BYTES:
+            limit = f"at most {MAX_NPZ_BYTES // 2**20} MB, or an .npy file"
+            raise ValueError(f"{size / 2**20:.0f} MB after decompression; expected {limit}")
         return archive[archive.files[0]]
 
 
@@ -283,6 +273,7 @@ def open_image(
     Raises:
       DataError: `data` is not a complete image of these formats, or is implausibly large.
     """
+    image_limits.check_image(pathlib.Path(path), data, largest=LARGEST)
     try:
         image = Image.open(io.BytesIO(data), formats=formats)
         if frame:

@@ -18,6 +18,10 @@ from thermo_jax.data.thermogram import DataError
 
 SMALLEST = 16  # rows and columns of the smallest matrix
 _MAX_LINES = 100_000
+# Characters of a line: 4096 numbers of 30 characters. Splitting 64 MB into words needs gigabytes.
+_MAX_LINE = 2**17
+_MAX_QUOTED = 4_000_000  # numbers in quotes; 480x640 are 0.3 million
+_LINE_ENDS = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"  # those of str.splitlines
 # Cells that stand for a missing number.
 _MISSING = frozenset({"", "nan", "na", "n/a", "#n/a", "null", "none", "-", "--", "---"})
 # (separator of columns, None for white space; decimal mark), in the order of preference.
@@ -32,6 +36,7 @@ def parse_matrix(path: str | os.PathLike, data: bytes) -> Float64[np.ndarray, "h
       DataError: the content is not text, or contains no block of at least 16x16 numbers.
     """
     text = _decode(path, data)
+    _check_length(path, text)
     if '"' in text:
         # Inside quotes, a comma is part of a number, not a separator.
         text = _QUOTED.sub(lambda match: match[1].strip().replace(",", "."), text)
@@ -39,9 +44,13 @@ def parse_matrix(path: str | os.PathLike, data: bytes) -> Float64[np.ndarray, "h
     if len(lines) > _MAX_LINES:
         detail = f"{len(lines)} lines; expected at most {_MAX_LINES}"
         raise DataError("unreadable-matrix", path, detail)
+    longest = max(map(len, lines), default=0)
+    if longest > _MAX_LINE:
+        detail = f"a line of {longest} characters; expected at most {_MAX_LINE}"
+        raise DataError("unreadable-matrix", path, detail)
     form = _form(lines)
     block, others = _largest_block(lines, *form) if form else ([], 0)
-    matrix = _without_indexes(np.array(block or [[]], np.float64))
+    matrix = _without_indexes(np.stack(block) if block else np.empty((1, 0)))
     if min(matrix.shape) < SMALLEST:
         rows, columns = matrix.shape
         size = f"{rows} x {columns}" if matrix.size else "none"
@@ -57,6 +66,18 @@ def parse_matrix(path: str | os.PathLike, data: bytes) -> Float64[np.ndarray, "h
         )
         raise DataError("unreadable-matrix", path, detail)
     return matrix
+
+
+def _check_length(path: str | os.PathLike, text: str) -> None:
+    """Counts lines and quotes before anything is split: each piece would need 50 bytes."""
+    # A line may end with \r\r\n, and empty lines are ignored.
+    num_lines = sum(map(text.count, _LINE_ENDS))
+    if num_lines > 6 * _MAX_LINES:
+        detail = f"{num_lines} line ends; expected at most {_MAX_LINES} lines"
+        raise DataError("unreadable-matrix", path, detail)
+    if (quotes := text.count('"')) > 2 * _MAX_QUOTED:
+        detail = f"{quotes} quotation marks; expected at most {_MAX_QUOTED} quoted numbers"
+        raise DataError("unreadable-matrix", path, detail)
 
 
 def _decode(path: str | os.PathLike, data: bytes) -> str:
@@ -128,13 +149,13 @@ def _number(cell: str, to_number: Callable[[str], float]) -> float | None:
 
 def _largest_block(
     lines: list[str], separator: str | None, mark: str
-) -> tuple[list[list[float]], int]:
+) -> tuple[list[np.ndarray], int]:
     """The consecutive lines with equally many numbers that have the most numbers together.
 
     Also returns how many other lines have as many numbers as these.
     """
-    best: list[list[float]] = []
-    block: list[list[float]] = []
+    best: list[np.ndarray] = []
+    block: list[np.ndarray] = []
     lengths: collections.Counter[int] = collections.Counter()
     for line in lines:
         row = _numbers(line, separator, mark)
@@ -142,7 +163,7 @@ def _largest_block(
             block = []
         if row is not None:
             lengths[len(row)] += 1
-            block.append(row)
+            block.append(np.array(row, np.float64))  # a quarter of the list's memory
             if len(block) * len(row) > len(best) * (len(best[0]) if best else 0):
                 best = block
     return best, lengths[len(best[0])] - len(best) if best else 0

@@ -44,7 +44,8 @@ _MEANT = {  # names that people write -> the column
     **dict.fromkeys(("diagnosis", "class", "diagnostico", "target"), "label"),
     **dict.fromkeys(("mask", "masks", "annotations", "segmentation"), "annotation"),
 }
-_MAX_BYTES = 2**26
+_MAX_BYTES = 2**24
+_MAX_ROWS = 100_000  # a mirror of DMR-IR has 7,000 images
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,10 +157,15 @@ def _cells(text: str) -> tuple[list[str], list[tuple[int, list[str]]]]:
     separator = max(",;\t", key=first.count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
     try:
-        rows = [(reader.line_num + skipped, [cell.strip() for cell in row]) for row in reader]
+        rows = []
+        for row in reader:
+            if any(cells := [cell.strip() for cell in row]):
+                rows.append((reader.line_num + skipped, cells))
+            if len(rows) > _MAX_ROWS:
+                detail = f"more than {_MAX_ROWS} rows; expected one for each file"
+                raise DataError("too-large", THERMOGRAM_TABLE, detail)
     except csv.Error as error:
         raise DataError("bad-table-row", THERMOGRAM_TABLE, f"not a table: {error}") from error
-    rows = [(line, row) for line, row in rows if any(row)]
     header = [plain(cell) for cell in rows[0][1]] if rows else []
     while header and not header[-1]:  # a separator at the end of the line
         header.pop()

@@ -21,7 +21,7 @@ from thermo_jax.data import identity, thermogram_table
 from thermo_jax.data.data_report import DataReport
 from thermo_jax.data.file_listing import IMAGES, MATRICES, FileListing, group_by_name, list_folder
 from thermo_jax.data.picture import Picture, read_picture, with_frames
-from thermo_jax.data.reader import MAX_ARRAY_BYTES, ReaderSettings
+from thermo_jax.data.reader import MAX_ARRAY_BYTES, MAX_FILE_BYTES, ReaderSettings, short_text
 from thermo_jax.data.thermogram import Thermogram
 from thermo_jax.errors import ClosedFolderError, MissingFileError, UserError
 from thermo_jax.files import task_of_run
@@ -107,7 +107,7 @@ def read_thermogram(
 
 def _matches(pattern: str | os.PathLike) -> list[pathlib.Path]:
     """The path itself if it exists; else the paths that match it as a pattern, sorted."""
-    path = pathlib.Path(pattern).expanduser()
+    path = pathlib.Path(os.path.expanduser(pattern))  # "~nobody" stays as it is
     if path.exists():
         return [path]
     if matches := sorted(glob.glob(str(path), recursive=True)):
@@ -171,10 +171,17 @@ def _unpack(path: pathlib.Path, unpack_dir: pathlib.Path) -> pathlib.Path:
                     "unpack a part of it"
                 )
             for entry in entries:
-                if entry.file_size <= MAX_ARRAY_BYTES:  # no larger file could be read
+                is_array = entry.filename.lower().endswith((".npy", ".npz"))
+                if entry.file_size <= (MAX_ARRAY_BYTES if is_array else MAX_FILE_BYTES):
                     archive.extract(entry, folder)  # never outside of the folder
-    except (zipfile.BadZipFile, RuntimeError, NotImplementedError, OSError, EOFError) as error:
-        raise UserError(f"{path} cannot be unpacked ({error}): unpack it yourself") from error
+                else:
+                    logging.warning("left out %r in %s: too large", entry.filename, path)
+    except UserError:
+        raise
+    except Exception as error:  # damaged zips raise errors of many types, such as zlib.error
+        raise UserError(
+            f"{path} cannot be unpacked ({short_text(error)}): unpack it yourself"
+        ) from error
     folder.mkdir(exist_ok=True)
     return folder
 

@@ -1,0 +1,155 @@
+"""Refuses small images whose decoding would take minutes or gigabytes, before they are opened.
+
+Pillow checks the size that an image declares. Some files are small and declare a plain size, but
+contain millions of frames, scans or segments. These functions read the structure of a file alone;
+they do not judge whether it is damaged, since Pillow does that.
+"""
+
+import io
+import pathlib
+import re
+
+from PIL import Image
+
+from thermo_jax.data.thermogram import DataError
+
+MAX_FRAMES = 1000  # of one file
+# Each frame of a GIF is drawn on top of those before it, so reading all of them takes a time that
+# grows with the square of their number.
+_MAX_GIF_PIXELS = 2**27  # frames x rows x columns; 436 frames of 480x640
+_MAX_SCANS = 100  # of a JPEG; programs write at most a dozen
+_MAX_SEGMENTS = 5_000  # of a JPEG before its pixels, and of a PNG; a FLIR file has up to 256
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_END_OF_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # any marker but those inside a scan
+
+
+def check_image(path: pathlib.Path, data: bytes, *, largest: int) -> None:
+    """Checks the number of a picture's frames, scans and segments.
+
+    Args:
+      largest: pixels of a side that an image may have.
+    Raises:
+      DataError: decoding the picture would take too long.
+    """
+    if data.startswith(b"GIF8"):
+        _check_gif(path, data, largest=largest)
+    elif data.startswith(b"\xff\xd8"):
+        _check_jpeg(path, data)
+    elif data.startswith(b"\x89PNG"):
+        _check_png(path, data)
+
+
+def count_frames(path: pathlib.Path, data: bytes) -> int:
+    """The number of frames of a TIFF or a GIF; 1 for other formats.
+
+    An MPO contains a second picture of another kind, and a WebP animation is no thermogram.
+
+    Raises:
+      DataError: there are more than `MAX_FRAMES`, or one of them is damaged.
+    """
+    if data.startswith(b"GIF8"):
+        return max(1, _gif_frames(data)[0])
+    if not data.startswith(_TIFF):
+        return 1
+    try:
+        # Pillow's `n_frames` reads the whole file, which may have millions of frames of a few
+        # bytes; and it is wrong after a jump over several frames.
+        with Image.open(io.BytesIO(data), formats=("TIFF",)) as image:
+            for number in range(1, MAX_FRAMES + 1):
+                try:
+                    image.seek(number)
+                except EOFError:
+                    return number
+    except Exception as error:  # damaged directories raise errors of many types
+        detail = f"a damaged TIFF ({type(error).__name__} at one of its frames); copy it again"
+        raise DataError("unreadable-image", path, detail) from error
+    raise _too_many_frames(path)
+
+
+def check_frames(path: pathlib.Path, num_frames: int) -> None:
+    """Raises DataError if a file has too many frames."""
+    if num_frames > MAX_FRAMES:
+        raise _too_many_frames(path)
+
+
+def _too_many_frames(path: pathlib.Path) -> DataError:
+    return DataError("too-large", path, f"more than {MAX_FRAMES} frames: split the file")
+
+
+def _check_gif(path: pathlib.Path, data: bytes, *, largest: int) -> None:
+    num_frames, height, width = _gif_frames(data)
+    check_frames(path, num_frames)
+    if max(height, width) > largest:  # a later frame may be larger than the first
+        size = f"{height}x{width}"
+        detail = f"{size} pixels (rows x columns); expected at most {largest} per side"
+        raise DataError("wrong-size", path, detail, size=size)
+    if num_frames > 1 and num_frames * height * width > _MAX_GIF_PIXELS:
+        detail = f"{num_frames} frames of {height}x{width} pixels: split the file"
+        raise DataError("too-large", path, detail)
+
+
+def _gif_frames(data: bytes) -> tuple[int, int, int]:
+    """(frames, rows, columns) of a GIF; it stops after `MAX_FRAMES` + 1 frames."""
+    count = 0
+    number = lambda start: int.from_bytes(data[start : start + 2], "little")  # noqa: E731
+    width, height = number(6), number(8)
+    try:
+        position = 13 + _palette_bytes(data[10])
+        while count <= MAX_FRAMES:
+            kind = data[position]
+            if kind == ord(","):  # a frame
+                left, top, columns, rows = (number(position + 1 + 2 * i) for i in range(4))
+                width, height = max(width, left + columns), max(height, top + rows)
+                position += 11 + _palette_bytes(data[position + 9])
+                count += 1
+            elif kind == ord("!"):  # an extension
+                position += 2
+            elif kind == ord(";"):  # the end
+                break
+            else:  # Pillow skips other bytes
+                position += 1
+                continue
+            while length := data[position]:
+                position += length + 1
+            position += 1
+    except IndexError:  # cut short
+        pass
+    return count, height, width
+
+
+def _palette_bytes(flags: int) -> int:
+    return 3 * 2 ** ((flags & 7) + 1) if flags & 0x80 else 0
+
+
+def _check_jpeg(path: pathlib.Path, data: bytes) -> None:
+    """Walks over the segments of a JPEG. Every scan is decoded over the whole image."""
+    position, scans, segments = 2, 0, 0
+    while (marker := _END_OF_SCAN.search(data, position)) is not None:
+        kind, position = data[marker.start() + 1], marker.end()
+        if kind == 0xD9 and scans:  # the end
+            return
+        if kind in (0x01, 0xD8, 0xD9):  # a marker without content
+            continue
+        scans, segments = scans + (kind == 0xDA), segments + 1
+        if scans > _MAX_SCANS or segments > _MAX_SEGMENTS:
+            raise DataError("too-large", path, _too_many("JPEG", max(scans, segments)))
+        position += int.from_bytes(data[position : position + 2], "big")
+
+
+def _check_png(path: pathlib.Path, data: bytes) -> None:
+    file, segments = io.BytesIO(data), 0
+    file.seek(8)
+    while len(head := file.read(8)) == 8:
+        # Programs write pixels in pieces of 8 kB or more, and nothing else in so many.
+        length, is_pixels = int.from_bytes(head[:4], "big"), head[4:] == b"IDAT"
+        segments += not is_pixels or length < 1024
+        if segments > _MAX_SEGMENTS:
+            raise DataError("too-large", path, _too_many("PNG", segments))
+        file.seek(length + 4, io.SEEK_CUR)
+
+
+def _too_many(kind: str, count: int) -> str:
+    return (
+        f"a {kind} of {count} or more parts, which would take too long to read; save it again with "
+        "another program"
+    )
