@@ -7,10 +7,11 @@ Reads pictures (JPEG, PNG, TIFF, BMP, WebP, GIF) and temperatures (txt, csv, asc
 floating-point or 16-bit TIFF and PNG; FLIR radiometric JPEG with `pip install 'thermo_jax[flir]'`)
 of any size. Files with the same folder and name are one thermogram. A thermograms.csv in the
 folder, or else the names of files (T0001.1.1.S.2012-10-08.00.txt, PAC_4_DN0) or folders (0001,
-patient 1, sub-02), identify the patients. A patient's probability is the mean over their thermograms,
-without the views and mirrored copies that a classifier was not trained on; the patient's page shows
-all. A thermogram without a patient is reported separately. A file that cannot be read is listed in
-predictions.csv, and the others are still processed. A thermogram takes about a second on a CPU.
+patient 1, sub-02), identify the patients. A patient's probability is the mean over their
+thermograms, without the views and mirrored copies that a classifier was not trained on; the
+patient's page shows all. A thermogram without a patient is reported separately. A file that cannot
+be read is listed in predictions.csv, and the others are still processed. A thermogram takes about a
+second on a CPU.
 """
 
 from ml_collections import ConfigDict
@@ -31,6 +32,8 @@ def _build() -> ConfigDict:
     config.batch_size = 8
     # Whether to draw an overlay of every thermogram and write a page of every patient.
     config.reports = True
+    # Whether to write a LabelMe file of every thermogram, to correct its regions.
+    config.labelme = False
     # matplotlib colour map of temperatures in the reports.
     config.colormap = "inferno"
     config.data = ConfigDict()

@@ -71,11 +71,15 @@ class _Row:
     annotation: pathlib.Path | None = None
 
 
-def identify_listed(files: FileListing) -> Reading[ListedThermograms]:
+def identify_listed(
+    files: FileListing, *, keep_mismatched: bool = False
+) -> Reading[ListedThermograms]:
     """Reads `thermograms.csv`, and what it does not say from the names of files and folders.
 
     A row that cannot be used is reported and left out. Nothing else is opened.
 
+    Args:
+      keep_mismatched: see `identity.identify`.
     Raises:
       DataError: the table cannot be read, or its header is not usable.
     """
@@ -91,7 +95,7 @@ def identify_listed(files: FileListing) -> Reading[ListedThermograms]:
             annotations[name] = annotation
         given.append(values)
     paths = [[row.path for row in group] for group in groups]
-    records = yield from identify(paths, files, given=given)
+    records = yield from identify(paths, files, given=given, keep_mismatched=keep_mismatched)
     patients = [values["patient"] for values in given if "patient" in values]
     return ListedThermograms(_with_written_names(records, given=patients), annotations, frames)
 
