@@ -85,16 +85,15 @@ def find_thermograms(
         thermograms.csv cannot be used.
     """
     given = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
+    if not given:
+        raise UserError("no file or folder is given: name a thermogram or a folder of them")
     sources = find_sources(given, leave_out=leave_out)
     common = pathlib.Path(os.path.commonpath([source.root for source in sources]))
     inputs = Inputs([], {})
     names: set[str] = set()
     seen: set[pathlib.Path] = set()
     for listing in list_sources(sources, common, unpack_dir=unpack_dir, leave_out=leave_out):
-        pixels = [path for path in listing.files.pixels if path not in seen]
-        seen.update(pixels)
-        files = dataclasses.replace(listing.files, pixels=pixels)
-        _add(inputs, listing._replace(files=files), names)
+        _add(inputs, listing, names, seen)
     if not inputs.items:
         kinds = ", ".join(suffix[1:] for suffix in MATRICES + IMAGES)
         shown = ", ".join(map(str, given))
@@ -121,8 +120,13 @@ def read_thermogram(
     return ReadThermogram(record, picture, tuple(dict.fromkeys(notes)))
 
 
-def _add(inputs: Inputs, listing: Listing, names: set[str]) -> None:
-    """Adds the thermograms of one listing, under names that are not yet in `names`."""
+def _add(inputs: Inputs, listing: Listing, names: set[str], seen: set[pathlib.Path]) -> None:
+    """Adds the thermograms of one listing.
+
+    Args:
+      names: those in use; the new ones are added.
+      seen: files of earlier listings, which are not used again; the new ones are added.
+    """
     files = listing.files
     log_unused(files)
 
@@ -137,12 +141,14 @@ def _add(inputs: Inputs, listing: Listing, names: set[str]) -> None:
 
     report = DataReport(files.root)
     if files.thermogram_table:
-        table = report.collect(thermogram_table.identify_listed(files, keep_mismatched=True))
+        table = report.collect(thermogram_table.identify_listed(files, for_prediction=True))
         records, frames = table.records, table.frames
     else:
-        groups = group_by_name(files)
+        groups = [group for group in group_by_name(files) if seen.isdisjoint(group)]
         records = report.collect(identity.identify(groups, files, keep_mismatched=True))
         frames = {}
+    records = [record for record in records if seen.isdisjoint(record.files)]
+    seen.update(path for record in records for path in record.files)
     records = report.collect(with_frames(records, files=files, chosen=frames))
     of_stems: dict[str, list[Oddity]] = collections.defaultdict(list)
     for oddity in report.oddities:

@@ -43,11 +43,17 @@ class Source(NamedTuple):
 def find_sources(
     given: Sequence[str | os.PathLike], *, leave_out: str | os.PathLike | None
 ) -> list[Source]:
-    """The files and folders that exist, or match a pattern."""
+    """The files and folders that exist, or match a pattern; each one once.
+
+    Raises:
+      FileNotFoundError: there is no such file or folder, and no match.
+      UserError: a pattern matches nothing but results and masks.
+    """
     sources: dict[pathlib.Path, Source] = {}
     for text in given:
-        path = _absolute(pathlib.Path(text).expanduser())
+        path = pathlib.Path(text).expanduser()
         if os.path.exists(path):
+            path = _absolute(path)
             if path.name == THERMOGRAM_TABLE:
                 path = path.parent
             found = [Source(path, path if path.is_dir() else path.parent)]
@@ -60,7 +66,9 @@ def find_sources(
 
 def _absolute(path: pathlib.Path) -> pathlib.Path:
     """The absolute path without "..", which must not become a part of a thermogram's name."""
-    return path.resolve() if ".." in path.parts else path.absolute()
+    parts = path.absolute().parts
+    end = max((depth for depth, part in enumerate(parts, 1) if part == ".."), default=0)
+    return pathlib.Path(*parts[:end]).resolve().joinpath(*parts[end:]) if end else path.absolute()
 
 
 def _matches(pattern: pathlib.Path, *, leave_out: str | os.PathLike | None) -> list[Source]:
@@ -69,12 +77,12 @@ def _matches(pattern: pathlib.Path, *, leave_out: str | os.PathLike | None) -> l
     matches = sorted(glob.glob(str(pattern), recursive=True)) if depth is not None else []
     if not matches:
         raise MissingFileError(f"{pattern} does not exist: name a thermogram or a folder of them")
-    root = pathlib.Path(*pattern.parts[:depth])
+    root = _absolute(pathlib.Path(*pattern.parts[:depth]))
     results = {_absolute(pathlib.Path(leave_out))} if leave_out is not None else set()
     is_run = functools.cache(task_of_run)
     found: list[Source] = []
     folders: set[pathlib.Path] = set()  # whose content is listed as a whole
-    for path in map(pathlib.Path, matches):
+    for path in (_absolute(pathlib.Path(match)) for match in matches):
         above = [folder for folder in path.parents if folder.is_relative_to(root)]
         if not folders.isdisjoint(above):
             continue
@@ -87,7 +95,9 @@ def _matches(pattern: pathlib.Path, *, leave_out: str | os.PathLike | None) -> l
             found.append(Source(path, root))
         elif not _is_mask(path):
             found.append(Source(path, root))
-    return found or [Source(root, root)]
+    if not found:
+        raise UserError(f"{pattern} matches only results of runs, and masks: no thermograms")
+    return found
 
 
 def _is_mask(path: pathlib.Path) -> bool:
@@ -161,6 +171,7 @@ def _list_folder(path: pathlib.Path, *, leave_out: str | os.PathLike | None) -> 
 
 
 def log_unused(files: FileListing) -> None:
+    """Logs what a listing contains beside thermograms."""
     if files.others:
         kinds = collections.Counter(path.suffix.lower() or "no suffix" for path in files.others)
         counts = ", ".join(f"{kind} ({count})" for kind, count in sorted(kinds.items()))
