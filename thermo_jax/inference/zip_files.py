@@ -4,6 +4,7 @@ Nothing is written outside of the given folder. Programs that make zips disagree
 write backslashes, absolute paths or "..", so a file's path is made of the usable parts of its name.
 """
 
+import contextlib
 import lzma
 import pathlib
 import shutil
@@ -49,10 +50,10 @@ def unpack(path: pathlib.Path, folder: pathlib.Path) -> Unpacked:
         if is_full_disk(error):
             raise
         raise UserError(f"{path} cannot be unpacked ({error}): unpack it yourself") from error
-    inside = list(folder.iterdir())
-    if failed and not inside:
+    if failed and not any(file.is_file() for file in folder.rglob("*")):
         name, reason = next(iter(failed.items()))
         raise UserError(f"{path} cannot be unpacked ({name}: {reason}): unpack it yourself")
+    inside = list(folder.iterdir())
     # Many programs put the whole content of a zip into one folder, which has the user's table.
     if len(inside) == 1 and (inside[0] / THERMOGRAM_TABLE).is_file():
         root = inside[0].name
@@ -73,13 +74,14 @@ def _extract(
         target = folder / name
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            with archive.open(entry) as source, target.open("xb") as file:
+            with archive.open(entry) as source, target.open("wb") as file:
                 shutil.copyfileobj(source, file)  # never more bytes than `entry.file_size`
         except _DAMAGE as error:
             if is_full_disk(error):
                 raise
             failed[name] = f"cannot be unpacked ({str(error) or type(error).__name__})"
-            _remove(target)
+            with contextlib.suppress(OSError):
+                target.unlink()
     # A mask's classes.json that is damaged is not a thermogram.
     return {name: reason for name, reason in failed.items() if name.suffix.lower() != ".json"}
 
@@ -115,12 +117,3 @@ def _check_limits(path: pathlib.Path, entries: Iterable[zipfile.ZipInfo], *, fre
             f"{path} contains {len(sizes)} files of {sum(sizes) / 2**30:.1f} GB in all; expected "
             f"at most {MAX_ZIP_FILES} files, and {limit / 2**30:.1f} GB: unpack a part of it"
         )
-
-
-def _remove(file: pathlib.Path) -> None:
-    """Removes what was written of a damaged file, and its folders if they are empty."""
-    try:
-        file.unlink(missing_ok=True)
-        file.parent.rmdir()
-    except OSError:
-        pass
