@@ -32,6 +32,8 @@ def _build() -> ConfigDict:
     config.batch_size = 8
     # Whether to draw an overlay of every thermogram and write a page of every patient.
     config.reports = True
+    # Whether to write a LabelMe file of every thermogram, to correct its regions.
+    config.labelme = False
     # matplotlib colour map of temperatures in the reports.
     config.colormap = "inferno"
     config.data = ConfigDict()

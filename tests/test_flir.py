@@ -1,10 +1,11 @@
-"""Radiometric JPEGs of FLIR cameras, read by flyr itself (test_pictures.py replaces flyr)."""
+"""Radiometric JPEGs of FLIR cameras, read by flyr itself (test_reader.py replaces flyr)."""
 
 import json
 
 import pytest
 
-from thermo_jax.inference.pictures import read_picture
+from thermo_jax.data.picture import read_one
+from thermo_jax.data.thermogram import DataError
 
 pytest.importorskip("flyr", reason="flyr is absent: pip install 'thermo_jax[flir]'")
 
@@ -16,7 +17,7 @@ def expected(foreign_dir):
 
 
 def read(foreign_dir, name):
-    return read_picture(name, [foreign_dir / "flir" / name])
+    return read_one(foreign_dir / "flir" / name)
 
 
 def test_temperatures_equal_the_published_formulas_to_a_tenth_of_a_degree(foreign_dir, expected):
@@ -29,12 +30,14 @@ def test_temperatures_equal_the_published_formulas_to_a_tenth_of_a_degree(foreig
     assert celsius[height // 2, width // 2] == pytest.approx(facts["centre_c"], abs=0.1)
 
 
-def test_a_scene_below_freezing_is_read_as_a_picture_with_a_note(foreign_dir, expected):
-    picture = read(foreign_dir, "FLIR_B60.jpg")
-    assert expected["FLIR_B60.jpg"]["max_c"] < 0 and picture.temperatures is None
-    assert "outside 10..45 degrees C" in picture.notes[0]
+def test_a_scene_below_freezing_is_refused(foreign_dir, expected):
+    assert expected["FLIR_B60.jpg"]["max_c"] < 0
+    with pytest.raises(DataError, match="FLIR_B60.jpg: .*the median -"):
+        read(foreign_dir, "FLIR_B60.jpg")
 
 
-def test_another_makers_radiometric_file_is_a_picture(foreign_dir):
+def test_another_makers_radiometric_file_is_a_picture_with_the_way_to_its_temperatures(foreign_dir):
     picture = read(foreign_dir, "DJI_H20T.jpg")
-    assert picture.temperatures is None and picture.colour is not None
+    assert picture.temperatures is None
+    (note,) = (note for note in picture.notes if "DJI R-JPEG" in note)
+    assert "dji_irp" in note

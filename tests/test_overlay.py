@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
+from thermo_jax.data.picture import Picture
 from thermo_jax.evaluation import canvas
 from thermo_jax.evaluation.wording import SIDES_NOTE
+from thermo_jax.inference.findings import Prediction
 from thermo_jax.inference.overlay import overlay_figure
-from thermo_jax.inference.pictures import Picture
-from thermo_jax.inference.predictor import Prediction
 from thermo_jax.inference.regions import RegionMeasurement
 
 HEIGHT, WIDTH = 120, 160
@@ -31,13 +31,15 @@ def drawn(monkeypatch, tmp_path):
         figures = []
         write = canvas.write
         monkeypatch.setattr(canvas, "write", lambda f, path: figures.append(f) or write(f, path))
-        picture = Picture(name=name, file=f"{name}.txt", temperatures=temperatures())
+        picture = Picture(temperatures=temperatures())
         label_map = np.tile(np.arange(8, dtype=np.uint8), (HEIGHT, WIDTH // 8))
         evidence = {"model": np.zeros((HEIGHT, WIDTH), np.float32)}
         overlay_figure(
             tmp_path / "overlay.png",
             Prediction(
                 name=name,
+                patient=None,
+                file=f"{name}.txt",
                 shape=(HEIGHT, WIDTH),
                 celsius=True,
                 picture=picture,

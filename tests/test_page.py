@@ -7,10 +7,10 @@ import pytest
 from PIL import Image
 
 from thermo_jax.data.thermogram import CLASS_NAMES
+from thermo_jax.inference.findings import Finding
+from thermo_jax.inference.inputs import Unreadable
 from thermo_jax.inference.page import write_page
 from thermo_jax.inference.patients import Patient
-from thermo_jax.inference.pictures import Unreadable
-from thermo_jax.inference.predictor import Finding
 from thermo_jax.inference.regions import measure_regions
 
 FRAME = "T0001.1.1.D.2012-10-08.{:02d}"
@@ -41,6 +41,7 @@ def finding(tmp_path):
         given = {"A": 0.25, "B": 0.5} if probabilities is None else probabilities
         return Finding(
             name=name,
+            patient="0001",
             shape=(120, 160),
             celsius=celsius,
             probabilities=given,

@@ -9,13 +9,13 @@ import sys
 import numpy as np
 import pytest
 import tiny_training as tiny
-from PIL import Image
 from saved_decoders import save_decoder
 from thermogram_files import matrix, write_gray, write_matrix
 
 from thermo_jax import main
 from thermo_jax.configs import classify
 from thermo_jax.configs import predict as predict_config
+from thermo_jax.data.label_map_files import read_label_map
 from thermo_jax.programs import predict
 from thermo_jax.programs.workdir import open_workdir
 
@@ -68,13 +68,13 @@ def test_every_thermogram_has_a_row_and_unreadable_ones_a_reason(outcome):
     low, high = float(row["lowest_of_models"]), float(row["highest_of_models"])
     assert 0 <= low <= float(row["probability_sick"]) <= high <= 1
     assert (row["classifiers"], row["pixels"]) == ("2", "temperatures")
-    assert "not a radiometric image" in rows["photograph"]["notes"]
+    assert (rows["photograph"]["pixels"], rows["photograph"]["notes"]) == ("gray", "")
 
 
 def test_regions_have_temperatures_if_their_thermogram_has(outcome):
     workdir, results = outcome
     rows = read_csv(workdir / "regions.csv")
-    label_map = np.asarray(Image.open(workdir / "label_maps" / "visit 1" / "=T.png"))
+    label_map = read_label_map(workdir / "label_maps" / "visit 1" / "=T.png")
     ours = [row for row in rows if row["name"] == "visit 1/=T"]
     assert sum(int(row["area_pixels"]) for row in ours) == (label_map != 6).sum() > 0
     assert all(28 <= float(row["mean_c"]) <= 38 for row in ours)
@@ -129,7 +129,7 @@ def test_a_patient_has_a_row_with_mean_and_spread(of_patients):
     low, high = float(row["lowest_of_models"]), float(row["highest_of_models"])
     assert low < float(row["probability_sick"]) < high
     assert rows["0008"]["probability_sick"] == rows["0008"]["report"] == ""
-    assert "T0008.txt: no matrix of numbers" in rows["0008"]["notes"]
+    assert "T0008.txt: no matrix of temperatures" in rows["0008"]["notes"]
 
 
 def test_a_patients_mean_is_over_the_views_that_the_models_saw(models, tmp_path, capsys):
@@ -161,12 +161,12 @@ def test_files_of_one_name_in_two_folders_keep_their_own_outputs(of_patients):
     workdir, _ = of_patients
     names = {"0007", "a/T0007", "b/T0007"}
     for folder in ("label_maps", "evidence", "overlays"):
-        files = [path for path in (workdir / folder).rglob("*") if path.is_file()]
+        files = [path for path in (workdir / folder).rglob("*.*") if path.name != "classes.json"]
         assert {p.relative_to(workdir / folder).with_suffix("").as_posix() for p in files} == names
 
 
 def test_hostile_names_stay_in_the_workdir_and_are_no_formulas(models, tmp_path):
-    names = ["=1+1", "@SUM(A1)", "+x\n-y", "\t=1", "x\\..\\..\\y", "~", "%2e%2e%2fx", "<b>$(x)"]
+    names = ["=1+1", "@SUM(AA)", "+x\n-y", "\t=x", "x\\..\\..\\y", "~", "%2e%2e%2fx", "<b>$(x)"]
     for name in names:
         write_matrix(tmp_path / "data" / name / f"{name}.txt", matrix()[:24, :32])
         write_matrix(tmp_path / "data" / f"{name}.txt", matrix()[:24, :32])

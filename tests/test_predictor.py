@@ -10,8 +10,11 @@ import tiny_training as tiny
 from saved_decoders import save_decoder
 from thermogram_files import matrix, write_gray, write_matrix
 
-from thermo_jax.inference import pictures
-from thermo_jax.inference.pictures import Picture, Unreadable
+from thermo_jax.data.data_report import DataReport
+from thermo_jax.data.file_listing import FileListing
+from thermo_jax.data.identity import identify
+from thermo_jax.data.picture import Picture
+from thermo_jax.inference.inputs import ReadThermogram, Unreadable
 from thermo_jax.inference.predictor import Predictor, find_models
 
 quick_compilation = pytest.fixture(scope="module", autouse=True)(tiny.quick_compilation)
@@ -40,9 +43,18 @@ def predictor(runs):
     return Predictor([runs / "fold0", runs / "fold1", runs / "segment"], batch_size=2)
 
 
+def item(name, **pixels):
+    """A thermogram that was read from a file of this name, in a set that contains known views."""
+    clinic, file = Path("/clinic"), Path("/clinic", f"{name}.npy")
+    other = clinic / "T9999.1.1.S.2012-10-08.00.npy"
+    record, _ = DataReport().collect(identify([[file], [other]], FileListing(clinic)))
+    sources = dict.fromkeys(pixels, file)
+    return ReadThermogram(record, Picture(sources=sources, **pixels))
+
+
 def thermogram(name="a", shape=(480, 640), seed=0):
     rng = np.random.default_rng(seed)
-    return Picture(name=name, temperatures=rng.uniform(25, 35, shape).astype(np.float32))
+    return item(name, temperatures=rng.uniform(25, 35, shape).astype(np.float32))
 
 
 def test_all_decoders_below_a_folder_are_found_once(runs):
@@ -99,18 +111,18 @@ def test_a_prediction_depends_on_neither_its_batch_nor_its_neighbours(predictor)
     items = [thermogram(str(seed), seed=seed) for seed in range(3)]
     items.insert(1, Unreadable("bad", "reason"))
     together = list(predictor.predict(iter(items)))
-    assert [item.name for item in together] == ["0", "bad", "1", "2"]
+    assert [prediction.name for prediction in together] == ["0", "bad", "1", "2"]
     assert together[1] is items[1]
-    for item, prediction in zip(items, together, strict=True):
-        if isinstance(item, Picture):
-            (alone,) = predictor.predict([item])
+    for given, prediction in zip(items, together, strict=True):
+        if isinstance(given, ReadThermogram):
+            (alone,) = predictor.predict([given])
             assert prediction.probability == pytest.approx(alone.probability, abs=1e-6)
             assert (prediction.label_map != alone.label_map).mean() < 0.001
 
 
 def test_a_model_that_cannot_read_a_picture_is_noted_and_the_others_are_used(runs):
     predictor = Predictor([runs / "gray", runs / "fold0"])
-    colour = Picture(name="a", colour=np.full((120, 160, 3), 90, np.uint8))
+    colour = item("a", colour=np.full((120, 160, 3), 90, np.uint8))
     (prediction,) = predictor.predict([colour], count=1)
     assert list(prediction.probabilities) == ["fold0/classify"]
     assert any(
@@ -130,7 +142,8 @@ LEFT_OUT = ": left out of the patient's mean"
         ("RT0008", "mirrored copy, "),
         ("T0008.1.1.S.2012-10-08.00", ""),
         ("T0008", ""),
-        ("right 45", ""),
+        ("0008/right 45", "right 45 view, "),
+        ("0008/side", ""),
     ],
 )
 def test_a_view_that_no_model_saw_is_noted_and_does_not_count(predictor, name, view):
@@ -158,10 +171,10 @@ def test_files_are_read_and_predicted_in_order(predictor, tmp_path):
     write_gray(tmp_path / "a.jpg")
     (tmp_path / "c.txt").write_text("nothing")
     predictions = list(predictor.predict_files(tmp_path))
-    assert [item.name for item in predictions] == ["a", "b", "c"]
-    assert pictures.NOT_RADIOMETRIC in predictions[0].notes and not predictions[1].notes
+    assert [prediction.name for prediction in predictions] == ["a", "b", "c"]
+    assert [prediction.file for prediction in predictions[:2]] == ["a.jpg", "b.txt"]
     assert isinstance(predictions[2], Unreadable)
-    (expected,) = predictor.predict([Picture(name="b", temperatures=matrix().astype(np.float32))])
+    (expected,) = predictor.predict([item("b", temperatures=matrix().astype(np.float32))])
     assert predictions[1].probability == pytest.approx(expected.probability, abs=1e-6)
 
 

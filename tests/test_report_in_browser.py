@@ -11,15 +11,16 @@ import shutil
 import numpy as np
 import pytest
 
+from thermo_jax.data.picture import Picture
 from thermo_jax.data.thermogram import CLASS_NAMES
 from thermo_jax.evaluation import charts
 from thermo_jax.evaluation.report import Facts, Figure, Fold, Section, Text, write_report
 from thermo_jax.evaluation.tables import PrintedTable
+from thermo_jax.inference.findings import Prediction
+from thermo_jax.inference.inputs import Unreadable
 from thermo_jax.inference.overlay import overlay_figure
 from thermo_jax.inference.page import write_page
 from thermo_jax.inference.patients import Patient
-from thermo_jax.inference.pictures import Picture, Unreadable
-from thermo_jax.inference.predictor import Prediction
 from thermo_jax.inference.regions import measure_regions
 
 HOSTILE = ('"><img src=x onerror=alert(1)>', "<script>alert(2)</script>", "</pre></style><b>")
@@ -88,9 +89,11 @@ def finding(tmp_path_factory):
     temperatures = np.linspace(28, 36, label_map.size, dtype=np.float32).reshape(label_map.shape)
     prediction = Prediction(
         name=HOSTILE[0],
+        patient=None,
+        file=HOSTILE[0],
         shape=label_map.shape,
         celsius=True,
-        picture=Picture(name=HOSTILE[0], temperatures=temperatures),
+        picture=Picture(temperatures=temperatures),
         probabilities={HOSTILE[1]: 0.2, HOSTILE[2]: 0.6},
         evidence={HOSTILE[1]: np.ones((30, 40), np.float32)},
         label_map=label_map,

@@ -42,6 +42,7 @@ def identify(
     files: FileListing,
     *,
     given: Sequence[Mapping[str, Any]] = (),
+    keep_mismatched: bool = False,
 ) -> Reading[list[Thermogram]]:
     """Reads who and what from the names of files and folders; opens nothing.
 
@@ -50,6 +51,8 @@ def identify(
       files: the listing, whose root the names are relative to.
       given: for each group, fields of `Thermogram` that the user's table contains; they replace
         those of the names. Empty if there is no table.
+      keep_mismatched: whether to keep a thermogram whose file name and folder contain different
+        patients, as one of the patient in its file name. Only prediction may do so.
     Returns:
       The thermograms, in the order of the groups. `patient_known` is False where nothing names a
       patient. One is left out if its file name and its folder contain different patients:
@@ -68,7 +71,8 @@ def identify(
         mismatch = contradiction(patient, below_class_folder(guess.folder))
         if mismatch and "patient" not in values:
             yield Oddity("patient-mismatch", guess.file, mismatch)
-            continue
+            if not keep_mismatched:
+                continue
         guesses.append(guess)
         tables.append(values)
     _use_names_of_dmr(guesses)

@@ -72,15 +72,20 @@ class _Row:
     annotation: pathlib.Path | None = None
 
 
-def identify_listed(files: FileListing) -> Reading[ListedThermograms]:
+def identify_listed(
+    files: FileListing, *, for_prediction: bool = False
+) -> Reading[ListedThermograms]:
     """Reads `thermograms.csv`, and what it does not say from the names of files and folders.
 
     A row that cannot be used is reported and left out. Nothing else is opened.
 
+    Args:
+      for_prediction: whether to pass over annotations, and to keep thermograms whose file names
+        and folders contain different patients (see `identity.identify`).
     Raises:
       DataError: the table cannot be read, or its header is not usable.
     """
-    rows = yield from _read_rows(files)
+    rows = yield from _read_rows(files, annotated=not for_prediction)
     groups = yield from _grouped(rows, files)
     given, annotations, frames = [], {}, {}
     for group in groups:
@@ -92,7 +97,7 @@ def identify_listed(files: FileListing) -> Reading[ListedThermograms]:
             annotations[name] = annotation
         given.append(values)
     paths = [[row.path for row in group] for group in groups]
-    records = yield from identify(paths, files, given=given)
+    records = yield from identify(paths, files, given=given, keep_mismatched=for_prediction)
     patients = [values["patient"] for values in given if "patient" in values]
     return ListedThermograms(_with_written_names(records, given=patients), annotations, frames)
 
@@ -186,7 +191,7 @@ def _cells(text: str) -> tuple[list[str], list[tuple[int, list[str]]]]:
     return header, rows[1:]
 
 
-def _read_rows(files: FileListing) -> Reading[list[_Row]]:
+def _read_rows(files: FileListing, *, annotated: bool) -> Reading[list[_Row]]:
     """Reads the rows; those that cannot be used are reported and left out."""
     if files.thermogram_table is None:
         return []
@@ -217,7 +222,9 @@ def _read_rows(files: FileListing) -> Reading[list[_Row]]:
             yield Oddity("duplicate", files.relative(path), detail)
             continue
         lines_of[key] = line
-        annotation = yield from _annotation(row.get("annotation", ""), paths, where=where)
+        annotation = yield from _annotation(
+            row.get("annotation", "") if annotated else "", paths, where=where
+        )
         rows.append(_Row(line, path, values, annotation))
     return rows
 

@@ -1,32 +1,33 @@
 """Finds and reads the thermograms that a user gives to `predict`.
 
-    file, folder, pattern, zip, or several of these -> Thermogram: whose, of which view
-                                                    -> ReadThermogram: its pixels
+    files, folders, patterns, zips -> listings of files -> Thermogram: whose, of which view
+                                                        -> ReadThermogram: its pixels
 
 Files are recognised and read as for training (`data/identity.py`, `data/reader.py`).
 """
 
+import collections
 import dataclasses
-import glob
 import os
 import pathlib
-import shutil
-import zipfile
+import re
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from absl import logging
 
 from thermo_jax.data import identity, thermogram_table
-from thermo_jax.data.data_report import DataReport
-from thermo_jax.data.file_listing import IMAGES, MATRICES, FileListing, group_by_name, list_folder
+from thermo_jax.data.data_report import KINDS, DataReport, Oddity
+from thermo_jax.data.file_listing import IMAGES, MATRICES, group_by_name
+from thermo_jax.data.name_guess import guess_from_names, stem_of
 from thermo_jax.data.picture import Picture, read_picture, with_frames
-from thermo_jax.data.reader import MAX_ARRAY_BYTES, MAX_FILE_BYTES, ReaderSettings, short_text
+from thermo_jax.data.reader import AS_RECOGNISED, ReaderSettings
 from thermo_jax.data.thermogram import Thermogram
-from thermo_jax.errors import ClosedFolderError, MissingFileError, UserError
-from thermo_jax.files import task_of_run
+from thermo_jax.errors import UserError
+from thermo_jax.inference.sources import Listing, find_sources, list_sources, log_unused
 
-MAX_ZIP_FILES, MAX_ZIP_BYTES = 100_000, 20 * 2**30  # after decompression
+# Oddities of a set that are no news about a single thermogram.
+_NO_NOTES = ("unknown-patient", "missing-diagnosis", "assumed-view")
 Paths = str | os.PathLike | Iterable[str | os.PathLike]
 
 
@@ -39,8 +40,10 @@ class ReadThermogram(NamedTuple):
 
     @property
     def file(self) -> str:
-        """The path of its main file, relative to the user's folder."""
-        return f"{self.record.name}{self.picture.main_file.suffix}"
+        """The path of its main file, relative to the user's folder; of a frame, `name` + suffix."""
+        name, file = pathlib.PurePosixPath(self.record.name), self.picture.main_file
+        is_whole_file = stem_of(file).lower() == name.name.lower()
+        return name.with_name(file.name if is_whole_file else name.name + file.suffix).as_posix()
 
 
 class Unreadable(NamedTuple):
@@ -68,8 +71,9 @@ def find_thermograms(
 ) -> Inputs:
     """Finds the thermograms in files, folders, zips, or patterns such as "clinic/*.csv".
 
-    A subfolder that cannot be read becomes an `Unreadable`. Files of other kinds are ignored with a
-    log message, and so are workdirs, whose pictures are results.
+    A file that is given twice is one thermogram. A subfolder that cannot be read becomes an
+    `Unreadable`. Files of other kinds are ignored with a log message, and so are workdirs, whose
+    pictures are results.
 
     Args:
       unpack_dir: an empty folder, for the content of zips.
@@ -77,138 +81,112 @@ def find_thermograms(
     Raises:
       FileNotFoundError: there is no such file or folder.
       PermissionError: a folder cannot be read.
-      UserError: there is no thermogram, a folder is the workdir of a run, or a zip is damaged.
+      UserError: there is no thermogram, a folder is the workdir of a run, or a zip or a
+        thermograms.csv cannot be used.
     """
     given = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
-    sources = list(dict.fromkeys(path for pattern in given for path in _matches(pattern)))
-    parts = [_list(path, unpack_dir=unpack_dir, leave_out=leave_out) for path in sources]
-    prefixes = _prefixes(sources)
+    if not given:
+        raise UserError("no file or folder is given: name a thermogram or a folder of them")
+    sources = find_sources(given, leave_out=leave_out)
+    common = pathlib.Path(os.path.commonpath([source.root for source in sources]))
     inputs = Inputs([], {})
-    for files, prefix in zip(parts, prefixes, strict=True):
-        _add(inputs, files, prefix=prefix)
+    names: set[str] = set()
+    seen: set[pathlib.Path] = set()
+    for listing in list_sources(sources, common, unpack_dir=unpack_dir, leave_out=leave_out):
+        _add(inputs, listing, names, seen)
     if not inputs.items:
         kinds = ", ".join(suffix[1:] for suffix in MATRICES + IMAGES)
-        names = ", ".join(map(str, given))
-        raise UserError(f"{names} is or contains no thermogram: expected files of {kinds}")
-    inputs.items.sort(key=lambda item: item.name)
+        shown = ", ".join(map(str, given))
+        raise UserError(f"{shown} is or contains no thermogram: expected files of {kinds}")
+    # The frames of a file stay in their order.
+    inputs.items.sort(key=lambda item: re.sub(r"\.frame\d+$", "", item.name))
     return inputs
 
 
 def read_thermogram(
-    record: Thermogram, settings: ReaderSettings, *, notes: Sequence[str] = ()
+    record: Thermogram, settings: ReaderSettings = AS_RECOGNISED, *, notes: Sequence[str] = ()
 ) -> ReadThermogram | Unreadable:
-    """Reads the files of a thermogram. A file that cannot be read is named in a note."""
+    """Reads the files of a thermogram. A file that cannot be read is named in a note.
+
+    Args:
+      notes: what is known about it already.
+    """
     picture, errors = read_picture(record.files, settings, frame=record.frame_in_file)
     failed = [f"{pathlib.Path(error.file).name}: {error.detail}" for error in errors]
     if picture is None:
-        return Unreadable(record.name, "; ".join(failed), record.known_patient)
-    return ReadThermogram(record, picture, tuple(dict.fromkeys([*notes, *failed, *picture.notes])))
+        reason = "; ".join(dict.fromkeys([*failed, *notes]))
+        return Unreadable(record.name, reason, record.known_patient)
+    notes = [*notes, *record.notes, *failed, *picture.notes]
+    return ReadThermogram(record, picture, tuple(dict.fromkeys(notes)))
 
 
-def _matches(pattern: str | os.PathLike) -> list[pathlib.Path]:
-    """The path itself if it exists; else the paths that match it as a pattern, sorted."""
-    path = pathlib.Path(os.path.expanduser(pattern))  # "~nobody" stays as it is
-    if path.exists():
-        return [path]
-    if matches := sorted(glob.glob(str(path), recursive=True)):
-        return [pathlib.Path(match) for match in matches]
-    raise MissingFileError(f"{path} does not exist: name a thermogram or a folder of them")
+def _add(inputs: Inputs, listing: Listing, names: set[str], seen: set[pathlib.Path]) -> None:
+    """Adds the thermograms of one listing.
 
+    Args:
+      names: those in use; the new ones are added.
+      seen: files of earlier listings, which are not used again; the new ones are added.
+    """
+    files = listing.files
+    log_unused(files)
 
-def _prefixes(sources: Sequence[pathlib.Path]) -> list[str]:
-    """What to put before the names of each source, so that names of several differ."""
-    folders = [path if path.is_dir() else path.parent for path in sources]
-    common = os.path.commonpath([path.absolute() for path in folders])
-    prefixes = []
-    for path, folder in zip(sources, folders, strict=True):
-        prefix = pathlib.PurePath(os.path.relpath(folder.absolute(), common))
-        if path.suffix.lower() == ".zip" and len(sources) > 1:
-            prefix /= path.stem
-        prefixes.append("" if prefix == pathlib.PurePath(".") else prefix.as_posix())
-    return prefixes
+    def named(name: str) -> str:
+        full = unique = f"{listing.prefix}/{name}" if listing.prefix else name
+        number = 1
+        while unique in names:
+            number += 1
+            unique = f"{full} ({number})"
+        names.add(unique)
+        return unique
 
-
-def _list(
-    path: pathlib.Path, *, unpack_dir: pathlib.Path, leave_out: str | os.PathLike | None
-) -> FileListing:
-    if path.is_file() and path.suffix.lower() == ".zip":
-        path = _unpack(path, unpack_dir)
-    if not path.is_dir():
-        files = FileListing(path.absolute().parent, layout="folder")
-        is_readable = path.suffix.lower() in MATRICES + IMAGES
-        (files.pixels if is_readable else files.others).append(path.absolute())
-        return files
-    if task := task_of_run(path):
-        raise UserError(
-            f"{path} is the workdir of a run of {task}, whose pictures are not thermograms: name "
-            "the folder of the thermograms; if they are in this one, move them to another folder"
-        )
-    files = list_folder(path.absolute(), leave_out=leave_out)
-    if files.root in files.closed:
-        raise ClosedFolderError(f"{path} cannot be read: check the permissions of this folder")
-    files.layout = "table" if files.thermogram_table else "folder"
-    return files
-
-
-def _unpack(path: pathlib.Path, unpack_dir: pathlib.Path) -> pathlib.Path:
-    """Extracts the files of a zip that can be thermograms; returns their folder."""
-    folder = unpack_dir / f"{len(list(unpack_dir.iterdir()))}"
-    kinds = (*MATRICES, *IMAGES, ".json")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            entries = [
-                entry
-                for entry in archive.infolist()
-                if pathlib.PurePosixPath(entry.filename).suffix.lower() in kinds
-                and not entry.filename.startswith("__MACOSX/")
-            ]
-            size = sum(entry.file_size for entry in entries)
-            free = shutil.disk_usage(unpack_dir).free
-            if len(entries) > MAX_ZIP_FILES or size > min(MAX_ZIP_BYTES, free):
-                raise UserError(
-                    f"{path} has {len(entries)} files of {size / 2**30:.1f} GB in all; expected at "
-                    f"most {MAX_ZIP_FILES} files of {min(MAX_ZIP_BYTES, free) / 2**30:.1f} GB: "
-                    "unpack a part of it"
-                )
-            for entry in entries:
-                is_array = entry.filename.lower().endswith((".npy", ".npz"))
-                if entry.file_size <= (MAX_ARRAY_BYTES if is_array else MAX_FILE_BYTES):
-                    archive.extract(entry, folder)  # never outside of the folder
-                else:
-                    logging.warning("left out %r in %s: too large", entry.filename, path)
-    except UserError:
-        raise
-    except Exception as error:  # damaged zips raise errors of many types, such as zlib.error
-        raise UserError(
-            f"{path} cannot be unpacked ({short_text(error)}): unpack it yourself"
-        ) from error
-    folder.mkdir(exist_ok=True)
-    return folder
-
-
-def _add(inputs: Inputs, files: FileListing, *, prefix: str) -> None:
-    """Adds the thermograms of one source."""
-    others = [*files.others, *files.annotations, *files.masks, *files.pages, *files.tables]
-    if others:
-        logging.warning("ignored %d files of other kinds in %s", len(others), files.root)
-    for workdir in files.workdirs:
-        logging.warning("%s is left out: the workdir of a run", workdir)
-    for folder in files.closed:
-        name = (pathlib.PurePosixPath(prefix) / files.relative(folder) / "*").as_posix()
-        reason = f"folder {files.relative(folder)} cannot be read: check its permissions"
-        inputs.items.append(Unreadable(name, reason))
     report = DataReport(files.root)
     if files.thermogram_table:
-        table = report.collect(thermogram_table.identify_listed(files))
+        table = report.collect(thermogram_table.identify_listed(files, for_prediction=True))
         records, frames = table.records, table.frames
     else:
-        records, frames = report.collect(identity.identify(group_by_name(files), files)), {}
+        groups = [group for group in group_by_name(files) if seen.isdisjoint(group)]
+        records = report.collect(identity.identify(groups, files, keep_mismatched=True))
+        frames = {}
+    records = [record for record in records if seen.isdisjoint(record.files)]
+    seen.update(path for record in records for path in record.files)
     records = report.collect(with_frames(records, files=files, chosen=frames))
-    for record in records:
-        name = (pathlib.PurePosixPath(prefix) / record.name).as_posix()
-        own = set(files.names(record))
-        notes = [oddity.note for oddity in report.oddities if oddity.file in own]
-        inputs.notes[name] = notes
-        inputs.items.append(dataclasses.replace(record, name=name))
+    of_stems: dict[str, list[Oddity]] = collections.defaultdict(list)
     for oddity in report.oddities:
         logging.info("%s: %s", oddity.file, oddity.detail)
+        of_stems[_stem(oddity.file).lower()].append(oddity)
+    used = set()
+    for record in records:
+        stem = _stem(files.relative(record.files[0])).lower()
+        used.add(stem)
+        name = named(record.name)
+        inputs.notes[name] = [_note(o) for o in of_stems.get(stem, ()) if o.kind not in _NO_NOTES]
+        inputs.items.append(dataclasses.replace(record, name=name))
+    # Rows of the table that cannot be used, and damaged files of the zip.
+    lost: dict[str, list[str]] = collections.defaultdict(list)
+    for stem, oddities in of_stems.items():
+        if stem not in used:
+            lost[_stem(oddities[0].file)] += [o.note for o in oddities if o.is_bad]
+    for file, reason in listing.failed.items():
+        lost[_stem(file)].append(f"{file.name}: {reason}")
+    inputs.items.extend(
+        Unreadable(named(stem), "; ".join(reasons)) for stem, reasons in lost.items() if reasons
+    )
+    for folder in files.closed:
+        reason = f"folder {files.relative(folder)} cannot be read: check its permissions"
+        patient = guess_from_names([folder / "*"], files).patient or None
+        name = named(f"{files.relative(folder)}/*")
+        inputs.items.append(Unreadable(name, reason, patient))
+
+
+def _stem(file: str | pathlib.PurePosixPath) -> str:
+    """What the files of one thermogram have in common; a table may name any file."""
+    path = pathlib.PurePosixPath(file)
+    return (path.parent / stem_of(path)).as_posix()
+
+
+def _note(oddity: Oddity) -> str:
+    if oddity.kind == "patient-mismatch":
+        return oddity.detail
+    if oddity.kind == "odd-name":
+        return f"{KINDS[oddity.kind][0]}: {oddity.detail}"
+    return oddity.note

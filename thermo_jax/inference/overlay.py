@@ -10,7 +10,7 @@ from thermo_jax.data import grids
 from thermo_jax.data.thermogram import BACKGROUND
 from thermo_jax.evaluation import canvas, figures
 from thermo_jax.evaluation.wording import SIDES_NOTE
-from thermo_jax.inference.predictor import Prediction
+from thermo_jax.inference.findings import Prediction
 
 SPOT_WIDTH, SPOT_HEIGHT = 20, 12  # of the temperature beside a cross, in points
 DRAWN = 600  # largest number of pixels drawn on the longer side; a panel has about half as many

@@ -12,8 +12,8 @@ from thermo_jax.data.thermogram import PROTOCOL_NAMES, VIEW_NAMES, parse_name
 from thermo_jax.evaluation.report import Facts, Figure, Part, Section, Text, page_text
 from thermo_jax.evaluation.tables import PrintedTable
 from thermo_jax.evaluation.wording import SIDES_NOTE, class_title
+from thermo_jax.inference.findings import Finding
 from thermo_jax.inference.patients import Patient
-from thermo_jax.inference.predictor import Finding
 from thermo_jax.inference.regions import MEASURES, PAIRS, RegionMeasurement, differences
 
 MEANING = (

@@ -10,8 +10,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from thermo_jax.inference.findings import Finding
 from thermo_jax.inference.inputs import Unreadable
-from thermo_jax.inference.predictor import Finding
 
 
 @dataclasses.dataclass(frozen=True)

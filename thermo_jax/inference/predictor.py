@@ -11,7 +11,6 @@
 Nothing here needs TensorFlow.
 """
 
-import dataclasses
 import itertools
 import os
 import tempfile
@@ -23,19 +22,19 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from absl import logging
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, UInt8
 
 from thermo_jax.data import grids
 from thermo_jax.data.examples import block_mean, image_shape
 from thermo_jax.data.file_listing import walk
-from thermo_jax.data.picture import Picture
 from thermo_jax.data.reader import AS_RECOGNISED, ReaderSettings, ordered_map
 from thermo_jax.data.thermogram import GRAY_SHAPE, VIEW_NAMES, DataError, Thermogram
 from thermo_jax.errors import ClosedFolderError, MissingFileError, UserError
 from thermo_jax.files import folder_path, is_remote
 from thermo_jax.inference import inputs
+from thermo_jax.inference.findings import Prediction
 from thermo_jax.inference.inputs import Paths, ReadThermogram, Unreadable
-from thermo_jax.inference.regions import RegionMeasurement, measure_regions
+from thermo_jax.inference.regions import measure_regions
 from thermo_jax.models.decoders import HEADS
 from thermo_jax.models.frozen import FrozenEncoder, encode
 from thermo_jax.models.operations import choose_operations
@@ -80,61 +79,6 @@ class Model(NamedTuple):
             encoder=self.encoder.module,
             decoder=self.decoder,
         )
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Finding:
-    """The results of the models for one thermogram, without its pixels.
-
-    Attributes:
-      patient: None if nobody is known.
-      shape: height and width, pixels.
-      celsius: whether the thermogram has temperatures.
-      probabilities: of sick, by classifier; empty if no classifier can read the thermogram.
-      regions: from `regions.measure_regions`; empty if no segmenter can read it.
-      notes: those of the picture, and notes about models that cannot read it or were not trained
-        on its view.
-      counts: whether the thermogram counts for the patient's mean, which it does if every
-        classifier was trained on its view.
-      overlay: the file that `overlay.overlay_figure` wrote.
-    """
-
-    name: str
-    patient: str | None
-    shape: tuple[int, int]
-    celsius: bool
-    probabilities: dict[str, float]
-    regions: list[RegionMeasurement]
-    notes: tuple[str, ...] = ()
-    counts: bool = True
-    overlay: str | os.PathLike | None = None
-
-    @property
-    def probability(self) -> float | None:
-        """The probability of sick: the mean of the classifiers."""
-        return float(np.mean(list(self.probabilities.values()))) if self.probabilities else None
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Prediction(Finding):
-    """The results of the models for one thermogram, and its pixels.
-
-    Attributes:
-      file: the path of its main file, relative to the user's folder.
-      evidence: by classifier, at the size of its images (which include repeated edges): the exact
-        contribution of each pixel to the logit, without the bias.
-      label_map: class indexes at the picture's size, from the segmenters' mean probabilities.
-    """
-
-    picture: Picture
-    file: str
-    evidence: dict[str, Float[np.ndarray, "eh ew"]]
-    label_map: UInt8[np.ndarray, "h w"] | None
-
-    def finding(self, *, overlay: str | os.PathLike | None) -> Finding:
-        """The results without the pixels, and the file of their figure."""
-        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(Finding)}
-        return Finding(**(values | {"overlay": overlay}))
 
 
 def find_models(paths: Paths) -> list[Path]:
@@ -275,7 +219,7 @@ class Predictor:
 
         Arguments and errors are those of `inputs.find_thermograms`.
         """
-        unpacked = tempfile.TemporaryDirectory(prefix="thermo_jax_")
+        unpacked = tempfile.TemporaryDirectory(prefix="thermo_jax_", ignore_cleanup_errors=True)
         try:
             found = inputs.find_thermograms(
                 paths, unpack_dir=Path(unpacked.name), leave_out=leave_out

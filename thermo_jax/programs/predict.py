@@ -12,25 +12,28 @@ from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
-from PIL import Image
 
+from thermo_jax.data.label_map_files import write_classes, write_label_map
 from thermo_jax.data.reader import ReaderSettings
 from thermo_jax.errors import UserError
 from thermo_jax.evaluation import results
 from thermo_jax.evaluation.tables import PrintedTable
 from thermo_jax.evaluation.wording import DISCLAIMER, class_title, printable
 from thermo_jax.inference.coco import write_coco
+from thermo_jax.inference.findings import Finding, Prediction
 from thermo_jax.inference.inputs import Unreadable
+from thermo_jax.inference.labelme import write_labelme
 from thermo_jax.inference.overlay import overlay_figure
 from thermo_jax.inference.page import write_page
 from thermo_jax.inference.patients import Patient, by_patient
-from thermo_jax.inference.predictor import Finding, Prediction, Predictor
+from thermo_jax.inference.predictor import Predictor
 from thermo_jax.inference.regions import PAIRS, differences
 from thermo_jax.programs import settings
 from thermo_jax.programs.workdir import check_workdir, print_results, write_config
 
 PREDICTIONS, COCO = "predictions.csv", "regions_coco.json"
-LABEL_MAPS, EVIDENCE, OVERLAYS, REPORTS = "label_maps", "evidence", "overlays", "reports"
+LABEL_MAPS, LABELME, EVIDENCE = "label_maps", "labelme", "evidence"
+OVERLAYS, REPORTS = "overlays", "reports"
 BY_FILE = "by_file"  # in REPORTS: pages of thermograms without a known patient
 
 
@@ -62,9 +65,7 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
                 read.append(item)
                 continue
             if item.label_map is not None:
-                file = _output(workdir / LABEL_MAPS, item.name, ".png")
-                Image.fromarray(item.label_map).save(file)
-                maps[item.file] = file
+                maps[item.file] = _write_regions(workdir, item, labelme=config.labelme)
             if item.evidence:
                 np.savez(_output(workdir / EVIDENCE, item.name, ".npz"), **item.evidence)
             overlay = None
@@ -74,6 +75,7 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
             rows.append(_row(item))
             read.append(item.finding(overlay=overlay))
     finally:  # so that an interrupted run also writes its results so far
+        predictions.close()
         patients = by_patient(read)
         tables = {
             "predictions": rows,
@@ -93,7 +95,7 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
                 path = workdir / _page_path(patient)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 write_page(path, patient)
-    folders = (LABEL_MAPS, EVIDENCE, OVERLAYS, REPORTS)
+    folders = (LABEL_MAPS, LABELME, EVIDENCE, OVERLAYS, REPORTS)
     files += [workdir / name for name in folders if (workdir / name).is_dir()]
     print_results(_summary(rows, patients, predictor), files=files, workdir=workdir)
     return tables
@@ -168,6 +170,19 @@ def _region_rows(finding: Finding) -> list[dict[str, Any]]:
         }
         for region in finding.regions
     ]
+
+
+def _write_regions(workdir: Path, prediction: Prediction, *, labelme: bool) -> Path:
+    """Writes the label map, and a LabelMe file if `labelme`; returns the label map's path."""
+    folder = workdir / LABEL_MAPS
+    if not folder.is_dir():
+        folder.mkdir(parents=True)
+        write_classes(folder)
+    if labelme:
+        file, picture = _output(workdir / LABELME, prediction.name, ".json"), prediction.picture
+        shown = picture.colour if picture.gray is None else picture.gray
+        write_labelme(file, prediction.file, shown, prediction.label_map)
+    return write_label_map(_output(folder, prediction.name, ".png"), prediction.label_map)
 
 
 def _output(folder: Path, name: str, suffix: str) -> Path:
