@@ -51,7 +51,7 @@ def find_sources(
     """
     sources: dict[pathlib.Path, Source] = {}
     for text in given:
-        path = pathlib.Path(text).expanduser()
+        path = pathlib.Path(os.path.expanduser(text))  # "~nobody" stays as it is
         if os.path.exists(path):
             path = _absolute(path)
             if path.name == THERMOGRAM_TABLE:
