@@ -53,7 +53,7 @@ IMAGES = [
     image_bytes("BMP", LEVELS),
     image_bytes("WEBP", COLOURS, **frames_of(COLOURS[::-1])),
 ]
-RAW = np.linspace(14_000, 15_000, CELSIUS.size).astype("<u2")
+RAW = np.linspace(18_500, 20_500, CELSIUS.size).astype("<u2")
 RAW_PNG = image_bytes("PNG", RAW.byteswap().reshape(CELSIUS.shape))
 FLIR = [flir_jpeg(IMAGES[0], raw, CELSIUS.shape) for raw in (RAW.tobytes(), RAW_PNG)]
 

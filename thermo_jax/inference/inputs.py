@@ -6,6 +6,7 @@
 Files are recognised and read as for training (`data/identity.py`, `data/reader.py`).
 """
 
+import collections
 import dataclasses
 import glob
 import os
@@ -170,12 +171,11 @@ def _unpack(path: pathlib.Path, unpack_dir: pathlib.Path) -> pathlib.Path:
                     f"most {MAX_ZIP_FILES} files of {min(MAX_ZIP_BYTES, free) / 2**30:.1f} GB: "
                     "unpack a part of it"
                 )
-            for entry in entries:
-                is_array = entry.filename.lower().endswith((".npy", ".npz"))
-                if entry.file_size <= (MAX_ARRAY_BYTES if is_array else MAX_FILE_BYTES):
-                    archive.extract(entry, folder)  # never outside of the folder
-                else:
-                    logging.warning("left out %r in %s: too large", entry.filename, path)
+            small = [entry for entry in entries if entry.file_size <= _most_bytes(entry.filename)]
+            if len(small) < len(entries):
+                logging.warning("left out %d huge files in %s", len(entries) - len(small), path)
+            for entry in small:
+                archive.extract(entry, folder)  # never outside of the folder
     except UserError:
         raise
     except Exception as error:  # damaged zips raise errors of many types, such as zlib.error
@@ -184,6 +184,11 @@ def _unpack(path: pathlib.Path, unpack_dir: pathlib.Path) -> pathlib.Path:
         ) from error
     folder.mkdir(exist_ok=True)
     return folder
+
+
+def _most_bytes(name: str) -> int:
+    """The size of the largest file of this kind that can be read."""
+    return MAX_ARRAY_BYTES if name.lower().endswith((".npy", ".npz")) else MAX_FILE_BYTES
 
 
 def _add(inputs: Inputs, files: FileListing, *, prefix: str) -> None:
@@ -204,11 +209,12 @@ def _add(inputs: Inputs, files: FileListing, *, prefix: str) -> None:
     else:
         records, frames = report.collect(identity.identify(group_by_name(files), files)), {}
     records = report.collect(with_frames(records, files=files, chosen=frames))
+    notes_of = collections.defaultdict(list)  # by file; a folder may have 100,000
+    for oddity in report.oddities:
+        notes_of[oddity.file].append(oddity.note)
     for record in records:
         name = (pathlib.PurePosixPath(prefix) / record.name).as_posix()
-        own = set(files.names(record))
-        notes = [oddity.note for oddity in report.oddities if oddity.file in own]
-        inputs.notes[name] = notes
+        inputs.notes[name] = [note for file in files.names(record) for note in notes_of[file]]
         inputs.items.append(dataclasses.replace(record, name=name))
     for oddity in report.oddities:
         logging.info("%s: %s", oddity.file, oddity.detail)
