@@ -60,6 +60,7 @@ HUGE = {
     "bomb.png": huge_png,
     "scans.jpg": many_scans,
     "segments.jpg": lambda: IMAGES[0][:2] + b"\xff\xe3\0\2" * 100_000 + IMAGES[0][2:],
+    "filled.jpg": lambda: IMAGES[0][:2] + b"\xff" * 1_000_000 + IMAGES[0][2:],
     "chunks.png": lambda: IMAGES[3][:33] + b"\0\0\0\0abCd\x5e\x4b\x56\x26" * 10**5,
     "frames.gif": many_gif_frames,
     "second.gif": lambda: many_gif_frames(13_000),
