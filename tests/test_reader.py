@@ -6,7 +6,7 @@ import types
 import numpy as np
 import pytest
 from PIL import ExifTags, Image, ImageFile
-from thermogram_files import gray_pixels, matrix_text, write_gray, write_snap
+from thermogram_files import flir_jpeg, gray_pixels, matrix_text, write_gray, write_snap
 
 from thermo_jax import data
 from thermo_jax.data import palettes, reader
@@ -163,8 +163,7 @@ def radiometric(path, orientation=1):
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = orientation
     Image.fromarray(SMOOTH).save(path, exif=exif)
-    content = path.read_bytes()
-    path.write_bytes(content[:2] + b"\xff\xe1\x00\x0aFLIR\x00\x01\x00\x01" + content[2:])
+    path.write_bytes(flir_jpeg(path.read_bytes()))
     return path
 
 

@@ -74,3 +74,8 @@ def test_folder_names_a_patient(folder):
 @pytest.mark.parametrize("folder", ["healthy", "2013", "fold 1", "images", "12345", ""])
 def test_other_folders_name_no_patient(folder):
     assert patient_of_folder(folder) is None
+
+
+@pytest.mark.parametrize("name", ["_snap.jpg", ".txt", "_SNAP"])
+def test_a_name_is_never_empty(name):
+    assert split_name(name)[0]

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import struct
 
 import numpy as np
 from PIL import Image
@@ -56,6 +57,29 @@ def write_matrix(path: pathlib.Path, values: np.ndarray | None = None, **form) -
     values = matrix() if values is None else values
     path.write_bytes(matrix_text(values, **form).encode())
     return path
+
+
+def flir_jpeg(
+    picture: bytes, raw: bytes = bytes(32), shape: tuple[int, int] = (4, 4), *, num_records: int = 5
+) -> bytes:
+    """A JPEG with FLIR's records of temperatures and settings, in segments of 1000 bytes."""
+    settings = bytearray(900)
+    struct.pack_into("<6f", settings, 32, 0.95, 1, 293.15, 293.15, 293.15, 1)
+    struct.pack_into("<7f", settings, 88, 21106.77, 1501, 1, 0, 0, 0, 0.006569)
+    struct.pack_into("<if", settings, 776, -7340, 0.012545258)
+    raw = struct.pack("<HHH", 2, *shape[::-1]).ljust(32, b"\0") + raw
+    records = (b"FFF\0" + bytes(16) + struct.pack(">III", 100, 64, num_records)).ljust(64, b"\0")
+    # (kind, start, length) of the temperatures, the settings, and a photograph
+    for entry in ((1, 160, len(raw)), (32, 160 + len(raw), 900), (14, 160, len(raw))):
+        records += struct.pack(">HHII", entry[0], 1, 100, 1)
+        records += struct.pack(">II", *entry[1:]).ljust(20, b"\0")
+    records += raw + settings
+    pieces = [records[start : start + 1000] for start in range(0, len(records), 1000)]
+    segments = [
+        b"\xff\xe1%bFLIR\0\1%c%c%b" % ((len(p) + 10).to_bytes(2, "big"), i, len(pieces) - 1, p)
+        for i, p in enumerate(pieces)
+    ]
+    return picture[:2] + b"".join(segments) + picture[2:]
 
 
 def write_page(folder: pathlib.Path, diagnosis: str) -> pathlib.Path:

@@ -78,7 +78,8 @@ def read_celsius(data: bytes, *, emissivity: float = 0.0) -> tuple[Float64[np.nd
         reflected = float(thermogram.metadata["reflected_apparent_temperature"])
         if emissivity:
             thermogram = thermogram.adjust_metadata(emissivity=emissivity)
-        celsius = np.asarray(thermogram.celsius, np.float64)
+        with np.errstate(all="ignore"):  # impossible settings give NaN
+            celsius = np.asarray(thermogram.celsius, np.float64)
         if celsius.ndim != 2:
             raise ValueError(f"an array of shape {list(celsius.shape)}")
     except Exception as error:  # flyr raises errors of many types

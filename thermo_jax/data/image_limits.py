@@ -20,7 +20,8 @@ _MAX_GIF_PIXELS = 2**27  # frames x rows x columns; 436 frames of 480x640
 _MAX_SCANS = 100  # of a JPEG; programs write at most a dozen
 _MAX_SEGMENTS = 5_000  # of a JPEG before its pixels, and of a PNG; a FLIR file has up to 256
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_END_OF_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # any marker but those inside a scan
+_MAX_GAP = 2**16  # bytes between two segments of a JPEG
+_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # any marker but those inside a scan
 
 
 def check_image(path: pathlib.Path, data: bytes, *, largest: int) -> None:
@@ -124,16 +125,22 @@ def _palette_bytes(flags: int) -> int:
 def _check_jpeg(path: pathlib.Path, data: bytes) -> None:
     """Walks over the segments of a JPEG. Every scan is decoded over the whole image."""
     position, scans, segments = 2, 0, 0
-    while (marker := _END_OF_SCAN.search(data, position)) is not None:
-        kind, position = data[marker.start() + 1], marker.end()
+    while True:
+        marker = _MARKER.search(data, position)
+        start = marker.start() if marker else len(data)
+        # Pillow reads what is between two segments byte by byte.
+        if not scans and start - position > _MAX_GAP:
+            raise DataError("too-large", path, _too_many("JPEG", start - position))
+        if marker is None:
+            return
+        kind, position = data[start + 1], marker.end()
         if kind == 0xD9 and scans:  # the end
             return
-        if kind in (0x01, 0xD8, 0xD9):  # a marker without content
-            continue
         scans, segments = scans + (kind == 0xDA), segments + 1
         if scans > _MAX_SCANS or segments > _MAX_SEGMENTS:
             raise DataError("too-large", path, _too_many("JPEG", max(scans, segments)))
-        position += int.from_bytes(data[position : position + 2], "big")
+        if kind not in (0x01, 0xD8, 0xD9):  # a marker with content
+            position += int.from_bytes(data[position : position + 2], "big")
 
 
 def _check_png(path: pathlib.Path, data: bytes) -> None:

@@ -159,8 +159,8 @@ def split_name(file_name: str) -> tuple[str, bool]:
 
     Only these suffixes are removed, because the names themselves contain dots.
     """
-    stem = _SUFFIX.sub("", file_name)
-    bare = _SNAP.sub("", stem)
+    stem = _SUFFIX.sub("", file_name) or file_name
+    bare = _SNAP.sub("", stem) or stem  # a file may be called just _snap.jpg
     return bare, bare != stem
 
 
