@@ -182,6 +182,18 @@ def test_hostile_names_stay_in_the_workdir_and_are_no_formulas(models, tmp_path)
         assert not [cell for cell in cells if cell.lstrip()[0] in "=+-@"]
 
 
+def test_names_as_long_as_a_file_system_allows_have_their_own_outputs(models, tmp_path):
+    names = ["x" * 250 + end for end in "ab"]
+    for name in names:
+        write_matrix(tmp_path / "data" / f"{name}.csv", matrix()[:24, :32])
+    settings = config(tmp_path / "data", models / "segment")
+    settings.labelme = True
+    main.run(settings, tmp_path / "out")
+    assert [row["name"] for row in read_csv(tmp_path / "out" / "predictions.csv")] == names
+    for folder in ("label_maps", "labelme", "overlays", "reports/by_file"):
+        assert len(list((tmp_path / "out" / folder).glob("xxx*"))) == 2
+
+
 def test_input_is_a_list_of_folders_patterns_and_zips(models, tmp_path):
     small = matrix()[:24, :32]
     for name in ("x/0007/a.csv", "y/b.csv", "y/c.txt"):
