@@ -5,6 +5,8 @@ import json
 import os
 import subprocess
 import sys
+import zipfile
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -180,6 +182,71 @@ def test_hostile_names_stay_in_the_workdir_and_are_no_formulas(models, tmp_path)
         assert not [cell for cell in cells if cell.lstrip()[0] in "=+-@"]
 
 
+def test_names_as_long_as_a_file_system_allows_have_their_own_outputs(models, tmp_path):
+    names = ["x" * 250 + end for end in "ab"]
+    for name in names:
+        write_matrix(tmp_path / "data" / f"{name}.csv", matrix()[:24, :32])
+    settings = config(tmp_path / "data", models / "segment")
+    settings.labelme = True
+    main.run(settings, tmp_path / "out")
+    assert [row["name"] for row in read_csv(tmp_path / "out" / "predictions.csv")] == names
+    for folder in ("label_maps", "labelme", "overlays", "reports/by_file"):
+        assert len(list((tmp_path / "out" / folder).glob("xxx*"))) == 2
+
+
+def test_input_is_a_list_of_folders_patterns_and_zips(models, tmp_path):
+    small = matrix()[:24, :32]
+    for name in ("x/0007/a.csv", "y/b.csv", "y/c.txt"):
+        write_matrix(tmp_path / name, small)
+    with zipfile.ZipFile(tmp_path / "scans.zip", "w") as archive:
+        archive.write(tmp_path / "y" / "c.txt", "P051/c.txt")
+    given = f"{tmp_path}/x, {tmp_path}/y/*.csv,{tmp_path}/scans.zip"
+    main.run(config(given, models / "segment"), tmp_path / "out")
+    patients = {row["name"]: row["patient"] for row in read_csv(tmp_path / "out/predictions.csv")}
+    assert patients == {"scans/P051/c": "p-51", "x/0007/a": "0007", "y/b": ""}
+    assert (tmp_path / "out" / "label_maps" / "scans" / "P051" / "c.png").is_file()
+    document = json.loads((tmp_path / "out" / "regions_coco.json").read_text())
+    files = [image["file_name"] for image in document["images"]]
+    assert files == ["scans/P051/c.txt", "x/0007/a.csv", "y/b.csv"]
+
+
+class FakeThermogram:
+    """What flyr returns: temperatures that show the emissivity that was used."""
+
+    metadata = {"emissivity": 0.95, "reflected_apparent_temperature": 294.15}
+
+    def __init__(self, emissivity=0.95):
+        self.celsius = matrix()[:24, :32] + 10 * emissivity
+
+    def adjust_metadata(self, emissivity):
+        return FakeThermogram(emissivity)
+
+
+def test_unit_and_emissivity_reach_the_reader(models, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "flyr", SimpleNamespace(unpack=lambda _: FakeThermogram()))
+    jpeg = write_gray(tmp_path / "data" / "camera.jpg").read_bytes()
+    flir = b"\xff\xe1\x00\x0aFLIR\x00\x01\x00\x01"
+    (tmp_path / "data" / "camera.jpg").write_bytes(jpeg[:2] + flir + jpeg[2:])
+    write_matrix(tmp_path / "data" / "table.csv", matrix()[:24, :32])
+    settings = config(tmp_path / "data", models / "segment")
+    settings.reports, settings.flir.emissivity, settings.data.unit = False, 0.5, "kelvin"
+    camera, table = main.run(settings, tmp_path / "out")["predictions"]
+    assert "emissivity 0.95 replaced by 0.5" in camera["notes"]
+    assert table["status"] == "unreadable" and "kelvin" in table["notes"].lower()
+
+
+def test_each_note_stands_once_in_the_table(models, tmp_path):
+    values = matrix()[:48, :48]
+    values[5, 5] = 0
+    write_matrix(tmp_path / "data" / "0001" / "T0044.csv", values)
+    main.run(config(tmp_path / "data", models), tmp_path / "out")
+    (row,) = read_csv(tmp_path / "out" / "predictions.csv")
+    notes = row["notes"].split("; ")
+    assert len(notes) == len(set(notes)) == 3
+    assert notes[0] == "name says patient 0044, folder says 0001" and row["patient"] == "0044"
+    assert "edges repeated" in row["notes"] and "1 " in notes[1]
+
+
 def test_reports_can_be_left_out(models, tmp_path):
     write_matrix(tmp_path / "data" / "a.txt")
     settings = config(tmp_path / "data" / "a.txt", models)
@@ -187,6 +254,7 @@ def test_reports_can_be_left_out(models, tmp_path):
     main.run(settings, tmp_path / "out")
     assert (tmp_path / "out" / "label_maps" / "a.png").exists()
     assert not (tmp_path / "out" / "reports").exists()
+    assert not (tmp_path / "out" / "labelme").exists()
 
 
 def test_names_that_are_not_valid_text_are_written_too(models, tmp_path, capsys):

@@ -5,9 +5,10 @@ size of the models' images -> temperatures of regions -> predictions.csv, region
 -> by patient -> patients.csv and a page for each patient
 """
 
+import os
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from thermo_jax.errors import UserError
 from thermo_jax.evaluation import results
 from thermo_jax.evaluation.tables import PrintedTable
 from thermo_jax.evaluation.wording import DISCLAIMER, class_title, printable
+from thermo_jax.files import digest
 from thermo_jax.inference.coco import write_coco
 from thermo_jax.inference.findings import Finding, Prediction
 from thermo_jax.inference.inputs import Unreadable
@@ -34,6 +36,7 @@ from thermo_jax.programs.workdir import check_workdir, print_results, write_conf
 PREDICTIONS, COCO = "predictions.csv", "regions_coco.json"
 LABEL_MAPS, LABELME, EVIDENCE = "label_maps", "labelme", "evidence"
 OVERLAYS, REPORTS = "overlays", "reports"
+LONGEST_NAME = 200  # bytes; most file systems allow 255, with the suffix
 BY_FILE = "by_file"  # in REPORTS: pages of thermograms without a known patient
 
 
@@ -187,9 +190,17 @@ def _write_regions(workdir: Path, prediction: Prediction, *, labelme: bool) -> P
 
 def _output(folder: Path, name: str, suffix: str) -> Path:
     """The path of a thermogram's file in a folder of the workdir. Makes the folders."""
-    path = folder / f"{name}{suffix}"
+    path = folder / f"{_shortened(name)}{suffix}"
     path.parent.mkdir(parents=True, exist_ok=True)
     return path
+
+
+def _shortened(name: str) -> str:
+    """The name, with a shorter last part if it would be too long for a file with a suffix."""
+    path = PurePosixPath(name)
+    if len(os.fsencode(path.name)) <= LONGEST_NAME:
+        return name
+    return path.with_name(f"{path.name[:50]}-{digest(name)[:12]}").as_posix()
 
 
 def _page_path(patient: Patient) -> Path:
@@ -199,7 +210,7 @@ def _page_path(patient: Patient) -> Path:
     a patient, so these pages have a folder of their own.
     """
     folder = Path(REPORTS) if patient.known else Path(REPORTS, BY_FILE)
-    return folder / f"{patient.name}.html"
+    return folder / f"{_shortened(patient.name)}.html"
 
 
 def _summary(rows: Sequence[dict], patients: Sequence[Patient], predictor: Predictor) -> str:
