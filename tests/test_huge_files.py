@@ -84,7 +84,7 @@ def test_a_table_of_too_many_rows_is_refused(tmp_path):
     written(tmp_path, "a.npy", NPY)
     written(tmp_path, "thermograms.csv", b"file\n" + b"a\n" * 200_000)
     with memory_limit(), pytest.raises(UserError, match="100000 rows"):
-        layouts.survey(tmp_path)
+        layouts.scan(tmp_path)
 
 
 def test_eight_threads_read_what_one_reads(tmp_path, monkeypatch):
