@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tiny_training as tiny
 from saved_decoders import save_decoder
-from thermogram_files import matrix, write_gray, write_matrix
+from thermogram_files import flir_jpeg, matrix, write_gray, write_matrix
 
 from thermo_jax import main
 from thermo_jax.configs import classify
@@ -224,9 +224,8 @@ class FakeThermogram:
 
 def test_unit_and_emissivity_reach_the_reader(models, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "flyr", SimpleNamespace(unpack=lambda _: FakeThermogram()))
-    jpeg = write_gray(tmp_path / "data" / "camera.jpg").read_bytes()
-    flir = b"\xff\xe1\x00\x0aFLIR\x00\x01\x00\x01"
-    (tmp_path / "data" / "camera.jpg").write_bytes(jpeg[:2] + flir + jpeg[2:])
+    camera = write_gray(tmp_path / "data" / "camera.jpg")
+    camera.write_bytes(flir_jpeg(camera.read_bytes()))
     write_matrix(tmp_path / "data" / "table.csv", matrix()[:24, :32])
     settings = config(tmp_path / "data", models / "segment")
     settings.reports, settings.flir.emissivity, settings.data.unit = False, 0.5, "kelvin"
