@@ -70,7 +70,7 @@ def test_one_thermogram_needs_no_overview(write, finding):
 
 def test_the_page_of_an_unknown_patient_says_so(write, finding):
     page = write(finding("clinic/a"), name="clinic/a", known=False)
-    assert "<h1>clinic/a</h1>" in page and "contains no patient" in page
+    assert "<h1>clinic/a</h1>" in page and "The patient is not known" in page
 
 
 def test_the_patients_mean_is_shown_with_both_spreads_and_their_meaning(write, finding):

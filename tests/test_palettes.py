@@ -99,7 +99,12 @@ def test_marks_on_a_map_become_their_neighbours():
     rgb = table("viridis")[truth]
     rgb[30, 30:50] = rgb[20:40, 40] = (255, 255, 255)
     levels, notes = gray_levels(rgb)
-    assert notes == [("known-palette", "viridis (99.2% of the pixels)")]
+    assert notes == [
+        (
+            "known-palette",
+            "99.2% of the pixels have colours of the palette viridis: turned into gray",
+        )
+    ]
     assert largest_error(levels, truth) <= 12
 
 

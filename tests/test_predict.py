@@ -120,7 +120,7 @@ def test_a_patient_has_a_row_with_mean_and_spread(of_patients):
     rows = {
         row["patient"]: row
         for row in read_csv(workdir / "patients.csv")
-        if row["told_by_name"] == "yes"
+        if row["patient_known"] == "yes"
     }
     images = [row["probability_sick"] for row in results["predictions"] if row["patient"] == "0007"]
     row = rows["0007"]

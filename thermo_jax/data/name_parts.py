@@ -121,6 +121,11 @@ _HASH = re.compile(
     r"(?<![a-z0-9])(?:[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}"
     r"|(?=[a-f]*[0-9])(?=[0-9]*[a-f])(?![a-f][0-9]+(?![a-z0-9]))[0-9a-f]{8,})(?![a-z0-9])"
 )
+# DJI_H20T and FLIR E40 are cameras, not patients.
+_MODEL = re.compile(
+    r"(?<![a-z0-9])(?:flir|dji|testo|fluke|seek|hikmicro|optris|infiray|topdon)[ .-]{0,2}"
+    r"[a-z]{0,3}[0-9]{1,4}[a-z]{0,3}(?![a-z0-9])"
+)
 _CAMEL = re.compile(r"(?<=[a-z][a-z])(?=[A-Z][a-z]{2})|(?<=[0-9])(?=[A-Z][a-z]{2})")
 _NEGATED = re.compile(r"(?<![a-z])(non?|not|without|sem|sin)[ -]+(?=cancer|malig|disease|normal)")
 _PATIENT = "|".join(sorted(PATIENT_WORDS, key=len, reverse=True))
@@ -179,7 +184,7 @@ def read_parts(name: str) -> NameParts:
     """Reads the name of a folder, or of a file without its suffix. Never raises."""
     text = plain(_CAMEL.sub(" ", name[:LONGEST]).replace("_", " "))
     text = _NEGATED.sub(r"\1", text)
-    date, text = _without_dates(_HASH.sub("|", text))
+    date, text = _without_dates(_MODEL.sub("|", _HASH.sub("|", text)))
     text = _PATIENT_AND_VISIT.sub(r"\1 ", _NUMBERED.sub(r"\1 ", text))
     people, visit, frame, letters = [], 0, -1, ""
 

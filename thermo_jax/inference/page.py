@@ -25,7 +25,7 @@ OF_SEVERAL = (
     "Thermograms of one visit are near-copies, so their agreement proves little. The mean is over "
     "all visits, and over the views that the models were trained on."
 )
-ALONE = "The name contains no patient, so this page is of one thermogram."
+ALONE = "The patient is not known, so this page is of one thermogram."
 
 
 def write_page(path: str | os.PathLike, patient: Patient) -> Path:

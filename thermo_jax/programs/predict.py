@@ -140,7 +140,7 @@ def _patient_row(patient: Patient, *, reports: bool) -> dict[str, Any]:
     page = _page_path(patient).as_posix() if reports and patient.findings else None
     return {
         "patient": patient.name,
-        "told_by_name": "yes" if patient.known else "no",
+        "patient_known": "yes" if patient.known else "no",
         "thermograms": len(patient.findings),
         "in_mean": len(images),
         "unreadable": len(patient.unreadable),
