@@ -124,7 +124,7 @@ _HASH = re.compile(
 # DJI_H20T and FLIR E40 are cameras, not patients.
 _MODEL = re.compile(
     r"(?<![a-z0-9])(?:flir|dji|testo|fluke|seek|hikmicro|optris|infiray|topdon)[ .-]{0,2}"
-    r"[a-z]{0,3}[0-9]{1,4}[a-z]{0,3}(?![a-z0-9])"
+    r"(?!(?:p|pt|pat|pac|sub|id)[0-9])[a-z]{0,3}[0-9]{1,4}[a-z]{0,3}(?![a-z0-9])"
 )
 _CAMEL = re.compile(r"(?<=[a-z][a-z])(?=[A-Z][a-z]{2})|(?<=[0-9])(?=[A-Z][a-z]{2})")
 _NEGATED = re.compile(r"(?<![a-z])(non?|not|without|sem|sin)[ -]+(?=cancer|malig|disease|normal)")
