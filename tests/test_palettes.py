@@ -102,7 +102,7 @@ def test_marks_on_a_map_become_their_neighbours():
     assert notes == [
         (
             "known-palette",
-            "99.2% of the pixels have colours of the palette viridis: turned into gray",
+            "viridis: colours of this palette (99.2% of the pixels) turned into gray levels",
         )
     ]
     assert largest_error(levels, truth) <= 12

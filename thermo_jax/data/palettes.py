@@ -191,7 +191,8 @@ def _scale_of_map(
         levels = 255 - levels
         name = f"{name}, reversed"
         reason = "; reversed because the sides of the frame would be warmer than the body"
-    text = f"{on_map.mean():.1%} of the pixels have colours of the palette {name}: turned into gray"
+    share = f"{on_map.mean():.1%} of the pixels"
+    text = f"{name}: colours of this palette ({share}) turned into gray levels"
     return levels, [("known-palette", f"{text}{reason}")]
 
 
