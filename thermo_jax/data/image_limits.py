@@ -17,6 +17,9 @@ MAX_FRAMES = 1000  # of one file
 # Each frame of a GIF is drawn on top of those before it, so reading all of them takes a time that
 # grows with the square of their number.
 _MAX_GIF_PIXELS = 2**27  # frames x rows x columns; 436 frames of 480x640
+# Bytes of a JPEG; 4096x4096 pixels need up to 20 MB. Pillow gives a damaged one to the decoder
+# again and again, each time with a little more of it: 64 MB took 30 s.
+_MAX_JPEG = 2**25
 _MAX_SCANS = 100  # of a JPEG; programs write at most a dozen
 _MAX_SEGMENTS = 5_000  # of a JPEG before its pixels, and of a PNG; a FLIR file has up to 256
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -124,6 +127,9 @@ def _palette_bytes(flags: int) -> int:
 
 def _check_jpeg(path: pathlib.Path, data: bytes) -> None:
     """Walks over the segments of a JPEG. Every scan is decoded over the whole image."""
+    if len(data) > _MAX_JPEG:
+        detail = f"{len(data) / 2**20:.0f} MB; expected at most {_MAX_JPEG // 2**20} MB in a JPEG"
+        raise DataError("too-large", path, detail)
     position, scans, segments = 2, 0, 0
     while True:
         marker = _MARKER.search(data, position)
