@@ -65,7 +65,8 @@ def gray_levels(
     # Gray counts as one of the known maps: this is a gray picture with a colour bar, for example.
     if gray_share >= MIN_MATCH:
         return _gray_without_marks(rgb, coloured)
-    return None, [("unknown-palette", reason)]
+    text = f"colours of no known palette, used as they are: {reason}"
+    return None, [("unknown-palette", text)]
 
 
 def _colour_spread(rgb: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w"]:
@@ -146,20 +147,20 @@ def _fitting_map(
     best, share = fits[0], fits[0].share(TOLERANCE)
     if share < MIN_MATCH:
         return None, (
-            f"{share:.0%} of its pixels have colours of the palette {best.name}, fewer of any "
-            f"other; expected at least {MIN_MATCH:.0%} of one palette"
+            f"{share:.0%} of the pixels have colours of the nearest one, {best.name}; expected at "
+            f"least {MIN_MATCH:.0%} of one palette"
         )
     # The gray of a gray picture with some colour is also in the middle of the map arctic.
     inside = coloured[sample].ravel()
     if inside.any() and (best.distances[inside] <= TOLERANCE).mean() < 0.5:
-        return None, f"most of its coloured pixels are not of the palette {best.name}"
+        return None, f"most coloured pixels are not of the nearest one, {best.name}"
     rivals = [fit for fit in fits if fit.share(TOLERANCE) > share - MIN_LEAD]
     for tolerance in (TOLERANCE, *_CLOSER):
         shares = sorted((fit.share(tolerance) for fit in rivals), reverse=True)
         if len(rivals) == 1 or shares[0] - shares[1] >= MIN_LEAD:
             return max(rivals, key=lambda fit: fit.share(tolerance)), ""
     names = " and ".join(fit.name for fit in rivals)
-    return None, f"its colours fit the palettes {names} equally well"
+    return None, f"{names} fit equally well"
 
 
 def _best_table(name: str, pixels: UInt8[np.ndarray, "n 3"]) -> _Fit:

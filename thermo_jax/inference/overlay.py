@@ -7,6 +7,7 @@ import numpy as np
 from scipy import ndimage
 
 from thermo_jax.data import grids
+from thermo_jax.data.picture import Picture
 from thermo_jax.data.thermogram import BACKGROUND
 from thermo_jax.evaluation import canvas, figures
 from thermo_jax.evaluation.wording import SIDES_NOTE
@@ -49,7 +50,9 @@ def overlay_figure(
     extent = (0, shape[1], shape[0], 0)
     _show_thermogram(figure, axes[0], prediction, drawn, colormap=colormap, extent=extent)
     for axis, heading in zip(axes[1:], headings[1:], strict=True):
-        axis.imshow(_backdrop(drawn), cmap="gray", vmin=0, vmax=255, extent=extent)
+        axis.imshow(
+            _backdrop(drawn, prediction.picture), cmap="gray", vmin=0, vmax=255, extent=extent
+        )
         if heading == "regions":
             _paint_regions(axis, prediction.label_map[::step, ::step], extent=extent)
             _mark_spots(axis, prediction.regions, shape=shape)
@@ -75,7 +78,10 @@ def _show_thermogram(figure, axis, prediction, drawn, *, colormap, extent):
     if picture.kinds == ("colour",):
         axis.imshow(drawn, extent=extent)
         return
-    image = axis.imshow(drawn, cmap=colormap, extent=extent, interpolation="nearest")
+    low, high = picture.limits
+    image = axis.imshow(
+        drawn, cmap=colormap, vmin=low, vmax=high, extent=extent, interpolation="nearest"
+    )
     height = figure.get_figheight()
     box = axis.get_position()
     below = figure.add_axes((box.x0, box.y0 - 0.2 / height, box.width, 0.08 / height))
@@ -86,11 +92,11 @@ def _show_thermogram(figure, axis, prediction, drawn, *, colormap, extent):
     bar.outline.set_linewidth(0.5)
 
 
-def _backdrop(pixels: np.ndarray) -> np.ndarray:
+def _backdrop(pixels: np.ndarray, picture: Picture) -> np.ndarray:
     if pixels.ndim == 3:
         return canvas.lightness(pixels)
-    low, high = float(pixels.min()), float(pixels.max())
-    return np.uint8(255 * (pixels - low) / max(high - low, 1e-6))
+    low, high = picture.limits
+    return np.uint8(255 * ((pixels - low) / max(high - low, 1e-6)).clip(0, 1))
 
 
 def _paint_regions(axis, label_map, *, extent):

@@ -223,6 +223,7 @@ def _summary(rows: Sequence[dict], patients: Sequence[Patient], predictor: Predi
     }
     if unseen := sum(len(patient.findings) - len(patient.counted) for patient in patients):
         facts["of views not trained on"] = f"{unseen}, left out of the patients' means"
-    for row in [row for row in rows if row["status"] == "unreadable"][:10]:
-        facts[printable(row["name"])] = printable(row["notes"])
+    unreadable = [row for row in rows if row["status"] == "unreadable"]
+    for number, row in enumerate(unreadable[:10], start=1):
+        facts[f"unreadable {number}"] = printable(f"{row['name']}: {row['notes']}")
     return f"{results.facts_text('Predictions', facts)}\n\n{DISCLAIMER}"
