@@ -1,6 +1,7 @@
 """Which compute type "auto" means on a device, and the precision of products in each type."""
 
 import collections
+import pathlib
 import re
 from unittest import mock
 
@@ -12,7 +13,10 @@ from saved_decoders import save_decoder
 
 from thermo_jax.benchmark.cases import make_case
 from thermo_jax.configs import benchmark as benchmark_config
+from thermo_jax.data.picture import Picture
+from thermo_jax.data.thermogram import Thermogram
 from thermo_jax.inference import export, predictor
+from thermo_jax.inference.inputs import ReadThermogram
 from thermo_jax.models.operations import NATIVE
 from thermo_jax.models.precision import array_dtype, choose_dtype, matmul_precision
 from thermo_jax.programs.benchmark import benchmark_settings
@@ -149,7 +153,11 @@ def test_a_prediction_is_made_in_the_precision_of_its_type(saved_classifier, dty
         inside.append(jax.config.jax_default_matmul_precision)
         return {"probabilities": np.zeros(1), "evidence": np.zeros((1, 4, 4))}
 
-    thermogram = predictor.Picture(name="a", temperatures=np.eye(480, 640, dtype=np.float32) + 30)
+    record = Thermogram(name="a", patient="a", patient_known=False)
+    file = pathlib.Path("a.txt")
+    temperatures = np.eye(480, 640, dtype=np.float32) + 30
+    picture = Picture(temperatures=temperatures, sources={"temperatures": file})
+    thermogram = ReadThermogram(record, picture)
     ensemble = predictor.Predictor(saved_classifier, dtype=dtype)
     with (
         mock.patch.object(predictor, "forward", forward),

@@ -150,7 +150,7 @@ def test_a_patient_who_is_tested_in_two_repeats_counts_once(finished, tmp_path):
         if stage.task != "encoder":
             shutil.copy(finished_one / "predictions.npz", folder)
     # Both repeats have the same predictions, so every measure equals that of one repeat.
-    repeated = table1._finish(config, tmp_path, stages)
+    repeated = table1._finish(config, tmp_path, stages, cautions=["patients assumed"])
     rows_of_both, rows_of_one = (r["rows"]["H/H"]["classification"] for r in (repeated, outcome))
     for unit in ("image", "patient"):
         for row, measures in rows_of_one[unit].items():
@@ -161,6 +161,7 @@ def test_a_patient_who_is_tested_in_two_repeats_counts_once(finished, tmp_path):
     assert rows_of_both["patient"]["H/H"]["counts"]["n"] == 12
     text = (tmp_path / "results.txt").read_text()
     assert "2; every measure is the mean over the repeats" in text
+    assert "patients assumed" in text
 
 
 @pytest.mark.parametrize(
