@@ -289,3 +289,16 @@ def test_a_damaged_table_ends_with_a_report_or_one_clear_error(tmp_path_factory,
             listed(root, content)
         except UserError as error:
             assert THERMOGRAM_TABLE in str(error)
+
+
+def test_files_that_are_not_listed_are_counted_in_a_note(tmp_path):
+    write(tmp_path, "a.png", "b.png", "c.png", "mask.png")
+    _, report = listed(tmp_path, "file,annotation\na.png,mask.png\n")
+    ((_, detail),) = said(report, "ignored-file")
+    assert detail.startswith("2 other files are not listed")
+
+
+def test_a_table_without_rows_is_reported(tmp_path):
+    write(tmp_path, "a.png")
+    _, report = listed(tmp_path, "file,patient\n")
+    assert "lists no file" in said(report, "bad-table-row")[0][1]

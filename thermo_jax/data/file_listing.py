@@ -63,7 +63,7 @@ def list_files(root: str | os.PathLike) -> FileListing:
 
     Raises:
       FileNotFoundError: the root does not exist.
-      UserError: the root is a file, or empty.
+      UserError: the root is a file.
     """
     root = pathlib.Path(root).expanduser().absolute()
     if not root.exists():
@@ -72,12 +72,7 @@ def list_files(root: str | os.PathLike) -> FileListing:
         )
     if not root.is_dir():
         raise UserError(f"data root {root} is a file; set config.data.root to its folder")
-    files = list_folder(root)
-    if not (files.sources() or files.others or files.closed):
-        raise UserError(
-            f"data root {root} is empty; copy the data set there, or set config.data.root"
-        )
-    return files
+    return list_folder(root)
 
 
 def list_folder(root: pathlib.Path, *, leave_out: str | os.PathLike | None = None) -> FileListing:

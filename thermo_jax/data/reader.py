@@ -195,7 +195,9 @@ def _read_array(path: pathlib.Path) -> np.ndarray:
         raise
     except Exception as error:  # NumPy evaluates the header as Python, which raises many types
         size = path.stat().st_size
-        detail = f"not a NumPy array ({short_text(error)}; the file has {size} bytes)"
+        # NumPy's advice for what may be pickled is to load it unsafely.
+        cause = "no array of numbers" if "pickle" in str(error) else short_text(error)
+        detail = f"not a NumPy array ({cause}; the file has {size} bytes)"
         raise DataError("unreadable-matrix", path, detail) from error
     if values.ndim == 3 and values.shape[-1] == 1:
         values = values[..., 0]

@@ -6,6 +6,7 @@ Only the files that it lists are used. An empty cell falls back to the rules of 
 """
 
 import collections
+import contextlib
 import csv
 import dataclasses
 import difflib
@@ -20,7 +21,13 @@ from typing import Any
 from thermo_jax.data import table_cells
 from thermo_jax.data.class_folders import plain
 from thermo_jax.data.data_report import Oddity, Reading, safe_cell
-from thermo_jax.data.file_listing import IMAGES, MATRICES, THERMOGRAM_TABLE, FileListing
+from thermo_jax.data.file_listing import (
+    IMAGES,
+    MASK_CLASSES,
+    MATRICES,
+    THERMOGRAM_TABLE,
+    FileListing,
+)
 from thermo_jax.data.identity import CLASS_AND_FOLDER, ONE_PER_FILE, identify
 from thermo_jax.data.name_guess import stem_of
 from thermo_jax.data.table_cells import AbsentFileError, CellError, PathCells, unquoted
@@ -96,10 +103,39 @@ def identify_listed(
         if annotation := next((row.annotation for row in group if row.annotation), None):
             annotations[name] = annotation
         given.append(values)
+    listed = {row.path for row in rows} | {row.annotation for row in rows}
+    if rows and (others := len(set(files.pixels) - listed)):
+        detail = f"{others} other files are not listed, or their rows are not usable: not used"
+        yield Oddity("ignored-file", THERMOGRAM_TABLE, detail)
     paths = [[row.path for row in group] for group in groups]
     records = yield from identify(paths, files, given=given, keep_mismatched=for_prediction)
     patients = [values["patient"] for values in given if "patient" in values]
     return ListedThermograms(_with_written_names(records, given=patients), annotations, frames)
+
+
+def other_sources(files: FileListing) -> list[pathlib.Path]:
+    """The files that the table names, but that the listing of the folder does not contain.
+
+    They are hidden, or in the workdir of a run, such as a corrected LabelMe file. A mask comes with
+    its classes.json.
+    """
+    if files.thermogram_table is None:
+        return []
+    try:
+        header, lines = _cells(_read_text(files.thermogram_table))
+    except DataError:
+        return []  # a scan reports it
+    paths = PathCells(files)
+    found: set[pathlib.Path] = set()
+    for _, cells in lines:
+        for column, text in zip(header, cells, strict=False):
+            if column in ("file", "annotation") and text:
+                with contextlib.suppress(AbsentFileError, CellError):
+                    found.add(paths.find(text))
+    found -= set(files.sources())
+    folders = {folder for path in found for folder in path.parents}
+    classes = (folder / MASK_CLASSES for folder in folders if folder.is_relative_to(files.root))
+    return sorted(found.union(filter(pathlib.Path.is_file, classes)))
 
 
 def _name(path: pathlib.Path, files: FileListing) -> str:
@@ -197,6 +233,9 @@ def _read_rows(files: FileListing, *, annotated: bool) -> Reading[list[_Row]]:
         return []
     header, lines = _cells(_read_text(files.thermogram_table))
     table = [(line, dict(zip(header, cells, strict=False))) for line, cells in lines]
+    if not lines:
+        detail = "lists no file: expected a line for each, below the names of the columns"
+        yield Oddity("bad-table-row", THERMOGRAM_TABLE, detail)
     paths = PathCells(files)
     readers = table_cells.readers(
         day_first=table_cells.is_day_first(row.get("date", "") for _, row in table)

@@ -127,6 +127,8 @@ def list_sources(
     """Lists each zip, each folder with a thermograms.csv, and all other files together."""
     listings: list[Listing] = []
     together = FileListing(common, layout="folder")
+    # Dictionaries, because folders may overlap: the same file counts once.
+    lists = {field: {} for field in ("pixels", "others", "workdirs", "closed")}
     for source in sources:
         if source.is_zip:
             unpacked = unpack(source.path, unpack_dir / str(len(listings)))
@@ -136,15 +138,16 @@ def list_sources(
         elif not source.path.is_dir():
             known = source.path.suffix.lower() in MATRICES + IMAGES
             is_table = source.path.name.lower() in (THERMOGRAM_TABLE, DIAGNOSIS_TABLE)
-            (together.pixels if known and not is_table else together.others).append(source.path)
+            lists["pixels" if known and not is_table else "others"][source.path] = None
         else:
             files = _list_folder(source.path, leave_out=leave_out)
             if files.thermogram_table:
                 listings.append(Listing(files, _prefix(source.path, common)))
                 continue
-            for field in ("pixels", "others", "workdirs", "closed"):
-                paths = dict.fromkeys([*getattr(together, field), *getattr(files, field)])
-                setattr(together, field, list(paths))
+            for field, paths in lists.items():
+                paths.update(dict.fromkeys(getattr(files, field)))
+    for field, paths in lists.items():
+        setattr(together, field, list(paths))
     together.pixels.sort(key=lambda path: path.relative_to(common).parts)
     return [*listings, Listing(together, "")]
 
