@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from thermo_jax.data.data_report import DataReport
 from thermo_jax.data.file_listing import THERMOGRAM_TABLE, list_files
 from thermo_jax.data.identity import CLASS_AND_FOLDER, ONE_PER_FILE, identify
+from thermo_jax.data.table_proposal import propose_table
 from thermo_jax.data.thermogram import HEALTHY, SICK, UNLABELLED, DataError, frame_name
-from thermo_jax.data.thermogram_table import COLUMNS, identify_listed, propose_table
+from thermo_jax.data.thermogram_table import COLUMNS, identify_listed
 from thermo_jax.errors import UserError
 
 

@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 from thermo_jax.data import layouts
 from thermo_jax.data.dataset import DataSettings
 from thermo_jax.data.file_listing import THERMOGRAM_TABLE
-from thermo_jax.data.thermogram_table import propose_table
+from thermo_jax.data.table_proposal import propose_table
 from thermo_jax.errors import UserError
 from thermo_jax.files import write_whole
 from thermo_jax.programs import settings
