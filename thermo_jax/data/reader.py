@@ -117,7 +117,8 @@ def read_file(
             notes.append((NO_TEMPERATURES, f"FLIR radiometric JPEG, read as a picture: {error}"))
         else:
             settings = dataclasses.replace(settings, unit="auto")
-            return _temperatures(path, celsius, settings, notes=[("radiometry", note)])
+            notes = [("radiometry", note)]
+            return _temperatures(path, celsius, settings, notes=notes, units=("celsius",))
     image = open_image(path, data, formats=FORMATS, frame=frame)
     num_frames = image_limits.count_frames(path, data)
     _check_size(path, image.height, image.width)
@@ -167,9 +168,10 @@ def _temperatures(
     *,
     notes: Sequence[tuple[str, str]] = (),
     num_frames: int = 1,
+    units: Sequence[str] = tuple(radiometry.UNITS),
 ) -> Content:
     _check_size(path, *values.shape)
-    celsius = radiometry.to_celsius(path, values, unit=settings.unit)
+    celsius = radiometry.to_celsius(path, values, unit=settings.unit, units=units)
     notes = (*notes, *celsius.notes)
     return Content("temperatures", celsius.values, celsius.good, notes, num_frames)
 
