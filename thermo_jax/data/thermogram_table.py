@@ -235,6 +235,8 @@ def _read_rows(files: FileListing, *, annotated: bool) -> Reading[list[_Row]]:
     readers = table_cells.readers(
         day_first=table_cells.is_day_first(row.get("date", "") for _, row in table)
     )
+    if not annotated:
+        del readers["label"]  # a prediction needs no diagnosis, so it may be anything
     rows: list[_Row] = []
     lines_of: dict[tuple[pathlib.Path, int], int] = {}
     for (line, row), (_, cells) in zip(table, lines, strict=True):
@@ -301,6 +303,12 @@ def _grouped(rows: Sequence[_Row], files: FileListing) -> Reading[list[list[_Row
     for row in sorted(rows, key=lambda row: (row.path.parent.parts, row.path.name, row.line)):
         stem = row.path.parent, stem_of(row.path).lower()
         is_frame = stem in stems and "frame" in row.values
+        if times[row.path] > 1 and not is_frame:
+            detail = (
+                f"line {row.line} of {THERMOGRAM_TABLE}: no frame, but other lines choose frames"
+            )
+            yield Oddity("bad-table-row", files.relative(row.path), f"{detail} of this file")
+            continue
         if is_frame:
             frame = row.values["frame"]
             name = frame_name(_name(row.path, files), frame)
@@ -308,6 +316,8 @@ def _grouped(rows: Sequence[_Row], files: FileListing) -> Reading[list[list[_Row
         group = groups.setdefault((*stem, row.values["frame"] if is_frame else -1), [])
         for other, column in itertools.product(group, COLUMNS):
             values = [r.values[column] for r in (other, row) if column in r.values]
+            if column == "patient":
+                values = [_same_patient(value) for value in values]
             if len(set(values)) == 2:
                 detail = (
                     f"line {row.line} of {THERMOGRAM_TABLE}: another {column} than line "

@@ -25,7 +25,7 @@ from thermo_jax.data.file_listing import (
     list_folder,
 )
 from thermo_jax.errors import ClosedFolderError, MissingFileError, UserError
-from thermo_jax.files import task_of_run
+from thermo_jax.files import is_remote, task_of_run
 from thermo_jax.inference.zip_files import unpack
 
 
@@ -47,10 +47,12 @@ def find_sources(
 
     Raises:
       FileNotFoundError: there is no such file or folder, and no match.
-      UserError: a pattern matches nothing but results and masks.
+      UserError: a pattern matches nothing but results and masks, or a path is in a bucket.
     """
     sources: dict[pathlib.Path, Source] = {}
     for text in given:
+        if is_remote(text):
+            raise UserError(f"{text} is not on this machine: copy it to a folder here (gcloud ...)")
         path = pathlib.Path(os.path.expanduser(text))  # "~nobody" stays as it is
         if os.path.exists(path):
             path = _absolute(path)
@@ -167,9 +169,7 @@ def _list_folder(path: pathlib.Path, *, leave_out: str | os.PathLike | None) -> 
     if files.root in files.closed:
         raise ClosedFolderError(f"{path} cannot be read: check the permissions of this folder")
     files.layout = "table" if files.thermogram_table else "folder"
-    tables = [file for file in files.pixels if file.name.lower() == THERMOGRAM_TABLE]
-    files.pixels = [file for file in files.pixels if file not in tables]
-    files.others += [*tables, *files.annotations, *files.masks, *files.pages, *files.tables]
+    files.others += [*files.annotations, *files.masks, *files.pages, *files.tables]
     return files
 
 
