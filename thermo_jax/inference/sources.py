@@ -56,7 +56,7 @@ def find_sources(
         path = pathlib.Path(os.path.expanduser(text))  # "~nobody" stays as it is
         if os.path.exists(path):
             path = _absolute(path)
-            if path.name == THERMOGRAM_TABLE:
+            if path.name.lower() == THERMOGRAM_TABLE:
                 path = path.parent
             found = [Source(path, path if path.is_dir() else path.parent)]
         else:
