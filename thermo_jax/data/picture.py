@@ -103,14 +103,14 @@ class Picture:
             return self.levels
         if self.temperatures is None:
             return None
-        return radiometry.render_gray(self.temperatures, limits=self._limits)[..., 0]
+        return radiometry.render_gray(self.temperatures, limits=self.limits)[..., 0]
 
     @property
     def heat(self) -> UInt8[np.ndarray, "h w 3"]:
         """Colours at the picture's size, rendered with the colour map jet if no file has them."""
         if self.colour is not None:
             return self.colour
-        scaled = radiometry.scaled(self._scale_values, self._limits)
+        scaled = radiometry.scaled(self._scale_values, self.limits)
         return radiometry.colours(scaled, colormap="jet")
 
     @property
@@ -128,7 +128,7 @@ class Picture:
         if self.colour is not None and len(self.kinds) == 1:
             axes.imshow(self.colour)
         else:
-            low, high = self._limits
+            low, high = self.limits
             drawn = axes.imshow(self._scale_values, cmap=colormap, vmin=low, vmax=high)
             is_celsius = self.temperatures is not None
             axes.figure.colorbar(drawn, label="degrees C" if is_celsius else "gray level")
@@ -140,7 +140,7 @@ class Picture:
         return self.levels if self.temperatures is None else self.temperatures
 
     @property
-    def _limits(self) -> tuple[float, float]:
+    def limits(self) -> tuple[float, float]:
         """The lowest and the highest measured value."""
         values = self._scale_values
         measured = values if self.good is None else values[self.good]
@@ -168,8 +168,8 @@ class Picture:
             raise DataError("unknown-palette", file, detail)
         values = grids.to_model(self._scale_values.astype(np.float32), self.grid)
         if data_type == "gray":
-            return radiometry.render_gray(values, limits=self._limits)
-        return radiometry.render_heat(values, colormap=colormap, limits=self._limits)
+            return radiometry.render_gray(values, limits=self.limits)
+        return radiometry.render_heat(values, colormap=colormap, limits=self.limits)
 
 
 def read_picture(

@@ -75,7 +75,10 @@ def _show_thermogram(figure, axis, prediction, drawn, *, colormap, extent):
     if picture.kinds == ("colour",):
         axis.imshow(drawn, extent=extent)
         return
-    image = axis.imshow(drawn, cmap=colormap, extent=extent, interpolation="nearest")
+    low, high = picture.limits  # without a lamp or a window, whose temperatures were clamped
+    image = axis.imshow(
+        drawn, cmap=colormap, extent=extent, interpolation="nearest", vmin=low, vmax=high
+    )
     height = figure.get_figheight()
     box = axis.get_position()
     below = figure.add_axes((box.x0, box.y0 - 0.2 / height, box.width, 0.08 / height))
