@@ -73,3 +73,10 @@ def test_a_folder_beside_class_folders_stops_the_run_and_is_named(root):
         layouts.scan(root)
     records, report = layouts.survey(root)  # for the data report
     assert len(records) == 9 and "Probe" in report.problem
+
+
+def test_files_of_one_name_in_two_sessions_of_a_patient_are_two_thermograms(tmp_path):
+    for session in ("ses-1", "ses-2"):
+        write_gray(tmp_path / "healthy" / "sub-1" / session / "3-1.jpg")
+    records, report = layouts.scan(tmp_path)
+    assert len(records) == 2 and not report.count("duplicate")

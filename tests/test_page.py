@@ -1,5 +1,6 @@
 """The page of a patient with one or many thermograms (see also test_report_in_browser)."""
 
+import dataclasses
 import re
 
 import numpy as np
@@ -142,3 +143,10 @@ def test_no_model_is_shown_as_certain(write, finding, value, shown):
 def test_a_page_without_classifiers_has_no_probability(write, finding):
     one, two = (finding(f"0001/{k}", probabilities={}) for k in "ab")
     assert "robability" not in write(one) + write(one, two)
+
+
+def test_a_region_without_measured_pixels_has_no_temperatures(write, finding):
+    one = finding()
+    regions = [one.regions[0]._replace(mean=float("nan"), hottest=None), *one.regions[1:]]
+    page = write(dataclasses.replace(one, regions=regions))
+    assert "hottest at x, y" in page and "100, 40" in page

@@ -162,3 +162,12 @@ def test_temperatures_of_any_size_are_resampled_for_the_models(tmp_path):
     pixels = load_pixels(record(temperature_path=tmp_path / "a.csv"))
     assert pixels.temperatures.shape == (480, 640)
     assert pixels.temperatures.mean() == pytest.approx(matrix()[::4, ::4].mean(), abs=0.01)
+
+
+def test_a_colour_picture_beside_temperatures_of_its_size_is_left_out(tmp_path):
+    Image.fromarray(radiometry.colours(gray_pixels() / 255, colormap="jet")).save(
+        tmp_path / "a.png"
+    )
+    picture, _ = read_picture([tmp_path / "a.png", write_matrix(tmp_path / "a.txt")])
+    assert picture.kinds == ("temperatures",)
+    assert "a.png: left out: images are rendered from the temperatures" in picture.notes

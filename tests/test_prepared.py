@@ -46,3 +46,20 @@ def test_a_phantom_that_cannot_be_written_is_an_error_with_the_remedy_that_moves
 def test_a_full_disk_is_reported_as_one(tmp_path):
     with pytest.raises(OSError, match="No space left"), files.writing(tmp_path):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(tmp_path))
+
+
+def test_a_corrected_annotation_in_a_workdir_changes_the_fingerprint(tmp_path):
+    run = tmp_path / "predictions"
+    run.mkdir()
+    (tmp_path / "a.png").touch()
+    (run / "config.json").write_text('{"task": "predict"}')
+    (run / "a.json").write_text("{}")
+    (tmp_path / "thermograms.csv").write_text("file,annotation\na.png,predictions/a.json\n")
+    before = prepared.source_fingerprint(tmp_path)
+    (run / "a.json").write_text('{"shapes": []}')
+    assert prepared.source_fingerprint(tmp_path) != before
+
+
+def test_a_bucket_is_refused_as_a_data_root():
+    with pytest.raises(ValueError, match="root=gs://clinic/a is not on this machine: copy"):
+        DataSettings(root="gs://clinic/a", type="gray").find_root()

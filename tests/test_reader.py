@@ -197,6 +197,12 @@ def test_a_radiometric_scene_at_no_bodys_temperature_is_refused(tmp_path, monkey
     assert "the median -6.5" in detail
 
 
+def test_a_radiometric_scene_at_60_degrees_is_not_taken_for_fahrenheit(tmp_path, monkeypatch):
+    use_flyr(monkeypatch, lambda file: FakeThermogram(temperatures() + 30))
+    detail = refused(radiometric(tmp_path / "a.jpg"), kind="unknown-unit")
+    assert detail.endswith("(10..45 celsius)")  # no unit can be forced: FLIR's is known
+
+
 def no_thermal_image(file):
     raise KeyError("no raw thermal image")
 

@@ -36,3 +36,12 @@ def test_without_temperatures_there_are_areas_only(scene):
     assert [region.area for region in regions] == [4, 4, 2]
     assert all(np.isnan(region.mean) and region.hottest is None for region in regions)
     assert differences(regions) == {}
+
+
+def test_pixels_that_were_not_measured_do_not_count(scene):
+    label_map, temperatures = scene
+    good = temperatures != 33  # a lamp
+    left, right, _ = measure_regions(label_map, temperatures, good=good & (label_map != 1))
+    assert (left.area, left.max, left.hottest) == (4, 31, (1, 1))
+    assert right.hottest is None and np.isnan(right.max)
+    assert differences([left, right]) == {}

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from thermo_jax.data.data_report import DataReport
 from thermo_jax.data.file_listing import THERMOGRAM_TABLE, list_files
 from thermo_jax.data.identity import CLASS_AND_FOLDER, ONE_PER_FILE, identify
+from thermo_jax.data.table_proposal import propose_table
 from thermo_jax.data.thermogram import HEALTHY, SICK, UNLABELLED, DataError, frame_name
-from thermo_jax.data.thermogram_table import COLUMNS, identify_listed, propose_table
+from thermo_jax.data.thermogram_table import COLUMNS, identify_listed
 from thermo_jax.errors import UserError
 
 
@@ -289,3 +290,36 @@ def test_a_damaged_table_ends_with_a_report_or_one_clear_error(tmp_path_factory,
             listed(root, content)
         except UserError as error:
             assert THERMOGRAM_TABLE in str(error)
+
+
+def test_files_that_are_not_listed_are_counted_in_a_note(tmp_path):
+    write(tmp_path, "a.png", "b.png", "c.png", "mask.png")
+    _, report = listed(tmp_path, "file,annotation\na.png,mask.png\n")
+    ((_, detail),) = said(report, "ignored-file")
+    assert detail.startswith("2 other files are not listed")
+
+
+def test_a_table_without_rows_is_reported(tmp_path):
+    write(tmp_path, "a.png")
+    _, report = listed(tmp_path, "file,patient\n")
+    assert "lists no file" in said(report, "bad-table-row")[0][1]
+
+
+def test_a_stack_listed_with_and_without_a_frame_is_used_for_the_frame_alone(tmp_path):
+    write(tmp_path, "s.npy")
+    found, report = listed(tmp_path, "file,patient,frame\ns.npy,,\ns.npy,Bea,1\n")
+    assert [record.patient for record in found.records] == ["Bea"]
+    assert "no frame" in said(report, "bad-table-row")[0][1]
+
+
+def test_two_files_of_one_thermogram_may_spell_the_patient_differently(tmp_path):
+    write(tmp_path, "a.png", "a.csv")
+    found, report = listed(tmp_path, "file,patient\na.png,P001\na.csv,p 1\n")
+    assert len(found.records[0].files) == 2 and not report.num_bad
+
+
+def test_the_name_of_the_table_may_be_in_capitals_and_counts_in_the_root_only(tmp_path):
+    write(tmp_path, "Thermograms.CSV", "x/thermograms.csv", "x/a.png")
+    files = list_files(tmp_path)
+    assert files.thermogram_table == tmp_path / "Thermograms.CSV"
+    assert files.others == [tmp_path / "x/thermograms.csv"]

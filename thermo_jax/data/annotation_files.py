@@ -99,9 +99,13 @@ class _Annotator:
         self.row_of_name = {record.name: row for row, record in enumerate(records)}
         self._annotated_by: dict[int, str] = {}  # row -> file
         self._rows_of_stem: dict[str, list[int]] = {}
+        # Thousands of patients may have a file of the same name, so folders are looked up, too.
+        self._rows_of_folder: dict[tuple[str, str], list[int]] = {}
         for row, record in enumerate(records):
             for stem in _stems(record):
                 self._rows_of_stem.setdefault(stem, []).append(row)
+                folder = self._folder(PurePosixPath(record.name))
+                self._rows_of_folder.setdefault((folder, stem), []).append(row)
         self._names_on_disk: dict[str, list[PurePosixPath]] = {}
         for path in files.pixels:
             name = PurePosixPath(files.relative(path)).with_name(split_name(path.name)[0])
@@ -137,7 +141,10 @@ class _Annotator:
 
     def _rows(self, image: PurePosixPath) -> list[int]:
         rows = self._rows_of_stem.get(image.name, [])
-        if fitting := [row for row in rows if self.fits(image, self.records[row].name)]:
+        folder = image.parent.name
+        is_named = folder not in ("", "..") and not folder.endswith(":")  # unlike C:/a.jpg
+        near = self._rows_of_folder.get((folder, image.name), []) if is_named else rows
+        if fitting := [row for row in near if self.fits(image, self.records[row].name)]:
             return fitting
         parsed = parse_name(image.name)
         if parsed is not None and parsed.patient is not None:
@@ -145,6 +152,10 @@ class _Annotator:
         on_disk = self._names_on_disk.get(image.name, [])
         left_out = any(self.fits(image, name.as_posix()) for name in on_disk)
         return rows if _FOREIGN.match(image.as_posix()) and not left_out else []
+
+    def _folder(self, name: PurePosixPath) -> str:
+        """The name of the folder of a file, which may be the root."""
+        return name.parent.name or self.files.root.name
 
     def fits(self, image: PurePosixPath, name: str) -> bool:
         """Whether a path of an image and a name of a thermogram agree as far as both go.

@@ -14,7 +14,7 @@ from thermo_jax.data.reader import ReaderSettings
 from thermo_jax.data.splits import Split
 from thermo_jax.data.thermogram import UNLABELLED, Thermogram
 from thermo_jax.errors import UserError
-from thermo_jax.files import cache_dir, digest, folder_path, writing
+from thermo_jax.files import cache_dir, digest, folder_path, is_remote, writing
 
 PHANTOM = "phantom"
 PAPER, TRANSDUCTIVE = "paper", "transductive"
@@ -62,6 +62,11 @@ class DataSettings(examples.Selection):
                 "config.data.root is empty: give --config.data.root=/path/to/dmr-ir, or use the "
                 "preset 'phantom' (such as --config=configs/encoder.py:heat,phantom) for synthetic "
                 "data"
+            )
+        if is_remote(self.root):
+            raise UserError(
+                f"config.data.root={self.root} is not on this machine: copy the data set to a "
+                "folder here (gcloud storage cp -r ...), and give that one"
             )
         if self.root != PHANTOM:
             return pathlib.Path(self.root).expanduser()

@@ -63,7 +63,7 @@ def list_files(root: str | os.PathLike) -> FileListing:
 
     Raises:
       FileNotFoundError: the root does not exist.
-      UserError: the root is a file, or empty.
+      UserError: the root is a file.
     """
     root = pathlib.Path(root).expanduser().absolute()
     if not root.exists():
@@ -72,12 +72,7 @@ def list_files(root: str | os.PathLike) -> FileListing:
         )
     if not root.is_dir():
         raise UserError(f"data root {root} is a file; set config.data.root to its folder")
-    files = list_folder(root)
-    if not (files.sources() or files.others or files.closed):
-        raise UserError(
-            f"data root {root} is empty; copy the data set there, or set config.data.root"
-        )
-    return files
+    return list_folder(root)
 
 
 def list_folder(root: pathlib.Path, *, leave_out: str | os.PathLike | None = None) -> FileListing:
@@ -105,7 +100,8 @@ def list_folder(root: pathlib.Path, *, leave_out: str | os.PathLike | None = Non
             if folder.parent in only_masks or (is_named and not inside & {"images", *MASK_FOLDERS}):
                 only_masks.add(folder)
     for path in sorted(paths, key=lambda path: path.relative_to(root).parts):
-        if path == root / THERMOGRAM_TABLE:
+        is_table = path.parent == root and path.name.lower() == THERMOGRAM_TABLE
+        if is_table and files.thermogram_table is None:
             files.thermogram_table = path
         else:
             _list_of(path, files, mask_folders=mask_folders).append(path)
@@ -119,6 +115,8 @@ def _list_of(
     name, suffix = path.name.lower(), path.suffix.lower()
     if name in ("description.html", "description.htm"):
         return files.pages
+    if name == THERMOGRAM_TABLE:
+        return files.others
     if name == DIAGNOSIS_TABLE:
         return files.tables
     if suffix == ".json":
@@ -193,7 +191,9 @@ def report_unused(files: FileListing) -> Reading[None]:
     for path in files.workdirs:
         yield Oddity("earlier-run", files.relative(path), "the workdir of a run")
     for path in files.others:
-        if path.suffix.lower() in MATRICES + IMAGES:
+        if path.name.lower() == THERMOGRAM_TABLE:
+            detail = "used in the data root only: copy it there, or choose its folder as the root"
+        elif path.suffix.lower() in MATRICES + IMAGES:
             detail = (
                 f"the {files.layout} layout has no such files; config.data.layout=folder reads it"
             )

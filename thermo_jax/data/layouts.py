@@ -138,6 +138,8 @@ def _read_any_camera(
 
 def _problem(files: FileListing) -> str:
     """Why nothing of a data set can be used, or ""."""
+    if not (files.sources() or files.others or files.closed):
+        return f"data root {files.root} is empty; copy the data set there, or set config.data.root"
     if not files.pixels:
         return (
             f"no thermograms under {files.root}; expected pictures (JPEG, PNG, TIFF, ...) or "
@@ -239,8 +241,10 @@ def _identity(record: Thermogram) -> tuple:
     parsed = parse_name(stem)
     if not record.patient_known or parsed is None:
         return (record.name,)
+    if parsed.patient not in (None, record.patient) and not parsed.complete:
+        return (record.name,)  # 3-1 in the folder sub-01 is no image of patient 3
     if not parsed.complete:
-        return (record.patient, record.mirrored, stem.lower())
+        return (record.patient, record.mirrored, record.visit, stem.lower())
     recording = (record.visit, record.view, record.protocol, record.frame)
     return (record.patient, record.mirrored, *recording)
 

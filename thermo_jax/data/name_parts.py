@@ -44,6 +44,7 @@ _CONTENTS = _words(
     "matrix matriz mask label breast mama seio chest torax roi crop cropped aug augmented flip "
     "flipped rot rotated mirror mirrored resized original processed slice layer channel page file "
     "arquivo archivo fichero untitled new novo nuevo old final copy copia copie age idade edad "
+    "float int uint stack celsius fahrenheit kelvin centikelvin "
     "size cm mm grade birads view vista angle position posicao posicion pose pos l r"
 )
 _SETS_AND_TIMES = _words(

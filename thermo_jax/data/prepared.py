@@ -16,6 +16,7 @@ from etils import epath
 
 from thermo_jax.data.data_report import REPORT_FILES
 from thermo_jax.data.file_listing import list_files
+from thermo_jax.data.thermogram_table import other_sources
 from thermo_jax.errors import UserError
 from thermo_jax.files import CACHE_DIR_VARIABLE, cache_dir, digest, writing
 
@@ -65,11 +66,11 @@ class Prepared:
 def source_fingerprint(root: str | os.PathLike, **settings: str) -> str:
     """A hash of the settings, the format, and the path, size and mtime of every source file.
 
-    No file is opened, so an unchanged source is recognised in a fraction of a second.
+    No file but thermograms.csv is opened, so a source is recognised in a fraction of a second.
     """
     listing = list_files(root)
     files = []
-    for path in listing.sources():
+    for path in dict.fromkeys([*listing.sources(), *other_sources(listing)]):
         status = path.stat() if path.exists() else path.lstat()  # lstat: a broken link
         files.append([listing.relative(path), status.st_size, status.st_mtime_ns])
     return digest({"format": FORMAT_VERSION, "settings": settings, "files": files})

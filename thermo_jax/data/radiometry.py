@@ -7,7 +7,7 @@ pixels follow SPEC section 9.
 
 import itertools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -52,7 +52,11 @@ class Celsius(NamedTuple):
 
 
 def to_celsius(
-    path: str | os.PathLike, values: Float[np.ndarray, "h w"], *, unit: str = "auto"
+    path: str | os.PathLike,
+    values: Float[np.ndarray, "h w"],
+    *,
+    unit: str = "auto",
+    units: Sequence[str] = tuple(UNITS),
 ) -> Celsius:
     """Converts temperatures to degrees C, and repairs bad pixels.
 
@@ -61,6 +65,8 @@ def to_celsius(
 
     Args:
       unit: one of `UNIT_CHOICES`; "auto" recognises it by the median.
+      units: those that can be recognised. A file may say that it contains degrees C: then the
+        median of an oven at 60 degrees C must not look like Fahrenheit.
     Raises:
       DataError: the unit is not recognised, too many pixels are bad, or nothing varies.
     """
@@ -69,7 +75,7 @@ def to_celsius(
     if not finite.any():
         raise DataError("bad-pixels", path, "every value is NaN or infinite")
     median = float(np.median(values if is_complete else values[finite]))
-    unit = _recognise(path, median) if unit == "auto" else unit
+    unit = _recognise(path, median, units) if unit == "auto" else unit
     notes = []
     if unit != "celsius":
         notes.append(("converted-unit", f"{unit} (median {median:.6g}) converted to degrees C"))
@@ -102,16 +108,14 @@ def measured_mean(
     return float((values if good is None else values[good]).mean(dtype=np.float64))
 
 
-def _recognise(path: str | os.PathLike, median: float) -> str:
-    for name, unit in UNITS.items():
-        if unit.lowest <= median <= unit.highest:
+def _recognise(path: str | os.PathLike, median: float, units: Sequence[str]) -> str:
+    for name in units:
+        if UNITS[name].lowest <= median <= UNITS[name].highest:
             return name
-    ranges = ", ".join(f"{unit.lowest:g}..{unit.highest:g} {name}" for name, unit in UNITS.items())
-    detail = (
-        f"the median {median:.6g} fits no unit of a body's temperature ({ranges}); "
-        "config.data.unit forces one"
-    )
-    raise DataError("unknown-unit", path, detail)
+    ranges = ", ".join(f"{UNITS[name].lowest:g}..{UNITS[name].highest:g} {name}" for name in units)
+    detail = f"the median {median:.6g} fits no unit of a body's temperature ({ranges})"
+    remedy = "; config.data.unit forces one" if len(units) > 1 else ""
+    raise DataError("unknown-unit", path, detail + remedy)
 
 
 def _repair(values: np.ndarray, good: np.ndarray) -> tuple[np.ndarray, int]:

@@ -117,7 +117,8 @@ def read_file(
             notes.append((NO_TEMPERATURES, f"FLIR radiometric JPEG, read as a picture: {error}"))
         else:
             settings = dataclasses.replace(settings, unit="auto")
-            return _temperatures(path, celsius, settings, notes=[("radiometry", note)])
+            notes = [("radiometry", note)]
+            return _temperatures(path, celsius, settings, notes=notes, units=("celsius",))
     image = open_image(path, data, formats=FORMATS, frame=frame)
     num_frames = image_limits.count_frames(path, data)
     _check_size(path, image.height, image.width)
@@ -167,9 +168,10 @@ def _temperatures(
     *,
     notes: Sequence[tuple[str, str]] = (),
     num_frames: int = 1,
+    units: Sequence[str] = tuple(radiometry.UNITS),
 ) -> Content:
     _check_size(path, *values.shape)
-    celsius = radiometry.to_celsius(path, values, unit=settings.unit)
+    celsius = radiometry.to_celsius(path, values, unit=settings.unit, units=units)
     notes = (*notes, *celsius.notes)
     return Content("temperatures", celsius.values, celsius.good, notes, num_frames)
 
@@ -195,7 +197,9 @@ def _read_array(path: pathlib.Path) -> np.ndarray:
         raise
     except Exception as error:  # NumPy evaluates the header as Python, which raises many types
         size = path.stat().st_size
-        detail = f"not a NumPy array ({short_text(error)}; the file has {size} bytes)"
+        # NumPy's advice for what may be pickled is to load it unsafely.
+        cause = "no array of numbers" if "pickle" in str(error) else short_text(error)
+        detail = f"not a NumPy array ({cause}; the file has {size} bytes)"
         raise DataError("unreadable-matrix", path, detail) from error
     if values.ndim == 3 and values.shape[-1] == 1:
         values = values[..., 0]

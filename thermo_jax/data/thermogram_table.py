@@ -6,12 +6,12 @@ Only the files that it lists are used. An empty cell falls back to the rules of 
 """
 
 import collections
+import contextlib
 import csv
 import dataclasses
 import difflib
 import io
 import itertools
-import os
 import pathlib
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -19,20 +19,22 @@ from typing import Any
 
 from thermo_jax.data import table_cells
 from thermo_jax.data.class_folders import plain
-from thermo_jax.data.data_report import Oddity, Reading, safe_cell
-from thermo_jax.data.file_listing import IMAGES, MATRICES, THERMOGRAM_TABLE, FileListing
-from thermo_jax.data.identity import CLASS_AND_FOLDER, ONE_PER_FILE, identify
+from thermo_jax.data.data_report import Oddity, Reading
+from thermo_jax.data.file_listing import (
+    IMAGES,
+    MASK_CLASSES,
+    MATRICES,
+    THERMOGRAM_TABLE,
+    FileListing,
+)
+from thermo_jax.data.identity import identify
 from thermo_jax.data.name_guess import stem_of
 from thermo_jax.data.table_cells import AbsentFileError, CellError, PathCells, unquoted
 from thermo_jax.data.thermogram import (
-    LABEL_NAMES,
-    UNLABELLED,
-    VIEW_NAMES,
     DataError,
     Thermogram,
     frame_name,
 )
-from thermo_jax.files import csv_text
 
 COLUMNS = (
     *("file", "patient", "label", "view", "protocol", "date", "visit", "frame"),
@@ -96,10 +98,39 @@ def identify_listed(
         if annotation := next((row.annotation for row in group if row.annotation), None):
             annotations[name] = annotation
         given.append(values)
+    listed = {row.path for row in rows} | {row.annotation for row in rows}
+    if rows and (others := len(set(files.pixels) - listed)):
+        detail = f"{others} other files are not listed, or their rows are not usable: not used"
+        yield Oddity("ignored-file", THERMOGRAM_TABLE, detail)
     paths = [[row.path for row in group] for group in groups]
     records = yield from identify(paths, files, given=given, keep_mismatched=for_prediction)
     patients = [values["patient"] for values in given if "patient" in values]
     return ListedThermograms(_with_written_names(records, given=patients), annotations, frames)
+
+
+def other_sources(files: FileListing) -> list[pathlib.Path]:
+    """The files that the table names, but that the listing of the folder does not contain.
+
+    They are hidden, or in the workdir of a run, such as a corrected LabelMe file. A mask comes with
+    its classes.json.
+    """
+    if files.thermogram_table is None:
+        return []
+    try:
+        header, lines = _cells(_read_text(files.thermogram_table))
+    except DataError:
+        return []  # a scan reports it
+    paths = PathCells(files)
+    found: set[pathlib.Path] = set()
+    for _, cells in lines:
+        for column, text in zip(header, cells, strict=False):
+            if column in ("file", "annotation") and text:
+                with contextlib.suppress(AbsentFileError, CellError):
+                    found.add(paths.find(text))
+    found -= set(files.sources())
+    folders = {folder for path in found for folder in path.parents}
+    classes = (folder / MASK_CLASSES for folder in folders if folder.is_relative_to(files.root))
+    return sorted(found.union(filter(pathlib.Path.is_file, classes)))
 
 
 def _name(path: pathlib.Path, files: FileListing) -> str:
@@ -197,10 +228,15 @@ def _read_rows(files: FileListing, *, annotated: bool) -> Reading[list[_Row]]:
         return []
     header, lines = _cells(_read_text(files.thermogram_table))
     table = [(line, dict(zip(header, cells, strict=False))) for line, cells in lines]
+    if not lines:
+        detail = "lists no file: expected a line for each, below the names of the columns"
+        yield Oddity("bad-table-row", THERMOGRAM_TABLE, detail)
     paths = PathCells(files)
     readers = table_cells.readers(
         day_first=table_cells.is_day_first(row.get("date", "") for _, row in table)
     )
+    if not annotated:
+        del readers["label"]  # a prediction needs no diagnosis, so it may be anything
     rows: list[_Row] = []
     lines_of: dict[tuple[pathlib.Path, int], int] = {}
     for (line, row), (_, cells) in zip(table, lines, strict=True):
@@ -267,6 +303,12 @@ def _grouped(rows: Sequence[_Row], files: FileListing) -> Reading[list[list[_Row
     for row in sorted(rows, key=lambda row: (row.path.parent.parts, row.path.name, row.line)):
         stem = row.path.parent, stem_of(row.path).lower()
         is_frame = stem in stems and "frame" in row.values
+        if times[row.path] > 1 and not is_frame:
+            detail = (
+                f"line {row.line} of {THERMOGRAM_TABLE}: no frame, but other lines choose frames"
+            )
+            yield Oddity("bad-table-row", files.relative(row.path), f"{detail} of this file")
+            continue
         if is_frame:
             frame = row.values["frame"]
             name = frame_name(_name(row.path, files), frame)
@@ -274,6 +316,8 @@ def _grouped(rows: Sequence[_Row], files: FileListing) -> Reading[list[list[_Row
         group = groups.setdefault((*stem, row.values["frame"] if is_frame else -1), [])
         for other, column in itertools.product(group, COLUMNS):
             values = [r.values[column] for r in (other, row) if column in r.values]
+            if column == "patient":
+                values = [_same_patient(value) for value in values]
             if len(set(values)) == 2:
                 detail = (
                     f"line {row.line} of {THERMOGRAM_TABLE}: another {column} than line "
@@ -285,48 +329,3 @@ def _grouped(rows: Sequence[_Row], files: FileListing) -> Reading[list[list[_Row
             group.append(row)
     by_name = lambda group: (group[0].path.parent.parts, stem_of(group[0].path))  # noqa: E731
     return sorted(groups.values(), key=by_name)
-
-
-# ---------------------------------------------------------------- the proposal
-
-
-def propose_table(
-    records: Sequence[Thermogram], left_out: Mapping[str, str], *, root: str | os.PathLike
-) -> str:
-    """The text of a `thermograms.csv` that lists what was read, for the user to correct.
-
-    Read without changes, it gives the same thermograms. The cells of what is not known are empty;
-    so is the patient where one per file was assumed, since only the user knows better.
-
-    Args:
-      records: the thermograms.
-      left_out: relative path of a file -> why it was left out.
-      root: the folder to which the paths of the table are relative.
-    """
-    rows: dict[tuple[str, int], dict[str, Any]] = {}
-    for record in records:
-        for path in record.files or record.paths.values():
-            file = path.relative_to(root).as_posix()
-            rows[file, record.frame_in_file] = {"file": file, **_proposed(record)}
-    for file, reason in left_out.items():
-        row = rows.setdefault((file, 0), {"file": file})
-        row["notes"] = "; ".join(filter(None, (row.get("notes"), f"left out: {reason}")))
-    cells = [[safe_cell(row.get(c, "")) for c in COLUMNS] for _, row in sorted(rows.items())]
-    return csv_text(COLUMNS, cells)
-
-
-def _proposed(record: Thermogram) -> dict[str, Any]:
-    assumed = ONE_PER_FILE in record.notes
-    notes = [note for note in record.notes if note in (ONE_PER_FILE, CLASS_AND_FOLDER)]
-    if not record.patient_known:
-        notes.append("patient unknown: used for pretraining only")
-    return {
-        "patient": record.patient if record.patient_known and not assumed else "",
-        "label": LABEL_NAMES[record.label] if record.label != UNLABELLED else "",
-        "view": VIEW_NAMES[record.view] if record.view else "",
-        "protocol": record.protocol,
-        "date": record.date,
-        "visit": record.visit or "",
-        "frame": record.frame if record.frame >= 0 else "",
-        "notes": "; ".join(notes),
-    }

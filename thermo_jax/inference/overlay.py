@@ -78,9 +78,9 @@ def _show_thermogram(figure, axis, prediction, drawn, *, colormap, extent):
     if picture.kinds == ("colour",):
         axis.imshow(drawn, extent=extent)
         return
-    low, high = picture.limits
+    low, high = picture.limits  # without a lamp or a window, whose temperatures were clamped
     image = axis.imshow(
-        drawn, cmap=colormap, vmin=low, vmax=high, extent=extent, interpolation="nearest"
+        drawn, cmap=colormap, extent=extent, interpolation="nearest", vmin=low, vmax=high
     )
     height = figure.get_figheight()
     box = axis.get_position()

@@ -6,8 +6,6 @@ import os
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-import numpy as np
-
 from thermo_jax.data.thermogram import PROTOCOL_NAMES, VIEW_NAMES, parse_name
 from thermo_jax.evaluation.report import Facts, Figure, Part, Section, Text, page_text
 from thermo_jax.evaluation.tables import PrintedTable
@@ -183,14 +181,15 @@ def _picture_parts(finding: Finding) -> list[Part]:
 def _region_parts(regions: list[RegionMeasurement]) -> list[Part]:
     if not regions:
         return []
-    has_celsius = np.isfinite(regions[0].mean)
+    has_celsius = any(region.hottest for region in regions)
     measures = MEASURES if has_celsius else ()
     columns = [*measures, "hottest at x, y"] if has_celsius else []
     columns = ["", *columns, "area, pixels", "share of image, %"]
     rows = []
     for region in regions:
         cells = [getattr(region, measure) for measure in measures]
-        cells += ["{}, {}".format(*region.hottest)] if has_celsius else []
+        spot = "{}, {}".format(*region.hottest) if region.hottest else None
+        cells += [spot] if has_celsius else []
         cells += [region.area, f"{100 * region.share:.1f}"]
         rows.append([class_title(region.class_name), *cells])
     note = "Temperatures in degrees C. " if has_celsius else "No temperatures: areas only. "

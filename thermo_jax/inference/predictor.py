@@ -288,7 +288,7 @@ def _prediction(item, probabilities, evidence, classes, notes, *, models) -> Pre
     if classes:
         mean = grids.from_model(np.mean(classes, axis=0), picture.grid)
         label_map = mean.argmax(-1).astype(np.uint8)
-        regions = measure_regions(label_map, picture.temperatures)
+        regions = measure_regions(label_map, picture.temperatures, good=picture.good)
     return Prediction(
         name=record.name,
         patient=record.known_patient,

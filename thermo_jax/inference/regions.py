@@ -7,7 +7,7 @@ thermogram image left is the patient's right (SPEC section 2).
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 
 from thermo_jax.data.thermogram import BACKGROUND, CLASS_NAMES
 
@@ -30,9 +30,17 @@ class RegionMeasurement(NamedTuple):
 
 
 def measure_regions(
-    label_map: UInt8[np.ndarray, "h w"], temperatures: Float[np.ndarray, "h w"] | None
+    label_map: UInt8[np.ndarray, "h w"],
+    temperatures: Float[np.ndarray, "h w"] | None,
+    *,
+    good: Bool[np.ndarray, "h w"] | None = None,
 ) -> list[RegionMeasurement]:
-    """Measures every class but the background, in the order of CLASS_NAMES."""
+    """Measures every class but the background, in the order of CLASS_NAMES.
+
+    Args:
+      good: the pixels whose temperatures were measured; None if all were. The others were replaced
+        or clamped: a lamp must not become the hottest spot of a breast.
+    """
     regions = []
     for index, name in enumerate(CLASS_NAMES):
         inside = label_map == index
@@ -41,10 +49,11 @@ def measure_regions(
         area = int(inside.sum())
         measures: dict[str, float] = dict.fromkeys(MEASURES, float("nan"))
         hottest = None
-        if temperatures is not None:
-            values = temperatures[inside].astype(np.float64)
+        measured = inside if good is None else inside & good
+        if temperatures is not None and measured.any():
+            values = temperatures[measured].astype(np.float64)
             measures = {measure: float(of(values)) for measure, of in MEASURES.items()}
-            rows, columns = np.nonzero(inside)
+            rows, columns = np.nonzero(measured)
             pixel = int(values.argmax())
             hottest = (int(columns[pixel]), int(rows[pixel]))
         regions.append(
@@ -59,7 +68,7 @@ def differences(regions: list[RegionMeasurement]) -> dict[str, float]:
     result = {}
     for pair, (left, right) in PAIRS.items():
         sides = [by_class.get(CLASS_NAMES[index]) for index in (left, right)]
-        if None not in sides and np.isfinite(sides[0].mean):
+        if None not in sides and np.isfinite(sides[0].mean) and np.isfinite(sides[1].mean):
             result[f"{pair}, mean"] = sides[0].mean - sides[1].mean
             result[f"{pair}, max"] = sides[0].max - sides[1].max
     return result

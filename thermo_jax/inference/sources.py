@@ -25,7 +25,7 @@ from thermo_jax.data.file_listing import (
     list_folder,
 )
 from thermo_jax.errors import ClosedFolderError, MissingFileError, UserError
-from thermo_jax.files import task_of_run
+from thermo_jax.files import is_remote, task_of_run
 from thermo_jax.inference.zip_files import unpack
 
 
@@ -47,14 +47,16 @@ def find_sources(
 
     Raises:
       FileNotFoundError: there is no such file or folder, and no match.
-      UserError: a pattern matches nothing but results and masks.
+      UserError: a pattern matches nothing but results and masks, or a path is in a bucket.
     """
     sources: dict[pathlib.Path, Source] = {}
     for text in given:
+        if is_remote(text):
+            raise UserError(f"{text} is not on this machine: copy it to a folder here (gcloud ...)")
         path = pathlib.Path(os.path.expanduser(text))  # "~nobody" stays as it is
         if os.path.exists(path):
             path = _absolute(path)
-            if path.name == THERMOGRAM_TABLE:
+            if path.name.lower() == THERMOGRAM_TABLE:
                 path = path.parent
             found = [Source(path, path if path.is_dir() else path.parent)]
         else:
@@ -127,6 +129,8 @@ def list_sources(
     """Lists each zip, each folder with a thermograms.csv, and all other files together."""
     listings: list[Listing] = []
     together = FileListing(common, layout="folder")
+    # Dictionaries, because folders may overlap: the same file counts once.
+    lists = {field: {} for field in ("pixels", "others", "workdirs", "closed")}
     for source in sources:
         if source.is_zip:
             unpacked = unpack(source.path, unpack_dir / str(len(listings)))
@@ -136,15 +140,16 @@ def list_sources(
         elif not source.path.is_dir():
             known = source.path.suffix.lower() in MATRICES + IMAGES
             is_table = source.path.name.lower() in (THERMOGRAM_TABLE, DIAGNOSIS_TABLE)
-            (together.pixels if known and not is_table else together.others).append(source.path)
+            lists["pixels" if known and not is_table else "others"][source.path] = None
         else:
             files = _list_folder(source.path, leave_out=leave_out)
             if files.thermogram_table:
                 listings.append(Listing(files, _prefix(source.path, common)))
                 continue
-            for field in ("pixels", "others", "workdirs", "closed"):
-                paths = dict.fromkeys([*getattr(together, field), *getattr(files, field)])
-                setattr(together, field, list(paths))
+            for field, paths in lists.items():
+                paths.update(dict.fromkeys(getattr(files, field)))
+    for field, paths in lists.items():
+        setattr(together, field, list(paths))
     together.pixels.sort(key=lambda path: path.relative_to(common).parts)
     return [*listings, Listing(together, "")]
 
@@ -164,9 +169,7 @@ def _list_folder(path: pathlib.Path, *, leave_out: str | os.PathLike | None) -> 
     if files.root in files.closed:
         raise ClosedFolderError(f"{path} cannot be read: check the permissions of this folder")
     files.layout = "table" if files.thermogram_table else "folder"
-    tables = [file for file in files.pixels if file.name.lower() == THERMOGRAM_TABLE]
-    files.pixels = [file for file in files.pixels if file not in tables]
-    files.others += [*tables, *files.annotations, *files.masks, *files.pages, *files.tables]
+    files.others += [*files.annotations, *files.masks, *files.pages, *files.tables]
     return files
 
 

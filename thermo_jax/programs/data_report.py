@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 from thermo_jax.data import layouts
 from thermo_jax.data.dataset import DataSettings
 from thermo_jax.data.file_listing import THERMOGRAM_TABLE
-from thermo_jax.data.thermogram_table import propose_table
+from thermo_jax.data.table_proposal import propose_table
 from thermo_jax.errors import UserError
 from thermo_jax.files import write_whole
 from thermo_jax.programs import settings
@@ -26,7 +26,8 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
     It also writes a thermograms.csv, which users may correct and copy to the data root.
 
     Raises:
-      UserError: the data cannot be used. The report is written before.
+      UserError: the data cannot be used, or a file is bad and `config.data.strict` is True. The
+        report is written before.
     """
     settings.check_fields(config)
     workdir = check_workdir(workdir, config)
@@ -34,7 +35,6 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
     records, report = layouts.survey(
         data.find_root(),
         layout=data.layout,
-        strict=data.strict,
         render=data.render,
         reader=data.reader,
     )
@@ -45,4 +45,8 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
     print_results(text, files=files, workdir=workdir)
     if report.problem:
         raise UserError(f"{report.problem}. The report in {workdir} names each file")
+    if data.strict and report.num_bad:
+        first = next(oddity for oddity in report.oddities if oddity.is_bad)
+        more = f" ({report.num_bad - 1} more bad files or rows)" if report.num_bad > 1 else ""
+        raise UserError(f"{first.file}: {first.detail}{more}; see the report in {workdir}")
     return {"thermograms": len(records), "oddities": len(report.oddities)}
