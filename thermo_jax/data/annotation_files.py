@@ -18,7 +18,14 @@ from thermo_jax.data.annotated_image import AnnotatedImage, by, read_json
 from thermo_jax.data.data_report import Oddity, Reading
 from thermo_jax.data.file_listing import MASK_CLASSES, MASK_FOLDERS, FileListing
 from thermo_jax.data.grids import TOLERANCE
-from thermo_jax.data.thermogram import BACKGROUND, DataError, Thermogram, parse_name, split_name
+from thermo_jax.data.thermogram import (
+    BACKGROUND,
+    DataError,
+    Thermogram,
+    parse_name,
+    stem_of,
+    without_suffix,
+)
 
 _MASK_ENDING = re.compile(r"[_-](mask|label|seg)$", re.IGNORECASE)
 _FOREIGN = re.compile(r"/|[A-Za-z]:|\.\./")  # the start of a path on another machine, or elsewhere
@@ -78,7 +85,7 @@ def _read(path: pathlib.Path, source: str) -> Reading[_Read]:
     if labelme_reader.is_labelme(document):
         image = labelme_reader.image_path(document) or PurePosixPath(path.name)
         annotated = yield from labelme_reader.read_labelme(document, source)
-        return _Read({image.parent / split_name(image.name)[0]: annotated}, is_labelme=True)
+        return _Read({without_suffix(image): annotated}, is_labelme=True)
     # A file with "instances" in its name should be COCO, so the reader says why it is not.
     if coco_reader.is_coco(document) or "instances" in path.name.lower():
         return _Read((yield from coco_reader.read_coco(document, source)))
@@ -104,7 +111,7 @@ class _Annotator:
                 self._rows_of_stem.setdefault(stem, []).append(row)
         self._names_on_disk: dict[str, list[PurePosixPath]] = {}
         for path in files.pixels:
-            name = PurePosixPath(files.relative(path)).with_name(split_name(path.name)[0])
+            name = without_suffix(PurePosixPath(files.relative(path)))
             self._names_on_disk.setdefault(name.name, []).append(name)
 
     def has(self, stem: str) -> bool:
@@ -194,7 +201,7 @@ def _stems(record: Thermogram) -> set[str]:
     """The names of files that a thermogram is annotated by; a stack's are for its first frame."""
     names = [PurePosixPath(record.name).name]
     names += [path.name for path in record.files] if not record.frame_in_file else []
-    return {split_name(name)[0] for name in names}
+    return {stem_of(PurePosixPath(name)) for name in names}
 
 
 def _relative(path: pathlib.Path, root: pathlib.Path) -> str:
@@ -211,7 +218,7 @@ def _row_of_labelme(
     if exact in annotator.row_of_name:
         return annotator.row_of_name[exact]
     if not annotator.has(image.name):
-        image = PurePosixPath(split_name(path.stem)[0])
+        image = PurePosixPath(stem_of(path.with_suffix("")))
     return (yield from annotator.row(image, folder, is_beside=True))
 
 
@@ -223,7 +230,7 @@ def _image_of_mask(
     places = (place for place in path.parents if place.is_relative_to(root) and _has_masks(place))
     place = next(places, path.parent)
     below = PurePosixPath(path.relative_to(place).as_posix())
-    stem = split_name(path.name)[0]
+    stem = stem_of(path)
     if not annotator.has(stem):
         stem = _MASK_ENDING.sub("", stem) or stem
     return below.with_name(stem), PurePosixPath(_relative(place, root))

@@ -18,7 +18,7 @@ from thermo_jax.data.annotated_image import (
     ring,
 )
 from thermo_jax.data.data_report import Oddity, Reading
-from thermo_jax.data.thermogram import Annotation, split_name
+from thermo_jax.data.thermogram import Annotation, without_suffix
 
 
 def is_coco(document: object) -> bool:
@@ -87,8 +87,7 @@ def read_coco(
 
 
 def _without_suffix(file_name: str) -> pathlib.PurePosixPath:
-    path = pathlib.PurePosixPath(file_name)
-    return path.parent / split_name(path.name)[0]
+    return without_suffix(pathlib.PurePosixPath(file_name))
 
 
 def _sections(document: object) -> tuple[list[dict], list[dict], list[dict]]:

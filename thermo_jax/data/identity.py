@@ -20,7 +20,7 @@ from typing import Any
 from thermo_jax.data.class_folders import below_class_folder, class_word
 from thermo_jax.data.data_report import Oddity, Reading
 from thermo_jax.data.file_listing import THERMOGRAM_TABLE, FileListing
-from thermo_jax.data.name_guess import NameGuess, guess_from_names, stem_of
+from thermo_jax.data.name_guess import NameGuess, guess_from_names
 from thermo_jax.data.thermogram import (
     HEALTHY,
     LABEL_NAMES,
@@ -29,6 +29,7 @@ from thermo_jax.data.thermogram import (
     Thermogram,
     contradiction,
     parse_name,
+    stem_of,
 )
 
 # Notes of a thermogram. The first one is a caution on every report of the set.

@@ -11,7 +11,7 @@ from typing import Any
 from thermo_jax.data.class_folders import below_class_folder, class_word, label_of_folder
 from thermo_jax.data.file_listing import FileListing
 from thermo_jax.data.name_parts import NameParts, Person, read_parts, view_of_words
-from thermo_jax.data.thermogram import UNLABELLED, ParsedName, parse_name, split_name
+from thermo_jax.data.thermogram import UNLABELLED, ParsedName, parse_name, stem_of
 
 
 @dataclasses.dataclass
@@ -26,9 +26,7 @@ class NameGuess:
     fields: dict[str, Any]  # those of `ParsedName`, without the patient
     names_view: bool  # whether its name or a folder contains a word for a view
     patient: str = ""
-    source: str = (
-        ""  # what named the patient: "dmr", "file", "folder", or a folder "above" the class
-    )
+    source: str = ""  # what named the patient: "dmr", "file", "folder", or "above" a class folder
     sure: bool = False  # see `Person`
     of_folder: str = ""  # what its folder calls the patient of DMR-IR's file name
     note: str = ""
@@ -36,11 +34,6 @@ class NameGuess:
     @property
     def folder(self) -> pathlib.PurePosixPath:
         return pathlib.PurePosixPath(self.file).parent
-
-
-def stem_of(path: pathlib.Path) -> str:
-    """A file's name without suffixes and `_snap`."""
-    return split_name(path.name)[0] or path.stem
 
 
 def guess_from_names(group: Sequence[pathlib.Path], files: FileListing) -> NameGuess:

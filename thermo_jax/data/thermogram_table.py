@@ -22,7 +22,6 @@ from thermo_jax.data.class_folders import plain
 from thermo_jax.data.data_report import Oddity, Reading, safe_cell
 from thermo_jax.data.file_listing import IMAGES, MATRICES, THERMOGRAM_TABLE, FileListing
 from thermo_jax.data.identity import CLASS_AND_FOLDER, ONE_PER_FILE, identify
-from thermo_jax.data.name_guess import stem_of
 from thermo_jax.data.table_cells import AbsentFileError, CellError, PathCells, unquoted
 from thermo_jax.data.thermogram import (
     LABEL_NAMES,
@@ -31,6 +30,8 @@ from thermo_jax.data.thermogram import (
     DataError,
     Thermogram,
     frame_name,
+    stem_of,
+    without_suffix,
 )
 from thermo_jax.files import csv_text
 
@@ -103,7 +104,7 @@ def identify_listed(
 
 
 def _name(path: pathlib.Path, files: FileListing) -> str:
-    return pathlib.PurePosixPath(files.relative(path)).with_name(stem_of(path)).as_posix()
+    return without_suffix(pathlib.PurePosixPath(files.relative(path))).as_posix()
 
 
 def _with_written_names(records: Sequence[Thermogram], *, given: Sequence[str]) -> list[Thermogram]:

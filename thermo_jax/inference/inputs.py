@@ -19,10 +19,10 @@ from absl import logging
 from thermo_jax.data import identity, thermogram_table
 from thermo_jax.data.data_report import KINDS, DataReport, Oddity
 from thermo_jax.data.file_listing import IMAGES, MATRICES, group_by_name
-from thermo_jax.data.name_guess import guess_from_names, stem_of
+from thermo_jax.data.name_guess import guess_from_names
 from thermo_jax.data.picture import Picture, read_picture, with_frames
 from thermo_jax.data.reader import AS_RECOGNISED, ReaderSettings
-from thermo_jax.data.thermogram import Thermogram
+from thermo_jax.data.thermogram import Thermogram, stem_of, without_suffix
 from thermo_jax.errors import UserError
 from thermo_jax.inference.sources import Listing, find_sources, list_sources, log_unused
 
@@ -180,8 +180,7 @@ def _add(inputs: Inputs, listing: Listing, names: set[str], seen: set[pathlib.Pa
 
 def _stem(file: str | pathlib.PurePosixPath) -> str:
     """What the files of one thermogram have in common; a table may name any file."""
-    path = pathlib.PurePosixPath(file)
-    return (path.parent / stem_of(path)).as_posix()
+    return without_suffix(pathlib.PurePosixPath(file)).as_posix()
 
 
 def _note(oddity: Oddity) -> str:
