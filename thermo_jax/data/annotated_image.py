@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 from thermo_jax.data.annotations import NOT_DRAWN, class_of
 from thermo_jax.data.data_report import Oddity, Reading
-from thermo_jax.data.reader import MAX_PIXELS, read_bytes
+from thermo_jax.data.image_limits import LARGEST
+from thermo_jax.data.reader import read_bytes
 from thermo_jax.data.thermogram import BACKGROUND, CLASS_NAMES, Annotation, DataError
 
 KNOWN_NAMES = ", ".join((*CLASS_NAMES[:BACKGROUND], *CLASS_NAMES[BACKGROUND + 1 :], NOT_DRAWN[0]))
@@ -100,11 +101,9 @@ def image_shape(height: object, width: object) -> Shape | None:
     if height in (None, 0) or width in (None, 0):
         return None
     for side in (height, width):
-        if not isinstance(side, int | float) or not 1 <= side <= MAX_PIXELS or side != int(side):
+        if not isinstance(side, int | float) or not 1 <= side <= LARGEST or side != int(side):
             text = f"{reprlib.repr(height)} x {reprlib.repr(width)} (rows x columns)"
-            raise ValueError(f"{text} is no size of an image")
-    if height * width > MAX_PIXELS:
-        raise ValueError(f"{height:g} x {width:g} pixels; expected at most 4096x4096")
+            raise ValueError(f"{text} is no size of an image; expected 1 to {LARGEST} per side")
     return int(height), int(width)
 
 

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from thermo_jax.data import coco_reader, label_map_files, labelme_reader
 from thermo_jax.data.annotated_image import AnnotatedImage, by, read_json
 from thermo_jax.data.data_report import Oddity, Reading
-from thermo_jax.data.file_listing import MASK_CLASSES, MASK_FOLDERS, FileListing
+from thermo_jax.data.file_listing import FileListing, has_masks
 from thermo_jax.data.grids import TOLERANCE
 from thermo_jax.data.thermogram import (
     BACKGROUND,
@@ -43,7 +43,7 @@ def annotate(
         file annotates only the thermograms that name it.
     """
     annotator = _Annotator(list(records), files)
-    masks = label_map_files.MaskReader(files.root)
+    masks = label_map_files.MaskReader(files)
     yield from _add_listed(annotator, masks, listed)
     others = set(files.annotations + files.masks) - set(listed.values())
     coco_files = []
@@ -179,7 +179,7 @@ class _Annotator:
         drawn = any(region.class_index != BACKGROUND for region in annotated.regions)
         if row is None or (annotated.usable and not drawn):
             return
-        record, source = self.records[row], _relative(path, self.files.root)
+        record, source = self.records[row], self.files.relative(path)
         if first := self._annotated_by.get(row):
             detail = f"{record.name} is already annotated by {first}, so {source} is not used"
             yield Oddity("repeated-image", str(image), detail)
@@ -204,10 +204,6 @@ def _stems(record: Thermogram) -> set[str]:
     return {stem_of(PurePosixPath(name)) for name in names}
 
 
-def _relative(path: pathlib.Path, root: pathlib.Path) -> str:
-    return (path.relative_to(root) if path.is_relative_to(root) else path).as_posix()
-
-
 def _row_of_labelme(
     annotator: _Annotator, image: PurePosixPath, path: pathlib.Path
 ) -> Reading[int | None]:
@@ -227,17 +223,13 @@ def _image_of_mask(
 ) -> tuple[PurePosixPath, PurePosixPath]:
     """Returns the path of the image, which is that below the folder of masks, and this folder."""
     root = annotator.files.root
-    places = (place for place in path.parents if place.is_relative_to(root) and _has_masks(place))
+    places = (place for place in path.parents if place.is_relative_to(root) and has_masks(place))
     place = next(places, path.parent)
     below = PurePosixPath(path.relative_to(place).as_posix())
     stem = stem_of(path)
     if not annotator.has(stem):
         stem = _MASK_ENDING.sub("", stem) or stem
-    return below.with_name(stem), PurePosixPath(_relative(place, root))
-
-
-def _has_masks(folder: pathlib.Path) -> bool:
-    return folder.name.lower() in MASK_FOLDERS or (folder / MASK_CLASSES).exists()
+    return below.with_name(stem), PurePosixPath(annotator.files.relative(place))
 
 
 def _add_listed(
@@ -248,7 +240,7 @@ def _add_listed(
     for name, path in listed.items():
         if name not in annotator.row_of_name:
             continue  # the thermogram was left out
-        row, source = annotator.row_of_name[name], _relative(path, annotator.files.root)
+        row, source = annotator.row_of_name[name], annotator.files.relative(path)
         if path.suffix.lower() == ".json":
             if path not in read:
                 read[path] = yield from _read(path, source)

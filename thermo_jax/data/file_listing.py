@@ -129,6 +129,11 @@ def _list_of(
     return files.pixels if suffix in MATRICES + IMAGES and not is_readme else files.others
 
 
+def has_masks(folder: pathlib.Path) -> bool:
+    """Whether the images of a folder are masks, by the folder's name or its classes.json."""
+    return folder.name.lower() in MASK_FOLDERS or (folder / MASK_CLASSES).exists()
+
+
 def walk(
     root: pathlib.Path, *, closed: list[pathlib.Path]
 ) -> Iterator[tuple[pathlib.Path, list[str], list[str]]]:

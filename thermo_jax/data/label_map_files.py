@@ -20,7 +20,7 @@ from PIL import Image
 from thermo_jax.data.annotated_image import KNOWN_NAMES, AnnotatedImage, read_json
 from thermo_jax.data.annotations import class_of
 from thermo_jax.data.data_report import Oddity, Reading
-from thermo_jax.data.file_listing import MASK_CLASSES
+from thermo_jax.data.file_listing import MASK_CLASSES, FileListing
 from thermo_jax.data.reader import open_image, read_bytes
 from thermo_jax.data.run_lengths import runs_of
 from thermo_jax.data.thermogram import BACKGROUND, CLASS_NAMES, Annotation, DataError
@@ -176,8 +176,8 @@ def _values(path: str | os.PathLike, classes: MaskClasses) -> np.ndarray:
 class MaskReader:
     """Reads masks as regions; reports a folder without a usable classes.json once."""
 
-    def __init__(self, root: pathlib.Path):
-        self._root = root
+    def __init__(self, files: FileListing):
+        self._files = files
         self._classes: dict[pathlib.Path, MaskClasses | None] = {}  # of each folder
 
     def read(self, path: pathlib.Path) -> Reading[AnnotatedImage | None]:
@@ -190,23 +190,19 @@ class MaskReader:
         try:
             return regions_of(read_mask(path, classes))
         except DataError as error:
-            yield Oddity(error.kind, self._relative(path), error.detail)
+            yield Oddity(error.kind, self._files.relative(path), error.detail)
             return AnnotatedImage(usable=False)
 
     def _find_classes(self, folder: pathlib.Path) -> Reading[MaskClasses | None]:
         try:
-            classes = find_classes(folder, root=self._root)
+            classes = find_classes(folder, root=self._files.root)
         except DataError as error:
-            yield Oddity(error.kind, self._relative(pathlib.Path(error.file)), error.detail)
+            yield Oddity(error.kind, self._files.relative(pathlib.Path(error.file)), error.detail)
             return None
         for name in classes.unknown:
             detail = f"{MASK_CLASSES} names {name[:100]!r}; known: {KNOWN_NAMES}"
-            yield Oddity("unknown-category", self._relative(folder), detail)
+            yield Oddity("unknown-category", self._files.relative(folder), detail)
         return classes
-
-    def _relative(self, path: pathlib.Path) -> str:
-        is_inside = path.is_relative_to(self._root)
-        return (path.relative_to(self._root) if is_inside else path).as_posix()
 
 
 def regions_of(label_map: UInt8[np.ndarray, "h w"]) -> AnnotatedImage:

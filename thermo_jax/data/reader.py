@@ -32,8 +32,7 @@ from thermo_jax.errors import UserError
 MAX_FILE_BYTES = 64 * 2**20  # a matrix is 2-3 MB of text; images are much smaller
 MAX_ARRAY_BYTES = 2**30  # of an .npy or .npz file, which may be a sequence of frames
 MAX_NPZ_BYTES = 2**28  # after decompression, which happens for each frame
-MAX_PIXELS = 4096**2  # a larger image is not decoded
-SMALLEST, LARGEST = 16, 4096  # pixels of a side
+SMALLEST = 16  # pixels of a side
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF")
 NO_TEMPERATURES = "no-temperatures"
 
@@ -102,14 +101,15 @@ def read_file(
         frames = _read_array(path)
         if frame >= len(frames):
             raise DataError("wrong-shape", path, f"no frame {frame}: it has {len(frames)}")
-        _check_size(path, *frames.shape[1:])  # an image of 1 GB of bytes would become 8 GB
+        # Checked before, because bytes of 1 GB would become numbers of 8 GB.
+        image_limits.check_size(path, *frames.shape[1:], smallest=SMALLEST)
         values = np.array(frames[frame], np.float64)
         return _temperatures(path, values, settings, num_frames=len(frames))
     data = read_bytes(path)
     if suffix in MATRICES:
         return _temperatures(path, parse_matrix(path, data), settings)
     notes = []
-    image_limits.check_image(path, data, largest=LARGEST)
+    image_limits.check_image(path, data)
     if flir.is_flir(data):
         try:
             celsius, note = flir.read_celsius(data, emissivity=settings.emissivity)
@@ -120,11 +120,11 @@ def read_file(
             return _temperatures(path, celsius, settings, notes=[("radiometry", note)])
     image = open_image(path, data, formats=FORMATS, frame=frame)
     num_frames = image_limits.count_frames(path, data)
-    _check_size(path, image.height, image.width)
+    image_limits.check_size(path, image.height, image.width, smallest=SMALLEST)
     if image.mode == "F" or image.mode.startswith("I"):
         values = np.array(image, np.float64)
         return _temperatures(path, values, settings, num_frames=num_frames)
-    if image.format in ("JPEG", "MPO") and not notes and (maker := flir.maker_of(image)):
+    if image.format in ("JPEG", "MPO") and not notes and (maker := flir.maker_of(data)):
         notes.append((NO_TEMPERATURES, maker))
     kind, pixels, more = _gray_or_colour(path, image)
     if (pixels == pixels[0, 0]).all():
@@ -153,7 +153,7 @@ def count_frames(path: str | os.PathLike) -> int:
             return len(_read_array(path))
         if suffix in (".tif", ".tiff", ".gif"):
             data = read_bytes(path)
-            image_limits.check_image(path, data, largest=LARGEST)
+            image_limits.check_image(path, data)
             return image_limits.count_frames(path, data)
     except (DataError, OSError):
         pass  # `read_file` raises the same error, and its caller reports it
@@ -168,17 +168,10 @@ def _temperatures(
     notes: Sequence[tuple[str, str]] = (),
     num_frames: int = 1,
 ) -> Content:
-    _check_size(path, *values.shape)
+    image_limits.check_size(path, *values.shape, smallest=SMALLEST)
     celsius = radiometry.to_celsius(path, values, unit=settings.unit)
     notes = (*notes, *celsius.notes)
     return Content("temperatures", celsius.values, celsius.good, notes, num_frames)
-
-
-def _check_size(path: pathlib.Path, height: int, width: int) -> None:
-    if not SMALLEST <= min(height, width) <= max(height, width) <= LARGEST:
-        size = f"{height}x{width}"
-        detail = f"{size} pixels (rows x columns); expected {SMALLEST} to {LARGEST} per side"
-        raise DataError("wrong-size", path, detail, size=size)
 
 
 def _read_array(path: pathlib.Path) -> np.ndarray:
@@ -273,15 +266,12 @@ def open_image(
     Raises:
       DataError: `data` is not a complete image of these formats, or is implausibly large.
     """
-    image_limits.check_image(pathlib.Path(path), data, largest=LARGEST)
+    image_limits.check_image(path, data)
     try:
         image = Image.open(io.BytesIO(data), formats=formats)
         if frame:
             image.seek(frame)
-        if image.width * image.height > MAX_PIXELS:
-            size = f"{image.height}x{image.width}"
-            detail = f"{size} pixels (rows x columns); expected at most 4096x4096"
-            raise DataError("wrong-size", path, detail, size=size)
+        image_limits.check_size(path, image.height, image.width)
         image.load()
         # Damaged EXIF data raise errors of many types, often after the pixels were turned.
         with contextlib.suppress(Exception):
