@@ -60,9 +60,10 @@ def identify(
       otherwise, an image of a test patient might be used for training. Patients with conflicting
       diagnoses are still included (see `without_conflicts`).
     """
-    guesses, tables = [], []
+    guesses = []
     for group, values in zip(groups, given or [{}] * len(groups), strict=True):
         guess = guess_from_names(group, files)
+        guess.given = values
         parsed = parse_name(stem_of(group[0]))
         if parsed and parsed.protocol and not parsed.complete:
             yield Oddity(
@@ -75,17 +76,14 @@ def identify(
             if not keep_mismatched:
                 continue
         guesses.append(guess)
-        tables.append(values)
     _use_names_of_dmr(guesses)
     _distrust_running_numbers(guesses)
     yield from _split_by_class(guesses)
-    yield from _assume_one_per_file(guesses, tables)
-    records = [_record(guess, values) for guess, values in zip(guesses, tables, strict=True)]
-    yield from _report_unknown(records, guesses)
-    names_view = any(
-        guess.names_view or record.view for guess, record in zip(guesses, records, strict=True)
-    )
-    if records and not names_view:
+    yield from _assume_one_per_file(guesses)
+    records = [_record(guess) for guess in guesses]
+    yield from _report_unknown(records, files)
+    names_view = any(guess.names_view for guess in guesses)
+    if records and not names_view and not any(record.view for record in records):
         yield Oddity("assumed-view", ".", f"none of {len(records)} file names contains a view")
         records = [dataclasses.replace(record, view=1) for record in records]
     return records
@@ -181,14 +179,13 @@ def _split_by_class(guesses: Sequence[NameGuess]) -> Reading[None]:
     yield Oddity("class-and-folder", ".", detail)
 
 
-def _assume_one_per_file(
-    guesses: Sequence[NameGuess], tables: Sequence[Mapping[str, Any]]
-) -> Reading[None]:
+def _assume_one_per_file(guesses: Sequence[NameGuess]) -> Reading[None]:
     """Makes each file directly in a class folder that names nobody a patient."""
     taken = {guess.patient for guess in guesses}
     assumed = 0
-    for guess, values in zip(guesses, tables, strict=True):
-        if guess.patient or "patient" in values or class_word(guess.folder.name) is None:
+    for guess in guesses:
+        is_named = guess.patient or "patient" in guess.given
+        if is_named or class_word(guess.folder.name) is None:
             continue
         assumed += 1
         patient = base = _UNSAFE.sub("-", f"file-{guess.name.replace('/', '-')}")[:80]
@@ -201,9 +198,9 @@ def _assume_one_per_file(
         yield Oddity("assumed-patients", ".", detail)
 
 
-def _record(guess: NameGuess, values: Mapping[str, Any]) -> Thermogram:
+def _record(guess: NameGuess) -> Thermogram:
     """The thermogram, with the values of the user's table instead of those of the names."""
-    patient = values.get("patient", guess.patient)
+    patient = guess.given.get("patient", guess.patient)
     fields = {
         "name": guess.name,
         "files": guess.files,
@@ -212,39 +209,30 @@ def _record(guess: NameGuess, values: Mapping[str, Any]) -> Thermogram:
         "label": guess.label,
         "notes": (guess.note,) if guess.note and patient == guess.patient else (),
     }
-    return Thermogram(**guess.fields | fields | dict(values))
+    return Thermogram(**guess.fields | fields | dict(guess.given))
 
 
-def _report_unknown(records: Sequence[Thermogram], guesses: Sequence[NameGuess]) -> Reading[None]:
-    """Reports patients and diagnoses that are not known, once for each folder."""
-    kinds = {
-        "unknown-patient": (
-            [
-                guess
-                for record, guess in zip(records, guesses, strict=True)
-                if not record.patient_known
-            ],
-            "neither name nor folder contains the patient",
-        ),
-        "missing-diagnosis": (
-            [
-                guess
-                for record, guess in zip(records, guesses, strict=True)
-                if record.label == UNLABELLED
-            ],
-            "in no class folder (healthy, sick, or another name of these)",
-        ),
-    }
-    for kind, (unknown, detail) in kinds.items():
-        if kind == "missing-diagnosis" and len(unknown) == len(records):
-            if records:
-                yield Oddity(kind, ".", f"all {len(records)} thermograms are {detail}")
-            continue
-        by_folder = collections.defaultdict(list)
-        for guess in unknown:
-            by_folder[guess.folder].append(guess.file)
-        for folder, names in by_folder.items():
-            if len(names) == 1:
-                yield Oddity(kind, names[0], detail)
-            else:
-                yield Oddity(kind, str(folder), f"{len(names)} thermograms: {detail}")
+def _report_unknown(records: Sequence[Thermogram], files: FileListing) -> Reading[None]:
+    """Reports thermograms whose patient or diagnosis is not known, once for each folder."""
+    unknown = [record for record in records if not record.patient_known]
+    detail = "neither name nor folder contains the patient"
+    yield from _by_folder("unknown-patient", detail, unknown, files)
+    unlabelled = [record for record in records if record.label == UNLABELLED]
+    detail = "in no class folder (healthy, sick, or another name of these)"
+    if unlabelled and len(unlabelled) == len(records):
+        yield Oddity("missing-diagnosis", ".", f"all {len(records)} thermograms are {detail}")
+    else:
+        yield from _by_folder("missing-diagnosis", detail, unlabelled, files)
+
+
+def _by_folder(
+    kind: str, detail: str, records: Sequence[Thermogram], files: FileListing
+) -> Reading[None]:
+    of_folder = collections.defaultdict(list)
+    for record in records:
+        of_folder[min(record.files).parent].append(record)
+    for folder, inside in of_folder.items():
+        if len(inside) == 1:
+            yield Oddity(kind, files.relative(min(inside[0].files)), detail)
+        else:
+            yield Oddity(kind, files.relative(folder), f"{len(inside)} thermograms: {detail}")

@@ -5,10 +5,10 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from thermo_jax.data.class_folders import below_class_folder, class_word, label_of_folder
+from thermo_jax.data.class_folders import CLASS_FOLDERS, class_word
 from thermo_jax.data.file_listing import FileListing
 from thermo_jax.data.name_parts import NameParts, Person, read_parts, view_of_words
 from thermo_jax.data.thermogram import UNLABELLED, ParsedName, parse_name, stem_of
@@ -30,6 +30,7 @@ class NameGuess:
     sure: bool = False  # see `Person`
     of_folder: str = ""  # what its folder calls the patient of DMR-IR's file name
     note: str = ""
+    given: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # fields of the user's table
 
     @property
     def folder(self) -> pathlib.PurePosixPath:
@@ -46,11 +47,11 @@ def guess_from_names(group: Sequence[pathlib.Path], files: FileListing) -> NameG
         parsed = None
     own = NameParts() if parsed else read_parts(stem)
     folders = [read_parts(part) for part in folder.parts]
-    inside = len(folders) - len(below_class_folder(folder))
     classes = [depth for depth, part in enumerate(folder.parts) if class_word(part)]
-    between = folders[classes[0] + 1 : inside] if classes else []
-    above = folders[: classes[0]] if classes else []
-    person, source = _person(own, folders[inside:], between=between, above=above)
+    first, inside = (classes[0], classes[-1] + 1) if classes else (0, 0)
+    class_folder = class_word(folder.parts[inside - 1]) if classes else ""
+    below = folders[inside:]
+    person, source = _person(own, below, between=folders[first + 1 : inside], above=folders[:first])
     patient, of_folder = person.patient if person else "", ""
     # A class and a number (healthy6) name a patient of that class, whichever folder it is in.
     sure = person is not None and (person.sure or class_word(person.prefix) is not None)
@@ -65,20 +66,19 @@ def guess_from_names(group: Sequence[pathlib.Path], files: FileListing) -> NameG
             words.add(str(parts.alone.number))
     read = parsed or ParsedName()
     fields = {
-        "visit": read.visit or _visit(own, folders[inside:], person),
+        "visit": read.visit or _visit(own, below, person),
         "view": read.view or view_of_words(own.view_words) or view_of_words(words),
         "protocol": read.protocol or _first(parts.protocol for parts in inner_first),
         "date": read.date or _first(parts.date for parts in inner_first),
         "frame": read.frame if read.frame >= 0 else own.frame,
         "mirrored": read.mirrored,
     }
-    label = label_of_folder(folder)
     return NameGuess(
         files=tuple(group),
         file=file,
         name=(folder / stem).as_posix(),
-        class_folder=(class_word(folder.parts[classes[-1]]) or "") if classes else "",
-        label=UNLABELLED if label is None else label,
+        class_folder=class_folder or "",
+        label=CLASS_FOLDERS.get(class_folder, UNLABELLED),
         fields=fields,
         names_view=bool(words),
         patient=patient,

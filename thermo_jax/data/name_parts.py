@@ -30,36 +30,28 @@ _VISIT_WORDS = _words(
     "ses sess session sessao sesion visit visita exam exame examen consulta followup"
 )
 _FRAME_WORDS = _words("frame quadro cuadro")
-# Words before a number that name nobody.
-_CAMERAS = _words(
+# Words before a number that name nobody: cameras, contents, sets of data, times, small words.
+_NOBODY = _words(
     "ir flir dji img imgp image imagem imagen imag pic pict picture dsc dscn dscf pxl mvimg cimg "
-    "sam hpim gopr wa testo fluke seek optris hikmicro hik infiray topdon uti vid video mov rec "
-    "tir thm camera cam device sensor photo foto fotografia snap snapshot screenshot capture "
-    "captura shot scan scanner"
-)
-_CONTENTS = _words(
-    "jpg jpeg png tif tiff bmp webp gif csv txt asc npy npz raw thermo therm termo thermal termal "
-    "termica termico thermogram termograma thermography termografia infrared infravermelho "
+    "sam gopr wa testo fluke seek optris hikmicro hik infiray topdon uti vid video mov rec camera "
+    "cam device sensor photo foto fotografia snap snapshot screenshot capture captura shot scan "
+    "scanner jpg jpeg png tif tiff bmp webp gif csv txt asc npy npz raw thermo therm termo thermal "
+    "termal termica termico thermogram termograma thermography termografia infrared infravermelho "
     "infrarrojo heat heatmap gray grey color colour jet iron rainbow temperature temperatura temp "
     "matrix matriz mask label breast mama seio chest torax roi crop cropped aug augmented flip "
     "flipped rot rotated mirror mirrored resized original processed slice layer channel page file "
     "arquivo archivo fichero untitled new novo nuevo old final copy copia copie age idade edad "
-    "size cm mm grade birads view vista angle position posicao posicion pose pos l r"
-)
-_SETS_AND_TIMES = _words(
+    "size cm mm grade birads view vista angle position posicao posicion pose pos l r "
     "result output export exported test teste prueba train training treino val valid validation "
     "validacao eval dev data dataset dados datos set subset example exemplo ejemplo demo fold "
     "group grupo study estudo estudio cohort batch lote block series serie seq sequence sequencia "
     "secuencia run rep repeat trial part parte version ver hospital clinic clinica center centre "
     "centro site room sala lab laboratorio project projeto proyecto day dia week semana month mes "
     "year ano hour hora minute minuto min sec second segundo time tempo tiempo date fecha phase "
-    "fase stage step level nivel"
+    "fase stage step level nivel no nr num number numero nro of de da do del and with com con the "
+    "to at in on by"
 )
-_SMALL_WORDS = _words(
-    "no nr num number numero nro of de da do del and with com con the to at in on by"
-)
-_GENERIC = _CAMERAS | _CONTENTS | _SETS_AND_TIMES | _SMALL_WORDS
-_GLUED = re.compile("(?:" + "|".join(sorted(w for w in _GENERIC if len(w) > 2 or w == "ir")) + ")+")
+_GLUED = re.compile("(?:" + "|".join(sorted(w for w in _NOBODY if len(w) > 2 or w == "ir")) + ")+")
 
 _VIEW_WORDS = {
     "front": _words("frontals frontal frontale front frente fron anterior"),
@@ -69,11 +61,9 @@ _VIEW_WORDS = {
     "90": _words("lateral lat side profile perfil"),
     "back": _words("back posterior dorsal costas espalda"),
 }
-_LONGEST_FIRST = {
-    kind: "|".join(sorted(words, key=lambda w: (-len(w), w))) for kind, words in _VIEW_WORDS.items()
-}
-_VIEW_WORD = re.compile("|".join(f"(?P<_{kind}>{words})" for kind, words in _LONGEST_FIRST.items()))
-_VIEW_TOKEN = re.compile(f"(?:{'|'.join(_LONGEST_FIRST.values())})+")
+_KIND_OF_WORD = {word: kind for kind, words in _VIEW_WORDS.items() for word in words}
+_ANY_VIEW = "|".join(sorted(_KIND_OF_WORD, key=len, reverse=True))  # the longest first
+_VIEW_WORD, _VIEW_TOKEN = re.compile(_ANY_VIEW), re.compile(f"(?:{_ANY_VIEW})+")
 _ANGLE_WORDS = _VIEW_WORDS["45"] | _VIEW_WORDS["90"] | {"45", "90"}
 _SIDE_LETTERS = {"r": "right", "d": "right", "l": "left", "e": "left"}  # beside 45 and 90 only
 _LAST_LETTERS = {"r": "right", "l": "left", "f": "front"}  # at the end: P12L, P12_L
@@ -240,7 +230,7 @@ def _is_prefix(word: str, match: re.Match) -> bool:
         return word in PATIENT_WORDS and match[0].startswith(word + match["number"])
     if class_word(word):
         return True
-    generic = not _GENERIC.isdisjoint(singulars(word)) or _GLUED.fullmatch(word)
+    generic = not _NOBODY.isdisjoint(singulars(word)) or _GLUED.fullmatch(word)
     return not (generic or _VIEW_TOKEN.fullmatch(word) or word in _PROTOCOLS)
 
 
@@ -290,7 +280,7 @@ def _view_words(tokens: list[str]) -> frozenset[str]:
     words: set[str] = set()
     for place, token in enumerate(tokens):
         if _VIEW_TOKEN.fullmatch(token):
-            words.update(match.lastgroup[1:] for match in _VIEW_WORD.finditer(token))
+            words.update(_KIND_OF_WORD[word] for word in _VIEW_WORD.findall(token))
         elif token in _SIDE_LETTERS:
             beside = tokens[max(place - 1, 0) : place] + tokens[place + 1 : place + 2]
             if not _ANGLE_WORDS.isdisjoint(beside):
