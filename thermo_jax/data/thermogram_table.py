@@ -22,6 +22,7 @@ from thermo_jax.data.class_folders import plain
 from thermo_jax.data.data_report import Oddity, Reading, safe_cell
 from thermo_jax.data.file_listing import IMAGES, MATRICES, THERMOGRAM_TABLE, FileListing
 from thermo_jax.data.identity import CLASS_AND_FOLDER, ONE_PER_FILE, identify
+from thermo_jax.data.reader import read_bytes
 from thermo_jax.data.table_cells import AbsentFileError, CellError, PathCells, unquoted
 from thermo_jax.data.thermogram import (
     LABEL_NAMES,
@@ -33,7 +34,7 @@ from thermo_jax.data.thermogram import (
     stem_of,
     without_suffix,
 )
-from thermo_jax.files import csv_text
+from thermo_jax.files import csv_text, decoded
 
 COLUMNS = (
     *("file", "patient", "label", "view", "protocol", "date", "visit", "frame"),
@@ -45,7 +46,6 @@ _MEANT = {  # names that people write -> the column
     **dict.fromkeys(("diagnosis", "class", "diagnostico", "target"), "label"),
     **dict.fromkeys(("mask", "masks", "annotations", "segmentation"), "annotation"),
 }
-_MAX_BYTES = 2**24
 _MAX_ROWS = 100_000  # a mirror of DMR-IR has 7,000 images
 
 
@@ -129,25 +129,11 @@ def _same_patient(patient: str) -> str:
 
 
 def _read_text(table: pathlib.Path) -> str:
-    """The table's text: UTF-8 with or without a mark, UTF-16 with a mark, or cp1252.
-
-    Raises:
-      DataError: the file cannot be read, or is too large.
-    """
     try:
-        with table.open("rb") as file:
-            data = file.read(_MAX_BYTES + 1)
-    except OSError as error:
-        raise DataError("bad-table-row", THERMOGRAM_TABLE, f"cannot be read: {error}") from error
-    if len(data) > _MAX_BYTES:
-        raise DataError("too-large", THERMOGRAM_TABLE, f"larger than {_MAX_BYTES >> 20} MiB")
-    is_utf16 = data.startswith((b"\xff\xfe", b"\xfe\xff"))
-    for encoding in ("utf-16" if is_utf16 else "utf-8-sig", "cp1252"):
-        try:
-            return data.decode(encoding)
-        except UnicodeDecodeError:
-            continue
-    return data.decode("latin-1")
+        return decoded(read_bytes(table)) if table.stat().st_size else ""
+    except (DataError, OSError) as error:
+        detail = f"cannot be read: {getattr(error, 'detail', error)}"
+        raise DataError("bad-table-row", THERMOGRAM_TABLE, detail) from error
 
 
 def _cells(text: str) -> tuple[list[str], list[tuple[int, list[str]]]]:
