@@ -118,19 +118,16 @@ class _Annotator:
         """Whether a file with pixels has this name, whether or not it could be used."""
         return stem in self._names_on_disk or stem in self._rows_of_stem
 
-    def row(
-        self, image: PurePosixPath, folder: PurePosixPath, *, is_beside: bool = False
-    ) -> Reading[int | None]:
+    def row(self, image: PurePosixPath, folder: PurePosixPath) -> Reading[int | None]:
         """Returns the row of the thermogram that is meant; None, with an oddity, if unclear.
 
         Args:
           image: the path of the image, without suffix, as the annotation file contains it.
           folder: of the annotation file. Of several thermograms, those near it are preferred.
-          is_beside: whether such annotation files usually lie beside their images.
         """
         rows = self._rows(image)
         if len(rows) > 1:
-            rows = self._nearest(rows, folder, is_beside=is_beside)
+            rows = self._nearest(rows, folder)
         if len(rows) == 1:
             return rows[0]
         if rows:
@@ -163,14 +160,12 @@ class _Annotator:
         whole = (*self.files.root.parts, *own)
         return whole[-len(parts) :] == parts or (len(own) > 1 and parts[-len(own) :] == own)
 
-    def _nearest(self, rows: list[int], folder: PurePosixPath, *, is_beside: bool) -> list[int]:
-        names = {row: PurePosixPath(self.records[row].name) for row in rows}
-        if is_beside and (beside := [row for row in rows if names[row].parent == folder]):
-            return beside
-        below = (
-            [row for row in rows if f in names[row].parents] for f in (folder, *folder.parents)
-        )
-        return next(filter(None, below), rows)
+    def _nearest(self, rows: list[int], folder: PurePosixPath) -> list[int]:
+        """The thermograms in the folder itself; else those below it, or below one above it."""
+        above = {row: PurePosixPath(self.records[row].name).parents for row in rows}
+        beside = [row for row in rows if above[row][0] == folder]
+        below = ([row for row in rows if f in above[row]] for f in (folder, *folder.parents))
+        return beside or next(filter(None, below), rows)
 
     def add(
         self, row: int | None, annotated: AnnotatedImage, image: PurePosixPath, path: pathlib.Path
@@ -215,7 +210,7 @@ def _row_of_labelme(
         return annotator.row_of_name[exact]
     if not annotator.has(image.name):
         image = PurePosixPath(stem_of(path.with_suffix("")))
-    return (yield from annotator.row(image, folder, is_beside=True))
+    return (yield from annotator.row(image, folder))
 
 
 def _image_of_mask(
