@@ -28,7 +28,7 @@ from thermo_jax.data.thermogram import (
 )
 
 _MASK_ENDING = re.compile(r"[_-](mask|label|seg)$", re.IGNORECASE)
-_FOREIGN = re.compile(r"/|[A-Za-z]:|\.\./")  # the start of a path on another machine, or elsewhere
+_FOREIGN = re.compile(r"/|[A-Za-z]:|\.\./")  # the start of a path outside of the data set
 
 
 def annotate(
@@ -151,7 +151,7 @@ class _Annotator:
         return rows if _FOREIGN.match(image.as_posix()) and not left_out else []
 
     def fits(self, image: PurePosixPath, name: str) -> bool:
-        """Whether a path of an image and a name of a thermogram agree as far as both go.
+        """Whether the path of an image and the name of a thermogram end with the same parts.
 
         The path may begin above the data set's root, or on another machine.
         """
@@ -193,7 +193,7 @@ class _Annotator:
 
 
 def _stems(record: Thermogram) -> set[str]:
-    """The names of files that a thermogram is annotated by; a stack's are for its first frame."""
+    """The file names for which a thermogram is meant; those of a stack mean its first frame."""
     names = [PurePosixPath(record.name).name]
     names += [path.name for path in record.files] if not record.frame_in_file else []
     return {stem_of(PurePosixPath(name)) for name in names}

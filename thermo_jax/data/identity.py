@@ -4,10 +4,11 @@ Nothing is opened: names of files and folders say everything. The rules, in this
 
 1. DMR-IR's own file names (`thermogram.parse_name`).
 2. A prefix and a number, of a folder (`sub-02/ses-1`, `healthy/7`) before a file's name (`P051`).
-3. If numbers start again in every class folder, a patient is class *and* folder.
-4. A file directly in a class folder that names nobody is a patient of its own.
+3. If the numbers of patients' folders start again in every class folder, patient 1 of one class is
+   not patient 1 of the other: a patient is class *and* folder.
+4. Each other file directly in a class folder is a patient of its own.
 
-`thermogram_table` reads a table of the user's, which goes before all of them.
+`thermogram_table` reads the user's own table, which comes before all these rules.
 """
 
 import collections
@@ -101,7 +102,7 @@ def without_conflicts(
     Args:
       records: the thermograms, with labels unless `labels` is given.
       files: the listing, for the names of files in the report.
-      labels: what is said about each thermogram; two labels are a contradiction.
+      labels: the diagnoses found for each thermogram; two of them are a contradiction.
     """
     if labels is None:
         labels = [{record.label} - {UNLABELLED} for record in records]
@@ -147,10 +148,10 @@ def _start_again(guesses: Sequence[NameGuess]) -> set[str]:
 
 
 def _distrust_running_numbers(guesses: Sequence[NameGuess]) -> None:
-    """Bild_1.jpg, Bild_2.jpg, ... in both classes name pictures, not patients.
+    """If Bild_1.jpg, Bild_2.jpg, ... are in both classes, they are pictures, not patients.
 
-    This is for words in file names that are in no list. A word for patients stays one, and its
-    patients then have conflicting diagnoses.
+    This is for unknown words in file names. A word for patients is believed; its patients then have
+    conflicting diagnoses.
     """
     by_file = [guess for guess in guesses if guess.source == "file" and not guess.sure]
     if _start_again(by_file):
@@ -180,7 +181,7 @@ def _split_by_class(guesses: Sequence[NameGuess]) -> Reading[None]:
 
 
 def _assume_one_per_file(guesses: Sequence[NameGuess]) -> Reading[None]:
-    """Makes each file directly in a class folder that names nobody a patient."""
+    """Makes a file directly in a class folder a patient of its own, if no name says the patient."""
     taken = {guess.patient for guess in guesses}
     assumed = 0
     for guess in guesses:
@@ -194,7 +195,10 @@ def _assume_one_per_file(guesses: Sequence[NameGuess]) -> Reading[None]:
         taken.add(patient)
         guess.patient, guess.source, guess.note = patient, "file", ONE_PER_FILE
     if assumed:
-        detail = f"{assumed} files name nobody: {ONE_PER_FILE}; {THERMOGRAM_TABLE} can name them"
+        detail = (
+            f"the names of {assumed} files say no patient: {ONE_PER_FILE}; "
+            f"{THERMOGRAM_TABLE} can name them"
+        )
         yield Oddity("assumed-patients", ".", detail)
 
 

@@ -25,7 +25,7 @@ _MAX_SCANS = 100  # of a JPEG; programs write at most a dozen
 _MAX_SEGMENTS = 5_000  # of a JPEG before its pixels, and of a PNG; a FLIR file has up to 256
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _MAX_GAP = 2**16  # bytes between two segments of a JPEG
-_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # any marker but those inside a scan
+_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # without the markers inside a scan
 
 
 def check_size(path: str | os.PathLike, height: int, width: int, *, smallest: int = 1) -> None:
@@ -128,7 +128,7 @@ def _palette_bytes(flags: int) -> int:
 
 
 def _check_jpeg(path: str | os.PathLike, data: bytes) -> None:
-    """Walks over the segments of a JPEG. Every scan is decoded over the whole image."""
+    """Counts the segments and scans of a JPEG. Decoding takes the same time again for each scan."""
     if len(data) > _MAX_JPEG:
         detail = f"{len(data) / 2**20:.0f} MB; expected at most {_MAX_JPEG // 2**20} MB in a JPEG"
         raise DataError("too-large", path, detail)
@@ -155,7 +155,7 @@ def _check_png(path: str | os.PathLike, data: bytes) -> None:
     file, segments = io.BytesIO(data), 0
     file.seek(8)
     while len(head := file.read(8)) == 8:
-        # Programs write pixels in pieces of 8 kB or more, and nothing else in so many.
+        # Programs write pixels in pieces of 8 kB or more, and few pieces of other kinds.
         length, is_pixels = int.from_bytes(head[:4], "big"), head[4:] == b"IDAT"
         segments += not is_pixels or length < 1024
         if segments > _MAX_SEGMENTS:

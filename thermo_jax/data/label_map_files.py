@@ -2,8 +2,8 @@
 
 In a file, 0 is the background, 1..6 are breasts, nipples and armpits (left, right), and 7 is the
 neck; a palette makes them visible in every viewer. `classes.json`, beside the file or in a folder
-above it, names the values: {"left_breast": 1, ...}. Files without it are accepted from the workdir
-of an older version only, whose values are indexes of CLASS_NAMES.
+above it, names the values: {"left_breast": 1, ...}. Files without it are accepted only in the
+workdir of an older version; their values are indexes of CLASS_NAMES.
 """
 
 import io
@@ -145,7 +145,7 @@ def read_mask(path: str | os.PathLike, classes: MaskClasses) -> UInt8[np.ndarray
         unnamed = np.unique(values[label_map == _UNNAMED])
         text = ", ".join(map(str, unnamed[:5])) + (", ..." if len(unnamed) > 5 else "")
         named = ", ".join(map(str, sorted(classes.of_value)[:20]))
-        detail = f"contains the values {text}; {MASK_CLASSES} names {named}"
+        detail = f"contains the values {text}, but {MASK_CLASSES} names only {named}; add them"
         raise DataError("unusable-mask", path, detail)
     return label_map
 
@@ -174,7 +174,7 @@ def _values(path: str | os.PathLike, classes: MaskClasses) -> np.ndarray:
 
 
 class MaskReader:
-    """Reads masks as regions; reports a folder without a usable classes.json once."""
+    """Reads masks as regions; reports each folder without a usable classes.json once."""
 
     def __init__(self, files: FileListing):
         self._files = files

@@ -28,7 +28,7 @@ class NameGuess:
     patient: str = ""
     source: str = ""  # what named the patient: "dmr", "file", "folder", or "above" a class folder
     sure: bool = False  # see `Person`
-    of_folder: str = ""  # what its folder calls the patient of DMR-IR's file name
+    of_folder: str = ""  # "patient-5" of the folder, if a DMR-IR file name says that she is 0005
     note: str = ""
     given: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # fields of the user's table
 
@@ -94,9 +94,10 @@ def _is_month(parsed: ParsedName) -> bool:
 
 
 def _folder_is_surer(parsed: ParsedName, person: Person | None) -> bool:
-    """Whether a folder such as sub-01 goes before a name such as 3-1 or T5 (visit 3? time 5?).
+    """Whether to believe a folder such as sub-01 rather than a name such as 3-1 (visit 3?) or T5.
 
-    Folders named as in DMR-IR (P12, 0012) do not: `contradiction` compares them with the name.
+    False for folders that are named as in DMR-IR (P12, 0012): `contradiction` compares those with
+    the file's name.
     """
     if parsed.protocol or parsed.view or person is None or not person.sure:
         return False
@@ -115,17 +116,17 @@ def _person(
     between: Sequence[NameParts],
     above: Sequence[NameParts],
 ) -> tuple[Person | None, str]:
-    """Whom a file's folders or its name name, and which of them does (see `NameGuess.source`).
+    """The patient in the names of a file and its folders, and where (see `NameGuess.source`).
 
-    Folders go before the name, words for patients before other prefixes, and outer folders before
-    inner ones, which may be visits.
+    Folders come before the file's name, words for patients before other prefixes, and outer folders
+    before inner ones, which may be visits.
 
     Args:
       own: the file's name.
       below: its folders below the innermost class folder; all folders if there is none.
       between: those between the outermost and the innermost class folder (sick/7/malignant).
-      above: those above the outermost class folder. They may be folds of a split or clinics: only
-        sure names count there, and only if nothing else names anybody.
+      above: those above the outermost class folder. They may be folds of a split, or clinics. So
+        they count only if the prefix is a word for patients, and if no other name says the patient.
     """
     of_folders = _people(below)
     choices = (
@@ -146,7 +147,7 @@ def _is_angle(folder: NameParts, outer: Sequence[NameParts]) -> bool:
 
 
 def _people(folders: Sequence[NameParts]) -> list[Person]:
-    """The people whom folders name, the outermost first."""
+    """The people in the names of folders, the outermost folder first."""
     people = []
     for depth, parts in enumerate(folders):
         people += parts.people

@@ -1,4 +1,4 @@
-"""Reads what the name of a file or folder says: whom it names, the date, view, visit and so on.
+"""Reads what the name of a file or folder says: the patient, date, view, visit and so on.
 
 This is for the names that people and cameras give (`sub-02`, `PAC_4_DN0`, `2019-05-03_P12`);
 `thermogram.parse_name` reads DMR-IR's own file names. Words may be English, Portuguese or Spanish.
@@ -19,7 +19,7 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-# Words before a number that surely name a person. T is DMR-IR's own prefix.
+# With a number after it, such a word is certainly a patient. T is DMR-IR's own prefix.
 PATIENT_WORDS = _words(
     "p pt pat pac patient paciente sub subj subject sujet sujeito sujeto participant participante "
     "volunteer voluntario voluntaria case caso id pid mrn prontuario person persona pessoa woman "
@@ -30,7 +30,8 @@ _VISIT_WORDS = _words(
     "ses sess session sessao sesion visit visita exam exame examen consulta followup"
 )
 _FRAME_WORDS = _words("frame quadro cuadro")
-# Words before a number that name nobody: cameras, contents, sets of data, times, small words.
+# With a number after it, such a word is no patient: cameras, contents, sets of data, times, and
+# small words.
 _NOBODY = _words(
     "ir flir dji img imgp image imagem imagen imag pic pict picture dsc dscn dscf pxl mvimg cimg "
     "sam gopr wa testo fluke seek optris hikmicro hik infiray topdon uti vid video mov rec camera "
@@ -153,7 +154,7 @@ class NameParts:
     """What one name says; "", 0 and -1 stand for what it does not say."""
 
     people: tuple[Person, ...] = ()  # each prefix with a number, in order
-    alone: Person | None = None  # of a name that is nothing but a number, dates and views
+    alone: Person | None = None  # the number of a name that says nothing else but dates and views
     date: str = ""  # ISO; only the year, or year and month, if it does not say more
     visit: int = 0
     frame: int = -1
@@ -219,7 +220,7 @@ def read_parts(name: str) -> NameParts:
 
 
 def _is_prefix(word: str, match: re.Match) -> bool:
-    """Whether a word before a number may name a person."""
+    """Whether a word and the number after it may be a patient."""
     if word == "t":  # T5 and "T0005 copy" are a patient of DMR-IR; "front t5" is a time
         whole = match[0] == match.string
         return whole or (match.start() == 0 and len(match["number"]) == 4)

@@ -43,7 +43,7 @@ _IMAGE_ERRORS = (OSError, ValueError, SyntaxError, EOFError, *_BOMB_ERRORS)
 
 @dataclasses.dataclass(frozen=True)
 class ReaderSettings:
-    """What a user may know better than a file.
+    """What a user may set, since files can be wrong about it.
 
     Attributes:
       unit: of temperatures, one of `radiometry.UNIT_CHOICES`.

@@ -1,8 +1,8 @@
-"""`thermograms.csv`: the user's own table of which files are thermograms, of whom, and of what.
+"""`thermograms.csv`: the user's own table of thermograms, with their patients and diagnoses.
 
 It lies in the root of a data set. Its header names the columns `file` (path relative to the root)
 and any of patient, label, view, protocol, date, visit, frame, annotation, notes; notes are ignored.
-Only the files that it lists are used. An empty cell falls back to the rules of `identity`.
+Only the files that it lists are used. The rules of `identity` replace empty cells.
 """
 
 import collections
@@ -76,7 +76,7 @@ class _Row:
 def identify_listed(
     files: FileListing, *, for_prediction: bool = False
 ) -> Reading[ListedThermograms]:
-    """Reads `thermograms.csv`, and what it does not say from the names of files and folders.
+    """Reads `thermograms.csv`; names of files and folders say what it leaves out.
 
     A row that cannot be used is reported and left out. Nothing else is opened.
 
@@ -108,7 +108,7 @@ def _name(path: pathlib.Path, files: FileListing) -> str:
 
 
 def _with_written_names(records: Sequence[Thermogram], *, given: Sequence[str]) -> list[Thermogram]:
-    """Calls a patient whom names of files call "p-1" as the table does, such as "P001"."""
+    """Writes a patient as the table does, such as "P001", where a file name says "p-1"."""
     written: dict[str, str] = {}
     for patient in given:
         written.setdefault(_same_patient(patient), patient)
@@ -282,8 +282,8 @@ def propose_table(
 ) -> str:
     """The text of a `thermograms.csv` that lists what was read, for the user to correct.
 
-    Read without changes, it gives the same thermograms. The cells of what is not known are empty;
-    so is the patient where one per file was assumed, since only the user knows better.
+    If the user changes nothing, reading it gives the same thermograms. A cell is empty if its value
+    is not known. The patient's cell is also empty if one patient per file was assumed.
 
     Args:
       records: the thermograms.

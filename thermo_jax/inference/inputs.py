@@ -40,7 +40,10 @@ class ReadThermogram(NamedTuple):
 
     @property
     def file(self) -> str:
-        """The path of its main file, relative to the user's folder; of a frame, `name` + suffix."""
+        """The path of its main file, relative to the user's folder.
+
+        For a frame of a stack, it is the name of the thermogram with the suffix of the file.
+        """
         name, file = pathlib.PurePosixPath(self.record.name), self.picture.main_file
         is_whole_file = stem_of(file).lower() == name.name.lower()
         return name.with_name(file.name if is_whole_file else name.name + file.suffix).as_posix()

@@ -104,7 +104,7 @@ def _log_workdir(folder: pathlib.Path) -> None:
 
 
 class Listing(NamedTuple):
-    """Files, what comes before the names of their thermograms, and files that are lost already."""
+    """Files; what the names of their thermograms start with; why some could not be unpacked."""
 
     files: FileListing
     prefix: str
