@@ -11,8 +11,7 @@ from thermo_jax.data.annotated_image import (
     Ring,
     Shape,
     by,
-    check_number,
-    count_kinds,
+    count_region,
     image_shape,
     noted_class,
     ring,
@@ -69,8 +68,7 @@ def read_coco(
                 region = Annotation(class_index=index, runs=runs)
             else:
                 region = Annotation(class_index=index, rings=_rings(segmentation))
-            numbers[name].update(count_kinds(region))
-            check_number(numbers[name])
+            count_region(numbers[name], region)
         except ValueError as error:
             yield Oddity("unusable-polygon", name, f"{title}: {error}")
             unusable.add(name)

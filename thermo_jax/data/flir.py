@@ -14,6 +14,7 @@ from jaxtyping import Float64
 from PIL import Image
 
 from thermo_jax.data.radiometry import ZERO_CELSIUS_IN_KELVIN
+from thermo_jax.errors import first_line
 
 _FLIR = re.compile(rb"\xff\xe1..FLIR\x00", re.DOTALL)  # the segment that contains temperatures
 _MAX_PIXELS = 2**21  # of the temperatures; FLIR's largest cameras have 1280x1024
@@ -59,8 +60,7 @@ def read_celsius(data: bytes, *, emissivity: float = 0.0) -> tuple[Float64[np.nd
         if celsius.ndim != 2:
             raise ValueError(f"an array of shape {list(celsius.shape)}")
     except Exception as error:  # flyr raises errors of many types
-        text = str(error).split("\n")[0][:100] or type(error).__name__
-        raise NotReadableError(f"its temperatures cannot be read ({text})") from error
+        raise NotReadableError(f"its temperatures cannot be read ({first_line(error)})") from error
     celsius = _upright(celsius, _exif(data).get(_ORIENTATION))
     note = f"emissivity {recorded:.3g}" + (f" replaced by {emissivity:.3g}" if emissivity else "")
     note += f", reflected temperature {reflected - ZERO_CELSIUS_IN_KELVIN:.1f} degrees C"

@@ -31,7 +31,6 @@ FILE_VALUES = (1, 2, 3, 4, 5, 6, 0, 7)  # of each class, in the order of CLASS_N
 # nipple, which is black there, is purple.
 PALETTE = ("#000000", "#0072B2", "#E69F00", "#F0E442", "#CC79A7", "#56B4E9", "#D55E00", "#009E73")
 
-_FORMATS = ("PNG", "TIFF", "BMP", "GIF", "JPEG", "WEBP")
 _UNNAMED = 255  # in a table of classes: a value that classes.json does not name
 _MAX_VALUE = 65_535  # of 16-bit pixels
 
@@ -152,7 +151,7 @@ def read_mask(path: str | os.PathLike, classes: MaskClasses) -> UInt8[np.ndarray
 
 def _values(path: str | os.PathLike, classes: MaskClasses) -> np.ndarray:
     data = read_bytes(path)
-    image = open_image(path, data, formats=_FORMATS)
+    image = open_image(path, data)
     if image.format in ("JPEG", "WEBP"):
         detail = f"{image.format} changes the values of pixels; save it as a PNG"
         raise DataError("unusable-mask", path, detail)

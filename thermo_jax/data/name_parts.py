@@ -5,12 +5,12 @@ This is for the names that people and cameras give (`sub-02`, `PAC_4_DN0`, `2019
 """
 
 import dataclasses
-import datetime
 import functools
 import re
 from collections.abc import Set
 
 from thermo_jax.data.class_folders import class_word, plain, singulars
+from thermo_jax.data.name_dates import without_dates
 
 LONGEST = 200  # characters of a name that are read
 
@@ -75,39 +75,6 @@ _PROTOCOLS = {
     **dict.fromkeys(("dynamic", "dinamico", "dinamica", "dynamique"), "D"),
 }
 
-_YEAR = r"(?P<y>(?:19|20)[0-9]{2})"
-_MONTHS = {
-    **{"jan": 1, "ene": 1, "feb": 2, "fev": 2, "mar": 3, "apr": 4, "abr": 4, "may": 5, "mai": 5},
-    **{"jun": 6, "jul": 7, "aug": 8, "ago": 8, "sep": 9, "set": 9, "oct": 10, "out": 10},
-    **{"nov": 11, "dec": 12, "dez": 12, "dic": 12},
-}
-_MONTH = rf"(?P<name>{'|'.join(_MONTHS)})[a-z]{{0,7}}"
-_TIME = (
-    r"(?:[ t-]{1,3}[0-2]?[0-9][-.:h ][0-5][0-9](?:[-.:m ][0-5][0-9]s?)?(?![0-9])"
-    r"|[ t-]?[0-2][0-9](?:[0-5][0-9]){2}(?![0-9]))?"
-)
-_START, _END = r"(?<![0-9])", r"(?![0-9])"
-_ALONE = r"(?<![a-z0-9])(?<![a-z][-. ])"  # not the number after a prefix, as in sub-05-2019
-_DATES = tuple(
-    re.compile(pattern)
-    for pattern in (
-        rf"{_START}{_YEAR}(?P<s>[-. ])(?P<m>[0-9]{{1,2}})(?P=s)(?P<d>[0-9]{{1,2}}){_END}{_TIME}",
-        rf"{_START}(?P<d>[0-9]{{1,2}})(?P<s>[-. ])(?P<m>[0-9]{{1,2}})(?P=s){_YEAR}{_END}{_TIME}",
-        rf"{_START}{_YEAR}(?P<m>[0-9]{{2}})(?P<d>[0-9]{{2}})"
-        rf"(?:(?:[0-9]{{2}}){{2,3}}{_END}|{_END}{_TIME})",
-        rf"{_START}(?P<d>[0-9]{{2}})(?P<m>[0-9]{{2}}){_YEAR}{_END}{_TIME}",
-        rf"{_START}(?P<d>[0-9]{{1,2}})[-. ]?(?:de )?{_MONTH}[-. ]?(?:de )?{_YEAR}{_END}{_TIME}",
-        rf"{_START}{_YEAR}[-. ]?{_MONTH}[-. ]?(?P<d>[0-9]{{1,2}}){_END}{_TIME}",
-        rf"(?<![a-z]){_MONTH}[-. ]?{_YEAR}{_END}",
-        rf"{_START}{_YEAR}[-. ](?P<m>0[1-9]|1[0-2]){_END}",
-        rf"{_ALONE}(?P<m>0[1-9]|1[0-2])[-. ]{_YEAR}{_END}",
-        rf"(?<![a-z0-9]){_YEAR}(?![a-z0-9])",
-    )
-)
-_OTHER_TIMES = re.compile(
-    rf"{_ALONE}[0-9]{{2}}([-.])[0-9]{{2}}\1[0-9]{{2}}(?![a-z0-9])"
-    r"|(?<![a-z0-9])[0-9]{1,2}h[0-9]{2}(?:m?[0-9]{2}s?)?(?![a-z0-9])"
-)
 _HASH = re.compile(
     r"(?<![a-z0-9])(?:[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}"
     r"|(?=[a-f]*[0-9])(?=[0-9]*[a-f])(?![a-f][0-9]+(?![a-z0-9]))[0-9a-f]{8,})(?![a-z0-9])"
@@ -175,7 +142,7 @@ def read_parts(name: str) -> NameParts:
     """Reads the name of a folder, or of a file without its suffix. Never raises."""
     text = plain(_CAMEL.sub(" ", name[:LONGEST]).replace("_", " "))
     text = _NEGATED.sub(r"\1", text)
-    date, text = _without_dates(_MODEL.sub("|", _HASH.sub("|", text)))
+    date, text = without_dates(_MODEL.sub("|", _HASH.sub("|", text)))
     text = _PATIENT_AND_VISIT.sub(r"\1 ", _NUMBERED.sub(r"\1 ", text))
     people, visit, frame, letters = [], 0, -1, ""
 
@@ -242,38 +209,6 @@ def _only_number(tokens: list[str], *, is_view: bool) -> Person | None:
     if len(numbers) != 1 or len(numbers[0]) > 12 or not others <= _NUMBER_WORDS:
         return None
     return Person("", int(numbers[0]), sure=len(numbers[0]) >= 4)
-
-
-def _without_dates(text: str) -> tuple[str, str]:
-    """(the fullest date in a text, the text with every date and time replaced by a bar)."""
-    found = []
-
-    def remove(match: re.Match) -> str:
-        if (date := _date(match.groupdict())) is None:
-            return match[0]
-        found.append(date)
-        return "|"
-
-    for pattern in _DATES:
-        text = pattern.sub(remove, text)
-    return max(found, key=len, default=""), _OTHER_TIMES.sub("|", text)
-
-
-def _date(parts: dict[str, str | None]) -> str | None:
-    """An ISO date, or None if there is no such day."""
-    year, month, day = int(parts["y"]), parts.get("m"), parts.get("d")
-    if name := parts.get("name"):
-        month = str(_MONTHS[name])
-    if month is None:
-        return f"{year}"
-    months, days = int(month), int(day or 1)
-    if months > 12 >= days:  # month before day
-        months, days = days, months
-    try:
-        date = datetime.date(year, months, days).isoformat()
-    except ValueError:
-        return None
-    return date if day else date[:7]
 
 
 def _view_words(tokens: list[str]) -> frozenset[str]:

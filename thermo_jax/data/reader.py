@@ -27,7 +27,7 @@ from thermo_jax.data import flir, image_limits, palettes, radiometry
 from thermo_jax.data.file_listing import MATRICES
 from thermo_jax.data.text_matrix import parse_matrix
 from thermo_jax.data.thermogram import DataError, split_name
-from thermo_jax.errors import UserError
+from thermo_jax.errors import UserError, first_line
 
 MAX_FILE_BYTES = 64 * 2**20  # a matrix is 2-3 MB of text; images are much smaller
 MAX_ARRAY_BYTES = 2**30  # of an .npy or .npz file, which may be a sequence of frames
@@ -118,7 +118,7 @@ def read_file(
         else:
             settings = dataclasses.replace(settings, unit="auto")
             return _temperatures(path, celsius, settings, notes=[("radiometry", note)])
-    image = open_image(path, data, formats=FORMATS, frame=frame)
+    image = open_image(path, data, frame=frame)
     num_frames = image_limits.count_frames(path, data)
     image_limits.check_size(path, image.height, image.width, smallest=SMALLEST)
     if image.mode == "F" or image.mode.startswith("I"):
@@ -188,7 +188,7 @@ def _read_array(path: pathlib.Path) -> np.ndarray:
         raise
     except Exception as error:  # NumPy evaluates the header as Python, which raises many types
         size = path.stat().st_size
-        detail = f"not a NumPy array ({short_text(error)}; the file has {size} bytes)"
+        detail = f"not a NumPy array ({first_line(error)}; the file has {size} bytes)"
         raise DataError("unreadable-matrix", path, detail) from error
     if values.ndim == 3 and values.shape[-1] == 1:
         values = values[..., 0]
@@ -283,11 +283,6 @@ def open_image(
         detail = f"not a complete image ({cause}); copy it again"
         raise DataError("unreadable-image", path, detail) from error
     return image
-
-
-def short_text(error: Exception) -> str:
-    """The first line of an error's text, at most 100 characters."""
-    return str(getattr(error, "detail", error)).split("\n")[0][:100] or type(error).__name__
 
 
 def ordered_map(
