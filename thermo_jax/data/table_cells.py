@@ -20,9 +20,13 @@ _MOST_CHARACTERS = 100  # of a patient's name
 class CellError(Exception):
     """A cell that cannot be used; the message says what was expected."""
 
+    kind = "bad-table-row"
 
-class AbsentFileError(Exception):
+
+class AbsentFileError(CellError):
     """A cell names a file that does not exist; the message may suggest another one."""
+
+    kind = "absent-file"
 
 
 # ---------------------------------------------------------------- paths

@@ -23,7 +23,7 @@ from thermo_jax.data.data_report import Oddity, Reading, safe_cell
 from thermo_jax.data.file_listing import IMAGES, MATRICES, THERMOGRAM_TABLE, FileListing
 from thermo_jax.data.identity import CLASS_AND_FOLDER, ONE_PER_FILE, identify
 from thermo_jax.data.reader import read_bytes
-from thermo_jax.data.table_cells import AbsentFileError, CellError, PathCells, unquoted
+from thermo_jax.data.table_cells import CellError, PathCells, unquoted
 from thermo_jax.data.thermogram import (
     LABEL_NAMES,
     UNLABELLED,
@@ -198,10 +198,7 @@ def _read_rows(files: FileListing, *, annotated: bool) -> Reading[list[_Row]]:
             path = paths.find(row.get("file", ""), suffixes=MATRICES + IMAGES)
             values = _values(row, readers)
         except CellError as error:
-            yield Oddity("bad-table-row", file, f"{where}: {error}")
-            continue
-        except AbsentFileError as error:
-            yield Oddity("absent-file", file, f"{where}: {error}")
+            yield Oddity(error.kind, file, f"{where}: {error}")
             continue
         key = path, values.get("frame", -1)
         if key in lines_of:
@@ -238,7 +235,7 @@ def _annotation(text: str, paths: PathCells, *, where: str) -> Reading[pathlib.P
         return None
     try:
         return paths.find(text)
-    except (AbsentFileError, CellError) as error:
+    except CellError as error:
         yield Oddity("absent-file", text, f"{where}: annotation: {error}; used without it")
     return None
 
