@@ -27,6 +27,11 @@ class DivergedError(UserError, FloatingPointError):
     """A loss is not finite, because of the data or the learning rate."""
 
 
+def first_line(error: Exception) -> str:
+    """The first line of an error's text, at most 100 characters."""
+    return str(error).split("\n")[0][:100] or type(error).__name__
+
+
 def is_full_disk(error: BaseException) -> bool:
     """Whether the error says that a disk or a quota is full."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)

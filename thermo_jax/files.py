@@ -3,6 +3,7 @@
 A path in a bucket of Google Cloud Storage has the form gs://bucket/folder.
 """
 
+import codecs
 import contextlib
 import csv
 import hashlib
@@ -47,6 +48,17 @@ def csv_text(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     writer.writerow(header)
     writer.writerows(rows)
     return text.getvalue()
+
+
+def decoded(data: bytes) -> str:
+    """The text of a user's file: UTF-8 or UTF-16 with a mark, UTF-8 without one, or cp1252."""
+    has_utf16_mark = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    for encoding in ("utf-16" if has_utf16_mark else "utf-8-sig", "cp1252"):
+        try:
+            return data.decode(encoding)
+        except UnicodeDecodeError:
+            continue
+    return data.decode("latin-1")  # which accepts every byte
 
 
 def digest(value: Any) -> str:

@@ -12,8 +12,10 @@ from typing import NamedTuple
 
 from thermo_jax.data.annotations import NOT_DRAWN, class_of
 from thermo_jax.data.data_report import Oddity, Reading
-from thermo_jax.data.reader import MAX_PIXELS, read_bytes
+from thermo_jax.data.image_limits import LARGEST
+from thermo_jax.data.reader import read_bytes
 from thermo_jax.data.thermogram import BACKGROUND, CLASS_NAMES, Annotation, DataError
+from thermo_jax.errors import first_line
 
 KNOWN_NAMES = ", ".join((*CLASS_NAMES[:BACKGROUND], *CLASS_NAMES[BACKGROUND + 1 :], NOT_DRAWN[0]))
 # Of one image; more would take minutes to draw.
@@ -54,7 +56,7 @@ def read_json(path: str | os.PathLike) -> object:
     except FileNotFoundError as error:
         raise DataError("unreadable-annotations", path, "no such file") from error
     except (ValueError, RecursionError) as error:
-        detail = f"not usable JSON ({str(error)[:100]}); export it again"
+        detail = f"not usable JSON ({first_line(error)}); export it again"
         raise DataError("unreadable-annotations", path, detail) from error
 
 
@@ -69,10 +71,17 @@ def noted_class(name: object, source: str) -> Reading[int | None]:
     return index
 
 
-def count_kinds(region: Annotation) -> dict[str, int]:
-    """How many polygons, points and masks a region has, for `check_number`."""
+def count_region(numbers: Counter[str], region: Annotation) -> None:
+    """Adds a region to the numbers of polygons, points and masks of one image.
+
+    Raises:
+      ValueError: there are more than can be drawn.
+    """
     points = sum(map(len, region.rings))
-    return {"polygons": len(region.rings), "points": points, "masks": int(bool(region.runs))}
+    numbers.update(polygons=len(region.rings), points=points, masks=bool(region.runs))
+    for kind, number in numbers.items():
+        if number > _MAX_NUMBER[kind]:
+            raise ValueError(f"more than {_MAX_NUMBER[kind]} {kind} in one image")
 
 
 def ring(points: Sequence[Sequence]) -> Ring:
@@ -100,19 +109,10 @@ def image_shape(height: object, width: object) -> Shape | None:
     if height in (None, 0) or width in (None, 0):
         return None
     for side in (height, width):
-        if not isinstance(side, int | float) or not 1 <= side <= MAX_PIXELS or side != int(side):
+        if not isinstance(side, int | float) or not 1 <= side <= LARGEST or side != int(side):
             text = f"{reprlib.repr(height)} x {reprlib.repr(width)} (rows x columns)"
-            raise ValueError(f"{text} is no size of an image")
-    if height * width > MAX_PIXELS:
-        raise ValueError(f"{height:g} x {width:g} pixels; expected at most 4096x4096")
+            raise ValueError(f"{text} is no size of an image; expected 1 to {LARGEST} per side")
     return int(height), int(width)
-
-
-def check_number(regions: Counter[str]) -> None:
-    """Raises ValueError if an image has more polygons, points or masks than can be drawn."""
-    for kind, number in regions.items():
-        if number > _MAX_NUMBER[kind]:
-            raise ValueError(f"more than {_MAX_NUMBER[kind]} {kind} in one image")
 
 
 def by(shape: Shape) -> str:

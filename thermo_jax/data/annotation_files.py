@@ -16,12 +16,19 @@ from typing import NamedTuple
 from thermo_jax.data import coco_reader, label_map_files, labelme_reader
 from thermo_jax.data.annotated_image import AnnotatedImage, by, read_json
 from thermo_jax.data.data_report import Oddity, Reading
-from thermo_jax.data.file_listing import MASK_CLASSES, MASK_FOLDERS, FileListing
+from thermo_jax.data.file_listing import FileListing, has_masks
 from thermo_jax.data.grids import TOLERANCE
-from thermo_jax.data.thermogram import BACKGROUND, DataError, Thermogram, parse_name, split_name
+from thermo_jax.data.thermogram import (
+    BACKGROUND,
+    DataError,
+    Thermogram,
+    parse_name,
+    stem_of,
+    without_suffix,
+)
 
 _MASK_ENDING = re.compile(r"[_-](mask|label|seg)$", re.IGNORECASE)
-_FOREIGN = re.compile(r"/|[A-Za-z]:|\.\./")  # the start of a path on another machine, or elsewhere
+_FOREIGN = re.compile(r"/|[A-Za-z]:|\.\./")  # the start of a path outside of the data set
 
 
 def annotate(
@@ -36,7 +43,7 @@ def annotate(
         file annotates only the thermograms that name it.
     """
     annotator = _Annotator(list(records), files)
-    masks = label_map_files.MaskReader(files.root)
+    masks = label_map_files.MaskReader(files)
     yield from _add_listed(annotator, masks, listed)
     others = set(files.annotations + files.masks) - set(listed.values())
     coco_files = []
@@ -78,7 +85,7 @@ def _read(path: pathlib.Path, source: str) -> Reading[_Read]:
     if labelme_reader.is_labelme(document):
         image = labelme_reader.image_path(document) or PurePosixPath(path.name)
         annotated = yield from labelme_reader.read_labelme(document, source)
-        return _Read({image.parent / split_name(image.name)[0]: annotated}, is_labelme=True)
+        return _Read({without_suffix(image): annotated}, is_labelme=True)
     # A file with "instances" in its name should be COCO, so the reader says why it is not.
     if coco_reader.is_coco(document) or "instances" in path.name.lower():
         return _Read((yield from coco_reader.read_coco(document, source)))
@@ -108,26 +115,23 @@ class _Annotator:
                 self._rows_of_folder.setdefault((folder, stem), []).append(row)
         self._names_on_disk: dict[str, list[PurePosixPath]] = {}
         for path in files.pixels:
-            name = PurePosixPath(files.relative(path)).with_name(split_name(path.name)[0])
+            name = without_suffix(PurePosixPath(files.relative(path)))
             self._names_on_disk.setdefault(name.name, []).append(name)
 
     def has(self, stem: str) -> bool:
         """Whether a file with pixels has this name, whether or not it could be used."""
         return stem in self._names_on_disk or stem in self._rows_of_stem
 
-    def row(
-        self, image: PurePosixPath, folder: PurePosixPath, *, is_beside: bool = False
-    ) -> Reading[int | None]:
+    def row(self, image: PurePosixPath, folder: PurePosixPath) -> Reading[int | None]:
         """Returns the row of the thermogram that is meant; None, with an oddity, if unclear.
 
         Args:
           image: the path of the image, without suffix, as the annotation file contains it.
           folder: of the annotation file. Of several thermograms, those near it are preferred.
-          is_beside: whether such annotation files usually lie beside their images.
         """
         rows = self._rows(image)
         if len(rows) > 1:
-            rows = self._nearest(rows, folder, is_beside=is_beside)
+            rows = self._nearest(rows, folder)
         if len(rows) == 1:
             return rows[0]
         if rows:
@@ -158,7 +162,7 @@ class _Annotator:
         return name.parent.name or self.files.root.name
 
     def fits(self, image: PurePosixPath, name: str) -> bool:
-        """Whether a path of an image and a name of a thermogram agree as far as both go.
+        """Whether the path of an image and the name of a thermogram end with the same parts.
 
         The path may begin above the data set's root, or on another machine.
         """
@@ -167,14 +171,12 @@ class _Annotator:
         whole = (*self.files.root.parts, *own)
         return whole[-len(parts) :] == parts or (len(own) > 1 and parts[-len(own) :] == own)
 
-    def _nearest(self, rows: list[int], folder: PurePosixPath, *, is_beside: bool) -> list[int]:
-        names = {row: PurePosixPath(self.records[row].name) for row in rows}
-        if is_beside and (beside := [row for row in rows if names[row].parent == folder]):
-            return beside
-        below = (
-            [row for row in rows if f in names[row].parents] for f in (folder, *folder.parents)
-        )
-        return next(filter(None, below), rows)
+    def _nearest(self, rows: list[int], folder: PurePosixPath) -> list[int]:
+        """The thermograms in the folder itself; else those below it, or below one above it."""
+        above = {row: PurePosixPath(self.records[row].name).parents for row in rows}
+        beside = [row for row in rows if above[row][0] == folder]
+        below = ([row for row in rows if f in above[row]] for f in (folder, *folder.parents))
+        return beside or next(filter(None, below), rows)
 
     def add(
         self, row: int | None, annotated: AnnotatedImage, image: PurePosixPath, path: pathlib.Path
@@ -183,7 +185,7 @@ class _Annotator:
         drawn = any(region.class_index != BACKGROUND for region in annotated.regions)
         if row is None or (annotated.usable and not drawn):
             return
-        record, source = self.records[row], _relative(path, self.files.root)
+        record, source = self.records[row], self.files.relative(path)
         if first := self._annotated_by.get(row):
             detail = f"{record.name} is already annotated by {first}, so {source} is not used"
             yield Oddity("repeated-image", str(image), detail)
@@ -202,14 +204,10 @@ class _Annotator:
 
 
 def _stems(record: Thermogram) -> set[str]:
-    """The names of files that a thermogram is annotated by; a stack's are for its first frame."""
+    """The file names for which a thermogram is meant; those of a stack mean its first frame."""
     names = [PurePosixPath(record.name).name]
     names += [path.name for path in record.files] if not record.frame_in_file else []
-    return {split_name(name)[0] for name in names}
-
-
-def _relative(path: pathlib.Path, root: pathlib.Path) -> str:
-    return (path.relative_to(root) if path.is_relative_to(root) else path).as_posix()
+    return {stem_of(PurePosixPath(name)) for name in names}
 
 
 def _row_of_labelme(
@@ -222,8 +220,8 @@ def _row_of_labelme(
     if exact in annotator.row_of_name:
         return annotator.row_of_name[exact]
     if not annotator.has(image.name):
-        image = PurePosixPath(split_name(path.stem)[0])
-    return (yield from annotator.row(image, folder, is_beside=True))
+        image = PurePosixPath(stem_of(path.with_suffix("")))
+    return (yield from annotator.row(image, folder))
 
 
 def _image_of_mask(
@@ -231,17 +229,13 @@ def _image_of_mask(
 ) -> tuple[PurePosixPath, PurePosixPath]:
     """Returns the path of the image, which is that below the folder of masks, and this folder."""
     root = annotator.files.root
-    places = (place for place in path.parents if place.is_relative_to(root) and _has_masks(place))
+    places = (place for place in path.parents if place.is_relative_to(root) and has_masks(place))
     place = next(places, path.parent)
     below = PurePosixPath(path.relative_to(place).as_posix())
-    stem = split_name(path.name)[0]
+    stem = stem_of(path)
     if not annotator.has(stem):
         stem = _MASK_ENDING.sub("", stem) or stem
-    return below.with_name(stem), PurePosixPath(_relative(place, root))
-
-
-def _has_masks(folder: pathlib.Path) -> bool:
-    return folder.name.lower() in MASK_FOLDERS or (folder / MASK_CLASSES).exists()
+    return below.with_name(stem), PurePosixPath(annotator.files.relative(place))
 
 
 def _add_listed(
@@ -252,7 +246,7 @@ def _add_listed(
     for name, path in listed.items():
         if name not in annotator.row_of_name:
             continue  # the thermogram was left out
-        row, source = annotator.row_of_name[name], _relative(path, annotator.files.root)
+        row, source = annotator.row_of_name[name], annotator.files.relative(path)
         if path.suffix.lower() == ".json":
             if path not in read:
                 read[path] = yield from _read(path, source)

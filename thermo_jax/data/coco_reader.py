@@ -11,14 +11,13 @@ from thermo_jax.data.annotated_image import (
     Ring,
     Shape,
     by,
-    check_number,
-    count_kinds,
+    count_region,
     image_shape,
     noted_class,
     ring,
 )
 from thermo_jax.data.data_report import Oddity, Reading
-from thermo_jax.data.thermogram import Annotation, split_name
+from thermo_jax.data.thermogram import Annotation, without_suffix
 
 
 def is_coco(document: object) -> bool:
@@ -69,8 +68,7 @@ def read_coco(
                 region = Annotation(class_index=index, runs=runs)
             else:
                 region = Annotation(class_index=index, rings=_rings(segmentation))
-            numbers[name].update(count_kinds(region))
-            check_number(numbers[name])
+            count_region(numbers[name], region)
         except ValueError as error:
             yield Oddity("unusable-polygon", name, f"{title}: {error}")
             unusable.add(name)
@@ -87,8 +85,7 @@ def read_coco(
 
 
 def _without_suffix(file_name: str) -> pathlib.PurePosixPath:
-    path = pathlib.PurePosixPath(file_name)
-    return path.parent / split_name(path.name)[0]
+    return without_suffix(pathlib.PurePosixPath(file_name))
 
 
 def _sections(document: object) -> tuple[list[dict], list[dict], list[dict]]:

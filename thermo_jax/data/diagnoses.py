@@ -1,4 +1,4 @@
-"""Reads who is healthy and who is sick: from pages of the site, a table, or names of folders.
+"""Reads who is healthy and who is sick: from pages of the site or from a table.
 
 Each layout has a function that returns a set of labels for each thermogram. An empty set means that
 it is unlabelled; a set of two labels is a contradiction.
@@ -11,7 +11,6 @@ import pathlib
 import re
 from collections.abc import Collection, Iterator, Sequence
 
-from thermo_jax.data.class_folders import below_class_folder, label_of_folder  # noqa: F401
 from thermo_jax.data.data_report import Oddity, Reading
 from thermo_jax.data.file_listing import DIAGNOSIS_TABLE, FileListing
 from thermo_jax.data.reader import read_bytes
@@ -23,6 +22,7 @@ from thermo_jax.data.thermogram import (
     Thermogram,
     patient_of_folder,
 )
+from thermo_jax.files import decoded
 
 _LABELS = {"healthy": HEALTHY, "sick": SICK}
 _DIAGNOSIS = re.compile(r"Diagnosis\*?\s*:\s*<span[^>]*>(.*?)<(?:br|/span)\b", re.I | re.S)
@@ -64,20 +64,6 @@ def labels_of_matrices(
     return [table.get(record.patient, set()) for record in records]
 
 
-def labels_of_class_folders(
-    records: Sequence[Thermogram], files: FileListing
-) -> Reading[list[set[int]]]:
-    """Reads diagnoses from the name of each thermogram's innermost class folder."""
-    labels = []
-    for record in records:
-        label = label_of_folder(_folder(record))
-        labels.append({label} - {None})
-        if label is None:
-            detail = "in no class folder (healthy, sick, or another name of these)"
-            yield Oddity("missing-diagnosis", files.names(record)[0], detail)
-    return labels
-
-
 def _folder(record: Thermogram) -> pathlib.PurePosixPath:
     return pathlib.PurePosixPath(record.name).parent
 
@@ -89,7 +75,7 @@ def read_pages(files: FileListing) -> Reading[dict[pathlib.PurePosixPath, set[in
         name = files.relative(page)
         of_page = labels.setdefault(pathlib.PurePosixPath(name).parent, set())
         try:
-            matches = _DIAGNOSIS.findall(_decode(read_bytes(page))[:_MAX_PAGE])
+            matches = _DIAGNOSIS.findall(decoded(read_bytes(page))[:_MAX_PAGE])
         except DataError as error:
             yield Oddity("unreadable-diagnosis", name, error.detail)
             continue
@@ -139,7 +125,7 @@ def _rows(table: pathlib.Path) -> Iterator[tuple[int, str, str, str]]:
     Raises:
       DataError: the file is not a table, or its first line is not a header.
     """
-    text = _decode(read_bytes(table))
+    text = decoded(read_bytes(table))
     separator = ";" if ";" in text.split("\n", 1)[0] else ","
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
     try:
@@ -155,10 +141,3 @@ def _rows(table: pathlib.Path) -> Iterator[tuple[int, str, str, str]]:
     for line, row in rows[1:]:
         identity, diagnosis = (row[c] for c in columns) if len(row) > max(columns) else ("", "")
         yield line, identity, diagnosis, separator.join(row)
-
-
-def _decode(data: bytes) -> str:
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        return data.decode("latin-1")

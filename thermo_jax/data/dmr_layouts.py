@@ -27,7 +27,7 @@ from thermo_jax.data.thermogram import (
     split_name,
 )
 
-# How diagnoses are found.
+# Layout -> the function that reads its diagnoses.
 DIAGNOSES = {"site": diagnoses.labels_of_site, "matrices": diagnoses.labels_of_matrices}
 SUFFIXES = (".jpg", ".jpeg", MATRIX_SUFFIX)
 _CONTENTS = {"gray": "gray", "heat": "colour", "temperatures": "temperatures"}

@@ -10,7 +10,7 @@ import pathlib
 from collections.abc import Collection, Iterator
 
 from thermo_jax.data.data_report import Oddity, Reading
-from thermo_jax.data.thermogram import Thermogram, split_name
+from thermo_jax.data.thermogram import Thermogram, split_name, stem_of
 from thermo_jax.errors import MissingFileError, UserError
 from thermo_jax.files import task_of_run
 
@@ -127,6 +127,11 @@ def _list_of(
     return files.pixels if suffix in MATRICES + IMAGES and not is_readme else files.others
 
 
+def has_masks(folder: pathlib.Path) -> bool:
+    """Whether the images of a folder are masks, by the folder's name or its classes.json."""
+    return folder.name.lower() in MASK_FOLDERS or (folder / MASK_CLASSES).exists()
+
+
 def walk(
     root: pathlib.Path, *, closed: list[pathlib.Path]
 ) -> Iterator[tuple[pathlib.Path, list[str], list[str]]]:
@@ -171,7 +176,7 @@ def group(files: FileListing) -> Reading[list[dict[str, pathlib.Path]]]:
 
     def folder_and_stem(paths: dict[str, pathlib.Path]) -> tuple[tuple[str, ...], str]:
         first = next(iter(paths.values()))
-        return first.parent.parts, split_name(first.name)[0]
+        return first.parent.parts, stem_of(first)
 
     return sorted(groups.values(), key=folder_and_stem)
 
@@ -180,7 +185,7 @@ def group_by_name(files: FileListing) -> list[tuple[pathlib.Path, ...]]:
     """Groups the files that have the same name in a folder, apart from suffixes and `_snap`."""
     groups: dict[tuple[pathlib.Path, str], list[pathlib.Path]] = {}
     for path in files.pixels:
-        groups.setdefault((path.parent, split_name(path.name)[0].lower()), []).append(path)
+        groups.setdefault((path.parent, stem_of(path).lower()), []).append(path)
     return [tuple(paths) for paths in groups.values()]
 
 

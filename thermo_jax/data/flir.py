@@ -1,4 +1,4 @@
-"""Radiometric JPEGs: temperatures of FLIR cameras, and the names of other makers' formats.
+"""Temperatures in the JPEGs of FLIR cameras; a note on those of other makers.
 
 The optional package `flyr` computes the temperatures by FLIR's published radiometric formula. It
 trusts the numbers in a file: one wrong byte in the number of records keeps it busy for half an
@@ -14,41 +14,18 @@ from jaxtyping import Float64
 from PIL import Image
 
 from thermo_jax.data.radiometry import ZERO_CELSIUS_IN_KELVIN
+from thermo_jax.errors import first_line
 
 _FLIR = re.compile(rb"\xff\xe1..FLIR\x00", re.DOTALL)  # the segment that contains temperatures
 _MAX_PIXELS = 2**21  # of the temperatures; FLIR's largest cameras have 1280x1024
 _MAX_RECORDS = 256
 _RAW, _CAMERA = 1, 32  # kinds of records
 _MAKE, _ORIENTATION = 0x010F, 0x0112  # EXIF tags
-# EXIF orientation -> what turns rows and columns upright.
-_UPRIGHT = {
-    2: np.fliplr,
-    3: lambda values: np.rot90(values, 2),
-    4: np.flipud,
-    5: np.transpose,
-    6: lambda values: np.rot90(values, -1),
-    7: lambda values: np.rot90(values, 2).T,
-    8: np.rot90,
-}
-# A part of the maker's name in EXIF data -> (its format, the way to temperatures that we can read).
-_MAKERS = {
-    "dji": ("DJI R-JPEG", "DJI's Thermal SDK (`dji_irp -a measure`) writes them as raw numbers"),
-    "autel": ("Autel radiometric JPEG", "export a table of temperatures from Autel's program"),
-    "parrot": ("Parrot radiometric JPEG", "export a TIFF of temperatures from Parrot's SDK"),
-    "hik": ("HIKMICRO radiometric JPEG", "HIKMICRO Analyzer exports them as CSV"),
-    "infiray": ("InfiRay radiometric JPEG", "InfiRay's program exports them as CSV"),
-    "guide": ("Guide radiometric JPEG", "Guide's program exports them as CSV"),
-    "testo": ("testo thermogram", "testo IRSoft exports them as a table (Excel, CSV)"),
-    "fluke": ("Fluke thermogram", "Fluke Connect or SmartView exports them as CSV"),
-    "seek": ("Seek thermogram", "the camera's setting for radiometric files writes a CSV or TIFF"),
-    "optris": ("Optris thermogram", "PIX Connect exports them as CSV or TIFF"),
-    "infratec": ("InfraTec thermogram", "IRBIS exports them as a table"),
-    "nec": ("NEC thermogram", "the camera's program exports them as CSV"),
-    "topdon": ("TOPDON thermogram", "TOPDON's program exports them as CSV"),
-    "uni-t": ("UNI-T thermogram", "UNI-T's program exports them as CSV"),
-    "flir": ("picture of a FLIR camera", "if this copy lost them, use the camera's original file"),
-    "workswell": ("Workswell radiometric JPEG", "CorePlayer exports them as CSV"),
-}
+# Parts of the names of makers in EXIF data whose JPEGs may contain temperatures.
+_MAKERS = (
+    *("dji", "flir", "autel", "parrot", "hik", "infiray", "guide", "testo", "fluke", "seek"),
+    *("optris", "infratec", "nec", "topdon", "uni-t", "workswell"),
+)
 
 
 class NotReadableError(Exception):
@@ -83,12 +60,11 @@ def read_celsius(data: bytes, *, emissivity: float = 0.0) -> tuple[Float64[np.nd
         if celsius.ndim != 2:
             raise ValueError(f"an array of shape {list(celsius.shape)}")
     except Exception as error:  # flyr raises errors of many types
-        text = str(error).split("\n")[0][:100] or type(error).__name__
-        raise NotReadableError(f"its temperatures cannot be read ({text})") from error
-    turn = _UPRIGHT.get(_exif(data).get(_ORIENTATION), np.asarray)
+        raise NotReadableError(f"its temperatures cannot be read ({first_line(error)})") from error
+    celsius = _upright(celsius, _exif(data).get(_ORIENTATION))
     note = f"emissivity {recorded:.3g}" + (f" replaced by {emissivity:.3g}" if emissivity else "")
     note += f", reflected temperature {reflected - ZERO_CELSIUS_IN_KELVIN:.1f} degrees C"
-    return np.ascontiguousarray(turn(celsius)), note
+    return np.ascontiguousarray(celsius), note
 
 
 def _plain_file(data: bytes) -> bytes:
@@ -155,17 +131,25 @@ def _check_raw(records: bytes, start: int) -> None:
             raise ValueError(f"{size[0]}x{size[1]} temperatures")
 
 
-def maker_of(image: Image.Image) -> str | None:
-    """A note about a JPEG without temperatures: another maker's format, or None for a plain one."""
-    try:
-        make = str(image.getexif().get(_MAKE, "")).strip("\x00 ")
-    except Exception:  # damaged EXIF data raise errors of many types
+def maker_of(data: bytes) -> str | None:
+    """A note about a JPEG without FLIR's temperatures, from a thermal camera; None for others."""
+    make = str(_exif(data).get(_MAKE, "")).strip("\x00 ")[:40]
+    if not any(maker in make.lower() for maker in _MAKERS):
         return None
-    formats = [known for part, known in _MAKERS.items() if part in make.lower()]
-    if not formats:
-        return None
-    name, remedy = formats[0]
-    return f"{name}: its temperatures are not read, only its picture; {remedy}"
+    if "dji" in make.lower():
+        name, program = "DJI R-JPEG", "DJI's Thermal SDK (`dji_irp -a measure`)"
+    else:
+        name, program = f"picture of a {make!r} camera", "the camera's program"
+    return f"{name}: only the picture is read; to use temperatures, export them with {program}"
+
+
+def _upright(values: np.ndarray, orientation: object) -> np.ndarray:
+    """The rows and columns of an image, turned upright by its EXIF orientation (1 to 8)."""
+    if orientation in (5, 6, 7, 8):
+        values = values.T
+    if orientation in (2, 3, 6, 7):
+        values = values[:, ::-1]
+    return values[::-1] if orientation in (3, 4, 7, 8) else values
 
 
 def _exif(data: bytes) -> dict:

@@ -4,10 +4,11 @@ Nothing is opened: names of files and folders say everything. The rules, in this
 
 1. DMR-IR's own file names (`thermogram.parse_name`).
 2. A prefix and a number, of a folder (`sub-02/ses-1`, `healthy/7`) before a file's name (`P051`).
-3. If numbers start again in every class folder, a patient is class *and* folder.
-4. A file directly in a class folder that names nobody is a patient of its own.
+3. If the numbers of patients' folders start again in every class folder, patient 1 of one class is
+   not patient 1 of the other: a patient is class *and* folder.
+4. Each other file directly in a class folder is a patient of its own.
 
-`thermogram_table` reads a table of the user's, which goes before all of them.
+`thermogram_table` reads the user's own table, which comes before all these rules.
 """
 
 import collections
@@ -20,7 +21,7 @@ from typing import Any
 from thermo_jax.data.class_folders import below_class_folder, class_word
 from thermo_jax.data.data_report import Oddity, Reading
 from thermo_jax.data.file_listing import THERMOGRAM_TABLE, FileListing
-from thermo_jax.data.name_guess import NameGuess, guess_from_names, stem_of
+from thermo_jax.data.name_guess import NameGuess, guess_from_names
 from thermo_jax.data.thermogram import (
     HEALTHY,
     LABEL_NAMES,
@@ -29,6 +30,7 @@ from thermo_jax.data.thermogram import (
     Thermogram,
     contradiction,
     parse_name,
+    stem_of,
 )
 
 # Notes of a thermogram. The first one is a caution on every report of the set.
@@ -59,9 +61,10 @@ def identify(
       otherwise, an image of a test patient might be used for training. Patients with conflicting
       diagnoses are still included (see `without_conflicts`).
     """
-    guesses, tables = [], []
+    guesses = []
     for group, values in zip(groups, given or [{}] * len(groups), strict=True):
         guess = guess_from_names(group, files)
+        guess.given = values
         parsed = parse_name(stem_of(group[0]))
         if parsed and parsed.protocol and not parsed.complete:
             yield Oddity(
@@ -74,17 +77,14 @@ def identify(
             if not keep_mismatched:
                 continue
         guesses.append(guess)
-        tables.append(values)
     _use_names_of_dmr(guesses)
     _distrust_running_numbers(guesses)
     yield from _split_by_class(guesses)
-    yield from _assume_one_per_file(guesses, tables)
-    records = [_record(guess, values) for guess, values in zip(guesses, tables, strict=True)]
-    yield from _report_unknown(records, guesses)
-    names_view = any(
-        guess.names_view or record.view for guess, record in zip(guesses, records, strict=True)
-    )
-    if records and not names_view:
+    yield from _assume_one_per_file(guesses)
+    records = [_record(guess) for guess in guesses]
+    yield from _report_unknown(records, files)
+    names_view = any(guess.names_view for guess in guesses)
+    if records and not names_view and not any(record.view for record in records):
         yield Oddity("assumed-view", ".", f"none of {len(records)} file names contains a view")
         records = [dataclasses.replace(record, view=1) for record in records]
     return records
@@ -102,7 +102,7 @@ def without_conflicts(
     Args:
       records: the thermograms, with labels unless `labels` is given.
       files: the listing, for the names of files in the report.
-      labels: what is said about each thermogram; two labels are a contradiction.
+      labels: the diagnoses found for each thermogram; two of them are a contradiction.
     """
     if labels is None:
         labels = [{record.label} - {UNLABELLED} for record in records]
@@ -148,10 +148,10 @@ def _start_again(guesses: Sequence[NameGuess]) -> set[str]:
 
 
 def _distrust_running_numbers(guesses: Sequence[NameGuess]) -> None:
-    """Bild_1.jpg, Bild_2.jpg, ... in both classes name pictures, not patients.
+    """If Bild_1.jpg, Bild_2.jpg, ... are in both classes, they are pictures, not patients.
 
-    This is for words in file names that are in no list. A word for patients stays one, and its
-    patients then have conflicting diagnoses.
+    This is for unknown words in file names. A word for patients is believed; its patients then have
+    conflicting diagnoses.
     """
     by_file = [guess for guess in guesses if guess.source == "file" and not guess.sure]
     if _start_again(by_file):
@@ -180,14 +180,13 @@ def _split_by_class(guesses: Sequence[NameGuess]) -> Reading[None]:
     yield Oddity("class-and-folder", ".", detail)
 
 
-def _assume_one_per_file(
-    guesses: Sequence[NameGuess], tables: Sequence[Mapping[str, Any]]
-) -> Reading[None]:
-    """Makes each file directly in a class folder that names nobody a patient."""
+def _assume_one_per_file(guesses: Sequence[NameGuess]) -> Reading[None]:
+    """Makes a file directly in a class folder a patient of its own, if no name says the patient."""
     taken = {guess.patient for guess in guesses}
     assumed = 0
-    for guess, values in zip(guesses, tables, strict=True):
-        if guess.patient or "patient" in values or class_word(guess.folder.name) is None:
+    for guess in guesses:
+        is_named = guess.patient or "patient" in guess.given
+        if is_named or class_word(guess.folder.name) is None:
             continue
         assumed += 1
         patient = base = _UNSAFE.sub("-", f"file-{guess.name.replace('/', '-')}")[:80]
@@ -196,13 +195,16 @@ def _assume_one_per_file(
         taken.add(patient)
         guess.patient, guess.source, guess.note = patient, "file", ONE_PER_FILE
     if assumed:
-        detail = f"{assumed} files name nobody: {ONE_PER_FILE}; {THERMOGRAM_TABLE} can name them"
+        detail = (
+            f"the names of {assumed} files say no patient: {ONE_PER_FILE}; "
+            f"{THERMOGRAM_TABLE} can name them"
+        )
         yield Oddity("assumed-patients", ".", detail)
 
 
-def _record(guess: NameGuess, values: Mapping[str, Any]) -> Thermogram:
+def _record(guess: NameGuess) -> Thermogram:
     """The thermogram, with the values of the user's table instead of those of the names."""
-    patient = values.get("patient", guess.patient)
+    patient = guess.given.get("patient", guess.patient)
     fields = {
         "name": guess.name,
         "files": guess.files,
@@ -211,39 +213,30 @@ def _record(guess: NameGuess, values: Mapping[str, Any]) -> Thermogram:
         "label": guess.label,
         "notes": (guess.note,) if guess.note and patient == guess.patient else (),
     }
-    return Thermogram(**guess.fields | fields | dict(values))
+    return Thermogram(**guess.fields | fields | dict(guess.given))
 
 
-def _report_unknown(records: Sequence[Thermogram], guesses: Sequence[NameGuess]) -> Reading[None]:
-    """Reports patients and diagnoses that are not known, once for each folder."""
-    kinds = {
-        "unknown-patient": (
-            [
-                guess
-                for record, guess in zip(records, guesses, strict=True)
-                if not record.patient_known
-            ],
-            "neither name nor folder contains the patient",
-        ),
-        "missing-diagnosis": (
-            [
-                guess
-                for record, guess in zip(records, guesses, strict=True)
-                if record.label == UNLABELLED
-            ],
-            "in no class folder (healthy, sick, or another name of these)",
-        ),
-    }
-    for kind, (unknown, detail) in kinds.items():
-        if kind == "missing-diagnosis" and len(unknown) == len(records):
-            if records:
-                yield Oddity(kind, ".", f"all {len(records)} thermograms are {detail}")
-            continue
-        by_folder = collections.defaultdict(list)
-        for guess in unknown:
-            by_folder[guess.folder].append(guess.file)
-        for folder, names in by_folder.items():
-            if len(names) == 1:
-                yield Oddity(kind, names[0], detail)
-            else:
-                yield Oddity(kind, str(folder), f"{len(names)} thermograms: {detail}")
+def _report_unknown(records: Sequence[Thermogram], files: FileListing) -> Reading[None]:
+    """Reports thermograms whose patient or diagnosis is not known, once for each folder."""
+    unknown = [record for record in records if not record.patient_known]
+    detail = "neither name nor folder contains the patient"
+    yield from _by_folder("unknown-patient", detail, unknown, files)
+    unlabelled = [record for record in records if record.label == UNLABELLED]
+    detail = "in no class folder (healthy, sick, or another name of these)"
+    if unlabelled and len(unlabelled) == len(records):
+        yield Oddity("missing-diagnosis", ".", f"all {len(records)} thermograms are {detail}")
+    else:
+        yield from _by_folder("missing-diagnosis", detail, unlabelled, files)
+
+
+def _by_folder(
+    kind: str, detail: str, records: Sequence[Thermogram], files: FileListing
+) -> Reading[None]:
+    of_folder = collections.defaultdict(list)
+    for record in records:
+        of_folder[min(record.files).parent].append(record)
+    for folder, inside in of_folder.items():
+        if len(inside) == 1:
+            yield Oddity(kind, files.relative(min(inside[0].files)), detail)
+        else:
+            yield Oddity(kind, files.relative(folder), f"{len(inside)} thermograms: {detail}")

@@ -6,13 +6,14 @@ they do not judge whether it is damaged, since Pillow does that.
 """
 
 import io
-import pathlib
+import os
 import re
 
 from PIL import Image
 
 from thermo_jax.data.thermogram import DataError
 
+LARGEST = 4096  # pixels of a side
 MAX_FRAMES = 1000  # of one file
 # Each frame of a GIF is drawn on top of those before it, so reading all of them takes a time that
 # grows with the square of their number.
@@ -24,26 +25,29 @@ _MAX_SCANS = 100  # of a JPEG; programs write at most a dozen
 _MAX_SEGMENTS = 5_000  # of a JPEG before its pixels, and of a PNG; a FLIR file has up to 256
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _MAX_GAP = 2**16  # bytes between two segments of a JPEG
-_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # any marker but those inside a scan
+_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # without the markers inside a scan
 
 
-def check_image(path: pathlib.Path, data: bytes, *, largest: int) -> None:
-    """Checks the number of a picture's frames, scans and segments.
+def check_size(path: str | os.PathLike, height: int, width: int, *, smallest: int = 1) -> None:
+    """Raises DataError if a side of an image has too few or too many pixels."""
+    if not smallest <= min(height, width) <= max(height, width) <= LARGEST:
+        size = f"{height}x{width}"
+        expected = f"at most {LARGEST}x{LARGEST}, and at least {smallest}x{smallest}"
+        detail = f"{size} pixels (rows x columns); expected {expected}"
+        raise DataError("wrong-size", path, detail, size=size)
 
-    Args:
-      largest: pixels of a side that an image may have.
-    Raises:
-      DataError: decoding the picture would take too long.
-    """
+
+def check_image(path: str | os.PathLike, data: bytes) -> None:
+    """Raises DataError if decoding a picture would take too long."""
     if data.startswith(b"GIF8"):
-        _check_gif(path, data, largest=largest)
+        _check_gif(path, data)
     elif data.startswith(b"\xff\xd8"):
         _check_jpeg(path, data)
     elif data.startswith(b"\x89PNG"):
         _check_png(path, data)
 
 
-def count_frames(path: pathlib.Path, data: bytes) -> int:
+def count_frames(path: str | os.PathLike, data: bytes) -> int:
     """The number of frames of a TIFF or a GIF; 1 for other formats.
 
     An MPO contains a second picture of another kind, and a WebP animation is no thermogram.
@@ -70,23 +74,21 @@ def count_frames(path: pathlib.Path, data: bytes) -> int:
     raise _too_many_frames(path)
 
 
-def check_frames(path: pathlib.Path, num_frames: int) -> None:
+def check_frames(path: str | os.PathLike, num_frames: int) -> None:
     """Raises DataError if a file has too many frames."""
     if num_frames > MAX_FRAMES:
         raise _too_many_frames(path)
 
 
-def _too_many_frames(path: pathlib.Path) -> DataError:
+def _too_many_frames(path: str | os.PathLike) -> DataError:
     return DataError("too-large", path, f"more than {MAX_FRAMES} frames: split the file")
 
 
-def _check_gif(path: pathlib.Path, data: bytes, *, largest: int) -> None:
+def _check_gif(path: str | os.PathLike, data: bytes) -> None:
     num_frames, height, width = _gif_frames(data)
     check_frames(path, num_frames)
-    if max(height, width) > largest:  # a later frame may be larger than the first
-        size = f"{height}x{width}"
-        detail = f"{size} pixels (rows x columns); expected at most {largest} per side"
-        raise DataError("wrong-size", path, detail, size=size)
+    if num_frames:
+        check_size(path, height, width)  # a later frame may be larger than the first
     if num_frames > 1 and num_frames * height * width > _MAX_GIF_PIXELS:
         detail = f"{num_frames} frames of {height}x{width} pixels: split the file"
         raise DataError("too-large", path, detail)
@@ -125,8 +127,8 @@ def _palette_bytes(flags: int) -> int:
     return 3 * 2 ** ((flags & 7) + 1) if flags & 0x80 else 0
 
 
-def _check_jpeg(path: pathlib.Path, data: bytes) -> None:
-    """Walks over the segments of a JPEG. Every scan is decoded over the whole image."""
+def _check_jpeg(path: str | os.PathLike, data: bytes) -> None:
+    """Counts the segments and scans of a JPEG. Decoding takes the same time again for each scan."""
     if len(data) > _MAX_JPEG:
         detail = f"{len(data) / 2**20:.0f} MB; expected at most {_MAX_JPEG // 2**20} MB in a JPEG"
         raise DataError("too-large", path, detail)
@@ -149,11 +151,11 @@ def _check_jpeg(path: pathlib.Path, data: bytes) -> None:
             position += int.from_bytes(data[position : position + 2], "big")
 
 
-def _check_png(path: pathlib.Path, data: bytes) -> None:
+def _check_png(path: str | os.PathLike, data: bytes) -> None:
     file, segments = io.BytesIO(data), 0
     file.seek(8)
     while len(head := file.read(8)) == 8:
-        # Programs write pixels in pieces of 8 kB or more, and nothing else in so many.
+        # Programs write pixels in pieces of 8 kB or more, and few pieces of other kinds.
         length, is_pixels = int.from_bytes(head[:4], "big"), head[4:] == b"IDAT"
         segments += not is_pixels or length < 1024
         if segments > _MAX_SEGMENTS:

@@ -2,8 +2,8 @@
 
 In a file, 0 is the background, 1..6 are breasts, nipples and armpits (left, right), and 7 is the
 neck; a palette makes them visible in every viewer. `classes.json`, beside the file or in a folder
-above it, names the values: {"left_breast": 1, ...}. Files without it are accepted from the workdir
-of an older version only, whose values are indexes of CLASS_NAMES.
+above it, names the values: {"left_breast": 1, ...}. Files without it are accepted only in the
+workdir of an older version; their values are indexes of CLASS_NAMES.
 """
 
 import io
@@ -20,7 +20,7 @@ from PIL import Image
 from thermo_jax.data.annotated_image import KNOWN_NAMES, AnnotatedImage, read_json
 from thermo_jax.data.annotations import class_of
 from thermo_jax.data.data_report import Oddity, Reading
-from thermo_jax.data.file_listing import MASK_CLASSES
+from thermo_jax.data.file_listing import MASK_CLASSES, FileListing
 from thermo_jax.data.reader import open_image, read_bytes
 from thermo_jax.data.run_lengths import runs_of
 from thermo_jax.data.thermogram import BACKGROUND, CLASS_NAMES, Annotation, DataError
@@ -31,7 +31,6 @@ FILE_VALUES = (1, 2, 3, 4, 5, 6, 0, 7)  # of each class, in the order of CLASS_N
 # nipple, which is black there, is purple.
 PALETTE = ("#000000", "#0072B2", "#E69F00", "#F0E442", "#CC79A7", "#56B4E9", "#D55E00", "#009E73")
 
-_FORMATS = ("PNG", "TIFF", "BMP", "GIF", "JPEG", "WEBP")
 _UNNAMED = 255  # in a table of classes: a value that classes.json does not name
 _MAX_VALUE = 65_535  # of 16-bit pixels
 
@@ -145,14 +144,14 @@ def read_mask(path: str | os.PathLike, classes: MaskClasses) -> UInt8[np.ndarray
         unnamed = np.unique(values[label_map == _UNNAMED])
         text = ", ".join(map(str, unnamed[:5])) + (", ..." if len(unnamed) > 5 else "")
         named = ", ".join(map(str, sorted(classes.of_value)[:20]))
-        detail = f"contains the values {text}; {MASK_CLASSES} names {named}"
+        detail = f"contains the values {text}, but {MASK_CLASSES} names only {named}; add them"
         raise DataError("unusable-mask", path, detail)
     return label_map
 
 
 def _values(path: str | os.PathLike, classes: MaskClasses) -> np.ndarray:
     data = read_bytes(path)
-    image = open_image(path, data, formats=_FORMATS)
+    image = open_image(path, data)
     if image.format in ("JPEG", "WEBP"):
         detail = f"{image.format} changes the values of pixels; save it as a PNG"
         raise DataError("unusable-mask", path, detail)
@@ -174,10 +173,10 @@ def _values(path: str | os.PathLike, classes: MaskClasses) -> np.ndarray:
 
 
 class MaskReader:
-    """Reads masks as regions; reports a folder without a usable classes.json once."""
+    """Reads masks as regions; reports each folder without a usable classes.json once."""
 
-    def __init__(self, root: pathlib.Path):
-        self._root = root
+    def __init__(self, files: FileListing):
+        self._files = files
         self._classes: dict[pathlib.Path, MaskClasses | None] = {}  # of each folder
 
     def read(self, path: pathlib.Path) -> Reading[AnnotatedImage | None]:
@@ -190,23 +189,19 @@ class MaskReader:
         try:
             return regions_of(read_mask(path, classes))
         except DataError as error:
-            yield Oddity(error.kind, self._relative(path), error.detail)
+            yield Oddity(error.kind, self._files.relative(path), error.detail)
             return AnnotatedImage(usable=False)
 
     def _find_classes(self, folder: pathlib.Path) -> Reading[MaskClasses | None]:
         try:
-            classes = find_classes(folder, root=self._root)
+            classes = find_classes(folder, root=self._files.root)
         except DataError as error:
-            yield Oddity(error.kind, self._relative(pathlib.Path(error.file)), error.detail)
+            yield Oddity(error.kind, self._files.relative(pathlib.Path(error.file)), error.detail)
             return None
         for name in classes.unknown:
             detail = f"{MASK_CLASSES} names {name[:100]!r}; known: {KNOWN_NAMES}"
-            yield Oddity("unknown-category", self._relative(folder), detail)
+            yield Oddity("unknown-category", self._files.relative(folder), detail)
         return classes
-
-    def _relative(self, path: pathlib.Path) -> str:
-        is_inside = path.is_relative_to(self._root)
-        return (path.relative_to(self._root) if is_inside else path).as_posix()
 
 
 def regions_of(label_map: UInt8[np.ndarray, "h w"]) -> AnnotatedImage:

@@ -18,9 +18,8 @@ from thermo_jax.data.annotated_image import (
     AnnotatedImage,
     Shape,
     by,
-    check_number,
     coordinates,
-    count_kinds,
+    count_region,
     image_shape,
     noted_class,
     ring,
@@ -78,8 +77,7 @@ def read_labelme(document: dict, source: str) -> Reading[AnnotatedImage]:
         try:
             region = _SHAPES[kind](item, _points(item.get("points")), shape)
             regions.append(Annotation(class_index=classes[label], **region))
-            numbers.update(count_kinds(regions[-1]))
-            check_number(numbers)
+            count_region(numbers, regions[-1])
         except ValueError as error:
             yield Oddity("unusable-polygon", source, f"{title}: {error}")
             return AnnotatedImage(shape=shape, usable=False)

@@ -5,13 +5,13 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from thermo_jax.data.class_folders import below_class_folder, class_word, label_of_folder
+from thermo_jax.data.class_folders import CLASS_FOLDERS, class_word
 from thermo_jax.data.file_listing import FileListing
 from thermo_jax.data.name_parts import NameParts, Person, read_parts, view_of_words
-from thermo_jax.data.thermogram import UNLABELLED, ParsedName, parse_name, split_name
+from thermo_jax.data.thermogram import UNLABELLED, ParsedName, parse_name, stem_of
 
 
 @dataclasses.dataclass
@@ -26,21 +26,15 @@ class NameGuess:
     fields: dict[str, Any]  # those of `ParsedName`, without the patient
     names_view: bool  # whether its name or a folder contains a word for a view
     patient: str = ""
-    source: str = (
-        ""  # what named the patient: "dmr", "file", "folder", or a folder "above" the class
-    )
+    source: str = ""  # what named the patient: "dmr", "file", "folder", or "above" a class folder
     sure: bool = False  # see `Person`
-    of_folder: str = ""  # what its folder calls the patient of DMR-IR's file name
+    of_folder: str = ""  # "patient-5" of the folder, if a DMR-IR file name says that she is 0005
     note: str = ""
+    given: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # fields of the user's table
 
     @property
     def folder(self) -> pathlib.PurePosixPath:
         return pathlib.PurePosixPath(self.file).parent
-
-
-def stem_of(path: pathlib.Path) -> str:
-    """A file's name without suffixes and `_snap`."""
-    return split_name(path.name)[0] or path.stem
 
 
 def guess_from_names(group: Sequence[pathlib.Path], files: FileListing) -> NameGuess:
@@ -53,11 +47,11 @@ def guess_from_names(group: Sequence[pathlib.Path], files: FileListing) -> NameG
         parsed = None
     own = NameParts() if parsed else read_parts(stem)
     folders = [read_parts(part) for part in folder.parts]
-    inside = len(folders) - len(below_class_folder(folder))
     classes = [depth for depth, part in enumerate(folder.parts) if class_word(part)]
-    between = folders[classes[0] + 1 : inside] if classes else []
-    above = folders[: classes[0]] if classes else []
-    person, source = _person(own, folders[inside:], between=between, above=above)
+    first, inside = (classes[0], classes[-1] + 1) if classes else (0, 0)
+    class_folder = class_word(folder.parts[inside - 1]) if classes else ""
+    below = folders[inside:]
+    person, source = _person(own, below, between=folders[first + 1 : inside], above=folders[:first])
     patient, of_folder = person.patient if person else "", ""
     # A class and a number (healthy6) name a patient of that class, whichever folder it is in.
     sure = person is not None and (person.sure or class_word(person.prefix) is not None)
@@ -72,20 +66,19 @@ def guess_from_names(group: Sequence[pathlib.Path], files: FileListing) -> NameG
             words.add(str(parts.alone.number))
     read = parsed or ParsedName()
     fields = {
-        "visit": read.visit or _visit(own, folders[inside:], person),
+        "visit": read.visit or _visit(own, below, person),
         "view": read.view or view_of_words(own.view_words) or view_of_words(words),
         "protocol": read.protocol or _first(parts.protocol for parts in inner_first),
         "date": read.date or _first(parts.date for parts in inner_first),
         "frame": read.frame if read.frame >= 0 else own.frame,
         "mirrored": read.mirrored,
     }
-    label = label_of_folder(folder)
     return NameGuess(
         files=tuple(group),
         file=file,
         name=(folder / stem).as_posix(),
-        class_folder=(class_word(folder.parts[classes[-1]]) or "") if classes else "",
-        label=UNLABELLED if label is None else label,
+        class_folder=class_folder or "",
+        label=CLASS_FOLDERS.get(class_folder, UNLABELLED),
         fields=fields,
         names_view=bool(words),
         patient=patient,
@@ -101,9 +94,10 @@ def _is_month(parsed: ParsedName) -> bool:
 
 
 def _folder_is_surer(parsed: ParsedName, person: Person | None) -> bool:
-    """Whether a folder such as sub-01 goes before a name such as 3-1 or T5 (visit 3? time 5?).
+    """Whether to believe a folder such as sub-01 rather than a name such as 3-1 (visit 3?) or T5.
 
-    Folders named as in DMR-IR (P12, 0012) do not: `contradiction` compares them with the name.
+    False for folders that are named as in DMR-IR (P12, 0012): `contradiction` compares those with
+    the file's name.
     """
     if parsed.protocol or parsed.view or person is None or not person.sure:
         return False
@@ -122,17 +116,17 @@ def _person(
     between: Sequence[NameParts],
     above: Sequence[NameParts],
 ) -> tuple[Person | None, str]:
-    """Whom a file's folders or its name name, and which of them does (see `NameGuess.source`).
+    """The patient in the names of a file and its folders, and where (see `NameGuess.source`).
 
-    Folders go before the name, words for patients before other prefixes, and outer folders before
-    inner ones, which may be visits.
+    Folders come before the file's name, words for patients before other prefixes, and outer folders
+    before inner ones, which may be visits.
 
     Args:
       own: the file's name.
       below: its folders below the innermost class folder; all folders if there is none.
       between: those between the outermost and the innermost class folder (sick/7/malignant).
-      above: those above the outermost class folder. They may be folds of a split or clinics: only
-        sure names count there, and only if nothing else names anybody.
+      above: those above the outermost class folder. They may be folds of a split, or clinics. So
+        they count only if the prefix is a word for patients, and if no other name says the patient.
     """
     of_folders = _people(below)
     choices = (
@@ -153,7 +147,7 @@ def _is_angle(folder: NameParts, outer: Sequence[NameParts]) -> bool:
 
 
 def _people(folders: Sequence[NameParts]) -> list[Person]:
-    """The people whom folders name, the outermost first."""
+    """The people in the names of folders, the outermost folder first."""
     people = []
     for depth, parts in enumerate(folders):
         people += parts.people

@@ -1,16 +1,16 @@
-"""Reads what the name of a file or folder says: whom it names, the date, view, visit and so on.
+"""Reads what the name of a file or folder says: the patient, date, view, visit and so on.
 
 This is for the names that people and cameras give (`sub-02`, `PAC_4_DN0`, `2019-05-03_P12`);
 `thermogram.parse_name` reads DMR-IR's own file names. Words may be English, Portuguese or Spanish.
 """
 
 import dataclasses
-import datetime
 import functools
 import re
 from collections.abc import Set
 
 from thermo_jax.data.class_folders import class_word, plain, singulars
+from thermo_jax.data.name_dates import without_dates
 
 LONGEST = 200  # characters of a name that are read
 
@@ -19,7 +19,7 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-# Words before a number that surely name a person. T is DMR-IR's own prefix.
+# With a number after it, such a word is certainly a patient. T is DMR-IR's own prefix.
 PATIENT_WORDS = _words(
     "p pt pat pac patient paciente sub subj subject sujet sujeito sujeto participant participante "
     "volunteer voluntario voluntaria case caso id pid mrn prontuario person persona pessoa woman "
@@ -30,37 +30,30 @@ _VISIT_WORDS = _words(
     "ses sess session sessao sesion visit visita exam exame examen consulta followup"
 )
 _FRAME_WORDS = _words("frame quadro cuadro")
-# Words before a number that name nobody.
-_CAMERAS = _words(
+# With a number after it, such a word is no patient: cameras, contents, sets of data, times, and
+# small words.
+_NOBODY = _words(
     "ir flir dji img imgp image imagem imagen imag pic pict picture dsc dscn dscf pxl mvimg cimg "
-    "sam hpim gopr wa testo fluke seek optris hikmicro hik infiray topdon uti vid video mov rec "
-    "tir thm camera cam device sensor photo foto fotografia snap snapshot screenshot capture "
-    "captura shot scan scanner"
-)
-_CONTENTS = _words(
-    "jpg jpeg png tif tiff bmp webp gif csv txt asc npy npz raw thermo therm termo thermal termal "
-    "termica termico thermogram termograma thermography termografia infrared infravermelho "
+    "sam gopr wa testo fluke seek optris hikmicro hik infiray topdon uti vid video mov rec camera "
+    "cam device sensor photo foto fotografia snap snapshot screenshot capture captura shot scan "
+    "scanner jpg jpeg png tif tiff bmp webp gif csv txt asc npy npz raw thermo therm termo thermal "
+    "termal termica termico thermogram termograma thermography termografia infrared infravermelho "
     "infrarrojo heat heatmap gray grey color colour jet iron rainbow temperature temperatura temp "
     "matrix matriz mask label breast mama seio chest torax roi crop cropped aug augmented flip "
     "flipped rot rotated mirror mirrored resized original processed slice layer channel page file "
     "arquivo archivo fichero untitled new novo nuevo old final copy copia copie age idade edad "
     "float int uint stack celsius fahrenheit kelvin centikelvin "
-    "size cm mm grade birads view vista angle position posicao posicion pose pos l r"
-)
-_SETS_AND_TIMES = _words(
+    "size cm mm grade birads view vista angle position posicao posicion pose pos l r "
     "result output export exported test teste prueba train training treino val valid validation "
     "validacao eval dev data dataset dados datos set subset example exemplo ejemplo demo fold "
     "group grupo study estudo estudio cohort batch lote block series serie seq sequence sequencia "
     "secuencia run rep repeat trial part parte version ver hospital clinic clinica center centre "
     "centro site room sala lab laboratorio project projeto proyecto day dia week semana month mes "
     "year ano hour hora minute minuto min sec second segundo time tempo tiempo date fecha phase "
-    "fase stage step level nivel"
+    "fase stage step level nivel no nr num number numero nro of de da do del and with com con the "
+    "to at in on by"
 )
-_SMALL_WORDS = _words(
-    "no nr num number numero nro of de da do del and with com con the to at in on by"
-)
-_GENERIC = _CAMERAS | _CONTENTS | _SETS_AND_TIMES | _SMALL_WORDS
-_GLUED = re.compile("(?:" + "|".join(sorted(w for w in _GENERIC if len(w) > 2 or w == "ir")) + ")+")
+_GLUED = re.compile("(?:" + "|".join(sorted(w for w in _NOBODY if len(w) > 2 or w == "ir")) + ")+")
 
 _VIEW_WORDS = {
     "front": _words("frontals frontal frontale front frente fron anterior"),
@@ -70,11 +63,9 @@ _VIEW_WORDS = {
     "90": _words("lateral lat side profile perfil"),
     "back": _words("back posterior dorsal costas espalda"),
 }
-_LONGEST_FIRST = {
-    kind: "|".join(sorted(words, key=lambda w: (-len(w), w))) for kind, words in _VIEW_WORDS.items()
-}
-_VIEW_WORD = re.compile("|".join(f"(?P<_{kind}>{words})" for kind, words in _LONGEST_FIRST.items()))
-_VIEW_TOKEN = re.compile(f"(?:{'|'.join(_LONGEST_FIRST.values())})+")
+_KIND_OF_WORD = {word: kind for kind, words in _VIEW_WORDS.items() for word in words}
+_ANY_VIEW = "|".join(sorted(_KIND_OF_WORD, key=len, reverse=True))  # the longest first
+_VIEW_WORD, _VIEW_TOKEN = re.compile(_ANY_VIEW), re.compile(f"(?:{_ANY_VIEW})+")
 _ANGLE_WORDS = _VIEW_WORDS["45"] | _VIEW_WORDS["90"] | {"45", "90"}
 _SIDE_LETTERS = {"r": "right", "d": "right", "l": "left", "e": "left"}  # beside 45 and 90 only
 _LAST_LETTERS = {"r": "right", "l": "left", "f": "front"}  # at the end: P12L, P12_L
@@ -85,39 +76,6 @@ _PROTOCOLS = {
     **dict.fromkeys(("dynamic", "dinamico", "dinamica", "dynamique"), "D"),
 }
 
-_YEAR = r"(?P<y>(?:19|20)[0-9]{2})"
-_MONTHS = {
-    **{"jan": 1, "ene": 1, "feb": 2, "fev": 2, "mar": 3, "apr": 4, "abr": 4, "may": 5, "mai": 5},
-    **{"jun": 6, "jul": 7, "aug": 8, "ago": 8, "sep": 9, "set": 9, "oct": 10, "out": 10},
-    **{"nov": 11, "dec": 12, "dez": 12, "dic": 12},
-}
-_MONTH = rf"(?P<name>{'|'.join(_MONTHS)})[a-z]{{0,7}}"
-_TIME = (
-    r"(?:[ t-]{1,3}[0-2]?[0-9][-.:h ][0-5][0-9](?:[-.:m ][0-5][0-9]s?)?(?![0-9])"
-    r"|[ t-]?[0-2][0-9](?:[0-5][0-9]){2}(?![0-9]))?"
-)
-_START, _END = r"(?<![0-9])", r"(?![0-9])"
-_ALONE = r"(?<![a-z0-9])(?<![a-z][-. ])"  # not the number after a prefix, as in sub-05-2019
-_DATES = tuple(
-    re.compile(pattern)
-    for pattern in (
-        rf"{_START}{_YEAR}(?P<s>[-. ])(?P<m>[0-9]{{1,2}})(?P=s)(?P<d>[0-9]{{1,2}}){_END}{_TIME}",
-        rf"{_START}(?P<d>[0-9]{{1,2}})(?P<s>[-. ])(?P<m>[0-9]{{1,2}})(?P=s){_YEAR}{_END}{_TIME}",
-        rf"{_START}{_YEAR}(?P<m>[0-9]{{2}})(?P<d>[0-9]{{2}})"
-        rf"(?:(?:[0-9]{{2}}){{2,3}}{_END}|{_END}{_TIME})",
-        rf"{_START}(?P<d>[0-9]{{2}})(?P<m>[0-9]{{2}}){_YEAR}{_END}{_TIME}",
-        rf"{_START}(?P<d>[0-9]{{1,2}})[-. ]?(?:de )?{_MONTH}[-. ]?(?:de )?{_YEAR}{_END}{_TIME}",
-        rf"{_START}{_YEAR}[-. ]?{_MONTH}[-. ]?(?P<d>[0-9]{{1,2}}){_END}{_TIME}",
-        rf"(?<![a-z]){_MONTH}[-. ]?{_YEAR}{_END}",
-        rf"{_START}{_YEAR}[-. ](?P<m>0[1-9]|1[0-2]){_END}",
-        rf"{_ALONE}(?P<m>0[1-9]|1[0-2])[-. ]{_YEAR}{_END}",
-        rf"(?<![a-z0-9]){_YEAR}(?![a-z0-9])",
-    )
-)
-_OTHER_TIMES = re.compile(
-    rf"{_ALONE}[0-9]{{2}}([-.])[0-9]{{2}}\1[0-9]{{2}}(?![a-z0-9])"
-    r"|(?<![a-z0-9])[0-9]{1,2}h[0-9]{2}(?:m?[0-9]{2}s?)?(?![a-z0-9])"
-)
 _HASH = re.compile(
     r"(?<![a-z0-9])(?:[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}"
     r"|(?=[a-f]*[0-9])(?=[0-9]*[a-f])(?![a-f][0-9]+(?![a-z0-9]))[0-9a-f]{8,})(?![a-z0-9])"
@@ -164,7 +122,7 @@ class NameParts:
     """What one name says; "", 0 and -1 stand for what it does not say."""
 
     people: tuple[Person, ...] = ()  # each prefix with a number, in order
-    alone: Person | None = None  # of a name that is nothing but a number, dates and views
+    alone: Person | None = None  # the number of a name that says nothing else but dates and views
     date: str = ""  # ISO; only the year, or year and month, if it does not say more
     visit: int = 0
     frame: int = -1
@@ -185,7 +143,7 @@ def read_parts(name: str) -> NameParts:
     """Reads the name of a folder, or of a file without its suffix. Never raises."""
     text = plain(_CAMEL.sub(" ", name[:LONGEST]).replace("_", " "))
     text = _NEGATED.sub(r"\1", text)
-    date, text = _without_dates(_MODEL.sub("|", _HASH.sub("|", text)))
+    date, text = without_dates(_MODEL.sub("|", _HASH.sub("|", text)))
     text = _PATIENT_AND_VISIT.sub(r"\1 ", _NUMBERED.sub(r"\1 ", text))
     people, visit, frame, letters = [], 0, -1, ""
 
@@ -230,7 +188,7 @@ def read_parts(name: str) -> NameParts:
 
 
 def _is_prefix(word: str, match: re.Match) -> bool:
-    """Whether a word before a number may name a person."""
+    """Whether a word and the number after it may be a patient."""
     if word == "t":  # T5 and "T0005 copy" are a patient of DMR-IR; "front t5" is a time
         whole = match[0] == match.string
         return whole or (match.start() == 0 and len(match["number"]) == 4)
@@ -241,7 +199,7 @@ def _is_prefix(word: str, match: re.Match) -> bool:
         return word in PATIENT_WORDS and match[0].startswith(word + match["number"])
     if class_word(word):
         return True
-    generic = not _GENERIC.isdisjoint(singulars(word)) or _GLUED.fullmatch(word)
+    generic = not _NOBODY.isdisjoint(singulars(word)) or _GLUED.fullmatch(word)
     return not (generic or _VIEW_TOKEN.fullmatch(word) or word in _PROTOCOLS)
 
 
@@ -254,44 +212,12 @@ def _only_number(tokens: list[str], *, is_view: bool) -> Person | None:
     return Person("", int(numbers[0]), sure=len(numbers[0]) >= 4)
 
 
-def _without_dates(text: str) -> tuple[str, str]:
-    """(the fullest date in a text, the text with every date and time replaced by a bar)."""
-    found = []
-
-    def remove(match: re.Match) -> str:
-        if (date := _date(match.groupdict())) is None:
-            return match[0]
-        found.append(date)
-        return "|"
-
-    for pattern in _DATES:
-        text = pattern.sub(remove, text)
-    return max(found, key=len, default=""), _OTHER_TIMES.sub("|", text)
-
-
-def _date(parts: dict[str, str | None]) -> str | None:
-    """An ISO date, or None if there is no such day."""
-    year, month, day = int(parts["y"]), parts.get("m"), parts.get("d")
-    if name := parts.get("name"):
-        month = str(_MONTHS[name])
-    if month is None:
-        return f"{year}"
-    months, days = int(month), int(day or 1)
-    if months > 12 >= days:  # month before day
-        months, days = days, months
-    try:
-        date = datetime.date(year, months, days).isoformat()
-    except ValueError:
-        return None
-    return date if day else date[:7]
-
-
 def _view_words(tokens: list[str]) -> frozenset[str]:
     """The words of views among the tokens; 45 and 90 count beside a side only."""
     words: set[str] = set()
     for place, token in enumerate(tokens):
         if _VIEW_TOKEN.fullmatch(token):
-            words.update(match.lastgroup[1:] for match in _VIEW_WORD.finditer(token))
+            words.update(_KIND_OF_WORD[word] for word in _VIEW_WORD.findall(token))
         elif token in _SIDE_LETTERS:
             beside = tokens[max(place - 1, 0) : place] + tokens[place + 1 : place + 2]
             if not _ANGLE_WORDS.isdisjoint(beside):

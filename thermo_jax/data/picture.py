@@ -30,8 +30,6 @@ from thermo_jax.data.reader import (
 )
 from thermo_jax.data.thermogram import HEAT_SHAPE, DataError, Thermogram, frame_name, split_name
 
-_KINDS = ("temperatures", "gray", "colour")
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Picture:
@@ -61,20 +59,22 @@ class Picture:
     @property
     def main_file(self) -> pathlib.Path:
         """The file of `pixels`."""
-        return next(self.sources[kind] for kind in _KINDS if kind in self.sources)
+        return self.sources[self.kinds[0]]
 
     @property
     def pixels(self) -> np.ndarray:
         """The pixels that determine the picture's size: temperatures, else gray, else colour."""
-        kinds = (self.temperatures, self.levels, self.colour)
-        return next(pixels for pixels in kinds if pixels is not None)
+        return self._pixels_of_kinds[self.kinds[0]]
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """The kinds of pixels that were read: "temperatures", "gray", "colour"."""
-        pixels = (self.temperatures, self.levels, self.colour)
-        known = zip(_KINDS, pixels, strict=True)
-        return tuple(kind for kind, of_kind in known if of_kind is not None)
+        """The kinds of pixels that were read: "temperatures", "gray", "colour", in this order."""
+        return tuple(self._pixels_of_kinds)
+
+    @property
+    def _pixels_of_kinds(self) -> dict[str, np.ndarray]:
+        kinds = {"temperatures": self.temperatures, "gray": self.levels, "colour": self.colour}
+        return {kind: pixels for kind, pixels in kinds.items() if pixels is not None}
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -84,9 +84,10 @@ class Picture:
     @property
     def sizes(self) -> list[str]:
         """The size of each kind of pixels, such as "gray 480x640"."""
-        pixels = {"temperatures": self.temperatures, "gray": self.levels, "heat": self.colour}
-        known = {name: of_kind.shape for name, of_kind in pixels.items() if of_kind is not None}
-        return [f"{name} {shape[0]}x{shape[1]}" for name, shape in known.items()]
+        return [
+            f"{'heat' if kind == 'colour' else kind} {pixels.shape[0]}x{pixels.shape[1]}"
+            for kind, pixels in self._pixels_of_kinds.items()
+        ]
 
     @property
     def grid(self) -> grids.Grid:
@@ -259,9 +260,9 @@ def with_frames(
     """
     kept = []
     for record in records:
-        stack = max(record.files, key=count_frames)
-        num_frames = count_frames(stack)
-        if num_frames == 1:
+        counts = {path: count_frames(path) for path in record.files}
+        stack = max(counts, key=counts.get)
+        if counts[stack] == 1:
             kept.append(record)
             continue
         for path in record.files:
@@ -271,7 +272,7 @@ def with_frames(
         if record.name in chosen:
             kept.append(dataclasses.replace(record, frame_in_file=chosen[record.name]))
             continue
-        for frame in range(num_frames):
+        for frame in range(counts[stack]):
             name = frame_name(record.name, frame)
             changes = {"name": name, "frame": frame, "frame_in_file": frame}
             kept.append(dataclasses.replace(record, **changes))
@@ -283,14 +284,14 @@ def _combine(contents: dict[pathlib.Path, Content], *, frame: int) -> Picture:
     oddities: list[Oddity] = []
     for path, content in contents.items():
         if used.setdefault(content.kind, path) != path:
-            oddities += _unused([path], f"{used[content.kind].name} is used")
+            oddities.append(_unused(path, f"{used[content.kind].name} is used"))
     shapes = {kind: contents[path].pixels.shape for kind, path in used.items()}
     if "temperatures" in used and "gray" in used and shapes["gray"] != shapes["temperatures"]:
-        oddities += _unused([used.pop("gray")], "of another size than the temperatures")
+        oddities.append(_unused(used.pop("gray"), "of another size than the temperatures"))
     if "temperatures" in used and "gray" in used and _is_recovered(contents[used["gray"]]):
-        oddities += _unused([used.pop("gray")], "images are rendered from the temperatures")
+        oddities.append(_unused(used.pop("gray"), "images are rendered from the temperatures"))
     if "colour" in used and len(used) > 1 and not _is_snap(used["colour"], shapes):
-        oddities += _unused([used.pop("colour")], "heatmaps are rendered as for training")
+        oddities.append(_unused(used.pop("colour"), "heatmaps are rendered as for training"))
     for path in used.values():
         oddities += [Oddity(kind, str(path), text) for kind, text in contents[path].notes]
         if (num_frames := contents[path].num_frames) > 1:
@@ -317,8 +318,8 @@ def _is_recovered(content: Content) -> bool:
     return any(kind == "known-palette" for kind, _ in content.notes)
 
 
-def _unused(paths: Iterable[pathlib.Path], reason: str) -> list[Oddity]:
-    return [Oddity("unused-file", str(path), f"left out: {reason}") for path in paths]
+def _unused(path: pathlib.Path, reason: str) -> Oddity:
+    return Oddity("unused-file", str(path), f"left out: {reason}")
 
 
 def _is_snap(file: pathlib.Path, shapes: Mapping[str, tuple[int, ...]]) -> bool:

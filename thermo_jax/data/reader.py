@@ -27,13 +27,12 @@ from thermo_jax.data import flir, image_limits, palettes, radiometry
 from thermo_jax.data.file_listing import MATRICES
 from thermo_jax.data.text_matrix import parse_matrix
 from thermo_jax.data.thermogram import DataError, split_name
-from thermo_jax.errors import UserError
+from thermo_jax.errors import UserError, first_line
 
 MAX_FILE_BYTES = 64 * 2**20  # a matrix is 2-3 MB of text; images are much smaller
 MAX_ARRAY_BYTES = 2**30  # of an .npy or .npz file, which may be a sequence of frames
 MAX_NPZ_BYTES = 2**28  # after decompression, which happens for each frame
-MAX_PIXELS = 4096**2  # a larger image is not decoded
-SMALLEST, LARGEST = 16, 4096  # pixels of a side
+SMALLEST = 16  # pixels of a side
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF")
 NO_TEMPERATURES = "no-temperatures"
 
@@ -44,7 +43,7 @@ _IMAGE_ERRORS = (OSError, ValueError, SyntaxError, EOFError, *_BOMB_ERRORS)
 
 @dataclasses.dataclass(frozen=True)
 class ReaderSettings:
-    """What a user may know better than a file.
+    """What a user may set, since files can be wrong about it.
 
     Attributes:
       unit: of temperatures, one of `radiometry.UNIT_CHOICES`.
@@ -102,14 +101,15 @@ def read_file(
         frames = _read_array(path)
         if frame >= len(frames):
             raise DataError("wrong-shape", path, f"no frame {frame}: it has {len(frames)}")
-        _check_size(path, *frames.shape[1:])  # an image of 1 GB of bytes would become 8 GB
+        # Checked before, because bytes of 1 GB would become numbers of 8 GB.
+        image_limits.check_size(path, *frames.shape[1:], smallest=SMALLEST)
         values = np.array(frames[frame], np.float64)
         return _temperatures(path, values, settings, num_frames=len(frames))
     data = read_bytes(path)
     if suffix in MATRICES:
         return _temperatures(path, parse_matrix(path, data), settings)
     notes = []
-    image_limits.check_image(path, data, largest=LARGEST)
+    image_limits.check_image(path, data)
     if flir.is_flir(data):
         try:
             celsius, note = flir.read_celsius(data, emissivity=settings.emissivity)
@@ -119,13 +119,13 @@ def read_file(
             settings = dataclasses.replace(settings, unit="auto")
             notes = [("radiometry", note)]
             return _temperatures(path, celsius, settings, notes=notes, units=("celsius",))
-    image = open_image(path, data, formats=FORMATS, frame=frame)
+    image = open_image(path, data, frame=frame)
     num_frames = image_limits.count_frames(path, data)
-    _check_size(path, image.height, image.width)
+    image_limits.check_size(path, image.height, image.width, smallest=SMALLEST)
     if image.mode == "F" or image.mode.startswith("I"):
         values = np.array(image, np.float64)
         return _temperatures(path, values, settings, num_frames=num_frames)
-    if image.format in ("JPEG", "MPO") and not notes and (maker := flir.maker_of(image)):
+    if image.format in ("JPEG", "MPO") and not notes and (maker := flir.maker_of(data)):
         notes.append((NO_TEMPERATURES, maker))
     kind, pixels, more = _gray_or_colour(path, image)
     if (pixels == pixels[0, 0]).all():
@@ -154,7 +154,7 @@ def count_frames(path: str | os.PathLike) -> int:
             return len(_read_array(path))
         if suffix in (".tif", ".tiff", ".gif"):
             data = read_bytes(path)
-            image_limits.check_image(path, data, largest=LARGEST)
+            image_limits.check_image(path, data)
             return image_limits.count_frames(path, data)
     except (DataError, OSError):
         pass  # `read_file` raises the same error, and its caller reports it
@@ -170,17 +170,10 @@ def _temperatures(
     num_frames: int = 1,
     units: Sequence[str] = tuple(radiometry.UNITS),
 ) -> Content:
-    _check_size(path, *values.shape)
+    image_limits.check_size(path, *values.shape, smallest=SMALLEST)
     celsius = radiometry.to_celsius(path, values, unit=settings.unit, units=units)
     notes = (*notes, *celsius.notes)
     return Content("temperatures", celsius.values, celsius.good, notes, num_frames)
-
-
-def _check_size(path: pathlib.Path, height: int, width: int) -> None:
-    if not SMALLEST <= min(height, width) <= max(height, width) <= LARGEST:
-        size = f"{height}x{width}"
-        detail = f"{size} pixels (rows x columns); expected {SMALLEST} to {LARGEST} per side"
-        raise DataError("wrong-size", path, detail, size=size)
 
 
 def _read_array(path: pathlib.Path) -> np.ndarray:
@@ -198,7 +191,7 @@ def _read_array(path: pathlib.Path) -> np.ndarray:
     except Exception as error:  # NumPy evaluates the header as Python, which raises many types
         size = path.stat().st_size
         # NumPy's advice for what may be pickled is to load it unsafely.
-        cause = "no array of numbers" if "pickle" in str(error) else short_text(error)
+        cause = "no array of numbers" if "pickle" in str(error) else first_line(error)
         detail = f"not a NumPy array ({cause}; the file has {size} bytes)"
         raise DataError("unreadable-matrix", path, detail) from error
     if values.ndim == 3 and values.shape[-1] == 1:
@@ -277,15 +270,12 @@ def open_image(
     Raises:
       DataError: `data` is not a complete image of these formats, or is implausibly large.
     """
-    image_limits.check_image(pathlib.Path(path), data, largest=LARGEST)
+    image_limits.check_image(path, data)
     try:
         image = Image.open(io.BytesIO(data), formats=formats)
         if frame:
             image.seek(frame)
-        if image.width * image.height > MAX_PIXELS:
-            size = f"{image.height}x{image.width}"
-            detail = f"{size} pixels (rows x columns); expected at most 4096x4096"
-            raise DataError("wrong-size", path, detail, size=size)
+        image_limits.check_size(path, image.height, image.width)
         image.load()
         # Damaged EXIF data raise errors of many types, often after the pixels were turned.
         with contextlib.suppress(Exception):
@@ -297,11 +287,6 @@ def open_image(
         detail = f"not a complete image ({cause}); copy it again"
         raise DataError("unreadable-image", path, detail) from error
     return image
-
-
-def short_text(error: Exception) -> str:
-    """The first line of an error's text, at most 100 characters."""
-    return str(getattr(error, "detail", error)).split("\n")[0][:100] or type(error).__name__
 
 
 def ordered_map(

@@ -20,19 +20,23 @@ _MOST_CHARACTERS = 100  # of a patient's name
 class CellError(Exception):
     """A cell that cannot be used; the message says what was expected."""
 
+    kind = "bad-table-row"
 
-class AbsentFileError(Exception):
+
+class AbsentFileError(CellError):
     """A cell names a file that does not exist; the message may suggest another one."""
+
+    kind = "absent-file"
 
 
 # ---------------------------------------------------------------- paths
 
 
 class PathCells:
-    """Finds the files that cells name, in the forms that tables contain.
+    """Finds the files that cells name.
 
-    "\\" may stand for "/"; accents may be composed or not; a cell may be escaped as in the proposed
-    table.
+    Spreadsheets and other systems may write a path in another way: with "\\" for "/", with accents
+    as characters of their own, or with a quote before it, as in the proposed table.
     """
 
     def __init__(self, files: FileListing):
@@ -41,9 +45,9 @@ class PathCells:
         self._similar: dict[str, str] = {}  # name of a file in lower case -> relative path
         for path in (*files.sources(), *files.others):
             name = files.relative(path)
-            for text in (name, safe_cell(name), _composed(name), name.strip()):
-                self._paths.setdefault(text, path)
-            self._similar.setdefault(_composed(path.name).lower(), safe_cell(name))
+            for text in (name, safe_cell(name)):
+                self._paths.setdefault(_plain_path(text), path)
+            self._similar.setdefault(_plain_path(path.name).lower(), safe_cell(name))
 
     def find(self, text: str, *, suffixes: Collection[str] = ()) -> pathlib.Path:
         """Returns the absolute path of the file that a cell names.
@@ -56,14 +60,14 @@ class PathCells:
         """
         if not text:
             raise CellError("file '': expected a path relative to the root")
-        path = self._listed(text)
+        path = self._paths.get(_plain_path(text))
         if path is None:
-            relative = pathlib.PurePosixPath(unquoted(text).replace("\\", "/"))
+            relative = pathlib.PurePosixPath(_plain_path(text))
             if relative.is_absolute() or ".." in relative.parts or re.match("[A-Za-z]:", text):
                 raise CellError(f"file {text[:200]!r}: expected a path below the root")
             path = self._root / relative
             if not _is_file(path):  # a hidden file, or one in a workdir, is not listed
-                similar = self._similar.get(_composed(relative.name).lower())
+                similar = self._similar.get(relative.name.lower())
                 hint = f"; did you mean {similar!r}?" if similar else ""
                 raise AbsentFileError(f"no such file{hint}")
         if suffixes and path.suffix.lower() not in suffixes:
@@ -71,16 +75,11 @@ class PathCells:
             raise CellError(f"file {text[:200]!r}: expected one of the kinds {kinds}")
         return path
 
-    def _listed(self, text: str) -> pathlib.Path | None:
-        for form in (text, unquoted(text)):
-            for name in (form, pathlib.PurePosixPath(form.replace("\\", "/")).as_posix()):
-                if path := self._paths.get(name) or self._paths.get(_composed(name)):
-                    return path
-        return None
 
-
-def _composed(text: str) -> str:
-    return unicodedata.normalize("NFC", text)
+def _plain_path(text: str) -> str:
+    """A text that is the same for every way to write a path."""
+    path = pathlib.PurePosixPath(unquoted(text.strip()).replace("\\", "/"))
+    return unicodedata.normalize("NFC", path.as_posix())
 
 
 def _is_file(path: pathlib.Path) -> bool:

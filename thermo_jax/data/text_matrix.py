@@ -5,7 +5,6 @@ decimal commas and separators at the end of lines are understood. The matrix is 
 lines with equally many numbers (SPEC section 9).
 """
 
-import codecs
 import collections
 import os
 import re
@@ -15,6 +14,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from thermo_jax.data.thermogram import DataError
+from thermo_jax.files import decoded
 
 SMALLEST = 16  # rows and columns of the smallest matrix
 _MAX_LINES = 100_000
@@ -35,7 +35,9 @@ def parse_matrix(path: str | os.PathLike, data: bytes) -> Float64[np.ndarray, "h
     Raises:
       DataError: the content is not text, or contains no block of at least 16x16 numbers.
     """
-    text = _decode(path, data)
+    text = decoded(data)
+    if "\0" in text:
+        raise DataError("unreadable-matrix", path, "not a text file")
     _check_length(path, text)
     if '"' in text:
         # Inside quotes, a comma is part of a number, not a separator.
@@ -78,21 +80,6 @@ def _check_length(path: str | os.PathLike, text: str) -> None:
     if (quotes := text.count('"')) > 2 * _MAX_QUOTED:
         detail = f"{quotes} quotation marks; expected at most {_MAX_QUOTED} quoted numbers"
         raise DataError("unreadable-matrix", path, detail)
-
-
-def _decode(path: str | os.PathLike, data: bytes) -> str:
-    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        encodings: tuple[str, ...] = ("utf-16",)
-    elif b"\0" in data:
-        encodings = ()  # a binary file
-    else:
-        encodings = ("utf-8-sig", "cp1252", "latin-1")
-    for encoding in encodings:
-        try:
-            return data.decode(encoding)
-        except UnicodeDecodeError:
-            continue
-    raise DataError("unreadable-matrix", path, "not a text file")
 
 
 def _form(lines: list[str]) -> tuple[str | None, str] | None:

@@ -155,13 +155,23 @@ _PATIENT_FOLDER = re.compile(r"(?:T|P|V|ID|PAT|PATIENT|PACIENTE)?[ _#-]*(\d{1,4}
 
 
 def split_name(file_name: str) -> tuple[str, bool]:
-    """Returns the name without .jpg, .jpeg, .txt and `_snap`, and whether it had `_snap`.
+    """Returns a file's name without its suffix and `_snap`, and whether it had `_snap`.
 
-    Only these suffixes are removed, because the names themselves contain dots.
+    Only suffixes of thermograms are removed, because the names themselves contain dots.
     """
     stem = _SUFFIX.sub("", file_name) or file_name
     bare = _SNAP.sub("", stem) or stem  # a file may be called just _snap.jpg
     return bare, bare != stem
+
+
+def stem_of(path: pathlib.PurePath) -> str:
+    """A file's name without suffix and `_snap`."""
+    return split_name(path.name)[0]
+
+
+def without_suffix(path: pathlib.PurePath) -> pathlib.PurePath:
+    """A path whose last part is without suffix and `_snap`, as names of thermograms are."""
+    return path.parent / stem_of(path)
 
 
 def parse_name(file_name: str) -> ParsedName | None:

@@ -1,8 +1,8 @@
-"""`thermograms.csv`: the user's own table of which files are thermograms, of whom, and of what.
+"""`thermograms.csv`: the user's own table of thermograms, with their patients and diagnoses.
 
 It lies in the root of a data set. Its header names the columns `file` (path relative to the root)
 and any of patient, label, view, protocol, date, visit, frame, annotation, notes; notes are ignored.
-Only the files that it lists are used. An empty cell falls back to the rules of `identity`.
+Only the files that it lists are used. The rules of `identity` replace empty cells.
 """
 
 import collections
@@ -28,13 +28,16 @@ from thermo_jax.data.file_listing import (
     FileListing,
 )
 from thermo_jax.data.identity import identify
-from thermo_jax.data.name_guess import stem_of
-from thermo_jax.data.table_cells import AbsentFileError, CellError, PathCells, unquoted
+from thermo_jax.data.reader import read_bytes
+from thermo_jax.data.table_cells import CellError, PathCells, unquoted
 from thermo_jax.data.thermogram import (
     DataError,
     Thermogram,
     frame_name,
+    stem_of,
+    without_suffix,
 )
+from thermo_jax.files import decoded
 
 COLUMNS = (
     *("file", "patient", "label", "view", "protocol", "date", "visit", "frame"),
@@ -46,7 +49,6 @@ _MEANT = {  # names that people write -> the column
     **dict.fromkeys(("diagnosis", "class", "diagnostico", "target"), "label"),
     **dict.fromkeys(("mask", "masks", "annotations", "segmentation"), "annotation"),
 }
-_MAX_BYTES = 2**24
 _MAX_ROWS = 100_000  # a mirror of DMR-IR has 7,000 images
 
 
@@ -77,7 +79,7 @@ class _Row:
 def identify_listed(
     files: FileListing, *, for_prediction: bool = False
 ) -> Reading[ListedThermograms]:
-    """Reads `thermograms.csv`, and what it does not say from the names of files and folders.
+    """Reads `thermograms.csv`; names of files and folders say what it leaves out.
 
     A row that cannot be used is reported and left out. Nothing else is opened.
 
@@ -125,7 +127,7 @@ def other_sources(files: FileListing) -> list[pathlib.Path]:
     for _, cells in lines:
         for column, text in zip(header, cells, strict=False):
             if column in ("file", "annotation") and text:
-                with contextlib.suppress(AbsentFileError, CellError):
+                with contextlib.suppress(CellError):
                     found.add(paths.find(text))
     found -= set(files.sources())
     folders = {folder for path in found for folder in path.parents}
@@ -134,11 +136,11 @@ def other_sources(files: FileListing) -> list[pathlib.Path]:
 
 
 def _name(path: pathlib.Path, files: FileListing) -> str:
-    return pathlib.PurePosixPath(files.relative(path)).with_name(stem_of(path)).as_posix()
+    return without_suffix(pathlib.PurePosixPath(files.relative(path))).as_posix()
 
 
 def _with_written_names(records: Sequence[Thermogram], *, given: Sequence[str]) -> list[Thermogram]:
-    """Calls a patient whom names of files call "p-1" as the table does, such as "P001"."""
+    """Writes a patient as the table does, such as "P001", where a file name says "p-1"."""
     written: dict[str, str] = {}
     for patient in given:
         written.setdefault(_same_patient(patient), patient)
@@ -159,25 +161,11 @@ def _same_patient(patient: str) -> str:
 
 
 def _read_text(table: pathlib.Path) -> str:
-    """The table's text: UTF-8 with or without a mark, UTF-16 with a mark, or cp1252.
-
-    Raises:
-      DataError: the file cannot be read, or is too large.
-    """
     try:
-        with table.open("rb") as file:
-            data = file.read(_MAX_BYTES + 1)
-    except OSError as error:
-        raise DataError("bad-table-row", THERMOGRAM_TABLE, f"cannot be read: {error}") from error
-    if len(data) > _MAX_BYTES:
-        raise DataError("too-large", THERMOGRAM_TABLE, f"larger than {_MAX_BYTES >> 20} MiB")
-    is_utf16 = data.startswith((b"\xff\xfe", b"\xfe\xff"))
-    for encoding in ("utf-16" if is_utf16 else "utf-8-sig", "cp1252"):
-        try:
-            return data.decode(encoding)
-        except UnicodeDecodeError:
-            continue
-    return data.decode("latin-1")
+        return decoded(read_bytes(table)) if table.stat().st_size else ""
+    except (DataError, OSError) as error:
+        detail = f"cannot be read: {getattr(error, 'detail', error)}"
+        raise DataError("bad-table-row", THERMOGRAM_TABLE, detail) from error
 
 
 def _cells(text: str) -> tuple[list[str], list[tuple[int, list[str]]]]:
@@ -247,10 +235,7 @@ def _read_rows(files: FileListing, *, annotated: bool) -> Reading[list[_Row]]:
             path = paths.find(row.get("file", ""), suffixes=MATRICES + IMAGES)
             values = _values(row, readers)
         except CellError as error:
-            yield Oddity("bad-table-row", file, f"{where}: {error}")
-            continue
-        except AbsentFileError as error:
-            yield Oddity("absent-file", file, f"{where}: {error}")
+            yield Oddity(error.kind, file, f"{where}: {error}")
             continue
         key = path, values.get("frame", -1)
         if key in lines_of:
@@ -287,7 +272,7 @@ def _annotation(text: str, paths: PathCells, *, where: str) -> Reading[pathlib.P
         return None
     try:
         return paths.find(text)
-    except (AbsentFileError, CellError) as error:
+    except CellError as error:
         yield Oddity("absent-file", text, f"{where}: annotation: {error}; used without it")
     return None
 

@@ -11,18 +11,18 @@ import dataclasses
 import os
 import pathlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from typing import NamedTuple
 
 from absl import logging
 
 from thermo_jax.data import identity, thermogram_table
-from thermo_jax.data.data_report import KINDS, DataReport, Oddity
-from thermo_jax.data.file_listing import IMAGES, MATRICES, group_by_name
-from thermo_jax.data.name_guess import guess_from_names, stem_of
+from thermo_jax.data.data_report import KINDS, DataReport, Oddity, Reading
+from thermo_jax.data.file_listing import IMAGES, MATRICES, FileListing, group_by_name
+from thermo_jax.data.name_guess import guess_from_names
 from thermo_jax.data.picture import Picture, read_picture, with_frames
 from thermo_jax.data.reader import AS_RECOGNISED, ReaderSettings
-from thermo_jax.data.thermogram import Thermogram
+from thermo_jax.data.thermogram import Thermogram, stem_of, without_suffix
 from thermo_jax.errors import UserError
 from thermo_jax.inference.sources import Listing, find_sources, list_sources, log_unused
 
@@ -40,7 +40,10 @@ class ReadThermogram(NamedTuple):
 
     @property
     def file(self) -> str:
-        """The path of its main file, relative to the user's folder; of a frame, `name` + suffix."""
+        """The path of its main file, relative to the user's folder.
+
+        For a frame of a stack, it is the name of the thermogram with the suffix of the file.
+        """
         name, file = pathlib.PurePosixPath(self.record.name), self.picture.main_file
         is_whole_file = stem_of(file).lower() == name.name.lower()
         return name.with_name(file.name if is_whole_file else name.name + file.suffix).as_posix()
@@ -140,37 +143,28 @@ def _add(inputs: Inputs, listing: Listing, names: set[str], seen: set[pathlib.Pa
         return unique
 
     report = DataReport(files.root)
-    if files.thermogram_table:
-        table = report.collect(thermogram_table.identify_listed(files, for_prediction=True))
-        records, frames = table.records, table.frames
-    else:
-        groups = [group for group in group_by_name(files) if seen.isdisjoint(group)]
-        records = report.collect(identity.identify(groups, files, keep_mismatched=True))
-        frames = {}
-    records = [record for record in records if seen.isdisjoint(record.files)]
+    records = report.collect(_identified(files, seen))
     seen.update(path for record in records for path in record.files)
-    records = report.collect(with_frames(records, files=files, chosen=frames))
-    of_stems: dict[str, list[Oddity]] = collections.defaultdict(list)
+    oddities: dict[str, list[Oddity]] = collections.defaultdict(list)  # of each stem
     for oddity in report.oddities:
         logging.info("%s: %s", oddity.file, oddity.detail)
-        of_stems[_stem(oddity.file).lower()].append(oddity)
+        oddities[_stem(oddity.file).lower()].append(oddity)
     used = set()
     for record in records:
         stem = _stem(files.relative(record.files[0])).lower()
         used.add(stem)
         name = named(record.name)
-        inputs.notes[name] = [_note(o) for o in of_stems.get(stem, ()) if o.kind not in _NO_NOTES]
+        inputs.notes[name] = [_note(o) for o in oddities.get(stem, ()) if o.kind not in _NO_NOTES]
         inputs.items.append(dataclasses.replace(record, name=name))
     # Rows of the table that cannot be used, and damaged files of the zip.
     lost: dict[str, list[str]] = collections.defaultdict(list)
-    for stem, oddities in of_stems.items():
-        if stem not in used:
-            lost[_stem(oddities[0].file)] += [o.note for o in oddities if o.is_bad]
+    for oddity in report.oddities:
+        if oddity.is_bad and _stem(oddity.file).lower() not in used:
+            lost[_stem(oddity.file)].append(oddity.note)
     for file, reason in listing.failed.items():
         lost[_stem(file)].append(f"{file.name}: {reason}")
-    inputs.items.extend(
-        Unreadable(named(stem), "; ".join(reasons)) for stem, reasons in lost.items() if reasons
-    )
+    for stem, reasons in lost.items():
+        inputs.items.append(Unreadable(named(stem), "; ".join(reasons)))
     for folder in files.closed:
         reason = f"folder {files.relative(folder)} cannot be read: check its permissions"
         patient = guess_from_names([folder / "*"], files).patient or None
@@ -178,10 +172,22 @@ def _add(inputs: Inputs, listing: Listing, names: set[str], seen: set[pathlib.Pa
         inputs.items.append(Unreadable(name, reason, patient))
 
 
+def _identified(files: FileListing, seen: Set[pathlib.Path]) -> Reading[list[Thermogram]]:
+    """Finds out whose the thermograms of a listing are; those of files in `seen` are left out."""
+    if files.thermogram_table:
+        table = yield from thermogram_table.identify_listed(files, for_prediction=True)
+        records, frames = table.records, table.frames
+    else:
+        groups = [group for group in group_by_name(files) if seen.isdisjoint(group)]
+        records = yield from identity.identify(groups, files, keep_mismatched=True)
+        frames = {}
+    new = [record for record in records if seen.isdisjoint(record.files)]
+    return (yield from with_frames(new, files=files, chosen=frames))
+
+
 def _stem(file: str | pathlib.PurePosixPath) -> str:
     """What the files of one thermogram have in common; a table may name any file."""
-    path = pathlib.PurePosixPath(file)
-    return (path.parent / stem_of(path)).as_posix()
+    return without_suffix(pathlib.PurePosixPath(file)).as_posix()
 
 
 def _note(oddity: Oddity) -> str:

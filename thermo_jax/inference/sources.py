@@ -17,11 +17,10 @@ from absl import logging
 from thermo_jax.data.file_listing import (
     DIAGNOSIS_TABLE,
     IMAGES,
-    MASK_CLASSES,
-    MASK_FOLDERS,
     MATRICES,
     THERMOGRAM_TABLE,
     FileListing,
+    has_masks,
     list_folder,
 )
 from thermo_jax.errors import ClosedFolderError, MissingFileError, UserError
@@ -95,16 +94,11 @@ def _matches(pattern: pathlib.Path, *, leave_out: str | os.PathLike | None) -> l
         elif path.is_dir():
             folders.add(path)
             found.append(Source(path, root))
-        elif not _is_mask(path):
+        elif not has_masks(path.parent):
             found.append(Source(path, root))
     if not found:
         raise UserError(f"{pattern} matches only results of runs, and masks: no thermograms")
     return found
-
-
-def _is_mask(path: pathlib.Path) -> bool:
-    folder = path.parent
-    return folder.name.lower() in MASK_FOLDERS or (folder / MASK_CLASSES).exists()
 
 
 def _log_workdir(folder: pathlib.Path) -> None:
@@ -112,7 +106,7 @@ def _log_workdir(folder: pathlib.Path) -> None:
 
 
 class Listing(NamedTuple):
-    """Files, what comes before the names of their thermograms, and files that are lost already."""
+    """Files; what the names of their thermograms start with; why some could not be unpacked."""
 
     files: FileListing
     prefix: str
