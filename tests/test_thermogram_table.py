@@ -86,6 +86,7 @@ def test_tables_are_read_in_the_forms_that_spreadsheets_write(tmp_path, table):
         ("date", "2019-05-03", "date", "2019-05-03"),
         ("date", "2019-05", "date", "2019-05"),
         ("date", "31/05/2019", "date", "2019-05-31"),
+        ("date", "03.05.2019", "date", "2019-05-03"),
         ("date", "05/31/2019", "date", "2019-05-31"),
         ("visit", "3", "visit", 3),
         ("frame", "0", "frame", 0),
@@ -216,6 +217,7 @@ def test_annotations_are_paths_by_thermogram_and_an_absent_one_is_reported(tmp_p
     [
         ("file,pacient\n", "unknown column 'pacient': did you mean 'patient'"),
         ("file,Diagnosis\n", "unknown column 'diagnosis': did you mean 'label'"),
+        ("file,age\n", "unknown column 'age': remove it"),
         ("patient,label\n", "no column 'file'"),
         ("file,label,label\n", "column 'label' twice"),
         ("", "no column 'file'"),

@@ -16,11 +16,15 @@ from typing import NamedTuple
 from thermo_jax.data import coco_reader, label_map_files, labelme_reader
 from thermo_jax.data.annotated_image import AnnotatedImage, by, read_json
 from thermo_jax.data.data_report import Oddity, Reading
-from thermo_jax.data.file_listing import MASK_CLASSES, MASK_FOLDERS, FileListing
+from thermo_jax.data.file_listing import (
+    MASK_CLASSES,
+    MASK_FOLDERS,
+    FileListing,
+    without_mask_word,
+)
 from thermo_jax.data.grids import TOLERANCE
 from thermo_jax.data.thermogram import BACKGROUND, DataError, Thermogram, parse_name, split_name
 
-_MASK_ENDING = re.compile(r"[_-](mask|label|seg)$", re.IGNORECASE)
 _FOREIGN = re.compile(r"/|[A-Za-z]:|\.\./")  # the start of a path on another machine, or elsewhere
 
 
@@ -56,9 +60,14 @@ def annotate(
     for path, images in coco_files:
         folder = PurePosixPath(files.relative(path)).parent
         for image, annotated in images.items():
-            row = yield from annotator.row(image, folder)
+            row = yield from annotator.row(image, folder, subset=_subset(path))
             yield from annotator.add(row, annotated, image, path)
     return annotator.records
+
+
+def _subset(path: pathlib.Path) -> str:
+    """The part of a set that CVAT's file annotates: instances_Train.json is of images/Train."""
+    return path.stem.removeprefix("instances_")
 
 
 class _Read(NamedTuple):
@@ -112,7 +121,12 @@ class _Annotator:
         return stem in self._names_on_disk or stem in self._rows_of_stem
 
     def row(
-        self, image: PurePosixPath, folder: PurePosixPath, *, is_beside: bool = False
+        self,
+        image: PurePosixPath,
+        folder: PurePosixPath,
+        *,
+        is_beside: bool = False,
+        subset: str = "",
     ) -> Reading[int | None]:
         """Returns the row of the thermogram that is meant; None, with an oddity, if unclear.
 
@@ -120,8 +134,13 @@ class _Annotator:
           image: the path of the image, without suffix, as the annotation file contains it.
           folder: of the annotation file. Of several thermograms, those near it are preferred.
           is_beside: whether such annotation files usually lie beside their images.
+          subset: of several thermograms, those in a folder of this name are meant.
         """
         rows = self._rows(image)
+        in_subset = [
+            row for row in rows if subset in PurePosixPath(self.records[row].name).parts[:-1]
+        ]
+        rows = in_subset or rows
         if len(rows) > 1:
             rows = self._nearest(rows, folder, is_beside=is_beside)
         if len(rows) == 1:
@@ -225,7 +244,7 @@ def _image_of_mask(
     below = PurePosixPath(path.relative_to(place).as_posix())
     stem = split_name(path.name)[0]
     if not annotator.has(stem):
-        stem = _MASK_ENDING.sub("", stem) or stem
+        stem = without_mask_word(stem)
     return below.with_name(stem), PurePosixPath(_relative(place, root))
 
 

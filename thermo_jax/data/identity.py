@@ -78,7 +78,7 @@ def identify(
     _use_names_of_dmr(guesses)
     _distrust_running_numbers(guesses)
     yield from _split_by_class(guesses)
-    yield from _assume_one_per_file(guesses, tables)
+    _assume_one_per_file(guesses, tables)
     records = [_record(guess, values) for guess, values in zip(guesses, tables, strict=True)]
     yield from _report_unknown(records, guesses)
     names_view = any(
@@ -180,9 +180,7 @@ def _split_by_class(guesses: Sequence[NameGuess]) -> Reading[None]:
     yield Oddity("class-and-folder", ".", detail)
 
 
-def _assume_one_per_file(
-    guesses: Sequence[NameGuess], tables: Sequence[Mapping[str, Any]]
-) -> Reading[None]:
+def _assume_one_per_file(guesses: Sequence[NameGuess], tables: Sequence[Mapping[str, Any]]) -> None:
     """Makes each file directly in a class folder that names nobody a patient."""
     taken = {guess.patient for guess in guesses}
     assumed = 0
@@ -195,7 +193,14 @@ def _assume_one_per_file(
             patient = f"{base}-{assumed}"
         taken.add(patient)
         guess.patient, guess.source, guess.note = patient, "file", ONE_PER_FILE
-    if assumed:
+
+
+def report_assumed_patients(records: Iterable[Thermogram]) -> Reading[None]:
+    """Reports how many thermograms are patients of their own, because nothing names a patient.
+
+    The caller leaves out what turned out to be no thermogram, such as notes in a text file.
+    """
+    if assumed := sum(ONE_PER_FILE in record.notes for record in records):
         detail = f"{assumed} files name nobody: {ONE_PER_FILE}; {THERMOGRAM_TABLE} can name them"
         yield Oddity("assumed-patients", ".", detail)
 

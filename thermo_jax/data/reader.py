@@ -23,7 +23,7 @@ import tqdm
 from jaxtyping import Bool
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from thermo_jax.data import flir, image_limits, palettes, radiometry
+from thermo_jax.data import double_tiff, flir, image_limits, palettes, radiometry
 from thermo_jax.data.file_listing import MATRICES
 from thermo_jax.data.text_matrix import parse_matrix
 from thermo_jax.data.thermogram import DataError, split_name
@@ -197,7 +197,7 @@ def _read_array(path: pathlib.Path) -> np.ndarray:
         size = path.stat().st_size
         detail = f"not a NumPy array ({short_text(error)}; the file has {size} bytes)"
         raise DataError("unreadable-matrix", path, detail) from error
-    if values.ndim == 3 and values.shape[-1] == 1:
+    if values.ndim in (3, 4) and values.shape[-1] == 1:
         values = values[..., 0]
     if values.ndim == 2:
         values = values[np.newaxis]
@@ -274,15 +274,17 @@ def open_image(
       DataError: `data` is not a complete image of these formats, or is implausibly large.
     """
     image_limits.check_image(pathlib.Path(path), data, largest=LARGEST)
+    doubles = double_tiff.frames_of(data, most=frame + 1) if "TIFF" in formats else []
     try:
-        image = Image.open(io.BytesIO(data), formats=formats)
-        if frame:
-            image.seek(frame)
-        if image.width * image.height > MAX_PIXELS:
-            size = f"{image.height}x{image.width}"
-            detail = f"{size} pixels (rows x columns); expected at most 4096x4096"
-            raise DataError("wrong-size", path, detail, size=size)
-        image.load()
+        if frame < len(doubles):
+            _check_pixels(path, doubles[frame].height, doubles[frame].width)
+            image = double_tiff.read_frame(data, frame)
+        else:
+            image = Image.open(io.BytesIO(data), formats=formats)
+            if frame:
+                image.seek(frame)
+            _check_pixels(path, image.height, image.width)
+            image.load()
         # Damaged EXIF data raise errors of many types, often after the pixels were turned.
         with contextlib.suppress(Exception):
             ImageOps.exif_transpose(image, in_place=True)
@@ -293,6 +295,13 @@ def open_image(
         detail = f"not a complete image ({cause}); copy it again"
         raise DataError("unreadable-image", path, detail) from error
     return image
+
+
+def _check_pixels(path: str | os.PathLike, height: int, width: int) -> None:
+    if height * width > MAX_PIXELS:
+        size = f"{height}x{width}"
+        detail = f"{size} pixels (rows x columns); expected at most 4096x4096"
+        raise DataError("wrong-size", path, detail, size=size)
 
 
 def short_text(error: Exception) -> str:

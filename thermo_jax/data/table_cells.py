@@ -148,10 +148,11 @@ _EXPECTED_DATE = "YYYY-MM-DD"
 def is_day_first(dates: Iterable[str]) -> bool | None:
     """Whether dates such as 05/03/2019 start with the day, by those that can be read in one way.
 
-    None if the dates do not show it, or contradict each other.
+    Dates with dots (05.03.2019) always do. None if the dates do not show it, or contradict each
+    other.
     """
     matches = [match for date in dates if (match := _DAY_OR_MONTH.fullmatch(date))]
-    day_first = any(int(match[1]) > 12 for match in matches)
+    day_first = any(int(match[1]) > 12 or "." in match[0] for match in matches)
     month_first = any(int(match[2]) > 12 for match in matches)
     return day_first if day_first != month_first else None
 
