@@ -269,8 +269,9 @@ def test_the_proposal_says_what_was_assumed_and_left_out(tmp_path):
     assert CLASS_AND_FOLDER not in "".join(lines)
 
 
-def test_the_proposal_has_a_row_for_each_frame_of_a_stack(tmp_path):
-    write(tmp_path, "P1/s.tif")
+@pytest.mark.parametrize("name", ["P1/s.tif", "healthy/IR_1.tif"])
+def test_the_proposal_has_a_row_for_each_frame_of_a_stack(tmp_path, name):
+    write(tmp_path, name)
     files = list_files(tmp_path)
     (record,) = DataReport().collect(identify([files.pixels], files))
     frames = [

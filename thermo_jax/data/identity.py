@@ -12,6 +12,7 @@ Nothing is opened: names of files and folders say everything. The rules, in this
 
 import collections
 import dataclasses
+import itertools
 import pathlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -181,18 +182,21 @@ def _split_by_class(guesses: Sequence[NameGuess]) -> Reading[None]:
 
 
 def _assume_one_per_file(guesses: Sequence[NameGuess], tables: Sequence[Mapping[str, Any]]) -> None:
-    """Makes each file directly in a class folder that names nobody a patient."""
+    """Makes each file directly in a class folder that names nobody a patient.
+
+    A table may list a file more than once, with its frames.
+    """
     taken = {guess.patient for guess in guesses}
-    assumed = 0
+    of_name: dict[str, str] = {}
     for guess, values in zip(guesses, tables, strict=True):
         if guess.patient or "patient" in values or class_word(guess.folder.name) is None:
             continue
-        assumed += 1
-        patient = base = _UNSAFE.sub("-", f"file-{guess.name.replace('/', '-')}")[:80]
-        while patient in taken:
-            patient = f"{base}-{assumed}"
-        taken.add(patient)
-        guess.patient, guess.source, guess.note = patient, "file", ONE_PER_FILE
+        if guess.name not in of_name:
+            base = _UNSAFE.sub("-", f"file-{guess.name.replace('/', '-')}")[:80]
+            names = itertools.chain([base], (f"{base}-{i}" for i in itertools.count(len(taken))))
+            of_name[guess.name] = next(name for name in names if name not in taken)
+            taken.add(of_name[guess.name])
+        guess.patient, guess.source, guess.note = of_name[guess.name], "file", ONE_PER_FILE
 
 
 def report_assumed_patients(records: Iterable[Thermogram]) -> Reading[None]:
