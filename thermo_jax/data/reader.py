@@ -102,7 +102,6 @@ def read_file(
         frames = _read_array(path)
         if frame >= len(frames):
             raise DataError("wrong-shape", path, f"no frame {frame}: it has {len(frames)}")
-        _check_size(path, *frames.shape[1:])  # an image of 1 GB of bytes would become 8 GB
         values = np.array(frames[frame], np.float64)
         return _temperatures(path, values, settings, num_frames=len(frames))
     data = read_bytes(path)
@@ -208,6 +207,7 @@ def _read_array(path: pathlib.Path) -> np.ndarray:
         )
         raise DataError("wrong-shape", path, detail)
     image_limits.check_frames(path, len(values))
+    _check_size(path, *values.shape[1:])  # an image of 1 GB of bytes would become 8 GB
     return values
 
 
