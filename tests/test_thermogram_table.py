@@ -84,6 +84,8 @@ def test_tables_are_read_in_the_forms_that_spreadsheets_write(tmp_path, table):
         ("protocol", "s", "protocol", "S"),
         ("protocol", "Dynamic", "protocol", "D"),
         ("date", "2019-05-03", "date", "2019-05-03"),
+        ("date", "20190503", "date", "2019-05-03"),
+        ("date", "2019-05-03 00:00:00", "date", "2019-05-03"),
         ("date", "2019-05", "date", "2019-05"),
         ("date", "31/05/2019", "date", "2019-05-31"),
         ("date", "03.05.2019", "date", "2019-05-03"),

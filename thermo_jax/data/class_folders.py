@@ -27,7 +27,7 @@ _SICK = (
     *("doente", "enfermo", "enferma", "malignant", "malign", "maligno", "maligna", "malignancy"),
     *("cancer", "cancerous", "withcancer", "comcancer", "concancer", "carcinoma"),
     *("positive", "positivo", "positiva", "pathological", "patologico", "patologica"),
-    *("nothealthy", "nonhealthy", "naosaudavel", "malignanttumor", "malignanttumour"),
+    *("naosaudavel", "malignanttumor", "malignanttumour"),
 )
 CLASS_FOLDERS = {
     **dict.fromkeys(_HEALTHY, HEALTHY),

@@ -142,6 +142,8 @@ def _number_from(low: int) -> Callable[[str], int]:
 
 
 _DAY_OR_MONTH = re.compile(r"([0-9]{1,2})[/.-]([0-9]{1,2})[/.-]([0-9]{4})")
+_YEAR_FIRST = re.compile(r"([0-9]{4})(?:[-/.]([0-9]{1,2})(?:[-/.]([0-9]{1,2}))?)?")
+_TIME = re.compile(r"[ T][0-9]{1,2}:[0-9:.]{2,15}$")  # 2019-05-03 00:00:00
 _EXPECTED_DATE = "YYYY-MM-DD"
 
 
@@ -159,7 +161,8 @@ def is_day_first(dates: Iterable[str]) -> bool | None:
 
 def _date_reader(day_first: bool | None) -> Callable[[str], str]:
     def date(text: str) -> str:
-        iso = re.fullmatch(r"([0-9]{4})(?:[-/]([0-9]{1,2})(?:[-/]([0-9]{1,2}))?)?", text)
+        text = _TIME.sub("", text)
+        iso = _YEAR_FIRST.fullmatch(text) or re.fullmatch(r"([0-9]{4})([0-9]{2})([0-9]{2})", text)
         other = _DAY_OR_MONTH.fullmatch(text)
         if iso:
             year, month, day = (int(part or 1) for part in iso.groups())
