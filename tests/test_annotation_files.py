@@ -63,6 +63,14 @@ def test_coco_files_of_any_name_and_folder_are_read(tmp_path):
     assert not report.oddities
 
 
+def test_a_file_of_a_subset_annotates_the_images_in_its_folder(tmp_path):
+    write_json(tmp_path / "annotations" / "instances_Train.json", instances("a.jpg"))
+    names = {"images/Train/a.jpg": SHAPE, "images/Test/a.jpg": SHAPE}
+    records, report = annotated(tmp_path, names)
+    assert records["images/Train/a"].regions and not records["images/Test/a"].regions
+    assert not report.oddities
+
+
 def test_an_image_may_be_annotated_at_another_size_of_the_same_aspect(tmp_path):
     write_json(tmp_path / "c.json", instances("a.jpg", size=(64, 48)))
     record, _ = only(tmp_path)

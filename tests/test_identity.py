@@ -7,7 +7,13 @@ from hypothesis import strategies as st
 from thermo_jax.data.class_folders import check_siblings, label_of_class, unknown_siblings
 from thermo_jax.data.data_report import DataReport
 from thermo_jax.data.file_listing import FileListing, list_files
-from thermo_jax.data.identity import CLASS_AND_FOLDER, ONE_PER_FILE, identify, without_conflicts
+from thermo_jax.data.identity import (
+    CLASS_AND_FOLDER,
+    ONE_PER_FILE,
+    identify,
+    report_assumed_patients,
+    without_conflicts,
+)
 from thermo_jax.data.name_parts import read_parts
 from thermo_jax.data.thermogram import HEALTHY, SICK, UNLABELLED
 from thermo_jax.errors import UserError
@@ -265,6 +271,7 @@ def test_a_file_directly_in_a_class_folder_that_names_nobody_is_a_patient(tmp_pa
     assert len(patients) == 6 and not any("/" in patient for patient in patients)
     assert all(record.patient_known for record in records.values())
     assert all(record.notes == (ONE_PER_FILE,) for record in records.values())
+    report.collect(report_assumed_patients(records.values()))
     (oddity,) = [o for o in report.oddities if o.kind == "assumed-patients"]
     assert oddity.file == "." and "6 files" in oddity.detail
 

@@ -95,11 +95,22 @@ def test_masks_of_indexed_colours_and_gray_levels_are_read(tmp_path, mode):
     assert not report.oddities
 
 
-@pytest.mark.parametrize("name", ["a_mask.png", "a-Mask.png", "a_seg.png", "a_label.png"])
+@pytest.mark.parametrize(
+    "name", ["a_mask.png", "a-Mask.png", "a_seg.png", "a_label.png", "mask_a.png"]
+)
 def test_a_mask_may_have_an_ending_of_its_own(tmp_path, name):
     write_json(tmp_path / "masks" / "classes.json", CLASSES)
     write_mask(tmp_path / "masks" / name, np.ones(SHAPE, np.uint8))
     assert only(tmp_path)[0].regions
+
+
+def test_a_mask_beside_its_image_is_no_thermogram(tmp_path):
+    write_mask(tmp_path / "a_mask.png", np.ones(SHAPE, np.uint8))
+    record, report = only(tmp_path)
+    assert not record.regions and kinds(report) == ["masks-without-classes"]
+    write_json(tmp_path / "classes.json", CLASSES)
+    record, report = only(tmp_path)
+    assert record.regions and not report.oddities
 
 
 def test_folders_of_masks_repeat_those_of_the_images(tmp_path):

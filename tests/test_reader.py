@@ -3,6 +3,7 @@
 import sys
 import types
 
+import cv2
 import numpy as np
 import pytest
 from PIL import ExifTags, Image, ImageFile
@@ -38,6 +39,10 @@ def refused(path, *, kind=None, settings=AS_RECOGNISED):
     return caught.value.detail
 
 
+def save_double(*frames):
+    return lambda path: cv2.imwritemulti(str(path), [frame.astype(np.float64) for frame in frames])
+
+
 CENTIKELVIN = np.round((temperatures() + 273.15) * 100).astype(np.uint16)
 TEMPERATURES = {
     "a.txt": save_text(temperatures()),
@@ -47,6 +52,7 @@ TEMPERATURES = {
     "half.npy": lambda path: np.save(path, temperatures().astype(np.float16)),
     "a.npz": lambda path: np.savez_compressed(path, celsius=temperatures()),
     "a.tiff": save_image(temperatures()),
+    "double.tif": save_double(temperatures()),
     "centikelvin.tif": save_image(CENTIKELVIN),
     "centikelvin.png": save_image(CENTIKELVIN),
 }
@@ -93,6 +99,8 @@ STACKS = {
     "a.tif": lambda path, frames: Image.fromarray(frames[0]).save(
         path, save_all=True, append_images=[Image.fromarray(frame) for frame in frames[1:]]
     ),
+    "double.tif": lambda path, frames: save_double(*frames)(path),
+    "channel.npy": lambda path, frames: np.save(path, frames[..., np.newaxis]),
 }
 
 

@@ -61,6 +61,11 @@ def test_the_matrix_is_the_largest_block_of_equally_long_lines(header):
     np.testing.assert_array_equal(parse(text), SMALL)
 
 
+def test_two_matrices_with_an_empty_line_between_them_are_refused():
+    text = matrix_text(SMALL, separator=";")
+    assert "2 matrices" in refused(f"{text}\n{text}".encode())
+
+
 def with_indexes(first):
     columns = ",".join(map(str, range(first, first + 24)))
     lines = matrix_text(SMALL, separator=",").splitlines()
@@ -73,6 +78,12 @@ def test_an_index_row_and_an_index_column_are_removed(first):
     np.testing.assert_array_equal(parse(with_indexes(first)), SMALL)
 
 
+def test_many_consecutive_numbers_are_an_index_row_wherever_they_begin():
+    wide = np.tile(SMALL, 2)
+    text = ",".join(map(str, range(100, 148))) + "\n" + matrix_text(wide, separator=",")
+    np.testing.assert_array_equal(parse(text), wide)
+
+
 @pytest.mark.parametrize("name", ["Image 1", "", "row"])
 def test_a_name_before_the_numbers_of_lines_is_removed(name):
     lines = matrix_text(SMALL, separator=";").splitlines()
@@ -80,7 +91,7 @@ def test_a_name_before_the_numbers_of_lines_is_removed(name):
     np.testing.assert_array_equal(parse(text), SMALL)
 
 
-@pytest.mark.parametrize("word", ["nan", "NaN", "", "--", "#N/A"])
+@pytest.mark.parametrize("word", ["nan", "NaN", "", "--", "#N/A", "****", "1.#QNAN", "< 10", "OVR"])
 def test_a_missing_number_is_nan(word):
     text = matrix_text(SMALL, separator=";").replace(f"{SMALL[7, 9]:.2f}", word, 1)
     assert np.isnan(parse(text)[7, 9]) and np.isnan(parse(text)).sum() == 1

@@ -85,8 +85,11 @@ def test_tables_are_read_in_the_forms_that_spreadsheets_write(tmp_path, table):
         ("protocol", "s", "protocol", "S"),
         ("protocol", "Dynamic", "protocol", "D"),
         ("date", "2019-05-03", "date", "2019-05-03"),
+        ("date", "20190503", "date", "2019-05-03"),
+        ("date", "2019-05-03 00:00:00", "date", "2019-05-03"),
         ("date", "2019-05", "date", "2019-05"),
         ("date", "31/05/2019", "date", "2019-05-31"),
+        ("date", "03.05.2019", "date", "2019-05-03"),
         ("date", "05/31/2019", "date", "2019-05-31"),
         ("visit", "3", "visit", 3),
         ("frame", "0", "frame", 0),
@@ -217,6 +220,7 @@ def test_annotations_are_paths_by_thermogram_and_an_absent_one_is_reported(tmp_p
     [
         ("file,pacient\n", "unknown column 'pacient': did you mean 'patient'"),
         ("file,Diagnosis\n", "unknown column 'diagnosis': did you mean 'label'"),
+        ("file,age\n", "unknown column 'age': remove it"),
         ("patient,label\n", "no column 'file'"),
         ("file,label,label\n", "column 'label' twice"),
         ("", "no column 'file'"),
@@ -268,8 +272,9 @@ def test_the_proposal_says_what_was_assumed_and_left_out(tmp_path):
     assert CLASS_AND_FOLDER not in "".join(lines)
 
 
-def test_the_proposal_has_a_row_for_each_frame_of_a_stack(tmp_path):
-    write(tmp_path, "P1/s.tif")
+@pytest.mark.parametrize("name", ["P1/s.tif", "healthy/IR_1.tif"])
+def test_the_proposal_has_a_row_for_each_frame_of_a_stack(tmp_path, name):
+    write(tmp_path, name)
     files = list_files(tmp_path)
     (record,) = DataReport().collect(identify([files.pixels], files))
     frames = [

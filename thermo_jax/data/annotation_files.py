@@ -16,7 +16,7 @@ from typing import NamedTuple
 from thermo_jax.data import coco_reader, label_map_files, labelme_reader
 from thermo_jax.data.annotated_image import AnnotatedImage, by, read_json
 from thermo_jax.data.data_report import Oddity, Reading
-from thermo_jax.data.file_listing import FileListing, has_masks
+from thermo_jax.data.file_listing import FileListing, has_masks, without_mask_word
 from thermo_jax.data.grids import TOLERANCE
 from thermo_jax.data.thermogram import (
     BACKGROUND,
@@ -27,7 +27,6 @@ from thermo_jax.data.thermogram import (
     without_suffix,
 )
 
-_MASK_ENDING = re.compile(r"[_-](mask|label|seg)$", re.IGNORECASE)
 _FOREIGN = re.compile(r"/|[A-Za-z]:|\.\./")  # the start of a path outside of the data set
 
 
@@ -63,9 +62,14 @@ def annotate(
     for path, images in coco_files:
         folder = PurePosixPath(files.relative(path)).parent
         for image, annotated in images.items():
-            row = yield from annotator.row(image, folder)
+            row = yield from annotator.row(image, folder, subset=_subset(path))
             yield from annotator.add(row, annotated, image, path)
     return annotator.records
+
+
+def _subset(path: pathlib.Path) -> str:
+    """The part of a set that CVAT's file annotates: instances_Train.json is of images/Train."""
+    return path.stem.removeprefix("instances_")
 
 
 class _Read(NamedTuple):
@@ -122,14 +126,21 @@ class _Annotator:
         """Whether a file with pixels has this name, whether or not it could be used."""
         return stem in self._names_on_disk or stem in self._rows_of_stem
 
-    def row(self, image: PurePosixPath, folder: PurePosixPath) -> Reading[int | None]:
+    def row(
+        self, image: PurePosixPath, folder: PurePosixPath, *, subset: str = ""
+    ) -> Reading[int | None]:
         """Returns the row of the thermogram that is meant; None, with an oddity, if unclear.
 
         Args:
           image: the path of the image, without suffix, as the annotation file contains it.
           folder: of the annotation file. Of several thermograms, those near it are preferred.
+          subset: of several thermograms, those in a folder of this name are meant.
         """
         rows = self._rows(image)
+        in_subset = [
+            row for row in rows if subset in PurePosixPath(self.records[row].name).parts[:-1]
+        ]
+        rows = in_subset or rows
         if len(rows) > 1:
             rows = self._nearest(rows, folder)
         if len(rows) == 1:
@@ -234,7 +245,7 @@ def _image_of_mask(
     below = PurePosixPath(path.relative_to(place).as_posix())
     stem = stem_of(path)
     if not annotator.has(stem):
-        stem = _MASK_ENDING.sub("", stem) or stem
+        stem = without_mask_word(stem)
     return below.with_name(stem), PurePosixPath(annotator.files.relative(place))
 
 

@@ -20,12 +20,14 @@ _HEALTHY = (
     *("benign", "benigno", "benigna", "negative", "negativo", "negativa"),
     *("noncancer", "nocancer", "notcancer", "withoutcancer", "semcancer", "sincancer"),
     *("noncancerous", "nonmalignant", "nodisease", "diseasefree", "cancerfree"),
+    *("healthycontrol", "normalcontrol", "notsick", "naodoente", "benigntumor", "benigntumour"),
 )
 _SICK = (
     *("sick", "ill", "unhealthy", "notnormal", "abnormal", "anormal", "diseased", "disease"),
     *("doente", "enfermo", "enferma", "malignant", "malign", "maligno", "maligna", "malignancy"),
     *("cancer", "cancerous", "withcancer", "comcancer", "concancer", "carcinoma"),
     *("positive", "positivo", "positiva", "pathological", "patologico", "patologica"),
+    *("naosaudavel", "malignanttumor", "malignanttumour"),
 )
 CLASS_FOLDERS = {
     **dict.fromkeys(_HEALTHY, HEALTHY),

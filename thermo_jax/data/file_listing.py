@@ -7,6 +7,7 @@ the order does not depend on the file system.
 import dataclasses
 import os
 import pathlib
+import re
 from collections.abc import Collection, Iterator
 
 from thermo_jax.data.data_report import Oddity, Reading
@@ -21,6 +22,12 @@ IMAGES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif")
 DIAGNOSIS_TABLE = "id_diagnosis.csv"
 THERMOGRAM_TABLE = "thermograms.csv"
 MASK_CLASSES = "classes.json"  # in a folder of masks: name of a class -> value of its pixels
+# The name of a mask is that of its image, perhaps with one of these words.
+MASK_NAME = re.compile(
+    r"(?:mask|label|seg)[_-](?P<behind>.+)"
+    r"|(?P<before>.+)[_.-](?:masks?|labels?|seg|segmentation|gt|label_?map)",
+    re.IGNORECASE | re.DOTALL,
+)
 MASK_FOLDERS = ("mask", "masks", "label_map", "label_maps", "labelmaps", "segmentation_masks")
 
 
@@ -82,7 +89,8 @@ def list_folder(root: pathlib.Path, *, leave_out: str | os.PathLike | None = Non
       leave_out: a subfolder to ignore, such as the folder of the results.
     """
     files = FileListing(root)
-    paths, mask_folders, only_masks = [], set(), set()  # `only_masks`: also in subfolders
+    paths, beside = [], set()  # `beside`: masks in the folders of their images
+    mask_folders, only_masks = set(), set()  # `only_masks`: also in subfolders
     ignored = pathlib.Path(leave_out).absolute() if leave_out is not None else None
     for folder, subfolders, names in walk(root, closed=files.closed):
         if folder.absolute() == ignored:
@@ -94,7 +102,10 @@ def list_folder(root: pathlib.Path, *, leave_out: str | os.PathLike | None = Non
             continue
         paths += [folder / name for name in names]
         is_named = folder != root and folder.name.lower() in MASK_FOLDERS
-        if MASK_CLASSES in names or is_named or folder.parent in only_masks:
+        of_images = [folder / name for name in _masks_of_images(names)]
+        beside.update(of_images)
+        has_classes = MASK_CLASSES in names and not of_images
+        if has_classes or is_named or folder.parent in only_masks:
             mask_folders.add(folder)
             inside = {name.lower() for name in subfolders}
             if folder.parent in only_masks or (is_named and not inside & {"images", *MASK_FOLDERS}):
@@ -104,14 +115,31 @@ def list_folder(root: pathlib.Path, *, leave_out: str | os.PathLike | None = Non
         if is_table and files.thermogram_table is None:
             files.thermogram_table = path
         else:
-            _list_of(path, files, mask_folders=mask_folders).append(path)
+            is_mask = path.parent in mask_folders or path in beside
+            _list_of(path, files, is_mask=is_mask).append(path)
     return files
 
 
-def _list_of(
-    path: pathlib.Path, files: FileListing, *, mask_folders: Collection[pathlib.Path]
-) -> list[pathlib.Path]:
-    """The list of `files` to which a file belongs."""
+def without_mask_word(stem: str) -> str:
+    """The name of the image of a mask: "a" of "a_mask"; a name without such a word as it is."""
+    match = MASK_NAME.fullmatch(stem)
+    return (match["before"] or match["behind"]) if match else stem
+
+
+def _masks_of_images(names: Collection[str]) -> list[str]:
+    """The masks, such as a_mask.png, that lie beside their images, such as a.jpg."""
+    stems = {split_name(name)[0] for name in names}
+    return [
+        name
+        for name in names
+        if pathlib.PurePath(name).suffix.lower() in IMAGES
+        and (stem := split_name(name)[0]) != (image := without_mask_word(stem))
+        and image in stems
+    ]
+
+
+def _list_of(path: pathlib.Path, files: FileListing, *, is_mask: bool) -> list[pathlib.Path]:
+    """The list of `files` to which a file belongs; `is_mask` is about pictures only."""
     name, suffix = path.name.lower(), path.suffix.lower()
     if name in ("description.html", "description.htm"):
         return files.pages
@@ -121,7 +149,7 @@ def _list_of(
         return files.tables
     if suffix == ".json":
         return files.mask_classes if name == MASK_CLASSES else files.annotations
-    if suffix in IMAGES and path.parent in mask_folders:
+    if suffix in IMAGES and is_mask:
         return files.masks
     is_readme = suffix == MATRIX_SUFFIX and name.startswith("readme")
     return files.pixels if suffix in MATRICES + IMAGES and not is_readme else files.others

@@ -13,6 +13,7 @@ Nothing is opened: names of files and folders say everything. The rules, in this
 
 import collections
 import dataclasses
+import itertools
 import pathlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -80,7 +81,7 @@ def identify(
     _use_names_of_dmr(guesses)
     _distrust_running_numbers(guesses)
     yield from _split_by_class(guesses)
-    yield from _assume_one_per_file(guesses)
+    _assume_one_per_file(guesses)
     records = [_record(guess) for guess in guesses]
     yield from _report_unknown(records, files)
     names_view = any(guess.names_view for guess in guesses)
@@ -180,21 +181,31 @@ def _split_by_class(guesses: Sequence[NameGuess]) -> Reading[None]:
     yield Oddity("class-and-folder", ".", detail)
 
 
-def _assume_one_per_file(guesses: Sequence[NameGuess]) -> Reading[None]:
-    """Makes a file directly in a class folder a patient of its own, if no name says the patient."""
+def _assume_one_per_file(guesses: Sequence[NameGuess]) -> None:
+    """Makes a file directly in a class folder a patient of its own, if no name says the patient.
+
+    A table may list a file more than once, with its frames.
+    """
     taken = {guess.patient for guess in guesses}
-    assumed = 0
+    of_name: dict[str, str] = {}
     for guess in guesses:
         is_named = guess.patient or "patient" in guess.given
         if is_named or class_word(guess.folder.name) is None:
             continue
-        assumed += 1
-        patient = base = _UNSAFE.sub("-", f"file-{guess.name.replace('/', '-')}")[:80]
-        while patient in taken:
-            patient = f"{base}-{assumed}"
-        taken.add(patient)
-        guess.patient, guess.source, guess.note = patient, "file", ONE_PER_FILE
-    if assumed:
+        if guess.name not in of_name:
+            base = _UNSAFE.sub("-", f"file-{guess.name.replace('/', '-')}")[:80]
+            names = itertools.chain([base], (f"{base}-{i}" for i in itertools.count(len(taken))))
+            of_name[guess.name] = next(name for name in names if name not in taken)
+            taken.add(of_name[guess.name])
+        guess.patient, guess.source, guess.note = of_name[guess.name], "file", ONE_PER_FILE
+
+
+def report_assumed_patients(records: Iterable[Thermogram]) -> Reading[None]:
+    """Reports how many thermograms are patients of their own, because no name says the patient.
+
+    The caller leaves out what turned out to be no thermogram, such as notes in a text file.
+    """
+    if assumed := sum(ONE_PER_FILE in record.notes for record in records):
         detail = (
             f"the names of {assumed} files say no patient: {ONE_PER_FILE}; "
             f"{THERMOGRAM_TABLE} can name them"

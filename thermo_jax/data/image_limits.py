@@ -11,6 +11,7 @@ import re
 
 from PIL import Image
 
+from thermo_jax.data import double_tiff
 from thermo_jax.data.thermogram import DataError
 
 LARGEST = 4096  # pixels of a side
@@ -59,6 +60,9 @@ def count_frames(path: str | os.PathLike, data: bytes) -> int:
         return max(1, _gif_frames(data)[0])
     if not data.startswith(_TIFF):
         return 1
+    if doubles := double_tiff.frames_of(data, most=MAX_FRAMES + 1):
+        check_frames(path, len(doubles))
+        return len(doubles)
     try:
         # Pillow's `n_frames` reads the whole file, which may have millions of frames of a few
         # bytes; and it is wrong after a jump over several frames.

@@ -133,7 +133,9 @@ def _read_any_camera(
         annotation_files, frames = {}, {}
     records = yield from identity.without_conflicts(records, files)
     records = yield from with_frames(records, files=files, chosen=frames)
-    return (yield from _with_sound_files(records, files, settings, sizes)), annotation_files
+    records = yield from _with_sound_files(records, files, settings, sizes)
+    yield from identity.report_assumed_patients(records)
+    return records, annotation_files
 
 
 def _problem(files: FileListing) -> str:

@@ -23,7 +23,7 @@ import tqdm
 from jaxtyping import Bool
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from thermo_jax.data import flir, image_limits, palettes, radiometry
+from thermo_jax.data import double_tiff, flir, image_limits, palettes, radiometry
 from thermo_jax.data.file_listing import MATRICES
 from thermo_jax.data.text_matrix import parse_matrix
 from thermo_jax.data.thermogram import DataError, split_name
@@ -194,7 +194,7 @@ def _read_array(path: pathlib.Path) -> np.ndarray:
         cause = "no array of numbers" if "pickle" in str(error) else first_line(error)
         detail = f"not a NumPy array ({cause}; the file has {size} bytes)"
         raise DataError("unreadable-matrix", path, detail) from error
-    if values.ndim == 3 and values.shape[-1] == 1:
+    if values.ndim in (3, 4) and values.shape[-1] == 1:
         values = values[..., 0]
     if values.ndim == 2:
         values = values[np.newaxis]
@@ -271,12 +271,17 @@ def open_image(
       DataError: `data` is not a complete image of these formats, or is implausibly large.
     """
     image_limits.check_image(path, data)
+    doubles = double_tiff.frames_of(data, most=frame + 1) if "TIFF" in formats else []
     try:
-        image = Image.open(io.BytesIO(data), formats=formats)
-        if frame:
-            image.seek(frame)
-        image_limits.check_size(path, image.height, image.width)
-        image.load()
+        if frame < len(doubles):
+            image_limits.check_size(path, doubles[frame].height, doubles[frame].width)
+            image = double_tiff.read_frame(data, frame)
+        else:
+            image = Image.open(io.BytesIO(data), formats=formats)
+            if frame:
+                image.seek(frame)
+            image_limits.check_size(path, image.height, image.width)
+            image.load()
         # Damaged EXIF data raise errors of many types, often after the pixels were turned.
         with contextlib.suppress(Exception):
             ImageOps.exif_transpose(image, in_place=True)

@@ -141,23 +141,27 @@ def _number_from(low: int) -> Callable[[str], int]:
 
 
 _DAY_OR_MONTH = re.compile(r"([0-9]{1,2})[/.-]([0-9]{1,2})[/.-]([0-9]{4})")
+_YEAR_FIRST = re.compile(r"([0-9]{4})(?:[-/.]([0-9]{1,2})(?:[-/.]([0-9]{1,2}))?)?")
+_TIME = re.compile(r"[ T][0-9]{1,2}:[0-9:.]{2,15}$")  # 2019-05-03 00:00:00
 _EXPECTED_DATE = "YYYY-MM-DD"
 
 
 def is_day_first(dates: Iterable[str]) -> bool | None:
     """Whether dates such as 05/03/2019 start with the day, by those that can be read in one way.
 
-    None if the dates do not show it, or contradict each other.
+    Dates with dots (05.03.2019) always do. None if the dates do not show it, or contradict each
+    other.
     """
     matches = [match for date in dates if (match := _DAY_OR_MONTH.fullmatch(date))]
-    day_first = any(int(match[1]) > 12 for match in matches)
+    day_first = any(int(match[1]) > 12 or "." in match[0] for match in matches)
     month_first = any(int(match[2]) > 12 for match in matches)
     return day_first if day_first != month_first else None
 
 
 def _date_reader(day_first: bool | None) -> Callable[[str], str]:
     def date(text: str) -> str:
-        iso = re.fullmatch(r"([0-9]{4})(?:[-/]([0-9]{1,2})(?:[-/]([0-9]{1,2}))?)?", text)
+        text = _TIME.sub("", text)
+        iso = _YEAR_FIRST.fullmatch(text) or re.fullmatch(r"([0-9]{4})([0-9]{2})([0-9]{2})", text)
         other = _DAY_OR_MONTH.fullmatch(text)
         if iso:
             year, month, day = (int(part or 1) for part in iso.groups())

@@ -23,7 +23,9 @@ _MAX_LINE = 2**17
 _MAX_QUOTED = 4_000_000  # numbers in quotes; 480x640 are 0.3 million
 _LINE_ENDS = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"  # those of str.splitlines
 # Cells that stand for a missing number.
-_MISSING = frozenset({"", "nan", "na", "n/a", "#n/a", "null", "none", "-", "--", "---"})
+_MISSING = re.compile(
+    r"[-*#?]*|-?nan(?:\(.*\))?|-?1\.#\w+|#?n/?a|null|none|[<>].{0,15}|ovr?|ol|over\w*|under\w*"
+)
 # (separator of columns, None for white space; decimal mark), in the order of preference.
 _FORMS = ((";", "."), (";", ","), ("\t", "."), ("\t", ","), (",", "."), (None, "."), (None, ","))
 _QUOTED = re.compile(r'"([^"]*)"')
@@ -42,17 +44,18 @@ def parse_matrix(path: str | os.PathLike, data: bytes) -> Float64[np.ndarray, "h
     if '"' in text:
         # Inside quotes, a comma is part of a number, not a separator.
         text = _QUOTED.sub(lambda match: match[1].strip().replace(",", "."), text)
-    lines = [line for line in text.splitlines() if line and not line.isspace()]
+    numbered = enumerate(text.splitlines())
+    lines = {number: line for number, line in numbered if line and not line.isspace()}
     if len(lines) > _MAX_LINES:
         detail = f"{len(lines)} lines; expected at most {_MAX_LINES}"
         raise DataError("unreadable-matrix", path, detail)
-    longest = max(map(len, lines), default=0)
+    longest = max(map(len, lines.values()), default=0)
     if longest > _MAX_LINE:
         detail = f"a line of {longest} characters; expected at most {_MAX_LINE}"
         raise DataError("unreadable-matrix", path, detail)
-    form = _form(lines)
-    block, others = _largest_block(lines, *form) if form else ([], 0)
-    matrix = _without_indexes(np.stack(block) if block else np.empty((1, 0)))
+    form = _form(list(lines.values()))
+    block, others = _largest_block(lines, *form) if form else ({}, 0)
+    matrix = _without_indexes(np.stack(list(block.values())) if block else np.empty((1, 0)))
     if min(matrix.shape) < SMALLEST:
         rows, columns = matrix.shape
         size = f"{rows} x {columns}" if matrix.size else "none"
@@ -62,10 +65,14 @@ def parse_matrix(path: str | os.PathLike, data: bytes) -> Float64[np.ndarray, "h
         )
         raise DataError("unreadable-matrix", path, detail)
     if others:
+        count = len(next(iter(block.values())))
         detail = (
-            f"{len(block)} lines of {len(block[0])} numbers, and elsewhere {others} more: the file "
-            "is damaged, or contains several matrices; split it"
+            f"{len(block)} lines of {count} numbers, and elsewhere {others} more: the file is "
+            "damaged, or contains several matrices; split it"
         )
+        raise DataError("unreadable-matrix", path, detail)
+    if (parts := _equal_parts(list(block))) > 1:
+        detail = f"{parts} matrices of equal size with empty lines between them; split the file"
         raise DataError("unreadable-matrix", path, detail)
     return matrix
 
@@ -126,7 +133,7 @@ def _with_comma(cell: str) -> float:
 
 
 def _number(cell: str, to_number: Callable[[str], float]) -> float | None:
-    if cell.lower() in _MISSING:
+    if _MISSING.fullmatch(cell.lower()):
         return np.nan
     try:
         return to_number(cell)
@@ -135,29 +142,41 @@ def _number(cell: str, to_number: Callable[[str], float]) -> float | None:
 
 
 def _largest_block(
-    lines: list[str], separator: str | None, mark: str
-) -> tuple[list[np.ndarray], int]:
+    lines: dict[int, str], separator: str | None, mark: str
+) -> tuple[dict[int, np.ndarray], int]:
     """The consecutive lines with equally many numbers that have the most numbers together.
 
-    Also returns how many other lines have as many numbers as these.
+    Returns the numbers by the number of their line, and how many other lines have as many.
     """
-    best: list[np.ndarray] = []
-    block: list[np.ndarray] = []
+    best: dict[int, np.ndarray] = {}
+    block: dict[int, np.ndarray] = {}
+    width = best_width = 0  # numbers of a line
     lengths: collections.Counter[int] = collections.Counter()
-    for line in lines:
+    for position, line in lines.items():
         row = _numbers(line, separator, mark)
-        if row is None or (block and len(row) != len(block[0])):
-            block = []
+        if row is None or len(row) != width:
+            block, width = {}, len(row or ())
         if row is not None:
-            lengths[len(row)] += 1
-            block.append(np.array(row, np.float64))  # a quarter of the list's memory
-            if len(block) * len(row) > len(best) * (len(best[0]) if best else 0):
-                best = block
-    return best, lengths[len(best[0])] - len(best) if best else 0
+            lengths[width] += 1
+            block[position] = np.array(row, np.float64)  # a quarter of the list's memory
+            if len(block) * width > len(best) * best_width:
+                best, best_width = block, width
+    return best, lengths[best_width] - len(best)
+
+
+def _equal_parts(positions: list[int]) -> int:
+    """Into how many parts of equal length, of at least 16 lines, empty lines divide a block.
+
+    Where every line is followed by an empty one, the block is not divided.
+    """
+    steps = np.diff(positions)
+    starts = np.flatnonzero(steps > steps.min()) + 1
+    lengths = np.diff([0, *starts, len(positions)])
+    return len(lengths) if lengths.min() == lengths.max() >= SMALLEST else 1
 
 
 def _without_indexes(matrix: Float64[np.ndarray, "h w"]) -> Float64[np.ndarray, "h2 w2"]:
-    """Removes a row and a column that count 0, 1, 2, ... or 1, 2, 3, ..., and empty columns.
+    """Removes a row and a column of consecutive numbers (indexes), and empty columns.
 
     With an index column, the first cell of the index row is empty or a name. The column is empty if
     the lines begin with a name, or end with two separators.
@@ -173,4 +192,8 @@ def _without_indexes(matrix: Float64[np.ndarray, "h w"]) -> Float64[np.ndarray, 
 
 
 def _counts(values: np.ndarray) -> bool:
-    return len(values) > 1 and values[0] in (0, 1) and bool((np.diff(values) == 1).all())
+    """Whether values are indexes: 0, 1, 2, ..., or more consecutive numbers than temperatures."""
+    steps = np.diff(values)
+    if len(values) > 36:  # 10..45 degrees C
+        return bool((steps == 1).all() or (steps == -1).all())
+    return len(values) > 1 and values[0] in (0, 1) and bool((steps == 1).all())

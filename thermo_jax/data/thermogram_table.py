@@ -44,7 +44,9 @@ COLUMNS = (
     *("annotation", "notes"),
 )
 _MEANT = {  # names that people write -> the column
-    **dict.fromkeys(("filename", "file_name", "path", "image", "name"), "file"),
+    **dict.fromkeys(
+        ("filename", "file_name", "path", "image", "name", "arquivo", "archivo"), "file"
+    ),
     **dict.fromkeys(("id", "patient_id", "subject", "subject_id", "paciente"), "patient"),
     **dict.fromkeys(("diagnosis", "class", "diagnostico", "target"), "label"),
     **dict.fromkeys(("mask", "masks", "annotations", "segmentation"), "annotation"),
@@ -195,12 +197,12 @@ def _cells(text: str) -> tuple[list[str], list[tuple[int, list[str]]]]:
         header.pop()
     for column in header:
         if column not in COLUMNS:
-            near = difflib.get_close_matches(column, [*COLUMNS, *_MEANT], n=1, cutoff=0)[0]
+            near = difflib.get_close_matches(column, [*COLUMNS, *_MEANT], n=1, cutoff=0.8)
+            advice = f"did you mean {_MEANT.get(near[0], near[0])!r}?" if near else "remove it."
             raise DataError(
                 "bad-table-row",
                 THERMOGRAM_TABLE,
-                f"unknown column {column[:40]!r}: did you mean {_MEANT.get(near, near)!r}? "
-                f"Known columns: {', '.join(COLUMNS)}",
+                f"unknown column {column[:40]!r}: {advice} Known columns: {', '.join(COLUMNS)}",
             )
     repeated = [column for column, count in collections.Counter(header).items() if count > 1]
     if "file" not in header or repeated:
