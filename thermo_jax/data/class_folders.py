@@ -63,6 +63,8 @@ def class_word(name: str) -> str | None:
     if len(name) > 80:
         return None
     words = _WORD.findall(plain(name))
+    if len(words) > 1 and words[0].isdigit():  # 0_healthy, 1_sick
+        words = words[1:]
     kept = [word for word in words if _FILLERS.isdisjoint(singulars(word))]
     # All words that remain count: "no cancer" must not be read as "cancer".
     return next((word for word in singulars("".join(kept)) if word in CLASS_FOLDERS), None)

@@ -101,8 +101,6 @@ def read_file(
         frames = _read_array(path)
         if frame >= len(frames):
             raise DataError("wrong-shape", path, f"no frame {frame}: it has {len(frames)}")
-        # Checked before, because bytes of 1 GB would become numbers of 8 GB.
-        image_limits.check_size(path, *frames.shape[1:], smallest=SMALLEST)
         values = np.array(frames[frame], np.float64)
         return _temperatures(path, values, settings, num_frames=len(frames))
     data = read_bytes(path)
@@ -205,6 +203,8 @@ def _read_array(path: pathlib.Path) -> np.ndarray:
         )
         raise DataError("wrong-shape", path, detail)
     image_limits.check_frames(path, len(values))
+    # Checked here, because bytes of 1 GB would become numbers of 8 GB.
+    image_limits.check_size(path, *values.shape[1:], smallest=SMALLEST)
     return values
 
 
