@@ -111,19 +111,15 @@ def _numbers(line: str, separator: str | None, mark: str) -> list[float] | None:
     if separator is not None and len(cells) > 1 and not cells[-1].strip():
         cells.pop()
     to_number = _with_comma if mark == "," else float
+    first = _number(cells[0].strip(), to_number)
+    if first is None and len(cells) > 1:
+        first = np.nan
+    others = cells[1:]
     try:
-        return list(map(to_number, cells))  # the common case, which is fast
+        numbers = [first, *map(to_number, others)]  # the common case, which is fast
     except ValueError:
-        pass
-    numbers = []
-    for position, cell in enumerate(cells):
-        number = _number(cell.strip(), to_number)
-        if number is None and position == 0 and len(cells) > 1:
-            number = np.nan
-        if number is None:
-            return None
-        numbers.append(number)
-    return numbers if np.isfinite(numbers).any() else None
+        numbers = [first, *(_number(cell.strip(), to_number) for cell in others)]
+    return numbers if None not in numbers and np.isfinite(numbers).any() else None
 
 
 def _with_comma(cell: str) -> float:
