@@ -10,7 +10,6 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, UInt8
 from PIL import Image
-from scipy import ndimage
 
 from thermo_jax.data import colour_maps
 
@@ -95,6 +94,8 @@ def fill_marks(
     The window around a marked pixel is one pixel larger on each side than the smallest square that
     contains an unmarked pixel.
     """
+    from scipy import ndimage  # here, because the import is slow
+
     if not marks.any() or marks.all():
         return levels
     distances = ndimage.distance_transform_cdt(marks, metric="chessboard")
