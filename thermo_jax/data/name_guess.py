@@ -28,7 +28,7 @@ class NameGuess:
     patient: str = ""
     source: str = ""  # what named the patient: "dmr", "file", "folder", or "above" a class folder
     sure: bool = False  # see `Person`
-    of_folder: str = ""  # "patient-5" of the folder, if a DMR-IR file name says that she is 0005
+    of_folder: str = ""  # "patient-5" of the folder, if a DMR-IR file name says 0005
     note: str = ""
     given: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # fields of the user's table
 
