@@ -26,8 +26,8 @@ from thermo_jax.data.thermogram import Thermogram, stem_of, without_suffix
 from thermo_jax.errors import UserError
 from thermo_jax.inference.sources import Listing, find_sources, list_sources, log_unused
 
-# Oddities of a set that are no news about a single thermogram.
-_NO_NOTES = ("unknown-patient", "missing-diagnosis", "assumed-view")
+# Oddities that do not matter for a prediction.
+_IGNORED = ("unknown-patient", "missing-diagnosis", "assumed-view")
 Paths = str | os.PathLike | Iterable[str | os.PathLike]
 
 
@@ -147,6 +147,8 @@ def _add(inputs: Inputs, listing: Listing, names: set[str], seen: set[pathlib.Pa
     seen.update(path for record in records for path in record.files)
     oddities: dict[str, list[Oddity]] = collections.defaultdict(list)  # of each stem
     for oddity in report.oddities:
+        if oddity.kind in _IGNORED:
+            continue
         logging.info("%s: %s", oddity.file, oddity.detail)
         oddities[_stem(oddity.file).lower()].append(oddity)
     used = set()
@@ -154,7 +156,7 @@ def _add(inputs: Inputs, listing: Listing, names: set[str], seen: set[pathlib.Pa
         stem = _stem(files.relative(record.files[0])).lower()
         used.add(stem)
         name = named(record.name)
-        inputs.notes[name] = [_note(o) for o in oddities.get(stem, ()) if o.kind not in _NO_NOTES]
+        inputs.notes[name] = [_note(oddity) for oddity in oddities.get(stem, ())]
         inputs.items.append(dataclasses.replace(record, name=name))
     # Rows of the table that cannot be used, and damaged files of the zip.
     lost: dict[str, list[str]] = collections.defaultdict(list)
