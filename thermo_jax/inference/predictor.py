@@ -235,10 +235,13 @@ class Predictor:
 
         def predictions() -> Iterator[Prediction | Unreadable]:
             with unpacked:
+                yield  # to `next` below
                 items = ordered_map(read, found.items, description="predicting")
                 yield from self.predict(items, count=len(found.items))
 
-        return predictions()
+        started = predictions()
+        next(started)  # Closing a generator that has not started would not leave the `with` block.
+        return started
 
     def predict(
         self, items: Iterable[ReadThermogram | Unreadable], *, count: int | None = None
