@@ -146,6 +146,7 @@ def test_a_continued_decoder_keeps_the_name_of_an_encoder_that_is_gone(
     assert encoder_run.name in page and "/nowhere" not in page
 
 
+@pytest.mark.slow
 def test_a_decoder_continues_with_its_moved_encoder_and_with_no_other(
     segment_run, encoder_run, other_encoder, tmp_path
 ):

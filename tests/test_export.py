@@ -49,7 +49,7 @@ def exported(tmp_path_factory):
     return models, images, folder
 
 
-@pytest.mark.parametrize("task", ["classify", "segment"])
+@pytest.mark.parametrize("task", [pytest.param("classify", marks=pytest.mark.slow), "segment"])
 def test_an_exported_model_runs_without_this_package(task, exported):
     models, images, folder = exported
     model = models[task]

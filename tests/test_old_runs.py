@@ -51,7 +51,7 @@ def config_of(program):
     return old_runs.shrink(PROGRAMS[program].get_config(preset), **given)
 
 
-@pytest.mark.parametrize("program", some_slow("classify"))
+@pytest.mark.parametrize("program", some_slow("encoder", "classify"))
 def test_a_stopped_run_continues_as_if_it_had_not_stopped(runs, program):
     workdir = runs / "stopped" / program
     before = read_jsonl(workdir / METRICS)

@@ -33,7 +33,7 @@ def counting(step):
         ("line", "pmap", 1),
         ("line", "shard_map", 1),
         ("line", "shard_map", 3),  # 3 and 2 make an epoch
-        ("encoder", "pmap", 5),
+        pytest.param("encoder", "pmap", 5, marks=pytest.mark.slow),
         pytest.param("encoder", "shard_map", 1, marks=pytest.mark.slow),
     ],
 )
