@@ -1,8 +1,5 @@
 """Colour pictures become gray levels: gray ones with marks, and those of a known colour map."""
 
-import os
-from pathlib import Path
-
 import numpy as np
 import pytest
 from PIL import Image
@@ -10,11 +7,6 @@ from PIL import Image
 from thermo_jax.data import colour_maps
 from thermo_jax.data.data_report import NOTES
 from thermo_jax.data.palettes import fill_marks, gray_levels
-
-FOREIGN = Path(
-    os.environ.get("THERMO_FOREIGN_DIR")
-    or Path(__file__).resolve().parents[2] / "shared" / "foreign-sample"
-)
 
 
 def body(height=60, width=80):
@@ -197,10 +189,9 @@ def test_tiny_pictures_are_read(size, colour):
     assert {kind for kind, _ in notes} <= NOTES.keys()
 
 
-@pytest.mark.skipif(not FOREIGN.is_dir(), reason=f"no folder {FOREIGN} (THERMO_FOREIGN_DIR)")
 @pytest.mark.parametrize("name, error", [("jet640", 3), ("inferno", 0), ("gray_with_red_cross", 5)])
-def test_pictures_of_the_foreign_sample_become_the_gray_one(name, error):
-    folder = FOREIGN / "pictures"
+def test_pictures_of_the_foreign_sample_become_the_gray_one(foreign_dir, name, error):
+    folder = foreign_dir / "pictures"
     rgb = np.array(Image.open(folder / f"{name}.png").convert("RGB"))
     levels, notes = gray_levels(rgb)
     assert largest_error(levels, np.array(Image.open(folder / "gray.png"))) <= error

@@ -122,24 +122,24 @@ def test_a_damaged_zip_is_refused(find, tmp_path):
             find(path)
 
 
-def test_an_encrypted_zip_is_refused(find, tmp_path):
-    path = write_zip(tmp_path / "a.zip", {"a.csv": CSV})
-    data = bytearray(path.read_bytes())
-    for mark, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):  # the flags in both headers
+def zip_with_header(path, value, *, local, central):
+    """Write a zip; then write a number at these offsets of both headers of its file."""
+    data = bytearray(write_zip(path, {"a.csv": CSV}).read_bytes())
+    for mark, offset in ((b"PK\x03\x04", local), (b"PK\x01\x02", central)):
         place = data.index(mark) + offset
-        data[place : place + 2] = struct.pack("<H", 1)
+        data[place : place + 2] = struct.pack("<H", value)
     path.write_bytes(data)
+    return path
+
+
+def test_an_encrypted_zip_is_refused(find, tmp_path):
+    path = zip_with_header(tmp_path / "a.zip", 1, local=6, central=8)  # the flags
     with pytest.raises(ValueError, match=r"a\.zip cannot be unpacked \(.*encrypted"):
         find(path)
 
 
 def test_an_unknown_compression_is_refused(find, tmp_path):
-    path = write_zip(tmp_path / "a.zip", {"a.csv": CSV})
-    data = bytearray(path.read_bytes())
-    for mark, offset in ((b"PK\x03\x04", 8), (b"PK\x01\x02", 10)):
-        place = data.index(mark) + offset
-        data[place : place + 2] = struct.pack("<H", 99)
-    path.write_bytes(data)
+    path = zip_with_header(tmp_path / "a.zip", 99, local=8, central=10)
     with pytest.raises(ValueError, match="cannot be unpacked .*compression"):
         find(path)
 

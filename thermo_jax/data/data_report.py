@@ -148,7 +148,8 @@ class DataReport:
     strict: bool = False
     problem: str = ""  # why nothing can be used
     oddities: list[Oddity] = dataclasses.field(default_factory=list)
-    sizes: dict[str, int] = dataclasses.field(default_factory=dict)  # "gray 480x640" -> files
+    # "gray 480x640" -> files
+    sizes: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
 
     def collect(self, reading: Reading[T]) -> T:
         """Runs a reading function: adds its oddities to the report, and returns its result.

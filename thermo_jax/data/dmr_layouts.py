@@ -4,10 +4,10 @@ A file of another kind or size is bad; pictures of other formats are logos and t
 site. `layouts` says how the folders look.
 """
 
+import collections
 import dataclasses
 import functools
 import pathlib
-from collections.abc import MutableMapping
 
 from thermo_jax.data import class_folders, diagnoses, identity
 from thermo_jax.data.data_report import Oddity, Reading
@@ -45,7 +45,7 @@ def is_dmr_file(path: pathlib.Path) -> bool:
 
 
 def read(
-    files: FileListing, settings: ReaderSettings, sizes: MutableMapping[str, int]
+    files: FileListing, settings: ReaderSettings, sizes: collections.Counter[str]
 ) -> Reading[tuple[list[Thermogram], dict[str, pathlib.Path]]]:
     """Finds and checks the thermograms; counts the files of each size ("gray 480x640").
 
@@ -100,7 +100,7 @@ def _with_sound_files(
     records: list[Thermogram],
     files: FileListing,
     settings: ReaderSettings,
-    sizes: MutableMapping[str, int],
+    sizes: collections.Counter[str],
 ) -> Reading[list[Thermogram]]:
     """Opens every file; removes bad files, and records of which no file is left."""
     kept, incomplete = [], []
@@ -108,8 +108,7 @@ def _with_sound_files(
     checks = ordered_map(check, records, description="checking")
     for record, (sound, oddities, sizes_of_record) in zip(records, checks, strict=True):
         yield from oddities
-        for size in sizes_of_record:
-            sizes[size] = sizes.get(size, 0) + 1
+        sizes.update(sizes_of_record)
         kept += [sound] if sound.paths else []
         if ("gray" in record.paths) != ("heat" in record.paths):
             incomplete.append((record, sound))
@@ -158,7 +157,6 @@ def _read(path: pathlib.Path, kind: str, settings: ReaderSettings) -> Content:
         detail = f"{size} pixels (rows x columns); expected {expected[0]}x{expected[1]}"
         error = "wrong-shape" if kind == "temperatures" else "wrong-size"
         raise DataError(error, path, detail, size=size)
-    is_recovered = any(note_kind == "known-palette" for note_kind, _ in content.notes)
-    if content.kind != _CONTENTS[kind] or is_recovered:
+    if content.kind != _CONTENTS[kind] or content.recovered:
         raise DataError("coloured-gray", path, "not a gray thermogram; is it a heatmap?")
     return content

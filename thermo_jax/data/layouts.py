@@ -15,7 +15,7 @@ import collections
 import dataclasses
 import os
 import pathlib
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Mapping
 
 from thermo_jax.data import class_folders, dmr_layouts, identity, thermogram_table
 from thermo_jax.data.annotation_files import annotate
@@ -119,7 +119,7 @@ def survey(
 
 
 def _read_any_camera(
-    files: FileListing, settings: ReaderSettings, sizes: MutableMapping[str, int]
+    files: FileListing, settings: ReaderSettings, sizes: collections.Counter[str]
 ) -> Reading[tuple[list[Thermogram], Mapping[str, pathlib.Path]]]:
     """Finds and checks the thermograms of a folder that is not DMR-IR's.
 
@@ -182,7 +182,7 @@ def _with_sound_files(
     records: list[Thermogram],
     files: FileListing,
     settings: ReaderSettings,
-    sizes: MutableMapping[str, int],
+    sizes: collections.Counter[str],
 ) -> Reading[list[Thermogram]]:
     """Opens every file; removes bad files, and records of which no file is left."""
     kept = []
@@ -199,8 +199,7 @@ def _with_sound_files(
     for sound, oddities, of_record in ordered_map(check, records, description="checking"):
         for oddity in oddities:
             yield dataclasses.replace(oddity, file=files.relative(pathlib.Path(oddity.file)))
-        for size in of_record:
-            sizes[size] = sizes.get(size, 0) + 1
+        sizes.update(of_record)
         kept += [sound] if sound else []
     return kept
 

@@ -288,7 +288,8 @@ def _combine(contents: dict[pathlib.Path, Content], *, frame: int) -> Picture:
     shapes = {kind: contents[path].pixels.shape for kind, path in used.items()}
     if "temperatures" in used and "gray" in used and shapes["gray"] != shapes["temperatures"]:
         oddities.append(_unused(used.pop("gray"), "of another size than the temperatures"))
-    if "temperatures" in used and "gray" in used and _is_recovered(contents[used["gray"]]):
+    if "temperatures" in used and "gray" in used and contents[used["gray"]].recovered:
+        # Colours are less exact than temperatures.
         oddities.append(_unused(used.pop("gray"), "images are rendered from the temperatures"))
     if "colour" in used and len(used) > 1 and not _is_snap(used["colour"], shapes):
         oddities.append(_unused(used.pop("colour"), "heatmaps are rendered as for training"))
@@ -311,11 +312,6 @@ def _combine(contents: dict[pathlib.Path, Content], *, frame: int) -> Picture:
         text = f"{height}x{width} pixels (rows x columns) are not 4:3: edges repeated"
         oddities.append(Oddity("padded", str(picture.main_file), text))
     return dataclasses.replace(picture, oddities=tuple(oddities))
-
-
-def _is_recovered(content: Content) -> bool:
-    """Whether gray levels come from colours, which are less exact than temperatures."""
-    return any(kind == "known-palette" for kind, _ in content.notes)
 
 
 def _unused(path: pathlib.Path, reason: str) -> Oddity:

@@ -83,6 +83,11 @@ class Content(NamedTuple):
     notes: tuple[tuple[str, str], ...] = ()
     num_frames: int = 1
 
+    @property
+    def recovered(self) -> bool:
+        """Whether gray levels come from the colours of a known palette."""
+        return any(kind == "known-palette" for kind, _ in self.notes)
+
 
 def read_file(
     path: str | os.PathLike, settings: ReaderSettings = AS_RECOGNISED, *, frame: int = 0
@@ -107,8 +112,8 @@ def read_file(
     if suffix in MATRICES:
         return _temperatures(path, parse_matrix(path, data), settings)
     notes = []
-    image_limits.check_image(path, data)
     if flir.is_flir(data):
+        image_limits.check_image(path, data)  # of other pictures, `open_image` does so
         try:
             celsius, note = flir.read_celsius(data, emissivity=settings.emissivity)
         except flir.NotReadableError as error:
