@@ -1,0 +1,270 @@
+"""The bodies of phantom version 2: every number that varies between images, and shapes.
+
+A body consists of eggs (breasts, nipples, armpits), capsules (arms), circles (head) and outlines
+(torso, neck) in body coordinates: pixels of a 640x480 image, u to the image's right, v down, u = 0
+on the midline. Pairs are (image left, image right).
+
+All numbers are quantiles of independent normal numbers, so one vector is one body. Where they come
+from: "annotators" are summary numbers (means and standard deviations) of the regions that were
+drawn on the 11 annotated patients of DMR-IR that SPEC section 11 calls "choosing"; "seen" was
+estimated by looking at thermograms, and made wider; the rest is stated. No image was used.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.scipy.stats import norm
+from jaxtyping import Array, Float
+
+MOST = 2.5  # standard deviations; rarer numbers are moved to this one
+
+
+@dataclasses.dataclass(frozen=True)
+class Normal:
+    """A normal number. `own` makes it a pair: `sd` is common to both sides, `own` is not."""
+
+    mean: float
+    sd: float
+    own: float | None = None
+
+    def __call__(self, z: Float[Array, "3"]) -> Array:
+        """The value of three standard normal numbers."""
+        common = self.mean + self.sd * z[0]
+        return common if self.own is None else common + self.own * z[1:]
+
+
+@dataclasses.dataclass(frozen=True)
+class Uniform:
+    """A uniform number."""
+
+    low: float
+    high: float
+
+    def __call__(self, z: Float[Array, "3"]) -> Array:
+        """The value of three standard normal numbers; the first one is used."""
+        return self.low + (self.high - self.low) * norm.cdf(z[0])
+
+
+@dataclasses.dataclass(frozen=True)
+class Chance:
+    """1 with this probability, else 0. `sides` makes it a pair of independent numbers."""
+
+    probability: float
+    sides: bool = False
+
+    def __call__(self, z: Float[Array, "3"]) -> Array:
+        """The value of three standard normal numbers."""
+        return jnp.float32(norm.cdf(z[1:] if self.sides else z[0]) < self.probability)
+
+
+PARAMETERS: dict[str, Normal | Uniform | Chance] = {
+    # ---- pose: the camera's distance and direction (annotators: the sd of centres is 20 pixels)
+    "scale": Normal(1.0, 0.06),
+    "shift_x": Normal(2, 12),
+    "shift_y": Normal(0, 16),
+    "turn": Normal(0, 0.03),  # radians
+    "lean": Normal(0, 0.04),  # du / dv: the patient or the camera leans
+    # ---- breasts (annotators: half axes 157 and 98, sd 25 and 12; centre v 283, sd 21; tilt 26
+    # degrees, sd 8; inner edges 6 pixels apart; correlation of the two sides .95)
+    "breast_size": Normal(0.0, 0.13, 0.03),  # logarithm, of both half axes
+    "breast_length": Normal(152, 12, 3),
+    "breast_width": Normal(98, 5, 2),
+    "breast_tilt": Normal(0.43, 0.13, 0.06),  # radians; the lower end points outward
+    "breast_taper": Normal(0.12, 0.08, 0.03),
+    "breast_v": Normal(284, 16, 5),
+    "breast_gap": Normal(3, 5, 4),  # between the inner edge and the midline
+    # ---- nipples, in half axes of the breast (annotators: .60 down, sd .17; .19 outward, sd .2)
+    "nipple_down": Normal(0.60, 0.17, 0.06),
+    "nipple_out": Normal(0.19, 0.18, 0.08),
+    "nipple_length": Normal(26, 3.0, 2.0),  # of the drawn region (annotators: 28 and 24)
+    "nipple_width": Normal(24, 2.5, 1.5),
+    "nipple_tip": Uniform(6, 13),  # radius of the visible spot (seen)
+    # ---- armpits (annotators: centre 198 from the midline, v 119; half axes 95 and 61)
+    "armpit_u": Normal(212, 14, 7),
+    "armpit_v": Normal(128, 16, 6),
+    "armpit_length": Normal(108, 11, 4),
+    "armpit_width": Normal(58, 7, 3),
+    "armpit_taper": Normal(-0.55, 0.12),
+    "armpit_tilt": Normal(0.0, 0.15, 0.08),
+    # ---- neck (annotators: v 14 to 115, sd 20 and 33; u -99 to 99, sd 20; 11,900 square pixels)
+    "chin": Normal(14, 22),
+    "collar": Normal(114, 22),
+    "neck_width": Normal(68, 8),
+    "collar_width": Normal(110, 14),
+    # ---- the same annotator draws the same region differently (estimated)
+    "drawn_down": Normal(0, 4),
+    "drawn_out": Normal(0, 4),
+    "drawn_factor": Normal(1, 0.03),
+    # ---- outline (seen)
+    "girth": Normal(1.0, 0.06),
+    "waist": Normal(182, 12),
+    "arm_angle": Normal(0.72, 0.2, 0.1),  # radians above the horizontal
+    "arm_width": Normal(80, 8, 2),
+    "shoulder_v": Normal(142, 12),
+    "forearm": Chance(0.25, sides=True),  # crosses the upper corner of the image
+    "forearm_v": Uniform(-60, 20),
+    # ---- temperatures, degrees C (seen, and wider): differences from the skin
+    "skin": Uniform(30.5, 34),
+    "room": Uniform(19, 25),
+    "contrast": Uniform(0.6, 1.7),  # multiplies all differences below
+    "breast_cool": Normal(1.5, 0.7, 0.15),
+    "breast_depth": Uniform(0.3, 1.3),  # how much cooler its lower part is
+    "fold_warm": Uniform(0.5, 2.4),
+    "fold_width": Uniform(8, 26),  # pixels
+    "sternum_warm": Uniform(0.0, 1.4),
+    "belly_warm": Uniform(-0.2, 1.6),
+    "neck_warm": Uniform(0.2, 1.8),
+    "face_cool": Uniform(-1.0, 1.5),
+    "armpit_warm": Uniform(0.0, 1.2),
+    "crease_warm": Normal(1.2, 0.5, 0.3),
+    "crease_width": Uniform(6, 24),
+    "crease_out": Normal(0.1, 0.25, 0.1),
+    "arm_cool": Uniform(0.0, 1.8),
+    "nipple_cool": Normal(0.7, 0.7, 0.15),  # may be warm
+    "areola_cool": Uniform(-0.2, 0.7),
+    "edge_cool": Uniform(0.8, 2.6),  # skin seen at a grazing angle
+    "edge_width": Uniform(4, 14),
+    "vessels": Uniform(0.0, 1.5),
+    "vessel_scale": Uniform(22, 60),  # pixels
+    "blotches": Uniform(0.1, 0.6),
+    "lesion": Chance(0.15, sides=True),
+    "lesion_warm": Uniform(-1.0, 2.5),
+    # ---- things that are not the body (seen)
+    "marker": Chance(0.75),
+    "marker_u": Normal(0, 14),
+    "marker_v": Normal(410, 18),
+    "marker_half": Uniform(18, 36),
+    "marker_turn": Normal(0, 0.08),
+    "marker_level": Uniform(0.0, 0.5),  # between the room and the skin
+    "hair": Chance(0.2, sides=True),
+    "hair_length": Uniform(40, 190),
+    "necklace": Chance(0.15),
+    "necklace_drop": Uniform(20, 120),
+    "scar": Chance(0.12, sides=True),
+    "scar_warm": Uniform(-1.2, 1.2),
+    # ---- camera
+    "blur": Uniform(0.6, 3.0),  # sd, pixels of 640x480
+    "noise": Uniform(0.01, 0.15),
+    "vignette": Normal(0, 0.25),
+}
+
+# How the regions that annotators draw differ from the anatomy (measured: SPEC section 11): pixels
+# down and outward, and a factor of both half axes.
+HABITS = {
+    "breast": (-7.0, 0.0, 1.04),
+    "nipple": (0.0, 0.0, 1.0),
+    "armpit": (10.0, -15.0, 1.0),
+}
+NECK_HABIT = (-16.0, 12.0)  # pixels down, of its upper and its lower end
+
+Body = dict[str, Any]
+
+
+def draw_body(key: jax.Array) -> Body:
+    """A random body: the value of each of `PARAMETERS`, a number or a pair."""
+    z = jnp.clip(jax.random.normal(key, (len(PARAMETERS), 3)), -MOST, MOST)
+    return {name: rule(z[i]) for i, (name, rule) in enumerate(PARAMETERS.items())}
+
+
+@dataclasses.dataclass(frozen=True)
+class Egg:
+    """An ellipse, wider below if `taper` > 0, whose lower end points outward by `tilt` radians.
+
+    Attributes:
+      side: -1 (image left) or 1: the direction of "outward".
+      u, v: the centre.
+      width, length: half axes.
+    """
+
+    side: int
+    u: Any
+    v: Any
+    width: Any
+    length: Any
+    tilt: Any = 0.0
+    taper: Any = 0.0
+
+    def local(self, u: Array, v: Array) -> tuple[Array, Array]:
+        """(p, q): position along the axis (down) and across it (outward), in half axes."""
+        sin, cos = jnp.sin(self.tilt), jnp.cos(self.tilt)
+        out, down = self.side * (u - self.u), v - self.v
+        p = (sin * out + cos * down) / self.length
+        q = (cos * out - sin * down) / self.width
+        return p, q / jnp.clip(1 + self.taper * p, 0.35, None)
+
+    def point(self, p: Any, q: Any) -> tuple[Array, Array]:
+        """Body coordinates (u, v) of the local (p, q); the inverse of `local`."""
+        sin, cos = jnp.sin(self.tilt), jnp.cos(self.tilt)
+        along, across = p * self.length, q * (1 + self.taper * p) * self.width
+        return self.u + self.side * (sin * along + cos * across), (
+            self.v + cos * along - sin * across
+        )
+
+    def radius(self, u: Array, v: Array) -> Array:
+        """The distance from the centre; 1 on the outline."""
+        return jnp.hypot(*self.local(u, v))
+
+
+def _breast(body: Body, i: int) -> Egg:
+    side, size = (-1, 1)[i], jnp.exp(body["breast_size"][i])
+    width, length = size * body["breast_width"][i], size * body["breast_length"][i]
+    tilt = jnp.clip(body["breast_tilt"][i], 0.05, 0.9)
+    reach = jnp.hypot(length * jnp.sin(tilt), width * jnp.cos(tilt))
+    return Egg(
+        side,
+        side * (reach + body["breast_gap"][i]),
+        body["breast_v"][i] + 40 * (size - 1),
+        width,
+        length,
+        tilt,
+        body["breast_taper"][i],
+    )
+
+
+def breasts(body: Body) -> tuple[Egg, Egg]:
+    """Both breasts."""
+    return _breast(body, 0), _breast(body, 1)
+
+
+def nipples(body: Body) -> tuple[Egg, Egg]:
+    """The regions that annotators draw around the nipples."""
+
+    def nipple(i: int, breast: Egg) -> Egg:
+        down, out = body["nipple_down"][i], body["nipple_out"][i]
+        far = jnp.clip(jnp.hypot(down, out) / 0.86, 1.0, None)
+        u, v = breast.point(down / far, out / far)
+        return Egg(breast.side, u, v, body["nipple_width"][i], body["nipple_length"][i])
+
+    return tuple(nipple(i, breast) for i, breast in enumerate(breasts(body)))
+
+
+def armpits(body: Body) -> tuple[Egg, Egg]:
+    """Both armpits, wide above and pointed below."""
+
+    def armpit(i: int) -> Egg:
+        side = (-1, 1)[i]
+        return Egg(
+            side,
+            side * body["armpit_u"][i] * body["girth"],
+            body["armpit_v"][i],
+            body["armpit_width"][i],
+            body["armpit_length"][i],
+            body["armpit_tilt"][i],
+            body["armpit_taper"],
+        )
+
+    return armpit(0), armpit(1)
+
+
+def neck_knots(body: Body) -> tuple[Array, Array]:
+    """(v, half width) of the neck's outline, from the chin to the jugular notch, as it is drawn."""
+    chin, collar = body["chin"] + NECK_HABIT[0], body["collar"] + NECK_HABIT[1]
+    width = body["neck_width"]
+    height = jnp.clip(collar - chin, 40, None)
+    v = chin + height * jnp.array([0.0, 0.12, 0.45, 0.55, 0.8, 1.0])
+    half = jnp.stack(
+        [0.55 * width, 0.9 * width, 0.98 * width, body["collar_width"], 0.5 * width, 0.0 * width]
+    )
+    return v, half
