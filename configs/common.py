@@ -42,6 +42,7 @@ def _are_counts(numbers: Sequence) -> bool:
 
 _COUNT: Rule = ("at least 1", lambda value: value >= 1)
 _NOT_NEGATIVE: Rule = ("at least 0", lambda value: value >= 0)
+_UP_TO_1: Rule = ("from 0 to 1", lambda value: 0 <= value <= 1)
 _POSITIVE: Rule = ("above 0", lambda value: value > 0)
 _SHARE: Rule = ("above 0 and below 1", lambda value: 0 < value < 1)
 _SEED: Rule = ("from 0 to 4294967295", lambda value: 0 <= value < 2**32)  # JAX's keys are 32 bits
@@ -70,6 +71,16 @@ RULES: dict[str, Rule] = {
     "steps_per_dispatch": _COUNT,
     "tasks": _some_of(("classify", "segment")),
     "unet_width": _COUNT,
+    "augment.rotation": ("from 0 to 180", lambda value: 0 <= value <= 180),
+    "augment.scale": _UP_TO_1,
+    "augment.stretch": _UP_TO_1,
+    "augment.shift": _UP_TO_1,
+    "augment.elastic": _UP_TO_1,
+    "augment.gamma": _UP_TO_1,
+    "augment.field": _UP_TO_1,
+    "augment.noise": _UP_TO_1,
+    "augment.blur": ("from 0 to 10", lambda value: 0 <= value <= 10),
+    "augment.rectangles": ("from 0 to 20", lambda value: 0 <= value <= 20),
     "data.layout": _one_of(LAYOUTS),
     "data.loader": _one_of(LOADERS),
     "data.render": _one_of(RENDER_CHOICES),
@@ -77,8 +88,8 @@ RULES: dict[str, Rule] = {
     "data.unit": _one_of(UNIT_CHOICES),
     "encoder.kind": _one_of(_KINDS),
     "encoder.type": _one_of(tuple(CHANNELS)),
-    "flir.emissivity": ("from 0 to 1", lambda value: 0 <= value <= 1),
-    "loss.contrastive_weight": ("from 0 to 1", lambda value: 0 <= value <= 1),
+    "flir.emissivity": _UP_TO_1,
+    "loss.contrastive_weight": _UP_TO_1,
     "loss.form": _one_of(tuple(CONTRASTIVE_LOSSES)),
     "loss.num_patches": _COUNT,
     "loss.temperature": _POSITIVE,
@@ -254,6 +265,37 @@ def parallel() -> ConfigDict:
     # 0 = automatic (1 on the CPU, 50 elsewhere). With more than 1, a whole evaluation is one
     # dispatch, too. Metrics are read, and a signal to stop is obeyed, between dispatches.
     config.steps_per_dispatch = 0
+    return config
+
+
+def augment() -> ConfigDict:
+    """How training images are changed at random in each step; 0 or False is off (published).
+
+    "Up to" a number means that each image gets its own, uniform from minus this number to it.
+    """
+    config = ConfigDict()
+    # Whether half of the images are mirrored; labels of the left and the right side are exchanged.
+    config.mirror = False
+    # Images are turned by up to this angle, degrees.
+    config.rotation = 0.0
+    # The logarithm of their magnification is up to this: 0.1 is from 90 % to 111 %.
+    config.scale = 0.0
+    # The logarithm of height by width of what was a square is up to this.
+    config.stretch = 0.0
+    # Images are moved up or down, left or right, by up to this share of their height.
+    config.shift = 0.0
+    # Standard deviation of a smooth displacement of the pixels, as a share of the height.
+    config.elastic = 0.0
+    # The logarithm of the power to which levels, from 0 to 1, are raised is up to this.
+    config.gamma = 0.0
+    # Standard deviation of a smooth field that is added, as a share of the 255 levels.
+    config.field = 0.0
+    # Standard deviation of the noise of each pixel, as a share of the 255 levels.
+    config.noise = 0.0
+    # Standard deviation of a Gaussian blur is from 0 to this, pixels.
+    config.blur = 0.0
+    # Number of small rectangles of one level, each of which covers a part of every second image.
+    config.rectangles = 0
     return config
 
 

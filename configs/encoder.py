@@ -31,6 +31,7 @@ def _build(data_type: str = "heat") -> ConfigDict:
     # Patches sampled per image and step.
     config.loss.num_patches = 16
 
+    config.augment = common.augment()
     config.train = common.train(batch_size=16, epochs=200, patience=10, learning_rate=1e-3)
     # Decoupled weight decay, on all parameters.
     config.train.weight_decay = 1e-4

@@ -15,6 +15,7 @@ from thermo_jax.configs import common
 
 def _build(row: str = "H/H") -> ConfigDict:
     config = common.decoder("segment", preset=row)
+    config.augment = common.augment()
     config.train = common.train(batch_size=16, epochs=200, patience=30, learning_rate=5e-3)
     return config
 

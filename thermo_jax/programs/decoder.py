@@ -2,7 +2,8 @@
 
 The encoder comes from its own run's workdir or, if this run continues, from this run's checkpoint.
 
-encoder -> latents, computed once if they fit on the devices -> training -> best epoch
+encoder -> latents, computed once if they fit on the devices and images are not augmented
+-> training -> best epoch
 -> predictions for the test patients, once -> results, pictures
 """
 
@@ -47,6 +48,7 @@ def run(
     placement = settings.placement(config)
     parallel = placement.parallel
     plan = settings.training_plan(config)
+    augmentation = settings.augment_settings(config)
     parallel.check_batch_size(plan.batch_size)
     operations = settings.operations(config, placement)
     workdir = check_workdir(workdir, config)
@@ -71,6 +73,7 @@ def run(
         encoder=encoder,
         batch_size=plan.batch_size,
         placement=placement,
+        augmented=augmentation.is_on,
     )
     # ------------------------------------------------------------------------------ model and steps
     decoder = train_decoder.make_decoder(
@@ -89,7 +92,10 @@ def run(
     # ------------------------------------------------------------------------------------- training
     trained = loop.fit(
         parallel.replicate(state),
-        train_step=map_step(partial(train_decoder.train_step, tx=tx, **models), role="train"),
+        train_step=map_step(
+            partial(train_decoder.train_step, tx=tx, augmentation=augmentation, **models),
+            role="train",
+        ),
         eval_step=map_step(partial(train_decoder.eval_step, **models), role="eval"),
         train=placed["train"],
         validation=placed["validation"],
@@ -188,6 +194,7 @@ def place(
     encoder: FrozenEncoder,
     batch_size: int,
     placement: Placement,
+    augmented: bool = False,
 ) -> tuple[dict[str, ExampleSet], bool]:
     """The decoder's inputs and targets by role, and whether they are on the devices.
 
@@ -198,12 +205,15 @@ def place(
       examples: the table to which the rows in `sets` belong. The devices receive the whole table,
         so that all runs of a study compile for the same size, however few patients they train on.
       target: the column that a decoder learns.
+      augmented: whether each step changes the images, so that their latents cannot be kept.
     """
     targets = {target: examples.columns[target]}
     images = {"images": examples.columns["images"]}
     latents, count = encoder.latents(images["images"].shape[1:]), padded_rows(len(examples))
     num_bytes = count * int(np.prod(latents.shape)) * latents.dtype.itemsize
-    if not placement.fits(num_bytes + table_bytes(targets), "The latents"):
+    if augmented:
+        logging.info("Images are augmented, so that their latents are not kept.")
+    if augmented or not placement.fits(num_bytes + table_bytes(targets), "The latents"):
         placed, resident = placement.place(images | targets, sets)
         logging.info(
             "The encoder runs in every step."

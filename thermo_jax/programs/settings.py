@@ -15,6 +15,7 @@ from thermo_jax.data.dataset import PAPER, DataSettings, SplitSettings
 from thermo_jax.data.radiometry import find_colormap
 from thermo_jax.errors import UserError
 from thermo_jax.models import precision
+from thermo_jax.models.augmentation import AugmentSettings
 from thermo_jax.models.operations import Operations, choose_operations
 from thermo_jax.training.loop import TrainingPlan
 from thermo_jax.training.parallel import DataParallel
@@ -63,6 +64,11 @@ def data_settings(config: ConfigDict) -> DataSettings:
 def split_settings(config: ConfigDict) -> SplitSettings:
     """Which patients are for training, validation and testing."""
     return SplitSettings(**config.split)
+
+
+def augment_settings(config: ConfigDict) -> AugmentSettings:
+    """How much the images of each training step are changed at random."""
+    return AugmentSettings(**config.augment)
 
 
 def training_plan(config: ConfigDict) -> TrainingPlan:
