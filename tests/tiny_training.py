@@ -20,6 +20,7 @@ from ml_collections import ConfigDict
 
 from thermo_jax.configs import classify, segment
 from thermo_jax.models import cuts, decoders
+from thermo_jax.models.augmentation import OFF, AugmentSettings
 from thermo_jax.models.cuts import scale_images
 from thermo_jax.models.frozen import FrozenEncoder
 from thermo_jax.models.operations import NATIVE, Operations
@@ -33,6 +34,7 @@ from thermo_jax.training.state import TrainState, example_keys, initialise
 HEIGHT, WIDTH = 16, 24
 BATCH_SIZE = 8
 CHANNELS = cuts.CHANNELS
+AUGMENTATION = AugmentSettings(mirror=True, rotation=10.0, elastic=0.03, field=0.05, noise=0.05)
 TARGETS = {"classify": "labels", "segment": "label_maps"}
 # XLA's older code generator, and modules that are not split for parallel compilation.
 QUICK_OPTIONS = {"xla_cpu_use_fusion_emitters": False, "xla_cpu_parallel_codegen_split_count": 1}
@@ -130,6 +132,7 @@ def encoder_trainer(
     tx: optax.GradientTransformation | None = None,
     dtype: str = "float32",
     operations: Operations = NATIVE,
+    augmentation: AugmentSettings = OFF,
     **loss: Any,
 ) -> Trainer:
     """The shipped encoder, shrunk; `loss` changes its loss settings."""
@@ -143,7 +146,9 @@ def encoder_trainer(
     state = initialise(create_state, rng=jax.random.key(1))
     return Trainer(
         state=cast(state, dtype),
-        train_step=partial(train_encoder.train_step, model=model, tx=tx, loss=settings),
+        train_step=partial(
+            train_encoder.train_step, model=model, tx=tx, loss=settings, augmentation=augmentation
+        ),
         eval_step=partial(train_encoder.eval_step, model=model, loss=settings),
         column_names=("images",),
         encoder_of=lambda state: {name: tree["encoder"] for name, tree in state.variables.items()},
@@ -224,6 +229,7 @@ def decoder_trainer(
     tx: optax.GradientTransformation | None = None,
     dtype: str = "float32",
     operations: Operations = NATIVE,
+    augmentation: AugmentSettings = OFF,
 ) -> Trainer:
     """A decoder on a frozen encoder; `row` is encoder/decoder as in Table 1."""
     config = decoder_config(task, row, dtype=dtype)
@@ -236,7 +242,7 @@ def decoder_trainer(
     models = {"encoder": encoder.module, "decoder": decoder}
     return Trainer(
         state=cast(state, dtype),
-        train_step=partial(train_decoder.train_step, tx=tx, **models),
+        train_step=partial(train_decoder.train_step, tx=tx, augmentation=augmentation, **models),
         eval_step=partial(train_decoder.eval_step, **models),
         column_names=("images", TARGETS[task]),
         encoder_of=lambda state: state.frozen,

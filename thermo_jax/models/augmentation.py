@@ -9,6 +9,7 @@ The functions run inside the jitted step. A transform that is off is not part of
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Sequence
 
@@ -80,6 +81,7 @@ def augment(
     keys: Key[Array, " b"],
     settings: AugmentSettings,
     swap: Sequence[int] = (),
+    dtype=jnp.float32,
 ) -> tuple[UInt8[Array, "b h w c"], Float[Array, "b h w k"] | None]:
     """Returns changed images, and the labels that belong to them.
 
@@ -89,6 +91,7 @@ def augment(
       soft_labels: shares of the classes at each pixel; None if there are no labels of pixels.
       keys: one for each image. They alone determine the change.
       swap: for each class, the class that it becomes in a mirrored image.
+      dtype: the type of the random numbers and of everything that is computed.
     """
     if not settings.is_on:
         return images, soft_labels
@@ -96,19 +99,19 @@ def augment(
     number_keys, field_keys, rectangle_keys, noise_keys = jax.vmap(
         lambda key: jax.random.split(key, 4), out_axes=1
     )(keys)
-    # Uniform from -1 to 1; always float32, so that images do not depend on the type of the labels.
-    numbers = _draw(jax.random.uniform, number_keys, (_NUMBERS,), minval=-1.0).T
+    draw = functools.partial(_draw, dtype=dtype)
+    numbers = draw(jax.random.uniform, number_keys, (_NUMBERS,), minval=-1.0).T
     mirrored, angle, scale, stretch, down, right, gamma, blur = numbers
     if settings.elastic or settings.field:
         rows, columns = (
             smooth_weights(size, spacing=FIELD_SPACING * height) for size in (height, width)
         )
-        grids = _draw(jax.random.normal, field_keys, (3, rows.shape[1], columns.shape[1]))
+        grids = draw(jax.random.normal, field_keys, (3, rows.shape[1], columns.shape[1]))
         fields = smooth_fields(grids, rows, columns)
 
     if settings.mirror:
         images, soft_labels = mirror(images, soft_labels, mirrored > 0, swap=swap)
-    x = images.astype(jnp.float32)
+    x = images.astype(dtype)
     if settings.warps:
         rows_columns = affine_coordinates(
             (height, width),
@@ -121,7 +124,7 @@ def augment(
             rows_columns += settings.elastic * height * fields[:, :2]
         x, soft_labels = _warp_together(x, soft_labels, rows_columns)
     if settings.rectangles:
-        drawn = _draw(jax.random.uniform, rectangle_keys, (settings.rectangles, 6))
+        drawn = draw(jax.random.uniform, rectangle_keys, (settings.rectangles, 6))
         x = cover(x, *place_rectangles(drawn, (height, width)))
     if settings.gamma:
         x = change_gamma(x, settings.gamma * gamma)
@@ -131,14 +134,14 @@ def augment(
         radius = math.ceil(BLUR_TRUNCATE * settings.blur)
         x = blur_images(x, settings.blur * (blur + 1) / 2, radius=radius)
     if settings.noise:
-        noise = _draw(jax.random.normal, noise_keys, (height, width, channels))
+        noise = draw(jax.random.normal, noise_keys, (height, width, channels))
         x = x + _WHITE * settings.noise * noise
     return jnp.clip(jnp.round(x), 0, _WHITE).astype(jnp.uint8), soft_labels
 
 
-def _draw(sample, keys: Key[Array, " b"], shape: tuple[int, ...], **limits) -> Array:
-    """Returns random numbers float32 [b, *shape], those of each image from its own key."""
-    return jax.vmap(lambda key: sample(key, shape, jnp.float32, **limits))(keys)
+def _draw(sample, keys: Key[Array, " b"], shape: tuple[int, ...], *, dtype, **limits) -> Array:
+    """Returns random numbers [b, *shape], those of each image from its own key."""
+    return jax.vmap(lambda key: sample(key, shape, dtype, **limits))(keys)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -206,10 +209,10 @@ def _warp_together(
     """Warps images and labels with one gather."""
     if soft_labels is None:
         return warp(images, rows_columns), None
-    both = jnp.concatenate([images.astype(soft_labels.dtype), soft_labels], -1)
+    both = jnp.concatenate([images, soft_labels.astype(images.dtype)], -1)
     warped = warp(both, rows_columns)
     channels = images.shape[-1]
-    return warped[..., :channels].astype(images.dtype), warped[..., channels:]
+    return warped[..., :channels], warped[..., channels:].astype(soft_labels.dtype)
 
 
 # --------------------------------------------------------------------------------------------------

@@ -64,11 +64,11 @@ def train_step(
 def _augmented(state: TrainState, batch: dict, settings: AugmentSettings) -> dict:
     """Returns the batch with other images, and "soft_labels" in place of "label_maps"."""
     keys = example_keys(state.rng, state.step, AUGMENTATION, examples=batch["slot"])
-    targets = None
+    images, dtype, targets = batch["images"], jax.tree.leaves(state.params)[0].dtype, None
     if "label_maps" in batch:
-        targets = _targets(batch, height=batch["images"].shape[1], dtype=jnp.float32)
+        targets = _targets(batch, height=images.shape[1], dtype=dtype)
     images, targets = augment(
-        batch["images"], targets, keys=keys, settings=settings, swap=MIRRORED_CLASSES
+        images, targets, keys=keys, settings=settings, swap=MIRRORED_CLASSES, dtype=dtype
     )
     return batch | {"images": images, "soft_labels": targets}
 

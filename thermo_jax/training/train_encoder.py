@@ -59,7 +59,8 @@ def train_step(
         positions = draw(state, batch, image_size=images.shape[1:3], model=model, loss=loss)
     if augmentation.is_on:
         keys = example_keys(state.rng, state.step, AUGMENTATION, examples=batch["slot"])
-        images, _ = augment(images, keys=keys, settings=augmentation)
+        dtype = jax.tree.leaves(state.params)[0].dtype
+        images, _ = augment(images, keys=keys, settings=augmentation, dtype=dtype)
 
     def loss_fn(params):
         variables = {"params": params, "batch_stats": state.batch_stats}
