@@ -1,7 +1,7 @@
 """Each transform does what NumPy and SciPy do; labels follow the image; keys decide everything."""
 
 import dataclasses
-import functools
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -48,7 +48,7 @@ def keys_of(step: int) -> jax.Array:
     return example_keys(rng, step, AUGMENTATION, examples=jnp.arange(4))
 
 
-@functools.partial(jax.jit, static_argnames="settings")
+@partial(jax.jit, static_argnames="settings")
 def changed(images, labels=None, *, step=0, settings=ALL):
     return augment(images, labels, keys=keys_of(step), settings=settings, swap=MIRRORED_CLASSES)
 
@@ -261,3 +261,38 @@ def test_the_number_of_devices_does_not_change_the_images(count, mode):
     result, expected = parallel.wrap(step)(rng, batch), changed(images, step=5)[0]
     assert differences(result, expected).max() <= 1
     assert differences(result, expected).mean() < 0.01
+
+
+@pytest.mark.parametrize("task", ["classify", pytest.param("segment", marks=pytest.mark.slow)])
+def test_a_training_step_changes_the_images_by_its_number_and_the_slots(task):
+    with tiny.shallow_decoders():
+        trainer = tiny.decoder_trainer(task, augmentation=tiny.AUGMENTATION)
+        assert_losses_depend_on_step_and_slots(trainer, tiny.batch_of(tiny.columns(8)))
+
+
+@pytest.mark.slow
+def test_a_pretraining_step_changes_the_images_before_it_reads_patches():
+    """With given patches, nothing else in the step is random."""
+    trainer = tiny.encoder_trainer(augmentation=tiny.AUGMENTATION)
+
+    def step(state, batch):
+        anchors = jnp.full((8, 4, 2), 6)
+        positions = anchors, jnp.tile(anchors[:, :, None] + 1, (1, 1, 10, 1))
+        return trainer.train_step(state, batch | {"positions": positions})
+
+    batch = tiny.batch_of(tiny.columns(8))
+    assert_losses_depend_on_step_and_slots(trainer._replace(train_step=step), batch)
+
+
+def assert_losses_depend_on_step_and_slots(trainer: tiny.Trainer, batch: dict) -> None:
+    parallel = tiny.devices(1)
+    step = parallel.wrap(trainer.train_step)
+
+    def loss(number: int, first_slot: int) -> float:
+        rows = {name: batch[name] for name in trainer.column_names}
+        rows["slot"] = batch["slot"] + first_slot
+        state = parallel.replicate(trainer.state.replace(step=np.int32(number)))
+        return float(step(state, parallel.put_batch(rows))[1]["loss"])
+
+    losses = [loss(0, 0), loss(0, 0), loss(1, 0), loss(0, 8)]
+    assert losses[0] == losses[1] and len(set(losses)) == 3, losses
