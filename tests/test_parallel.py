@@ -28,9 +28,7 @@ TRAINERS = {
     "pretrain": tiny.encoder_trainer,
     "classify": lambda **options: tiny.decoder_trainer("classify", **options),
     "segment": lambda **options: tiny.decoder_trainer("segment", **options),
-    "augmented": lambda **options: tiny.decoder_trainer(
-        "segment", augmentation=tiny.AUGMENTATION, **options
-    ),
+    "augmented": lambda **options: tiny.augmented(tiny.decoder_trainer("segment", **options)),
 }
 SIZES = {"pretrain": (8, 12), "classify": (16, 24), "segment": (16, 24)}
 SIZES["augmented"] = SIZES["segment"]

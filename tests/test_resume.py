@@ -47,7 +47,7 @@ def finish(tmp_path_factory):
     def get(name: str) -> Finished:
         workdir = tmp_path_factory.mktemp(name)
         if name == "encoder":
-            run = tiny.make_run(tiny.encoder_trainer(augmentation=tiny.AUGMENTATION))
+            run = tiny.make_run(tiny.augmented(tiny.encoder_trainer()))
         elif name in tiny.TRAINERS:
             run = tiny.make_run(tiny.TRAINERS[name]())
         else:
