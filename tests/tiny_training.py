@@ -20,7 +20,6 @@ from ml_collections import ConfigDict
 
 from thermo_jax.configs import classify, segment
 from thermo_jax.models import cuts, decoders
-from thermo_jax.models.augmentation import AugmentSettings
 from thermo_jax.models.cuts import scale_images
 from thermo_jax.models.frozen import FrozenEncoder
 from thermo_jax.models.operations import NATIVE, Operations
@@ -242,12 +241,6 @@ def decoder_trainer(
         column_names=("images", TARGETS[task]),
         encoder_of=lambda state: state.frozen,
     )
-
-
-def augmented(trainer: Trainer) -> Trainer:
-    """The same trainer, whose training steps change their images."""
-    settings = AugmentSettings(mirror=True, rotation=10.0, elastic=0.03, field=0.05, noise=0.05)
-    return trainer._replace(train_step=partial(trainer.train_step, augmentation=settings))
 
 
 def make_decoder(config: ConfigDict, *, operations: Operations = NATIVE) -> Any:
