@@ -17,6 +17,7 @@ from thermo_jax.models import operations, precision
 from thermo_jax.models.cuts import CHANNELS
 from thermo_jax.models.decoders import HEADS
 from thermo_jax.models.losses import CONTRASTIVE_LOSSES
+from thermo_jax.training.optimizer import SCHEDULES
 from thermo_jax.training.parallel import MODES
 
 ENCODER_VAL_FRACTION = 0.3
@@ -43,7 +44,7 @@ def _are_counts(numbers: Sequence) -> bool:
 _COUNT: Rule = ("at least 1", lambda value: value >= 1)
 _NOT_NEGATIVE: Rule = ("at least 0", lambda value: value >= 0)
 _POSITIVE: Rule = ("above 0", lambda value: value > 0)
-_SHARE: Rule = ("above 0 and below 1", lambda value: 0 < value < 1)
+_SHARE: Rule = ("at least 0 and below 1", lambda value: 0 <= value < 1)
 _SEED: Rule = ("from 0 to 4294967295", lambda value: 0 <= value < 2**32)  # JAX's keys are 32 bits
 # What the values of fields must be. A name with its section ("data.type") is the rule of this one
 # field. A name alone is the rule of every field with this name that has no rule with its section.
@@ -78,6 +79,7 @@ RULES: dict[str, Rule] = {
     "encoder.kind": _one_of(_KINDS),
     "encoder.type": _one_of(tuple(CHANNELS)),
     "flir.emissivity": ("from 0 to 1", lambda value: 0 <= value <= 1),
+    "loss.dice": _NOT_NEGATIVE,
     "loss.contrastive_weight": ("from 0 to 1", lambda value: 0 <= value <= 1),
     "loss.form": _one_of(tuple(CONTRASTIVE_LOSSES)),
     "loss.num_patches": _COUNT,
@@ -91,9 +93,14 @@ RULES: dict[str, Rule] = {
     "split.protocol": _one_of(SPLIT_PROTOCOLS),
     "split.val_fraction": _SHARE,
     "train.checkpoint_minutes": _NOT_NEGATIVE,
+    "train.ema": _SHARE,
     "train.epochs": _COUNT,
     "train.learning_rate": _POSITIVE,
     "train.patience": _NOT_NEGATIVE,
+    "train.schedule": _one_of(SCHEDULES),
+    "train.steps": _NOT_NEGATIVE,
+    "train.warmup": _SHARE,
+    "train.weight_decay": _NOT_NEGATIVE,
 }
 
 
@@ -183,7 +190,7 @@ def split() -> ConfigDict:
     config.fold = 0
     # Share of validation patients among those who are not test patients; the epoch and the
     # threshold are chosen on them. The default is 0.2 for decoders and 0.3 for encoders, which is
-    # the paper's 70:30.
+    # the paper's 70:30. 0: all who are not test patients train, and the last epoch is the result.
     config.val_fraction = 0.2
     # Seed of the split.
     config.seed = 0
@@ -264,10 +271,21 @@ def train(*, batch_size: int, epochs: int, patience: int, learning_rate: float) 
     config.batch_size = batch_size
     # Largest number of epochs. An epoch has max(ceil(images / batch_size), 5) full batches.
     config.epochs = epochs
+    # Number of steps (updates), rounded up to whole epochs, instead of `epochs`; 0 = use `epochs`.
+    config.steps = 0
     # Stop after this many epochs without a better validation loss, 0 = never.
     config.patience = patience
-    # Step size of the optimiser.
+    # Step size of the optimiser, at its highest.
     config.learning_rate = learning_rate
+    # Decoupled weight decay on all parameters (AdamW); 0 = Adam.
+    config.weight_decay = 0.0
+    # Share of the steps, at the start, in which the learning rate grows linearly.
+    config.warmup = 0.0
+    # The learning rate after that: "constant", or "cosine", which falls to 0.
+    config.schedule = "constant"
+    # Evaluation and prediction use an exponential moving average of parameters and batch statistics
+    # with this decay, such as 0.99; 0 = none.
+    config.ema = 0.0
     # Minutes between checkpoints, 0 = one after every epoch. Another one is saved when training
     # ends or gets SIGTERM. A run that is killed continues from its last checkpoint.
     config.checkpoint_minutes = 1.0
@@ -290,6 +308,8 @@ def decoder(task: str, *, preset: str) -> ConfigDict:
     config.encoder.num_kernels = 16
     # Channels of the U-Net's first stage; 64 is the published size.
     config.model.unet_width = 64
+    # True: predictions are the mean over an image and its mirror image, mirrored back.
+    config.model.mirror_average = False
     return config
 
 

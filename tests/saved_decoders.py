@@ -11,8 +11,8 @@ import tiny_training as tiny
 from thermo_jax.configs import common
 from thermo_jax.models import decoders
 from thermo_jax.programs.workdir import to_json
-from thermo_jax.training import train_decoder
 from thermo_jax.training.checkpoints import Checkpoints
+from thermo_jax.training.optimizer import make_optimizer
 from thermo_jax.training.state import TrainState
 
 DOWNSCALE = {"heat": 4, "gray": 16}  # 30x40 pixels
@@ -49,7 +49,7 @@ def save_decoder(
     shape = encoder.latents((30, 40, tiny.CHANNELS[config.data.type])).shape
     latents = jax.numpy.zeros((1, *shape))
     variables = init(jax.random.key(seed), latents, decoder=decoder, unet=decoders.UNet)
-    tx = train_decoder.make_optimizer(config.train.learning_rate)
+    tx = make_optimizer(config.train.learning_rate)
     state = TrainState.create(variables, tx=tx, rng=jax.random.key(0), frozen=encoder.variables)
     meta = {
         "config": to_json(config),

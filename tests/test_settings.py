@@ -38,7 +38,7 @@ def test_shipped_configurations_are_fine(config):
         ("model.conv", "fft", "one of auto, native, cpu, gpu"),
         ("parallel.mode", "pjit", "one of pmap, shard_map"),
         ("model.patch_size", 4, "odd and at least 3"),
-        ("split.val_fraction", 0.0, "above 0 and below 1"),
+        ("split.val_fraction", 1.0, "at least 0 and below 1"),
         ("split.seed", -1, "from 0 to 4294967295"),
         ("seed", -1, "from 0 to 4294967295"),
         ("seed", 2**32, "from 0 to 4294967295"),

@@ -53,6 +53,13 @@ OLD_DEFAULTS: dict[str, Any] = {
     "data.render": "auto",
     "data.unit": "auto",
     "flir.emissivity": 0.0,
+    "train.steps": 0,
+    "train.weight_decay": 0.0,
+    "train.warmup": 0.0,
+    "train.schedule": "constant",
+    "train.ema": 0.0,
+    "loss.dice": 0.0,
+    "model.mirror_average": False,
 }
 
 
