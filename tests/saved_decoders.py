@@ -33,6 +33,7 @@ def save_decoder(
     *,
     seed: int = 0,
     finished: bool = True,
+    mirror_average: bool = False,
     **data: Any,
 ) -> Path:
     """Writes a checkpoint with random weights, as the last epoch of a run does.
@@ -41,6 +42,7 @@ def save_decoder(
       data: fields of `config.data` that differ from the shipped ones.
     """
     config = tiny.decoder_config(task, row)
+    config.model.mirror_average = mirror_average
     config.data = common.data(config.data.type)
     config.data.update(data)
     config.data.downscale = DOWNSCALE[config.data.type]

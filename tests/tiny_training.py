@@ -24,9 +24,8 @@ from thermo_jax.models.cuts import scale_images
 from thermo_jax.models.frozen import FrozenEncoder
 from thermo_jax.models.operations import NATIVE, Operations
 from thermo_jax.models.unet import DoubleConv
-from thermo_jax.training import loop, placement, train_decoder, train_encoder
+from thermo_jax.training import loop, optimizer, placement, train_decoder, train_encoder
 from thermo_jax.training import state as training_state
-from thermo_jax.training.optimizer import make_optimizer
 from thermo_jax.training.parallel import DataParallel, masked_sums, pmean
 from thermo_jax.training.resident import num_rows
 from thermo_jax.training.state import TrainState, example_keys, initialise
@@ -138,7 +137,7 @@ def encoder_trainer(
     model = train_encoder.make_model(
         data_type="heat", num_kernels=2, dtype=dtype, operations=operations
     )
-    tx = tx or make_optimizer(1e-3, weight_decay=1e-4)
+    tx = tx or optimizer.make_optimizer(1e-3, weight_decay=1e-4)
     shape = (HEIGHT, WIDTH, 3)
     create_state = partial(train_encoder.create_state, model, tx=tx, image_shape=shape)
     state = initialise(create_state, rng=jax.random.key(1))
@@ -173,7 +172,7 @@ def line_trainer(*, dtype: str = "float32") -> Trainer:
         keys = example_keys(state.rng, state.step, examples=batch["slot"])
 
         def loss_fn(params):
-            values, x = losses(state.variables | {"params": params}, batch, keys)
+            values, x = losses(state.trained_variables | {"params": params}, batch, keys)
             return values.mean(), x.mean()
 
         (loss, x), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
@@ -230,7 +229,7 @@ def decoder_trainer(
     config = decoder_config(task, row, dtype=dtype)
     encoder = frozen_encoder(config.encoder.type, dtype=dtype)
     decoder = make_decoder(config, operations=operations)
-    tx = tx or make_optimizer(config.train.learning_rate)
+    tx = tx or optimizer.make_optimizer(config.train.learning_rate)
     shape = encoder.latents((HEIGHT, WIDTH, CHANNELS[config.data.type])).shape
     create_state = partial(train_decoder.create_state, decoder, tx=tx, latents_shape=shape)
     state = initialise(create_state, rng=jax.random.key(3), frozen=encoder.variables)
