@@ -44,7 +44,7 @@ def test_the_last_epoch_is_the_result(tmp_path):
     ] * 3
 
 
-@pytest.mark.parametrize("module", [classify, segment])
+@pytest.mark.parametrize("module", [classify, pytest.param(segment, marks=pytest.mark.slow)])
 def test_the_recipe_small_runs_to_its_results(module, tmp_path):
     config = shrink(module.get_config("small,phantom"))
     with tiny.shallow_decoders():
@@ -61,6 +61,7 @@ def test_the_recipe_small_runs_to_its_results(module, tmp_path):
         assert "validation patients" not in (tmp_path / "run" / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_an_encoder_runs_to_its_results(tmp_path):
     outcome = main.run(shrink(encoder.get_config("small,phantom")), tmp_path)
     assert "validation" not in outcome["run"]["images"]
