@@ -18,6 +18,7 @@ def _build(preset: str = "H/H") -> ConfigDict:
     config = common.decoder("classify", preset="G/G" if preset == "small" else preset)
     # "linear" over all pixels (published), or "pooled" (mean over pixels, any image size).
     config.model.head = "linear"
+    config.augment = common.augment()
     config.train = common.train(batch_size=16, epochs=70, patience=0, learning_rate=5e-3)
     if preset == "small":
         small.decoder(config)

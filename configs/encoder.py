@@ -33,6 +33,7 @@ def _build(preset: str = "heat") -> ConfigDict:
     # Patches sampled per image and step.
     config.loss.num_patches = 16
 
+    config.augment = common.augment()
     config.train = common.train(batch_size=16, epochs=200, patience=10, learning_rate=1e-3)
     config.train.weight_decay = 1e-4  # the published value
     if preset == "small":

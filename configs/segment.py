@@ -16,6 +16,7 @@ from thermo_jax.configs import common, small
 
 def _build(preset: str = "H/H") -> ConfigDict:
     config = common.decoder("segment", preset="G/G" if preset == "small" else preset)
+    config.augment = common.augment()
     config.loss = ConfigDict()
     # Weight of the soft Dice loss, which is added to the cross-entropy; 0 is the published loss.
     config.loss.dice = 0.0

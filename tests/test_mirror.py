@@ -6,9 +6,8 @@ import pytest
 import tiny_training as tiny
 from saved_decoders import save_decoder
 
-from thermo_jax.data.thermogram import CLASS_NAMES
+from thermo_jax.data.thermogram import CLASS_NAMES, MIRRORED_CLASSES
 from thermo_jax.inference.predictor import load_model
-from thermo_jax.models.mirror import MIRRORED_CLASSES
 from thermo_jax.training import train_decoder
 
 quick_compilation = pytest.fixture(scope="module", autouse=True)(tiny.quick_compilation)

@@ -28,10 +28,15 @@ TRAINERS = {
     "pretrain": tiny.encoder_trainer,
     "classify": lambda **options: tiny.decoder_trainer("classify", **options),
     "segment": lambda **options: tiny.decoder_trainer("segment", **options),
+    "augmented": lambda **options: tiny.decoder_trainer(
+        "segment", augmentation=tiny.AUGMENTATION, **options
+    ),
 }
 SIZES = {"pretrain": (8, 12), "classify": (16, 24), "segment": (16, 24)}
+SIZES["augmented"] = SIZES["segment"]
 SLOW = [("pmap2", "pretrain"), ("pmap2", "segment"), ("smap8", "segment"), ("gpu2", "segment")]
-SHALLOW = ("classify",)  # tracing a whole U-Net takes seconds; the segmenter has one
+SLOW += [("pmap2", "augmented"), ("pmap8", "augmented")]
+SHALLOW = ("classify", "augmented")  # tracing a whole U-Net takes seconds; the segmenter has one
 # Where one model's case is slow, the other models cover its number of devices and its wrapper.
 CASES = [
     pytest.param(way, name, marks=pytest.mark.slow if (way, name) in SLOW else ())

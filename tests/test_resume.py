@@ -46,7 +46,9 @@ def finish(tmp_path_factory):
     @functools.cache
     def get(name: str) -> Finished:
         workdir = tmp_path_factory.mktemp(name)
-        if name in tiny.TRAINERS:
+        if name == "encoder":
+            run = tiny.make_run(tiny.encoder_trainer(augmentation=tiny.AUGMENTATION))
+        elif name in tiny.TRAINERS:
             run = tiny.make_run(tiny.TRAINERS[name]())
         else:
             run = tiny.make_run(tiny.decoder_trainer(name), device_count=2)

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from thermo_jax import main
 from thermo_jax.configs import classify, demo, encoder, few_shot, segment
-from thermo_jax.configs.common import RULES
+from thermo_jax.configs.rules import RULES
 from thermo_jax.programs import encoder as encoder_program
 from thermo_jax.programs import settings
 

@@ -15,11 +15,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax._src import compiler  # JAX has no public option for all programs
+from compiling import QUICK_COMPILATION as QUICK_COMPILATION
+from compiling import compile_quickly as compile_quickly
+from compiling import quick_compilation as quick_compilation
 from ml_collections import ConfigDict
 
 from thermo_jax.configs import classify, segment
 from thermo_jax.models import cuts, decoders
+from thermo_jax.models.augmentation import OFF, AugmentSettings
 from thermo_jax.models.cuts import scale_images
 from thermo_jax.models.frozen import FrozenEncoder
 from thermo_jax.models.operations import NATIVE, Operations
@@ -33,44 +36,8 @@ from thermo_jax.training.state import TrainState, example_keys, initialise
 HEIGHT, WIDTH = 16, 24
 BATCH_SIZE = 8
 CHANNELS = cuts.CHANNELS
+AUGMENTATION = AugmentSettings(mirror=True, rotation=10.0, elastic=0.03, field=0.05, noise=0.05)
 TARGETS = {"classify": "labels", "segment": "label_maps"}
-# XLA's older code generator, and modules that are not split for parallel compilation.
-QUICK_OPTIONS = {"xla_cpu_use_fusion_emitters": False, "xla_cpu_parallel_codegen_split_count": 1}
-# For separate processes on one device. The options above are missing, because a JAX that does not
-# know an option in XLA_FLAGS does not start.
-QUICK_COMPILATION = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "XLA_FLAGS": ""}
-
-
-def quick_compilation(*, emitters: bool = False):
-    """A module's fixture: XLA compiles in a fifth of the time, and programs are slower.
-
-    With `emitters` of fused loops, compilation takes twice as long, and sums are the usual ones.
-    """
-    compile_as_usual = compile_quickly(emitters=emitters)
-    yield
-    compile_as_usual()
-
-
-def compile_quickly(*, emitters: bool = False) -> Callable[[], None]:
-    """Compile quickly from now on; return a function that ends this."""
-    original = compiler.get_compile_options
-    quick = QUICK_OPTIONS | {"xla_cpu_use_fusion_emitters": emitters}
-    try:
-        jax.jit(lambda: 0, compiler_options=quick)()
-    except jax.errors.JaxRuntimeError:  # this version of XLA lacks an option
-        quick = {}
-
-    def get_compile_options(*args, env_options_overrides=None, **options):
-        overrides = quick | (env_options_overrides or {})
-        return original(*args, env_options_overrides=overrides, **options)
-
-    def undo() -> None:
-        jax.config.update("jax_disable_most_optimizations", False)
-        compiler.get_compile_options = original
-
-    jax.config.update("jax_disable_most_optimizations", True)
-    compiler.get_compile_options = get_compile_options
-    return undo
 
 
 def columns(
@@ -130,6 +97,7 @@ def encoder_trainer(
     tx: optax.GradientTransformation | None = None,
     dtype: str = "float32",
     operations: Operations = NATIVE,
+    augmentation: AugmentSettings = OFF,
     **loss: Any,
 ) -> Trainer:
     """The shipped encoder, shrunk; `loss` changes its loss settings."""
@@ -143,7 +111,9 @@ def encoder_trainer(
     state = initialise(create_state, rng=jax.random.key(1))
     return Trainer(
         state=cast(state, dtype),
-        train_step=partial(train_encoder.train_step, model=model, tx=tx, loss=settings),
+        train_step=partial(
+            train_encoder.train_step, model=model, tx=tx, loss=settings, augmentation=augmentation
+        ),
         eval_step=partial(train_encoder.eval_step, model=model, loss=settings),
         column_names=("images",),
         encoder_of=lambda state: {name: tree["encoder"] for name, tree in state.variables.items()},
@@ -224,6 +194,7 @@ def decoder_trainer(
     tx: optax.GradientTransformation | None = None,
     dtype: str = "float32",
     operations: Operations = NATIVE,
+    augmentation: AugmentSettings = OFF,
 ) -> Trainer:
     """A decoder on a frozen encoder; `row` is encoder/decoder as in Table 1."""
     config = decoder_config(task, row, dtype=dtype)
@@ -236,7 +207,7 @@ def decoder_trainer(
     models = {"encoder": encoder.module, "decoder": decoder}
     return Trainer(
         state=cast(state, dtype),
-        train_step=partial(train_decoder.train_step, tx=tx, **models),
+        train_step=partial(train_decoder.train_step, tx=tx, augmentation=augmentation, **models),
         eval_step=partial(train_decoder.eval_step, **models),
         column_names=("images", TARGETS[task]),
         encoder_of=lambda state: state.frozen,

@@ -28,7 +28,13 @@ from thermo_jax.data import grids
 from thermo_jax.data.examples import block_mean, image_shape
 from thermo_jax.data.file_listing import walk
 from thermo_jax.data.reader import AS_RECOGNISED, ReaderSettings, ordered_map
-from thermo_jax.data.thermogram import GRAY_SHAPE, VIEW_NAMES, DataError, Thermogram
+from thermo_jax.data.thermogram import (
+    GRAY_SHAPE,
+    MIRRORED_CLASSES,
+    VIEW_NAMES,
+    DataError,
+    Thermogram,
+)
 from thermo_jax.errors import ClosedFolderError, MissingFileError, UserError
 from thermo_jax.files import folder_path, is_remote
 from thermo_jax.inference import inputs
@@ -354,7 +360,10 @@ def forward(
         latents = encode(images, encoder=encoder, variables=frozen)
         return decoder.apply(variables, latents, train=False)
 
-    outputs = mirror_averaged(decode, images) if mirror_average else decode(images)
+    if mirror_average:
+        outputs = mirror_averaged(decode, images, swap=MIRRORED_CLASSES)
+    else:
+        outputs = decode(images)
     if isinstance(outputs, tuple):
         logits, evidence = outputs
         return {"probabilities": jax.nn.sigmoid(logits), "evidence": evidence}

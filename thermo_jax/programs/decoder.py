@@ -2,7 +2,8 @@
 
 The encoder comes from its own run's workdir or, if this run continues, from this run's checkpoint.
 
-encoder -> latents, computed once if they fit on the devices -> training -> best or last epoch
+encoder -> latents, computed once if they fit on the devices and images are not augmented
+-> training -> best or last epoch
 -> predictions for the test patients, once -> results, pictures
 """
 
@@ -46,6 +47,7 @@ def run(
     config = settings.resolve(config)
     placement = settings.placement(config)
     parallel = placement.parallel
+    augmentation = settings.augment_settings(config)
     parallel.check_batch_size(config.train.batch_size)
     operations = settings.operations(config, placement)
     workdir = check_workdir(workdir, config)
@@ -71,7 +73,8 @@ def run(
         encoder=encoder,
         batch_size=plan.batch_size,
         placement=placement,
-        cache_latents=not config.model.mirror_average,  # of a mirror image there are none
+        # Of augmented and of mirrored images, there are no latents that could be kept.
+        cache_latents=not (augmentation.is_on or config.model.mirror_average),
     )
     # ------------------------------------------------------------------------------ model and steps
     decoder = train_decoder.make_decoder(
@@ -90,7 +93,9 @@ def run(
     models = {"encoder": encoder.module, "decoder": decoder}
     map_step = partial(placement.map_step, resident=resident)
     loss = {"dice": config.loss.dice} if config.task == "segment" else {}
-    train_step = partial(train_decoder.train_step, tx=tx, **models, **loss)
+    train_step = partial(
+        train_decoder.train_step, tx=tx, augmentation=augmentation, **models, **loss
+    )
     eval_step = partial(train_decoder.eval_step, **models, **loss)
     predict_step = partial(
         train_decoder.predict_step,
@@ -218,6 +223,8 @@ def place(
     images = {"images": examples.columns["images"]}
     latents, count = encoder.latents(images["images"].shape[1:]), padded_rows(len(examples))
     num_bytes = count * int(np.prod(latents.shape)) * latents.dtype.itemsize
+    if not cache_latents:
+        logging.info("Steps change the images, so that their latents are not kept.")
     if not cache_latents or not placement.fits(num_bytes + table_bytes(targets), "The latents"):
         placed, resident = placement.place(images | targets, sets)
         logging.info(

@@ -84,7 +84,13 @@ def run(
     placed, resident = placement.place({"images": images}, sets)
     map_step = partial(placement.map_step, resident=resident)
     draw = partial(train_encoder.draw, image_size=shape[:2], model=model, loss=loss)
-    train_step = partial(train_encoder.train_step, model=model, tx=tx, loss=loss)
+    train_step = partial(
+        train_encoder.train_step,
+        model=model,
+        tx=tx,
+        loss=loss,
+        augmentation=settings.augment_settings(config),
+    )
     eval_step = partial(train_encoder.eval_step, model=model, loss=loss)
     facts = {  # what a decoder's run must know about its encoder
         "data_type": config.data.type,

@@ -11,12 +11,13 @@ import optax
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
-from thermo_jax.configs.common import RULES
+from thermo_jax.configs.rules import RULES
 from thermo_jax.data.batches import steps_per_epoch
 from thermo_jax.data.dataset import PAPER, DataSettings, SplitSettings
 from thermo_jax.data.radiometry import find_colormap
 from thermo_jax.errors import UserError
 from thermo_jax.models import precision
+from thermo_jax.models.augmentation import AugmentSettings
 from thermo_jax.models.operations import Operations, choose_operations
 from thermo_jax.training.loop import TrainingPlan
 from thermo_jax.training.optimizer import make_optimizer
@@ -71,6 +72,11 @@ def data_settings(config: ConfigDict) -> DataSettings:
 def split_settings(config: ConfigDict) -> SplitSettings:
     """Which patients are for training, validation and testing."""
     return SplitSettings(**config.split)
+
+
+def augment_settings(config: ConfigDict) -> AugmentSettings:
+    """How much the images of each training step are changed at random."""
+    return AugmentSettings(**config.augment)
 
 
 def choose_by(config: ConfigDict) -> str:

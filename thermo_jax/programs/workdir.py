@@ -60,6 +60,17 @@ OLD_DEFAULTS: dict[str, Any] = {
     "train.ema": 0.0,
     "loss.dice": 0.0,
     "model.mirror_average": False,
+    "augment.mirror": False,
+    "augment.rotation": 0.0,
+    "augment.scale": 0.0,
+    "augment.stretch": 0.0,
+    "augment.shift": 0.0,
+    "augment.elastic": 0.0,
+    "augment.gamma": 0.0,
+    "augment.field": 0.0,
+    "augment.noise": 0.0,
+    "augment.blur": 0.0,
+    "augment.rectangles": 0,
 }
 
 

@@ -1,9 +1,10 @@
 """Training of a decoder on a frozen encoder: the steps of one device (SPEC section 2).
 
-    images -> frozen encoder (`models/frozen.py`) -> latents -> decoder -> update
+    images -> augmentation -> frozen encoder (`models/frozen.py`) -> latents -> decoder -> update
 
-A frozen encoder's latents can be computed once. If a batch contains "latents", the encoder is not
-used. Classification and segmentation differ only in their losses and predictions.
+Without augmentation, a frozen encoder's latents can be computed once. If a batch contains
+"latents", the encoder is not used. Classification and segmentation differ only in their losses and
+predictions.
 """
 
 import dataclasses
@@ -13,8 +14,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from thermo_jax.data.thermogram import CLASS_NAMES
+from thermo_jax.data.thermogram import CLASS_NAMES, MIRRORED_CLASSES
 from thermo_jax.models import losses
+from thermo_jax.models.augmentation import OFF, AugmentSettings, augment
 from thermo_jax.models.cuts import Encoder
 from thermo_jax.models.decoders import HEADS, Classifier, Decoder, Segmenter, soft_labels
 from thermo_jax.models.frozen import encode
@@ -22,7 +24,7 @@ from thermo_jax.models.mirror import mirror_averaged
 from thermo_jax.models.operations import NATIVE, Operations
 from thermo_jax.models.precision import array_dtype
 from thermo_jax.training import parallel
-from thermo_jax.training.state import TrainState
+from thermo_jax.training.state import AUGMENTATION, TrainState, example_keys
 
 # --------------------------------------------------------------------------------------------------
 # The update
@@ -36,15 +38,19 @@ def train_step(
     encoder: Encoder,
     decoder: Decoder,
     tx: optax.GradientTransformation,
+    augmentation: AugmentSettings = OFF,
     dice: float = 0.0,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """Makes one update, from one device's part of the batch.
 
     Args:
       batch: "images" uint8 [b,H,W,C] or "latents" [b,V,H,W,L]; "labels" int32 [b] to classify,
-        "label_maps" uint8 [b,480,640] to segment.
+        "label_maps" uint8 [b,480,640] to segment. Augmentation needs "images" and "slot" int32 [b],
+        the numbers of the images in the whole batch.
       dice: weight of a segmenter's soft Dice loss, beside the cross-entropy.
     """
+    if augmentation.is_on:
+        batch = _augmented(state, batch, augmentation)
     latents = _latents(state, batch, encoder=encoder)
 
     def loss_fn(params):
@@ -57,6 +63,27 @@ def train_step(
     grads, (metrics, batch_stats) = jax.grad(loss_fn, has_aux=True)(state.params)
     grads, metrics = parallel.pmean((grads, metrics))
     return state.apply_gradients(grads, tx=tx, batch_stats=batch_stats), metrics
+
+
+def _augmented(state: TrainState, batch: dict, settings: AugmentSettings) -> dict:
+    """Returns the batch with other images, and "soft_labels" in place of "label_maps"."""
+    keys = example_keys(state.rng, state.step, AUGMENTATION, examples=batch["slot"])
+    images, dtype, targets = batch["images"], jax.tree.leaves(state.params)[0].dtype, None
+    if "label_maps" in batch:
+        targets = _targets(batch, height=images.shape[1], dtype=dtype)
+    images, targets = augment(
+        images, targets, keys=keys, settings=settings, swap=MIRRORED_CLASSES, dtype=dtype
+    )
+    return batch | {"images": images, "soft_labels": targets}
+
+
+def _targets(batch: dict, *, height: int, dtype) -> jax.Array:
+    """Returns the shares of the classes at each pixel [b,H,W,K]."""
+    if "soft_labels" in batch:
+        return batch["soft_labels"].astype(dtype)
+    return soft_labels(
+        batch["label_maps"], height=height, num_classes=len(CLASS_NAMES), dtype=dtype
+    )
 
 
 def _latents(state: TrainState, batch: dict, *, encoder: Encoder) -> jax.Array:
@@ -74,10 +101,7 @@ def _losses(outputs, batch: dict, *, dice: float) -> dict[str, jax.Array]:
         loss = losses.classification_loss(logits, labels)
     else:
         logits, dtype = outputs, outputs.dtype
-        height, num_classes = logits.shape[1], logits.shape[-1]
-        targets = soft_labels(
-            batch["label_maps"], height=height, num_classes=num_classes, dtype=dtype
-        )
+        targets = _targets(batch, height=logits.shape[1], dtype=dtype)
         accuracy = (logits.argmax(-1) == targets.argmax(-1)).mean((1, 2), dtype=dtype)
         loss = losses.segmentation_loss(logits, targets)
         if dice:
@@ -128,7 +152,9 @@ def predict_step(
         return decoder.apply(state.variables, latents, train=False)
 
     if mirror_average:
-        outputs = mirror_averaged(lambda images: decode({"images": images}), batch["images"])
+        outputs = mirror_averaged(
+            lambda images: decode({"images": images}), batch["images"], swap=MIRRORED_CLASSES
+        )
     else:
         outputs = decode(batch)
     if isinstance(outputs, tuple):
