@@ -118,7 +118,7 @@ def test_in_bfloat16_latents_are_rounded_once_and_training_gives_nearly_the_same
     assert kept.metrics == pytest.approx(streamed.metrics, rel=0.02)
 
 
-def test_augmented_images_are_kept_instead_of_latents_that_would_fit():
+def test_images_that_steps_change_are_kept_instead_of_latents_that_would_fit():
     examples = table([f"patient{i}" for i in range(4)], **tiny.columns(4))
     tables, resident = decoder.place(
         examples,
@@ -127,6 +127,6 @@ def test_augmented_images_are_kept_instead_of_latents_that_would_fit():
         encoder=tiny.frozen_encoder("heat"),
         batch_size=tiny.BATCH_SIZE,
         placement=Placement(parallel=tiny.devices(1), resident_gb=BUDGETS_GB["latents"]),
-        augmented=True,
+        cache_latents=False,
     )
     assert resident and set(tables["train"].columns) == {"images", "label_maps"}

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from thermo_jax import main
 from thermo_jax.configs import classify, demo, encoder, few_shot, segment
-from thermo_jax.configs.common import RULES
+from thermo_jax.configs.rules import RULES
 from thermo_jax.models.augmentation import AugmentSettings
 from thermo_jax.programs import encoder as encoder_program
 from thermo_jax.programs import settings
@@ -41,7 +41,7 @@ def test_shipped_configurations_are_fine(config):
         ("model.patch_size", 4, "odd and at least 3"),
         ("augment.rotation", 200.0, "from 0 to 180"),
         ("augment.noise", -0.1, "from 0 to 1"),
-        ("split.val_fraction", 0.0, "above 0 and below 1"),
+        ("split.val_fraction", 1.0, "at least 0 and below 1"),
         ("split.seed", -1, "from 0 to 4294967295"),
         ("seed", -1, "from 0 to 4294967295"),
         ("seed", 2**32, "from 0 to 4294967295"),

@@ -28,6 +28,7 @@ from thermo_jax.models.augmentation import OFF, AugmentSettings
 from thermo_jax.models.frozen import FrozenEncoder
 from thermo_jax.models.operations import Operations
 from thermo_jax.training import train_decoder, train_encoder
+from thermo_jax.training.optimizer import make_optimizer
 
 _TYPES = {"G": "gray", "H": "heat"}
 _FORWARD, _TRAINING = 0, 1
@@ -198,7 +199,7 @@ def _pretraining(
 ) -> dict[str, Any]:
     """Attributes of the `Case`; `how` specifies the compute type and the operations."""
     model = train_encoder.make_model(data_type=data_type, num_kernels=settings.num_kernels, **how)
-    tx = train_encoder.make_optimizer(1e-3, 1e-4)
+    tx = make_optimizer(1e-3, weight_decay=1e-4)
     loss = train_encoder.LossSettings()
     return {
         "step": partial(
@@ -241,7 +242,7 @@ def _with_frozen_encoder(
     decoder = train_decoder.make_decoder(
         "classify" if classifies else "segment", width=settings.unet_width, **how
     )
-    tx = train_decoder.make_optimizer(1e-3)
+    tx = make_optimizer(1e-3)
     latents = encoder.latents(shape)
     is_encoded = task in ("classify", "segment")
 

@@ -1,6 +1,6 @@
 """Training of a decoder on a frozen encoder: the steps of one device (SPEC section 2).
 
-    images -> augmentation -> frozen encoder (`models/frozen.py`) -> latents -> decoder -> Adam
+    images -> augmentation -> frozen encoder (`models/frozen.py`) -> latents -> decoder -> update
 
 Without augmentation, a frozen encoder's latents can be computed once. If a batch contains
 "latents", the encoder is not used. Classification and segmentation differ only in their losses and
@@ -20,6 +20,7 @@ from thermo_jax.models.augmentation import OFF, AugmentSettings, augment
 from thermo_jax.models.cuts import Encoder
 from thermo_jax.models.decoders import HEADS, Classifier, Decoder, Segmenter, soft_labels
 from thermo_jax.models.frozen import encode
+from thermo_jax.models.mirror import mirror_averaged
 from thermo_jax.models.operations import NATIVE, Operations
 from thermo_jax.models.precision import array_dtype
 from thermo_jax.training import parallel
@@ -38,6 +39,7 @@ def train_step(
     decoder: Decoder,
     tx: optax.GradientTransformation,
     augmentation: AugmentSettings = OFF,
+    dice: float = 0.0,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """Makes one update, from one device's part of the batch.
 
@@ -45,6 +47,7 @@ def train_step(
       batch: "images" uint8 [b,H,W,C] or "latents" [b,V,H,W,L]; "labels" int32 [b] to classify,
         "label_maps" uint8 [b,480,640] to segment. Augmentation needs "images" and "slot" int32 [b],
         the numbers of the images in the whole batch.
+      dice: weight of a segmenter's soft Dice loss, beside the cross-entropy.
     """
     if augmentation.is_on:
         batch = _augmented(state, batch, augmentation)
@@ -53,7 +56,8 @@ def train_step(
     def loss_fn(params):
         variables = {"params": params, "batch_stats": state.batch_stats}
         outputs, updates = decoder.apply(variables, latents, train=True, mutable=["batch_stats"])
-        means = {name: value.mean() for name, value in _losses(outputs, batch).items()}
+        values = _losses(outputs, batch, dice=dice)
+        means = {name: value.mean() for name, value in values.items()}
         return means["loss"], (means, updates["batch_stats"])
 
     grads, (metrics, batch_stats) = jax.grad(loss_fn, has_aux=True)(state.params)
@@ -88,7 +92,7 @@ def _latents(state: TrainState, batch: dict, *, encoder: Encoder) -> jax.Array:
     return encode(batch["images"], encoder=encoder, variables=state.frozen)
 
 
-def _losses(outputs, batch: dict) -> dict[str, jax.Array]:
+def _losses(outputs, batch: dict, *, dice: float) -> dict[str, jax.Array]:
     """Returns "loss" and "accuracy" [b] of a classifier's or a segmenter's outputs."""
     if isinstance(outputs, tuple):
         logits, _ = outputs
@@ -100,6 +104,8 @@ def _losses(outputs, batch: dict) -> dict[str, jax.Array]:
         targets = _targets(batch, height=logits.shape[1], dtype=dtype)
         accuracy = (logits.argmax(-1) == targets.argmax(-1)).mean((1, 2), dtype=dtype)
         loss = losses.segmentation_loss(logits, targets)
+        if dice:
+            loss += dice * losses.soft_dice_loss(logits, targets)
     return {"loss": loss.astype(logits.dtype), "accuracy": accuracy.astype(logits.dtype)}
 
 
@@ -109,12 +115,17 @@ def encode_step(variables: dict, batch: dict[str, jax.Array], *, encoder: Encode
 
 
 def eval_step(
-    state: TrainState, batch: dict[str, jax.Array], *, encoder: Encoder, decoder: Decoder
+    state: TrainState,
+    batch: dict[str, jax.Array],
+    *,
+    encoder: Encoder,
+    decoder: Decoder,
+    dice: float = 0.0,
 ) -> dict[str, jax.Array]:
     """Returns sums of the losses over the batch's examples, in inference mode."""
     latents = _latents(state, batch, encoder=encoder)
     outputs = decoder.apply(state.variables, latents, train=False)
-    return parallel.masked_sums(_losses(outputs, batch), batch["mask"])
+    return parallel.masked_sums(_losses(outputs, batch, dice=dice), batch["mask"])
 
 
 def predict_step(
@@ -124,15 +135,28 @@ def predict_step(
     encoder: Encoder,
     decoder: Decoder,
     full_shape: tuple[int, int],
+    mirror_average: bool = False,
 ) -> dict[str, jax.Array]:
     """Returns predictions for all examples of the batch and its padding.
 
     A classifier's are "probabilities" [B] and "evidence" [B,H,W], whose sum plus the bias is the
     logit. A segmenter's are "label_maps" uint8 [B,H,W], and "full_label_maps" uint8 [B,*full_shape]
     from bilinearly up-sampled logits.
+
+    Args:
+      mirror_average: see `models/mirror.py`; it needs "images" in the batch.
     """
-    latents = _latents(state, batch, encoder=encoder)
-    outputs = decoder.apply(state.variables, latents, train=False)
+
+    def decode(batch: dict):
+        latents = _latents(state, batch, encoder=encoder)
+        return decoder.apply(state.variables, latents, train=False)
+
+    if mirror_average:
+        outputs = mirror_averaged(
+            lambda images: decode({"images": images}), batch["images"], swap=MIRRORED_CLASSES
+        )
+    else:
+        outputs = decode(batch)
     if isinstance(outputs, tuple):
         logits, evidence = outputs
         return parallel.gather({"probabilities": jax.nn.sigmoid(logits), "evidence": evidence})
@@ -177,12 +201,6 @@ def abstract_variables(decoder: Decoder, latents_shape: tuple[int, ...]) -> dict
     return jax.eval_shape(functools.partial(decoder.init, train=False), jax.random.key(0), latents)
 
 
-@functools.cache
-def make_optimizer(learning_rate: float) -> optax.GradientTransformation:
-    """Returns Adam; equal numbers give the same object."""
-    return optax.adam(learning_rate)
-
-
 def create_state(
     decoder: Decoder,
     *,
@@ -190,12 +208,14 @@ def create_state(
     rng: jax.Array,
     latents_shape: tuple[int, ...],
     frozen: dict,
+    ema: float = 0.0,
 ) -> TrainState:
     """Returns the initial state for latents of shape (V, H, W, L). Use it with `state.initialise`.
 
     Args:
       frozen: the encoder's variables.
+      ema: see `TrainState`.
     """
     init_key, step_key = jax.random.split(rng)
     variables = decoder.init(init_key, jnp.zeros((1, *latents_shape)), train=False)
-    return TrainState.create(variables, tx=tx, rng=step_key, frozen=frozen)
+    return TrainState.create(variables, tx=tx, rng=step_key, frozen=frozen, ema=ema)

@@ -5,7 +5,6 @@ images -> augmentation -> anchors and positives (drawn on the device) -> latents
 """
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -162,18 +161,21 @@ def make_model(
     )
 
 
-@functools.cache
-def make_optimizer(learning_rate: float, weight_decay: float) -> optax.GradientTransformation:
-    """Returns AdamW with weight decay on all parameters; equal numbers give the same object."""
-    return optax.adamw(learning_rate, weight_decay=weight_decay)
-
-
 def create_state(
-    model: Cuts, *, tx: optax.GradientTransformation, rng: jax.Array, image_shape: tuple[int, ...]
+    model: Cuts,
+    *,
+    tx: optax.GradientTransformation,
+    rng: jax.Array,
+    image_shape: tuple[int, ...],
+    ema: float = 0.0,
 ) -> TrainState:
-    """Returns the initial state for images of shape (H, W, C). Use it with `state.initialise`."""
+    """Returns the initial state for images of shape (H, W, C). Use it with `state.initialise`.
+
+    Args:
+      ema: see `TrainState`.
+    """
     init_key, step_key = jax.random.split(rng)
     positions = jnp.zeros((1, 1, 2), jnp.int32) + model.patch_size // 2
     images = jnp.zeros((1, *image_shape))
     variables = model.init(init_key, images, positions, positions, train=False)
-    return TrainState.create(variables, tx=tx, rng=step_key)
+    return TrainState.create(variables, tx=tx, rng=step_key, ema=ema)
