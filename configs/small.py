@@ -14,7 +14,18 @@ from ml_collections import ConfigDict
 DOWNSCALE = 8  # gray images of 60x80 pixels
 NUM_KERNELS = 8  # 64 latents
 _STEPS = 300
-_AUGMENT: dict[str, Any] = {}  # fields of `config.augment` that differ from "off"
+_AUGMENT: dict[str, Any] = {
+    "mirror": True,
+    "rotation": 10.0,
+    "scale": 0.12,
+    "stretch": 0.08,
+    "shift": 0.06,
+    "elastic": 0.012,
+    "gamma": 0.4,
+    "field": 0.06,
+    "noise": 0.02,
+    "blur": 0.6,
+}  # fields of `config.augment` that differ from "off"
 
 
 def encoder(config: ConfigDict) -> None:
