@@ -15,8 +15,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.scipy.stats import norm
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Key
 
 MOST = 2.5  # standard deviations; rarer numbers are moved to this one
 
@@ -65,7 +66,7 @@ PARAMETERS: dict[str, Normal | Uniform | Chance] = {
     "shift_x": Normal(2, 12),
     "shift_y": Normal(0, 16),
     "turn": Normal(0, 0.03),  # radians
-    "lean": Normal(0, 0.04),  # du / dv: the patient or the camera leans
+    "lean": Normal(0, 0.04),  # du / dv: the patient leans, or the camera is not level
     # ---- breasts (annotators: half axes 157 and 98, sd 25 and 12; centre v 283, sd 21; tilt 26
     # degrees, sd 8; inner edges 6 pixels apart; correlation of the two sides .95)
     "breast_size": Normal(0.0, 0.13, 0.03),  # logarithm, of both half axes
@@ -145,9 +146,8 @@ PARAMETERS: dict[str, Normal | Uniform | Chance] = {
     "scar": Chance(0.12, sides=True),
     "scar_warm": Uniform(-1.2, 1.2),
     # ---- camera
-    "blur": Uniform(0.6, 3.0),  # sd, pixels of 640x480
-    "noise": Uniform(0.01, 0.15),
-    "vignette": Normal(0, 0.25),
+    "noise": Uniform(0.01, 0.15),  # sd, degrees C
+    "vignette": Normal(0, 0.25),  # degrees C at the edges of the image
 }
 
 # How the regions that annotators draw differ from the anatomy (measured: SPEC section 11): pixels
@@ -162,10 +162,33 @@ NECK_HABIT = (-16.0, 12.0)  # pixels down, of its upper and its lower end
 Body = dict[str, Any]
 
 
-def draw_body(key: jax.Array) -> Body:
+def draw_body(key: Key[Array, ""]) -> Body:
     """A random body: the value of each of `PARAMETERS`, a number or a pair."""
     z = jnp.clip(jax.random.normal(key, (len(PARAMETERS), 3)), -MOST, MOST)
     return {name: rule(z[i]) for i, (name, rule) in enumerate(PARAMETERS.items())}
+
+
+# --------------------------------------------------------------------------------------------------
+# Coordinates
+# --------------------------------------------------------------------------------------------------
+
+
+def to_body(body: Body, x: Array, y: Array) -> tuple[Array, Array]:
+    """Body coordinates (u, v) of pixel coordinates (x, y) of a 640x480 image."""
+    dx = (x - 320 - body["shift_x"]) / body["scale"]
+    dy = (y - 240 - body["shift_y"]) / body["scale"]
+    sin, cos = jnp.sin(body["turn"]), jnp.cos(body["turn"])
+    below = cos * dy - sin * dx
+    return cos * dx + sin * dy + body["lean"] * below, below + 240
+
+
+def to_pixels(body: Body, u: Any, v: Any) -> tuple[Array, Array]:
+    """Pixel coordinates of body coordinates; the inverse of `to_body`."""
+    below = v - 240
+    aside = u - body["lean"] * below
+    sin, cos = jnp.sin(body["turn"]), jnp.cos(body["turn"])
+    x = 320 + body["shift_x"] + body["scale"] * (cos * aside - sin * below)
+    return x, 240 + body["shift_y"] + body["scale"] * (sin * aside + cos * below)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,62 +215,75 @@ class Egg:
         out, down = self.side * (u - self.u), v - self.v
         p = (sin * out + cos * down) / self.length
         q = (cos * out - sin * down) / self.width
-        return p, q / jnp.clip(1 + self.taper * p, 0.35, None)
+        return p, q / self._widening(p)
+
+    def _widening(self, p: Any) -> Array:
+        return jnp.clip(1 + self.taper * p, 0.35, None)
 
     def point(self, p: Any, q: Any) -> tuple[Array, Array]:
         """Body coordinates (u, v) of the local (p, q); the inverse of `local`."""
         sin, cos = jnp.sin(self.tilt), jnp.cos(self.tilt)
-        along, across = p * self.length, q * (1 + self.taper * p) * self.width
-        return self.u + self.side * (sin * along + cos * across), (
-            self.v + cos * along - sin * across
-        )
+        along, across = p * self.length, q * self._widening(p) * self.width
+        u = self.u + self.side * (sin * along + cos * across)
+        return u, self.v + cos * along - sin * across
 
     def radius(self, u: Array, v: Array) -> Array:
         """The distance from the centre; 1 on the outline."""
         return jnp.hypot(*self.local(u, v))
 
+    def changed(self, down: Any, out: Any, factor: Any) -> "Egg":
+        """The egg, moved by pixels and magnified."""
+        return dataclasses.replace(
+            self,
+            u=self.u + self.side * out,
+            v=self.v + down,
+            width=self.width * factor,
+            length=self.length * factor,
+        )
 
-def _breast(body: Body, i: int) -> Egg:
-    side, size = (-1, 1)[i], jnp.exp(body["breast_size"][i])
-    width, length = size * body["breast_width"][i], size * body["breast_length"][i]
-    tilt = jnp.clip(body["breast_tilt"][i], 0.05, 0.9)
-    reach = jnp.hypot(length * jnp.sin(tilt), width * jnp.cos(tilt))
-    return Egg(
-        side,
-        side * (reach + body["breast_gap"][i]),
-        body["breast_v"][i] + 40 * (size - 1),
-        width,
-        length,
-        tilt,
-        body["breast_taper"][i],
-    )
+
+# --------------------------------------------------------------------------------------------------
+# Anatomy
+# --------------------------------------------------------------------------------------------------
+
+SIDES = (-1, 1)
 
 
 def breasts(body: Body) -> tuple[Egg, Egg]:
-    """Both breasts."""
-    return _breast(body, 0), _breast(body, 1)
+    """Both breasts. Their inner edges lie near the midline, however large they are."""
+
+    def breast(i: int) -> Egg:
+        size = jnp.exp(body["breast_size"][i])
+        width, length = size * body["breast_width"][i], size * body["breast_length"][i]
+        tilt = jnp.clip(body["breast_tilt"][i], 0.05, 0.9)
+        reach = jnp.hypot(length * jnp.sin(tilt), width * jnp.cos(tilt))
+        u = SIDES[i] * (reach + body["breast_gap"][i])
+        v = body["breast_v"][i] + 40 * (size - 1)
+        return Egg(SIDES[i], u, v, width, length, tilt, body["breast_taper"][i])
+
+    return breast(0), breast(1)
 
 
 def nipples(body: Body) -> tuple[Egg, Egg]:
-    """The regions that annotators draw around the nipples."""
+    """The regions that annotators draw around the nipples, which are smaller."""
 
     def nipple(i: int, breast: Egg) -> Egg:
         down, out = body["nipple_down"][i], body["nipple_out"][i]
-        far = jnp.clip(jnp.hypot(down, out) / 0.86, 1.0, None)
+        far = jnp.clip(jnp.hypot(down, out) / 0.86, 1.0, None)  # stay inside the breast
         u, v = breast.point(down / far, out / far)
         return Egg(breast.side, u, v, body["nipple_width"][i], body["nipple_length"][i])
 
-    return tuple(nipple(i, breast) for i, breast in enumerate(breasts(body)))
+    left, right = breasts(body)
+    return nipple(0, left), nipple(1, right)
 
 
 def armpits(body: Body) -> tuple[Egg, Egg]:
     """Both armpits, wide above and pointed below."""
 
     def armpit(i: int) -> Egg:
-        side = (-1, 1)[i]
         return Egg(
-            side,
-            side * body["armpit_u"][i] * body["girth"],
+            SIDES[i],
+            SIDES[i] * body["armpit_u"][i] * body["girth"],
             body["armpit_v"][i],
             body["armpit_width"][i],
             body["armpit_length"][i],
@@ -258,13 +294,46 @@ def armpits(body: Body) -> tuple[Egg, Egg]:
     return armpit(0), armpit(1)
 
 
-def neck_knots(body: Body) -> tuple[Array, Array]:
-    """(v, half width) of the neck's outline, from the chin to the jugular notch, as it is drawn."""
-    chin, collar = body["chin"] + NECK_HABIT[0], body["collar"] + NECK_HABIT[1]
-    width = body["neck_width"]
-    height = jnp.clip(collar - chin, 40, None)
-    v = chin + height * jnp.array([0.0, 0.12, 0.45, 0.55, 0.8, 1.0])
-    half = jnp.stack(
-        [0.55 * width, 0.9 * width, 0.98 * width, body["collar_width"], 0.5 * width, 0.0 * width]
+# --------------------------------------------------------------------------------------------------
+# What annotators draw
+# --------------------------------------------------------------------------------------------------
+
+
+def drawn_eggs(body: Body) -> dict[str, Egg]:
+    """Class name -> region, in the order in which they are drawn; the neck comes after them."""
+    parts = {"breast": breasts(body), "nipple": nipples(body), "armpit": armpits(body)}
+    drawn = {}
+    for part, pair in parts.items():
+        down, out, factor = HABITS[part]
+        change = (
+            down + body["drawn_down"],
+            out + body["drawn_out"],
+            factor * body["drawn_factor"],
+        )
+        for name, egg in zip(("left", "right"), pair, strict=True):
+            drawn[f"{name}_{part}"] = egg.changed(*change)
+    return drawn
+
+
+def drawn_neck(body: Body) -> tuple[Array, Array]:
+    """(v, half width) of the neck's outline, from the chin to the jugular notch."""
+    chin, collar = (
+        body[end] + habit + body["drawn_down"]
+        for end, habit in zip(("chin", "collar"), NECK_HABIT, strict=True)
     )
+    v = chin + jnp.clip(collar - chin, 40, None) * jnp.array([0.0, 0.12, 0.45, 0.55, 0.8, 1.0])
+    width, wings = body["neck_width"], body["collar_width"]
+    half = jnp.stack([0.55 * width, 0.9 * width, 0.98 * width, wings, 0.5 * width, 0.0 * width])
     return v, half
+
+
+def polygons(body: Body, *, count: int = 64) -> dict[str, Float[np.ndarray, "n 2"]]:
+    """Class name -> vertices (x, y) of 640x480 pixels, inside the image, in drawing order."""
+    angle = jnp.linspace(0, 2 * jnp.pi, count, endpoint=False)
+    outlines = {
+        name: egg.point(jnp.cos(angle), jnp.sin(angle)) for name, egg in drawn_eggs(body).items()
+    }
+    v, half = drawn_neck(body)
+    outlines["neck"] = jnp.concatenate([half, -half[::-1]]), jnp.concatenate([v, v[::-1]])
+    rings = {name: np.stack(to_pixels(body, *uv), -1) for name, uv in outlines.items()}
+    return {name: np.clip(ring, 0, (640, 480)).astype(np.float64) for name, ring in rings.items()}

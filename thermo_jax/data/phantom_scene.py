@@ -8,14 +8,13 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Key, UInt8
 
 from thermo_jax.data import phantom_anatomy as anatomy
-from thermo_jax.data.phantom_anatomy import HABITS, Body, Egg
-from thermo_jax.data.thermogram import BACKGROUND, CLASS_NAMES
+from thermo_jax.data.phantom_anatomy import SIDES, Body, Egg
+from thermo_jax.data.thermogram import BACKGROUND, CLASS_NAMES, GRAY_SHAPE
 
 _sigmoid = jax.nn.sigmoid
-_SIDES = (-1, 1)
 
 
 def _join(a: Array, b: Array, radius: float) -> Array:
@@ -35,7 +34,7 @@ def _capsule(u: Array, v: Array, start: tuple, end: tuple, width) -> Array:
     return width - jnp.hypot(u - start[0] - along * du, v - start[1] - along * dv)
 
 
-def _smooth_noise(key: jax.Array, shape: tuple[int, int], cell: int) -> Array:
+def _smooth_noise(key: Key[Array, ""], shape: tuple[int, int], cell: int) -> Array:
     """Unit-variance noise, correlated over about `cell` pixels of 640x480."""
     coarse = (max(480 // cell, 2) + 2, max(640 // cell, 2) + 2)
     noise = jax.random.normal(key, coarse)
@@ -51,13 +50,15 @@ def _outline(body: Body, u: Array, v: Array) -> Array:
     """Approximate signed distance in pixels to the body's outline, positive inside."""
     girth = body["girth"]
     knots = jnp.array([40.0, 120.0, 230.0, 340.0, 520.0])
-    halves = jnp.stack([190.0 * girth, 200 * girth, 200 * girth, 190 * girth, body["waist"] * girth])
+    halves = jnp.stack(
+        [190.0 * girth, 200 * girth, 200 * girth, 190 * girth, body["waist"] * girth]
+    )
     half = jnp.interp(v, knots, halves)
     torso = -_join(jnp.abs(u) - half, body["collar"] - 34 + 0.12 * jnp.abs(u) - v, 30)
     neck = jnp.minimum(body["neck_width"] - jnp.abs(u), body["collar"] + 20 - v)
     inside = _join(torso, neck, 60)
     inside = _join(inside, 94 - jnp.hypot(u, 0.85 * (v - body["chin"] + 92)), 12)  # the head
-    for i, (side, breast) in enumerate(zip(_SIDES, anatomy.breasts(body), strict=True)):
+    for i, (side, breast) in enumerate(zip(SIDES, anatomy.breasts(body), strict=True)):
         sin, cos = jnp.sin(body["arm_angle"][i]), jnp.cos(body["arm_angle"][i])
         start = (side * 148 * girth, body["shoulder_v"])
         end = (start[0] + side * 420 * cos, start[1] - 420 * sin)
@@ -69,22 +70,19 @@ def _outline(body: Body, u: Array, v: Array) -> Array:
     return inside
 
 
-def _vessels(key: jax.Array, body: Body, u: Array, v: Array, shape: tuple[int, int]) -> Array:
+def _vessels(key: Key[Array, ""], body: Body, u: Array, v: Array) -> Array:
     """Warmth 0..1 of superficial vessels: contours of distorted noise look like a web."""
-    keys = jax.random.split(key, 6)
-    rows, columns = shape
+    shape = u.shape
+    keys = jax.random.split(key, 4)
     noise = jax.random.normal(keys[0], (2, 34, 44))
-    bend = [_smooth_noise(k, shape, 60) for k in keys[1:3]]
-    cell = body["vessel_scale"]
+    bend_u, bend_v = (18 * _smooth_noise(k, shape, 60) for k in keys[1:3])
     total = jnp.zeros(shape)
-    for layer, (factor, width) in enumerate(((1.0, 0.16), (1.7, 0.22))):
-        x = (u + 18 * bend[0] + 340) / (cell * factor)
-        y = (v + 18 * bend[1] + 60) / (cell * factor * 1.3)
-        x, y = x % 42, y % 32
-        ridge = _bump(_sample(noise[layer], x, y) / width)
-        total = jnp.maximum(total, ridge * (1 - 0.3 * layer))
-    strength = _sigmoid(2.2 * _smooth_noise(keys[3], shape, 70) - 0.3)
-    return total * strength
+    for layer, (size, width, strength) in enumerate(((1.0, 0.16, 1.0), (1.7, 0.22, 0.7))):
+        cell = body["vessel_scale"] * size
+        x, y = (u + bend_u + 340) / cell, (v + bend_v + 60) / (1.3 * cell)
+        ridge = _bump(_sample(noise[layer], x % 42, y % 32) / width)
+        total = jnp.maximum(total, strength * ridge)
+    return total * _sigmoid(2.2 * _smooth_noise(keys[3], shape, 70) - 0.3)
 
 
 def _add_breast(skin, body: Body, i: int, breast: Egg, nipple: Egg, u, v, key):
@@ -111,10 +109,10 @@ def _add_breast(skin, body: Body, i: int, breast: Egg, nipple: Egg, u, v, key):
     return skin + cover * warmth
 
 
-def _skin(key: jax.Array, body: Body, u: Array, v: Array, inside: Array, shape) -> Array:
+def _skin(key: Key[Array, ""], body: Body, u: Array, v: Array, inside: Array) -> Array:
     """Temperature of the skin, relative to its mean, in degrees C."""
-    keys = jax.random.split(key, 8)
-    side_u, girth = jnp.abs(u), body["girth"]
+    keys, shape = jax.random.split(key, 5), u.shape
+    side_u = jnp.abs(u)
     skin = body["blotches"] * (
         0.5 * _smooth_noise(keys[0], shape, 24) + 0.6 * _smooth_noise(keys[1], shape, 80)
     )
@@ -122,20 +120,26 @@ def _skin(key: jax.Array, body: Body, u: Array, v: Array, inside: Array, shape) 
     fold_v = (pairs[0][0].v + pairs[1][0].v) / 2 + 90
     skin += body["belly_warm"] * _sigmoid((v - fold_v) / 20)
     skin += body["sternum_warm"] * _bump(u / 45) * _sigmoid((v - fold_v + 110) / 40)
-    neck = _sigmoid((body["collar"] - 10 - v) / 12) * _sigmoid((body["neck_width"] + 14 - side_u) / 9)
+    neck = _sigmoid((body["collar"] - 10 - v) / 12) * _sigmoid(
+        (body["neck_width"] + 14 - side_u) / 9
+    )
     wrinkles = 0.3 * jnp.sin((v + 0.002 * u * u) / 7.0)
     skin += body["neck_warm"] * neck * (1 + wrinkles)
     skin -= body["face_cool"] * _sigmoid((body["chin"] - 10 - jnp.square(u) / 260 - v) / 6)
-    for i, (side, armpit) in enumerate(zip(_SIDES, anatomy.armpits(body), strict=True)):
+    for i, (side, armpit) in enumerate(zip(SIDES, anatomy.armpits(body), strict=True)):
         rho = armpit.radius(u, v)
         skin += body["armpit_warm"] * _sigmoid((1 - rho) * 5)
-        # A warm crease runs up from the lower end of the armpit, along its inner side.
+        # A warm crease runs up from the lower end of the armpit.
         p, q = armpit.local(u, v)
         crease = _bump((q - body["crease_out"][i]) * armpit.width / body["crease_width"])
         crease *= _sigmoid((p + 0.9) * 6) * _sigmoid((1.15 - p) * 10)
         skin += body["crease_warm"][i] * crease
-        skin -= body["arm_cool"] * _sigmoid((side * u - armpit.side * armpit.u - 40) / 25) * _sigmoid((290 - v) / 30)
-    vessels = _vessels(keys[2], body, u, v, shape)
+        skin -= (
+            body["arm_cool"]
+            * _sigmoid((side * u - armpit.side * armpit.u - 40) / 25)
+            * _sigmoid((290 - v) / 30)
+        )
+    vessels = _vessels(keys[2], body, u, v)
     for i, (breast, nipple) in enumerate(pairs):
         skin = _add_breast(skin, body, i, breast, nipple, u, v, keys[3 + i])
     skin += body["vessels"] * vessels
@@ -147,18 +151,23 @@ def _cover(image, opacity, temperature):
     return image + opacity * (temperature - image)
 
 
-def temperatures(key: jax.Array, body: Body, u, v, shape: tuple[int, int]):
-    """Temperature [H,W] in degrees C of the whole scene."""
-    keys = jax.random.split(key, 8)
+def temperatures(
+    key: Key[Array, ""], body: Body, u: Float[Array, "h w"], v: Float[Array, "h w"]
+) -> tuple[Float[Array, "h w"], Float[Array, "h w"]]:
+    """Temperature in degrees C of the whole scene; how much of each pixel is skin, 0..1."""
+    shape = u.shape
+    keys = jax.random.split(key, 3)
     inside = _outline(body, u, v)
     room, base = body["room"], body["skin"]
-    wall = room + 0.4 * _smooth_noise(keys[0], shape, 120) + 0.9 * jnp.exp(jnp.minimum(inside, 0) / 25)
-    skin = base + body["contrast"] * _skin(keys[1], body, u, v, inside, shape)
+    near = jnp.exp(jnp.minimum(inside, 0) / 25)  # the wall near the body is warmer
+    wall = room + 0.4 * _smooth_noise(keys[0], shape, 120) + 0.9 * near
+    skin = base + body["contrast"] * _skin(keys[1], body, u, v, inside)
     skin = jnp.maximum(skin, room + 2)
-    image = _cover(wall, _sigmoid(inside / 1.8), skin)
+    opacity = _sigmoid(inside / 1.8)
+    image = _cover(wall, opacity, skin)
     # ---- hair beside the neck, a necklace, a paper marker on the belly
     strands = 1 + 0.3 * _smooth_noise(keys[2], shape, 12)
-    for i, side in enumerate(_SIDES):
+    for i, side in enumerate(SIDES):
         lock = _sigmoid((30 - jnp.abs(side * u - body["neck_width"] - 16)) / 8)
         lock *= _sigmoid((body["chin"] + body["hair_length"] - v) / 12)
         image = _cover(image, body["hair"][i] * lock * jnp.clip(0.7 * strands, 0, 1), room + 3.5)
@@ -169,58 +178,53 @@ def temperatures(key: jax.Array, body: Body, u, v, shape: tuple[int, int]):
     du, dv = u - body["marker_u"], v - body["marker_v"]
     square = jnp.maximum(jnp.abs(cos * du + sin * dv), jnp.abs(cos * dv - sin * du))
     marker = room + body["marker_level"] * (base - room)
-    image = _cover(image, body["marker"] * _sigmoid((body["marker_half"] - square) / 0.7), marker)
-    return image
+    paper = body["marker"] * _sigmoid((body["marker_half"] - square) / 0.7)
+    return _cover(image, paper, marker), opacity * (1 - paper)
 
 
-def label_map(body: Body, u: Array, v: Array) -> Array:
-    """The regions that annotators draw, int32 [H,W]: breasts, nipples, armpits, neck."""
-    labels = jnp.full(u.shape, BACKGROUND, jnp.int32)
-    parts = {
-        "breast": anatomy.breasts(body),
-        "nipple": anatomy.nipples(body),
-        "armpit": anatomy.armpits(body),
-    }
-    for part, pair in parts.items():
-        down, out, factor = HABITS[part]
-        down, out = down + body["drawn_down"], out + body["drawn_out"]
-        factor = factor * body["drawn_factor"]
-        for name, egg in zip(("left", "right"), pair, strict=True):
-            drawn = egg.radius(u - egg.side * out, v - down) < factor
-            labels = jnp.where(drawn, CLASS_NAMES.index(f"{name}_{part}"), labels)
-    knots, halves = anatomy.neck_knots(body)
-    half = jnp.interp(v - body["drawn_down"], knots, halves, left=0, right=0)
-    inside = jnp.abs(u) < half
-    return jnp.where(inside, CLASS_NAMES.index("neck"), labels)
+def label_map(body: Body, u: Array, v: Array) -> UInt8[Array, "h w"]:
+    """The class of each pixel, as annotators draw it."""
+    labels = jnp.full(u.shape, BACKGROUND, jnp.uint8)
+    for name, egg in anatomy.drawn_eggs(body).items():
+        labels = jnp.where(egg.radius(u, v) < 1, jnp.uint8(CLASS_NAMES.index(name)), labels)
+    half = jnp.interp(v, *anatomy.drawn_neck(body), left=0, right=0)
+    return jnp.where(jnp.abs(u) < half, jnp.uint8(CLASS_NAMES.index("neck")), labels)
 
 
-def _grid(body: Body, shape: tuple[int, int]) -> tuple[Array, Array, Array, Array]:
-    """x, y in pixels of 640x480, and body coordinates u, v of the centres of the pixels."""
+def grid(body: Body, shape: tuple[int, int]) -> tuple[Array, Array]:
+    """Body coordinates (u, v) of the centres of the pixels of an image of this shape."""
     rows, columns = shape
-    y = (jnp.arange(rows) + 0.5)[:, None] * (480 / rows) - 0.5
-    x = (jnp.arange(columns) + 0.5)[None, :] * (640 / columns) - 0.5
-    dx = (x - 320 - body["shift_x"]) / body["scale"]
-    dy = (y - 240 - body["shift_y"]) / body["scale"]
-    sin, cos = jnp.sin(body["turn"]), jnp.cos(body["turn"])
-    u = cos * dx + sin * dy + body["lean"] * (y - 240)
-    v = cos * dy - sin * dx + 240
-    return x, y, u, v
+    y = (jnp.arange(rows) + 0.5)[:, None] * (GRAY_SHAPE[0] / rows) - 0.5
+    x = (jnp.arange(columns) + 0.5)[None, :] * (GRAY_SHAPE[1] / columns) - 0.5
+    return anatomy.to_body(body, x, y)
 
 
-@partial(jax.jit, static_argnames=("shape", "drawn_shape"))
+@partial(jax.jit, static_argnames="shape")
 def render(
-    key: jax.Array, *, shape: tuple[int, int] = (480, 640), drawn_shape: tuple[int, int] = (480, 640)
-):
-    """(temperatures float32 [H,W] in degrees C, label map int32) of a random body.
+    body: Body, key: Key[Array, ""], *, shape: tuple[int, int] = GRAY_SHAPE
+) -> tuple[Float[Array, "h w"], Float[Array, "h w"]]:
+    """Temperatures in degrees C of a body, without noise; how much of each pixel is skin, 0..1."""
+    u, v = grid(body, shape)
+    image, skin = temperatures(key, body, u, v)
+    rows, columns = (jnp.linspace(-1, 1, size) for size in shape)
+    return image + body["vignette"] * (rows[:, None] ** 2 + columns**2), skin
 
-    Args:
-      drawn_shape: of the label map.
+
+def example(
+    key: Key[Array, ""], *, shape: tuple[int, int]
+) -> tuple[UInt8[Array, "h w 1"], Float[Array, "h w k"]]:
+    """A gray image of a random body, and the shares of the classes at each pixel.
+
+    Levels are those of `radiometry.render_gray`: the minimum is 0, the maximum 255. The regions are
+    drawn at twice the size.
     """
-    keys = jax.random.split(key, 4)
-    body = anatomy.draw_body(keys[0])
-    x, y, u, v = _grid(body, shape)
-    image = temperatures(keys[1], body, u, v, shape)
-    far = jnp.square((x - 320) / 320) + jnp.square((y - 240) / 240)
-    image += body["vignette"] * far
-    noise = body["noise"] * jax.random.normal(keys[2], shape)
-    return image + noise, label_map(body, *_grid(body, drawn_shape)[2:])
+    body_key, key, noise_key = jax.random.split(key, 3)
+    body = anatomy.draw_body(body_key)
+    image, _ = render(body, key, shape=shape)
+    image += body["noise"] * jax.random.normal(noise_key, shape)
+    low, high = image.min(), image.max()
+    gray = jnp.round(255 * (image - low) / (high - low)).astype(jnp.uint8)
+    height, width = shape
+    labels = label_map(body, *grid(body, (2 * height, 2 * width)))
+    one_hot = labels.reshape(height, 2, width, 2)[..., None] == jnp.arange(len(CLASS_NAMES))
+    return gray[..., None], one_hot.mean((1, 3), dtype=jnp.float32)
