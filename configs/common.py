@@ -77,6 +77,11 @@ def data(data_type: str) -> ConfigDict:
     config.shuffle_labels = False
     # root="phantom" only: number of synthetic patients, half of them sick.
     config.phantom_patients = 40
+    # root="phantom" only: 1, or 2 for bodies that resemble patients and annotators more.
+    config.phantom_version = 1
+    # root="phantom", segmenters and version 2 only: True renders new training images on the device
+    # in each step, instead of reading those of the training patients.
+    config.endless = False
     return config
 
 

@@ -6,6 +6,7 @@ from typing import Any
 from thermo_jax.data.batches import LOADERS
 from thermo_jax.data.dataset import SPLIT_PROTOCOLS
 from thermo_jax.data.layouts import LAYOUTS, RENDER_CHOICES
+from thermo_jax.data.phantom import VERSIONS
 from thermo_jax.data.radiometry import UNIT_CHOICES
 from thermo_jax.models import operations, precision
 from thermo_jax.models.cuts import CHANNELS
@@ -76,6 +77,7 @@ RULES: dict[str, Rule] = {
     "augment.rectangles": ("from 0 to 20", lambda value: 0 <= value <= 20),
     "data.layout": _one_of(LAYOUTS),
     "data.loader": _one_of(LOADERS),
+    "data.phantom_version": _one_of(VERSIONS),
     "data.render": _one_of(RENDER_CHOICES),
     "data.type": _one_of(tuple(CHANNELS)),
     "data.unit": _one_of(UNIT_CHOICES),
@@ -85,6 +87,7 @@ RULES: dict[str, Rule] = {
     "loss.contrastive_weight": _UP_TO_1,
     "loss.dice": _NOT_NEGATIVE,
     "loss.form": _one_of(tuple(CONTRASTIVE_LOSSES)),
+    "loss.nipple_weight": _POSITIVE,
     "loss.num_patches": _COUNT,
     "loss.temperature": _POSITIVE,
     "model.dtype": _one_of(precision.NAMES),

@@ -27,6 +27,10 @@ _AUGMENT: dict[str, Any] = {
     "blur": 0.6,
 }  # fields of `config.augment` that differ from "off"
 
+_SHIPPED_STEPS = 1000
+# Phantoms look alike: their levels are changed more than those of real images.
+_SHIPPED_AUGMENT = _AUGMENT | {"gamma": 0.7, "field": 0.08, "blur": 0.8, "rectangles": 1}
+
 
 def encoder(config: ConfigDict) -> None:
     """Changes the fields of an encoder's run."""
@@ -46,6 +50,15 @@ def decoder(config: ConfigDict) -> None:
         config.model.head = "pooled"
     else:
         config.loss.dice = 1.0
+
+
+def shipped(config: ConfigDict) -> None:
+    """Changes the fields of the run that makes the model that ships: phantoms, endlessly."""
+    decoder(config)
+    config.data.update({"root": "phantom", "phantom_version": 2, "endless": True})
+    config.loss.nipple_weight = 5.0
+    config.train.update({"steps": _SHIPPED_STEPS, "weight_decay": 1e-2})
+    config.augment.update(_SHIPPED_AUGMENT)
 
 
 def study(config: ConfigDict) -> None:

@@ -28,6 +28,7 @@ class DataSettings(examples.Selection):
 
     Attributes:
       emissivity: `config.flir.emissivity`.
+      endless: the training images are rendered in each step, see `train_decoder.train_step`.
       seed: the seed of the permutation of diagnoses; used only if `shuffle_labels` is True.
     """
 
@@ -44,6 +45,8 @@ class DataSettings(examples.Selection):
     emissivity: float = 0.0
     shuffle_labels: bool = False
     phantom_patients: int = 40
+    phantom_version: int = 1
+    endless: bool = False
     seed: int = 0
 
     @property
@@ -72,8 +75,11 @@ class DataSettings(examples.Selection):
             return pathlib.Path(self.root).expanduser()
         folder = cache_dir() / PHANTOM
         with writing(folder):
+            version = "" if self.phantom_version == 1 else f"version{self.phantom_version}_"
             return phantom.write_phantom(
-                folder / f"patients{self.phantom_patients}", patients=self.phantom_patients
+                folder / f"{version}patients{self.phantom_patients}",
+                patients=self.phantom_patients,
+                version=self.phantom_version,
             )
 
 

@@ -1,18 +1,23 @@
 """Synthetic ("phantom") thermograms in DMR-IR's *site* layout, to run programs without real data.
 
-`phantom_body` makes the bodies; this module writes files: JPEGs, diagnoses, COCO polygons.
-Label, date, patient number, pose and marker are independent of each other, unlike in DMR-IR.
+This module writes files: JPEGs, diagnoses, COCO polygons. The bodies of version 1 are made by
+`phantom_body`, those of version 2, which resemble patients and annotators more, by
+`phantom_anatomy` and `phantom_scene`. Label, date, patient number, pose and marker are independent
+of each other, unlike in DMR-IR.
 """
 
 import datetime
 import json
 import pathlib
 import tempfile
+from collections.abc import Callable
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from thermo_jax.data import phantom_body, radiometry
+from thermo_jax.data import phantom_anatomy, phantom_body, phantom_scene, radiometry
 from thermo_jax.data.annotations import COCO_CATEGORIES
 from thermo_jax.data.reader import ordered_map
 from thermo_jax.data.thermogram import CLASS_NAMES, GRAY_SHAPE
@@ -20,7 +25,7 @@ from thermo_jax.errors import UserError
 
 MARKER = ".phantom.json"  # written last: a folder that contains it is a complete phantom
 COCO_NAME = "52_instances_default.json"
-_VERSION = 1  # increase it when a change of the code changes the pixels of the same arguments
+VERSIONS = (1, 2)  # a change of the code that changes the pixels needs another one
 _JPEG = {"quality": 95, "subsampling": 0}
 _LIMITS = {"patients": (1, 9999), "frames": (1, 20), "seed": (0, 2**32 - 1)}
 _LIMITS |= {"sick_fraction": (0, 1), "annotated_fraction": (0, 1)}
@@ -30,14 +35,14 @@ def _write_patient(root: pathlib.Path, number: int, *, sick: bool, annotated: bo
     """Writes a patient's folder; returns (image name, polygons), or None if not annotated."""
     seed = (args["seed"], number)
     rng = np.random.default_rng((*seed, 0))
-    body = phantom_body.draw_body(rng)
+    make = {1: _first_version, 2: _second_version}[args["version"]]
+    polygons, expose = make(rng, seed=seed, sick=sick)
     date = datetime.date(2012, 10, 1) + datetime.timedelta(days=int(rng.integers(2600)))
-    rested, response = phantom_body.temperature_fields(body, seed=seed, sick=sick)
     folder = root / f"{number:04d}"
     folder.mkdir()
     frames = [("D", i) for i in range(args["frames"])] + [("S", None)] * args["static"]
     for protocol, frame in frames:
-        image = phantom_body.expose(rested, response, seed=seed, frame=frame)
+        image = expose(frame)
         stem = f"T{number:04d}.1.1.{protocol}.{date}.{frame or 0:02d}"
         gray = np.repeat(radiometry.render_gray(image), 3, axis=-1)
         Image.fromarray(gray).save(folder / f"{stem}.jpg", **_JPEG)
@@ -48,7 +53,41 @@ def _write_patient(root: pathlib.Path, number: int, *, sick: bool, annotated: bo
     diagnosis = "Sick" if sick else "Healthy"
     page = f"<html><body><p>Diagnosis*: <span>{diagnosis}<br></span></p></body></html>\n"
     (folder / "description.html").write_text(page)
-    return (f"T{number:04d}.1.1.D.{date}.00.jpg", body.polygons()) if annotated else None
+    return (f"T{number:04d}.1.1.D.{date}.00.jpg", polygons) if annotated else None
+
+
+Exposure = Callable[[int | None], np.ndarray]  # frame, None for the static image -> degrees C
+
+
+def _first_version(rng: np.random.Generator, *, seed: tuple[int, int], sick: bool):
+    """The polygons of a body, and its exposures."""
+    body = phantom_body.draw_body(rng)
+    rested, response = phantom_body.temperature_fields(body, seed=seed, sick=sick)
+
+    def expose(frame: int | None) -> np.ndarray:
+        return phantom_body.expose(rested, response, seed=seed, frame=frame)
+
+    return body.polygons(), expose
+
+
+def _second_version(rng: np.random.Generator, *, seed: tuple[int, int], sick: bool):
+    """The polygons of a body, and its exposures. Sick is one warm spot in one breast."""
+    body_key, scene_key = jax.random.split(jax.random.key(int(rng.integers(2**32))))
+    body = phantom_anatomy.draw_body(body_key)
+    sides = (0, 0)
+    if sick:
+        sides = (1, 0) if rng.random() < 0.5 else (0, 1)
+    body |= {"lesion": jnp.float32(sides), "lesion_warm": jnp.float32(rng.uniform(2, 3))}
+    rested, skin = map(np.asarray, phantom_scene.render(body, scene_key))
+
+    def expose(frame: int | None) -> np.ndarray:
+        noise = np.random.default_rng((*seed, 3, 99 if frame is None else frame))
+        cooling = 0.0 if frame is None else 0.9 * np.exp(-frame / 9)
+        image = rested - cooling * skin
+        image = image + float(body["noise"]) * noise.standard_normal(GRAY_SHAPE, np.float32)
+        return np.round(image, 2).astype(np.float32)
+
+    return phantom_anatomy.polygons(body), expose
 
 
 def _coco(drawn: list[tuple[str, dict[str, np.ndarray]]]) -> dict:
@@ -119,6 +158,7 @@ def _write_all(root: pathlib.Path, args: dict) -> None:
 def write_phantom(
     root,
     *,
+    version: int = 1,
     patients: int = 24,
     seed: int = 0,
     sick_fraction: float = 0.5,
@@ -144,7 +184,7 @@ def write_phantom(
     root = pathlib.Path(root)
     args = {
         "format": "thermo_jax phantom",
-        "version": _VERSION,
+        "version": int(version),
         "patients": int(patients),
         "seed": int(seed),
         "sick_fraction": float(sick_fraction),
@@ -153,6 +193,8 @@ def write_phantom(
         "static": bool(static),
         "temperatures": bool(temperatures),
     }
+    if version not in VERSIONS:
+        raise UserError(f"phantom: version={version} must be one of {VERSIONS}")
     for name, (low, high) in _LIMITS.items():
         if not low <= args[name] <= high:
             raise UserError(f"phantom: {name}={args[name]} must be between {low} and {high}")

@@ -1,4 +1,4 @@
-"""What a camera sees of a phantom body, version 2: temperatures in degrees C, and the drawn regions.
+"""What a camera sees of a phantom body, version 2: temperatures, and the drawn regions.
 
 It is a pure function of a random key, made of array operations only, so that a device can render
 thousands of bodies at once, at any size.

@@ -74,7 +74,9 @@ def run(
         batch_size=plan.batch_size,
         placement=placement,
         # Of augmented and of mirrored images, there are no latents that could be kept.
-        cache_latents=not (augmentation.is_on or config.model.mirror_average),
+        cache_latents=not (
+            augmentation.is_on or config.model.mirror_average or config.data.endless
+        ),
     )
     # ------------------------------------------------------------------------------ model and steps
     decoder = train_decoder.make_decoder(
@@ -92,11 +94,16 @@ def run(
     state = initialise(create_state, rng=jax.random.key(config.seed), frozen=encoder.variables)
     models = {"encoder": encoder.module, "decoder": decoder}
     map_step = partial(placement.map_step, resident=resident)
-    loss = {"dice": config.loss.dice} if config.task == "segment" else {}
+    loss = train_decoder.LossSettings(**config.get("loss", {}))  # a classifier has none
     train_step = partial(
-        train_decoder.train_step, tx=tx, augmentation=augmentation, **models, **loss
+        train_decoder.train_step,
+        tx=tx,
+        augmentation=augmentation,
+        endless=config.data.endless,
+        loss=loss,
+        **models,
     )
-    eval_step = partial(train_decoder.eval_step, **models, **loss)
+    eval_step = partial(train_decoder.eval_step, loss=loss, **models)
     predict_step = partial(
         train_decoder.predict_step,
         full_shape=GRAY_SHAPE,

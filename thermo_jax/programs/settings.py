@@ -61,7 +61,17 @@ def check_fields(config: ConfigDict) -> None:
 
 
 def data_settings(config: ConfigDict) -> DataSettings:
-    """What to read."""
+    """What to read.
+
+    Raises:
+      UserError: endless phantoms are configured for other images than those that are rendered.
+    """
+    wanted = {"task": "segment", "data.root": "phantom", "data.type": "gray"}
+    wanted |= {"data.phantom_version": 2}
+    given = flatten_dict(config.to_dict(), sep=".")
+    if config.data.endless and any(given.get(name) != value for name, value in wanted.items()):
+        needs = ", ".join(f"config.{name}={value}" for name, value in wanted.items())
+        raise UserError(f"config.data.endless=True needs {needs}")
     return DataSettings(
         **config.data,
         emissivity=config.flir.emissivity,

@@ -12,9 +12,10 @@ from jaxtyping import Array, Int, Key, UInt32
 
 from thermo_jax.training.partials import by_value
 
-# `example_keys` for augmentation get this number after the step's. No slot has it, so that these
-# keys differ from those of the patch sampler.
+# `example_keys` for augmentation and for phantoms get these numbers after the step's. No slot has
+# them, so that the keys differ from those of the patch sampler.
 AUGMENTATION = 2**31 - 1
+PHANTOMS = 2**31 - 2
 
 
 class TrainState(flax.struct.PyTreeNode):

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from thermo_jax.data import phantom_scene
 from thermo_jax.data.thermogram import CLASS_NAMES, MIRRORED_CLASSES
 from thermo_jax.models import losses
 from thermo_jax.models.augmentation import OFF, AugmentSettings, augment
@@ -24,7 +25,21 @@ from thermo_jax.models.mirror import mirror_averaged
 from thermo_jax.models.operations import NATIVE, Operations
 from thermo_jax.models.precision import array_dtype
 from thermo_jax.training import parallel
-from thermo_jax.training.state import AUGMENTATION, TrainState, example_keys
+from thermo_jax.training.state import AUGMENTATION, PHANTOMS, TrainState, example_keys
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LossSettings:
+    """A segmenter's loss: the fields of `config.loss`, which configs/segment.py explains."""
+
+    dice: float = 0.0
+    nipple_weight: float = 2.0
+
+    @property
+    def class_weights(self) -> tuple[float, ...]:
+        """Weights of the classes in the cross-entropy."""
+        return tuple(self.nipple_weight if "nipple" in name else 1.0 for name in CLASS_NAMES)
+
 
 # --------------------------------------------------------------------------------------------------
 # The update
@@ -39,7 +54,8 @@ def train_step(
     decoder: Decoder,
     tx: optax.GradientTransformation,
     augmentation: AugmentSettings = OFF,
-    dice: float = 0.0,
+    loss: LossSettings = LossSettings(),
+    endless: bool = False,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """Makes one update, from one device's part of the batch.
 
@@ -47,8 +63,11 @@ def train_step(
       batch: "images" uint8 [b,H,W,C] or "latents" [b,V,H,W,L]; "labels" int32 [b] to classify,
         "label_maps" uint8 [b,480,640] to segment. Augmentation needs "images" and "slot" int32 [b],
         the numbers of the images in the whole batch.
-      dice: weight of a segmenter's soft Dice loss, beside the cross-entropy.
+      loss: of a segmenter; a classifier has no settings.
+      endless: new phantoms replace the batch's images and label maps in each step.
     """
+    if endless:
+        batch = _phantoms(state, batch)
     if augmentation.is_on:
         batch = _augmented(state, batch, augmentation)
     latents = _latents(state, batch, encoder=encoder)
@@ -56,7 +75,7 @@ def train_step(
     def loss_fn(params):
         variables = {"params": params, "batch_stats": state.batch_stats}
         outputs, updates = decoder.apply(variables, latents, train=True, mutable=["batch_stats"])
-        values = _losses(outputs, batch, dice=dice)
+        values = _losses(outputs, batch, loss=loss)
         means = {name: value.mean() for name, value in values.items()}
         return means["loss"], (means, updates["batch_stats"])
 
@@ -65,11 +84,19 @@ def train_step(
     return state.apply_gradients(grads, tx=tx, batch_stats=batch_stats), metrics
 
 
+def _phantoms(state: TrainState, batch: dict) -> dict:
+    """Returns the batch with new phantoms as "images" and "soft_labels"."""
+    keys = example_keys(state.rng, state.step, PHANTOMS, examples=batch["slot"])
+    render = functools.partial(phantom_scene.example, shape=batch["images"].shape[1:3])
+    images, targets = jax.vmap(render)(keys)
+    return batch | {"images": images, "soft_labels": targets}
+
+
 def _augmented(state: TrainState, batch: dict, settings: AugmentSettings) -> dict:
     """Returns the batch with other images, and "soft_labels" in place of "label_maps"."""
     keys = example_keys(state.rng, state.step, AUGMENTATION, examples=batch["slot"])
     images, dtype, targets = batch["images"], jax.tree.leaves(state.params)[0].dtype, None
-    if "label_maps" in batch:
+    if "soft_labels" in batch or "label_maps" in batch:
         targets = _targets(batch, height=images.shape[1], dtype=dtype)
     images, targets = augment(
         images, targets, keys=keys, settings=settings, swap=MIRRORED_CLASSES, dtype=dtype
@@ -92,21 +119,21 @@ def _latents(state: TrainState, batch: dict, *, encoder: Encoder) -> jax.Array:
     return encode(batch["images"], encoder=encoder, variables=state.frozen)
 
 
-def _losses(outputs, batch: dict, *, dice: float) -> dict[str, jax.Array]:
+def _losses(outputs, batch: dict, *, loss: LossSettings) -> dict[str, jax.Array]:
     """Returns "loss" and "accuracy" [b] of a classifier's or a segmenter's outputs."""
     if isinstance(outputs, tuple):
         logits, _ = outputs
         labels = batch["labels"].astype(logits.dtype)
         accuracy = (logits > 0) == (labels > 0.5)
-        loss = losses.classification_loss(logits, labels)
+        values = losses.classification_loss(logits, labels)
     else:
         logits, dtype = outputs, outputs.dtype
         targets = _targets(batch, height=logits.shape[1], dtype=dtype)
         accuracy = (logits.argmax(-1) == targets.argmax(-1)).mean((1, 2), dtype=dtype)
-        loss = losses.segmentation_loss(logits, targets)
-        if dice:
-            loss += dice * losses.soft_dice_loss(logits, targets)
-    return {"loss": loss.astype(logits.dtype), "accuracy": accuracy.astype(logits.dtype)}
+        values = losses.segmentation_loss(logits, targets, class_weights=loss.class_weights)
+        if loss.dice:
+            values += loss.dice * losses.soft_dice_loss(logits, targets)
+    return {"loss": values.astype(logits.dtype), "accuracy": accuracy.astype(logits.dtype)}
 
 
 def encode_step(variables: dict, batch: dict[str, jax.Array], *, encoder: Encoder) -> jax.Array:
@@ -120,12 +147,12 @@ def eval_step(
     *,
     encoder: Encoder,
     decoder: Decoder,
-    dice: float = 0.0,
+    loss: LossSettings = LossSettings(),
 ) -> dict[str, jax.Array]:
     """Returns sums of the losses over the batch's examples, in inference mode."""
     latents = _latents(state, batch, encoder=encoder)
     outputs = decoder.apply(state.variables, latents, train=False)
-    return parallel.masked_sums(_losses(outputs, batch, dice=dice), batch["mask"])
+    return parallel.masked_sums(_losses(outputs, batch, loss=loss), batch["mask"])
 
 
 def predict_step(
