@@ -77,7 +77,7 @@ RULES: dict[str, Rule] = {
     "augment.rectangles": ("from 0 to 20", lambda value: 0 <= value <= 20),
     "data.layout": _one_of(LAYOUTS),
     "data.loader": _one_of(LOADERS),
-    "data.phantom_version": _one_of(VERSIONS),
+    "data.phantom_version": ("1 or 2", lambda value: value in VERSIONS),
     "data.render": _one_of(RENDER_CHOICES),
     "data.type": _one_of(tuple(CHANNELS)),
     "data.unit": _one_of(UNIT_CHOICES),
