@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_training as tiny
+from augmented_trainers import augmented
 from scipy import ndimage
 
 from thermo_jax.data.thermogram import CLASS_NAMES, MIRRORED_CLASSES
@@ -266,14 +267,14 @@ def test_the_number_of_devices_does_not_change_the_images(count, mode):
 @pytest.mark.parametrize("task", ["classify", pytest.param("segment", marks=pytest.mark.slow)])
 def test_a_training_step_changes_the_images_by_its_number_and_the_slots(task):
     with tiny.shallow_decoders():
-        trainer = tiny.decoder_trainer(task, augmentation=tiny.AUGMENTATION)
+        trainer = augmented(tiny.decoder_trainer(task))
         assert_losses_depend_on_step_and_slots(trainer, tiny.batch_of(tiny.columns(8)))
 
 
 @pytest.mark.slow
 def test_a_pretraining_step_changes_the_images_before_it_reads_patches():
     """With given patches, nothing else in the step is random."""
-    trainer = tiny.encoder_trainer(augmentation=tiny.AUGMENTATION)
+    trainer = augmented(tiny.encoder_trainer())
 
     def step(state, batch):
         anchors = jnp.full((8, 4, 2), 6)

@@ -15,6 +15,7 @@ import numpy as np
 import optax
 import pytest
 import tiny_training as tiny
+from augmented_trainers import augmented
 from ml_collections import ConfigDict
 
 from thermo_jax.models.operations import GPU, NATIVE
@@ -28,9 +29,7 @@ TRAINERS = {
     "pretrain": tiny.encoder_trainer,
     "classify": lambda **options: tiny.decoder_trainer("classify", **options),
     "segment": lambda **options: tiny.decoder_trainer("segment", **options),
-    "augmented": lambda **options: tiny.decoder_trainer(
-        "segment", augmentation=tiny.AUGMENTATION, **options
-    ),
+    "augmented": lambda **options: augmented(tiny.decoder_trainer("segment", **options)),
 }
 SIZES = {"pretrain": (8, 12), "classify": (16, 24), "segment": (16, 24)}
 SIZES["augmented"] = SIZES["segment"]

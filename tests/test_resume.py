@@ -11,6 +11,7 @@ from typing import NamedTuple
 import jax
 import pytest
 import tiny_training as tiny
+from augmented_trainers import augmented
 
 from thermo_jax.training.checkpoints import Checkpoints
 from thermo_jax.training.metrics_log import METRICS, TIMING, read_jsonl
@@ -47,7 +48,7 @@ def finish(tmp_path_factory):
     def get(name: str) -> Finished:
         workdir = tmp_path_factory.mktemp(name)
         if name == "encoder":
-            run = tiny.make_run(tiny.encoder_trainer(augmentation=tiny.AUGMENTATION))
+            run = tiny.make_run(augmented(tiny.encoder_trainer()))
         elif name in tiny.TRAINERS:
             run = tiny.make_run(tiny.TRAINERS[name]())
         else:

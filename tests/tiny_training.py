@@ -22,7 +22,6 @@ from ml_collections import ConfigDict
 
 from thermo_jax.configs import classify, segment
 from thermo_jax.models import cuts, decoders
-from thermo_jax.models.augmentation import OFF, AugmentSettings
 from thermo_jax.models.cuts import scale_images
 from thermo_jax.models.frozen import FrozenEncoder
 from thermo_jax.models.operations import NATIVE, Operations
@@ -36,7 +35,6 @@ from thermo_jax.training.state import TrainState, example_keys, initialise
 HEIGHT, WIDTH = 16, 24
 BATCH_SIZE = 8
 CHANNELS = cuts.CHANNELS
-AUGMENTATION = AugmentSettings(mirror=True, rotation=10.0, elastic=0.03, field=0.05, noise=0.05)
 TARGETS = {"classify": "labels", "segment": "label_maps"}
 
 
@@ -97,7 +95,6 @@ def encoder_trainer(
     tx: optax.GradientTransformation | None = None,
     dtype: str = "float32",
     operations: Operations = NATIVE,
-    augmentation: AugmentSettings = OFF,
     **loss: Any,
 ) -> Trainer:
     """The shipped encoder, shrunk; `loss` changes its loss settings."""
@@ -111,9 +108,7 @@ def encoder_trainer(
     state = initialise(create_state, rng=jax.random.key(1))
     return Trainer(
         state=cast(state, dtype),
-        train_step=partial(
-            train_encoder.train_step, model=model, tx=tx, loss=settings, augmentation=augmentation
-        ),
+        train_step=partial(train_encoder.train_step, model=model, tx=tx, loss=settings),
         eval_step=partial(train_encoder.eval_step, model=model, loss=settings),
         column_names=("images",),
         encoder_of=lambda state: {name: tree["encoder"] for name, tree in state.variables.items()},
@@ -194,7 +189,6 @@ def decoder_trainer(
     tx: optax.GradientTransformation | None = None,
     dtype: str = "float32",
     operations: Operations = NATIVE,
-    augmentation: AugmentSettings = OFF,
 ) -> Trainer:
     """A decoder on a frozen encoder; `row` is encoder/decoder as in Table 1."""
     config = decoder_config(task, row, dtype=dtype)
@@ -207,7 +201,7 @@ def decoder_trainer(
     models = {"encoder": encoder.module, "decoder": decoder}
     return Trainer(
         state=cast(state, dtype),
-        train_step=partial(train_decoder.train_step, tx=tx, augmentation=augmentation, **models),
+        train_step=partial(train_decoder.train_step, tx=tx, **models),
         eval_step=partial(train_decoder.eval_step, **models),
         column_names=("images", TARGETS[task]),
         encoder_of=lambda state: state.frozen,
