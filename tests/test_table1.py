@@ -174,7 +174,7 @@ def test_a_patient_who_is_tested_in_two_repeats_counts_once(finished, tmp_path):
         ({"tasks": ("clasify",)}, "config.tasks=.*classify, segment"),
         ({"repeats": 0}, "config.repeats=0 must be at least 1"),
         ({"num_folds": 3}, "config.num_folds=3 must be from 0"),
-        ({"encoder_val_fraction": 1.0}, "config.encoder_val_fraction=1.0 must be above 0 and"),
+        ({"encoder_val_fraction": 1.0}, "config.encoder_val_fraction=1.0 must be at least 0 and"),
         ({"transductive": True, "split": {"protocol": "paper"}}, "config.transductive=True"),
         ({"data": {"root": ""}}, "config.data.root is empty"),
         ({"downscale": {"heat": 7}}, "downscale=7 does not divide"),
