@@ -55,9 +55,9 @@ RULES: dict[str, Rule] = {
     "downscale": _COUNT,
     "dtypes": _some_of(precision.NAMES[1:]),  # without "auto"
     "encoder_val_fraction": _SHARE,
-    "format": _one_of(("stablehlo", "onnx")),
+    "format": _one_of(("stablehlo", "onnx", "safetensors")),
     "iterations": _COUNT,
-    "kinds": _some_of(_KINDS),
+    "kinds": _some_of((*_KINDS, "shipped")),
     "matrix": _COUNT,
     "mode": _one_of(MODES),
     "num_clusters": _COUNT,
@@ -290,6 +290,11 @@ def decoder(task: str, *, preset: str) -> ConfigDict:
     config.encoder.num_kernels = 16
     # Channels of the U-Net's first stage; 64 is the published size.
     config.model.unet_width = 64
+    # Where training starts: "" (random weights), or the decoder of another run's workdir, of a
+    # .safetensors file, or "shipped", the segmenter that comes with thermo_jax. Its encoder, data
+    # type and unet_width must be those of this run. A classifier takes a segmenter's U-Net, but its
+    # last layers are new.
+    config.init_from = ""
     return config
 
 

@@ -266,7 +266,8 @@ class ShallowUNet(nn.Module):
         dtype, axis_name = self.operations.dtype, self.operations.axis_name
         operations = dataclasses.replace(NATIVE, dtype=dtype, axis_name=axis_name)
         stage = DoubleConv(self.width, self.width, operations=operations)
-        return nn.Conv(self.num_outputs, (1, 1), dtype=dtype)(stage(latents, train=train))
+        out = nn.Conv(self.num_outputs, (1, 1), dtype=dtype, name="out")  # as in the U-Net
+        return out(stage(latents, train=train))
 
 
 @contextlib.contextmanager

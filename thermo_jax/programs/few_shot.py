@@ -26,9 +26,15 @@ from thermo_jax.programs import decoder_results, reports, settings
 from thermo_jax.programs.stages import Stage, check_split, check_stages, run_stages, stage_config
 from thermo_jax.programs.workdir import PICTURES, begin, check_workdir
 from thermo_jax.training import timeline
+from thermo_jax.training.weights_file import SHIPPED
 
 ENCODER_SPLIT = "split_encoder.json"
-KINDS = {"pretrained": "CUTS, pretrained", "random": "random, frozen", "none": "none: raw pixels"}
+KINDS = {
+    "pretrained": "CUTS, pretrained",
+    "random": "random, frozen",
+    "none": "none: raw pixels",
+    SHIPPED: "shipped model, fine-tuned",
+}
 VALIDATION = "Validation patients choose the epoch; they are labelled, too, and not counted."
 
 
@@ -97,7 +103,8 @@ def _stages(
         for count in numbers(config, available=available):
             for repeat in range(config.repeats):
                 stage = segmenter.copy_and_resolve_references()
-                stage.encoder.kind = kind
+                stage.encoder.kind = "none" if kind == SHIPPED else kind
+                stage.init_from = SHIPPED if kind == SHIPPED else stage.init_from
                 stage.encoder.num_kernels = config.stages.encoder.model.num_kernels
                 stage.encoder.workdir = str(workdir / "encoder") if kind == "pretrained" else ""
                 stage.split.max_train_patients = count

@@ -53,6 +53,7 @@ OLD_DEFAULTS: dict[str, Any] = {
     "data.render": "auto",
     "data.unit": "auto",
     "flir.emissivity": 0.0,
+    "init_from": "",
 }
 
 
