@@ -1,4 +1,4 @@
-"""Compares two segmenters: are the weights equal to the bit, and else, how different are the regions?
+"""Compares two segmenters: are their weights equal to the bit, and if not, how do regions differ?
 
     python launch/compare_weights.py NEW.safetensors [OLD.safetensors] [--images=20]
 

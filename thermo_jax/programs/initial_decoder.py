@@ -164,7 +164,7 @@ def trained_on(
 
     None stands for a decoder that was trained on patients who are not known.
     """
-    rows = np.concatenate([sets["train"], sets["validation"]])
+    rows = np.concatenate([rows for role, rows in sets.items() if role != "test"])
     own = {
         "data_fingerprint": dataset.fingerprint,
         "synthetic": dataset.settings.root == PHANTOM,

@@ -225,6 +225,7 @@ _FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "config.data.mirrored": ("true or false", lambda v: v is None or isinstance(v, bool)),
     "config.model.unet_width": (f"from 1 to {_LARGEST}", _is_width),
     "config.model.head": (" or ".join(HEADS), lambda v: v is None or v in HEADS),
+    "config.model.mirror_average": ("true or false", lambda v: v is None or isinstance(v, bool)),
     "config.encoder.num_kernels": ("a width", lambda v: v is None or _is_width(v)),
     "encoder.data_type": ("gray or heat", lambda v: v in _TYPES),
     "encoder.kind": ("random, none or absent", lambda v: v in (None, "random", "none")),
