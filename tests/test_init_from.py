@@ -16,6 +16,7 @@ from thermo_jax.data.dataset import Dataset, DataSettings
 from thermo_jax.data.thermogram import Thermogram
 from thermo_jax.inference.predictor import SHIPPED_TITLE, load_model
 from thermo_jax.programs import few_shot
+from thermo_jax.programs.export import export_weights
 from thermo_jax.programs.initial_decoder import own_start, start_caveat
 from thermo_jax.training import train_decoder
 from thermo_jax.training.checkpoints import Checkpoints
@@ -204,3 +205,21 @@ def test_a_start_that_does_not_fit_is_refused_before_a_study_trains(sources, tmp
     with pytest.raises(ValueError, match="reads latents of a pretrained heat.*this run raw heat p"):
         main.run(config, tmp_path / "run")
     assert not (tmp_path / "run" / "shipped_1_seed0").exists()
+
+
+@pytest.mark.slow
+def test_a_run_starts_from_a_file_says_so_and_continues_without_it(tmp_path, cache):
+    config = tiny.decoder_config("segment", "H/H")
+    config.encoder.kind, config.data.root, config.data.loader = "none", "phantom", "numpy"
+    config.data.downscale, config.data.phantom_patients, config.train.epochs = 4, 12, 1
+    config.parallel.devices, config.report.bootstrap, config.train.batch_size = 1, 20, 4
+    main.run(config, tmp_path / "first")
+    (file,) = export_weights(load_model(tmp_path / "first"), tmp_path / "first.safetensors")
+    config.init_from, config.split.fold = str(file), 1
+    facts = main.run(config, tmp_path / "second")["run"]
+    assert facts["started from"].startswith(f"{file} (segment); trained on ")
+    with Checkpoints(tmp_path / "second", read_only=True) as checkpoints:
+        own, before = checkpoints.meta()["trained_on"]
+    assert own["synthetic"] and own["patients"] != before["patients"]
+    file.unlink()
+    assert main.run(config, tmp_path / "second")["run"] == facts

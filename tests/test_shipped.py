@@ -1,12 +1,14 @@
 """Predictions without a named model use the one of the package; a tiny one takes its place."""
 
+import contextlib
 import csv
+import io
 import json
+import shutil
 
 import numpy as np
 import pytest
 import tiny_training as tiny
-from saved_decoders import save_decoder
 from shipped_model import tiny_shipped_model
 from thermogram_files import write_gray, write_matrix
 
@@ -46,9 +48,11 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def workdir(folder, tmp_path_factory):
-    """Everything that `predict` wrote without a named model."""
+    """Everything that `predict` wrote without a named model, and printed (printed.txt)."""
     workdir = tmp_path_factory.mktemp("out")
-    main.run(config(folder), workdir)
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        main.run(config(folder), workdir)
+    (workdir / "printed.txt").write_text(printed.getvalue())
     return workdir
 
 
@@ -86,36 +90,29 @@ def test_pictures_polygons_and_labelme_files_need_no_classifier(workdir):
     assert not (workdir / "evidence").exists()
 
 
-def test_the_run_prints_and_logs_by_what_thermograms_were_segmented(
-    folder, tmp_path, capsys, caplog
-):
-    settings = config(folder / "T0007.txt")
-    settings.reports = False
-    main.run(settings, tmp_path / "out")
-    assert f"Thermograms are {NOTE}." in caplog.text
-    printed = capsys.readouterr().out
+def test_the_run_prints_by_what_thermograms_were_segmented(workdir):
+    printed = (workdir / "printed.txt").read_text()
     assert NOTE in printed and "shipped (segment)" in printed
 
 
-def test_a_predictor_without_arguments_uses_the_packages_model(source):
+def test_a_predictor_without_arguments_uses_the_packages_model(source, caplog):
     (model,) = Predictor().models
+    assert f"Thermograms are {NOTE}." in caplog.text
     (trained,) = Predictor([source]).models
     images = np.random.default_rng(0).integers(0, 256, (1, *model.image_shape), np.uint8)
     assert (model.name, model.is_shipped, trained.is_shipped) == ("shipped", True, False)
     np.testing.assert_array_equal(model(images)["classes"], trained(images)["classes"])
 
 
-def test_the_packages_model_may_be_listed_with_others(source, tmp_path):
-    save_decoder(tmp_path / "a" / "classify", "classify")
-    predictor = Predictor([tmp_path / "a", source, "shipped"])
-    names = [model.name for model in predictor.models]
-    assert names[2] == "shipped" and names[0].endswith("a/classify")
-    assert predictor.note == f"segmented by {names[1]} and by {SHIPPED_TITLE}"
-    assert Predictor([tmp_path / "a"]).note == Predictor([source]).note == ""
+def test_the_packages_model_may_be_listed_with_others(source):
+    predictor = Predictor([source, "shipped"])
+    assert [model.name for model in predictor.models] == ["source", "shipped"]
+    assert predictor.note == f"segmented by source and by {SHIPPED_TITLE}"
+    assert Predictor([source]).note == ""
 
 
-def test_a_decoder_is_exported_to_a_file_that_predicts_the_same(tmp_path):
-    workdir = save_decoder(tmp_path / "runs" / "segment", "segment", seed=3)
+def test_a_decoder_is_exported_to_a_file_that_predicts_the_same(source, tmp_path):
+    workdir = shutil.copytree(source, tmp_path / "runs" / "segment")
     scores = {"segmentation": {"30x40": {"miou": 0.5}}, "run": {"data": "/secret"}}
     (workdir / "results.json").write_text(json.dumps(scores))
     settings = export_config.get_config("safetensors")
