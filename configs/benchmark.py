@@ -28,9 +28,10 @@ def _build(preset: str = "cpu") -> ConfigDict:
     # What to run.
     config.task = "benchmark"
     # What is timed: "pretrain", "classify" and "segment" are training steps, "encode" and "predict"
-    # inference; "encode and segment" (or classify) encodes in every training step. Each name is
-    # followed by a data type ("H") or a row of Table 1 ("H/H"). "pretrain H:64" has 64 images in a
-    # step instead of config.batch_size.
+    # inference. "encode and segment" (or classify) encodes in every training step. "augmented
+    # segment" (or classify, pretrain) also changes the images at random. Each name is followed by a
+    # data type ("H") or a row of Table 1 ("H/H"). "pretrain H:64" has 64 images in a step instead
+    # of config.batch_size.
     config.cases = ("pretrain H", "segment H/H", "classify H/H", "encode H", "pretrain G")
     # Training cases that are also timed with each way of feeding batches to steps. If there are
     # any, a call of a step that does nothing is timed, too.
@@ -49,6 +50,8 @@ def _build(preset: str = "cpu") -> ConfigDict:
     config.downscale = 1
     # Channels of the encoder's first block.
     config.num_kernels = 16
+    # True: decoders read raw pixels, as with config.encoder.kind="none".
+    config.raw_pixels = False
     # Channels of the U-Net's first stage.
     config.unet_width = 64
     # How layers are computed: "native" (with XLA's own operations), "cpu", "gpu", or "auto" (the

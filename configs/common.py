@@ -1,100 +1,17 @@
-"""What configurations share: fields, the rules for their values, and the parser of presets."""
+"""What configurations share: fields and the parser of presets; rules.py contains their rules."""
 
 import difflib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 from ml_collections import ConfigDict
 
-from thermo_jax.data.batches import LOADERS
-from thermo_jax.data.dataset import SPLIT_PROTOCOLS
-from thermo_jax.data.layouts import LAYOUTS, RENDER_CHOICES
-from thermo_jax.data.radiometry import UNIT_CHOICES
+from thermo_jax.configs.rules import ROWS as ROWS
 from thermo_jax.errors import UserError
-from thermo_jax.models import operations, precision
-from thermo_jax.models.cuts import CHANNELS
-from thermo_jax.models.decoders import HEADS
-from thermo_jax.models.losses import CONTRASTIVE_LOSSES
-from thermo_jax.training.parallel import MODES
 
 ENCODER_VAL_FRACTION = 0.3
 ROW_TYPES = {"G": "gray", "H": "heat"}
-ROWS = ("G/G", "G/H", "H/G", "H/H")  # encoder / decoder, the order of Table 1
-_KINDS = ("pretrained", "random", "none")  # of encoders
-Rule = tuple[str, Callable[[Any], bool]]  # what a value must be, and a function that checks it
-
-
-def _one_of(names: Sequence[str]) -> Rule:
-    return f"one of {', '.join(names)}", lambda value: value in names
-
-
-def _some_of(names: Sequence[str]) -> Rule:
-    known = set(names)
-    expected = f"one or more of {', '.join(names)}, each at most once"
-    return expected, lambda value: value and known >= set(value) and len(set(value)) == len(value)
-
-
-def _are_counts(numbers: Sequence) -> bool:
-    return bool(numbers) and all(isinstance(number, int) and number >= 0 for number in numbers)
-
-
-_COUNT: Rule = ("at least 1", lambda value: value >= 1)
-_NOT_NEGATIVE: Rule = ("at least 0", lambda value: value >= 0)
-_POSITIVE: Rule = ("above 0", lambda value: value > 0)
-_SHARE: Rule = ("above 0 and below 1", lambda value: 0 < value < 1)
-_SEED: Rule = ("from 0 to 4294967295", lambda value: 0 <= value < 2**32)  # JAX's keys are 32 bits
-# What the values of fields must be. A name with its section ("data.type") is the rule of this one
-# field. A name alone is the rule of every field with this name that has no rule with its section.
-RULES: dict[str, Rule] = {
-    "batch_size": _COUNT,
-    "conv": _one_of(operations.NAMES),
-    "copy_mb": _COUNT,
-    "direction": _one_of(("import", "export")),
-    "downscale": _COUNT,
-    "dtypes": _some_of(precision.NAMES[1:]),  # without "auto"
-    "encoder_val_fraction": _SHARE,
-    "format": _one_of(("stablehlo", "onnx", "safetensors")),
-    "iterations": _COUNT,
-    "kinds": _some_of((*_KINDS, "shipped")),
-    "matrix": _COUNT,
-    "mode": _one_of(MODES),
-    "num_clusters": _COUNT,
-    "num_kernels": _COUNT,
-    "patients": ("numbers of patients from 1, or 0 for all", _are_counts),
-    "platforms": _some_of(("cpu", "cuda", "rocm", "tpu")),  # JAX's names
-    "repeats": _COUNT,
-    "rows": _some_of(ROWS),
-    "seed": _SEED,
-    "steps_per_dispatch": _COUNT,
-    "tasks": _some_of(("classify", "segment")),
-    "unet_width": _COUNT,
-    "data.layout": _one_of(LAYOUTS),
-    "data.loader": _one_of(LOADERS),
-    "data.render": _one_of(RENDER_CHOICES),
-    "data.type": _one_of(tuple(CHANNELS)),
-    "data.unit": _one_of(UNIT_CHOICES),
-    "encoder.kind": _one_of(_KINDS),
-    "encoder.type": _one_of(tuple(CHANNELS)),
-    "flir.emissivity": ("from 0 to 1", lambda value: 0 <= value <= 1),
-    "loss.contrastive_weight": ("from 0 to 1", lambda value: 0 <= value <= 1),
-    "loss.form": _one_of(tuple(CONTRASTIVE_LOSSES)),
-    "loss.num_patches": _COUNT,
-    "loss.temperature": _POSITIVE,
-    "model.dtype": _one_of(precision.NAMES),
-    "model.head": _one_of(HEADS),
-    "model.patch_size": ("odd and at least 3", lambda value: value >= 3 and value % 2 == 1),
-    "parallel.steps_per_dispatch": _NOT_NEGATIVE,
-    "report.bootstrap": _COUNT,
-    "split.max_train_patients": _NOT_NEGATIVE,
-    "split.protocol": _one_of(SPLIT_PROTOCOLS),
-    "split.val_fraction": _SHARE,
-    "train.checkpoint_minutes": _NOT_NEGATIVE,
-    "train.epochs": _COUNT,
-    "train.learning_rate": _POSITIVE,
-    "train.patience": _NOT_NEGATIVE,
-}
 
 
 def base(task: str, *, data_type: str) -> ConfigDict:
@@ -183,7 +100,7 @@ def split() -> ConfigDict:
     config.fold = 0
     # Share of validation patients among those who are not test patients; the epoch and the
     # threshold are chosen on them. The default is 0.2 for decoders and 0.3 for encoders, which is
-    # the paper's 70:30.
+    # the paper's 70:30. 0: all who are not test patients train, and the last epoch is the result.
     config.val_fraction = 0.2
     # Seed of the split.
     config.seed = 0
@@ -257,6 +174,37 @@ def parallel() -> ConfigDict:
     return config
 
 
+def augment() -> ConfigDict:
+    """How training images are changed at random in each step; 0 or False is off (published).
+
+    "Up to" a number means that each image gets its own, uniform from minus this number to it.
+    """
+    config = ConfigDict()
+    # Whether half of the images are mirrored; labels of the left and the right side are exchanged.
+    config.mirror = False
+    # Images are turned by up to this angle, degrees.
+    config.rotation = 0.0
+    # The logarithm of their magnification is up to this: 0.1 is from 90 % to 111 %.
+    config.scale = 0.0
+    # The logarithm of height by width of what was a square is up to this.
+    config.stretch = 0.0
+    # Images are moved up or down, left or right, by up to this share of their height.
+    config.shift = 0.0
+    # Standard deviation of a smooth displacement of the pixels, as a share of the height.
+    config.elastic = 0.0
+    # The logarithm of the power to which levels, from 0 to 1, are raised is up to this.
+    config.gamma = 0.0
+    # Standard deviation of a smooth field that is added, as a share of the 255 levels.
+    config.field = 0.0
+    # Standard deviation of the noise of each pixel, as a share of the 255 levels.
+    config.noise = 0.0
+    # Standard deviation of a Gaussian blur is from 0 to this, pixels.
+    config.blur = 0.0
+    # Number of small rectangles of one level, each of which covers a part of every second image.
+    config.rectangles = 0
+    return config
+
+
 def train(*, batch_size: int, epochs: int, patience: int, learning_rate: float) -> ConfigDict:
     """How long and how fast to train."""
     config = ConfigDict()
@@ -264,10 +212,21 @@ def train(*, batch_size: int, epochs: int, patience: int, learning_rate: float) 
     config.batch_size = batch_size
     # Largest number of epochs. An epoch has max(ceil(images / batch_size), 5) full batches.
     config.epochs = epochs
+    # Number of steps (updates), rounded up to whole epochs, instead of `epochs`; 0 = use `epochs`.
+    config.steps = 0
     # Stop after this many epochs without a better validation loss, 0 = never.
     config.patience = patience
-    # Step size of the optimiser.
+    # Step size of the optimiser, at its highest.
     config.learning_rate = learning_rate
+    # Decoupled weight decay on all parameters (AdamW); 0 = Adam.
+    config.weight_decay = 0.0
+    # Share of the steps, at the start, in which the learning rate grows linearly.
+    config.warmup = 0.0
+    # The learning rate after that: "constant", or "cosine", which falls to 0.
+    config.schedule = "constant"
+    # Evaluation and prediction use an exponential moving average of parameters and batch statistics
+    # with this decay, such as 0.99; 0 = none.
+    config.ema = 0.0
     # Minutes between checkpoints, 0 = one after every epoch. Another one is saved when training
     # ends or gets SIGTERM. A run that is killed continues from its last checkpoint.
     config.checkpoint_minutes = 1.0
@@ -290,6 +249,8 @@ def decoder(task: str, *, preset: str) -> ConfigDict:
     config.encoder.num_kernels = 16
     # Channels of the U-Net's first stage; 64 is the published size.
     config.model.unet_width = 64
+    # True: predictions are the mean over an image and its mirror image, mirrored back.
+    config.model.mirror_average = False
     # Where training starts: "" (random weights), or the decoder of another run's workdir, of a
     # .safetensors file, or "shipped", the segmenter that comes with thermo_jax. Its encoder, data
     # type and unet_width must be those of this run. A classifier takes a segmenter's U-Net, but its

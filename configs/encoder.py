@@ -3,16 +3,18 @@
     python -m thermo_jax.main --config=configs/encoder.py:heat --workdir=runs/encoder_heat \
         --config.data.root=/data/dmr-ir
 
-Presets: `gray` or `heat` (default), then any of `no_recon`, `no_contrastive` (the paper's
-ablations) and `phantom` (synthetic data), joined by commas.
+Presets: `gray`, `heat` (default) or `small` (configs/small.py: gray images of 60x80 pixels, 64
+latents, minutes on a CPU), then any of `no_recon`, `no_contrastive` (the paper's ablations) and
+`phantom` (synthetic data), joined by commas.
 """
 
 from ml_collections import ConfigDict
 
-from thermo_jax.configs import common
+from thermo_jax.configs import common, small
 
 
-def _build(data_type: str = "heat") -> ConfigDict:
+def _build(preset: str = "heat") -> ConfigDict:
+    data_type = "gray" if preset == "small" else preset
     config = common.base("encoder", data_type=data_type)
     config.split.val_fraction = common.ENCODER_VAL_FRACTION  # the paper's 70:30
 
@@ -31,9 +33,11 @@ def _build(data_type: str = "heat") -> ConfigDict:
     # Patches sampled per image and step.
     config.loss.num_patches = 16
 
+    config.augment = common.augment()
     config.train = common.train(batch_size=16, epochs=200, patience=10, learning_rate=1e-3)
-    # Decoupled weight decay, on all parameters.
-    config.train.weight_decay = 1e-4
+    config.train.weight_decay = 1e-4  # the published value
+    if preset == "small":
+        small.encoder(config)
     return config
 
 
@@ -47,6 +51,6 @@ def _no_contrastive(config: ConfigDict) -> None:
 
 get_config = common.presets(
     _build,
-    choices=("gray", "heat"),
+    choices=("gray", "heat", "small"),
     options={"no_recon": _no_recon, "no_contrastive": _no_contrastive, "phantom": common.phantom},
 )

@@ -3,22 +3,24 @@
     python -m thermo_jax.main --config=configs/few_shot.py:heat --workdir=runs/few_shot \
         --config.data.root=/data/dmr-ir
 
-Presets: `gray` or `heat` (default), then optionally `phantom`, or `smoke` (phantom, reduced, on a
-CPU in minutes), joined by commas. The same command continues after an interruption.
+Presets: `gray`, `heat` (default) or `small` (gray, with the recipe of configs/small.py), then
+optionally `phantom`, or `smoke` (phantom, reduced, on a CPU in minutes), joined by commas. The same
+command continues after an interruption.
 """
 
 from ml_collections import ConfigDict
 
-from thermo_jax.configs import common, encoder, segment
+from thermo_jax.configs import common, encoder, segment, small
 
 
-def _build(data_type: str = "heat") -> ConfigDict:
+def _build(preset: str = "heat") -> ConfigDict:
+    recipe = "small" if preset == "small" else ""
     config = ConfigDict()
     config.task = "few_shot"  # the program
     # Seed of the encoder, and the first seed of the segmenters.
     config.seed = 0
     # Data type of the images: "gray" or "heat".
-    config.type = data_type
+    config.type = "gray" if recipe else preset
     # Numbers of labelled patients to train on, 0 = all; larger sets include the smaller ones.
     config.patients = (1, 2, 5, 10, 20, 0)
     # Encoders: "pretrained" (CUTS), "random" (frozen initial weights), "none" (raw pixels); and
@@ -30,7 +32,10 @@ def _build(data_type: str = "heat") -> ConfigDict:
     config.repeats = 3
     # The fold of config.split that is the test set.
     config.fold = 0
-    common.stages(config, encoder=encoder.get_config(), segment=segment.get_config())
+    stages = {"encoder": encoder.get_config(recipe), "segment": segment.get_config(recipe)}
+    common.stages(config, **stages)
+    if recipe:
+        small.study(config)
     return config
 
 
@@ -48,5 +53,7 @@ def _smoke(config: ConfigDict) -> None:
 
 
 get_config = common.presets(
-    _build, choices=("gray", "heat"), options={"phantom": common.phantom, "smoke": _smoke}
+    _build,
+    choices=("gray", "heat", "small"),
+    options={"phantom": common.phantom, "smoke": _smoke},
 )

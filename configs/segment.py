@@ -3,20 +3,29 @@
     python -m thermo_jax.main --config=configs/segment.py:H/H --workdir=runs/segment_HH \
         --config.data.root=/data/dmr-ir --config.encoder.workdir=runs/encoder_heat
 
-Presets: a row of Table 1 as encoder/decoder, `G/G`, `G/H`, `H/G` or `H/H` (default), then
-optionally `phantom`, joined by commas. Keep config.split as in the encoder's run: the test
+Presets: a row of Table 1 as encoder/decoder, `G/G`, `G/H`, `H/G` or `H/H` (default), or `small`
+(configs/small.py: for few images and a CPU, on gray pixels without an encoder), then optionally
+`phantom`, joined by commas. Keep config.split as in the encoder's run: the test
 patients are then unseen by the encoder, too.
 """
 
 from ml_collections import ConfigDict
 
-from thermo_jax.configs import common
+from thermo_jax.configs import common, small
 
 
-def _build(row: str = "H/H") -> ConfigDict:
-    config = common.decoder("segment", preset=row)
+def _build(preset: str = "H/H") -> ConfigDict:
+    config = common.decoder("segment", preset="G/G" if preset == "small" else preset)
+    config.augment = common.augment()
+    config.loss = ConfigDict()
+    # Weight of the soft Dice loss, which is added to the cross-entropy; 0 is the published loss.
+    config.loss.dice = 0.0
     config.train = common.train(batch_size=16, epochs=200, patience=30, learning_rate=5e-3)
+    if preset == "small":
+        small.decoder(config)
     return config
 
 
-get_config = common.presets(_build, choices=common.ROWS, options={"phantom": common.phantom})
+get_config = common.presets(
+    _build, choices=(*common.ROWS, "small"), options={"phantom": common.phantom}
+)

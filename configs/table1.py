@@ -6,13 +6,15 @@
 Presets: `honest` (default: encoders train on training patients only, validation patients choose
 epoch and threshold, out-of-fold predictions of 5 folds), `paper` (the published protocol,
 optimistic: selected on test), `smoke` (phantom data, reduced, H/H, 2 of 4 folds: 13 minutes on 2
-CPU cores, AUROC .989, mIoU .815), `quick` (for tests: learns nothing). The same command continues
+CPU cores, AUROC .989, mIoU .815), `small` (row G/G with the recipe of configs/small.py, on raw
+pixels; with `--config.stages.segment.encoder.kind=pretrained` on latents of CUTS), `quick` (for
+tests: learns nothing). The same command continues
 after an interruption; finished stages are not repeated.
 """
 
 from ml_collections import ConfigDict
 
-from thermo_jax.configs import classify, common, encoder, segment
+from thermo_jax.configs import classify, common, encoder, segment, small
 
 
 def _build(preset: str = "honest") -> ConfigDict:
@@ -32,11 +34,12 @@ def _build(preset: str = "honest") -> ConfigDict:
     config.folds_dir = ""
     # Also run every row with an encoder that saw the test patients' images, without labels.
     config.transductive = False
+    recipe = "small" if preset == "small" else ""
     common.stages(
         config,
-        encoder=encoder.get_config(),
-        classify=classify.get_config(),
-        segment=segment.get_config(),
+        encoder=encoder.get_config(recipe),
+        classify=classify.get_config(recipe),
+        segment=segment.get_config(recipe),
     )
     _PRESETS[preset](config)
     return config
@@ -82,7 +85,18 @@ def _quick(config: ConfigDict) -> None:
         stage.model.unet_width = 1
 
 
-_PRESETS = {"honest": lambda config: None, "paper": _paper, "smoke": _smoke, "quick": _quick}
+def _small(config: ConfigDict) -> None:
+    config.rows = ("G/G",)
+    small.study(config)
+
+
+_PRESETS = {
+    "honest": lambda config: None,
+    "paper": _paper,
+    "quick": _quick,
+    "small": _small,
+    "smoke": _smoke,
+}
 
 
 get_config = common.presets(_build, choices=_PRESETS)

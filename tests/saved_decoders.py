@@ -11,8 +11,8 @@ import tiny_training as tiny
 from thermo_jax.configs import common
 from thermo_jax.models import decoders
 from thermo_jax.programs.workdir import to_json
-from thermo_jax.training import train_decoder
 from thermo_jax.training.checkpoints import Checkpoints
+from thermo_jax.training.optimizer import make_optimizer
 from thermo_jax.training.state import TrainState
 
 DOWNSCALE = {"heat": 4, "gray": 16}  # 30x40 pixels
@@ -33,6 +33,7 @@ def save_decoder(
     *,
     seed: int = 0,
     finished: bool = True,
+    mirror_average: bool = False,
     **data: Any,
 ) -> Path:
     """Writes a checkpoint with random weights, as the last epoch of a run does.
@@ -41,6 +42,7 @@ def save_decoder(
       data: fields of `config.data` that differ from the shipped ones.
     """
     config = tiny.decoder_config(task, row)
+    config.model.mirror_average = mirror_average
     config.data = common.data(config.data.type)
     config.data.update(data)
     config.data.downscale = DOWNSCALE[config.data.type]
@@ -49,7 +51,7 @@ def save_decoder(
     shape = encoder.latents((30, 40, tiny.CHANNELS[config.data.type])).shape
     latents = jax.numpy.zeros((1, *shape))
     variables = init(jax.random.key(seed), latents, decoder=decoder, unet=decoders.UNet)
-    tx = train_decoder.make_optimizer(config.train.learning_rate)
+    tx = make_optimizer(config.train.learning_rate)
     state = TrainState.create(variables, tx=tx, rng=jax.random.key(0), frozen=encoder.variables)
     meta = {
         "config": to_json(config),

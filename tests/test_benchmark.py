@@ -140,6 +140,26 @@ def test_a_gray_encoder_on_heatmaps_costs_three_decoders():
     assert three_views == pytest.approx(3 * one_view)
 
 
+@pytest.mark.parametrize("task", ["pretrain H", "classify H/H", "segment H/H"])
+def test_augmented_cases_read_images_and_change_them(task):
+    settings = benchmark_settings(benchmark.get_config("quick"))
+    plain, augmented = (
+        cases.make_case(name, settings, dtype="bfloat16", operations=NATIVE)
+        for name in (task, f"augmented {task}")
+    )
+    assert "images" in augmented.columns
+    step, plain_step = augmented.step.__wrapped__, plain.step.__wrapped__
+    assert step.keywords["augmentation"].is_on and not plain_step.keywords["augmentation"].is_on
+
+
+def test_decoders_can_read_raw_pixels():
+    config = benchmark.get_config("quick")
+    config.raw_pixels = True
+    settings = benchmark_settings(config)
+    case = cases.make_case("segment H/H", settings, dtype="float32", operations=NATIVE)
+    assert case.columns["latents"].shape == (1, 30, 40, 3)
+
+
 @pytest.mark.parametrize("name", ["pretrain", "pretrain X", "segment H", "train H", "encode G/H"])
 def test_an_unknown_case_is_refused_with_the_known_ones(name):
     config = benchmark.get_config("quick")

@@ -14,6 +14,7 @@ from thermo_jax.configs import encoder as encoder_config
 from thermo_jax.configs import segment as segment_config
 from thermo_jax.programs import decoder, encoder, stages
 from thermo_jax.training import feeding, resident, train_encoder
+from thermo_jax.training.optimizer import make_optimizer
 from thermo_jax.training.placement import Placement
 
 quick_compilation = pytest.fixture(scope="module", autouse=True)(tiny.quick_compilation)
@@ -120,8 +121,8 @@ def test_programs_of_the_u_net_and_of_its_shallow_replacement_are_not_confused()
 
 
 def test_equal_steps_are_wrapped_once_and_different_ones_separately():
-    model, tx = train_encoder.make_model(data_type="heat"), train_encoder.make_optimizer(1e-3, 1e-4)
-    assert tx is train_encoder.make_optimizer(1e-3, 1e-4)
+    model, tx = train_encoder.make_model(data_type="heat"), make_optimizer(1e-3, weight_decay=1e-4)
+    assert tx is make_optimizer(1e-3, weight_decay=1e-4)
 
     def wrapped(**changes):
         new = train_encoder.make_model(data_type="heat")

@@ -25,6 +25,7 @@ from thermo_jax.models.operations import choose_operations
 from thermo_jax.models.published import from_published
 from thermo_jax.models.unet import UNet
 from thermo_jax.training import train_encoder
+from thermo_jax.training.optimizer import make_optimizer
 from thermo_jax.training.parallel import DataParallel
 from thermo_jax.training.state import TrainState
 
@@ -150,7 +151,7 @@ def _train(arrays, variables, operations):
     data_type = {1: "gray", 3: "heat"}[sizes.pop("channels")]
     config = encoder_config.get_config(data_type)
     parallel = DataParallel(jax.devices()[:1], mode="shard_map")
-    tx = train_encoder.make_optimizer(config.train.learning_rate, config.train.weight_decay)
+    tx = make_optimizer(config.train.learning_rate, weight_decay=config.train.weight_decay)
     model = train_encoder.make_model(data_type=data_type, operations=operations, **sizes)
     loss = train_encoder.LossSettings(**config.loss)
     step = parallel.wrap(partial(train_encoder.train_step, model=model, tx=tx, loss=loss))

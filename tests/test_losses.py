@@ -160,3 +160,34 @@ def test_the_segmentation_loss_keeps_float64():
     with jax.enable_x64(True):
         logits, labels = (jnp.asarray(x, jnp.float64) for x in segmentation_inputs())
         assert segmentation_loss(logits, labels).dtype == jnp.float64
+
+
+def soft_dice(logits, targets):
+    """The definition, for one image, in loops."""
+    p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    coefficients = []
+    for k in range(logits.shape[-1]):
+        if targets[..., k].sum() > 0:
+            shared = (p[..., k] * targets[..., k]).sum()
+            coefficients.append(
+                2 * shared / ((p[..., k] ** 2).sum() + (targets[..., k] ** 2).sum())
+            )
+    return 1 - np.mean(coefficients)
+
+
+def test_soft_dice_equals_a_loop_over_the_classes_that_are_present():
+    rng = np.random.default_rng(3)
+    logits = rng.standard_normal((2, 4, 5, 8))
+    targets = rng.dirichlet(np.ones(8), (2, 4, 5))
+    targets[0, ..., 2] = targets[1, ..., :5] = 0
+    got = losses.soft_dice_loss(jnp.asarray(logits), jnp.asarray(targets))
+    expected = [soft_dice(*image) for image in zip(logits, targets, strict=True)]
+    np.testing.assert_allclose(got, expected, rtol=1e-5)
+
+
+def test_soft_dice_is_0_for_equal_soft_targets_and_without_any_class():
+    targets = np.random.default_rng(4).dirichlet(np.ones(3), (1, 4, 5)).astype(np.float32)
+    assert abs(losses.soft_dice_loss(jnp.log(targets), jnp.asarray(targets))[0]) < 1e-6
+    nothing = jnp.zeros_like(jnp.asarray(targets))
+    gradient = jax.grad(lambda x: losses.soft_dice_loss(x, nothing).sum())(jnp.log(targets))
+    assert losses.soft_dice_loss(jnp.log(targets), nothing)[0] == 0 and not gradient.any()

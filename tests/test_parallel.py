@@ -15,6 +15,7 @@ import numpy as np
 import optax
 import pytest
 import tiny_training as tiny
+from augmented_trainers import augmented
 from ml_collections import ConfigDict
 
 from thermo_jax.models.operations import GPU, NATIVE
@@ -28,10 +29,13 @@ TRAINERS = {
     "pretrain": tiny.encoder_trainer,
     "classify": lambda **options: tiny.decoder_trainer("classify", **options),
     "segment": lambda **options: tiny.decoder_trainer("segment", **options),
+    "augmented": lambda **options: augmented(tiny.decoder_trainer("segment", **options)),
 }
 SIZES = {"pretrain": (8, 12), "classify": (16, 24), "segment": (16, 24)}
+SIZES["augmented"] = SIZES["segment"]
 SLOW = [("pmap2", "pretrain"), ("pmap2", "segment"), ("smap8", "segment"), ("gpu2", "segment")]
-SHALLOW = ("classify",)  # tracing a whole U-Net takes seconds; the segmenter has one
+SLOW += [("pmap2", "augmented"), ("pmap8", "augmented")]
+SHALLOW = ("classify", "augmented")  # tracing a whole U-Net takes seconds; the segmenter has one
 # Where one model's case is slow, the other models cover its number of devices and its wrapper.
 CASES = [
     pytest.param(way, name, marks=pytest.mark.slow if (way, name) in SLOW else ())

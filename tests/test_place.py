@@ -116,3 +116,17 @@ def test_in_bfloat16_latents_are_rounded_once_and_training_gives_nearly_the_same
     assert kept.tables["train"].columns["latents"].dtype == jax.numpy.bfloat16
     streamed = placed("streamed", "bfloat16")
     assert kept.metrics == pytest.approx(streamed.metrics, rel=0.02)
+
+
+def test_images_that_steps_change_are_kept_instead_of_latents_that_would_fit():
+    examples = table([f"patient{i}" for i in range(4)], **tiny.columns(4))
+    tables, resident = decoder.place(
+        examples,
+        {"train": np.arange(4)},
+        target="label_maps",
+        encoder=tiny.frozen_encoder("heat"),
+        batch_size=tiny.BATCH_SIZE,
+        placement=Placement(parallel=tiny.devices(1), resident_gb=BUDGETS_GB["latents"]),
+        cache_latents=False,
+    )
+    assert resident and set(tables["train"].columns) == {"images", "label_maps"}

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import jax
 import pytest
 import tiny_training as tiny
+from augmented_trainers import augmented
 
 from thermo_jax.training.checkpoints import Checkpoints
 from thermo_jax.training.metrics_log import METRICS, TIMING, read_jsonl
@@ -46,7 +47,9 @@ def finish(tmp_path_factory):
     @functools.cache
     def get(name: str) -> Finished:
         workdir = tmp_path_factory.mktemp(name)
-        if name in tiny.TRAINERS:
+        if name == "encoder":
+            run = tiny.make_run(augmented(tiny.encoder_trainer()))
+        elif name in tiny.TRAINERS:
             run = tiny.make_run(tiny.TRAINERS[name]())
         else:
             run = tiny.make_run(tiny.decoder_trainer(name), device_count=2)

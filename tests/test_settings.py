@@ -9,7 +9,8 @@ from ml_collections import ConfigDict
 
 from thermo_jax import main
 from thermo_jax.configs import classify, demo, encoder, few_shot, segment
-from thermo_jax.configs.common import RULES
+from thermo_jax.configs.rules import RULES
+from thermo_jax.models.augmentation import AugmentSettings
 from thermo_jax.programs import encoder as encoder_program
 from thermo_jax.programs import settings
 
@@ -38,7 +39,9 @@ def test_shipped_configurations_are_fine(config):
         ("model.conv", "fft", "one of auto, native, cpu, gpu"),
         ("parallel.mode", "pjit", "one of pmap, shard_map"),
         ("model.patch_size", 4, "odd and at least 3"),
-        ("split.val_fraction", 0.0, "above 0 and below 1"),
+        ("augment.rotation", 200.0, "from 0 to 180"),
+        ("augment.noise", -0.1, "from 0 to 1"),
+        ("split.val_fraction", 1.0, "at least 0 and below 1"),
         ("split.seed", -1, "from 0 to 4294967295"),
         ("seed", -1, "from 0 to 4294967295"),
         ("seed", 2**32, "from 0 to 4294967295"),
@@ -49,6 +52,14 @@ def test_a_value_that_no_run_can_use_is_refused(field, value, expected):
     config.update_from_flattened_dict({field: value})
     with pytest.raises(ValueError, match=f"config.{field}={value!r} must be {expected}"):
         settings.resolve(config)
+
+
+@pytest.mark.parametrize("module", [encoder, classify, segment])
+def test_images_are_augmented_only_if_a_field_of_augment_is_set(module):
+    config = module.get_config()
+    assert not settings.augment_settings(config).is_on
+    config.augment.blur = 0.5
+    assert settings.augment_settings(config) == AugmentSettings(blur=0.5)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ import tiny_training as tiny
 
 from thermo_jax.models import frozen
 from thermo_jax.training import passes, train_decoder
+from thermo_jax.training.optimizer import make_optimizer
 
 ROWS = ("G/G", "G/H", "H/G", "H/H")
 TYPES = {"G": "gray", "H": "heat"}
@@ -252,7 +253,7 @@ def test_accuracy_is_the_share_of_right_answers():
 
 
 def test_the_optimizer_is_adam_without_decay():
-    tx = train_decoder.make_optimizer(5e-3)
+    tx = make_optimizer(5e-3)
     params = {"w": jnp.array([3.0])}
     updates, _ = tx.update({"w": jnp.array([0.0])}, tx.init(params), params)
     assert float(optax.apply_updates(params, updates)["w"][0]) == 3.0

@@ -11,6 +11,7 @@ import pytest
 import tiny_training as tiny
 
 from thermo_jax.training import passes, train_encoder
+from thermo_jax.training.optimizer import make_optimizer
 
 quick_compilation = pytest.fixture(scope="module", autouse=True)(tiny.quick_compilation)
 
@@ -169,7 +170,7 @@ def test_nt_xent_differs_from_the_papers_loss():
 
 
 def test_all_parameters_are_decayed():
-    tx = train_encoder.make_optimizer(0.1, 0.5)
+    tx = make_optimizer(0.1, weight_decay=0.5)
     params = jax.tree.map(jnp.ones_like, compiled()[0].params)
     updates, _ = tx.update(jax.tree.map(jnp.zeros_like, params), tx.init(params), params)
     for path, leaf in jax.tree_util.tree_leaves_with_path(optax.apply_updates(params, updates)):

@@ -15,7 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax._src import compiler  # JAX has no public option for all programs
+from compiling import QUICK_COMPILATION as QUICK_COMPILATION
+from compiling import compile_quickly as compile_quickly
+from compiling import quick_compilation as quick_compilation
 from ml_collections import ConfigDict
 
 from thermo_jax.configs import classify, segment
@@ -24,7 +26,7 @@ from thermo_jax.models.cuts import scale_images
 from thermo_jax.models.frozen import FrozenEncoder
 from thermo_jax.models.operations import NATIVE, Operations
 from thermo_jax.models.unet import DoubleConv
-from thermo_jax.training import loop, placement, train_decoder, train_encoder
+from thermo_jax.training import loop, optimizer, placement, train_decoder, train_encoder
 from thermo_jax.training import state as training_state
 from thermo_jax.training.parallel import DataParallel, masked_sums, pmean
 from thermo_jax.training.resident import num_rows
@@ -34,43 +36,6 @@ HEIGHT, WIDTH = 16, 24
 BATCH_SIZE = 8
 CHANNELS = cuts.CHANNELS
 TARGETS = {"classify": "labels", "segment": "label_maps"}
-# XLA's older code generator, and modules that are not split for parallel compilation.
-QUICK_OPTIONS = {"xla_cpu_use_fusion_emitters": False, "xla_cpu_parallel_codegen_split_count": 1}
-# For separate processes on one device. The options above are missing, because a JAX that does not
-# know an option in XLA_FLAGS does not start.
-QUICK_COMPILATION = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "XLA_FLAGS": ""}
-
-
-def quick_compilation(*, emitters: bool = False):
-    """A module's fixture: XLA compiles in a fifth of the time, and programs are slower.
-
-    With `emitters` of fused loops, compilation takes twice as long, and sums are the usual ones.
-    """
-    compile_as_usual = compile_quickly(emitters=emitters)
-    yield
-    compile_as_usual()
-
-
-def compile_quickly(*, emitters: bool = False) -> Callable[[], None]:
-    """Compile quickly from now on; return a function that ends this."""
-    original = compiler.get_compile_options
-    quick = QUICK_OPTIONS | {"xla_cpu_use_fusion_emitters": emitters}
-    try:
-        jax.jit(lambda: 0, compiler_options=quick)()
-    except jax.errors.JaxRuntimeError:  # this version of XLA lacks an option
-        quick = {}
-
-    def get_compile_options(*args, env_options_overrides=None, **options):
-        overrides = quick | (env_options_overrides or {})
-        return original(*args, env_options_overrides=overrides, **options)
-
-    def undo() -> None:
-        jax.config.update("jax_disable_most_optimizations", False)
-        compiler.get_compile_options = original
-
-    jax.config.update("jax_disable_most_optimizations", True)
-    compiler.get_compile_options = get_compile_options
-    return undo
 
 
 def columns(
@@ -137,7 +102,7 @@ def encoder_trainer(
     model = train_encoder.make_model(
         data_type="heat", num_kernels=2, dtype=dtype, operations=operations
     )
-    tx = tx or train_encoder.make_optimizer(1e-3, 1e-4)
+    tx = tx or optimizer.make_optimizer(1e-3, weight_decay=1e-4)
     shape = (HEIGHT, WIDTH, 3)
     create_state = partial(train_encoder.create_state, model, tx=tx, image_shape=shape)
     state = initialise(create_state, rng=jax.random.key(1))
@@ -172,7 +137,7 @@ def line_trainer(*, dtype: str = "float32") -> Trainer:
         keys = example_keys(state.rng, state.step, examples=batch["slot"])
 
         def loss_fn(params):
-            values, x = losses(state.variables | {"params": params}, batch, keys)
+            values, x = losses(state.trained_variables | {"params": params}, batch, keys)
             return values.mean(), x.mean()
 
         (loss, x), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
@@ -229,7 +194,7 @@ def decoder_trainer(
     config = decoder_config(task, row, dtype=dtype)
     encoder = frozen_encoder(config.encoder.type, dtype=dtype)
     decoder = make_decoder(config, operations=operations)
-    tx = tx or train_decoder.make_optimizer(config.train.learning_rate)
+    tx = tx or optimizer.make_optimizer(config.train.learning_rate)
     shape = encoder.latents((HEIGHT, WIDTH, CHANNELS[config.data.type])).shape
     create_state = partial(train_decoder.create_state, decoder, tx=tx, latents_shape=shape)
     state = initialise(create_state, rng=jax.random.key(3), frozen=encoder.variables)

@@ -77,7 +77,7 @@ def find_config(value: str) -> str:
     folder = Path(importlib.import_module("thermo_jax.configs").__path__[0])
     installed = folder / f"{Path(name).stem}.py"
     is_name = name in (installed.stem, installed.name, f"configs/{installed.name}")
-    known = sorted({p.stem for p in folder.glob("*.py")} - {"__init__", "common"})
+    known = sorted({p.stem for p in folder.glob("*.py")} - {"__init__", "common", "rules", "small"})
     if is_name and installed.stem in known:
         return f"{installed}{colon}{preset}"
     raise MissingFileError(

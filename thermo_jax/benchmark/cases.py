@@ -6,7 +6,8 @@
 A name may end with the number of images in a step, "pretrain H:64"; the default is in
 `BenchmarkSettings`.
 Decoders train on latents that were encoded once, as in a run whose latents fit on the device.
-"encode and segment H/H" encodes in every step, as in a run whose latents do not fit.
+"encode and segment H/H" encodes in every step, as in a run whose latents do not fit. "augmented
+pretrain H" and "augmented segment H/H" change the images in every step, and then encode them.
 """
 
 import dataclasses
@@ -23,9 +24,11 @@ from thermo_jax.data.examples import image_shape
 from thermo_jax.data.thermogram import GRAY_SHAPE
 from thermo_jax.errors import UserError
 from thermo_jax.models import frozen, precision
+from thermo_jax.models.augmentation import OFF, AugmentSettings
 from thermo_jax.models.frozen import FrozenEncoder
 from thermo_jax.models.operations import Operations
 from thermo_jax.training import train_decoder, train_encoder
+from thermo_jax.training.optimizer import make_optimizer
 
 _TYPES = {"G": "gray", "H": "heat"}
 _FORWARD, _TRAINING = 0, 1
@@ -37,6 +40,9 @@ _TASKS = {
     "segment": (None, _TRAINING),
     "encode and classify": (_FORWARD, _TRAINING),
     "encode and segment": (_FORWARD, _TRAINING),
+    "augmented pretrain": (_TRAINING, None),
+    "augmented classify": (_FORWARD, _TRAINING),
+    "augmented segment": (_FORWARD, _TRAINING),
     "predict": (_FORWARD, _FORWARD),
 }
 # Counted by hand at the published widths, for the encoder and for the U-Net:
@@ -47,6 +53,20 @@ _VALUES = 240, 456
 # How often each of these values must at least be read or written, forward and in training. For
 # example, an encoder update in bfloat16 moves at least 110 MB per heatmap.
 PASSES = 2, 12
+# Every transform is on.
+_AUGMENTATION = AugmentSettings(
+    mirror=True,
+    rotation=10.0,
+    scale=0.15,
+    stretch=0.1,
+    shift=0.08,
+    elastic=0.02,
+    gamma=0.4,
+    field=0.06,
+    noise=0.02,
+    blur=1.0,
+    rectangles=3,
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,6 +79,7 @@ class BenchmarkSettings:
     num_kernels: int
     unet_width: int
     downscale: int
+    raw_pixels: bool
 
     def for_devices(self, count: int) -> "BenchmarkSettings":
         """The settings with a whole batch on each of `count` devices."""
@@ -119,12 +140,12 @@ def find_case(name: str) -> tuple[str, list[str], int | None]:
     bare, colon, images = name.partition(":")
     task, _, letters = bare.rpartition(" ")
     types = [_TYPES.get(letter) for letter in letters.split("/")]
-    networks = 1 if task in ("pretrain", "encode") else 2
+    networks = 1 if task in ("pretrain", "encode", "augmented pretrain") else 2
     if task not in _TASKS or len(types) != networks or None in types:
         raise UserError(
             f"config.cases: no case {name!r}; known are 'pretrain' and 'encode' with G or H, and "
             "'classify', 'segment', 'encode and classify', 'encode and segment' and 'predict' with "
-            "a row such as G/H"
+            "a row such as G/H; 'augmented' may stand before 'pretrain', 'classify' and 'segment'"
         )
     if colon and not (images.isdecimal() and int(images)):
         raise UserError(
@@ -154,10 +175,10 @@ def make_case(
     """
     task, types, images = find_case(name)
     shape = image_shape(types[-1], downscale=settings.downscale)
-    make = _pretraining if task == "pretrain" else partial(_with_frozen_encoder, task)
+    make = partial(_pretraining if task.endswith("pretrain") else _with_frozen_encoder, task)
     parts = make(types[0], shape, settings=settings, dtype=dtype, operations=operations)
     gflop = gb = None
-    if (settings.num_kernels, settings.unet_width) == (16, 64):
+    if (settings.num_kernels, settings.unet_width, settings.raw_pixels) == (16, 64, False):
         pixels = float(math.prod(shape[:2])) * (3 if types == ["gray", "heat"] else 1)
         used = [(network, way) for network, way in enumerate(_TASKS[task]) if way is not None]
         values = sum(_VALUES[network] * PASSES[way] for network, way in used)
@@ -174,14 +195,20 @@ def make_case(
 
 
 def _pretraining(
-    data_type: str, shape: tuple[int, ...], *, settings: BenchmarkSettings, **how: Any
+    task: str, data_type: str, shape: tuple[int, ...], *, settings: BenchmarkSettings, **how: Any
 ) -> dict[str, Any]:
     """Attributes of the `Case`; `how` specifies the compute type and the operations."""
     model = train_encoder.make_model(data_type=data_type, num_kernels=settings.num_kernels, **how)
-    tx = train_encoder.make_optimizer(1e-3, 1e-4)
+    tx = make_optimizer(1e-3, weight_decay=1e-4)
     loss = train_encoder.LossSettings()
     return {
-        "step": partial(train_encoder.train_step, model=model, tx=tx, loss=loss),
+        "step": partial(
+            train_encoder.train_step,
+            model=model,
+            tx=tx,
+            loss=loss,
+            augmentation=_augmentation(task),
+        ),
         "make_state": lambda: train_encoder.create_state(
             model, tx=tx, rng=jax.random.key(0), image_shape=shape
         ),
@@ -200,6 +227,8 @@ def _with_frozen_encoder(
 ) -> dict[str, Any]:
     """Attributes of the `Case`; `how` specifies the compute type and the operations."""
     facts = {"data_type": encoder_type, "num_kernels": settings.num_kernels}
+    if settings.raw_pixels:
+        facts["kind"] = "none"
     encoder = FrozenEncoder.abstract(facts, **how)
 
     def init_encoder():
@@ -213,7 +242,7 @@ def _with_frozen_encoder(
     decoder = train_decoder.make_decoder(
         "classify" if classifies else "segment", width=settings.unet_width, **how
     )
-    tx = train_decoder.make_optimizer(1e-3)
+    tx = make_optimizer(1e-3)
     latents = encoder.latents(shape)
     is_encoded = task in ("classify", "segment")
 
@@ -230,10 +259,14 @@ def _with_frozen_encoder(
     if task == "predict":
         step = partial(train_decoder.predict_step, full_shape=GRAY_SHAPE, **models)
     else:
-        step = partial(train_decoder.train_step, tx=tx, **models)
+        step = partial(train_decoder.train_step, tx=tx, augmentation=_augmentation(task), **models)
         columns = {"latents": latents} if is_encoded else columns
         if classifies:
             columns["labels"] = jax.ShapeDtypeStruct((), np.int32)
         else:
             columns["label_maps"] = jax.ShapeDtypeStruct(GRAY_SHAPE, np.uint8)
     return {"step": step, "make_state": make_state, "columns": columns}
+
+
+def _augmentation(task: str) -> AugmentSettings:
+    return _AUGMENTATION if task.startswith("augmented") else OFF

@@ -160,7 +160,8 @@ class Dataset:
         """The sets of patients for training, validation and testing.
 
         The split does not depend on the task, so an encoder and its decoders have the same test
-        patients. If diagnoses are shuffled, it depends on the seed of the shuffling.
+        patients. If diagnoses are shuffled, it depends on the seed of the shuffling. With
+        `val_fraction` 0, a given file's validation patients are training patients.
 
         Raises:
           UserError: no patient is known, or the given file does not contain all of them.
@@ -173,7 +174,7 @@ class Dataset:
         if settings.file:
             split = Split.load(folder_path(settings.file))
             split.check_names(self.known_patients, path=settings.file)
-            return split
+            return split if settings.val_fraction else split.without_validation()
         return splits.three_way_split(
             self._of_known_patients(),
             folds=settings.folds,

@@ -40,6 +40,10 @@ class Split:
         sets = {name: sorted(patients) for name, patients in vars(self).items()}
         write_whole(path, json.dumps(sets, indent=1) + "\n")
 
+    def without_validation(self) -> "Split":
+        """Returns the split with its validation patients as training patients."""
+        return Split(train=self.train | self.val, val=frozenset(), test=self.test)
+
     def check_names(self, patients: Collection[str], *, path: str | os.PathLike) -> None:
         """Raises UserError, which names the file, if a patient of the data is in no set."""
         missing = sorted(set(patients) - self.train - self.val - self.test)

@@ -34,6 +34,7 @@ CLASS_NAMES = (
     "neck",
 )
 BACKGROUND = CLASS_NAMES.index("background")
+MIRRORED_CLASSES = (1, 0, 3, 2, 5, 4, 6, 7)  # what each class becomes in a mirrored image
 
 # Kind of pixels -> the field of a `Thermogram` that contains its path.
 PATH_FIELDS = {"gray": "gray_path", "heat": "heat_path", "temperatures": "temperature_path"}

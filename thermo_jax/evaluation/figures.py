@@ -187,14 +187,18 @@ def pca_colors(latents: Num[np.ndarray, "n h w l"]) -> Float[np.ndarray, "n h w 
 
 
 def curves_figure(
-    path: str | os.PathLike, rows: Sequence[Mapping[str, Any]], *, best_epoch: int, title: str
+    path: str | os.PathLike,
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    best_epoch: int | None,
+    title: str,
 ) -> pathlib.Path:
     """Training and validation curves by epoch, one panel per measure, the loss first.
 
     Args:
         rows: of metrics.jsonl: "epoch", and numbers (None if not finite) named "train/<measure>"
             or "val/<measure>"; other keys are ignored.
-        best_epoch: marked by a line.
+        best_epoch: marked by a line; None if no epoch was chosen.
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
@@ -214,7 +218,9 @@ def curves_figure(
             if np.isfinite(values).any():
                 style = {"color": color, "marker": marker if len(rows) <= 30 else None}
                 axis.plot(epochs, values, dashes, markersize=3.5, label=label, **style)
-        axis.axvline(best_epoch, color="#666666", linewidth=1, linestyle=":", label="best epoch")
+        if best_epoch is not None:
+            style = {"color": "#666666", "linewidth": 1, "linestyle": ":"}
+            axis.axvline(best_epoch, label="best epoch", **style)
         axis.set_title(measure.replace("_", " "), fontsize=canvas.NORMAL)
         axis.set_xlabel("epoch", fontsize=canvas.SMALL)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))

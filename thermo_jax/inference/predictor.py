@@ -27,7 +27,13 @@ from jaxtyping import Array, UInt8
 from thermo_jax.data import grids
 from thermo_jax.data.examples import block_mean, image_shape
 from thermo_jax.data.reader import AS_RECOGNISED, ReaderSettings, ordered_map
-from thermo_jax.data.thermogram import GRAY_SHAPE, VIEW_NAMES, DataError, Thermogram
+from thermo_jax.data.thermogram import (
+    GRAY_SHAPE,
+    MIRRORED_CLASSES,
+    VIEW_NAMES,
+    DataError,
+    Thermogram,
+)
 from thermo_jax.errors import UserError
 from thermo_jax.inference import inputs
 from thermo_jax.inference.find_models import DECODERS, find_models
@@ -36,6 +42,7 @@ from thermo_jax.inference.inputs import Paths, ReadThermogram, Unreadable
 from thermo_jax.inference.regions import measure_regions
 from thermo_jax.models.decoders import HEADS
 from thermo_jax.models.frozen import FrozenEncoder, encode
+from thermo_jax.models.mirror import mirror_averaged
 from thermo_jax.models.operations import choose_operations
 from thermo_jax.models.precision import choose_dtype, matmul_precision
 from thermo_jax.training import train_decoder, weights_file
@@ -61,6 +68,7 @@ class Model(NamedTuple):
     variables: dict  # of the decoder
     meta: dict  # of its checkpoint or file: "config", "encoder", "trained_on", ...
     source: Path  # its workdir or file
+    mirror_average: bool = False  # see models/mirror.py
 
     @property
     def is_shipped(self) -> bool:
@@ -80,6 +88,7 @@ class Model(NamedTuple):
             images,
             encoder=self.encoder.module,
             decoder=self.decoder,
+            mirror_average=self.mirror_average,
         )
 
 
@@ -141,6 +150,7 @@ def load_model(workdir: str | os.PathLike, *, name: str = "", dtype: str = "auto
         variables=jax.device_put(variables["model"]),
         meta=meta,
         source=weights_file.SHIPPED_FILE if str(workdir) == SHIPPED else Path(workdir),
+        mirror_average=model.get("mirror_average", False),
     )
 
 
@@ -320,11 +330,20 @@ def _inputs(batch, data_type, colormap, downscale, *, size) -> tuple[np.ndarray,
     return images, reasons
 
 
-@partial(jax.jit, static_argnames=("encoder", "decoder"))
-def forward(variables, frozen, images, *, encoder, decoder) -> dict[str, jax.Array]:
+@partial(jax.jit, static_argnames=("encoder", "decoder", "mirror_average"))
+def forward(
+    variables, frozen, images, *, encoder, decoder, mirror_average=False
+) -> dict[str, jax.Array]:
     """ "probabilities" [B] and "evidence" [B,h,w], or "classes" [B,480,640,K] (probabilities)."""
-    latents = encode(images, encoder=encoder, variables=frozen)
-    outputs = decoder.apply(variables, latents, train=False)
+
+    def decode(images):
+        latents = encode(images, encoder=encoder, variables=frozen)
+        return decoder.apply(variables, latents, train=False)
+
+    if mirror_average:
+        outputs = mirror_averaged(decode, images, swap=MIRRORED_CLASSES)
+    else:
+        outputs = decode(images)
     if isinstance(outputs, tuple):
         logits, evidence = outputs
         return {"probabilities": jax.nn.sigmoid(logits), "evidence": evidence}

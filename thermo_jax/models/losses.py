@@ -76,3 +76,22 @@ def segmentation_loss(
     weights = jnp.asarray(class_weights, logits.dtype)
     per_pixel = -(weights * soft_labels * jax.nn.log_softmax(logits)).sum(-1)
     return per_pixel.mean((1, 2))
+
+
+def soft_dice_loss(
+    logits: Float[Array, "b h w k"], soft_labels: Float[Array, "b h w k"]
+) -> Float[Array, " b"]:
+    """Returns 1 - the mean soft Dice coefficient (V-Net: Milletari et al. 2016) of each image.
+
+    With p the softmax of the logits and t the targets, the coefficient of class k is
+    `2 sum(p_k t_k) / (sum(p_k^2) + sum(t_k^2))`, with sums over the image's pixels. The squares
+    make it 1 where p equals t, also for soft targets. The mean is over the classes that are present
+    in the image (sum(t_k) > 0); without any, the loss is 0.
+    """
+    probabilities = jax.nn.softmax(logits)
+    shared = (probabilities * soft_labels).sum((1, 2))
+    total = (jnp.square(probabilities) + jnp.square(soft_labels)).sum((1, 2))
+    present = soft_labels.sum((1, 2)) > 0
+    # `total` is above 0 where the class is present.
+    losses = jnp.where(present, 1 - 2 * shared / jnp.where(present, total, 1), 0)
+    return losses.sum(-1) / jnp.maximum(present.sum(-1), 1)

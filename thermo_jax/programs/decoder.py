@@ -2,7 +2,8 @@
 
 The encoder comes from its own run's workdir or, if this run continues, from this run's checkpoint.
 
-encoder -> latents, computed once if they fit on the devices -> training -> best epoch
+encoder -> latents, computed once if they fit on the devices and images are not augmented
+-> training -> best or last epoch
 -> predictions for the test patients, once -> results, pictures
 """
 
@@ -47,8 +48,8 @@ def run(
     config = settings.resolve(config)
     placement = settings.placement(config)
     parallel = placement.parallel
-    plan = settings.training_plan(config)
-    parallel.check_batch_size(plan.batch_size)
+    augmentation = settings.augment_settings(config)
+    parallel.check_batch_size(config.train.batch_size)
     operations = settings.operations(config, placement)
     workdir = check_workdir(workdir, config)
     encoder = own_encoder(config, workdir, operations=operations)
@@ -60,6 +61,7 @@ def run(
     split_settings = settings.split_settings(config)
     split = dataset.split(split_settings)
     sets = deal_images(examples, split, split_settings, seed=config.seed)
+    plan = settings.training_plan(config, num_images=len(sets["train"]))
     test_patients = set(examples.patients[sets["test"]].tolist())
     caveat = encoder_caveat(encoder.facts, dataset=dataset, test_patients=test_patients)
     examples_id = begin_training(
@@ -73,6 +75,8 @@ def run(
         encoder=encoder,
         batch_size=plan.batch_size,
         placement=placement,
+        # Of augmented and of mirrored images, there are no latents that could be kept.
+        cache_latents=not (augmentation.is_on or config.model.mirror_average),
     )
     # ------------------------------------------------------------------------------ model and steps
     decoder = train_decoder.make_decoder(
@@ -82,20 +86,33 @@ def run(
         dtype=config.model.dtype,
         operations=operations,
     )
-    tx = train_decoder.make_optimizer(config.train.learning_rate)
+    tx = settings.optimizer(config, num_images=len(sets["train"]))
     shape = encoder.latents(examples.columns["images"].shape[1:]).shape
-    create_state = partial(train_decoder.create_state, decoder, tx=tx, latents_shape=shape)
+    create_state = partial(
+        train_decoder.create_state, decoder, tx=tx, latents_shape=shape, ema=config.train.ema
+    )
     arrays = {"frozen": encoder.variables, "start": start.variables}
     state = initialise(create_state, rng=jax.random.key(config.seed), **arrays)
     models = {"encoder": encoder.module, "decoder": decoder}
     map_step = partial(placement.map_step, resident=resident)
+    loss = {"dice": config.loss.dice} if config.task == "segment" else {}
+    train_step = partial(
+        train_decoder.train_step, tx=tx, augmentation=augmentation, **models, **loss
+    )
+    eval_step = partial(train_decoder.eval_step, **models, **loss)
+    predict_step = partial(
+        train_decoder.predict_step,
+        full_shape=GRAY_SHAPE,
+        mirror_average=config.model.mirror_average,
+        **models,
+    )
     # ------------------------------------------------------------------------------------- training
     trained = loop.fit(
         parallel.replicate(state),
-        train_step=map_step(partial(train_decoder.train_step, tx=tx, **models), role="train"),
-        eval_step=map_step(partial(train_decoder.eval_step, **models), role="eval"),
+        train_step=map_step(train_step, role="train"),
+        eval_step=map_step(eval_step, role="eval"),
         train=placed["train"],
-        validation=placed["validation"],
+        validation=placed.get("validation"),
         names=examples.names[sets["train"]].tolist(),
         plan=plan,
         parallel=parallel,
@@ -110,13 +127,10 @@ def run(
         },
     )
     # ----------------------------------------------------------------- predictions and the results
-    predict_step = map_step(
-        partial(train_decoder.predict_step, full_shape=GRAY_SHAPE, **models), role="predict"
-    )
     predictions = {
         role: passes.predict(
             trained.state,
-            predict_step,
+            map_step(predict_step, role="predict"),
             placed[role],
             batch_size=plan.batch_size,
             loader=plan.loader,
@@ -124,6 +138,7 @@ def run(
         )
         # Validation chooses the classifier's threshold; a segmenter has none.
         for role in (("validation", "test") if config.task == "classify" else ("test",))
+        if role in sets
     }
     outcome = {}
     if processes.is_writer():
@@ -149,7 +164,8 @@ def deal_images(
 ) -> dict[str, np.ndarray]:
     """The rows of "train", "validation" and "test".
 
-    In the paper's protocol, the test patients are also the validation patients.
+    In the paper's protocol, the test patients are also the validation patients. In the others,
+    there is no "validation" if `val_fraction` is 0.
 
     Raises:
       UserError: a set has no image.
@@ -157,6 +173,8 @@ def deal_images(
     validation = split.test if split_settings.protocol == PAPER else split.val
     patients = {"train": split.train, "validation": validation, "test": split.test}
     sets = {role: examples.rows_of_patients(chosen) for role, chosen in patients.items()}
+    if not split_settings.val_fraction and split_settings.protocol != PAPER:
+        del sets["validation"]
     check_not_empty(sets, of=len(examples))
     train = set(examples.patients[sets["train"]].tolist())
     patients = fewer_patients(train, split_settings, seed=seed)
@@ -198,6 +216,7 @@ def place(
     encoder: FrozenEncoder,
     batch_size: int,
     placement: Placement,
+    cache_latents: bool = True,
 ) -> tuple[dict[str, ExampleSet], bool]:
     """The decoder's inputs and targets by role, and whether they are on the devices.
 
@@ -208,12 +227,15 @@ def place(
       examples: the table to which the rows in `sets` belong. The devices receive the whole table,
         so that all runs of a study compile for the same size, however few patients they train on.
       target: the column that a decoder learns.
+      cache_latents: False if steps need the images themselves, not their latents.
     """
     targets = {target: examples.columns[target]}
     images = {"images": examples.columns["images"]}
     latents, count = encoder.latents(images["images"].shape[1:]), padded_rows(len(examples))
     num_bytes = count * int(np.prod(latents.shape)) * latents.dtype.itemsize
-    if not placement.fits(num_bytes + table_bytes(targets), "The latents"):
+    if not cache_latents:
+        logging.info("Steps change the images, so that their latents are not kept.")
+    if not cache_latents or not placement.fits(num_bytes + table_bytes(targets), "The latents"):
         placed, resident = placement.place(images | targets, sets)
         logging.info(
             "The encoder runs in every step."

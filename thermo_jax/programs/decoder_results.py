@@ -41,7 +41,7 @@ def write(
 
     Args:
       gray: a classifier's gray images by role, for the baselines.
-      predictions: by role: "test", and for a classifier "validation", too.
+      predictions: by role: "test", and for a classifier "validation", too, if there is such a set.
       start: the trained decoder from which the run started, or "".
       cautions: about the data set.
     """
@@ -51,7 +51,7 @@ def write(
     if config.task == "classify":
         # In the paper's protocol, the validation patients are the test patients: a threshold that
         # is chosen on them would be optimistic.
-        tuned = config.split.protocol != PAPER
+        tuned = config.split.protocol != PAPER and "validation" in sets
         scored = classified(sets, predictions, gray=gray, model=model, tuned=tuned)
         drawn = [_evidence_picture(pictures / "evidence.png", test, predictions["test"], title)]
     else:
@@ -65,7 +65,7 @@ def write(
     curves = figures.curves_figure(
         pictures / "curves.png",
         trained.history,
-        best_epoch=trained.best_epoch,
+        best_epoch=trained.best_epoch if "validation" in sets else None,
         title=f"{row}, {config.task}",
     )
     drawn += [*charts_of(pictures, {row: outcome}, title=title), curves]
@@ -108,6 +108,9 @@ def _facts(
 ) -> dict[str, str]:
     paper = config.split.protocol == PAPER
     chosen = "on test" if paper else "by validation loss"
+    epochs = f"{trained.history[-1]['epoch']}, best {chosen}: {trained.best_epoch}"
+    if "validation" not in sets:
+        epochs = f"{trained.best_epoch}, none chosen: the last one is used"
     facts = {
         "task": f"{config.task}, {row} (encoder/decoder)",
         "protocol": config.split.protocol,
@@ -119,7 +122,7 @@ def _facts(
         ),
         "test": f"fold {config.split.fold} of {config.split.folds} by patient, "
         + ("which also chose the epoch" if paper else "scored once"),
-        "epochs": f"{trained.history[-1]['epoch']}, best {chosen}: {trained.best_epoch}",
+        "epochs": epochs,
     }
     if config.split.file:
         facts["test"] += f"; patients of {config.split.file}"

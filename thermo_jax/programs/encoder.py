@@ -43,8 +43,7 @@ def run(
     check_patches(config)
     placement = settings.placement(config)
     parallel = placement.parallel
-    plan = settings.training_plan(config)
-    parallel.check_batch_size(plan.batch_size)
+    parallel.check_batch_size(config.train.batch_size)
     workdir = check_workdir(workdir, config)
     # -------------------------------------------------------------------- images and sets of images
     with timeline.part("data"):
@@ -53,6 +52,7 @@ def run(
     split = dataset.split(settings.split_settings(config))
     sets = deal_images(examples, split, config)
     check_not_empty(sets, of=len(examples))
+    plan = settings.training_plan(config, num_images=len(sets["train"]))
     examples_id = begin_training(
         workdir, config, dataset=dataset, split=split, examples=examples, sets=sets
     )
@@ -61,7 +61,7 @@ def run(
     logging.info(
         "%d images train, %d validate; %d patients are kept for testing decoders.",
         len(sets["train"]),
-        len(sets["validation"]),
+        len(sets.get("validation", ())),
         len(split.test - seen),
     )
     # ------------------------------------------------------------------------------ model and steps
@@ -73,16 +73,24 @@ def run(
         dtype=config.model.dtype,
         operations=operations,
     )
-    tx = train_encoder.make_optimizer(config.train.learning_rate, config.train.weight_decay)
+    tx = settings.optimizer(config, num_images=len(sets["train"]))
     loss = train_encoder.LossSettings(**config.loss)
     images = examples.columns["images"]
     shape = images.shape[1:]
-    create_state = partial(train_encoder.create_state, model, tx=tx, image_shape=shape)
+    create_state = partial(
+        train_encoder.create_state, model, tx=tx, image_shape=shape, ema=config.train.ema
+    )
     state = initialise(create_state, rng=jax.random.key(config.seed))
     placed, resident = placement.place({"images": images}, sets)
     map_step = partial(placement.map_step, resident=resident)
     draw = partial(train_encoder.draw, image_size=shape[:2], model=model, loss=loss)
-    train_step = partial(train_encoder.train_step, model=model, tx=tx, loss=loss)
+    train_step = partial(
+        train_encoder.train_step,
+        model=model,
+        tx=tx,
+        loss=loss,
+        augmentation=settings.augment_settings(config),
+    )
     eval_step = partial(train_encoder.eval_step, model=model, loss=loss)
     facts = {  # what a decoder's run must know about its encoder
         "data_type": config.data.type,
@@ -99,7 +107,7 @@ def run(
         train_step=map_step(train_step, role="train", draw=draw),
         eval_step=map_step(eval_step, role="eval"),
         train=placed["train"],
-        validation=placed["validation"],
+        validation=placed.get("validation"),
         names=examples.names[sets["train"]].tolist(),
         plan=plan,
         parallel=parallel,
@@ -111,7 +119,7 @@ def run(
     outcome = {}
     if processes.is_writer():
         counts = {name: len(rows) for name, rows in sets.items()}
-        pictured = examples.take(sets["validation"][:PICTURED])
+        pictured = examples.take(sets.get("validation", sets["train"])[:PICTURED])
         encoder = FrozenEncoder.abstract(facts, operations=operations).with_variables(
             jax.device_get(encoder_variables(trained.state.variables))
         )
@@ -144,13 +152,16 @@ def check_patches(config: ConfigDict) -> None:
 def deal_images(examples: Examples, split: Split, config: ConfigDict) -> dict[str, np.ndarray]:
     """The rows for training and for validation, which depend on `config.split.protocol`.
 
+    There are none for validation if `config.split.val_fraction` is 0.
+
     An image of an unknown patient may show a test patient. The protocol "honest" does not use it;
     the others, whose encoders see test patients anyway, train on it.
     """
     if config.split.protocol == PAPER:  # divides images, not patients
         order = np.random.default_rng((config.split.seed, 2)).permutation(len(examples))
         count = round(config.split.val_fraction * len(examples))
-        return {"train": np.sort(order[count:]), "validation": np.sort(order[:count])}
+        sets = {"train": np.sort(order[count:]), "validation": np.sort(order[:count])}
+        return _validated(sets, config)
     patients = split.train
     known = split.train | split.val | split.test
     unknown = [patient for patient in examples.patients if patient not in known]
@@ -161,10 +172,15 @@ def deal_images(examples: Examples, split: Split, config: ConfigDict) -> dict[st
             "%d images of unknown patients are not used: they may show test patients.",
             len(unknown),
         )
-    return {
+    sets = {
         "train": examples.rows_of_patients(patients),
         "validation": examples.rows_of_patients(split.val),
     }
+    return _validated(sets, config)
+
+
+def _validated(sets: dict[str, np.ndarray], config: ConfigDict) -> dict[str, np.ndarray]:
+    return sets if config.split.val_fraction else {"train": sets["train"]}
 
 
 def encoder_variables(variables: dict) -> dict:
@@ -184,17 +200,22 @@ def _finish(
 ) -> dict:
     epochs = trained.history
     best = next(row for row in epochs if row["epoch"] == trained.best_epoch)
+    validated = "validation" in counts
+    measured, name = ("val/", "validation ") if validated else ("train/", "training ")
+    last = f"{trained.best_epoch}, none chosen: the last one is used"
     outcome = {
         "run": {
             "task": f"pretrain a CUTS encoder on {config.data.type} images",
             "data": config.data.root,
-            "images": f"{counts['train']} train, {counts['validation']} validation",
-            "epochs": f"{epochs[-1]['epoch']}, the best is {trained.best_epoch}",
+            "images": ", ".join(f"{count} {role}" for role, count in counts.items()),
+            "epochs": f"{epochs[-1]['epoch']}, the best is {trained.best_epoch}"
+            if validated
+            else last,
         },
         "encoder": {
-            name.replace("val/", "validation "): value
-            for name, value in best.items()
-            if name.startswith("val/")
+            key.replace(measured, name): value
+            for key, value in best.items()
+            if key.startswith(measured)
         },
         "cautions": cautions,
     }
@@ -212,7 +233,7 @@ def _finish(
         figures.curves_figure(
             pictures / "curves.png",
             epochs,
-            best_epoch=trained.best_epoch,
+            best_epoch=trained.best_epoch if validated else None,
             title="Encoder pretraining",
         ),
     ]

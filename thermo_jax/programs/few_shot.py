@@ -3,8 +3,8 @@
 an encoder, pretrained on the training patients without labels -> a segmenter for each number of
 labelled patients, kind of encoder and seed -> mean IoU on the test patients -> one figure
 
-Validation patients, on whom the epoch is chosen, are labelled too. They are the same for every
-segmenter, and the number of labelled patients does not include them.
+Validation patients, if there are any, choose the epoch, and are labelled too. They are the same for
+every segmenter, and the number of labelled patients does not include them.
 """
 
 import functools
@@ -23,7 +23,14 @@ from thermo_jax.evaluation.tables import PrintedTable
 from thermo_jax.evaluation.wording import DISCLAIMER
 from thermo_jax.models.cuts import CHANNELS
 from thermo_jax.programs import decoder_results, reports, settings
-from thermo_jax.programs.stages import Stage, check_split, check_stages, run_stages, stage_config
+from thermo_jax.programs.stages import (
+    Stage,
+    check_fractions,
+    check_split,
+    check_stages,
+    run_stages,
+    stage_config,
+)
 from thermo_jax.programs.workdir import PICTURES, begin, check_workdir
 from thermo_jax.training import timeline
 from thermo_jax.training.weights_file import SHIPPED
@@ -36,6 +43,7 @@ KINDS = {
     SHIPPED: "shipped model, fine-tuned",
 }
 VALIDATION = "Validation patients choose the epoch; they are labelled, too, and not counted."
+NO_VALIDATION = "There are no validation patients; the last epoch is used."
 
 
 def run(config: ConfigDict, workdir: str | Path) -> dict:
@@ -76,6 +84,7 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
 
 def _check_fields(config: ConfigDict) -> None:
     settings.check_fields(config)
+    check_fractions(config)
     if config.type not in CHANNELS:
         raise UserError(f"config.type={config.type!r} must be one of {', '.join(CHANNELS)}")
     if config.data.shuffle_labels:
@@ -120,6 +129,7 @@ def _miou(folder: Path) -> float:
 
 def _finish(config: ConfigDict, workdir: Path, points, *, tested: int, cautions: list[str]) -> dict:
     counts = sorted({count for by_count in points.values() for count in by_count})
+    validation = VALIDATION if config.split.val_fraction else NO_VALIDATION
     outcome = {
         "run": {
             "task": "few-shot segmentation",
@@ -127,7 +137,7 @@ def _finish(config: ConfigDict, workdir: Path, points, *, tested: int, cautions:
             "data": config.data.root,
             "tested on": f"{tested} patients",
             "repeats": f"{config.repeats}, each with its own patients and initial weights",
-            "validation": VALIDATION,
+            "validation": validation,
         },
         "miou": {kind: {str(n): values for n, values in f.items()} for kind, f in points.items()},
         "cautions": cautions,
@@ -155,7 +165,7 @@ def _finish(config: ConfigDict, workdir: Path, points, *, tested: int, cautions:
     note = f"Median of {config.repeats} repeats."
     table = PrintedTable("Mean IoU", columns, rows, note=note)
     sections = [
-        Section("Few-shot", [table, Text(VALIDATION)]),
+        Section("Few-shot", [table, Text(validation)]),
         reports.picture_section([figure]),
     ]
     reports.write_run(workdir, outcome, config=config, sections=sections, files=[figure], text=text)

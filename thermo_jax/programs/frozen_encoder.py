@@ -18,6 +18,8 @@ from thermo_jax.models.operations import NATIVE, Operations
 from thermo_jax.training.checkpoints import has_checkpoint, load_encoder
 from thermo_jax.training.state import initialise
 
+UNTRAINED = {"random": "random weights, frozen", "none": "none: raw pixels"}  # by kind
+
 
 def own_encoder(config: ConfigDict, workdir: Path, *, operations) -> FrozenEncoder:
     """The encoder of a new run (`open_encoder`), or the copy in the checkpoint of a continued one.
@@ -138,7 +140,7 @@ def row_name(encoder_type: str, data_type: str) -> str:
 def encoder_caveat(meta: dict, *, dataset: Dataset, test_patients: set[str]) -> str:
     """What readers of the results must know, such as test patients that the encoder saw, or ""."""
     if "kind" in meta:
-        return {"random": "random weights, frozen", "none": "none: raw pixels"}[meta["kind"]]
+        return UNTRAINED[meta["kind"]]
     seen = seen_patients(meta, dataset=dataset)
     remedies = {}  # caveat -> remedy
     if seen is None:

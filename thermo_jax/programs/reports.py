@@ -26,6 +26,7 @@ from thermo_jax.programs.workdir import print_results, to_json, versions
 from thermo_jax.training import timeline
 
 INTERVALS = "In brackets: 95 % intervals; patients, not images, are resampled."
+CHOSEN_THRESHOLDS = "Thresholds other than 0.5 were chosen on validation patients."
 ABSENT = (
     "Means are over the classes that are in the truth or in the prediction: a class that is only "
     "predicted counts as 0, and a class in neither is left out. HD95 is the mean over the images "
@@ -112,7 +113,7 @@ def classification_table(title: str, rows: Mapping[str, Mapping[str, Any]]) -> P
             + [measures["auroc_within"]]
             for name, measures in rows.items()
         ],
-        note=f"{note}Thresholds other than 0.5 were chosen on validation patients.",
+        note=note + CHOSEN_THRESHOLDS * any(row["threshold"] != 0.5 for row in rows.values()),
         ours=[0] if same else [],
     )
 

@@ -7,16 +7,20 @@ dataclasses that are made here: what to read, how to train, where to place.
 from pathlib import Path
 
 import jax
+import optax
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
-from thermo_jax.configs.common import RULES
+from thermo_jax.configs.rules import RULES
+from thermo_jax.data.batches import steps_per_epoch
 from thermo_jax.data.dataset import PAPER, DataSettings, SplitSettings
 from thermo_jax.data.radiometry import find_colormap
 from thermo_jax.errors import UserError
 from thermo_jax.models import precision
+from thermo_jax.models.augmentation import AugmentSettings
 from thermo_jax.models.operations import Operations, choose_operations
 from thermo_jax.training.loop import TrainingPlan
+from thermo_jax.training.optimizer import make_optimizer
 from thermo_jax.training.parallel import DataParallel
 from thermo_jax.training.placement import Placement
 
@@ -49,6 +53,11 @@ def check_fields(config: ConfigDict) -> None:
                 find_colormap(value)
             except ValueError as error:
                 raise UserError(f"config.{name}: {error}") from error
+    if "train" in config and config.train.patience and choose_by(config) == "last":
+        raise UserError(
+            f"config.train.patience={config.train.patience} must be 0 with "
+            "config.split.val_fraction=0: without validation patients, no epoch is chosen"
+        )
 
 
 def data_settings(config: ConfigDict) -> DataSettings:
@@ -65,19 +74,49 @@ def split_settings(config: ConfigDict) -> SplitSettings:
     return SplitSettings(**config.split)
 
 
-def training_plan(config: ConfigDict) -> TrainingPlan:
-    """How to train."""
-    by_errors = (config.split.protocol, config.task) == (PAPER, "classify")
+def augment_settings(config: ConfigDict) -> AugmentSettings:
+    """How much the images of each training step are changed at random."""
+    return AugmentSettings(**config.augment)
+
+
+def choose_by(config: ConfigDict) -> str:
+    """How a training run chooses its best epoch, see `TrainingPlan`."""
+    # In the paper's protocol, a decoder is validated on the test patients.
+    if config.split.protocol == PAPER and config.task != "encoder":
+        return "errors" if config.task == "classify" else "loss"
+    return "loss" if config.split.val_fraction else "last"
+
+
+def training_plan(config: ConfigDict, *, num_images: int) -> TrainingPlan:
+    """How to train on so many images."""
+    epochs = config.train.epochs
+    if config.train.steps:
+        epochs = -(-config.train.steps // steps_per_epoch(num_images, config.train.batch_size))
     return TrainingPlan(
         batch_size=config.train.batch_size,
-        epochs=config.train.epochs,
+        epochs=epochs,
         patience=config.train.patience,
         seed=config.seed,
         learning_rate=config.train.learning_rate,
         loader=config.data.loader,
         checkpoint_minutes=float(config.train.checkpoint_minutes),
-        choose_by="errors" if by_errors else "loss",
+        choose_by=choose_by(config),
         steps_per_dispatch=_steps_per_dispatch(config),
+    )
+
+
+def optimizer(config: ConfigDict, *, num_images: int) -> optax.GradientTransformation:
+    """How to update parameters, in a training on so many images."""
+    train = config.train
+    varies = train.warmup > 0 or train.schedule != "constant"
+    epochs = training_plan(config, num_images=num_images).epochs
+    return make_optimizer(
+        train.learning_rate,
+        weight_decay=train.weight_decay,
+        warmup=train.warmup,
+        schedule=train.schedule,
+        # Without a schedule, all numbers of images share one optimiser and its compiled programs.
+        num_steps=epochs * steps_per_epoch(num_images, train.batch_size) if varies else 0,
     )
 
 

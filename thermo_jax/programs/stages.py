@@ -56,6 +56,16 @@ def stage_config(config: ConfigDict, task: str, *, data_type: str, split: dict) 
     return stage
 
 
+def check_fractions(config: ConfigDict) -> None:
+    """Raises UserError if encoders would train on the validation patients of their decoders."""
+    if config.split.val_fraction and not config.encoder_val_fraction:
+        raise UserError(
+            f"config.encoder_val_fraction=0 with config.split.val_fraction="
+            f"{config.split.val_fraction}: the encoders would train on the patients who validate "
+            "the decoders; set both to 0, or neither"
+        )
+
+
 def check_stages(stages: Sequence[Stage], workdir: Path) -> None:
     """Checks fields, image sizes, devices, folders and the disk before the first stage runs.
 

@@ -25,7 +25,15 @@ from thermo_jax.evaluation.report import Figure, Section
 from thermo_jax.evaluation.tables import PrintedTable
 from thermo_jax.evaluation.wording import DISCLAIMER, OPTIMISTIC
 from thermo_jax.programs import decoder_results, reports, settings
-from thermo_jax.programs.stages import Stage, check_split, check_stages, run_stages, stage_config
+from thermo_jax.programs.frozen_encoder import UNTRAINED
+from thermo_jax.programs.stages import (
+    Stage,
+    check_fractions,
+    check_split,
+    check_stages,
+    run_stages,
+    stage_config,
+)
 from thermo_jax.programs.workdir import PICTURES, begin, check_workdir
 from thermo_jax.training import timeline
 
@@ -46,6 +54,7 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
 
 def _check_fields(config: ConfigDict) -> None:
     settings.check_fields(config)
+    check_fractions(config)
     if not 0 <= config.num_folds <= config.split.folds:
         raise UserError(
             f"config.num_folds={config.num_folds} must be from 0 (all) to config.split.folds="
@@ -76,7 +85,9 @@ def _fold(config, workdir: Path, *, name: str, split: dict, variant: str) -> Ite
     encoder_split = split | {"file": str(file.with_stem(name + ENCODER))}
     if variant:
         encoder_split["protocol"] = variant
-    for letter in sorted({row[0] for row in config.rows}):
+    kinds = {task: config.stages[task].encoder.kind for task in config.tasks}
+    letters = {row[0] for row in config.rows} if "pretrained" in kinds.values() else ()
+    for letter in sorted(letters):
         data_type = ROW_TYPES[letter]
         stage = stage_config(config, "encoder", data_type=data_type, split=encoder_split)
         yield Stage("encoder", f"{name}/encoder_{data_type}{suffix}", "", stage)
@@ -85,8 +96,10 @@ def _fold(config, workdir: Path, *, name: str, split: dict, variant: str) -> Ite
         for row in config.rows:
             types = [ROW_TYPES[letter] for letter in row.split("/")]
             stage = stage_config(config, task, data_type=types[1], split=split)
-            folder = workdir / f"{name}/encoder_{types[0]}{suffix}"
-            stage.encoder.update({"type": types[0], "workdir": str(folder)})
+            stage.encoder.type = types[0]
+            if kinds[task] == "pretrained":
+                folder = workdir / f"{name}/encoder_{types[0]}{suffix}"
+                stage.encoder.workdir = str(folder)
             title = f"{row} {variant}".strip()
             yield Stage(task, f"{name}/{task}_{row.replace('/', '')}{suffix}", title, stage)
 
@@ -171,7 +184,8 @@ def _check_splits(config: ConfigDict, splits: Mapping[Path, Split]) -> None:
                 f"{', some of them twice' if twice else ''}: they were made for another number of "
                 "folds. Set config.split.folds to that number, or leave config.folds_dir empty"
             )
-        if config.split.protocol != PAPER and not all(split.val for split in repeat):
+        validated = config.split.val_fraction and config.split.protocol != PAPER
+        if validated and not all(split.val for split in repeat):
             raise UserError(
                 "config.folds_dir: a fold has no validation patients (it was made for the protocol "
                 "'paper'); leave the field empty to divide the patients again"
@@ -258,6 +272,9 @@ def _facts(config: ConfigDict, stages: list[Stage]) -> dict[str, Any]:
         facts["repeats"] = f"{config.repeats}; every measure is the mean over the repeats"
     if config.data.shuffle_labels:
         facts["diagnoses"] = decoder_results.SHUFFLED.format(seed=config.seed)
+    for task in config.tasks:
+        if (kind := config.stages[task].encoder.kind) != "pretrained":
+            facts[f"encoder to {task}"] = UNTRAINED[kind]
     used = {ROW_TYPES[letter] for row in config.rows for letter in row.split("/")}
     for name, factor in config.downscale.items():
         if factor > 1 and name in used:

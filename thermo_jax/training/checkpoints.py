@@ -2,8 +2,9 @@
 
 A checkpoint has four items:
 
-    model     parameters and batch statistics
-    training  step, optimiser, random key: needed to continue
+    model     parameters and batch statistics, or their moving average
+    training  step, optimiser, random key, and the variables if "model" is an average: needed to
+              continue
     encoder   variables of the trained encoder, or of the frozen encoder that a decoder reads
     meta      JSON: position in the run, early stopping, facts about the encoder, the data's digest
 
@@ -200,13 +201,13 @@ class Checkpoints(contextlib.AbstractContextManager):
         if optimizer:
             items["training"] = _training(like)
         else:
-            like = like.replace(opt_state=())
+            like = like.without_training()
         restored = self._restore_items(items, step=step)
-        state = like.replace(
-            **restored["model"],
-            **restored.get("training", {"step": np.asarray(step, like.step.dtype)}),
-            frozen=restored.get("encoder", {}),
-        )
+        training = restored.get("training", {"step": np.asarray(step, like.step.dtype)})
+        variables = restored["model"]
+        if like.averaged:
+            variables = training.pop("variables") | {"averaged": variables}
+        state = like.replace(**variables, **training, frozen=restored.get("encoder", {}))
         return jax.tree.map(lambda new, old: jax.device_put(new, old.sharding), state, like)
 
     def variables(self, like: dict[str, dict], *, step: int) -> dict[str, dict]:
@@ -245,7 +246,8 @@ def _rank(metrics: dict) -> tuple[float, int]:
 
 
 def _training(state: TrainState) -> dict:
-    return {"step": state.step, "opt_state": state.opt_state, "rng": state.rng}
+    item = {"step": state.step, "opt_state": state.opt_state, "rng": state.rng}
+    return item | ({"variables": state.trained_variables} if state.averaged else {})
 
 
 def _abstract(tree: Any) -> Any:

@@ -40,7 +40,8 @@ class TrainingPlan:
 
     Attributes:
       learning_rate: used only in error messages about a loss that is not finite.
-      choose_by: the best epoch has the lowest validation "loss", or the fewest "errors".
+      choose_by: the best epoch has the lowest validation "loss", or the fewest "errors", or is the
+        "last" one.
     """
 
     batch_size: int
@@ -52,6 +53,14 @@ class TrainingPlan:
     checkpoint_minutes: float = 0.0
     choose_by: str = "loss"
     steps_per_dispatch: int = 1
+
+
+# The value of an epoch, by `choose_by`: the epoch with the lowest value is the best one.
+_VALUES: dict[str, Callable[[dict], float]] = {
+    "loss": lambda metrics: metrics["val/loss"],
+    "errors": lambda metrics: 1 - metrics["val/accuracy"],
+    "last": lambda metrics: -float(metrics["epoch"]),
+}
 
 
 class TrainingRun(NamedTuple):
@@ -75,7 +84,7 @@ def fit(
     train_step: Callable,
     eval_step: Callable,
     train: ExampleSet,
-    validation: ExampleSet,
+    validation: ExampleSet | None,
     names: Sequence[str],
     plan: TrainingPlan,
     parallel: DataParallel,
@@ -90,7 +99,7 @@ def fit(
       state: the initial state, replicated.
       train_step, eval_step: mapped over the devices by `Placement.map_step`.
       train, validation: columns with one leading axis of examples in host memory, or sets on the
-        devices.
+        devices. Without validation (None), the plan must choose the last epoch.
       names: the training examples' names, for messages.
       encoder_of: returns the variables that a checkpoint saves as the encoder.
       meta: JSON that is saved with every checkpoint. Its "examples" identify the images of each
@@ -173,15 +182,17 @@ def fit(
                 # ----------------------------------------------------------------------- validation
                 try:
                     preemption.check()
-                    losses = evaluate(
-                        state.replace(opt_state=()),  # a call with fewer arrays takes less time
-                        eval_step,
-                        validation,
-                        batch_size=plan.batch_size,
-                        loader=plan.loader,
-                        whole=plan.steps_per_dispatch > 1,
-                        parallel=parallel,
-                    )
+                    losses = {}
+                    if validation is not None:
+                        losses = evaluate(
+                            state.without_training(),  # fewer arrays: the call takes less time
+                            eval_step,
+                            validation,
+                            batch_size=plan.batch_size,
+                            loader=plan.loader,
+                            whole=plan.steps_per_dispatch > 1,
+                            parallel=parallel,
+                        )
                 except preemption.Stopped:
                     step = position.epoch * steps + position.steps_begun
                     if step > saver.latest:  # save it with a value that is never the best
@@ -193,8 +204,7 @@ def fit(
                 step = position.epoch * steps
                 _check_finite(losses, where="in validation", updates=step, names=names, plan=plan)
                 # -------------------------------------------------- the best epoch, metrics, saving
-                by_loss = plan.choose_by == "loss"
-                value = metrics["val/loss"] if by_loss else 1 - metrics["val/accuracy"]
+                value = _VALUES[plan.choose_by](metrics | {"epoch": position.epoch})
                 improved = position.add_value(value, step=step)
                 rate = plan.batch_size * (steps - begun) / seconds
                 log.write(
@@ -301,13 +311,14 @@ def _images(step: int, *, names: Sequence[str], plan: TrainingPlan) -> str:
 
 
 def _describe_epoch(epoch: int, metrics: dict[str, float], *, rate: float, improved: bool) -> None:
+    validated = "val/loss" in metrics
     logging.info(
-        "epoch %3d  train loss %.4f  validation loss %.4f  %.3g images/s%s",
+        "epoch %3d  train loss %.4f%s  %.3g images/s%s",
         epoch,
         metrics["train/loss"],
-        metrics["val/loss"],
+        f"  validation loss {metrics['val/loss']:.4f}" if validated else "",
         rate,
-        "  (best)" if improved else "",
+        "  (best)" if validated and improved else "",
     )
 
 

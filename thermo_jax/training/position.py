@@ -13,7 +13,8 @@ class Position:
     Attributes:
       epochs: the largest number of epochs.
       patience: the run ends after this many epochs without a better value; 0 means never.
-      best_value, best_step, best_epoch: the lowest validation value so far, and its time.
+      best_value, best_step, best_epoch: the lowest value of an epoch so far (`loop.fit` says which
+        value), and its time.
       epochs_without: the number of epochs since then.
       epoch: the number of finished epochs.
       history: metrics of the steps after these epochs, by name.

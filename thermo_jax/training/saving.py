@@ -48,8 +48,8 @@ class Saver(contextlib.AbstractContextManager):
     error ends the block, it first saves the best state, if that is new.
 
     Attributes:
-      best: the best state of this session; None before the first one. It has no optimiser after
-        its save was started.
+      best: the best state of this session; None before the first one. It is one
+        `without_training` after its save was started.
       latest: the step of the last state whose save was started.
 
     Args:
@@ -149,7 +149,7 @@ class Saver(contextlib.AbstractContextManager):
             timeline.save(self._checkpoints.directory.parent)
             self.latest, self._last_time = snapshots[-1].step, time.monotonic()
             if self._best_is_new:  # only the snapshot that is saved needs the optimiser
-                self.best = self.best._replace(state=self.best.state.replace(opt_state=()))
+                self.best = self.best._replace(state=self.best.state.without_training())
                 self._best_is_new = False
             if jax.process_count() > 1:
                 self._pending = snapshots

@@ -12,6 +12,10 @@ from jaxtyping import Array, Int, Key, UInt32
 
 from thermo_jax.training.partials import by_value
 
+# `example_keys` for augmentation get this number after the step's. No slot has it, so that these
+# keys differ from those of the patch sampler.
+AUGMENTATION = 2**31 - 1
+
 
 class TrainState(flax.struct.PyTreeNode):
     """Everything that a step reads and writes.
@@ -25,6 +29,8 @@ class TrainState(flax.struct.PyTreeNode):
       rng: uint32 data of a key that never changes: every use combines it with the step and the
         example's number.
       frozen: variables that are read but not trained (a decoder's encoder), {} if there are none.
+      averaged: the exponential moving average of the variables, {} if none is kept.
+      ema: the average's decay, 0 if none is kept. It is not an array.
     """
 
     step: Any
@@ -33,6 +39,8 @@ class TrainState(flax.struct.PyTreeNode):
     opt_state: Any
     rng: Any
     frozen: Any = flax.struct.field(default_factory=dict)
+    averaged: Any = flax.struct.field(default_factory=dict)
+    ema: float = flax.struct.field(pytree_node=False, default=0.0)
 
     @classmethod
     def create(
@@ -42,33 +50,63 @@ class TrainState(flax.struct.PyTreeNode):
         tx: optax.GradientTransformation,
         rng: Key[Array, ""],
         frozen: dict | None = None,
+        ema: float = 0.0,
     ) -> "TrainState":
         """Returns the state before the first step."""
+        variables = {name: variables[name] for name in ("params", "batch_stats")}
         return cls(
             step=jnp.zeros((), jnp.int32),
-            params=variables["params"],
-            batch_stats=variables["batch_stats"],
+            **variables,
             opt_state=tx.init(variables["params"]),
             rng=jax.random.key_data(rng),
             frozen=frozen or {},
+            averaged=variables if ema else {},
+            ema=ema,
         )
 
     @property
     def variables(self) -> dict:
-        """The trained model's variables in the form that Flax's `apply` reads."""
+        """The model's variables in the form that Flax's `apply` reads: their average, if any.
+
+        Evaluation, prediction and other runs read them; training steps read `params` and
+        `batch_stats`.
+        """
+        return self.averaged or self.trained_variables
+
+    @property
+    def trained_variables(self) -> dict:
+        """The variables that the last step made, not averaged."""
         return {"params": self.params, "batch_stats": self.batch_stats}
+
+    def without_training(self) -> "TrainState":
+        """Returns the state that evaluation reads: `variables` without an optimiser."""
+        return self.replace(opt_state=(), averaged={}, ema=0.0, **self.variables)
 
     def apply_gradients(
         self, grads: Any, *, tx: optax.GradientTransformation, batch_stats: Any
     ) -> "TrainState":
-        """Returns the state after one update by the optimiser."""
+        """Returns the state after one update by the optimiser, and of the average."""
         updates, opt_state = tx.update(grads, self.opt_state, self.params)
-        return self.replace(
+        state = self.replace(
             step=self.step + 1,
             params=optax.apply_updates(self.params, updates),
             batch_stats=batch_stats,
             opt_state=opt_state,
         )
+        if not self.ema:
+            return state
+        return state.replace(averaged=self._average_with(state.trained_variables))
+
+    def _average_with(self, new: dict) -> dict:
+        """Returns `decay * averaged + (1 - decay) * new`.
+
+        In update t = 0, 1, ... the decay is min(ema, (1 + t) / (10 + t)), as in TensorFlow's
+        ExponentialMovingAverage: a constant decay would keep the initial weights for long.
+        """
+        dtype = jax.tree.leaves(new["params"])[0].dtype
+        done = self.step.astype(dtype)
+        decay = jnp.minimum(self.ema, (1 + done) / (10 + done))
+        return optax.incremental_update(new, self.averaged, 1 - decay)
 
 
 def initialise(create_state: Callable[..., Any], **arrays: Any) -> Any:

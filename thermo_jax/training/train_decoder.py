@@ -1,9 +1,10 @@
 """Training of a decoder on a frozen encoder: the steps of one device (SPEC section 2).
 
-    images -> frozen encoder (`models/frozen.py`) -> latents -> decoder -> Adam
+    images -> augmentation -> frozen encoder (`models/frozen.py`) -> latents -> decoder -> update
 
-A frozen encoder's latents can be computed once. If a batch contains "latents", the encoder is not
-used. Classification and segmentation differ only in their losses and predictions.
+Without augmentation, a frozen encoder's latents can be computed once. If a batch contains
+"latents", the encoder is not used. Classification and segmentation differ only in their losses and
+predictions.
 """
 
 import dataclasses
@@ -14,15 +15,17 @@ import jax.numpy as jnp
 import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from thermo_jax.data.thermogram import CLASS_NAMES
+from thermo_jax.data.thermogram import CLASS_NAMES, MIRRORED_CLASSES
 from thermo_jax.models import losses
+from thermo_jax.models.augmentation import OFF, AugmentSettings, augment
 from thermo_jax.models.cuts import Encoder
 from thermo_jax.models.decoders import HEADS, Classifier, Decoder, Segmenter, soft_labels
 from thermo_jax.models.frozen import encode
+from thermo_jax.models.mirror import mirror_averaged
 from thermo_jax.models.operations import NATIVE, Operations
 from thermo_jax.models.precision import array_dtype
 from thermo_jax.training import parallel
-from thermo_jax.training.state import TrainState
+from thermo_jax.training.state import AUGMENTATION, TrainState, example_keys
 
 # --------------------------------------------------------------------------------------------------
 # The update
@@ -36,24 +39,52 @@ def train_step(
     encoder: Encoder,
     decoder: Decoder,
     tx: optax.GradientTransformation,
+    augmentation: AugmentSettings = OFF,
+    dice: float = 0.0,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """Makes one update, from one device's part of the batch.
 
     Args:
       batch: "images" uint8 [b,H,W,C] or "latents" [b,V,H,W,L]; "labels" int32 [b] to classify,
-        "label_maps" uint8 [b,480,640] to segment.
+        "label_maps" uint8 [b,480,640] to segment. Augmentation needs "images" and "slot" int32 [b],
+        the numbers of the images in the whole batch.
+      dice: weight of a segmenter's soft Dice loss, beside the cross-entropy.
     """
+    if augmentation.is_on:
+        batch = _augmented(state, batch, augmentation)
     latents = _latents(state, batch, encoder=encoder)
 
     def loss_fn(params):
         variables = {"params": params, "batch_stats": state.batch_stats}
         outputs, updates = decoder.apply(variables, latents, train=True, mutable=["batch_stats"])
-        means = {name: value.mean() for name, value in _losses(outputs, batch).items()}
+        values = _losses(outputs, batch, dice=dice)
+        means = {name: value.mean() for name, value in values.items()}
         return means["loss"], (means, updates["batch_stats"])
 
     grads, (metrics, batch_stats) = jax.grad(loss_fn, has_aux=True)(state.params)
     grads, metrics = parallel.pmean((grads, metrics))
     return state.apply_gradients(grads, tx=tx, batch_stats=batch_stats), metrics
+
+
+def _augmented(state: TrainState, batch: dict, settings: AugmentSettings) -> dict:
+    """Returns the batch with other images, and "soft_labels" in place of "label_maps"."""
+    keys = example_keys(state.rng, state.step, AUGMENTATION, examples=batch["slot"])
+    images, dtype, targets = batch["images"], jax.tree.leaves(state.params)[0].dtype, None
+    if "label_maps" in batch:
+        targets = _targets(batch, height=images.shape[1], dtype=dtype)
+    images, targets = augment(
+        images, targets, keys=keys, settings=settings, swap=MIRRORED_CLASSES, dtype=dtype
+    )
+    return batch | {"images": images, "soft_labels": targets}
+
+
+def _targets(batch: dict, *, height: int, dtype) -> jax.Array:
+    """Returns the shares of the classes at each pixel [b,H,W,K]."""
+    if "soft_labels" in batch:
+        return batch["soft_labels"].astype(dtype)
+    return soft_labels(
+        batch["label_maps"], height=height, num_classes=len(CLASS_NAMES), dtype=dtype
+    )
 
 
 def _latents(state: TrainState, batch: dict, *, encoder: Encoder) -> jax.Array:
@@ -62,7 +93,7 @@ def _latents(state: TrainState, batch: dict, *, encoder: Encoder) -> jax.Array:
     return encode(batch["images"], encoder=encoder, variables=state.frozen)
 
 
-def _losses(outputs, batch: dict) -> dict[str, jax.Array]:
+def _losses(outputs, batch: dict, *, dice: float) -> dict[str, jax.Array]:
     """Returns "loss" and "accuracy" [b] of a classifier's or a segmenter's outputs."""
     if isinstance(outputs, tuple):
         logits, _ = outputs
@@ -71,12 +102,11 @@ def _losses(outputs, batch: dict) -> dict[str, jax.Array]:
         loss = losses.classification_loss(logits, labels)
     else:
         logits, dtype = outputs, outputs.dtype
-        height, num_classes = logits.shape[1], logits.shape[-1]
-        targets = soft_labels(
-            batch["label_maps"], height=height, num_classes=num_classes, dtype=dtype
-        )
+        targets = _targets(batch, height=logits.shape[1], dtype=dtype)
         accuracy = (logits.argmax(-1) == targets.argmax(-1)).mean((1, 2), dtype=dtype)
         loss = losses.segmentation_loss(logits, targets)
+        if dice:
+            loss += dice * losses.soft_dice_loss(logits, targets)
     return {"loss": loss.astype(logits.dtype), "accuracy": accuracy.astype(logits.dtype)}
 
 
@@ -86,12 +116,17 @@ def encode_step(variables: dict, batch: dict[str, jax.Array], *, encoder: Encode
 
 
 def eval_step(
-    state: TrainState, batch: dict[str, jax.Array], *, encoder: Encoder, decoder: Decoder
+    state: TrainState,
+    batch: dict[str, jax.Array],
+    *,
+    encoder: Encoder,
+    decoder: Decoder,
+    dice: float = 0.0,
 ) -> dict[str, jax.Array]:
     """Returns sums of the losses over the batch's examples, in inference mode."""
     latents = _latents(state, batch, encoder=encoder)
     outputs = decoder.apply(state.variables, latents, train=False)
-    return parallel.masked_sums(_losses(outputs, batch), batch["mask"])
+    return parallel.masked_sums(_losses(outputs, batch, dice=dice), batch["mask"])
 
 
 def predict_step(
@@ -101,15 +136,28 @@ def predict_step(
     encoder: Encoder,
     decoder: Decoder,
     full_shape: tuple[int, int],
+    mirror_average: bool = False,
 ) -> dict[str, jax.Array]:
     """Returns predictions for all examples of the batch and its padding.
 
     A classifier's are "probabilities" [B] and "evidence" [B,H,W], whose sum plus the bias is the
     logit. A segmenter's are "label_maps" uint8 [B,H,W], and "full_label_maps" uint8 [B,*full_shape]
     from bilinearly up-sampled logits.
+
+    Args:
+      mirror_average: see `models/mirror.py`; it needs "images" in the batch.
     """
-    latents = _latents(state, batch, encoder=encoder)
-    outputs = decoder.apply(state.variables, latents, train=False)
+
+    def decode(batch: dict):
+        latents = _latents(state, batch, encoder=encoder)
+        return decoder.apply(state.variables, latents, train=False)
+
+    if mirror_average:
+        outputs = mirror_averaged(
+            lambda images: decode({"images": images}), batch["images"], swap=MIRRORED_CLASSES
+        )
+    else:
+        outputs = decode(batch)
     if isinstance(outputs, tuple):
         logits, evidence = outputs
         return parallel.gather({"probabilities": jax.nn.sigmoid(logits), "evidence": evidence})
@@ -154,12 +202,6 @@ def abstract_variables(decoder: Decoder, latents_shape: tuple[int, ...]) -> dict
     return jax.eval_shape(functools.partial(decoder.init, train=False), jax.random.key(0), latents)
 
 
-@functools.cache
-def make_optimizer(learning_rate: float) -> optax.GradientTransformation:
-    """Returns Adam; equal numbers give the same object."""
-    return optax.adam(learning_rate)
-
-
 def create_state(
     decoder: Decoder,
     *,
@@ -167,6 +209,7 @@ def create_state(
     rng: jax.Array,
     latents_shape: tuple[int, ...],
     frozen: dict,
+    ema: float = 0.0,
     start: dict | None = None,
 ) -> TrainState:
     """Returns the initial state for latents of shape (V, H, W, L). Use it with `state.initialise`.
@@ -174,8 +217,9 @@ def create_state(
     Args:
       frozen: the encoder's variables.
       start: variables of a trained decoder, which replace random ones. Some may be absent.
+      ema: see `TrainState`.
     """
     init_key, step_key = jax.random.split(rng)
     variables = decoder.init(init_key, jnp.zeros((1, *latents_shape)), train=False)
     variables = unflatten_dict(flatten_dict(variables) | flatten_dict(start or {}))
-    return TrainState.create(variables, tx=tx, rng=step_key, frozen=frozen)
+    return TrainState.create(variables, tx=tx, rng=step_key, frozen=frozen, ema=ema)

@@ -1,23 +1,23 @@
 """Pretraining of the CUTS encoder: the steps of one device (SPEC section 2).
 
-images -> anchors and positives (drawn on the device) -> latents and patches
+images -> augmentation -> anchors and positives (drawn on the device) -> latents and patches
        -> lambda * contrastive + (1 - lambda) * reconstruction -> AdamW
 """
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from thermo_jax.models import losses
+from thermo_jax.models.augmentation import OFF, AugmentSettings, augment
 from thermo_jax.models.cuts import CHANNELS, Cuts, scale_images
 from thermo_jax.models.operations import NATIVE, Operations
 from thermo_jax.models.patches import choose_positives, draw_positions
 from thermo_jax.models.precision import array_dtype
 from thermo_jax.training import parallel
-from thermo_jax.training.state import TrainState, example_keys
+from thermo_jax.training.state import AUGMENTATION, TrainState, example_keys
 
 # Validation uses this step number, so that it draws the same patches at every epoch.
 VALIDATION = 2**31 - 1
@@ -45,16 +45,21 @@ def train_step(
     model: Cuts,
     tx: optax.GradientTransformation,
     loss: LossSettings,
+    augmentation: AugmentSettings = OFF,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """Makes one update, from one device's part of the batch.
 
     Args:
       batch: "images" uint8 [b,H,W,C], and "slot" int32 [b], the numbers of the images in the whole
-        batch, or "positions" as `draw` returns them.
+        batch. If it has "positions", as `draw` returns them, none are drawn.
     """
     images, positions = batch["images"], batch.get("positions")
     if positions is None:
         positions = draw(state, batch, image_size=images.shape[1:3], model=model, loss=loss)
+    if augmentation.is_on:
+        keys = example_keys(state.rng, state.step, AUGMENTATION, examples=batch["slot"])
+        dtype = jax.tree.leaves(state.params)[0].dtype
+        images, _ = augment(images, keys=keys, settings=augmentation, dtype=dtype)
 
     def loss_fn(params):
         variables = {"params": params, "batch_stats": state.batch_stats}
@@ -156,18 +161,21 @@ def make_model(
     )
 
 
-@functools.cache
-def make_optimizer(learning_rate: float, weight_decay: float) -> optax.GradientTransformation:
-    """Returns AdamW with weight decay on all parameters; equal numbers give the same object."""
-    return optax.adamw(learning_rate, weight_decay=weight_decay)
-
-
 def create_state(
-    model: Cuts, *, tx: optax.GradientTransformation, rng: jax.Array, image_shape: tuple[int, ...]
+    model: Cuts,
+    *,
+    tx: optax.GradientTransformation,
+    rng: jax.Array,
+    image_shape: tuple[int, ...],
+    ema: float = 0.0,
 ) -> TrainState:
-    """Returns the initial state for images of shape (H, W, C). Use it with `state.initialise`."""
+    """Returns the initial state for images of shape (H, W, C). Use it with `state.initialise`.
+
+    Args:
+      ema: see `TrainState`.
+    """
     init_key, step_key = jax.random.split(rng)
     positions = jnp.zeros((1, 1, 2), jnp.int32) + model.patch_size // 2
     images = jnp.zeros((1, *image_shape))
     variables = model.init(init_key, images, positions, positions, train=False)
-    return TrainState.create(variables, tx=tx, rng=step_key)
+    return TrainState.create(variables, tx=tx, rng=step_key, ema=ema)
