@@ -4,6 +4,7 @@ from functools import partial
 
 import jax
 import numpy as np
+import optax
 import pytest
 import tiny_training as tiny
 from flax.traverse_util import flatten_dict
@@ -57,7 +58,7 @@ def start_of(config, tmp_path):
 def initial_state(config, start):
     """The state before the first step, as programs/decoder.py makes it."""
     encoder, decoder = frozen_encoder(config.encoder.type), tiny.make_decoder(config)
-    tx = train_decoder.make_optimizer(1e-3)
+    tx = optax.adam(1e-3)
     shape = encoder.latents((30, 40, tiny.CHANNELS[config.data.type])).shape
     create = partial(train_decoder.create_state, decoder, tx=tx, latents_shape=shape)
     arrays = {"frozen": encoder.variables, "start": start}
@@ -133,7 +134,7 @@ def test_without_a_start_the_initial_state_is_made_by_the_same_program():
     create = partial(
         train_decoder.create_state,
         tiny.make_decoder(config),
-        tx=train_decoder.make_optimizer(1e-3),
+        tx=optax.adam(1e-3),
         latents_shape=(1, 30, 40, 16),
     )
     given = {"rng": jax.random.key(0), "frozen": frozen_encoder("heat").variables}
