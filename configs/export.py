@@ -1,4 +1,4 @@
-"""Writes trained decoders as files that run without this package: StableHLO or ONNX.
+"""Writes trained decoders as files: StableHLO or ONNX to run without this package, or safetensors.
 
     python -m thermo_jax.main --config=configs/export.py --workdir=exported \
         --config.models=runs/classify_HH,runs/segment_HH
@@ -7,6 +7,10 @@ Presets: `stablehlo` (default), which runs wherever JAX does, or `onnx` (`pip in
 'thermo_jax[onnx]'`), which onnxruntime and others run. The weights and the frozen encoder are
 inside; a .json beside each file describes its inputs and outputs. An ONNX file is written only if
 onnxruntime's results agree with JAX's to 1e-4. A model takes some seconds.
+
+The preset `safetensors` writes weights for this package, to be shared: one file, which
+configs/predict.py reads like a workdir, and from which a run can start (config.init_from). It also
+contains the configuration, the scores, and the names of the patients on whom the model was trained.
 """
 
 from ml_collections import ConfigDict
@@ -17,7 +21,7 @@ from thermo_jax.configs import common
 def _build(file_format: str = "stablehlo") -> ConfigDict:
     config = ConfigDict()
     config.task = "export"  # the program
-    # "stablehlo" or "onnx": set by the preset.
+    # "stablehlo", "onnx" or "safetensors": set by the preset.
     config.format = file_format
     # Workdirs of trained decoders, separated by commas; a folder that contains several stands for
     # all of them.
@@ -31,4 +35,4 @@ def _build(file_format: str = "stablehlo") -> ConfigDict:
     return config
 
 
-get_config = common.presets(_build, choices=("stablehlo", "onnx"))
+get_config = common.presets(_build, choices=("stablehlo", "onnx", "safetensors"))

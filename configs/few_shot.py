@@ -23,7 +23,9 @@ def _build(preset: str = "heat") -> ConfigDict:
     config.type = "gray" if recipe else preset
     # Numbers of labelled patients to train on, 0 = all; larger sets include the smaller ones.
     config.patients = (1, 2, 5, 10, 20, 0)
-    # Encoders: "pretrained" (CUTS), "random" (frozen initial weights), "none" (raw pixels).
+    # Encoders: "pretrained" (CUTS), "random" (frozen initial weights), "none" (raw pixels); and
+    # "shipped": raw pixels, and the segmenter starts from the one that comes with thermo_jax (its
+    # images must be gray, and stages.segment.model.unet_width the same).
     config.kinds = ("pretrained", "random", "none")
     # Segmenters for each kind of encoder and number of patients. Each has its own initial weights
     # and random choice of labelled patients.

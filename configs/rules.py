@@ -50,9 +50,9 @@ RULES: dict[str, Rule] = {
     "downscale": _COUNT,
     "dtypes": _some_of(precision.NAMES[1:]),  # without "auto"
     "encoder_val_fraction": _SHARE,
-    "format": _one_of(("stablehlo", "onnx")),
+    "format": _one_of(("stablehlo", "onnx", "safetensors")),
     "iterations": _COUNT,
-    "kinds": _some_of(_KINDS),
+    "kinds": _some_of((*_KINDS, "shipped")),
     "matrix": _COUNT,
     "mode": _one_of(MODES),
     "num_clusters": _COUNT,

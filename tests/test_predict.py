@@ -355,9 +355,9 @@ with tiny.shallow_decoders():
     assert (tmp_path / "out" / "label_maps" / "a.png").is_file()
 
 
-@pytest.mark.parametrize("field", ["input", "models"])
-def test_a_missing_field_is_named(field, tmp_path):
+@pytest.mark.parametrize(("field", "value"), [("input", ""), ("models", ",")])
+def test_a_missing_field_is_named(field, value, tmp_path):
     settings = config(tmp_path, tmp_path)
-    settings[field] = ""
+    settings[field] = value
     with pytest.raises(ValueError, match=f"config.{field} is empty: give --config.{field}"):
         main.run(settings, tmp_path / "out")

@@ -53,7 +53,7 @@ REFUSED = {
     "few_shot": (few_shot.get_config(), "config.data.root is empty"),
     "table1": (table1.get_config(), "config.data.root is empty"),
     "data_report": (data_report.get_config(), "config.data.root is empty"),
-    "predict": (predict.get_config(), "config.models is empty"),
+    "predict": (predict.get_config(), "config.input is empty"),
     "predict from nowhere": (predict.get_config(), "/nowhere contains no trained decoder"),
     "export": (export.get_config(), "/nowhere contains no trained decoder"),
     "convert": (convert.get_config("import"), "config.weights is empty"),

@@ -230,8 +230,8 @@ class ShallowUNet(nn.Module):
     def __call__(self, latents, *, train: bool):
         dtype, axis_name = self.operations.dtype, self.operations.axis_name
         operations = dataclasses.replace(NATIVE, dtype=dtype, axis_name=axis_name)
-        stage = DoubleConv(self.width, self.width, operations=operations)
-        return nn.Conv(self.num_outputs, (1, 1), dtype=dtype)(stage(latents, train=train))
+        x = DoubleConv(self.width, self.width, operations=operations)(latents, train=train)
+        return nn.Conv(self.num_outputs, (1, 1), dtype=dtype, name="out")(x)
 
 
 @contextlib.contextmanager

@@ -26,16 +26,22 @@ OF_SEVERAL = (
 ALONE = "The patient is not known, so this page is of one thermogram."
 
 
-def write_page(path: str | os.PathLike, patient: Patient) -> Path:
+def write_page(path: str | os.PathLike, patient: Patient, *, note: str = "") -> Path:
     """Writes the page of a patient with at least one finding; returns its path.
 
     Every finding must have an overlay. For several thermograms, the page begins with an overview
     whose rows link to them, and each thermogram is printed on its own page.
+
+    Args:
+      note: what readers must know about the segmenters, shown if there are regions.
     """
     several = len(patient.findings) > 1
     sections = _sections_of_several(patient) if several else _sections_of_one(patient)
     title = f"Patient {patient.name}" if patient.known else patient.name
-    text = page_text(title, _sentence(patient), sections, overview=several)
+    summary = _sentence(patient)
+    if note and any(finding.regions for finding in patient.findings):
+        summary += f" {note[0].upper()}{note[1:]}."
+    text = page_text(title, summary, sections, overview=several)
     path = Path(path)
     path.write_text(text, encoding="utf-8")
     return path

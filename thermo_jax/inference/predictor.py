@@ -4,7 +4,7 @@
     pictures -> images for each model -> batches of one size -> predictions at the pictures' sizes
 
     from thermo_jax.inference.predictor import Predictor
-    predictor = Predictor(["runs/classify", "runs/segment"])
+    predictor = Predictor(["runs/classify", "runs/segment"])  # without: the model of the package
     for prediction in predictor.predict_files("my_thermograms"):
         print(prediction.name, prediction.probability)
 
@@ -26,7 +26,6 @@ from jaxtyping import Array, UInt8
 
 from thermo_jax.data import grids
 from thermo_jax.data.examples import block_mean, image_shape
-from thermo_jax.data.file_listing import walk
 from thermo_jax.data.reader import AS_RECOGNISED, ReaderSettings, ordered_map
 from thermo_jax.data.thermogram import (
     GRAY_SHAPE,
@@ -35,9 +34,9 @@ from thermo_jax.data.thermogram import (
     DataError,
     Thermogram,
 )
-from thermo_jax.errors import ClosedFolderError, MissingFileError, UserError
-from thermo_jax.files import folder_path, is_remote
+from thermo_jax.errors import UserError
 from thermo_jax.inference import inputs
+from thermo_jax.inference.find_models import DECODERS, find_models
 from thermo_jax.inference.findings import Prediction
 from thermo_jax.inference.inputs import Paths, ReadThermogram, Unreadable
 from thermo_jax.inference.regions import measure_regions
@@ -46,15 +45,11 @@ from thermo_jax.models.frozen import FrozenEncoder, encode
 from thermo_jax.models.mirror import mirror_averaged
 from thermo_jax.models.operations import choose_operations
 from thermo_jax.models.precision import choose_dtype, matmul_precision
-from thermo_jax.training import train_decoder
-from thermo_jax.training.checkpoints import (
-    FOLDER,
-    Checkpoints,
-    check_validated,
-    has_checkpoint,
-)
+from thermo_jax.training import train_decoder, weights_file
+from thermo_jax.training.checkpoints import check_validated
 
-DECODERS = ("classify", "segment")
+SHIPPED = weights_file.SHIPPED
+SHIPPED_TITLE = "the model that comes with thermo_jax, trained on synthetic images only"
 
 
 class Model(NamedTuple):
@@ -71,7 +66,14 @@ class Model(NamedTuple):
     encoder: FrozenEncoder
     decoder: Any
     variables: dict  # of the decoder
+    meta: dict  # of its checkpoint or file: "config", "encoder", "trained_on", ...
+    source: Path  # its workdir or file
     mirror_average: bool = False  # see models/mirror.py
+
+    @property
+    def is_shipped(self) -> bool:
+        """Whether it comes with the package."""
+        return self.source == weights_file.SHIPPED_FILE
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -90,64 +92,21 @@ class Model(NamedTuple):
         )
 
 
-def find_models(paths: Paths) -> list[Path]:
-    """The workdirs of trained decoders among these folders and all below them.
-
-    Raises:
-      FileNotFoundError: a path has no trained decoder.
-      PermissionError: a folder below a path cannot be read, so that its model would be missing.
-    """
-    workdirs: list[Path] = []
-    for path in [paths] if isinstance(paths, str | os.PathLike) else paths:
-        decoders = [f for f in _folders(path) if has_checkpoint(f) and _task(f) in DECODERS]
-        if not decoders:
-            raise MissingFileError(
-                f"{path} contains no trained decoder: give the --workdir of a run of "
-                "configs/classify.py or configs/segment.py, or a folder that contains several"
-            )
-        workdirs += decoders
-    return list(dict.fromkeys(workdirs))
-
-
-def _folders(path: str | os.PathLike) -> list[Path]:
-    """A folder and all folders below it; of a bucket, only the folder itself."""
-    root = folder_path(path)
-    if is_remote(root) or not root.is_dir():
-        return [root]
-    folders: list[Path] = []
-    closed: list[Path] = []
-    for folder, subfolders, _ in walk(Path(root), closed=closed):
-        folders.append(folder)
-        if folder.name == FOLDER:
-            subfolders.clear()  # checkpoints, which a run may be replacing
-    if closed:
-        raise ClosedFolderError(
-            f"{closed[0]} cannot be read, so that a model of the ensemble may be missing: check "
-            "its permissions, or name each model's folder in config.models"
-        )
-    return folders
-
-
-def _task(workdir: Path) -> str:
-    with Checkpoints(workdir, read_only=True) as checkpoints:
-        return checkpoints.meta()["config"]["task"]
-
-
 def load_model(workdir: str | os.PathLike, *, name: str = "", dtype: str = "auto") -> Model:
     """The best model of the run of a decoder.
 
     Args:
+      workdir: of the run, or a file of weights (`training/weights_file.py`), or "shipped".
       dtype: compute type, of models/precision.py.
     Raises:
       FileNotFoundError: there is no checkpoint.
       UserError: the run trained something else, or was stopped in its first epoch.
     """
     platform = jax.default_backend()
-    with Checkpoints(workdir, read_only=True) as checkpoints:
-        meta = checkpoints.meta()
+    with weights_file.open_decoder(workdir) as (meta, read_variables):
         config = meta["config"]
         task, data, model = config["task"], config["data"], config["model"]
-        if not meta["finished"]:
+        if not meta.get("finished", True):  # files of weights lack this field
             logging.warning(
                 "%s has not finished its training (epoch %d): its best model so far is used.",
                 workdir,
@@ -175,9 +134,7 @@ def load_model(workdir: str | os.PathLike, *, name: str = "", dtype: str = "auto
         )
         latents = encoder.latents(image_shape(data["type"], downscale=data["downscale"]))
         like = train_decoder.abstract_variables(decoder, latents.shape)
-        variables = checkpoints.variables(
-            {"model": like, "encoder": encoder.variables}, step=meta["best_step"]
-        )
+        variables = read_variables({"model": like, "encoder": encoder.variables})
     return Model(
         name=name or Path(workdir).name,
         task=task,
@@ -191,6 +148,8 @@ def load_model(workdir: str | os.PathLike, *, name: str = "", dtype: str = "auto
         encoder=encoder.with_variables(jax.device_put(variables["encoder"])),
         decoder=decoder,
         variables=jax.device_put(variables["model"]),
+        meta=meta,
+        source=weights_file.SHIPPED_FILE if str(workdir) == SHIPPED else Path(workdir),
         mirror_average=model.get("mirror_average", False),
     )
 
@@ -200,23 +159,44 @@ def load_models(workdirs: Paths, *, dtype: str = "auto") -> list[Model]:
 
     `find_models` and `load_model` explain the arguments and the errors.
     """
-    folders = find_models(workdirs)
-    common = Path(os.path.commonpath([folder.parent for folder in folders]))
+    found = find_models(workdirs)
+    shipped = weights_file.SHIPPED_FILE
+    parents = [path.parent for path in found if path != shipped]
+    common = os.path.commonpath(parents) if parents else ""
     return [
-        load_model(folder, name=folder.relative_to(common).as_posix(), dtype=dtype)
-        for folder in folders
+        load_model(
+            path,
+            name=SHIPPED if path == shipped else path.relative_to(common).as_posix(),
+            dtype=dtype,
+        )
+        for path in found
     ]
 
 
 class Predictor:
     """An ensemble of trained decoders."""
 
-    def __init__(self, workdirs: Paths, *, batch_size: int = 8, dtype: str = "auto"):
-        """Loads the models (see `load_models`); a batch has `batch_size` thermograms."""
+    def __init__(self, workdirs: Paths = SHIPPED, *, batch_size: int = 8, dtype: str = "auto"):
+        """Loads the models (see `load_models`); a batch has `batch_size` thermograms.
+
+        Without workdirs, the model that comes with the package finds regions. There are no
+        probabilities then.
+        """
         if batch_size < 1:
             raise UserError(f"batch_size={batch_size} must be at least 1")
         self.batch_size = batch_size
         self.models = load_models(workdirs, dtype=dtype)
+        if self.note:
+            logging.warning("Thermograms are %s.", self.note)
+
+    @property
+    def note(self) -> str:
+        """What readers of label maps must know about the segmenters, or ""."""
+        segmenters = [model for model in self.models if model.task == "segment"]
+        if not any(model.is_shipped for model in segmenters):
+            return ""
+        names = [SHIPPED_TITLE if model.is_shipped else model.name for model in segmenters]
+        return f"segmented by {' and by '.join(names)}"
 
     def predict_files(
         self,

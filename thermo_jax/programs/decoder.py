@@ -23,6 +23,7 @@ from thermo_jax.data.thermogram import GRAY_SHAPE
 from thermo_jax.models.frozen import FrozenEncoder
 from thermo_jax.programs import decoder_results, settings
 from thermo_jax.programs.frozen_encoder import encoder_caveat, own_encoder
+from thermo_jax.programs.initial_decoder import own_start, start_text, trained_on
 from thermo_jax.programs.workdir import begin_training, check_workdir, to_json
 from thermo_jax.training import loop, passes, processes, timeline, train_decoder
 from thermo_jax.training.checkpoints import keep_best_model
@@ -52,6 +53,7 @@ def run(
     operations = settings.operations(config, placement)
     workdir = check_workdir(workdir, config)
     encoder = own_encoder(config, workdir, operations=operations)
+    start = own_start(config, workdir, encoder=encoder)
     # -------------------------------------------------------------------- images and sets of images
     with timeline.part("data"):
         dataset = open_dataset(settings.data_settings(config))
@@ -91,7 +93,8 @@ def run(
     create_state = partial(
         train_decoder.create_state, decoder, tx=tx, latents_shape=shape, ema=config.train.ema
     )
-    state = initialise(create_state, rng=jax.random.key(config.seed), frozen=encoder.variables)
+    arrays = {"frozen": encoder.variables, "start": start.variables}
+    state = initialise(create_state, rng=jax.random.key(config.seed), **arrays)
     models = {"encoder": encoder.module, "decoder": decoder}
     map_step = partial(placement.map_step, resident=resident)
     loss = train_decoder.LossSettings(**config.get("loss", {}))  # a classifier has none
@@ -122,7 +125,13 @@ def run(
         parallel=parallel,
         workdir=workdir,
         encoder_of=lambda state: state.frozen,
-        meta={"config": to_json(config), "encoder": encoder.facts, "examples": examples_id},
+        meta={
+            "config": to_json(config),
+            "encoder": encoder.facts,
+            "examples": examples_id,
+            "start": start.title,
+            "trained_on": trained_on(dataset, examples, sets, start=start),
+        },
     )
     # ----------------------------------------------------------------- predictions and the results
     predictions = {
@@ -149,6 +158,7 @@ def run(
             predictions=predictions,
             trained=trained,
             encoder_caveat=caveat,
+            start=start_text(start, dataset=dataset, test_patients=test_patients),
             cautions=dataset.cautions,
         )
     processes.wait("the results are written")

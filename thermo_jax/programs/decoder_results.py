@@ -34,6 +34,7 @@ def write(
     predictions: dict[str, dict[str, np.ndarray]],
     trained: TrainingRun,
     encoder_caveat: str,
+    start: str,
     cautions: list[str],
 ) -> dict:
     """Scores, writes and prints; returns the results.
@@ -41,6 +42,7 @@ def write(
     Args:
       gray: a classifier's gray images by role, for the baselines.
       predictions: by role: "test", and for a classifier "validation", too, if there is such a set.
+      start: the trained decoder from which the run started, or "".
       cautions: about the data set.
     """
     row, pictures = row_name(config.encoder.type, config.data.type), workdir / PICTURES
@@ -57,7 +59,7 @@ def write(
         scored = segmented(test, predictions["test"], model=model)
         drawn = [segmentation_picture(pictures / "segmentation.png", test, label_maps, title=title)]
     measures, columns = assess(scored, task=config.task, row=row, config=config)
-    outcome = {"run": _facts(config, sets, trained, row, encoder_caveat)} | measures
+    outcome = {"run": _facts(config, sets, trained, row, encoder_caveat, start)} | measures
     outcome["cautions"] = [*cautions, *measures.get("cautions", ())]
     charts_of = classification_charts if config.task == "classify" else segmentation_charts
     curves = figures.curves_figure(
@@ -102,7 +104,7 @@ def assess(
 
 
 def _facts(
-    config: ConfigDict, sets: dict, trained: TrainingRun, row: str, encoder_caveat: str
+    config: ConfigDict, sets: dict, trained: TrainingRun, row: str, encoder_caveat: str, start: str
 ) -> dict[str, str]:
     paper = config.split.protocol == PAPER
     chosen = "on test" if paper else "by validation loss"
@@ -130,6 +132,8 @@ def _facts(
         facts["resolution"] = f"reduced by {config.data.downscale}: not the paper's"
     if encoder_caveat:
         facts["encoder"] = encoder_caveat
+    if start:
+        facts["started from"] = start
     return facts
 
 

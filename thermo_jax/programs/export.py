@@ -1,21 +1,33 @@
-"""Program "export": trained decoders -> StableHLO or ONNX files for use without this package."""
+"""Program "export": trained decoders -> StableHLO or ONNX files for use without this package, or
+files of weights (safetensors) for use with it.
+"""
 
+import json
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict
 
+from thermo_jax.files import folder_path
 from thermo_jax.inference.export import export_onnx, export_stablehlo
-from thermo_jax.inference.predictor import load_models
+from thermo_jax.inference.predictor import Model, load_models
 from thermo_jax.programs import settings
 from thermo_jax.programs.workdir import check_workdir, print_results, write_config
+from thermo_jax.training.weights_file import write_weights
+
+# What a file of weights says about its run: fields of the checkpoint's meta.
+DESCRIBED = ("config", "encoder", "start", "trained_on", "imported")
 
 
 def run(config: ConfigDict, workdir: str | Path) -> dict[str, list[str]]:
-    """Writes one file and its description per model; returns {"files": their paths}."""
+    """Writes the files of each model; returns {"files": their paths}."""
     config = settings.resolve(config)
+    dtype = "float32"
     if config.format == "onnx":
-        write, dtype = export_onnx, "float32"
+        write = export_onnx
+    elif config.format == "safetensors":
+        write = export_weights
     else:
         write = partial(export_stablehlo, platforms=tuple(config.platforms))
         dtype = config.model.dtype
@@ -25,5 +37,24 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, list[str]]:
     files = []
     for model in models:
         files += write(model, workdir / f"{model.name}.{config.format}")
-    print_results(f"{len(files) // 2} models exported", files=files, workdir=workdir)
+    print_results(f"{len(models)} models exported", files=files, workdir=workdir)
     return {"files": [str(file) for file in files]}
+
+
+def export_weights(model: Model, path: str | Path) -> list[Path]:
+    """Writes a file of weights, which also contains the scores of the run; returns its path."""
+    meta = {name: model.meta[name] for name in DESCRIBED if name in model.meta}
+    variables = {"model": model.variables, "encoder": model.encoder.variables}
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_weights(path, variables, meta | {"scores": _scores(model)})
+    return [path]
+
+
+def _scores(model: Model) -> dict[str, Any]:
+    """The measures in the results of the model's run, {} if there are none."""
+    if "scores" in model.meta:  # of a file of weights
+        return model.meta["scores"]
+    file = folder_path(model.source) / "results.json"
+    measures = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return {name: measures[name] for name in ("classification", "segmentation") if name in measures}

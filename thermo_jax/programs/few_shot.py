@@ -33,9 +33,15 @@ from thermo_jax.programs.stages import (
 )
 from thermo_jax.programs.workdir import PICTURES, begin, check_workdir
 from thermo_jax.training import timeline
+from thermo_jax.training.weights_file import SHIPPED
 
 ENCODER_SPLIT = "split_encoder.json"
-KINDS = {"pretrained": "CUTS, pretrained", "random": "random, frozen", "none": "none: raw pixels"}
+KINDS = {
+    "pretrained": "CUTS, pretrained",
+    "random": "random, frozen",
+    "none": "none: raw pixels",
+    SHIPPED: "shipped model, fine-tuned",
+}
 VALIDATION = "Validation patients choose the epoch; they are labelled, too, and not counted."
 NO_VALIDATION = "There are no validation patients; the last epoch is used."
 
@@ -106,7 +112,8 @@ def _stages(
         for count in numbers(config, available=available):
             for repeat in range(config.repeats):
                 stage = segmenter.copy_and_resolve_references()
-                stage.encoder.kind = kind
+                stage.encoder.kind = "none" if kind == SHIPPED else kind
+                stage.init_from = SHIPPED if kind == SHIPPED else stage.init_from
                 stage.encoder.num_kernels = config.stages.encoder.model.num_kernels
                 stage.encoder.workdir = str(workdir / "encoder") if kind == "pretrained" else ""
                 stage.split.max_train_patients = count

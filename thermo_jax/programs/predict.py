@@ -28,7 +28,7 @@ from thermo_jax.inference.labelme import write_labelme
 from thermo_jax.inference.overlay import overlay_figure
 from thermo_jax.inference.page import write_page
 from thermo_jax.inference.patients import Patient, by_patient
-from thermo_jax.inference.predictor import Predictor
+from thermo_jax.inference.predictor import SHIPPED, Predictor
 from thermo_jax.inference.regions import PAIRS, differences
 from thermo_jax.programs import settings
 from thermo_jax.programs.workdir import check_workdir, print_results, write_config
@@ -43,7 +43,7 @@ BY_FILE = "by_file"  # in REPORTS: pages of thermograms without a known patient
 def run(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
     """Predicts and writes; returns the rows of the tables "predictions", "patients", "regions"."""
     config = settings.resolve(config)
-    models = settings.paths(config, "models")
+    models = settings.paths(config, "models") if config.models else [SHIPPED]
     given = settings.paths(config, "input")
     workdir = check_workdir(workdir, config)
     if Path(workdir).resolve() in [Path(path).expanduser().resolve() for path in given]:
@@ -75,7 +75,9 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
             if config.reports:
                 file = _output(workdir / OVERLAYS, item.name, ".png")
                 overlay = overlay_figure(file, item, colormap=config.colormap)
-            rows.append(_row(item))
+            # The note on the segmenters stands in the table once, not in every row.
+            is_first = item.label_map is not None and len(maps) == 1
+            rows.append(_row(item, note=predictor.note if is_first else ""))
             read.append(item.finding(overlay=overlay))
     finally:  # so that an interrupted run also writes its results so far
         predictions.close()
@@ -97,15 +99,15 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
             if patient.findings:
                 path = workdir / _page_path(patient)
                 path.parent.mkdir(parents=True, exist_ok=True)
-                write_page(path, patient)
+                write_page(path, patient, note=predictor.note)
     folders = (LABEL_MAPS, LABELME, EVIDENCE, OVERLAYS, REPORTS)
     files += [workdir / name for name in folders if (workdir / name).is_dir()]
     print_results(_summary(rows, patients, predictor), files=files, workdir=workdir)
     return tables
 
 
-def _row(prediction: Prediction) -> dict[str, Any]:
-    """One row of predictions.csv. Temperatures in degrees C."""
+def _row(prediction: Prediction, *, note: str) -> dict[str, Any]:
+    """One row of predictions.csv, with a note on all rows, or "". Temperatures in degrees C."""
     picture, values = prediction.picture, list(prediction.probabilities.values())
     is_predicted = values or prediction.label_map is not None
     row = {
@@ -129,7 +131,8 @@ def _row(prediction: Prediction) -> dict[str, Any]:
     row["hottest_region"] = hottest.class_name if hottest else None
     row["hottest_c"] = hottest.max if hottest else None
     row["hottest_x"], row["hottest_y"] = hottest.hottest if hottest else (None, None)
-    return row | {"notes": "; ".join(prediction.notes)}
+    notes = [f"all thermograms are {note}"] if note else []
+    return row | {"notes": "; ".join([*notes, *prediction.notes])}
 
 
 def _patient_row(patient: Patient, *, reports: bool) -> dict[str, Any]:
@@ -218,6 +221,7 @@ def _summary(rows: Sequence[dict], patients: Sequence[Patient], predictor: Predi
     facts = {
         "models": ", ".join(f"{model.name} ({model.task})" for model in predictor.models),
         "thermograms": ", ".join(f"{count} {status}" for status, count in counts.items()),
+        **({"regions": predictor.note} if predictor.note else {}),
         "patients": sum(patient.known for patient in patients),
         "of no known patient": sum(not patient.known for patient in patients),
     }

@@ -19,6 +19,7 @@ from thermo_jax.data.splits import Split
 from thermo_jax.errors import UserError
 from thermo_jax.programs import decoder, decoder_results, encoder, settings
 from thermo_jax.programs.frozen_encoder import check_raw_pixels
+from thermo_jax.programs.initial_decoder import check_start
 from thermo_jax.programs.lock import only_run_in
 from thermo_jax.programs.workdir import check_workdir
 from thermo_jax.training import timeline, train_decoder
@@ -72,6 +73,7 @@ def check_stages(stages: Sequence[Stage], workdir: Path) -> None:
       UserError: a field has a wrong value, a stage's folder contains a run of another
         configuration, or the disk is too small.
     """
+    started = set()
     for stage in stages:
         config = settings.resolve(stage.config)
         settings.placement(config).parallel.check_batch_size(
@@ -83,6 +85,10 @@ def check_stages(stages: Sequence[Stage], workdir: Path) -> None:
             encoder.check_patches(config)
         elif config.encoder.kind == "none":
             check_raw_pixels(config)
+            start = config.init_from, config.task, config.data.type
+            if start not in started:  # other fields of a study's decoders are equal
+                check_start(config)
+            started.add(start)
         try:
             check_workdir(workdir / stage.folder, config)
         except UserError as error:

@@ -74,6 +74,7 @@ OLD_DEFAULTS: dict[str, Any] = {
     "augment.noise": 0.0,
     "augment.blur": 0.0,
     "augment.rectangles": 0,
+    "init_from": "",
 }
 
 

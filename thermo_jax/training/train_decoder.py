@@ -13,6 +13,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import optax
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from thermo_jax.data import phantom_scene
 from thermo_jax.data.thermogram import CLASS_NAMES, MIRRORED_CLASSES
@@ -236,13 +237,16 @@ def create_state(
     latents_shape: tuple[int, ...],
     frozen: dict,
     ema: float = 0.0,
+    start: dict | None = None,
 ) -> TrainState:
     """Returns the initial state for latents of shape (V, H, W, L). Use it with `state.initialise`.
 
     Args:
       frozen: the encoder's variables.
+      start: variables of a trained decoder, which replace random ones. Some may be absent.
       ema: see `TrainState`.
     """
     init_key, step_key = jax.random.split(rng)
     variables = decoder.init(init_key, jnp.zeros((1, *latents_shape)), train=False)
+    variables = unflatten_dict(flatten_dict(variables) | flatten_dict(start or {}))
     return TrainState.create(variables, tx=tx, rng=step_key, frozen=frozen, ema=ema)

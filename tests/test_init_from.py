@@ -1,0 +1,226 @@
+"""`config.init_from`: what a run takes from a trained decoder, refuses, and says in its results."""
+
+from functools import partial
+
+import jax
+import numpy as np
+import optax
+import pytest
+import tiny_training as tiny
+from flax.traverse_util import flatten_dict
+from saved_decoders import DOWNSCALE, frozen_encoder, save_decoder
+from shipped_model import tiny_shipped_model
+
+from thermo_jax import main
+from thermo_jax.configs import few_shot as few_shot_config
+from thermo_jax.data.dataset import Dataset, DataSettings
+from thermo_jax.data.thermogram import Thermogram
+from thermo_jax.inference.predictor import SHIPPED_TITLE, load_model
+from thermo_jax.programs import few_shot
+from thermo_jax.programs.export import export_weights
+from thermo_jax.programs.initial_decoder import own_start, start_caveat
+from thermo_jax.training import train_decoder
+from thermo_jax.training.checkpoints import Checkpoints
+from thermo_jax.training.state import initialise
+
+quick_compilation = pytest.fixture(scope="module", autouse=True)(tiny.quick_compilation)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def shallow_decoders():
+    """A shallow U-Net is enough to test what is copied."""
+    with tiny.shallow_decoders():
+        yield
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory):
+    """A folder with a trained segmenter and a trained classifier; the segmenter is shipped, too."""
+    folder = tmp_path_factory.mktemp("sources")
+    save_decoder(folder / "classify", "classify")
+    with tiny_shipped_model(folder) as workdir:
+        workdir.rename(folder / "segment")
+        yield folder
+
+
+def config_of(task, init_from, row="H/H", **fields):
+    config = tiny.decoder_config(task, row)
+    config.data.downscale = DOWNSCALE[config.data.type]
+    config.init_from = str(init_from)
+    config.update_from_flattened_dict(fields)
+    return config
+
+
+def start_of(config, tmp_path):
+    return own_start(config, tmp_path / "new", encoder=frozen_encoder(config.encoder.type))
+
+
+def initial_state(config, start):
+    """The state before the first step, as programs/decoder.py makes it."""
+    encoder, decoder = frozen_encoder(config.encoder.type), tiny.make_decoder(config)
+    tx = optax.adam(1e-3)
+    shape = encoder.latents((30, 40, tiny.CHANNELS[config.data.type])).shape
+    create = partial(train_decoder.create_state, decoder, tx=tx, latents_shape=shape)
+    arrays = {"frozen": encoder.variables, "start": start}
+    return initialise(create, rng=jax.random.key(0), **arrays)
+
+
+@pytest.mark.parametrize("name", ["segment", "shipped"])
+def test_at_step_0_the_decoder_is_exactly_the_one_from_which_it_starts(name, sources, tmp_path):
+    config = config_of("segment", sources / name if name == "segment" else name)
+    start = start_of(config, tmp_path)
+    state = initial_state(config, start.variables)
+    source = load_model(sources / "segment", dtype="float32")
+    np.testing.assert_equal(jax.device_get(state.variables), jax.device_get(source.variables))
+    assert int(state.step) == 0 and not any(map(np.any, jax.tree.leaves(state.opt_state)))
+    expected = SHIPPED_TITLE if name == "shipped" else f"{sources / name} (segment)"
+    assert start.title == expected
+
+
+def test_a_classifier_takes_a_segmenters_unet_and_new_last_layers(sources, tmp_path):
+    config = config_of("classify", sources / "segment")
+    start = start_of(config, tmp_path)
+    assert start.title.endswith("(segment); the last layers are new")
+    state = flatten_dict(jax.device_get(initial_state(config, start.variables).variables))
+    source = flatten_dict(jax.device_get(load_model(sources / "segment").variables))
+    new = {name for name in state if name not in source or state[name].shape != source[name].shape}
+    assert {name[1] if len(name) == 2 else name[2] for name in new} == {
+        "head_weight",
+        "head_bias",
+        "out",
+    }
+    for name in state.keys() - new:
+        np.testing.assert_array_equal(state[name], source[name])
+
+
+@pytest.mark.parametrize(
+    ("task", "source", "row", "fields", "message"),
+    [
+        ("segment", "classify", "H/H", {}, "is a model of classify, which cannot start segment"),
+        ("segment", "segment", "H/G", {}, "reads heat images, this run gray images"),
+        ("segment", "segment", "G/H", {}, "pretrained heat encoder.*pretrained gray encoder"),
+        ("segment", "segment", "H/H", {"model.unet_width": 3}, "width 2.*unet_width is 3: set it"),
+        ("classify", "classify", "H/H", {"model.head": "pooled"}, "head_weight is .1200, 1. there"),
+        ("segment", "none", "H/H", {}, "none.checkpoints does not exist"),
+    ],
+)
+def test_a_decoder_that_does_not_fit_is_refused(
+    task, source, row, fields, message, sources, tmp_path
+):
+    config = config_of(task, sources / source, row, **fields)
+    with pytest.raises(ValueError, match=message):
+        start_of(config, tmp_path)
+
+
+def test_a_decoder_of_another_encoder_is_refused(sources, tmp_path):
+    config = config_of("segment", sources / "segment")
+    encoder = frozen_encoder("heat")
+    other = encoder.with_variables(jax.tree.map(lambda x: x + 1, encoder.variables))
+    with pytest.raises(ValueError, match="the latents of another encoder: give the encoder of tha"):
+        own_start(config, tmp_path / "new", encoder=other)
+
+
+def test_a_continued_run_does_not_read_its_start_again(tmp_path, monkeypatch):
+    meta = {"config": {}, "start": "a model", "trained_on": [{"own": 1}, None]}
+    monkeypatch.setattr(Checkpoints, "meta", lambda self: meta)
+    (tmp_path / "new" / "checkpoints" / "5").mkdir(parents=True)
+    start = start_of(config_of("segment", "deleted"), tmp_path)
+    assert (start.variables, start.title, start.trained_on) == ({}, "a model", [None])
+
+
+def test_without_a_start_the_initial_state_is_made_by_the_same_program():
+    config = config_of("segment", "")
+    assert own_start(config, None, encoder=None) == ({}, "", None)
+    create = partial(
+        train_decoder.create_state,
+        tiny.make_decoder(config),
+        tx=optax.adam(1e-3),
+        latents_shape=(1, 30, 40, 16),
+    )
+    given = {"rng": jax.random.key(0), "frozen": frozen_encoder("heat").variables}
+    with_start, without = (
+        jax.make_jaxpr(partial(create, **more))(**given) for more in ({"start": {}}, {})
+    )
+    assert str(with_start) == str(without)
+
+
+PATIENTS = ("0001", "0002", "0003")
+
+
+def caveat(trained, root="/data"):
+    """What results say if patient 0003 is tested."""
+    dataset = Dataset(
+        records=[
+            Thermogram(name=f"{i}", patient=p, patient_known=True) for i, p in enumerate(PATIENTS)
+        ],
+        settings=DataSettings(root=root, type="heat"),
+        read_pixels=None,
+        write_report=None,
+    )
+    filled = trained and [
+        seen and {"data_fingerprint": dataset.fingerprint, "synthetic": False} | seen
+        for seen in trained
+    ]
+    return start_caveat(filled, dataset=dataset, test_patients={"0003"})
+
+
+UNKNOWN = "trained on other data: whether it saw test patients is not known"
+SEEN = "trained on 1 of these test patients, with their labels"
+
+
+@pytest.mark.parametrize(
+    ("trained", "expected"),
+    [
+        (None, UNKNOWN),
+        ([None], UNKNOWN),
+        ([{"patients": ["0001", "0002"]}], ""),
+        ([{"patients": ["0001", "0003"]}], SEEN),
+        ([{"patients": ["0001"]}, {"patients": ["0003"]}], SEEN),
+        ([{"patients": ["0001"], "data_fingerprint": "other"}], UNKNOWN),
+        ([{"patients": ["0003"], "data_fingerprint": "other", "synthetic": True}], ""),
+    ],
+)
+def test_results_say_if_test_patients_trained_the_model_at_the_start(trained, expected):
+    assert caveat(trained) == expected
+
+
+def test_phantoms_of_two_sizes_share_their_patients():
+    trained = [{"patients": ["0003"], "data_fingerprint": "other", "synthetic": True}]
+    assert caveat(trained, root="phantom") == SEEN
+
+
+def test_the_few_shot_curve_of_the_shipped_model_reads_raw_pixels():
+    config = few_shot_config.get_config("gray,smoke")
+    config.kinds, config.patients, config.repeats = ("none", "shipped"), (1,), 1
+    segmenter = few_shot.stage_config(config, "segment", data_type="gray", split={})
+    none, shipped = few_shot._stages(config, segmenter, few_shot.Path("run"), available=9)
+    assert (none.config.encoder.kind, none.config.init_from) == ("none", "")
+    assert (shipped.config.encoder.kind, shipped.config.init_from) == ("none", "shipped")
+    assert shipped.folder == "shipped_1_seed0" and shipped.row in few_shot.KINDS
+
+
+def test_a_start_that_does_not_fit_is_refused_before_a_study_trains(sources, tmp_path):
+    config = few_shot_config.get_config("heat,smoke")
+    config.update({"kinds": ("shipped",), "patients": (1,), "repeats": 1})
+    config.data.update({"phantom_patients": 12, "loader": "numpy"})
+    with pytest.raises(ValueError, match="reads latents of a pretrained heat.*this run raw heat p"):
+        main.run(config, tmp_path / "run")
+    assert not (tmp_path / "run" / "shipped_1_seed0").exists()
+
+
+@pytest.mark.slow
+def test_a_run_starts_from_a_file_says_so_and_continues_without_it(tmp_path, cache):
+    config = tiny.decoder_config("segment", "H/H")
+    config.encoder.kind, config.data.root, config.data.loader = "none", "phantom", "numpy"
+    config.data.downscale, config.data.phantom_patients, config.train.epochs = 4, 12, 1
+    config.parallel.devices, config.report.bootstrap, config.train.batch_size = 1, 20, 4
+    main.run(config, tmp_path / "first")
+    (file,) = export_weights(load_model(tmp_path / "first"), tmp_path / "first.safetensors")
+    config.init_from, config.split.fold = str(file), 1
+    facts = main.run(config, tmp_path / "second")["run"]
+    assert facts["started from"].startswith(f"{file} (segment); trained on ")
+    with Checkpoints(tmp_path / "second", read_only=True) as checkpoints:
+        own, before = checkpoints.meta()["trained_on"]
+    assert own["synthetic"] and own["patients"] != before["patients"]
+    file.unlink()
+    assert main.run(config, tmp_path / "second")["run"] == facts

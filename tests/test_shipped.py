@@ -1,0 +1,141 @@
+"""Predictions without a named model use the one of the package; a tiny one takes its place."""
+
+import contextlib
+import csv
+import io
+import json
+import shutil
+
+import numpy as np
+import pytest
+import tiny_training as tiny
+from shipped_model import tiny_shipped_model
+from thermogram_files import write_gray, write_matrix
+
+from thermo_jax import main
+from thermo_jax.configs import export as export_config
+from thermo_jax.configs import predict as predict_config
+from thermo_jax.inference.predictor import SHIPPED_TITLE, Predictor, load_model
+from thermo_jax.training.weights_file import SHIPPED_FILE, read_weights
+
+quick_compilation = pytest.fixture(scope="module", autouse=True)(tiny.quick_compilation)
+NOTE = f"segmented by {SHIPPED_TITLE}"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def source(tmp_path_factory):
+    """The workdir of the segmenter that is in the package's place."""
+    folder = tmp_path_factory.mktemp("shipped")
+    with tiny.shallow_decoders(), tiny_shipped_model(folder) as workdir:
+        yield workdir
+
+
+def config(data, models=""):
+    settings = predict_config.get_config()
+    settings.input, settings.models, settings.labelme = str(data), models, True
+    return settings
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A patient with temperatures, a photograph without, and a file that cannot be read."""
+    data = tmp_path_factory.mktemp("data")
+    write_matrix(data / "T0007.txt")
+    write_gray(data / "photograph.jpg")
+    (data / "broken.npy").write_bytes(b"not NumPy")
+    return data
+
+
+@pytest.fixture(scope="module")
+def workdir(folder, tmp_path_factory):
+    """Everything that `predict` wrote without a named model, and printed (printed.txt)."""
+    workdir = tmp_path_factory.mktemp("out")
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        main.run(config(folder), workdir)
+    (workdir / "printed.txt").write_text(printed.getvalue())
+    return workdir
+
+
+def read_csv(path):
+    return list(csv.DictReader(path.open(encoding="utf-8")))
+
+
+def test_the_tables_have_regions_and_no_probabilities(workdir):
+    rows = {row["name"]: row for row in read_csv(workdir / "predictions.csv")}
+    assert [row["status"] for row in rows.values()] == ["predicted", "unreadable", "predicted"]
+    assert rows["T0007"]["probability_sick"] == "" and rows["T0007"]["classifiers"] == "0"
+    patients = {row["patient"]: row for row in read_csv(workdir / "patients.csv")}
+    assert patients["0007"]["probability_sick"] == "" and patients["0007"]["thermograms"] == "1"
+    assert any(row["mean_c"] for row in read_csv(workdir / "regions.csv"))
+
+
+def test_the_first_segmented_row_says_by_what_and_no_other_row_does(workdir):
+    notes = [row["notes"] for row in read_csv(workdir / "predictions.csv")]
+    assert sum(NOTE in note for note in notes) == 1
+    assert notes[0].startswith(f"all thermograms are {NOTE}")
+
+
+def test_pages_say_by_what_the_regions_were_drawn_and_no_probability(workdir):
+    for page in ("0007.html", "by_file/photograph.html"):
+        text = (workdir / "reports" / page).read_text()
+        assert f"S{NOTE[1:]}." in text
+        assert "Probability of sick" not in text and "By region" in text
+
+
+def test_pictures_polygons_and_labelme_files_need_no_classifier(workdir):
+    assert (workdir / "overlays" / "T0007.png").stat().st_size > 10_000
+    document = json.loads((workdir / "regions_coco.json").read_text())
+    assert [image["file_name"] for image in document["images"]] == ["T0007.txt", "photograph.jpg"]
+    assert (workdir / "labelme" / "T0007.json").is_file()
+    assert not (workdir / "evidence").exists()
+
+
+def test_the_run_prints_by_what_thermograms_were_segmented(workdir):
+    printed = (workdir / "printed.txt").read_text()
+    assert NOTE in printed and "shipped (segment)" in printed
+
+
+def test_a_predictor_without_arguments_uses_the_packages_model(source, caplog):
+    (model,) = Predictor().models
+    assert f"Thermograms are {NOTE}." in caplog.text
+    (trained,) = Predictor([source]).models
+    images = np.random.default_rng(0).integers(0, 256, (1, *model.image_shape), np.uint8)
+    assert (model.name, model.is_shipped, trained.is_shipped) == ("shipped", True, False)
+    np.testing.assert_array_equal(model(images)["classes"], trained(images)["classes"])
+
+
+def test_the_packages_model_may_be_listed_with_others(source):
+    predictor = Predictor([source, "shipped"])
+    assert [model.name for model in predictor.models] == ["source", "shipped"]
+    assert predictor.note == f"segmented by source and by {SHIPPED_TITLE}"
+    assert Predictor([source]).note == ""
+
+
+def test_a_decoder_is_exported_to_a_file_that_predicts_the_same(source, tmp_path):
+    workdir = shutil.copytree(source, tmp_path / "runs" / "segment")
+    scores = {"segmentation": {"30x40": {"miou": 0.5}}, "run": {"data": "/secret"}}
+    (workdir / "results.json").write_text(json.dumps(scores))
+    settings = export_config.get_config("safetensors")
+    settings.models = str(tmp_path / "runs")
+    (file,) = main.run(settings, tmp_path / "out")["files"]
+    assert file.endswith("out/segment.safetensors")
+    ours, theirs = load_model(workdir), load_model(file)
+    images = np.random.default_rng(0).integers(0, 256, (1, *ours.image_shape), np.uint8)
+    np.testing.assert_array_equal(theirs(images)["classes"], ours(images)["classes"])
+    _, meta = read_weights(file)
+    assert meta["scores"] == {"segmentation": {"30x40": {"miou": 0.5}}}
+    assert meta["config"]["task"] == "segment" and meta["encoder"]["num_kernels"] == 2
+
+
+def test_a_file_whose_weights_do_not_fit_its_description_is_refused(source, tmp_path):
+    from thermo_jax.training.weights_file import write_weights
+
+    variables, meta = read_weights("shipped")
+    meta["config"]["model"]["unet_width"] = 3
+    write_weights(tmp_path / "x.safetensors", variables, meta)
+    with pytest.raises(ValueError, match="x.safetensors does not contain the model that it descri"):
+        load_model(tmp_path / "x.safetensors")
+
+
+def test_the_packages_model_lies_in_the_package():
+    assert SHIPPED_FILE.parent.parent.name == "thermo_jax"
