@@ -153,9 +153,9 @@ PARAMETERS: dict[str, Normal | Uniform | Chance] = {
 # How the regions that annotators draw differ from the anatomy (measured: SPEC section 11): pixels
 # down and outward, and a factor of both half axes.
 HABITS = {
-    "breast": (-10.0, -4.0, 1.04),
-    "nipple": (-3.0, -8.0, 1.0),
-    "armpit": (6.0, -15.0, 0.95),
+    "breast": (-8.0, -2.0, 1.04),
+    "nipple": (-1.0, -4.0, 0.95),
+    "armpit": (10.0, -14.0, 1.0),
 }
 NECK_HABIT = (-16.0, 12.0)  # pixels down, of its upper and its lower end
 
