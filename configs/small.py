@@ -31,7 +31,7 @@ _AUGMENT: dict[str, Any] = {
 # are changed little, because the diagnosis changes them, too.
 _CLASSIFIER_STEPS = 60
 _CLASSIFIER_AUGMENT = {"elastic": 0.0, "gamma": 0.0, "field": 0.0, "blur": 0.0, "noise": 0.01}
-_SHIPPED_STEPS = 1000
+_SHIPPED_STEPS = 600
 # Phantoms look alike: their levels are changed more than those of real images.
 _SHIPPED_AUGMENT = _AUGMENT | {"gamma": 0.7, "field": 0.08, "blur": 0.8, "rectangles": 1}
 
@@ -64,7 +64,7 @@ def shipped(config: ConfigDict) -> None:
     """Changes the fields of the run that makes the model that ships: phantoms, endlessly."""
     decoder(config)
     config.data.update({"root": "phantom", "phantom_version": 2, "endless": True})
-    config.loss.nipple_weight = 5.0
+    config.loss.nipple_weight = 4.0
     config.train.update({"steps": _SHIPPED_STEPS, "weight_decay": 1e-2})
     config.augment.update(_SHIPPED_AUGMENT)
 
