@@ -10,7 +10,8 @@ onnxruntime's results agree with JAX's to 1e-4. A model takes some seconds.
 
 The preset `safetensors` writes weights for this package, to be shared: one file, which
 configs/predict.py reads like a workdir, and from which a run can start (config.init_from). It also
-contains the configuration, the scores, and the names of the patients on whom the model was trained.
+contains the configuration without paths, the scores, and digests of the patients on whom the model
+was trained, which only those who have the same data can recognise.
 """
 
 from ml_collections import ConfigDict

@@ -21,7 +21,7 @@ workdir=${workdir:-$PWD/.work/shipped}
 export JAX_PLATFORMS=cpu
 
 say "training; results go to $workdir"
-"$python" -m thermo_jax.main --config=configs/segment.py:small,phantom --config.parallel.devices=1 --workdir="$workdir/segmenter" "$@"
+"$python" -m thermo_jax.main --config=configs/segment.py:shipped --config.parallel.devices=1 --workdir="$workdir/segmenter" "$@"
 say "exporting"
 "$python" -m thermo_jax.main --config=configs/export.py:safetensors --config.models="$workdir/segmenter" --workdir="$workdir/weights"
 say "comparing with the weights in the package"

@@ -7,6 +7,7 @@ import numpy as np
 import optax
 import pytest
 import tiny_training as tiny
+from example_tables import table
 from flax.traverse_util import flatten_dict
 from saved_decoders import DOWNSCALE, frozen_encoder, save_decoder
 from shipped_model import tiny_shipped_model
@@ -18,7 +19,7 @@ from thermo_jax.data.thermogram import Thermogram
 from thermo_jax.inference.predictor import SHIPPED_TITLE, load_model
 from thermo_jax.programs import few_shot
 from thermo_jax.programs.export import export_weights
-from thermo_jax.programs.initial_decoder import own_start, start_caveat
+from thermo_jax.programs.initial_decoder import Start, own_start, start_caveat, trained_on
 from thermo_jax.training import train_decoder
 from thermo_jax.training.checkpoints import Checkpoints
 from thermo_jax.training.state import initialise
@@ -144,49 +145,55 @@ def test_without_a_start_the_initial_state_is_made_by_the_same_program():
     assert str(with_start) == str(without)
 
 
-PATIENTS = ("0001", "0002", "0003")
-
-
-def caveat(trained, root="/data"):
-    """What results say if patient 0003 is tested."""
-    dataset = Dataset(
-        records=[
-            Thermogram(name=f"{i}", patient=p, patient_known=True) for i, p in enumerate(PATIENTS)
-        ],
-        settings=DataSettings(root=root, type="heat"),
-        read_pixels=None,
-        write_report=None,
-    )
-    filled = trained and [
-        seen and {"data_fingerprint": dataset.fingerprint, "synthetic": False} | seen
-        for seen in trained
+def dataset_of(*patients, root="/data"):
+    records = [
+        Thermogram(name=f"{i}", patient=p, patient_known=True) for i, p in enumerate(patients)
     ]
-    return start_caveat(filled, dataset=dataset, test_patients={"0003"})
+    settings = DataSettings(root=root, type="heat")
+    return Dataset(records=records, settings=settings, read_pixels=None, write_report=None)
 
 
+REAL = dataset_of("0001", "0002", "0003")
+OTHER = dataset_of("0001", "0002", "0003", "0004")
+PHANTOMS = dataset_of("0001", "0002", "0003", root="phantom")
+MORE_PHANTOMS = dataset_of("0001", "0002", "0003", "0004", root="phantom")
 UNKNOWN = "trained on other data: whether it saw test patients is not known"
 SEEN = "trained on 1 of these test patients, with their labels"
 
 
+def trained(dataset, *patients):
+    """What a checkpoint says about a run that was trained on these patients."""
+    examples, rows = table(patients), np.arange(len(patients))
+    (own,) = trained_on(dataset, examples, {"train": rows}, start=Start({}))
+    return own
+
+
 @pytest.mark.parametrize(
-    ("trained", "expected"),
+    ("runs", "expected"),
     [
         (None, UNKNOWN),
         ([None], UNKNOWN),
-        ([{"patients": ["0001", "0002"]}], ""),
-        ([{"patients": ["0001", "0003"]}], SEEN),
-        ([{"patients": ["0001"]}, {"patients": ["0003"]}], SEEN),
-        ([{"patients": ["0001"], "data_fingerprint": "other"}], UNKNOWN),
-        ([{"patients": ["0003"], "data_fingerprint": "other", "synthetic": True}], ""),
+        ([trained(REAL, "0001", "0002")], ""),
+        ([trained(REAL, "0001", "0003")], SEEN),
+        ([trained(REAL, "0001"), trained(REAL, "0003")], SEEN),
+        ([trained(OTHER, "0001")], UNKNOWN),
+        ([None, trained(REAL, "0003")], f"{SEEN}; {UNKNOWN}"),
+        ([trained(PHANTOMS, "0003")], ""),
     ],
 )
-def test_results_say_if_test_patients_trained_the_model_at_the_start(trained, expected):
-    assert caveat(trained) == expected
+def test_results_say_if_test_patients_trained_the_model_at_the_start(runs, expected):
+    assert start_caveat(runs, dataset=REAL, test_patients={"0003"}) == expected
 
 
 def test_phantoms_of_two_sizes_share_their_patients():
-    trained = [{"patients": ["0003"], "data_fingerprint": "other", "synthetic": True}]
-    assert caveat(trained, root="phantom") == SEEN
+    runs = [trained(MORE_PHANTOMS, "0003")]
+    assert start_caveat(runs, dataset=PHANTOMS, test_patients={"0003"}) == SEEN
+
+
+def test_a_checkpoint_names_no_patient_and_no_data():
+    own = trained(REAL, "0003")
+    assert own["patients"] != trained(OTHER, "0003")["patients"]
+    assert not {"0003", REAL.fingerprint} & {own["data"], *own["patients"]}
 
 
 def test_the_few_shot_curve_of_the_shipped_model_reads_raw_pixels():

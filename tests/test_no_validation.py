@@ -81,6 +81,14 @@ def test_patience_is_refused(tmp_path):
         main.run(config, tmp_path / "run")
 
 
+def test_in_a_study_the_refusal_names_the_stage(tmp_path):
+    config = table1.get_config("quick")
+    config.split.val_fraction = config.encoder_val_fraction = 0.0
+    message = r"in config.stages.encoder: config.train.patience=10 must be 0"
+    with pytest.raises(ValueError, match=message):
+        main.run(config, tmp_path / "run")
+
+
 def test_the_papers_protocol_still_validates_on_the_test_patients():
     split = Split(frozenset({"0001"}), frozenset(), frozenset({"0002"}))
     options = SplitSettings(protocol="paper", val_fraction=0.0)
@@ -100,6 +108,13 @@ def test_a_files_validation_patients_train(tmp_path):
     source = decoder.open_dataset(settings.data_settings(config))
     split = source.split(settings.split_settings(config))
     assert split.train == {"0001", "0002", "0003", "0004"} and not split.val
+
+
+def test_table_1_refuses_transductive_rows_without_pretrained_encoders(tmp_path):
+    config = table1.get_config("small")
+    config.data.root, config.transductive = "phantom", True
+    with pytest.raises(ValueError, match="stages.classify.encoder.kind='none' is not pretrained"):
+        main.run(config, tmp_path / "run")
 
 
 def test_encoders_may_not_train_on_the_validation_patients_of_their_decoders(tmp_path):

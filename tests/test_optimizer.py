@@ -46,6 +46,17 @@ def test_the_published_settings_give_the_published_optimiser(module, published):
     )
 
 
+@pytest.mark.parametrize(
+    ("module", "expected"),
+    [(encoder, optax.adamw(1.0, weight_decay=0.0)), (segment, optax.adam(1.0))],
+)
+def test_checkpoints_without_weight_decay_keep_their_form(module, expected):
+    config = module.get_config()
+    config.train.weight_decay = 0.0
+    state = settings.optimizer(config, num_images=40).init(PARAMS)
+    assert jax.tree.structure(state) == jax.tree.structure(expected.init(PARAMS))
+
+
 def test_weight_decay_makes_adamw():
     tx = make_optimizer(0.1, weight_decay=0.5)
     plain = make_optimizer(0.1)

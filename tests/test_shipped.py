@@ -16,6 +16,7 @@ from thermo_jax import main
 from thermo_jax.configs import export as export_config
 from thermo_jax.configs import predict as predict_config
 from thermo_jax.inference.predictor import SHIPPED_TITLE, Predictor, load_model
+from thermo_jax.programs.export import export_weights
 from thermo_jax.training.weights_file import SHIPPED_FILE, read_weights
 
 quick_compilation = pytest.fixture(scope="module", autouse=True)(tiny.quick_compilation)
@@ -125,6 +126,23 @@ def test_a_decoder_is_exported_to_a_file_that_predicts_the_same(source, tmp_path
     _, meta = read_weights(file)
     assert meta["scores"] == {"segmentation": {"30x40": {"miou": 0.5}}}
     assert meta["config"]["task"] == "segment" and meta["encoder"]["num_kernels"] == 2
+
+
+def test_a_file_contains_no_path_and_no_name_of_a_patient(source, tmp_path):
+    model = load_model(source)
+    model.meta["encoder"] |= {"seen_patients": ["secret"], "data_fingerprint": "secret"}
+    for name in ("data.root", "data.prepared_dir", "split.file", "encoder.workdir", "init_from"):
+        *sections, field = name.split(".")
+        section = model.meta["config"]
+        for part in sections:
+            section = section.setdefault(part, {})
+        section[field] = "/secret"
+    (file,) = export_weights(model, tmp_path / "x.safetensors")
+    assert b"secret" not in file.read_bytes()
+    model.meta["config"] |= {"init_from": "shipped"}
+    model.meta["config"]["data"]["root"] = "phantom"
+    _, meta = read_weights(*export_weights(model, tmp_path / "y.safetensors"))
+    assert (meta["config"]["data"]["root"], meta["config"]["init_from"]) == ("phantom", "shipped")
 
 
 def test_a_file_whose_weights_do_not_fit_its_description_is_refused(source, tmp_path):

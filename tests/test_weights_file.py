@@ -1,12 +1,14 @@
 """Files of weights: exact round trips, and clear refusals of damaged or foreign files."""
 
 import copy
+import json
 import pickle
 
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from thermo_jax.files import digest
 from thermo_jax.training import weights_file
 from thermo_jax.training.weights_file import read_weights, weights_digest, write_weights
 
@@ -18,9 +20,13 @@ META = {
         "model": {"unet_width": 2},
     },
     "encoder": {"data_type": "gray", "channels": 1, "kind": "none"},
-    "trained_on": [{"synthetic": True, "data_fingerprint": "0", "patients": ["0001"]}, None],
+    "trained_on": [{"synthetic": True, "data": "0", "patients": ["0001"]}, None],
     "scores": {"miou": 0.5},
 }
+
+
+# A description whose meta is a list, with the right digest.
+LIST = json.dumps({"format": 1, "meta": [], "digest": digest([])})
 
 
 def make_variables() -> dict:
@@ -78,7 +84,9 @@ def test_a_file_of_another_kind_is_refused(content, tmp_path):
         read_weights(tmp_path / "x.safetensors")
 
 
-@pytest.mark.parametrize("text", [None, "", "[]", "{}", "[" * 9999, '{"format": 1, "meta": 3}'])
+@pytest.mark.parametrize(
+    "text", [None, "", "[]", "{}", "[" * 9999, '{"format": 1, "meta": 3}', LIST]
+)
 def test_weights_of_other_programs_are_refused(text, tmp_path):
     path = tmp_path / "x.safetensors"
     save_file({"a": np.zeros(2, np.float32)}, path, None if text is None else {"thermo_jax": text})

@@ -160,17 +160,10 @@ def load_models(workdirs: Paths, *, dtype: str = "auto") -> list[Model]:
     `find_models` and `load_model` explain the arguments and the errors.
     """
     found = find_models(workdirs)
-    shipped = weights_file.SHIPPED_FILE
-    parents = [path.parent for path in found if path != shipped]
-    common = os.path.commonpath(parents) if parents else ""
-    return [
-        load_model(
-            path,
-            name=SHIPPED if path == shipped else path.relative_to(common).as_posix(),
-            dtype=dtype,
-        )
-        for path in found
-    ]
+    trained = [path for path in found if path != weights_file.SHIPPED_FILE]
+    common = os.path.commonpath([path.parent for path in trained]) if trained else ""
+    names = {path: path.relative_to(common).as_posix() for path in trained}
+    return [load_model(path, name=names.get(path, SHIPPED), dtype=dtype) for path in found]
 
 
 class Predictor:

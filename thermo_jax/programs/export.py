@@ -7,17 +7,24 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
+from thermo_jax.data.dataset import PHANTOM
 from thermo_jax.files import folder_path
 from thermo_jax.inference.export import export_onnx, export_stablehlo
 from thermo_jax.inference.predictor import Model, load_models
 from thermo_jax.programs import settings
 from thermo_jax.programs.workdir import check_workdir, print_results, write_config
-from thermo_jax.training.weights_file import write_weights
+from thermo_jax.training.weights_file import SHIPPED, write_weights
 
 # What a file of weights says about its run: fields of the checkpoint's meta.
-DESCRIBED = ("config", "encoder", "start", "trained_on", "imported")
+DESCRIBED = ("config", "encoder", "trained_on", "imported")
+# A file of weights is shared. So it contains neither paths of this machine (these fields are "")
+# nor names of patients (these facts about the encoder are left out).
+PATH_FIELDS = ("data.root", "data.prepared_dir", "split.file", "encoder.workdir", "init_from")
+NOT_PATHS = (PHANTOM, SHIPPED)
+PATIENTS = ("data_fingerprint", "seen_patients")
 
 
 def run(config: ConfigDict, workdir: str | Path) -> dict[str, list[str]]:
@@ -44,6 +51,10 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, list[str]]:
 def export_weights(model: Model, path: str | Path) -> list[Path]:
     """Writes a file of weights, which also contains the scores of the run; returns its path."""
     meta = {name: model.meta[name] for name in DESCRIBED if name in model.meta}
+    meta["encoder"] = {k: fact for k, fact in meta["encoder"].items() if k not in PATIENTS}
+    fields = flatten_dict(meta["config"], sep=".", keep_empty_nodes=True)
+    paths = {name: "" for name in PATH_FIELDS if fields.get(name, PHANTOM) not in NOT_PATHS}
+    meta["config"] = unflatten_dict(fields | paths, sep=".")
     variables = {"model": model.variables, "encoder": model.encoder.variables}
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

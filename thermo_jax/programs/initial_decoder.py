@@ -1,6 +1,6 @@
 """The trained decoder from which a run starts (`config.init_from`), and whom it was trained on."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from thermo_jax.data.dataset import PHANTOM, Dataset
 from thermo_jax.data.examples import Examples, image_shape
 from thermo_jax.errors import UserError
+from thermo_jax.files import digest
 from thermo_jax.inference.predictor import SHIPPED_TITLE, Model, load_model
 from thermo_jax.models.frozen import FrozenEncoder
 from thermo_jax.models.operations import NATIVE
@@ -94,8 +95,8 @@ def fitting_variables(model: Model, config: ConfigDict, *, encoder: FrozenEncode
     same = jax.tree.map(np.array_equal, model.encoder.variables, encoder.variables)
     if not all(jax.tree.leaves(same)):
         raise UserError(
-            f"{given} was trained on the latents of another encoder: give the encoder of that run, "
-            f"such as config.encoder.workdir={config.init_from}"
+            f"{given} was trained on the latents of another encoder: give the encoder of that run "
+            "(config.encoder.workdir)"
         )
     taken = flatten_dict(jax.device_get(model.variables))
     if model.task != config.task:
@@ -162,17 +163,34 @@ def trained_on(
 ) -> list[dict | None]:
     """The patients whose labels a decoder has seen, also before this run; saved with checkpoints.
 
+    A file of weights shares them with others. So patients and data are digests, which can be
+    recognised by those who have the same data, but from which nobody else can find out the names.
     None stands for a decoder that was trained on patients who are not known.
     """
     rows = np.concatenate([rows for role, rows in sets.items() if role != "test"])
     own = {
-        "data_fingerprint": dataset.fingerprint,
-        "synthetic": dataset.settings.root == PHANTOM,
-        "patients": sorted(set(examples.patients[rows].tolist())),
+        "data": digest(_data_key(dataset)),
+        "synthetic": _is_phantom(dataset),
+        "patients": sorted(patient_digests(examples.patients[rows].tolist(), dataset=dataset)),
     }
     if not start.title:
         return [own]
     return [own, *([None] if start.trained_on is None else start.trained_on)]
+
+
+def patient_digests(patients: Iterable[str], *, dataset: Dataset) -> set[str]:
+    """Digests of patients' names, which differ for each data set."""
+    return {digest([_data_key(dataset), patient]) for patient in patients}
+
+
+def _data_key(dataset: Dataset) -> str:
+    """The same for data sets with the same patients; not to be guessed without the data."""
+    # The phantom's patients are the same in every size of the data set.
+    return PHANTOM if _is_phantom(dataset) else dataset.fingerprint
+
+
+def _is_phantom(dataset: Dataset) -> bool:
+    return dataset.settings.root == PHANTOM
 
 
 def start_text(start: Start, *, dataset: Dataset, test_patients: set[str]) -> str:
@@ -194,13 +212,15 @@ def start_caveat(
 ) -> str:
     """What readers must know if test patients may have trained the model at the start, or ""."""
     tested: set[str] = set()
+    is_unknown = False
     for seen in [None] if trained is None else trained:
-        is_phantom = dataset.settings.root == PHANTOM
-        if seen is not None and seen["synthetic"]:
-            # The phantom's patients are the same in every size of the data set.
-            tested |= set(seen["patients"]) & test_patients if is_phantom else set()
-        elif seen is not None and seen["data_fingerprint"] == dataset.fingerprint:
-            tested |= set(seen["patients"]) & test_patients
-        elif not is_phantom:
-            return "trained on other data: whether it saw test patients is not known"
-    return f"trained on {len(tested)} of these test patients, with their labels" if tested else ""
+        if seen is not None and seen["data"] == digest(_data_key(dataset)):
+            tested |= patient_digests(test_patients, dataset=dataset) & set(seen["patients"])
+        elif not _is_phantom(dataset) and (seen is None or not seen["synthetic"]):
+            is_unknown = True
+    caveats = []
+    if tested:
+        caveats.append(f"trained on {len(tested)} of these test patients, with their labels")
+    if is_unknown:
+        caveats.append("trained on other data: whether it saw test patients is not known")
+    return "; ".join(caveats)

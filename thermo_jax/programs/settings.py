@@ -120,9 +120,12 @@ def optimizer(config: ConfigDict, *, num_images: int) -> optax.GradientTransform
     train = config.train
     varies = train.warmup > 0 or train.schedule != "constant"
     epochs = training_plan(config, num_images=num_images).epochs
+    decay = train.weight_decay
+    if not decay and config.task != "encoder":
+        decay = None  # an encoder always used AdamW, whose saved state has another form than Adam's
     return make_optimizer(
         train.learning_rate,
-        weight_decay=train.weight_decay,
+        weight_decay=decay,
         warmup=train.warmup,
         schedule=train.schedule,
         # Without a schedule, all numbers of images share one optimiser and its compiled programs.

@@ -75,7 +75,10 @@ def check_stages(stages: Sequence[Stage], workdir: Path) -> None:
     """
     started = set()
     for stage in stages:
-        config = settings.resolve(stage.config)
+        try:
+            config = settings.resolve(stage.config)
+        except UserError as error:
+            raise UserError(f"in config.stages.{stage.task}: {error}") from error
         settings.placement(config).parallel.check_batch_size(
             config.train.batch_size, field=f"config.batch_size.{config.data.type}"
         )

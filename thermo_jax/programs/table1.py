@@ -65,6 +65,14 @@ def _check_fields(config: ConfigDict) -> None:
             "config.transductive=True adds rows to the protocol 'honest'; in "
             f"{config.split.protocol!r} every encoder sees the test patients anyway"
         )
+    for task in config.tasks:
+        kind = config.stages[task].encoder.kind
+        if config.transductive and kind != "pretrained":
+            raise UserError(
+                "config.transductive=True adds rows of encoders that saw the test patients, but "
+                f"config.stages.{task}.encoder.kind={kind!r} is not pretrained: set it to "
+                "'pretrained', or config.transductive to False"
+            )
 
 
 def plan(config: ConfigDict, workdir: Path) -> Iterator[Stage]:

@@ -12,12 +12,12 @@ SCHEDULES = ("constant", "cosine")
 def make_optimizer(
     learning_rate: float,
     *,
-    weight_decay: float = 0.0,
+    weight_decay: float | None = None,
     warmup: float = 0.0,
     schedule: str = "constant",
     num_steps: int = 0,
 ) -> optax.GradientTransformation:
-    """Returns AdamW, or Adam if `weight_decay` is 0; equal arguments give the same object.
+    """Returns AdamW, or Adam if `weight_decay` is None; equal arguments give the same object.
 
     Args:
       learning_rate: the highest one, if it is not constant.
@@ -25,7 +25,7 @@ def make_optimizer(
       warmup, schedule, num_steps: see `learning_rates`.
     """
     rates = learning_rates(learning_rate, warmup=warmup, schedule=schedule, num_steps=num_steps)
-    if weight_decay:
+    if weight_decay is not None:
         return optax.adamw(rates, weight_decay=weight_decay)
     return optax.adam(rates)
 

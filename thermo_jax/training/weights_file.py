@@ -94,7 +94,7 @@ def read_weights(path: str | os.PathLike) -> tuple[dict, dict]:
     try:
         described = json.loads(text or "null")
         file_format, meta = described["format"], described["meta"]
-        is_whole = described["digest"] == digest(meta)
+        is_whole, weights_id = described["digest"] == digest(meta), meta["weights_sha256"]
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise UserError(f"{path} is no model of thermo_jax: {_REMEDY}") from error
     if file_format != FORMAT:
@@ -103,7 +103,7 @@ def read_weights(path: str | os.PathLike) -> tuple[dict, dict]:
             f"{FORMAT}: install the version that wrote the file"
         )
     variables = unflatten_dict(arrays, sep="/")
-    if not is_whole or meta.get("weights_sha256") != weights_digest(variables):
+    if not is_whole or weights_id != weights_digest(variables):
         raise UserError(f"{path} is damaged (its digest does not fit): copy it again")
     _check_meta(meta, path=path)
     return variables, meta
@@ -206,7 +206,7 @@ def _is_training(value: Any) -> bool:
             seen is None
             or isinstance(seen, dict)
             and isinstance(seen.get("synthetic"), bool)
-            and isinstance(seen.get("data_fingerprint"), str)
+            and isinstance(seen.get("data"), str)
             and isinstance(seen.get("patients"), list)
             and all(isinstance(patient, str) for patient in seen["patients"])
             for seen in value
