@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 import pytest
 import tiny_training as tiny
-from augmented_trainers import augmented
+from augmented_trainers import augmented, endless
 
 from thermo_jax.training.checkpoints import Checkpoints
 from thermo_jax.training.metrics_log import METRICS, TIMING, read_jsonl
@@ -23,7 +23,13 @@ EPOCHS = 3
 # The quick test that interrupts after every epoch covers all models; the others need only `line`.
 MODELS_ARE_SLOW = pytest.mark.parametrize(
     "finished",
-    ["line", *(pytest.param(name, marks=pytest.mark.slow) for name in ("encoder", "classify"))],
+    [
+        "line",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("encoder", "classify", "endless")
+        ),
+    ],
     indirect=True,
 )
 
@@ -49,6 +55,8 @@ def finish(tmp_path_factory):
         workdir = tmp_path_factory.mktemp(name)
         if name == "encoder":
             run = tiny.make_run(augmented(tiny.encoder_trainer()))
+        elif name == "endless":
+            run = tiny.make_run(endless(tiny.decoder_trainer("segment")))
         elif name in tiny.TRAINERS:
             run = tiny.make_run(tiny.TRAINERS[name]())
         else:
