@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 DOWNSCALE = 8  # gray images of 60x80 pixels
 NUM_KERNELS = 8  # 64 latents
 _STEPS = 300
+# Fields of `config.augment` that are on.
 _AUGMENT: dict[str, Any] = {
     "mirror": True,
     "rotation": 10.0,
@@ -25,10 +26,9 @@ _AUGMENT: dict[str, Any] = {
     "field": 0.06,
     "noise": 0.02,
     "blur": 0.6,
-}  # fields of `config.augment` that differ from "off"
-
-# A classifier of few patients soon learns them by heart: after 200 steps its AUROC was lower. Levels
-# are changed little, because the diagnosis changes them, too.
+}
+# A classifier of few patients soon learns them by heart: after 200 steps its AUROC was lower. Its
+# levels are changed little, because the diagnosis changes them, too.
 _CLASSIFIER_STEPS = 60
 _CLASSIFIER_AUGMENT = {"elastic": 0.0, "gamma": 0.0, "field": 0.0, "blur": 0.0, "noise": 0.01}
 _SHIPPED_STEPS = 600

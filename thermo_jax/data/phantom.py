@@ -12,12 +12,10 @@ import pathlib
 import tempfile
 from collections.abc import Callable
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from thermo_jax.data import phantom_anatomy, phantom_body, phantom_scene, radiometry
+from thermo_jax.data import phantom_body, radiometry
 from thermo_jax.data.annotations import COCO_CATEGORIES
 from thermo_jax.data.reader import ordered_map
 from thermo_jax.data.thermogram import CLASS_NAMES, GRAY_SHAPE
@@ -72,12 +70,16 @@ def _first_version(rng: np.random.Generator, *, seed: tuple[int, int], sick: boo
 
 def _second_version(rng: np.random.Generator, *, seed: tuple[int, int], sick: bool):
     """The polygons of a body, and its exposures. Sick is one warm spot in one breast."""
+    import jax  # here, because nothing else in data/ needs JAX
+
+    from thermo_jax.data import phantom_anatomy, phantom_scene
+
     body_key, scene_key = jax.random.split(jax.random.key(int(rng.integers(2**32))))
     body = phantom_anatomy.draw_body(body_key)
     sides = (0, 0)
     if sick:
         sides = (1, 0) if rng.random() < 0.5 else (0, 1)
-    body |= {"lesion": jnp.float32(sides), "lesion_warm": jnp.float32(rng.uniform(2, 3))}
+    body |= {"lesion": np.float32(sides), "lesion_warm": np.float32(rng.uniform(2, 3))}
     rested, skin = map(np.asarray, phantom_scene.render(body, scene_key))
 
     def expose(frame: int | None) -> np.ndarray:
