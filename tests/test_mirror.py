@@ -6,7 +6,7 @@ import pytest
 import tiny_training as tiny
 from saved_decoders import save_decoder
 
-from thermo_jax.data.thermogram import CLASS_NAMES, MIRRORED_CLASSES
+from thermo_jax.data.thermogram import MIRRORED_CLASSES
 from thermo_jax.inference.predictor import load_model
 from thermo_jax.training import train_decoder
 
@@ -22,14 +22,6 @@ def model(request, tmp_path_factory):
     with tiny.shallow_decoders():
         folder = tmp_path_factory.mktemp(request.param)
         yield load_model(save_decoder(folder, request.param, mirror_average=True))
-
-
-def test_left_and_right_classes_swap():
-    swapped = [CLASS_NAMES[k] for k in MIRRORED_CLASSES]
-    sides = {"left": "right", "right": "left"}
-    for name, other in zip(CLASS_NAMES, swapped, strict=True):
-        side, _, part = name.partition("_")
-        assert other == (f"{sides[side]}_{part}" if part else name)
 
 
 def test_the_prediction_of_a_mirror_image_is_the_mirrored_prediction(model):
