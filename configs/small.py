@@ -54,8 +54,7 @@ def decoder(config: ConfigDict) -> None:
         config.model.head = "pooled"
         config.train.update({"steps": _CLASSIFIER_STEPS, "learning_rate": 2e-3})
         config.train.update({"weight_decay": 5e-2, "ema": 0.98})
-        if "augment" in config:
-            config.augment.update(_CLASSIFIER_AUGMENT)
+        config.augment.update(_CLASSIFIER_AUGMENT)
     else:
         config.loss.dice = 1.0
 
@@ -81,5 +80,4 @@ def _common(config: ConfigDict) -> None:
     config.split.val_fraction = 0.0
     config.train.update({"patience": 0, "steps": _STEPS, "weight_decay": 1e-4})
     config.train.update({"warmup": 0.1, "schedule": "cosine", "ema": 0.99})
-    if "augment" in config:
-        config.augment.update(_AUGMENT)
+    config.augment.update(_AUGMENT)
