@@ -4,10 +4,11 @@ A body consists of eggs (breasts, nipples, armpits), capsules (arms), circles (h
 (torso, neck) in body coordinates: pixels of a 640x480 image, u to the image's right, v down, u = 0
 on the midline. Pairs are (image left, image right).
 
-All numbers are quantiles of independent normal numbers, so one vector is one body. Where they come
-from: "annotators" are summary numbers (means and standard deviations) of the regions that were
-drawn on the 11 annotated patients of DMR-IR that SPEC section 11 calls "choosing"; "seen" was
-estimated by looking at thermograms, and made wider; the rest is stated. No image was used.
+Every number is a function of three independent standard normal numbers. The comments of
+`PARAMETERS` say where their distributions come from: "annotators" are summary numbers (means and
+standard deviations) of the regions that were drawn on the 11 annotated patients of DMR-IR that SPEC
+section 11 calls "choosing"; "seen" was estimated by looking at thermograms, and made wider; the
+rest is stated. No code here reads a real image.
 """
 
 import dataclasses
@@ -19,7 +20,7 @@ import numpy as np
 from jax.scipy.stats import norm
 from jaxtyping import Array, Float, Key
 
-MOST = 2.5  # standard deviations; rarer numbers are moved to this one
+MOST = 2.5  # standard deviations from the mean: numbers farther away become this one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Normal:
 
 @dataclasses.dataclass(frozen=True)
 class Uniform:
-    """A uniform number."""
+    """A uniform number; because of `MOST`, .6 % of its range is never drawn at either end."""
 
     low: float
     high: float
@@ -173,7 +174,9 @@ def draw_body(key: Key[Array, ""]) -> Body:
 # --------------------------------------------------------------------------------------------------
 
 
-def to_body(body: Body, x: Array, y: Array) -> tuple[Array, Array]:
+def to_body(
+    body: Body, x: Float[Array, "..."], y: Float[Array, "..."]
+) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
     """Body coordinates (u, v) of pixel coordinates (x, y) of a 640x480 image."""
     dx = (x - 320 - body["shift_x"]) / body["scale"]
     dy = (y - 240 - body["shift_y"]) / body["scale"]
@@ -183,7 +186,7 @@ def to_body(body: Body, x: Array, y: Array) -> tuple[Array, Array]:
 
 
 def to_pixels(body: Body, u: Any, v: Any) -> tuple[Array, Array]:
-    """Pixel coordinates of body coordinates; the inverse of `to_body`."""
+    """Pixel coordinates (x, y) of body coordinates; the inverse of `to_body`."""
     below = v - 240
     aside = u - body["lean"] * below
     sin, cos = jnp.sin(body["turn"]), jnp.cos(body["turn"])
@@ -228,7 +231,7 @@ class Egg:
         return u, self.v + cos * along - sin * across
 
     def radius(self, u: Array, v: Array) -> Array:
-        """The distance from the centre; 1 on the outline."""
+        """The distance from the centre, as a share of that of the outline: 1 on the outline."""
         return jnp.hypot(*self.local(u, v))
 
     def changed(self, down: Any, out: Any, factor: Any) -> "Egg":
@@ -316,7 +319,7 @@ def drawn_eggs(body: Body) -> dict[str, Egg]:
 
 
 def drawn_neck(body: Body) -> tuple[Array, Array]:
-    """(v, half width) of the neck's outline, from the chin to the jugular notch."""
+    """(v, half width) of the corners of the neck's outline, from the chin to the jugular notch."""
     chin, collar = (
         body[end] + habit + body["drawn_down"]
         for end, habit in zip(("chin", "collar"), NECK_HABIT, strict=True)

@@ -24,6 +24,7 @@ def _join(a: Array, b: Array, radius: float) -> Array:
 
 
 def _bump(x: Array) -> Array:
+    """1 at x = 0, near 0 beyond x = 2."""
     return jnp.exp(-jnp.square(x))
 
 
@@ -85,8 +86,20 @@ def _vessels(key: Key[Array, ""], body: Body, u: Array, v: Array) -> Array:
     return total * _sigmoid(2.2 * _smooth_noise(keys[3], shape, 70) - 0.3)
 
 
-def _add_breast(skin, body: Body, i: int, breast: Egg, nipple: Egg, u, v, key):
-    """Adds a breast to the skin: cool, its lower edge sharp above a warm fold, its top soft."""
+def _add_breast(
+    skin: Array,
+    body: Body,
+    i: int,
+    breast: Egg,
+    nipple: Egg,
+    u: Array,
+    v: Array,
+    key: Key[Array, ""],
+) -> Array:
+    """Adds side `i`'s breast to the skin's temperatures.
+
+    It is cool, its lower edge is sharp above a warm fold, and its upper edge is soft.
+    """
     p, q = breast.local(u, v)
     rho = jnp.hypot(p, q)
     distance = (1 - rho) * breast.width  # pixels, positive inside
@@ -110,7 +123,7 @@ def _add_breast(skin, body: Body, i: int, breast: Egg, nipple: Egg, u, v, key):
 
 
 def _skin(key: Key[Array, ""], body: Body, u: Array, v: Array, inside: Array) -> Array:
-    """Temperature of the skin, relative to its mean, in degrees C."""
+    """Temperature of the skin in degrees C, relative to `body["skin"]`, before `contrast`."""
     keys, shape = jax.random.split(key, 5), u.shape
     side_u = jnp.abs(u)
     skin = body["blotches"] * (
@@ -147,14 +160,18 @@ def _skin(key: Key[Array, ""], body: Body, u: Array, v: Array, inside: Array) ->
     return skin
 
 
-def _cover(image, opacity, temperature):
+def _cover(image: Array, opacity: Array, temperature: Array) -> Array:
+    """The image behind something of this temperature."""
     return image + opacity * (temperature - image)
 
 
 def temperatures(
     key: Key[Array, ""], body: Body, u: Float[Array, "h w"], v: Float[Array, "h w"]
 ) -> tuple[Float[Array, "h w"], Float[Array, "h w"]]:
-    """Temperature in degrees C of the whole scene; how much of each pixel is skin, 0..1."""
+    """Temperature in degrees C of the whole scene; how much of each pixel is skin, 0..1.
+
+    Hair and a necklace on the skin count as skin.
+    """
     shape = u.shape
     keys = jax.random.split(key, 3)
     inside = _outline(body, u, v)
@@ -182,7 +199,7 @@ def temperatures(
     return _cover(image, paper, marker), opacity * (1 - paper)
 
 
-def label_map(body: Body, u: Array, v: Array) -> UInt8[Array, "h w"]:
+def label_map(body: Body, u: Float[Array, "h w"], v: Float[Array, "h w"]) -> UInt8[Array, "h w"]:
     """The class of each pixel, as annotators draw it."""
     labels = jnp.full(u.shape, BACKGROUND, jnp.uint8)
     for name, egg in anatomy.drawn_eggs(body).items():
@@ -191,8 +208,11 @@ def label_map(body: Body, u: Array, v: Array) -> UInt8[Array, "h w"]:
     return jnp.where(jnp.abs(u) < half, jnp.uint8(CLASS_NAMES.index("neck")), labels)
 
 
-def grid(body: Body, shape: tuple[int, int]) -> tuple[Array, Array]:
-    """Body coordinates (u, v) of the centres of the pixels of an image of this shape."""
+def grid(body: Body, shape: tuple[int, int]) -> tuple[Float[Array, "h w"], Float[Array, "h w"]]:
+    """Body coordinates (u, v) of the centres of the pixels of an image of this shape.
+
+    The image shows the same scene at any size.
+    """
     rows, columns = shape
     y = (jnp.arange(rows) + 0.5)[:, None] * (GRAY_SHAPE[0] / rows) - 0.5
     x = (jnp.arange(columns) + 0.5)[None, :] * (GRAY_SHAPE[1] / columns) - 0.5
@@ -215,8 +235,9 @@ def example(
 ) -> tuple[UInt8[Array, "h w 1"], Float[Array, "h w k"]]:
     """A gray image of a random body, and the shares of the classes at each pixel.
 
-    Levels are those of `radiometry.render_gray`: the minimum is 0, the maximum 255. The regions are
-    drawn at twice the size.
+    Levels are those of `radiometry.render_gray`: the minimum is 0, the maximum 255. Regions are
+    drawn at twice the size, so that shares are quarters. Noise is that of a pixel of this image,
+    whatever its size.
     """
     body_key, key, noise_key = jax.random.split(key, 3)
     body = anatomy.draw_body(body_key)
