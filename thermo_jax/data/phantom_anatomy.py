@@ -31,8 +31,8 @@ class Normal:
     sd: float
     own: float | None = None
 
-    def __call__(self, z: Float[Array, "3"]) -> Array:
-        """The value of three standard normal numbers."""
+    def __call__(self, z: Float[Array, "3"], quantile: Float[Array, "3"]) -> Array:
+        """The value of three standard normal numbers; `quantile` is their distribution function."""
         common = self.mean + self.sd * z[0]
         return common if self.own is None else common + self.own * z[1:]
 
@@ -44,9 +44,9 @@ class Uniform:
     low: float
     high: float
 
-    def __call__(self, z: Float[Array, "3"]) -> Array:
+    def __call__(self, z: Float[Array, "3"], quantile: Float[Array, "3"]) -> Array:
         """The value of three standard normal numbers; the first one is used."""
-        return self.low + (self.high - self.low) * norm.cdf(z[0])
+        return self.low + (self.high - self.low) * quantile[0]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,9 +56,9 @@ class Chance:
     probability: float
     sides: bool = False
 
-    def __call__(self, z: Float[Array, "3"]) -> Array:
+    def __call__(self, z: Float[Array, "3"], quantile: Float[Array, "3"]) -> Array:
         """The value of three standard normal numbers."""
-        return jnp.float32(norm.cdf(z[1:] if self.sides else z[0]) < self.probability)
+        return jnp.float32((quantile[1:] if self.sides else quantile[0]) < self.probability)
 
 
 PARAMETERS: dict[str, Normal | Uniform | Chance] = {
@@ -70,8 +70,8 @@ PARAMETERS: dict[str, Normal | Uniform | Chance] = {
     "lean": Normal(0, 0.04),  # du / dv: the patient leans, or the camera is not level
     # ---- breasts (annotators: half axes 157 and 98, sd 25 and 12; centre v 283, sd 21; tilt 26
     # degrees, sd 8; inner edges 6 pixels apart; correlation of the two sides .95)
-    "breast_size": Normal(0.0, 0.13, 0.03),  # logarithm, of both half axes
-    "breast_length": Normal(152, 12, 3),
+    "breast_size": Normal(0.0, 0.12, 0.03),  # logarithm, of both half axes
+    "breast_length": Normal(152, 9, 3),
     "breast_width": Normal(98, 5, 2),
     "breast_tilt": Normal(0.43, 0.13, 0.06),  # radians; the lower end points outward
     "breast_taper": Normal(0.12, 0.08, 0.03),
@@ -84,15 +84,16 @@ PARAMETERS: dict[str, Normal | Uniform | Chance] = {
     "nipple_width": Normal(24, 2.5, 1.5),
     "nipple_tip": Uniform(6, 13),  # radius of the visible spot (seen)
     # ---- armpits (annotators: centre 198 from the midline, v 119; half axes 95 and 61)
-    "armpit_u": Normal(212, 14, 7),
+    "armpit_u": Normal(212, 11, 6),
     "armpit_v": Normal(128, 16, 6),
     "armpit_length": Normal(108, 11, 4),
-    "armpit_width": Normal(58, 7, 3),
+    "armpit_width": Normal(55, 6, 3),
     "armpit_taper": Normal(-0.55, 0.12),
     "armpit_tilt": Normal(0.0, 0.15, 0.08),
     # ---- neck (annotators: v 14 to 115, sd 20 and 33; u -99 to 99, sd 20; 11,900 square pixels)
-    "chin": Normal(14, 22),
-    "collar": Normal(114, 22),
+    "neck_v": Normal(0, 16),  # moves chin and collar
+    "chin": Normal(14, 16),
+    "collar": Normal(114, 16),
     "neck_width": Normal(68, 8),
     "collar_width": Normal(110, 14),
     # ---- the same annotator draws the same region differently (estimated)
@@ -164,9 +165,17 @@ Body = dict[str, Any]
 
 
 def draw_body(key: Key[Array, ""]) -> Body:
-    """A random body: the value of each of `PARAMETERS`, a number or a pair."""
+    """A random body: the value of each of `PARAMETERS`, a number or a pair.
+
+    "neck_v" is added to "chin" and "collar".
+    """
     z = jnp.clip(jax.random.normal(key, (len(PARAMETERS), 3)), -MOST, MOST)
-    return {name: rule(z[i]) for i, (name, rule) in enumerate(PARAMETERS.items())}
+    quantiles = norm.cdf(z)  # all at once, which compiles faster
+    rules = zip(PARAMETERS.items(), z, quantiles, strict=True)
+    body = {name: rule(*numbers) for (name, rule), *numbers in rules}
+    for end in ("chin", "collar"):
+        body[end] += body["neck_v"]
+    return body
 
 
 # --------------------------------------------------------------------------------------------------

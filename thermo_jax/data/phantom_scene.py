@@ -4,7 +4,9 @@ It is a pure function of a random key, made of array operations only, so that a 
 thousands of bodies at once, at any size.
 """
 
+from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +28,15 @@ def _join(a: Array, b: Array, radius: float) -> Array:
 def _bump(x: Array) -> Array:
     """1 at x = 0, near 0 beyond x = 2."""
     return jnp.exp(-jnp.square(x))
+
+
+def _polyline(x: Array, knots: Sequence[Any] | Array, values: Sequence[Any] | Array) -> Array:
+    """Linear interpolation between knots, constant outside them; faster than `jnp.interp`."""
+    y = values[0]
+    for i in range(len(knots) - 1):
+        rise = jnp.clip((x - knots[i]) / (knots[i + 1] - knots[i]), 0, 1)
+        y = y + (values[i + 1] - values[i]) * rise
+    return y
 
 
 def _capsule(u: Array, v: Array, start: tuple, end: tuple, width) -> Array:
@@ -50,11 +61,8 @@ def _sample(field: Array, x: Array, y: Array) -> Array:
 def _outline(body: Body, u: Array, v: Array) -> Array:
     """Approximate signed distance in pixels to the body's outline, positive inside."""
     girth = body["girth"]
-    knots = jnp.array([40.0, 120.0, 230.0, 340.0, 520.0])
-    halves = jnp.stack(
-        [190.0 * girth, 200 * girth, 200 * girth, 190 * girth, body["waist"] * girth]
-    )
-    half = jnp.interp(v, knots, halves)
+    edges = [190 * girth, 200 * girth, 200 * girth, 190 * girth, body["waist"] * girth]
+    half = _polyline(v, (40.0, 120.0, 230.0, 340.0, 520.0), edges)
     torso = -_join(jnp.abs(u) - half, body["collar"] - 34 + 0.12 * jnp.abs(u) - v, 30)
     neck = jnp.minimum(body["neck_width"] - jnp.abs(u), body["collar"] + 20 - v)
     inside = _join(torso, neck, 60)
@@ -204,7 +212,8 @@ def label_map(body: Body, u: Float[Array, "h w"], v: Float[Array, "h w"]) -> UIn
     labels = jnp.full(u.shape, BACKGROUND, jnp.uint8)
     for name, egg in anatomy.drawn_eggs(body).items():
         labels = jnp.where(egg.radius(u, v) < 1, jnp.uint8(CLASS_NAMES.index(name)), labels)
-    half = jnp.interp(v, *anatomy.drawn_neck(body), left=0, right=0)
+    knots, halves = anatomy.drawn_neck(body)
+    half = jnp.where(v < knots[0], 0, _polyline(v, knots, halves))
     return jnp.where(jnp.abs(u) < half, jnp.uint8(CLASS_NAMES.index("neck")), labels)
 
 
