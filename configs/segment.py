@@ -4,9 +4,9 @@
         --config.data.root=/data/dmr-ir --config.encoder.workdir=runs/encoder_heat
 
 Presets: a row of Table 1 as encoder/decoder, `G/G`, `G/H`, `H/G` or `H/H` (default), or `small`
-(configs/small.py: for few images and a CPU, on gray pixels without an encoder), or `shipped` (the
-run that made the model that comes with thermo_jax, on phantoms alone; launch/train_shipped.sh),
-then optionally `phantom`, joined by commas. Keep config.split as in the encoder's run: the test
+(configs/small.py: for few images and a CPU, on gray pixels without an encoder), `fine_tune` (the
+same, but starts from the model that comes with thermo_jax) or `shipped` (the run that made that
+model, on phantoms alone; launch/train_shipped.sh), then optionally `phantom`, joined by commas. Keep config.split as in the encoder's run: the test
 patients are then unseen by the encoder, too.
 """
 
@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from thermo_jax.configs import common, small
 
-_RECIPES = {"small": small.decoder, "shipped": small.shipped}
+_RECIPES = {"small": small.decoder, "fine_tune": small.fine_tune, "shipped": small.shipped}
 
 
 def _build(preset: str = "H/H") -> ConfigDict:

@@ -59,12 +59,19 @@ def decoder(config: ConfigDict) -> None:
         config.loss.dice = 1.0
 
 
+def fine_tune(config: ConfigDict) -> None:
+    """Changes the fields of a segmenter's run that starts from the model that ships."""
+    decoder(config)
+    config.init_from = "shipped"
+    config.train.update({"steps": 200, "learning_rate": 1e-3})
+
+
 def shipped(config: ConfigDict) -> None:
     """Changes the fields of the run that makes the model that ships: phantoms, endlessly."""
     decoder(config)
     config.data.update({"root": "phantom", "phantom_version": 2, "endless": True})
     config.loss.nipple_weight = 4.0
-    config.train.update({"steps": _SHIPPED_STEPS, "weight_decay": 1e-2})
+    config.train.steps = _SHIPPED_STEPS
     config.augment.update(_SHIPPED_AUGMENT)
 
 
@@ -78,6 +85,6 @@ def study(config: ConfigDict) -> None:
 def _common(config: ConfigDict) -> None:
     config.data.downscale = DOWNSCALE
     config.split.val_fraction = 0.0
-    config.train.update({"patience": 0, "steps": _STEPS, "weight_decay": 1e-4})
+    config.train.update({"patience": 0, "steps": _STEPS, "weight_decay": 1e-2})
     config.train.update({"warmup": 0.1, "schedule": "cosine", "ema": 0.99})
     config.augment.update(_AUGMENT)
