@@ -4,9 +4,9 @@
         --config.data.root=/data/dmr-ir --config.encoder.workdir=runs/encoder_heat
 
 Presets: a row of Table 1 as encoder/decoder, `G/G`, `G/H`, `H/G` or `H/H` (default), or `small`
-(configs/small.py: for few images and a CPU, on gray pixels without an encoder), then optionally
-`phantom`, joined by commas. Keep config.split as in the encoder's run: the test
-patients are then unseen by the encoder, too.
+(configs/small.py: for few images and a CPU, on gray pixels without an encoder). Then optionally
+`phantom`, joined by a comma. Keep config.split as in the encoder's run: the test patients are then
+unseen by the encoder, too.
 """
 
 from ml_collections import ConfigDict

@@ -3,11 +3,11 @@
     python -m thermo_jax.main --config=configs/segment.py:H/H --workdir=runs/segment_HH \
         --config.data.root=/data/dmr-ir --config.encoder.workdir=runs/encoder_heat
 
-Presets: a row of Table 1 as encoder/decoder, `G/G`, `G/H`, `H/G` or `H/H` (default), or `small`
-(configs/small.py: for few images and a CPU, on gray pixels without an encoder), `fine_tune` (the
+Presets: a row of Table 1 as encoder/decoder, `G/G`, `G/H`, `H/G` or `H/H` (default). Or, on gray
+pixels without an encoder (configs/small.py): `small` (for few images and a CPU), `fine_tune` (the
 same, but starts from the model that comes with thermo_jax) or `shipped` (the run that made that
-model, on phantoms alone; launch/train_shipped.sh), then optionally `phantom`, joined by commas. Keep config.split as in the encoder's run: the test
-patients are then unseen by the encoder, too.
+model, on phantoms alone; launch/train_shipped.sh). Then optionally `phantom`, joined by a comma.
+Keep config.split as in the encoder's run: the test patients are then unseen by the encoder, too.
 """
 
 from ml_collections import ConfigDict

@@ -8,8 +8,8 @@ epoch and threshold, out-of-fold predictions of 5 folds), `paper` (the published
 optimistic: selected on test), `smoke` (phantom data, reduced, H/H, 2 of 4 folds: 13 minutes on 2
 CPU cores, AUROC .989, mIoU .815), `small` (row G/G with the recipe of configs/small.py, on raw
 pixels; with `--config.stages.segment.encoder.kind=pretrained` on latents of CUTS), `quick` (for
-tests: learns nothing). The same command continues
-after an interruption; finished stages are not repeated.
+tests: learns nothing). The same command continues after an interruption; finished stages are not
+repeated.
 """
 
 from ml_collections import ConfigDict
