@@ -84,16 +84,15 @@ PARAMETERS: dict[str, Normal | Uniform | Chance] = {
     "nipple_width": Normal(24, 2.5, 1.5),
     "nipple_tip": Uniform(6, 13),  # radius of the visible spot (seen)
     # ---- armpits (annotators: centre 198 from the midline, v 119; half axes 95 and 61)
-    "armpit_u": Normal(212, 11, 6),
+    "armpit_u": Normal(212, 14, 7),
     "armpit_v": Normal(128, 16, 6),
     "armpit_length": Normal(108, 11, 4),
-    "armpit_width": Normal(55, 6, 3),
+    "armpit_width": Normal(58, 7, 3),
     "armpit_taper": Normal(-0.55, 0.12),
     "armpit_tilt": Normal(0.0, 0.15, 0.08),
     # ---- neck (annotators: v 14 to 115, sd 20 and 33; u -99 to 99, sd 20; 11,900 square pixels)
-    "neck_v": Normal(0, 16),  # moves chin and collar
-    "chin": Normal(14, 16),
-    "collar": Normal(114, 16),
+    "chin": Normal(14, 22),
+    "collar": Normal(114, 22),
     "neck_width": Normal(68, 8),
     "collar_width": Normal(110, 14),
     # ---- the same annotator draws the same region differently (estimated)
@@ -165,17 +164,11 @@ Body = dict[str, Any]
 
 
 def draw_body(key: Key[Array, ""]) -> Body:
-    """A random body: the value of each of `PARAMETERS`, a number or a pair.
-
-    "neck_v" is added to "chin" and "collar".
-    """
+    """A random body: the value of each of `PARAMETERS`, a number or a pair."""
     z = jnp.clip(jax.random.normal(key, (len(PARAMETERS), 3)), -MOST, MOST)
     quantiles = norm.cdf(z)  # all at once, which compiles faster
     rules = zip(PARAMETERS.items(), z, quantiles, strict=True)
-    body = {name: rule(*numbers) for (name, rule), *numbers in rules}
-    for end in ("chin", "collar"):
-        body[end] += body["neck_v"]
-    return body
+    return {name: rule(*numbers) for (name, rule), *numbers in rules}
 
 
 # --------------------------------------------------------------------------------------------------
