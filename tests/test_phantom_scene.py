@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_training as tiny
+from scipy.stats import norm
 
 from thermo_jax.data import (
     annotations,
@@ -86,10 +87,11 @@ def test_every_parameter_is_used():
 def test_parameters_follow_their_distributions():
     """A pair's two numbers share `sd`, and each has `own` for itself."""
     z = np.random.default_rng(0).standard_normal((3, 20_000)).astype(np.float32)
-    normal = Normal(5.0, 2.0)(z)
-    left, right = Normal(5.0, 2.0, 1.5)(z)
-    uniform = np.asarray(Uniform(-1.0, 3.0)(z))
-    chances = np.asarray(Chance(0.3, sides=True)(z))
+    numbers = z, norm.cdf(z)
+    normal = Normal(5.0, 2.0)(*numbers)
+    left, right = Normal(5.0, 2.0, 1.5)(*numbers)
+    uniform = np.asarray(Uniform(-1.0, 3.0)(*numbers))
+    chances = np.asarray(Chance(0.3, sides=True)(*numbers))
     np.testing.assert_allclose([normal.mean(), normal.std()], (5, 2), atol=0.1)
     np.testing.assert_allclose([left.mean(), left.std()], (5, 2.5), atol=0.1)
     np.testing.assert_allclose(np.corrcoef(left, right)[0, 1], 4 / 6.25, atol=0.03)

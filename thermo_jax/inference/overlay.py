@@ -8,7 +8,7 @@ from scipy import ndimage
 
 from thermo_jax.data import grids
 from thermo_jax.data.picture import Picture
-from thermo_jax.data.thermogram import BACKGROUND
+from thermo_jax.data.thermogram import BACKGROUND, CLASS_NAMES
 from thermo_jax.evaluation import canvas, figures
 from thermo_jax.evaluation.wording import SIDES_NOTE
 from thermo_jax.inference.findings import Prediction
@@ -38,6 +38,8 @@ def overlay_figure(
     shape = pixels.shape[:2]
     step = -(-max(shape) // DRAWN)
     drawn = pixels[::step, ::step]
+    columns = 4 if shape[1] >= shape[0] else 3  # of the legend: upright images are narrower
+    legend_rows = 0 if prediction.label_map is None else -(-(len(CLASS_NAMES) - 1) // columns)
     figure, (axes,) = canvas.grid(
         1,
         len(headings),
@@ -45,7 +47,7 @@ def overlay_figure(
         title=_drawable(canvas.short_name(prediction.name, min(60, 28 * len(headings)))),
         headings=headings,
         # The scale, the legend, the note.
-        footer_lines=2 + 1.9 * (prediction.label_map is not None) + canvas.lines_of(note),
+        footer_lines=2 + 0.95 * legend_rows + canvas.lines_of(note),
     )
     extent = (0, shape[1], shape[0], 0)
     _show_thermogram(figure, axes[0], prediction, drawn, colormap=colormap, extent=extent)
@@ -60,7 +62,7 @@ def overlay_figure(
             _paint_evidence(axis, prediction, drawn.shape[:2], extent=extent)
     if prediction.label_map is not None:
         classes = np.setdiff1d(prediction.label_map, [BACKGROUND])
-        canvas.legend(figure, figures.class_patches(classes), columns=4, note=note)
+        canvas.legend(figure, figures.class_patches(classes), columns=columns, note=note)
     return canvas.save(figure, path, note=note)
 
 
