@@ -38,6 +38,7 @@ def test_equal_weights_are_reported_whatever_their_description(program, file, tm
     assert capsys.readouterr().out.startswith("equal to the bit: the weights' SHA-256 is ")
 
 
+@pytest.mark.slow
 def test_the_label_pixels_that_differ_are_counted(program, file, tmp_path, capsys):
     variables, meta = read_weights(file)
     # Without weights, the last layer's bias decides: every pixel is class 3.

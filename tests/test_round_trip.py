@@ -36,7 +36,7 @@ def workdir(data, tmp_path_factory):
     config = predict.get_config()
     config.input, config.reports, config.labelme = str(data), False, True
     with tiny.shallow_decoders():
-        config.models = str(save_decoder(folder / "segment", "segment", seed=7))
+        config.models = str(save_decoder(folder / "segment", "segment", seed=8))
         main.run(config, folder / "predictions")
     return folder / "predictions"
 
