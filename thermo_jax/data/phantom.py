@@ -54,11 +54,13 @@ def _write_patient(root: pathlib.Path, number: int, *, sick: bool, annotated: bo
     return (f"T{number:04d}.1.1.D.{date}.00.jpg", polygons) if annotated else None
 
 
-Exposure = Callable[[int | None], np.ndarray]  # frame, None for the static image -> degrees C
+# A patient's polygons by class name, and a function: the frame's number (None for the static image)
+# -> the image's temperatures in degrees C.
+Exposures = tuple[dict[str, np.ndarray], Callable[[int | None], np.ndarray]]
 
 
-def _first_version(rng: np.random.Generator, *, seed: tuple[int, int], sick: bool):
-    """The polygons of a body, and its exposures."""
+def _first_version(rng: np.random.Generator, *, seed: tuple[int, int], sick: bool) -> Exposures:
+    """A patient of `phantom_body`."""
     body = phantom_body.draw_body(rng)
     rested, response = phantom_body.temperature_fields(body, seed=seed, sick=sick)
 
@@ -68,8 +70,8 @@ def _first_version(rng: np.random.Generator, *, seed: tuple[int, int], sick: boo
     return body.polygons(), expose
 
 
-def _second_version(rng: np.random.Generator, *, seed: tuple[int, int], sick: bool):
-    """The polygons of a body, and its exposures. Sick is one warm spot in one breast."""
+def _second_version(rng: np.random.Generator, *, seed: tuple[int, int], sick: bool) -> Exposures:
+    """A patient of `phantom_anatomy`. Sick is a warm spot in one breast; the healthy have none."""
     import jax  # here, because nothing else in data/ needs JAX
 
     from thermo_jax.data import phantom_anatomy, phantom_scene
@@ -174,11 +176,11 @@ def write_phantom(
     Every patient has one visit, frontal view: `frames` dynamic images (1..20), in which the cooled
     skin slowly becomes warmer, and, with `static`, an image without cooling. They are written as
     480x640 gray and 120x160 `jet` JPEGs, with `temperatures` also as text (degrees C). Polygons
-    belong to the first dynamic image.
+    belong to the first dynamic image. `version` is one of VERSIONS.
 
-    The same arguments give byte-identical files; a patient's body depends only on `seed` and the
-    patient's number. The folder is complete or absent. A folder that already contains this phantom
-    is not changed.
+    The same arguments give byte-identical files (version 2: on one machine); a patient's body
+    depends only on `version`, `seed` and the patient's number. The folder is complete or absent. A
+    folder that already contains this phantom is not changed.
 
     Raises:
       UserError: an argument is out of range, or the folder contains anything else.

@@ -62,6 +62,7 @@ class Chance:
 
 
 PARAMETERS: dict[str, Normal | Uniform | Chance] = {
+    # Lengths are in pixels of body coordinates if no unit is given.
     # ---- pose: the camera's distance and direction (annotators: the sd of centres is 20 pixels)
     "scale": Normal(1.0, 0.06),
     "shift_x": Normal(2, 12),
@@ -74,7 +75,7 @@ PARAMETERS: dict[str, Normal | Uniform | Chance] = {
     "breast_length": Normal(152, 9, 3),
     "breast_width": Normal(98, 5, 2),
     "breast_tilt": Normal(0.43, 0.13, 0.06),  # radians; the lower end points outward
-    "breast_taper": Normal(0.12, 0.08, 0.03),
+    "breast_taper": Normal(0.12, 0.08, 0.03),  # see `Egg`; above 0 is wider below
     "breast_v": Normal(284, 16, 5),
     "breast_gap": Normal(3, 5, 4),  # between the inner edge and the midline
     # ---- nipples, in half axes of the breast (annotators: .60 down, sd .17; .19 outward, sd .2)
@@ -88,22 +89,22 @@ PARAMETERS: dict[str, Normal | Uniform | Chance] = {
     "armpit_v": Normal(128, 16, 6),
     "armpit_length": Normal(108, 11, 4),
     "armpit_width": Normal(58, 7, 3),
-    "armpit_taper": Normal(-0.55, 0.12),
+    "armpit_taper": Normal(-0.55, 0.12),  # narrower below
     "armpit_tilt": Normal(0.0, 0.15, 0.08),
     # ---- neck (annotators: v 14 to 115, sd 20 and 33; u -99 to 99, sd 20; 11,900 square pixels)
     "chin": Normal(14, 22),
     "collar": Normal(114, 22),
-    "neck_width": Normal(68, 8),
-    "collar_width": Normal(110, 14),
+    "neck_width": Normal(68, 8),  # half of it
+    "collar_width": Normal(110, 14),  # half of it
     # ---- the same annotator draws the same region differently (estimated)
     "drawn_down": Normal(0, 4),
     "drawn_out": Normal(0, 4),
     "drawn_factor": Normal(1, 0.03),
     # ---- outline (seen)
-    "girth": Normal(1.0, 0.06),
-    "waist": Normal(182, 12),
+    "girth": Normal(1.0, 0.06),  # multiplies the torso's widths and the armpits' distance
+    "waist": Normal(182, 12),  # half the torso's width at the image's lower end
     "arm_angle": Normal(0.72, 0.2, 0.1),  # radians above the horizontal
-    "arm_width": Normal(80, 8, 2),
+    "arm_width": Normal(80, 8, 2),  # half of it
     "shoulder_v": Normal(142, 12),
     "forearm": Chance(0.25, sides=True),  # crosses the upper corner of the image
     "forearm_v": Uniform(-60, 20),
@@ -114,7 +115,7 @@ PARAMETERS: dict[str, Normal | Uniform | Chance] = {
     "breast_cool": Normal(1.5, 0.7, 0.15),
     "breast_depth": Uniform(0.3, 1.3),  # how much cooler its lower part is
     "fold_warm": Uniform(0.5, 2.4),
-    "fold_width": Uniform(8, 26),  # pixels
+    "fold_width": Uniform(8, 26),
     "sternum_warm": Uniform(0.0, 1.4),
     "belly_warm": Uniform(-0.2, 1.6),
     "neck_warm": Uniform(0.2, 1.8),
@@ -122,14 +123,14 @@ PARAMETERS: dict[str, Normal | Uniform | Chance] = {
     "armpit_warm": Uniform(0.0, 1.2),
     "crease_warm": Normal(1.2, 0.5, 0.3),
     "crease_width": Uniform(6, 24),
-    "crease_out": Normal(0.1, 0.25, 0.1),
+    "crease_out": Normal(0.1, 0.25, 0.1),  # from the armpit's axis, in half axes
     "arm_cool": Uniform(0.0, 1.8),
     "nipple_cool": Normal(0.7, 0.7, 0.15),  # may be warm
     "areola_cool": Uniform(-0.2, 0.7),
     "edge_cool": Uniform(0.8, 2.6),  # skin seen at a grazing angle
     "edge_width": Uniform(4, 14),
     "vessels": Uniform(0.0, 1.5),
-    "vessel_scale": Uniform(22, 60),  # pixels
+    "vessel_scale": Uniform(22, 60),  # size of the meshes
     "blotches": Uniform(0.1, 0.6),
     "lesion": Chance(0.15, sides=True),
     "lesion_warm": Uniform(-1.0, 2.5),
@@ -137,7 +138,7 @@ PARAMETERS: dict[str, Normal | Uniform | Chance] = {
     "marker": Chance(0.75),
     "marker_u": Normal(0, 14),
     "marker_v": Normal(410, 18),
-    "marker_half": Uniform(18, 36),
+    "marker_half": Uniform(18, 36),  # half of its side
     "marker_turn": Normal(0, 0.08),
     "marker_level": Uniform(0.0, 0.5),  # between the room and the skin
     "hair": Chance(0.2, sides=True),
@@ -151,8 +152,9 @@ PARAMETERS: dict[str, Normal | Uniform | Chance] = {
     "vignette": Normal(0, 0.25),  # degrees C at the edges of the image
 }
 
-# How the regions that annotators draw differ from the anatomy (measured: SPEC section 11): pixels
-# down and outward, and a factor of both half axes.
+# How the regions that annotators draw differ from the anatomy: pixels down and outward, and a
+# factor of both half axes. SPEC section 11 measures the differences; these numbers were then tuned
+# by the scores on the choosing patients.
 HABITS = {
     "breast": (-8.0, -2.0, 1.04),
     "nipple": (-1.0, -4.0, 0.95),

@@ -2,6 +2,11 @@
 
 It is a pure function of a random key, made of array operations only, so that a device can render
 thousands of bodies at once, at any size.
+
+What varies between images is in `phantom_anatomy.PARAMETERS`. The numbers in this file are equal
+in all images: places, widths and softness of edges (pixels of body coordinates) and temperatures
+(degrees C), estimated by looking at thermograms. The model that ships was trained on exactly these
+numbers and this order of random draws: to change them, add a version to `phantom.VERSIONS`.
 """
 
 from collections.abc import Sequence
@@ -39,11 +44,11 @@ def _polyline(x: Array, knots: Sequence[Any] | Array, values: Sequence[Any] | Ar
     return y
 
 
-def _capsule(u: Array, v: Array, start: tuple, end: tuple, width) -> Array:
-    """Signed distance to a thick line."""
+def _capsule(u: Array, v: Array, start: tuple, end: tuple, radius: Any) -> Array:
+    """Signed distance (positive inside) to the outline of a thick line with round ends."""
     du, dv = end[0] - start[0], end[1] - start[1]
     along = jnp.clip(((u - start[0]) * du + (v - start[1]) * dv) / (du**2 + dv**2), 0, 1)
-    return width - jnp.hypot(u - start[0] - along * du, v - start[1] - along * dv)
+    return radius - jnp.hypot(u - start[0] - along * du, v - start[1] - along * dv)
 
 
 def _smooth_noise(key: Key[Array, ""], shape: tuple[int, int], cell: int) -> Array:
@@ -54,7 +59,7 @@ def _smooth_noise(key: Key[Array, ""], shape: tuple[int, int], cell: int) -> Arr
 
 
 def _sample(field: Array, x: Array, y: Array) -> Array:
-    """`field` at fractional indices (row y, column x), edges repeated."""
+    """`field` at fractional indices (row y, column x), linearly; edges are repeated."""
     return jax.scipy.ndimage.map_coordinates(field, [y, x], order=1, mode="nearest")
 
 
@@ -73,6 +78,7 @@ def _outline(body: Body, u: Array, v: Array) -> Array:
         end = (start[0] + side * 420 * cos, start[1] - 420 * sin)
         inside = _join(inside, _capsule(u, v, start, end, body["arm_width"][i]), 46)
         inside = _join(inside, (1 - breast.radius(u, v)) * breast.width, 14)
+        # Without a forearm, it lies 400 pixels higher: above the image.
         top = body["forearm_v"] - 400 * (1 - body["forearm"][i])
         forearm = _capsule(u, v, (side * 340.0, top), (side * 60.0, top - 50), 42)
         inside = jnp.maximum(inside, forearm)
@@ -80,17 +86,20 @@ def _outline(body: Body, u: Array, v: Array) -> Array:
 
 
 def _vessels(key: Key[Array, ""], body: Body, u: Array, v: Array) -> Array:
-    """Warmth 0..1 of superficial vessels: contours of distorted noise look like a web."""
+    """Warmth 0..1 of superficial vessels: the places where distorted noise is 0 look like a web."""
     shape = u.shape
     keys = jax.random.split(key, 4)
     noise = jax.random.normal(keys[0], (2, 34, 44))
     bend_u, bend_v = (18 * _smooth_noise(k, shape, 60) for k in keys[1:3])
     total = jnp.zeros(shape)
+    # Two layers: the second has a coarser web, and is less warm.
     for layer, (size, width, strength) in enumerate(((1.0, 0.16, 1.0), (1.7, 0.22, 0.7))):
         cell = body["vessel_scale"] * size
+        # Column and row in the grid of noise.
         x, y = (u + bend_u + 340) / cell, (v + bend_v + 60) / (1.3 * cell)
         ridge = _bump(_sample(noise[layer], x % 42, y % 32) / width)
         total = jnp.maximum(total, strength * ridge)
+    # Vessels are visible in some areas only.
     return total * _sigmoid(2.2 * _smooth_noise(keys[3], shape, 70) - 0.3)
 
 
@@ -111,17 +120,20 @@ def _add_breast(
     p, q = breast.local(u, v)
     rho = jnp.hypot(p, q)
     distance = (1 - rho) * breast.width  # pixels, positive inside
-    low = jnp.clip(p + 0.15, 0, 1)
-    inner = jnp.clip(-q, 0, 1)
+    low, inner = jnp.clip(p + 0.15, 0, 1), jnp.clip(-q, 0, 1)
+    # The warm fold lies outside the breast, along its lower and inner edge.
     fold = _bump((jnp.clip(-distance, 0, None)) / body["fold_width"]) * (distance < 0)
     skin = skin + body["fold_warm"] * jnp.clip(low + 0.5 * inner, 0, 1) * fold
+    # The edge is 3 pixels soft below, up to 32 above.
     cover = _sigmoid(distance / (3 + 24 * jnp.clip(0.45 - p, 0, 1.2)))
+    # Cooler in the middle, and below.
     dome = jnp.sqrt(jnp.clip(1 - rho * rho, 0, None))
     depth = body["breast_depth"]
     warmth = -body["breast_cool"][i] * (0.35 + 0.5 * dome + depth * 0.5 * jnp.clip(p + 0.4, 0, 1.4))
-    away = jnp.hypot(u - nipple.u, v - nipple.v)
+    away = jnp.hypot(u - nipple.u, v - nipple.v)  # from the nipple; the areola's radius is 24
     warmth = warmth - body["areola_cool"] * _sigmoid((24 - away) / 4)
     warmth = warmth - body["nipple_cool"][i] * _sigmoid((body["nipple_tip"] - away) / 1.5)
+    # A lesion (round) and a scar (a line); if a breast has both, they lie at one place.
     spot_u, spot_v, size, angle = jax.random.uniform(key, (4,), minval=-0.6, maxval=0.6)
     lesion = _bump(jnp.hypot(p - spot_u, q - spot_v) / (0.35 + 0.3 * size))
     warmth = warmth + body["lesion"][i] * body["lesion_warm"] * lesion
@@ -138,7 +150,7 @@ def _skin(key: Key[Array, ""], body: Body, u: Array, v: Array, inside: Array) ->
         0.5 * _smooth_noise(keys[0], shape, 24) + 0.6 * _smooth_noise(keys[1], shape, 80)
     )
     pairs = list(zip(anatomy.breasts(body), anatomy.nipples(body), strict=True))
-    fold_v = (pairs[0][0].v + pairs[1][0].v) / 2 + 90
+    fold_v = (pairs[0][0].v + pairs[1][0].v) / 2 + 90  # about the lower ends of the breasts
     skin += body["belly_warm"] * _sigmoid((v - fold_v) / 20)
     skin += body["sternum_warm"] * _bump(u / 45) * _sigmoid((v - fold_v + 110) / 40)
     neck = _sigmoid((body["collar"] - 10 - v) / 12) * _sigmoid(
@@ -155,6 +167,7 @@ def _skin(key: Key[Array, ""], body: Body, u: Array, v: Array, inside: Array) ->
         crease = _bump((q - body["crease_out"][i]) * armpit.width / body["crease_width"])
         crease *= _sigmoid((p + 0.9) * 6) * _sigmoid((1.15 - p) * 10)
         skin += body["crease_warm"][i] * crease
+        # The arms, above v = 290 and outward of the armpits, are cool.
         skin -= (
             body["arm_cool"]
             * _sigmoid((side * u - armpit.side * armpit.u - 40) / 25)
