@@ -1,4 +1,4 @@
-"""What configurations share: fields and the parser of presets; rules.py contains their rules."""
+"""Fields that configurations share, and the parser of presets. rules.py checks the values."""
 
 import difflib
 from collections.abc import Callable, Collection, Mapping
@@ -77,10 +77,10 @@ def data(data_type: str) -> ConfigDict:
     config.shuffle_labels = False
     # root="phantom" only: number of synthetic patients, half of them sick.
     config.phantom_patients = 40
-    # root="phantom" only: 1, or 2 for bodies that resemble patients and annotators more.
+    # root="phantom" only: 1, or 2, whose bodies and drawn regions resemble real ones more.
     config.phantom_version = 1
-    # root="phantom", segmenters and version 2 only: True renders new training images on the device
-    # in each step, instead of reading those of the training patients.
+    # True renders new training images on the device in each step, instead of reading those of the
+    # training patients. Only for segmenters of gray images with root="phantom", phantom_version=2.
     config.endless = False
     return config
 
@@ -189,23 +189,24 @@ def augment() -> ConfigDict:
     config.mirror = False
     # Images are turned by up to this angle, degrees.
     config.rotation = 0.0
-    # The logarithm of their magnification is up to this: 0.1 is from 90 % to 111 %.
+    # Images are magnified; the logarithm of the factor is up to this: 0.1 is from 90 % to 111 %.
     config.scale = 0.0
-    # The logarithm of height by width of what was a square is up to this.
+    # What was a square becomes a rectangle; the logarithm of its height / width is up to this.
     config.stretch = 0.0
     # Images are moved up or down, left or right, by up to this share of their height.
     config.shift = 0.0
     # Standard deviation of a smooth displacement of the pixels, as a share of the height.
     config.elastic = 0.0
-    # The logarithm of the power to which levels, from 0 to 1, are raised is up to this.
+    # Levels, as numbers from 0 to 1, are raised to a power, whose logarithm is up to this.
     config.gamma = 0.0
     # Standard deviation of a smooth field that is added, as a share of the 255 levels.
     config.field = 0.0
     # Standard deviation of the noise of each pixel, as a share of the 255 levels.
     config.noise = 0.0
-    # Standard deviation of a Gaussian blur is from 0 to this, pixels.
+    # Each image has a Gaussian blur with a standard deviation from 0 to this, pixels.
     config.blur = 0.0
-    # Number of small rectangles of one level, each of which covers a part of every second image.
+    # Largest number of small rectangles of one level that cover parts of an image. Each of them is
+    # there in half of the images.
     config.rectangles = 0
     return config
 

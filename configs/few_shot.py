@@ -5,7 +5,8 @@
 
 Presets: `gray`, `heat` (default) or `small` (gray, with the recipe of configs/small.py), then
 optionally `phantom`, or `smoke` (phantom, reduced, on a CPU in minutes), joined by commas. The same
-command continues after an interruption.
+command continues after an interruption. With `small`, `--config.kinds="('shipped','none')"`
+compares the model that comes with thermo_jax, trained further, with training from random weights.
 """
 
 from ml_collections import ConfigDict
@@ -24,8 +25,8 @@ def _build(preset: str = "heat") -> ConfigDict:
     # Numbers of labelled patients to train on, 0 = all; larger sets include the smaller ones.
     config.patients = (1, 2, 5, 10, 20, 0)
     # Encoders: "pretrained" (CUTS), "random" (frozen initial weights), "none" (raw pixels); and
-    # "shipped": raw pixels, and the segmenter starts from the one that comes with thermo_jax (its
-    # images must be gray, and stages.segment.model.unet_width the same).
+    # "shipped": raw pixels, and the segmenter starts from the one that comes with thermo_jax. This
+    # needs gray images and its stages.segment.model.unet_width: those of the preset small.
     config.kinds = ("pretrained", "random", "none")
     # Segmenters for each kind of encoder and number of patients. Each has its own initial weights
     # and random choice of labelled patients.

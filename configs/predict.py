@@ -3,8 +3,8 @@
     python -m thermo_jax.main --config=configs/predict.py --workdir=predictions \
         --config.input=/data/my_thermograms --config.models=runs/classify,runs/segment
 
-Without models, the segmenter that comes with thermo_jax finds the regions. It was trained on
-synthetic images only (thermo_jax/shipped/MODEL_CARD.md). It gives no probabilities.
+Without --config.models, the segmenter that comes with thermo_jax finds the regions, and there are
+no probabilities. It was trained on synthetic images only (thermo_jax/shipped/MODEL_CARD.md).
 
 Reads pictures (JPEG, PNG, TIFF, BMP, WebP, GIF) and temperatures (txt, csv, asc, npy, npz,
 floating-point or 16-bit TIFF and PNG; FLIR radiometric JPEG with `pip install 'thermo_jax[flir]'`)
@@ -30,8 +30,8 @@ def _build() -> ConfigDict:
     config.input = ""
     # Workdirs of trained decoders, separated by commas; a folder that contains several (such as a
     # table1 run) stands for all of them. Predictions of decoders of one task are averaged. A
-    # .safetensors file of configs/export.py is a model, too, and "shipped" or "" (no model) is the
-    # segmenter that comes with thermo_jax.
+    # .safetensors file of configs/export.py is a model, too. "shipped" is the segmenter that comes
+    # with thermo_jax, which is also used if this is "".
     config.models = ""
     # Thermograms in a batch.
     config.batch_size = 8

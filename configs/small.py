@@ -1,8 +1,9 @@
 """The recipe `small` (SPEC section 10): for few images and modest machines.
 
-The presets `small` of encoder.py, classify.py, segment.py, table1.py and few_shot.py use it. Gray
-images of 60x80 pixels, a narrow U-Net on raw pixels, augmentation, AdamW with a warm-up and a
-cosine, a moving average of the weights, no validation patients. The same recipe reads latents with
+The presets `small` of encoder.py, classify.py, segment.py, table1.py and few_shot.py use it, and so
+do segment.py:fine_tune and segment.py:shipped. It has gray images of 60x80 pixels, a narrow U-Net
+on raw pixels, augmentation, AdamW with a warm-up and a cosine, a moving average of the weights, and
+no validation patients. The U-Net reads latents instead of pixels with
 `--config.encoder.kind=pretrained --config.encoder.workdir=...` (CUTS, from encoder.py:small) or
 `--config.encoder.kind=random` (untrained).
 """
@@ -67,7 +68,7 @@ def fine_tune(config: ConfigDict) -> None:
 
 
 def shipped(config: ConfigDict) -> None:
-    """Changes the fields of the run that makes the model that ships: phantoms, endlessly."""
+    """Changes the fields of the run that makes the model that ships: new phantoms in each step."""
     decoder(config)
     config.data.update({"root": "phantom", "phantom_version": 2, "endless": True})
     config.loss.nipple_weight = 4.0
