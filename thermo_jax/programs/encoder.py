@@ -202,15 +202,14 @@ def _finish(
     best = next(row for row in epochs if row["epoch"] == trained.best_epoch)
     validated = "validation" in counts
     measured, name = ("val/", "validation ") if validated else ("train/", "training ")
-    last = f"{trained.best_epoch}, none chosen: the last one is used"
+    chosen = f"{epochs[-1]['epoch']}, the best is {trained.best_epoch}"
+    unchosen = f"{trained.best_epoch}, none chosen: the last one is used"
     outcome = {
         "run": {
             "task": f"pretrain a CUTS encoder on {config.data.type} images",
             "data": config.data.root,
             "images": ", ".join(f"{count} {role}" for role, count in counts.items()),
-            "epochs": f"{epochs[-1]['epoch']}, the best is {trained.best_epoch}"
-            if validated
-            else last,
+            "epochs": chosen if validated else unchosen,
         },
         "encoder": {
             key.replace(measured, name): value

@@ -1,6 +1,4 @@
-"""Program "export": trained decoders -> StableHLO or ONNX files for use without this package, or
-files of weights (safetensors) for use with it.
-"""
+"""Program "export": trained decoders -> files to run without this package, or of weights for it."""
 
 import json
 from functools import partial
@@ -18,13 +16,14 @@ from thermo_jax.programs import settings
 from thermo_jax.programs.workdir import check_workdir, print_results, write_config
 from thermo_jax.training.weights_file import SHIPPED, write_weights
 
-# What a file of weights says about its run: fields of the checkpoint's meta.
+# What a file of weights says about its run: keys of the checkpoint's meta.
 DESCRIBED = ("config", "encoder", "trained_on", "imported")
-# A file of weights is shared. So it contains neither paths of this machine (these fields are "")
-# nor names of patients (these facts about the encoder are left out).
-PATH_FIELDS = ("data.root", "data.prepared_dir", "split.file", "encoder.workdir", "init_from")
+# A file of weights is shared. So it contains no path of this machine: these fields of the
+# configuration become "", unless they have one of the values that are no paths.
+CONFIGURED_PATHS = ("data.root", "data.prepared_dir", "split.file", "encoder.workdir", "init_from")
 NOT_PATHS = (PHANTOM, SHIPPED)
-PATIENTS = ("data_fingerprint", "seen_patients")
+# Nor does it contain names of patients: these facts about the encoder are left out.
+PATIENT_FACTS = ("data_fingerprint", "seen_patients")
 
 
 def run(config: ConfigDict, workdir: str | Path) -> dict[str, list[str]]:
@@ -51,9 +50,9 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, list[str]]:
 def export_weights(model: Model, path: str | Path) -> list[Path]:
     """Writes a file of weights, which also contains the scores of the run; returns its path."""
     meta = {name: model.meta[name] for name in DESCRIBED if name in model.meta}
-    meta["encoder"] = {k: fact for k, fact in meta["encoder"].items() if k not in PATIENTS}
+    meta["encoder"] = {k: fact for k, fact in meta["encoder"].items() if k not in PATIENT_FACTS}
     fields = flatten_dict(meta["config"], sep=".", keep_empty_nodes=True)
-    paths = {name: "" for name in PATH_FIELDS if fields.get(name, PHANTOM) not in NOT_PATHS}
+    paths = {name: "" for name in CONFIGURED_PATHS if fields.get(name, PHANTOM) not in NOT_PATHS}
     meta["config"] = unflatten_dict(fields | paths, sep=".")
     variables = {"model": model.variables, "encoder": model.encoder.variables}
     path = Path(path)
