@@ -41,6 +41,7 @@ MISTAKES = [
     (["--config", "configs/encoder.py:grey"], "no preset 'grey'. Did you mean 'gray'?"),
     (["--config=/nowhere/encoder.py:gray"], "no configuration '/nowhere/encoder.py'"),
     (["--config=common"], "no configuration 'common'"),
+    (["--config=configs/small.py"], "starts no program, because it has no function get_config"),
 ]
 # Importing the program is slow, so one process imports it and forks once for each mistake.
 RUN_IN_FORKS = """

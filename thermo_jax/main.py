@@ -157,6 +157,11 @@ def _parse_flags(argv: list[str]) -> list[str]:
         return flags.FLAGS(argv)
     except (AttributeError, KeyError) as error:  # from ConfigDict: an unknown field or section
         reason = str(getattr(error.args[0], "args", error.args)[0])
+        if "has no attribute 'get_config'" in reason:  # --config=configs/small.py
+            raise UserError(
+                "the file of --config starts no program, because it has no function get_config: "
+                "give one that does, such as --config=configs/segment.py:small"
+            ) from error
         if "does not support indexing" in reason:  # --config.seed.name=x
             raise UserError(no_fields) from error
         raise UserError(f"config has no field {'. '.join(reason.splitlines())}") from error
