@@ -17,7 +17,7 @@ from thermo_jax.errors import UserError
 from thermo_jax.inference.predictor import Predictor
 from thermo_jax.training.weights_file import SHIPPED, read_weights
 
-SEED = 21  # of the phantoms, which differ from those of any training (seed 0)
+SEED = 21  # of the phantoms: those of training runs have the seed 0, so that these are new
 
 
 def compare(new: str, old: str, *, images: int) -> str:
