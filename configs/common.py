@@ -259,8 +259,8 @@ def decoder(task: str, *, preset: str) -> ConfigDict:
     config.model.mirror_average = False
     # Where training starts: "" (random weights), or the decoder of another run's workdir, of a
     # .safetensors file, or "shipped", the segmenter that comes with thermo_jax. Its encoder, data
-    # type and unet_width must be those of this run. A classifier takes a segmenter's U-Net, but its
-    # last layers are new.
+    # type and unet_width must be those of this run. A classifier may start from a segmenter: its
+    # last layers are then new.
     config.init_from = ""
     return config
 

@@ -21,7 +21,7 @@ from thermo_jax.programs.frozen_encoder import open_encoder
 from thermo_jax.training import train_decoder
 from thermo_jax.training.checkpoints import Checkpoints, has_checkpoint
 
-# What a classifier does not take from a segmenter: the U-Net's last layer.
+# The U-Net's last layer: a classifier that starts from a segmenter has a new one.
 _LAST_LAYER = ("params", "unet", "out")
 
 
@@ -69,7 +69,7 @@ def check_start(config: ConfigDict) -> None:
 
 
 def fitting_variables(model: Model, config: ConfigDict, *, encoder: FrozenEncoder) -> dict:
-    """The variables of a trained decoder that this run takes.
+    """The variables of a trained decoder that replace random ones in this run.
 
     Raises:
       UserError: its task, images, latents or shapes differ from those of this run.

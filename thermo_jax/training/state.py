@@ -12,8 +12,8 @@ from jaxtyping import Array, Int, Key, UInt32
 
 from thermo_jax.training.partials import by_value
 
-# `example_keys` for augmentation and for phantoms get these numbers after the step's. No slot has
-# them, so that the keys differ from those of the patch sampler.
+# The patch sampler's keys are made of the step and the slot; those of augmentation and of phantoms
+# of the step, one of these numbers, and the slot. No slot is as large, so that all keys differ.
 AUGMENTATION = 2**31 - 1
 PHANTOMS = 2**31 - 2
 
