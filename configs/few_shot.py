@@ -3,10 +3,10 @@
     python -m thermo_jax.main --config=configs/few_shot.py:heat --workdir=runs/few_shot \
         --config.data.root=/data/dmr-ir
 
-Presets: `gray`, `heat` (default) or `small` (gray, with the recipe of configs/small.py), then
-optionally `phantom`, or `smoke` (phantom, reduced, on a CPU in minutes), joined by commas. The same
-command continues after an interruption. With `small`, `--config.kinds="('shipped','none')"`
-compares the model that comes with thermo_jax, trained further, with training from random weights.
+Presets: `gray`, `heat` (default) or `small` (gray, with the recipe of configs/small.py: from the
+segmenter that comes with thermo_jax, and from random weights), then optionally `phantom`, or
+`smoke` (phantom, reduced, on a CPU in minutes), joined by commas. The same command continues after
+an interruption.
 """
 
 from ml_collections import ConfigDict
@@ -37,6 +37,7 @@ def _build(preset: str = "heat") -> ConfigDict:
     common.stages(config, **stages)
     if recipe:
         small.study(config)
+        config.kinds = ("shipped", "none")
     return config
 
 
