@@ -37,7 +37,7 @@ def _build(preset: str = "heat") -> ConfigDict:
     common.stages(config, **stages)
     if recipe:
         small.study(config)
-        config.kinds = ("shipped", "none")
+        config.update({"kinds": ("shipped", "none")})
     return config
 
 
