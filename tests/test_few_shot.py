@@ -74,7 +74,9 @@ def test_raw_pixels_need_one_data_type():
         ({"data": {"shuffle_labels": True}}, "config.data.shuffle_labels=True is a control for"),
         ({"batch_size": {"heat": 0}}, "config.batch_size.heat=0 must be at least 1"),
         ({"data": {"root": ""}}, "config.data.root is empty"),
-        ({"downscale": {"heat": 7}}, "downscale=7 does not divide"),
+        pytest.param(
+            {"downscale": {"heat": 7}}, "downscale=7 does not divide", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_mistakes_are_reported_before_the_encoder_trains(fields, message, tmp_path):

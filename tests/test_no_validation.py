@@ -44,7 +44,8 @@ def test_the_last_epoch_is_the_result(tmp_path):
     ] * 3
 
 
-@pytest.mark.parametrize("module", [classify, pytest.param(segment, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("module", [classify, segment])
 def test_the_recipe_small_runs_to_its_results(module, tmp_path):
     config = shrink(module.get_config("small,phantom"))
     with tiny.shallow_decoders():

@@ -34,7 +34,7 @@ TRAINERS = {
 SIZES = {"pretrain": (8, 12), "classify": (16, 24), "segment": (16, 24)}
 SIZES["augmented"] = SIZES["segment"]
 SLOW = [("pmap2", "pretrain"), ("pmap2", "segment"), ("smap8", "segment"), ("gpu2", "segment")]
-SLOW += [("pmap2", "augmented"), ("pmap8", "augmented")]
+SLOW += [("pmap2", "augmented"), ("pmap8", "augmented"), ("smap8", "augmented")]
 SHALLOW = ("classify", "augmented")  # tracing a whole U-Net takes seconds; the segmenter has one
 # Where one model's case is slow, the other models cover its number of devices and its wrapper.
 CASES = [

@@ -166,7 +166,7 @@ def test_an_example_is_a_gray_image_of_all_levels_and_shares_of_the_classes():
         assert target.max((0, 1)).min() == 1  # of each class
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_small_example_looks_like_the_large_image_of_the_same_key(seed):
     """All lengths are pixels of 640x480. Only noise and thin lines differ."""
     image, targets = example(seed)
@@ -246,6 +246,7 @@ def test_scan_reads_the_second_versions_files_and_finds_nothing_odd(root):
         assert set(np.unique(labels)) == EVERY_CLASS
 
 
+@pytest.mark.slow
 def test_the_same_arguments_give_the_same_bytes(root, tmp_path):
     again = write(tmp_path / "again")
     paths = [path.relative_to(root) for path in root.rglob("*") if path.is_file()]
