@@ -6,6 +6,12 @@
 
 say() { printf '%s: %s\n' "$(basename "$0")" "$*" >&2; }
 
+# Prints the first argument as an absolute path, because use_venv changes the folder; prints nothing
+# if there is none, or if it is a flag.
+first_path() {
+  [ $# -eq 0 ] || case $1 in -*) ;; /*) printf '%s' "$1" ;; *) printf '%s' "$PWD/$1" ;; esac
+}
+
 is_usable() { # is it Python 3.11+, and can it create virtual environments?
   "$1" -c 'import sys; assert sys.version_info >= (3, 11); import ensurepip, venv' >/dev/null 2>&1
 }

@@ -6,11 +6,8 @@ set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=_venv.sh
 source "$(dirname "${BASH_SOURCE[0]}")/_venv.sh"
 
-workdir=
-if [ $# -gt 0 ] && [[ $1 != -* ]]; then
-  case $1 in /*) workdir=$1 ;; *) workdir=$PWD/$1 ;; esac
-  shift
-fi
+workdir=$(first_path "$@")
+[ -z "$workdir" ] || shift
 
 use_venv
 workdir=${workdir:-$PWD/.work/demo}

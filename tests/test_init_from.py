@@ -26,12 +26,8 @@ from thermo_jax.training.state import initialise
 
 quick_compilation = pytest.fixture(scope="module", autouse=True)(tiny.quick_compilation)
 
-
-@pytest.fixture(scope="module", autouse=True)
-def shallow_decoders():
-    """A shallow U-Net is enough to test what is copied."""
-    with tiny.shallow_decoders():
-        yield
+# A shallow U-Net is enough to test what is copied.
+shallow_unets = pytest.fixture(scope="module", autouse=True)(tiny.shallow_unets)
 
 
 @pytest.fixture(scope="module")

@@ -23,12 +23,8 @@ from thermo_jax.programs.workdir import open_workdir
 
 quick_compilation = pytest.fixture(scope="module", autouse=True)(tiny.quick_compilation)
 
-
-@pytest.fixture(scope="module", autouse=True)
-def shallow_decoders():
-    """A shallow U-Net is enough to test the files that are written."""
-    with tiny.shallow_decoders():
-        yield
+# A shallow U-Net is enough to test the files that are written.
+shallow_unets = pytest.fixture(scope="module", autouse=True)(tiny.shallow_unets)
 
 
 @pytest.fixture(scope="module")

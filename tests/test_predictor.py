@@ -19,12 +19,8 @@ from thermo_jax.inference.predictor import Predictor, find_models
 
 quick_compilation = pytest.fixture(scope="module", autouse=True)(tiny.quick_compilation)
 
-
-@pytest.fixture(scope="module", autouse=True)
-def shallow_decoders():
-    """A shallow U-Net is enough to test an ensemble."""
-    with tiny.shallow_decoders():
-        yield
+# A shallow U-Net is enough to test an ensemble.
+shallow_unets = pytest.fixture(scope="module", autouse=True)(tiny.shallow_unets)
 
 
 @pytest.fixture(scope="module")

@@ -247,6 +247,12 @@ def shallow_decoders(shallow: bool = True):
         _forget_programs()
 
 
+def shallow_unets():
+    """A module's fixture: all its decoders use the shallow U-Net."""
+    with shallow_decoders():
+        yield
+
+
 def _forget_programs() -> None:
     """Clear caches: a decoder equals one with the other U-Net, and would share its programs."""
     placement._map_step.cache_clear()
