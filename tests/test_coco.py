@@ -38,7 +38,9 @@ def scene():
 def document(tmp_path):
     write_classes(tmp_path)
     path = write_label_map(tmp_path / "0001.png", scene())
-    return write_coco(tmp_path / "coco.json", {"0001/T0001.1.1.S.2012-10-08.00.txt": path})
+    return write_coco(
+        tmp_path / "coco.json", {"0001/T0001.1.1.S.2012-10-08.00.txt": path}, description=""
+    )
 
 
 def test_our_reader_gives_the_label_map_back_pixel_for_pixel(document):
@@ -74,5 +76,7 @@ def test_pycocotools_accepts_it(document):
 def test_an_empty_label_map_is_an_image_without_annotations(tmp_path):
     write_classes(tmp_path)
     path = write_label_map(tmp_path / "a.png", np.full((480, 640), BACKGROUND, np.uint8))
-    document = json.loads(write_coco(tmp_path / "coco.json", {"a": path}).read_text())
+    document = json.loads(
+        write_coco(tmp_path / "coco.json", {"a": path}, description="by hand").read_text()
+    )
     assert len(document["images"]) == 1 and document["annotations"] == []

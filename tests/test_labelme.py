@@ -24,7 +24,7 @@ def tiling(seed):
 
 @pytest.mark.parametrize("seed", range(5))
 def test_our_reader_gives_the_label_map_back_pixel_for_pixel(tmp_path, seed):
-    write_labelme(tmp_path / "a.json", "x/a.png", PICTURE, tiling(seed))
+    write_labelme(tmp_path / "a.json", "x/a.png", PICTURE, tiling(seed), description="by hand")
     records, report = annotated(tmp_path, {"x/a.png": (24, 32), "y/a.png": (24, 32)})
     np.testing.assert_array_equal(drawn(records["x/a"]), tiling(seed))
     assert not records["y/a"].regions and not report.oddities
@@ -33,7 +33,7 @@ def test_our_reader_gives_the_label_map_back_pixel_for_pixel(tmp_path, seed):
 def test_a_part_of_one_pixel_or_one_line_survives(tmp_path):
     label_map = np.full((24, 32), BACKGROUND, np.uint8)
     label_map[3, 5], label_map[10, 4:20], label_map[12:20, 7] = 0, 1, 2
-    write_labelme(tmp_path / "b.json", "a.png", PICTURE, label_map)
+    write_labelme(tmp_path / "b.json", "a.png", PICTURE, label_map, description="by hand")
     records, _ = annotated(tmp_path, {"a.png": (24, 32)})
     np.testing.assert_array_equal(drawn(records["a"]), label_map)
 
@@ -41,7 +41,7 @@ def test_a_part_of_one_pixel_or_one_line_survives(tmp_path):
 def test_a_picture_of_another_size_gets_that_of_the_label_map(tmp_path):
     label_map = np.full((24, 32), BACKGROUND, np.uint8)
     picture = np.zeros((48, 64, 3), np.uint8)
-    path = write_labelme(tmp_path / "a.json", "a.png", picture, label_map)
+    path = write_labelme(tmp_path / "a.json", "a.png", picture, label_map, description="by hand")
     document = json.loads(path.read_text())
     assert Image.open(io.BytesIO(base64.b64decode(document["imageData"]))).size == (32, 24)
     assert (document["imageHeight"], document["imageWidth"]) == (24, 32)
@@ -50,7 +50,7 @@ def test_a_picture_of_another_size_gets_that_of_the_label_map(tmp_path):
 def test_a_file_contains_all_that_labelme_needs(tmp_path):
     label_map = np.full((24, 32), BACKGROUND, np.uint8)
     label_map[2:20, 2:30], label_map[5:7, 5:7] = 0, CLASS_NAMES.index("left_nipple")
-    path = write_labelme(tmp_path / "a.json", "x/a.png", PICTURE, label_map)
+    path = write_labelme(tmp_path / "a.json", "x/a.png", PICTURE, label_map, description="by hand")
     document = json.loads(path.read_text())
     picture = Image.open(io.BytesIO(base64.b64decode(document["imageData"])))
     np.testing.assert_array_equal(np.asarray(picture), PICTURE)

@@ -2,6 +2,8 @@
 
 import json
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_training as tiny
@@ -11,6 +13,7 @@ from thermo_jax import main
 from thermo_jax.configs import classify, encoder, few_shot, segment, table1
 from thermo_jax.data.dataset import SplitSettings
 from thermo_jax.data.splits import Split
+from thermo_jax.errors import DivergedError
 from thermo_jax.programs import decoder, settings
 from thermo_jax.programs.table1 import plan
 from thermo_jax.training.checkpoints import Checkpoints
@@ -42,6 +45,22 @@ def test_the_last_epoch_is_the_result(tmp_path):
     assert [set(row) for row in read_jsonl(tmp_path / METRICS)] == [
         {"step", "epoch", "train/loss"}
     ] * 3
+
+
+def test_an_update_that_breaks_the_weights_is_noticed_at_the_end(tmp_path):
+    trainer = tiny.line_trainer()
+
+    def broken_step(state, batch):
+        state, metrics = trainer.train_step(state, batch)
+        factor = jnp.where(state.step == 15, jnp.nan, 1)
+        return state.replace(params=jax.tree.map(lambda x: x * factor, state.params)), metrics
+
+    run = tiny.make_run(trainer._replace(train_step=broken_step))
+    message = "weights' norm is nan in training, after the update of step 15 .images "
+    with pytest.raises(DivergedError, match=message):
+        run.fit(tmp_path, tiny.plan(epochs=3, choose_by="last"), validation=None)
+    with Checkpoints(tmp_path, read_only=True) as checkpoints:
+        assert checkpoints.steps() == [10]
 
 
 @pytest.mark.slow

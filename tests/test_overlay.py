@@ -12,6 +12,7 @@ from thermo_jax.inference.overlay import overlay_figure
 from thermo_jax.inference.regions import RegionMeasurement
 
 HEIGHT, WIDTH = 120, 160
+NOTE = "segmented by a model that was trained on many thermograms of other people"
 CORNERS = [(0, 0), (WIDTH - 1, 0), (0, HEIGHT - 1), (WIDTH - 1, HEIGHT - 1)]
 
 
@@ -27,7 +28,7 @@ def region(hottest):
 def drawn(monkeypatch, tmp_path):
     """Return a function that draws an overlay and returns the figure and its renderer."""
 
-    def draw(*panels, hottest=(), name="T0001.1.1.D.2019-02-22.00"):
+    def draw(*panels, hottest=(), name="T0001.1.1.D.2019-02-22.00", note=""):
         figures = []
         write = canvas.write
         monkeypatch.setattr(canvas, "write", lambda f, path: figures.append(f) or write(f, path))
@@ -48,6 +49,7 @@ def drawn(monkeypatch, tmp_path):
                 label_map=label_map if "regions" in panels else None,
                 regions=[region(spot) for spot in hottest],
             ),
+            note=note,
         )
         (figure,) = figures
         return figure, FigureCanvasAgg(figure).get_renderer()
@@ -71,8 +73,10 @@ def test_every_text_is_within_the_picture(drawn, panels, name):
 
 
 @pytest.mark.parametrize("panels", [("regions",), ("regions", "evidence")])
-def test_the_legend_covers_neither_the_note_nor_the_panels(drawn, panels):
-    figure, renderer = drawn(*panels)
+@pytest.mark.parametrize("note", ["", NOTE])
+def test_the_legend_covers_neither_the_note_nor_the_panels(drawn, panels, note):
+    figure, renderer = drawn(*panels, note=note)
+    assert (f"Regions were {NOTE}." in " ".join(figure.texts[-1].get_text().split())) == bool(note)
     (legend,) = figure.legends
     box = legend.get_window_extent(renderer)
     assert box.y0 >= figure.texts[-1].get_window_extent(renderer).y1

@@ -87,7 +87,9 @@ def test_pictures_polygons_and_labelme_files_need_no_classifier(workdir):
     assert (workdir / "overlays" / "T0007.png").stat().st_size > 10_000
     document = json.loads((workdir / "regions_coco.json").read_text())
     assert [image["file_name"] for image in document["images"]] == ["T0007.txt", "photograph.jpg"]
-    assert (workdir / "labelme" / "T0007.json").is_file()
+    assert document["info"]["description"] == f"{NOTE}; research software"
+    shapes = json.loads((workdir / "labelme" / "T0007.json").read_text())["shapes"]
+    assert {shape["description"] for shape in shapes} == {f"{NOTE}; research software"}
     assert not (workdir / "evidence").exists()
 
 

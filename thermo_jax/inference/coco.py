@@ -18,7 +18,9 @@ from thermo_jax.data.thermogram import BACKGROUND, CLASS_NAMES
 from thermo_jax.inference.outlines import outlines
 
 
-def write_coco(path: str | os.PathLike, label_maps: Mapping[str, str | os.PathLike]) -> Path:
+def write_coco(
+    path: str | os.PathLike, label_maps: Mapping[str, str | os.PathLike], *, description: str
+) -> Path:
     """Writes label maps as a COCO document; returns its path.
 
     The largest class of an image comes first, because later polygons are drawn over earlier ones:
@@ -26,6 +28,7 @@ def write_coco(path: str | os.PathLike, label_maps: Mapping[str, str | os.PathLi
 
     Args:
       label_maps: name of the image -> file of its label map, as `write_label_map` writes it.
+      description: what drew the regions.
     Raises:
       DataError: a file of a label map, or its classes.json, is absent or cannot be used.
     """
@@ -53,7 +56,7 @@ def write_coco(path: str | os.PathLike, label_maps: Mapping[str, str | os.PathLi
                 }
             )
     document = {
-        "info": {"description": "predicted by thermo_jax; research software"},
+        "info": {"description": description},
         "licenses": [],
         "images": images,
         "categories": COCO_CATEGORIES,

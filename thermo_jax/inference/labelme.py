@@ -24,6 +24,8 @@ def write_labelme(
     picture_file: str,
     image: UInt8[np.ndarray, "ih iw *c"],
     label_map: UInt8[np.ndarray, "h w"],
+    *,
+    description: str,
 ) -> epath.Path:
     """Writes the regions of one thermogram as polygons; returns the path.
 
@@ -33,6 +35,7 @@ def write_labelme(
       picture_file: path of the thermogram's file, relative to the user's folder.
       image: the picture that LabelMe shows, gray or RGB; it gets the size of the label map.
       label_map: indexes of CLASS_NAMES.
+      description: what drew the regions.
     """
     polygons = [
         (name, outline)
@@ -50,7 +53,7 @@ def write_labelme(
                 # LabelMe counts from the corner of a pixel; our reader truncates.
                 "points": (outline + 0.5).tolist(),
                 "group_id": None,
-                "description": "predicted by thermo_jax; research software",
+                "description": description,
                 "shape_type": "polygon",
                 "flags": {},
                 "mask": None,

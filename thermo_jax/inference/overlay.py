@@ -22,6 +22,7 @@ def overlay_figure(
     prediction: Prediction,
     *,
     colormap: str = "inferno",
+    note: str = "",
 ) -> pathlib.Path:
     """Panels side by side: the thermogram and, if they exist, the regions and the evidence.
 
@@ -29,11 +30,14 @@ def overlay_figure(
 
     Args:
       colormap: of temperatures and gray levels.
+      note: who drew the regions, if readers must know.
     """
     headings = ["thermogram"]
     headings += ["regions"] if prediction.label_map is not None else []
     headings += ["evidence"] if prediction.evidence else []
-    note = canvas.wrap(SIDES_NOTE, panels=len(headings))
+    if note and prediction.label_map is not None:
+        note = f"Regions were {note}."
+    note = canvas.wrap(" ".join(filter(None, [note, SIDES_NOTE])), panels=len(headings))
     pixels = prediction.picture.pixels
     shape = pixels.shape[:2]
     step = -(-max(shape) // DRAWN)

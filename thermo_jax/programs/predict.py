@@ -57,6 +57,7 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
     reader = ReaderSettings(unit=config.data.unit, emissivity=config.flir.emissivity)
     predictions = predictor.predict_files(given, leave_out=workdir, reader=reader)
     write_config(workdir, config)
+    description = f"{predictor.note or 'predicted by thermo_jax'}; research software"
     rows: list[dict[str, Any]] = []
     read: list[Finding | Unreadable] = []
     maps: dict[str, Path] = {}
@@ -68,13 +69,15 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
                 read.append(item)
                 continue
             if item.label_map is not None:
-                maps[item.file] = _write_regions(workdir, item, labelme=config.labelme)
+                maps[item.file] = _write_label_map(workdir, item)
+                if config.labelme:
+                    _write_labelme(workdir, item, description=description)
             if item.evidence:
                 np.savez(_output(workdir / EVIDENCE, item.name, ".npz"), **item.evidence)
             overlay = None
             if config.reports:
                 file = _output(workdir / OVERLAYS, item.name, ".png")
-                overlay = overlay_figure(file, item, colormap=config.colormap)
+                overlay = overlay_figure(file, item, colormap=config.colormap, note=predictor.note)
             # The note on the segmenters stands in the table once, not in every row.
             is_first = item.label_map is not None and len(maps) == 1
             rows.append(_row(item, note=predictor.note if is_first else ""))
@@ -94,7 +97,7 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
             for name, table in tables.items()
             if table
         ]
-        files += [write_coco(workdir / COCO, maps)] if maps else []
+        files += [write_coco(workdir / COCO, maps, description=description)] if maps else []
         for patient in patients if config.reports else ():
             if patient.findings:
                 path = workdir / _page_path(patient)
@@ -178,17 +181,18 @@ def _region_rows(finding: Finding) -> list[dict[str, Any]]:
     ]
 
 
-def _write_regions(workdir: Path, prediction: Prediction, *, labelme: bool) -> Path:
-    """Writes the label map, and a LabelMe file if `labelme`; returns the label map's path."""
+def _write_label_map(workdir: Path, prediction: Prediction) -> Path:
     folder = workdir / LABEL_MAPS
     if not folder.is_dir():
         folder.mkdir(parents=True)
         write_classes(folder)
-    if labelme:
-        file, picture = _output(workdir / LABELME, prediction.name, ".json"), prediction.picture
-        shown = picture.colour if picture.gray is None else picture.gray
-        write_labelme(file, prediction.file, shown, prediction.label_map)
     return write_label_map(_output(folder, prediction.name, ".png"), prediction.label_map)
+
+
+def _write_labelme(workdir: Path, prediction: Prediction, *, description: str) -> None:
+    file, picture = _output(workdir / LABELME, prediction.name, ".json"), prediction.picture
+    shown = picture.colour if picture.gray is None else picture.gray
+    write_labelme(file, prediction.file, shown, prediction.label_map, description=description)
 
 
 def _output(folder: Path, name: str, suffix: str) -> Path:

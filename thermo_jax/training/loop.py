@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
+import optax
 from absl import logging
 from tqdm import tqdm
 
@@ -183,8 +184,10 @@ def fit(
                 try:
                     preemption.check()
                     losses = {}
-                    if validation is not None:
-                        losses = evaluate(
+                    if validation is None:  # a bad last update would show in no loss
+                        checked = {"the weights' norm": float(_norm(state.variables))}
+                    else:
+                        checked = losses = evaluate(
                             state.without_training(),  # fewer arrays: the call takes less time
                             eval_step,
                             validation,
@@ -202,7 +205,8 @@ def fit(
                 metrics |= {f"val/{name}": value for name, value in losses.items()}
                 position.epoch, position.history = position.epoch + 1, {}
                 step = position.epoch * steps
-                _check_finite(losses, where="in validation", updates=step, names=names, plan=plan)
+                where = "in training" if validation is None else "in validation"
+                _check_finite(checked, where=where, updates=step, names=names, plan=plan)
                 # -------------------------------------------------- the best epoch, metrics, saving
                 value = _VALUES[plan.choose_by](metrics | {"epoch": position.epoch})
                 improved = position.add_value(value, step=step)
@@ -226,6 +230,9 @@ def fit(
             return finished_run(saver.best.state)
         best = position.best_step
         return finished_run(checkpoints.restore(state, step=best, optimizer=False))
+
+
+_norm = jax.jit(optax.tree.norm)
 
 
 def check_examples(meta: dict, examples: str, *, workdir: str | os.PathLike) -> None:
