@@ -28,6 +28,8 @@ def _build(preset: str = "heat") -> ConfigDict:
     # "shipped": raw pixels, and the segmenter starts from the one that comes with thermo_jax. This
     # needs gray images and its stages.segment.model.unet_width: those of the preset small.
     config.kinds = ("pretrained", "random", "none")
+    # Steps and learning rate of the kind "shipped"; the others have those of stages.segment.train.
+    config.fine_tune = ConfigDict(small.FINE_TUNE)
     # Segmenters for each kind of encoder and number of patients. Each has its own initial weights
     # and random choice of labelled patients.
     config.repeats = 3

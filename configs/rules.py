@@ -83,6 +83,8 @@ RULES: dict[str, Rule] = {
     "data.unit": _one_of(UNIT_CHOICES),
     "encoder.kind": _one_of(_KINDS),
     "encoder.type": _one_of(tuple(CHANNELS)),
+    "fine_tune.learning_rate": _POSITIVE,
+    "fine_tune.steps": _COUNT,
     "flir.emissivity": _UP_TO_1,
     "loss.contrastive_weight": _UP_TO_1,
     "loss.dice": _NOT_NEGATIVE,

@@ -113,7 +113,9 @@ def _stages(
             for repeat in range(config.repeats):
                 stage = segmenter.copy_and_resolve_references()
                 stage.encoder.kind = "none" if kind == SHIPPED else kind
-                stage.init_from = SHIPPED if kind == SHIPPED else stage.init_from
+                if kind == SHIPPED:
+                    stage.init_from = SHIPPED
+                    stage.train.update(config.fine_tune)
                 stage.encoder.num_kernels = config.stages.encoder.model.num_kernels
                 stage.encoder.workdir = str(workdir / "encoder") if kind == "pretrained" else ""
                 stage.split.max_train_patients = count
