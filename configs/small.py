@@ -36,8 +36,9 @@ _AUGMENT: dict[str, Any] = {
 _CLASSIFIER_STEPS = 60
 _CLASSIFIER_AUGMENT = {"elastic": 0.0, "gamma": 0.0, "field": 0.0, "blur": 0.0, "noise": 0.01}
 _SHIPPED_STEPS = 600  # on the choosing patients, nothing improved after 300 to 450
-# Of a segmenter that starts from the model that ships.
-FINE_TUNE = {"steps": 200, "learning_rate": 1e-3}
+# Of a segmenter that starts from the model that ships. With 17 or 18 real training images (five
+# folds), accuracy was .891 after 100 steps, .885 after 200 and .883 after 300.
+FINE_TUNE = {"steps": 100, "learning_rate": 1e-3}
 # Phantoms look alike: their levels are changed more than those of real images.
 _SHIPPED_AUGMENT = _AUGMENT | {"gamma": 0.7, "field": 0.08, "blur": 0.8, "rectangles": 1}
 

@@ -200,7 +200,7 @@ def test_the_few_shot_curve_of_the_shipped_model_reads_raw_pixels():
     assert (none.config.encoder.kind, none.config.init_from) == ("none", "")
     assert (shipped.config.encoder.kind, shipped.config.init_from) == ("none", "shipped")
     assert (none.config.train.epochs, none.config.train.steps) == (30, 0)
-    assert (shipped.config.train.steps, shipped.config.train.learning_rate) == (200, 1e-3)
+    assert (shipped.config.train.steps, shipped.config.train.learning_rate) == (100, 1e-3)
     assert shipped.folder == "shipped_1_seed0" and shipped.row in few_shot.KINDS
 
 

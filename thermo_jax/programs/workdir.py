@@ -55,7 +55,7 @@ OLD_DEFAULTS: dict[str, Any] = {
     "data.phantom_version": 1,
     "data.endless": False,
     "fine_tune.learning_rate": 1e-3,
-    "fine_tune.steps": 200,
+    "fine_tune.steps": 100,
     "flir.emissivity": 0.0,
     "train.steps": 0,
     "train.weight_decay": 0.0,
