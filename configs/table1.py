@@ -7,9 +7,9 @@ Presets: `honest` (default: encoders train on training patients only, validation
 epoch and threshold, out-of-fold predictions of 5 folds), `paper` (the published protocol,
 optimistic: selected on test), `smoke` (phantom data, reduced, H/H, 2 of 4 folds: 13 minutes on 2
 CPU cores, AUROC .989, mIoU .815), `small` (row G/G with the recipe of configs/small.py, on raw
-pixels; with `--config.stages.segment.encoder.kind=pretrained` on latents of CUTS), `quick` (for
-tests: learns nothing). The same command continues after an interruption; finished stages are not
-repeated.
+pixels; with `--config.stages.segment.encoder.kind=pretrained` on latents of CUTS), `fine_tune` (row
+G/G, only the segmenter, from the one that comes with thermo_jax), `quick` (for tests: learns
+nothing). The same command continues after an interruption; finished stages are not repeated.
 """
 
 from ml_collections import ConfigDict
@@ -34,12 +34,12 @@ def _build(preset: str = "honest") -> ConfigDict:
     config.folds_dir = ""
     # Also run every row with an encoder that saw the test patients' images, without labels.
     config.transductive = False
-    recipe = "small" if preset == "small" else ""
+    recipe = "small" if preset in ("small", "fine_tune") else ""
     common.stages(
         config,
         encoder=encoder.get_config(recipe),
         classify=classify.get_config(recipe),
-        segment=segment.get_config(recipe),
+        segment=segment.get_config(preset if preset == "fine_tune" else recipe),
     )
     _PRESETS[preset](config)
     return config
@@ -90,7 +90,13 @@ def _small(config: ConfigDict) -> None:
     small.study(config)
 
 
+def _fine_tune(config: ConfigDict) -> None:
+    _small(config)
+    config.tasks = ("segment",)
+
+
 _PRESETS = {
+    "fine_tune": _fine_tune,
     "honest": lambda config: None,
     "paper": _paper,
     "quick": _quick,

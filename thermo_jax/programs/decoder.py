@@ -240,15 +240,15 @@ def place(
     images = {"images": examples.columns["images"]}
     latents, count = encoder.latents(images["images"].shape[1:]), padded_rows(len(examples))
     num_bytes = count * int(np.prod(latents.shape)) * latents.dtype.itemsize
-    if not cache_latents:
+    is_raw = encoder.facts.get("kind") == "none"
+    if not cache_latents and not is_raw:
         logging.info("Steps change the images, so that their latents are not kept.")
     if not cache_latents or not placement.fits(num_bytes + table_bytes(targets), "The latents"):
         placed, resident = placement.place(images | targets, sets)
-        logging.info(
-            "The encoder runs in every step."
-            if resident
-            else "Images are streamed, and the encoder runs in every step."
-        )
+        if not resident:
+            logging.info("Images are streamed.")
+        if not is_raw:
+            logging.info("The encoder runs in every step.")
         return placed, resident
     logging.info("Encoding %d images once (%.2f GB).", len(examples), num_bytes / 1e9)
     parallel = placement.parallel
