@@ -262,6 +262,9 @@ def decoder(task: str, *, preset: str) -> ConfigDict:
     # type and unet_width must be those of this run. A classifier may start from a segmenter: its
     # last layers are then new.
     config.init_from = ""
+    # True: the moving average of the weights (train.ema) keeps the share ema**steps of those at the
+    # start, so that a run on few images does not lose what the first model could.
+    config.average_with_init = False
     return config
 
 

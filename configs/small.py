@@ -70,6 +70,7 @@ def fine_tune(config: ConfigDict) -> None:
     """Changes the fields of a segmenter's run that starts from the model that ships."""
     decoder(config)
     config.init_from = "shipped"
+    config.average_with_init = True
     config.train.update(FINE_TUNE)
 
 

@@ -36,6 +36,18 @@ def test_the_average_equals_numpys_over_three_steps():
     np.testing.assert_allclose(state.params["w"], w, rtol=1e-6)
 
 
+def test_an_average_that_keeps_its_start_has_a_share_of_it_in_every_step():
+    variables = {"params": {"w": jnp.array([8.0])}, "batch_stats": {"mean": jnp.array([8.0])}}
+    tx = optax.sgd(1.0)
+    state = TrainState.create(
+        variables, tx=tx, rng=jax.random.key(0), ema=0.5, keeps_start=True
+    ).replace(params={"w": jnp.array([0.0])})  # the start is far from what is learnt
+    for _ in range(3):
+        grads = {"w": jnp.array([0.0])}
+        state = state.apply_gradients(grads, tx=tx, batch_stats={"mean": jnp.array([0.0])})
+    assert state.variables["params"]["w"] == 1 and state.variables["batch_stats"]["mean"] == 1
+
+
 def test_evaluation_gets_the_average_as_the_only_variables():
     state = averaged_run().state()
     state = state.replace(params=jax.tree.map(lambda x: x + 1, state.params))

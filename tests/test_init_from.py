@@ -14,6 +14,7 @@ from shipped_model import tiny_shipped_model
 
 from thermo_jax import main
 from thermo_jax.configs import few_shot as few_shot_config
+from thermo_jax.configs import segment as segment_config
 from thermo_jax.data.dataset import Dataset, DataSettings
 from thermo_jax.data.thermogram import Thermogram
 from thermo_jax.inference.predictor import SHIPPED_TITLE, load_model
@@ -98,6 +99,13 @@ def test_a_classifier_takes_a_segmenters_unet_and_new_last_layers(sources, tmp_p
         ("segment", "segment", "G/H", {}, "pretrained heat encoder.*pretrained gray encoder"),
         ("segment", "segment", "H/H", {"model.unet_width": 3}, "width 2.*unet_width is 3: set it"),
         ("classify", "classify", "H/H", {"model.head": "pooled"}, "head_weight is .1200, 1. there"),
+        (
+            "classify",
+            "segment",
+            "H/H",
+            {"average_with_init": True},
+            "set config.average_with_init=",
+        ),
         ("segment", "none", "H/H", {}, "none.checkpoints does not exist"),
     ],
 )
@@ -202,6 +210,21 @@ def test_the_few_shot_curve_of_the_shipped_model_reads_raw_pixels():
     assert (none.config.train.epochs, none.config.train.steps) == (30, 0)
     assert (shipped.config.train.steps, shipped.config.train.learning_rate) == (100, 1e-3)
     assert shipped.folder == "shipped_1_seed0" and shipped.row in few_shot.KINDS
+    assert not shipped.config.average_with_init  # no average is kept
+
+
+def test_the_few_shot_curve_of_the_recipe_small_is_fine_tuned():
+    config = few_shot_config.get_config("small")
+    config.patients, config.repeats = (1,), 1
+    segmenter = few_shot.stage_config(config, "segment", data_type="gray", split={})
+    shipped, none = (
+        stage.config
+        for stage in few_shot._stages(config, segmenter, few_shot.Path("run"), available=9)
+    )
+    fine_tune = segment_config.get_config("fine_tune")
+    assert shipped.average_with_init and not none.average_with_init
+    for name in ("train", "augment", "loss", "init_from", "average_with_init", "model"):
+        assert shipped[name] == fine_tune[name], name
 
 
 def test_a_start_that_does_not_fit_is_refused_before_a_study_trains(sources, tmp_path):

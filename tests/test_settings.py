@@ -67,6 +67,7 @@ def test_images_are_augmented_only_if_a_field_of_augment_is_set(module):
     [
         ("model.head", "mean", "config.model.head='mean'.*linear, pooled"),
         ("report.seed", -1, "config.report.seed=-1 must be from 0"),
+        ("average_with_init", True, "=True needs config.init_from"),
         # Only predictions use it.
         ("data.colormap", "jett", "config.data.colormap: unknown colour map 'jett'.*'jet'"),
     ],

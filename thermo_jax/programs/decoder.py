@@ -91,7 +91,12 @@ def run(
     tx = settings.optimizer(config, num_images=len(sets["train"]))
     shape = encoder.latents(examples.columns["images"].shape[1:]).shape
     create_state = partial(
-        train_decoder.create_state, decoder, tx=tx, latents_shape=shape, ema=config.train.ema
+        train_decoder.create_state,
+        decoder,
+        tx=tx,
+        latents_shape=shape,
+        ema=config.train.ema,
+        keeps_start=config.average_with_init,
     )
     arrays = {"frozen": encoder.variables, "start": start.variables}
     state = initialise(create_state, rng=jax.random.key(config.seed), **arrays)

@@ -114,8 +114,9 @@ def _stages(
                 stage = segmenter.copy_and_resolve_references()
                 stage.encoder.kind = "none" if kind == SHIPPED else kind
                 if kind == SHIPPED:
-                    stage.init_from = SHIPPED
                     stage.train.update(config.fine_tune)
+                    stage.init_from = SHIPPED
+                    stage.average_with_init = stage.train.ema > 0
                 stage.encoder.num_kernels = config.stages.encoder.model.num_kernels
                 stage.encoder.workdir = str(workdir / "encoder") if kind == "pretrained" else ""
                 stage.split.max_train_patients = count

@@ -100,6 +100,11 @@ def fitting_variables(model: Model, config: ConfigDict, *, encoder: FrozenEncode
         )
     taken = flatten_dict(jax.device_get(model.variables))
     if model.task != config.task:
+        if config.average_with_init:
+            raise UserError(
+                f"{given} lacks a classifier's last layers, which then are random: set "
+                "config.average_with_init=False, so that the average forgets them"
+            )
         taken = {name: x for name, x in taken.items() if name[: len(_LAST_LAYER)] != _LAST_LAYER}
     _check_shapes(taken, _wanted(config, encoder), given=given, model=model, config=config)
     if model.downscale != config.data.downscale:

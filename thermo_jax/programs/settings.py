@@ -58,6 +58,11 @@ def check_fields(config: ConfigDict) -> None:
             f"config.train.patience={config.train.patience} must be 0 with "
             "config.split.val_fraction=0: without validation patients, no epoch is chosen"
         )
+    if config.get("average_with_init") and not (config.init_from and config.train.ema):
+        raise UserError(
+            "config.average_with_init=True needs config.init_from, with whose weights to average, "
+            "and config.train.ema"
+        )
 
 
 def data_settings(config: ConfigDict) -> DataSettings:

@@ -77,6 +77,7 @@ OLD_DEFAULTS: dict[str, Any] = {
     "augment.blur": 0.0,
     "augment.rectangles": 0,
     "init_from": "",
+    "average_with_init": False,
 }
 
 

@@ -32,6 +32,7 @@ class TrainState(flax.struct.PyTreeNode):
       frozen: variables that are read but not trained (a decoder's encoder), {} if there are none.
       averaged: the exponential moving average of the variables, {} if none is kept.
       ema: the average's decay, 0 if none is kept. It is not an array.
+      keeps_start: whether the average keeps a share of the initial weights. It is not an array.
     """
 
     step: Any
@@ -42,6 +43,7 @@ class TrainState(flax.struct.PyTreeNode):
     frozen: Any = flax.struct.field(default_factory=dict)
     averaged: Any = flax.struct.field(default_factory=dict)
     ema: float = flax.struct.field(pytree_node=False, default=0.0)
+    keeps_start: bool = flax.struct.field(pytree_node=False, default=False)
 
     @classmethod
     def create(
@@ -52,6 +54,7 @@ class TrainState(flax.struct.PyTreeNode):
         rng: Key[Array, ""],
         frozen: dict | None = None,
         ema: float = 0.0,
+        keeps_start: bool = False,
     ) -> "TrainState":
         """Returns the state before the first step."""
         variables = {name: variables[name] for name in ("params", "batch_stats")}
@@ -63,6 +66,7 @@ class TrainState(flax.struct.PyTreeNode):
             frozen=frozen or {},
             averaged=variables if ema else {},
             ema=ema,
+            keeps_start=keeps_start,
         )
 
     @property
@@ -101,12 +105,16 @@ class TrainState(flax.struct.PyTreeNode):
     def _average_with(self, new: dict) -> dict:
         """Returns `decay * averaged + (1 - decay) * new`.
 
-        In update t = 0, 1, ... the decay is min(ema, (1 + t) / (10 + t)), as in TensorFlow's
-        ExponentialMovingAverage: a constant decay would keep the initial weights for long.
+        If the average keeps a share of the initial weights, the decay is `ema`, and this share is
+        ema**t after t updates. An average with a trained model's weights is more robust than new
+        weights alone (Wortsman et al. 2022). Else the initial weights are random, and must soon be
+        forgotten: in update t = 0, 1, ... the decay is min(ema, (1 + t) / (10 + t)), as in
+        TensorFlow's ExponentialMovingAverage.
         """
-        dtype = jax.tree.leaves(new["params"])[0].dtype
-        done = self.step.astype(dtype)
-        decay = jnp.minimum(self.ema, (1 + done) / (10 + done))
+        decay: Any = self.ema
+        if not self.keeps_start:
+            done = self.step.astype(jax.tree.leaves(new["params"])[0].dtype)
+            decay = jnp.minimum(decay, (1 + done) / (10 + done))
         return optax.incremental_update(new, self.averaged, 1 - decay)
 
 
