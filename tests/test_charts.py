@@ -91,6 +91,15 @@ def test_few_shot_figure_draws_a_line_per_encoder_in_any_order_of_points(tmp_pat
     assert all(_count_color(forward, color) > 500 for color in charts.COLORS[:2])
 
 
+def test_few_shot_figure_draws_a_reference_across_all_numbers(tmp_path):
+    points = {"CUTS": [(1, [0.3]), (42, [0.8])]}
+    path = tmp_path / "a.png"
+    plain = _pixels(charts.few_shot_figure(path, points, measure="mIoU"))
+    marked = {"as it is": 0.5}
+    drawn = _pixels(charts.few_shot_figure(path, points, measure="mIoU", reference=marked))
+    assert _count_color(drawn, charts.GRAY) > _count_color(plain, charts.GRAY) + 300
+
+
 def test_interval_figure_grows_by_the_row_and_marks_the_paper(tmp_path):
     rows = {"H/H": (0.9, 0.8, 0.95), "G/G": (np.nan, np.nan, np.nan), "majority": (0.5, np.nan, 0)}
     plain = _pixels(charts.interval_figure(tmp_path / "a.png", {"H/H": rows["H/H"]}, measure="F1"))

@@ -14,8 +14,11 @@ from thermogram_files import write_gray, write_matrix
 
 from thermo_jax import main
 from thermo_jax.configs import export as export_config
+from thermo_jax.configs import few_shot as few_shot_config
 from thermo_jax.configs import predict as predict_config
+from thermo_jax.data.dataset import open_dataset
 from thermo_jax.inference.predictor import SHIPPED_TITLE, Predictor, load_model
+from thermo_jax.programs import few_shot, settings
 from thermo_jax.programs.export import export_weights
 from thermo_jax.training.weights_file import SHIPPED_FILE, read_weights
 
@@ -112,6 +115,24 @@ def test_the_packages_model_may_be_listed_with_others(source):
     assert [model.name for model in predictor.models] == ["source", "shipped"]
     assert predictor.note == f"segmented by source and by {SHIPPED_TITLE}"
     assert Predictor([source]).note == ""
+
+
+def test_the_few_shot_study_scores_the_packages_model_as_it_is(source, cache):
+    config = few_shot_config.get_config("small,phantom")
+    config.data.update({"phantom_patients": 6, "loader": "numpy"})
+    (model,) = Predictor().models
+    config.downscale.gray, config.split.folds = model.downscale, 3
+    segmenter = few_shot.stage_config(config, "segment", data_type="gray", split={"fold": 0})
+    dataset = open_dataset(settings.data_settings(segmenter))
+    split = dataset.split(settings.split_settings(segmenter))
+    examples = dataset.load("segment")
+    tested = [row for row, name in enumerate(examples.patients) if name in split.test]
+    truth = examples.columns["label_maps"][tested]
+    guess = model(examples.columns["images"][tested])["classes"].argmax(-1)
+    ious = [
+        ((truth == k) & (guess == k)).sum() / ((truth == k) | (guess == k)).sum() for k in range(8)
+    ]
+    assert few_shot._untrained(dataset, split) == pytest.approx(np.mean(ious), abs=1e-3)
 
 
 def test_a_decoder_is_exported_to_a_file_that_predicts_the_same(source, tmp_path):

@@ -99,6 +99,7 @@ def few_shot_figure(
     points: Mapping[str, Sequence[tuple[int, Sequence[float]]]],
     *,
     measure: str,
+    reference: Mapping[str, float] | None = None,
     title: str = "",
 ) -> pathlib.Path:
     """A measure against the number of labelled patients: all seeds, their median and range.
@@ -106,7 +107,9 @@ def few_shot_figure(
     Args:
         points: {encoder name: [(number of patients, [score of each seed])]}, in any order.
         measure: the name of the scores, for the axis.
+        reference: scores that do not depend on the number, as dashed lines.
     """
+    reference = reference or {}
     curves = {name: sorted(pairs) for name, pairs in points.items()}
     numbers = sorted({number for pairs in curves.values() for number, _ in pairs})
     figure = _figure(5.2, 3.9, title)
@@ -121,11 +124,14 @@ def few_shot_figure(
         axis.fill_between(x, low, high, color=look["color"], alpha=0.13, linewidth=0)
         axis.plot(x, middle, linewidth=1.8, color=look["color"])
         axis.plot([], [], linewidth=1.8, markersize=4.5, label=canvas.short_text(name, 40), **look)
+    for name, score in reference.items():
+        look = {"color": GRAY, "linestyle": "--", "linewidth": 1.4}
+        axis.axhline(score, label=canvas.short_text(name, 40), **look)
     axis.set_xscale("log")
     axis.set_xlim(numbers[0] / 1.15, numbers[-1] * 1.15)
     axis.set_xticks(numbers, [str(number) for number in numbers])
     axis.set_xticks([], minor=True)
-    _finish(axis, "labelled patients for training", measure, columns=len(curves))
+    _finish(axis, "labelled patients for training", measure, columns=len(curves) + len(reference))
     note = "Small dots: one seed each. Line: their median. Shade: lowest to highest."
     return canvas.save(figure, path, note=note)
 

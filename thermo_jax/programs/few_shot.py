@@ -1,7 +1,9 @@
 """Program "few_shot": how many labelled patients does a segmenter need, with CUTS and without?
 
 an encoder, pretrained on the training patients without labels -> a segmenter for each number of
-labelled patients, kind of encoder and seed -> mean IoU on the test patients -> one figure
+labelled patients, kind of encoder and seed -> mean IoU on the test patients, at the full size of
+label maps -> one figure. If segmenters start from the model that comes with thermo_jax, its own
+score stands beside theirs.
 
 Validation patients, if there are any, choose the epoch, and are labelled too. They are the same for
 every segmenter, and the number of labelled patients does not include them.
@@ -14,13 +16,15 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
-from thermo_jax.data.dataset import PAPER, SPLIT_FILE, open_dataset
+from thermo_jax.data.dataset import PAPER, SPLIT_FILE, Dataset, open_dataset
+from thermo_jax.data.splits import Split
 from thermo_jax.errors import UserError
 from thermo_jax.evaluation import charts, metrics, results
 from thermo_jax.evaluation.predictions import Predictions
 from thermo_jax.evaluation.report import Section, Text
 from thermo_jax.evaluation.tables import PrintedTable
 from thermo_jax.evaluation.wording import DISCLAIMER
+from thermo_jax.inference.predictor import load_model
 from thermo_jax.models.cuts import CHANNELS
 from thermo_jax.programs import decoder_results, reports, settings
 from thermo_jax.programs.stages import (
@@ -42,6 +46,7 @@ KINDS = {
     "none": "none: raw pixels",
     SHIPPED: "shipped model, fine-tuned",
 }
+UNTRAINED = "shipped model, as it is"
 VALIDATION = "Validation patients choose the epoch; they are labelled, too, and not counted."
 NO_VALIDATION = "There are no validation patients; the last epoch is used."
 
@@ -77,6 +82,7 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
         config,
         workdir,
         points,
+        untrained=_untrained(dataset, split) if SHIPPED in config.kinds else None,
         tested=len(split.test & annotated),
         cautions=dataset.cautions,
     )
@@ -126,11 +132,37 @@ def _stages(
 
 def _miou(folder: Path) -> float:
     predictions = Predictions.load(folder / decoder_results.PREDICTIONS)
-    total = next(iter(predictions.named("confusion/").values())).sum(0)
-    return float(metrics.segmentation_measures(total)["miou"])
+    *_, full = predictions.named("confusion/").values()  # the model's size comes first
+    return _pooled(full)
 
 
-def _finish(config: ConfigDict, workdir: Path, points, *, tested: int, cautions: list[str]) -> dict:
+def _untrained(dataset: Dataset, split: Split) -> float:
+    """The mean IoU on the test patients of the model that comes with thermo_jax, as it is."""
+    examples = dataset.load("segment")
+    rows = np.flatnonzero(np.isin(examples.patients, list(split.test)))
+    model = load_model(SHIPPED, dtype="float32")
+    maps = [
+        np.argmax(model(examples.columns["images"][row : row + 1])["classes"], axis=-1)
+        for row in rows
+    ]
+    truth = examples.columns["label_maps"][rows]
+    return _pooled(decoder_results.confusions(truth, np.concatenate(maps)))
+
+
+def _pooled(confusions: np.ndarray) -> float:
+    """The mean IoU of the confusion matrices' sum."""
+    return float(metrics.segmentation_measures(confusions.sum(0))["miou"])
+
+
+def _finish(
+    config: ConfigDict,
+    workdir: Path,
+    points,
+    *,
+    untrained: float | None,
+    tested: int,
+    cautions: list[str],
+) -> dict:
     counts = sorted({count for by_count in points.values() for count in by_count})
     validation = VALIDATION if config.split.val_fraction else NO_VALIDATION
     outcome = {
@@ -152,10 +184,14 @@ def _finish(config: ConfigDict, workdir: Path, points, *, tested: int, cautions:
         [KINDS[kind], *(f"{np.median(by_count[n]):.3f}" for n in counts)]
         for kind, by_count in points.items()
     ]
+    if untrained is not None:
+        outcome["untrained_miou"] = untrained
+        rows.append([UNTRAINED, *[f"{untrained:.3f}"] * len(counts)])
     figure = charts.few_shot_figure(
         workdir / PICTURES / "few_shot.png",
         {KINDS[kind]: [(n, f[n]) for n in counts] for kind, f in points.items()},
         measure="mean IoU",
+        reference={} if untrained is None else {UNTRAINED: untrained},
         title="Segmentation from few labelled patients",
     )
     title = "Mean IoU by labelled patients (median of repeats)"
