@@ -127,8 +127,8 @@ def test_the_few_shot_study_scores_the_packages_model_as_it_is(source, cache):
     split = dataset.split(settings.split_settings(segmenter))
     examples = dataset.load("segment")
     tested = [row for row, name in enumerate(examples.patients) if name in split.test]
-    truth = examples.columns["label_maps"][tested]
-    guess = model(examples.columns["images"][tested])["classes"].argmax(-1)
+    truth, images = (examples.columns[name][tested] for name in ("scored_label_maps", "images"))
+    guess = model(images, shape=images.shape[1:3])["classes"].argmax(-1)
     ious = [
         ((truth == k) & (guess == k)).sum() / ((truth == k) | (guess == k)).sum() for k in range(8)
     ]

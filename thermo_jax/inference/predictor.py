@@ -80,7 +80,12 @@ class Model(NamedTuple):
         """(H, W, C) of its images."""
         return image_shape(self.data_type, downscale=self.downscale)
 
-    def __call__(self, images: UInt8[Array | np.ndarray, "b h w c"]) -> dict[str, jax.Array]:
+    def __call__(
+        self,
+        images: UInt8[Array | np.ndarray, "b h w c"],
+        *,
+        shape: tuple[int, int] = GRAY_SHAPE,
+    ) -> dict[str, jax.Array]:
         """The outputs for a batch of images: see `forward`."""
         return forward(
             self.variables,
@@ -88,6 +93,7 @@ class Model(NamedTuple):
             images,
             encoder=self.encoder.module,
             decoder=self.decoder,
+            shape=shape,
             mirror_average=self.mirror_average,
         )
 
@@ -323,11 +329,11 @@ def _inputs(batch, data_type, colormap, downscale, *, size) -> tuple[np.ndarray,
     return images, reasons
 
 
-@partial(jax.jit, static_argnames=("encoder", "decoder", "mirror_average"))
+@partial(jax.jit, static_argnames=("encoder", "decoder", "shape", "mirror_average"))
 def forward(
-    variables, frozen, images, *, encoder, decoder, mirror_average=False
+    variables, frozen, images, *, encoder, decoder, shape=GRAY_SHAPE, mirror_average=False
 ) -> dict[str, jax.Array]:
-    """ "probabilities" [B] and "evidence" [B,h,w], or "classes" [B,480,640,K] (probabilities)."""
+    """ "probabilities" [B] and "evidence" [B,h,w], or "classes" [B,*shape,K] (probabilities)."""
 
     def decode(images):
         latents = encode(images, encoder=encoder, variables=frozen)
@@ -340,6 +346,6 @@ def forward(
     if isinstance(outputs, tuple):
         logits, evidence = outputs
         return {"probabilities": jax.nn.sigmoid(logits), "evidence": evidence}
-    height, width = GRAY_SHAPE
+    height, width = shape
     full = decoder.operations.resize(outputs, height=height, width=width)
     return {"classes": jax.nn.softmax(full)}

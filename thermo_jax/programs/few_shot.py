@@ -1,9 +1,9 @@
 """Program "few_shot": how many labelled patients does a segmenter need, with CUTS and without?
 
 an encoder, pretrained on the training patients without labels -> a segmenter for each number of
-labelled patients, kind of encoder and seed -> mean IoU on the test patients, at the full size of
-label maps -> one figure. If segmenters start from the model that comes with thermo_jax, its own
-score stands beside theirs.
+labelled patients, kind of encoder and seed -> mean IoU on the test patients, at the images' size
+-> one figure. If segmenters start from the model that comes with thermo_jax, its own score stands
+beside theirs.
 
 Validation patients, if there are any, choose the epoch, and are labelled too. They are the same for
 every segmenter, and the number of labelled patients does not include them.
@@ -132,20 +132,19 @@ def _stages(
 
 def _miou(folder: Path) -> float:
     predictions = Predictions.load(folder / decoder_results.PREDICTIONS)
-    *_, full = predictions.named("confusion/").values()  # the model's size comes first
-    return _pooled(full)
+    return _pooled(next(iter(predictions.named("confusion/").values())))
 
 
 def _untrained(dataset: Dataset, split: Split) -> float:
     """The mean IoU on the test patients of the model that comes with thermo_jax, as it is."""
     examples = dataset.load("segment")
     rows = np.flatnonzero(np.isin(examples.patients, list(split.test)))
+    truth, images = (examples.columns[name][rows] for name in ("scored_label_maps", "images"))
     model = load_model(SHIPPED, dtype="float32")
     maps = [
-        np.argmax(model(examples.columns["images"][row : row + 1])["classes"], axis=-1)
-        for row in rows
+        model(images[row : row + 1], shape=truth.shape[1:])["classes"].argmax(-1)
+        for row in range(len(rows))
     ]
-    truth = examples.columns["label_maps"][rows]
     return _pooled(decoder_results.confusions(truth, np.concatenate(maps)))
 
 
