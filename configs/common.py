@@ -263,7 +263,7 @@ def decoder(task: str, *, preset: str) -> ConfigDict:
     # last layers are then new.
     config.init_from = ""
     # True: the moving average of the weights (train.ema) keeps the share ema**steps of those at the
-    # start, so that a run on few images does not lose what the first model could.
+    # start, so that a run on few images does not forget what the first model knew.
     config.average_with_init = False
     return config
 

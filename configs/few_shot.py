@@ -28,8 +28,10 @@ def _build(preset: str = "heat") -> ConfigDict:
     # "shipped": raw pixels, and the segmenter starts from the one that comes with thermo_jax. This
     # needs gray images and its stages.segment.model.unet_width: those of the preset small.
     config.kinds = ("pretrained", "random", "none")
-    # Steps and learning rate of the kind "shipped"; the others have those of stages.segment.train.
+    # Of the kind "shipped"; the other kinds have the fields of stages.segment.
     config.fine_tune = ConfigDict(small.FINE_TUNE)
+    # As in configs/segment.py; it needs stages.segment.train.ema.
+    config.fine_tune.average_with_init = bool(recipe)
     # Segmenters for each kind of encoder and number of patients. Each has its own initial weights
     # and random choice of labelled patients.
     config.repeats = 3

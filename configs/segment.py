@@ -4,8 +4,8 @@
         --config.data.root=/data/dmr-ir --config.encoder.workdir=runs/encoder_heat
 
 Presets: a row of Table 1 as encoder/decoder, `G/G`, `G/H`, `H/G` or `H/H` (default). Or, on gray
-pixels without an encoder (configs/small.py): `small` (for few images and a CPU), `fine_tune` (the
-same, but starts from the model that comes with thermo_jax) or `shipped` (the run that made that
+pixels without an encoder (configs/small.py): `small` (for few images and a CPU), `fine_tune` (for
+them, too, from the model that comes with thermo_jax) or `shipped` (the run that made that
 model, on phantoms alone; launch/train_shipped.sh). Then optionally `phantom`, joined by a comma.
 Keep config.split as in the encoder's run: the test patients are then unseen by the encoder, too.
 """

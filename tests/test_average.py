@@ -40,7 +40,7 @@ def test_an_average_that_keeps_its_start_has_a_share_of_it_in_every_step():
     variables = {"params": {"w": jnp.array([8.0])}, "batch_stats": {"mean": jnp.array([8.0])}}
     tx = optax.sgd(1.0)
     state = TrainState.create(
-        variables, tx=tx, rng=jax.random.key(0), ema=0.5, keeps_start=True
+        variables, tx=tx, rng=jax.random.key(0), ema=0.5, average_with_init=True
     ).replace(params={"w": jnp.array([0.0])})  # the start is far from what is learnt
     for _ in range(3):
         grads = {"w": jnp.array([0.0])}

@@ -18,7 +18,7 @@ from thermo_jax.configs import segment as segment_config
 from thermo_jax.data.dataset import Dataset, DataSettings
 from thermo_jax.data.thermogram import Thermogram
 from thermo_jax.inference.predictor import SHIPPED_TITLE, load_model
-from thermo_jax.programs import few_shot
+from thermo_jax.programs import decoder, few_shot
 from thermo_jax.programs.export import export_weights
 from thermo_jax.programs.initial_decoder import Start, own_start, start_caveat, trained_on
 from thermo_jax.training import train_decoder
@@ -227,6 +227,18 @@ def test_the_few_shot_curve_of_the_recipe_small_is_fine_tuned():
         assert shipped[name] == fine_tune[name], name
 
 
+@pytest.mark.parametrize("untrained", [None, 0.456])
+def test_the_few_shot_results_show_the_shipped_model_as_it_is_in_a_row_of_its_own(
+    untrained, tmp_path
+):
+    config = few_shot_config.get_config("small")
+    points = {"shipped": {1: [0.5, 0.6]}, "none": {1: [0.1, 0.2]}}
+    outcome = few_shot._finish(config, tmp_path, points, untrained=untrained, tested=5, cautions=[])
+    assert outcome.get("untrained_miou") == untrained
+    text = (tmp_path / "results.txt").read_text()
+    assert ("0.456" in text and few_shot.UNTRAINED in text) == (untrained is not None)
+
+
 def test_a_start_that_does_not_fit_is_refused_before_a_study_trains(sources, tmp_path):
     config = few_shot_config.get_config("heat,smoke")
     config.update({"kinds": ("shipped",), "patients": (1,), "repeats": 1})
@@ -234,6 +246,28 @@ def test_a_start_that_does_not_fit_is_refused_before_a_study_trains(sources, tmp
     with pytest.raises(ValueError, match="reads latents of a pretrained heat.*this run raw heat p"):
         main.run(config, tmp_path / "run")
     assert not (tmp_path / "run" / "shipped_1_seed0").exists()
+
+
+@pytest.mark.parametrize("average_with_init", [True, False])
+def test_a_run_averages_with_the_first_weights_if_its_configuration_says_so(
+    average_with_init, sources, tmp_path, cache, monkeypatch
+):
+    class Begun(Exception):
+        pass
+
+    def fit(state, **_):
+        assert (state.ema, state.average_with_init) == (0.5, average_with_init)
+        raise Begun
+
+    monkeypatch.setattr(decoder.loop, "fit", fit)
+    monkeypatch.setattr(decoder, "own_encoder", lambda *_, **__: frozen_encoder("heat"))
+    monkeypatch.setattr(decoder, "encoder_caveat", lambda *_, **__: "")
+    config = config_of("segment", sources / "segment", average_with_init=average_with_init)
+    config.update_from_flattened_dict({"train.ema": 0.5, "train.batch_size": 4})
+    config.data.update({"root": "phantom", "phantom_patients": 12, "loader": "numpy"})
+    config.parallel.devices = 1
+    with pytest.raises(Begun):
+        main.run(config, tmp_path)
 
 
 @pytest.mark.slow

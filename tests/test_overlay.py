@@ -72,6 +72,12 @@ def test_every_text_is_within_the_picture(drawn, panels, name):
         assert box.y0 >= 0 and box.y1 <= figure.bbox.y1, text.get_text()
 
 
+@pytest.mark.parametrize("panels", [(), ("evidence",)])
+def test_nobody_is_named_who_drew_regions_where_there_are_none(drawn, panels):
+    figure, _ = drawn(*panels, note=NOTE)
+    assert figure.texts[-1].get_text().startswith(SIDES_NOTE[:20])
+
+
 @pytest.mark.parametrize("panels", [("regions",), ("regions", "evidence")])
 @pytest.mark.parametrize("note", ["", NOTE])
 def test_the_legend_covers_neither_the_note_nor_the_panels(drawn, panels, note):

@@ -11,7 +11,7 @@ import pytest
 import tiny_training as tiny
 from example_tables import table
 
-from thermo_jax.models.frozen import FrozenEncoder
+from thermo_jax.models.frozen import FrozenEncoder, init
 from thermo_jax.programs import decoder
 from thermo_jax.training import loop, train_decoder
 from thermo_jax.training.metrics_log import METRICS, read_jsonl
@@ -120,21 +120,32 @@ def test_in_bfloat16_latents_are_rounded_once_and_training_gives_nearly_the_same
     assert kept.metrics == pytest.approx(streamed.metrics, rel=0.02)
 
 
-@pytest.mark.parametrize("kind", ["pretrained", "none"])
-def test_images_that_steps_change_are_kept_instead_of_latents_that_would_fit(kind, caplog):
+def place_four(encoder, **settings):
     examples = table([f"patient{i}" for i in range(4)], **tiny.columns(4))
-    encoder = tiny.frozen_encoder("heat")
-    if kind == "none":
-        encoder = FrozenEncoder.abstract({"data_type": "heat", "kind": "none"})
+    return decoder.place(
+        examples,
+        {"train": np.arange(4)},
+        target="label_maps",
+        encoder=encoder,
+        batch_size=tiny.BATCH_SIZE,
+        placement=Placement(parallel=tiny.devices(1), resident_gb=BUDGETS_GB["latents"]),
+        **settings,
+    )
+
+
+def test_images_that_steps_change_are_kept_instead_of_latents_that_would_fit(caplog):
     with caplog.at_level("INFO"):
-        tables, resident = decoder.place(
-            examples,
-            {"train": np.arange(4)},
-            target="label_maps",
-            encoder=encoder,
-            batch_size=tiny.BATCH_SIZE,
-            placement=Placement(parallel=tiny.devices(1), resident_gb=BUDGETS_GB["latents"]),
-            cache_latents=False,
-        )
+        tables, resident = place_four(tiny.frozen_encoder("heat"), cache_latents=False)
     assert resident and set(tables["train"].columns) == {"images", "label_maps"}
-    assert (ENCODER_RUNS in caplog.text) == (kind == "pretrained")
+    assert ENCODER_RUNS in caplog.text
+
+
+@pytest.mark.parametrize("cache_latents", [True, False])
+def test_of_raw_pixels_no_message_says_that_an_encoder_runs(cache_latents, caplog):
+    facts = {"data_type": "heat", "kind": "none"}
+    raw = FrozenEncoder.abstract(facts)
+    raw = raw.with_variables(init(raw.module, rng=jax.random.key(0)))
+    with caplog.at_level("INFO"):
+        tables, resident = place_four(raw, cache_latents=cache_latents)
+    assert resident and ("latents" in tables["train"].columns) == cache_latents
+    assert not any(word in caplog.text.lower() for word in ("encod", "latents"))

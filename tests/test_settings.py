@@ -54,6 +54,17 @@ def test_a_value_that_no_run_can_use_is_refused(field, value, expected):
         settings.resolve(config)
 
 
+@pytest.mark.parametrize(
+    "fields", [{"init_from": ""}, {"train.ema": 0.0}, {"init_from": "", "train.ema": 0.0}]
+)
+def test_without_first_weights_or_without_an_average_nothing_can_be_averaged(fields):
+    config = segment.get_config("fine_tune")
+    settings.resolve(config)
+    config.update_from_flattened_dict(fields)
+    with pytest.raises(ValueError, match="config.average_with_init=True needs config.init_from"):
+        settings.resolve(config)
+
+
 @pytest.mark.parametrize("module", [encoder, classify, segment])
 def test_images_are_augmented_only_if_a_field_of_augment_is_set(module):
     config = module.get_config()
@@ -67,7 +78,6 @@ def test_images_are_augmented_only_if_a_field_of_augment_is_set(module):
     [
         ("model.head", "mean", "config.model.head='mean'.*linear, pooled"),
         ("report.seed", -1, "config.report.seed=-1 must be from 0"),
-        ("average_with_init", True, "=True needs config.init_from"),
         # Only predictions use it.
         ("data.colormap", "jett", "config.data.colormap: unknown colour map 'jett'.*'jet'"),
     ],

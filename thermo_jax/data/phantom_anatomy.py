@@ -147,8 +147,8 @@ PARAMETERS: dict[str, Normal | Uniform | Chance] = {
     "necklace_drop": Uniform(20, 120),
     "scar": Chance(0.12, sides=True),
     "scar_warm": Uniform(-1.2, 1.2),
-    # ---- camera (makers state noise of .04 for the FLIR SC-620 of DMR-IR, .1 to .15 for small
-    # cameras; frames that are colder or warmer towards their edges: seen)
+    # ---- camera (makers state noise of .04 for the FLIR SC-620 of DMR-IR, less for cooled cameras,
+    # .1 to .15 for small ones; in the sample, some frames are colder or warmer at their edges)
     "noise": Uniform(0.01, 0.15),  # sd, degrees C
     "vignette": Normal(0, 0.25),  # degrees C at the edges of the image
 }

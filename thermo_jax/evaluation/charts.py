@@ -131,7 +131,9 @@ def few_shot_figure(
     axis.set_xlim(numbers[0] / 1.15, numbers[-1] * 1.15)
     axis.set_xticks(numbers, [str(number) for number in numbers])
     axis.set_xticks([], minor=True)
-    _finish(axis, "labelled patients for training", measure, columns=len(curves) + len(reference))
+    _finish(
+        axis, "labelled patients for training", measure, columns=2 if reference else len(curves)
+    )
     note = "Small dots: one seed each. Line: their median. Shade: lowest to highest."
     return canvas.save(figure, path, note=note)
 

@@ -30,13 +30,12 @@ def overlay_figure(
 
     Args:
       colormap: of temperatures and gray levels.
-      note: who drew the regions, if readers must know.
+      note: what drew the regions, as in segmented by a model.
     """
     headings = ["thermogram"]
     headings += ["regions"] if prediction.label_map is not None else []
     headings += ["evidence"] if prediction.evidence else []
-    if note and prediction.label_map is not None:
-        note = f"Regions were {note}."
+    note = f"Regions were {note}." if note and prediction.label_map is not None else ""
     note = canvas.wrap(" ".join(filter(None, [note, SIDES_NOTE])), panels=len(headings))
     pixels = prediction.picture.pixels
     shape = pixels.shape[:2]

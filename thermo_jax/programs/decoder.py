@@ -96,7 +96,7 @@ def run(
         tx=tx,
         latents_shape=shape,
         ema=config.train.ema,
-        keeps_start=config.average_with_init,
+        average_with_init=config.average_with_init,
     )
     arrays = {"frozen": encoder.variables, "start": start.variables}
     state = initialise(create_state, rng=jax.random.key(config.seed), **arrays)
@@ -248,14 +248,16 @@ def place(
     is_raw = encoder.facts.get("kind") == "none"
     if not cache_latents and not is_raw:
         logging.info("Steps change the images, so that their latents are not kept.")
-    if not cache_latents or not placement.fits(num_bytes + table_bytes(targets), "The latents"):
+    inputs = "The pixels" if is_raw else "The latents"
+    if not cache_latents or not placement.fits(num_bytes + table_bytes(targets), inputs):
         placed, resident = placement.place(images | targets, sets)
         if not resident:
             logging.info("Images are streamed.")
         if not is_raw:
             logging.info("The encoder runs in every step.")
         return placed, resident
-    logging.info("Encoding %d images once (%.2f GB).", len(examples), num_bytes / 1e9)
+    if not is_raw:
+        logging.info("Encoding %d images once (%.2f GB).", len(examples), num_bytes / 1e9)
     parallel = placement.parallel
     encode = partial(train_decoder.encode_step, encoder=encoder.module)
     with timeline.part("data"):

@@ -13,6 +13,7 @@ import functools
 from collections.abc import Iterator
 from pathlib import Path
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -26,6 +27,7 @@ from thermo_jax.evaluation.tables import PrintedTable
 from thermo_jax.evaluation.wording import DISCLAIMER
 from thermo_jax.inference.predictor import load_model
 from thermo_jax.models.cuts import CHANNELS
+from thermo_jax.models.precision import matmul_precision
 from thermo_jax.programs import decoder_results, reports, settings
 from thermo_jax.programs.stages import (
     Stage,
@@ -120,9 +122,10 @@ def _stages(
                 stage = segmenter.copy_and_resolve_references()
                 stage.encoder.kind = "none" if kind == SHIPPED else kind
                 if kind == SHIPPED:
-                    stage.train.update(config.fine_tune)
                     stage.init_from = SHIPPED
-                    stage.average_with_init = stage.train.ema > 0
+                    stage.average_with_init = config.fine_tune.average_with_init
+                    stage.train.steps = config.fine_tune.steps
+                    stage.train.learning_rate = config.fine_tune.learning_rate
                 stage.encoder.num_kernels = config.stages.encoder.model.num_kernels
                 stage.encoder.workdir = str(workdir / "encoder") if kind == "pretrained" else ""
                 stage.split.max_train_patients = count
@@ -135,16 +138,22 @@ def _miou(folder: Path) -> float:
     return _pooled(next(iter(predictions.named("confusion/").values())))
 
 
-def _untrained(dataset: Dataset, split: Split) -> float:
-    """The mean IoU on the test patients of the model that comes with thermo_jax, as it is."""
-    examples = dataset.load("segment")
-    rows = np.flatnonzero(np.isin(examples.patients, list(split.test)))
-    truth, images = (examples.columns[name][rows] for name in ("scored_label_maps", "images"))
+def _untrained(dataset: Dataset, split: Split) -> float | None:
+    """The mean IoU on the test patients of the model that comes with thermo_jax, as it is.
+
+    It is None if the images have another size than those that this model reads.
+    """
     model = load_model(SHIPPED, dtype="float32")
-    maps = [
-        model(images[row : row + 1], shape=truth.shape[1:])["classes"].argmax(-1)
-        for row in range(len(rows))
-    ]
+    examples = dataset.load("segment")
+    if examples.columns["images"].shape[1:] != model.image_shape:
+        return None
+    rows = examples.rows_of_patients(split.test)
+    truth, images = (examples.columns[name][rows] for name in ("scored_label_maps", "images"))
+    with matmul_precision(model.dtype, platform=jax.default_backend()):
+        maps = [
+            model(images[row : row + 1], shape=truth.shape[1:])["classes"].argmax(-1)
+            for row in range(len(rows))
+        ]
     return _pooled(decoder_results.confusions(truth, np.concatenate(maps)))
 
 
@@ -200,7 +209,8 @@ def _finish(
         + "\n"
     )
     columns = ["encoder", *(f"{n} patients" for n in counts)]
-    note = f"Median of {config.repeats} repeats."
+    note = f"Median of {config.repeats} repeats"
+    note += "." if untrained is None else f"; {UNTRAINED}: one score."
     table = PrintedTable("Mean IoU", columns, rows, note=note)
     sections = [
         Section("Few-shot", [table, Text(validation)]),

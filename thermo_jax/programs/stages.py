@@ -89,7 +89,7 @@ def check_stages(stages: Sequence[Stage], workdir: Path) -> None:
         elif config.encoder.kind == "none":
             check_raw_pixels(config)
             start = config.init_from, config.task, config.data.type
-            if start not in started:  # other fields of a study's decoders are equal
+            if start not in started:  # a study's decoders with equal ones start alike
                 check_start(config)
             started.add(start)
         try:

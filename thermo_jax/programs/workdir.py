@@ -54,8 +54,6 @@ OLD_DEFAULTS: dict[str, Any] = {
     "data.unit": "auto",
     "data.phantom_version": 1,
     "data.endless": False,
-    "fine_tune.learning_rate": 1e-3,
-    "fine_tune.steps": 100,
     "flir.emissivity": 0.0,
     "train.steps": 0,
     "train.weight_decay": 0.0,

@@ -40,7 +40,7 @@ class TrainingPlan:
     """How a run trains: fields of a configuration, which configs/common.py explains.
 
     Attributes:
-      learning_rate: used only in error messages about a loss that is not finite.
+      learning_rate: used only in error messages about numbers that are not finite.
       choose_by: the best epoch has the lowest validation "loss", or the fewest "errors", or is the
         "last" one.
     """
@@ -108,7 +108,8 @@ def fit(
       on_epoch: called with the number of each finished epoch. If a checkpoint is due, its save has
         been started.
     Raises:
-      FloatingPointError: a loss is not finite; nothing of that epoch is saved.
+      FloatingPointError: a loss or, without validation, a weight is not finite; nothing of that
+        epoch is saved.
       Stopped: the run was asked to stop (`preemption.py`). It is saved, also within an epoch.
       UserError: the checkpoint is of other examples or of another model, or the run's processes
         read different examples.

@@ -85,7 +85,7 @@ class Saver(contextlib.AbstractContextManager):
     def __exit__(self, kind: type[BaseException] | None, *_) -> None:
         try:
             # In a run of several processes, all of them must save together, but an error may occur
-            # in this one only. A stop, or a loss that is not finite, occurs in all of them.
+            # in this one only. A stop, or a number that is not finite, occurs in all of them.
             if kind and jax.process_count() > 1 and not issubclass(kind, _OF_ALL_PROCESSES):
                 return
             if kind:

@@ -32,7 +32,7 @@ class TrainState(flax.struct.PyTreeNode):
       frozen: variables that are read but not trained (a decoder's encoder), {} if there are none.
       averaged: the exponential moving average of the variables, {} if none is kept.
       ema: the average's decay, 0 if none is kept. It is not an array.
-      keeps_start: whether the average keeps a share of the initial weights. It is not an array.
+      average_with_init: whether the average keeps a share of the initial weights; not an array.
     """
 
     step: Any
@@ -43,7 +43,7 @@ class TrainState(flax.struct.PyTreeNode):
     frozen: Any = flax.struct.field(default_factory=dict)
     averaged: Any = flax.struct.field(default_factory=dict)
     ema: float = flax.struct.field(pytree_node=False, default=0.0)
-    keeps_start: bool = flax.struct.field(pytree_node=False, default=False)
+    average_with_init: bool = flax.struct.field(pytree_node=False, default=False)
 
     @classmethod
     def create(
@@ -54,7 +54,7 @@ class TrainState(flax.struct.PyTreeNode):
         rng: Key[Array, ""],
         frozen: dict | None = None,
         ema: float = 0.0,
-        keeps_start: bool = False,
+        average_with_init: bool = False,
     ) -> "TrainState":
         """Returns the state before the first step."""
         variables = {name: variables[name] for name in ("params", "batch_stats")}
@@ -66,7 +66,7 @@ class TrainState(flax.struct.PyTreeNode):
             frozen=frozen or {},
             averaged=variables if ema else {},
             ema=ema,
-            keeps_start=keeps_start,
+            average_with_init=average_with_init,
         )
 
     @property
@@ -85,7 +85,9 @@ class TrainState(flax.struct.PyTreeNode):
 
     def without_training(self) -> "TrainState":
         """Returns the state that evaluation reads: `variables` without an optimiser."""
-        return self.replace(opt_state=(), averaged={}, ema=0.0, **self.variables)
+        return self.replace(
+            opt_state=(), averaged={}, ema=0.0, average_with_init=False, **self.variables
+        )
 
     def apply_gradients(
         self, grads: Any, *, tx: optax.GradientTransformation, batch_stats: Any
@@ -105,14 +107,14 @@ class TrainState(flax.struct.PyTreeNode):
     def _average_with(self, new: dict) -> dict:
         """Returns `decay * averaged + (1 - decay) * new`.
 
-        If the average keeps a share of the initial weights, the decay is `ema`, and this share is
-        ema**t after t updates. An average with a trained model's weights is more robust than new
-        weights alone (Wortsman et al. 2022). Else the initial weights are random, and must soon be
-        forgotten: in update t = 0, 1, ... the decay is min(ema, (1 + t) / (10 + t)), as in
-        TensorFlow's ExponentialMovingAverage.
+        With `average_with_init`, the decay is `ema`, so that the initial weights' share is ema**t
+        after t updates: a model that was trained before and is now fine-tuned is more robust if
+        its old weights are averaged with the new ones (Wortsman et al., Robust fine-tuning of
+        zero-shot models, 2022). Without, they are soon forgotten: in update t = 0, 1, ... the decay
+        is min(ema, (1 + t) / (10 + t)), as in TensorFlow's ExponentialMovingAverage.
         """
         decay: Any = self.ema
-        if not self.keeps_start:
+        if not self.average_with_init:
             done = self.step.astype(jax.tree.leaves(new["params"])[0].dtype)
             decay = jnp.minimum(decay, (1 + done) / (10 + done))
         return optax.incremental_update(new, self.averaged, 1 - decay)

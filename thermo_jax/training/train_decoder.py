@@ -237,19 +237,19 @@ def create_state(
     latents_shape: tuple[int, ...],
     frozen: dict,
     ema: float = 0.0,
-    keeps_start: bool = False,
+    average_with_init: bool = False,
     start: dict | None = None,
 ) -> TrainState:
     """Returns the initial state for latents of shape (V, H, W, L). Use it with `state.initialise`.
 
     Args:
       frozen: the encoder's variables.
-      ema, keeps_start: see `TrainState`.
+      ema, average_with_init: see `TrainState`.
       start: variables of a trained decoder, which replace random ones. Some may be absent.
     """
     init_key, step_key = jax.random.split(rng)
     variables = decoder.init(init_key, jnp.zeros((1, *latents_shape)), train=False)
     variables = unflatten_dict(flatten_dict(variables) | flatten_dict(start or {}))
     return TrainState.create(
-        variables, tx=tx, rng=step_key, frozen=frozen, ema=ema, keeps_start=keeps_start
+        variables, tx=tx, rng=step_key, frozen=frozen, ema=ema, average_with_init=average_with_init
     )
