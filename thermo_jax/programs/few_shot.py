@@ -45,7 +45,7 @@ ENCODER_SPLIT = "split_encoder.json"
 KINDS = {
     "pretrained": "CUTS, pretrained",
     "random": "random, frozen",
-    "none": "none: raw pixels",
+    "none": "raw pixels, from scratch",
     SHIPPED: "shipped model, fine-tuned",
 }
 UNTRAINED = "shipped model, as it is"
