@@ -208,7 +208,7 @@ def _finish(
         "\n\n".join([results.facts_text("Run", outcome["run"]), printed, *cautions, DISCLAIMER])
         + "\n"
     )
-    columns = ["encoder", *(f"{n} patients" for n in counts)]
+    columns = ["trained on", *(f"{n} patient{'s' if n > 1 else ''}" for n in counts)]
     note = f"Median of {config.repeats} repeats"
     note += "." if untrained is None else f"; {UNTRAINED}: one score."
     table = PrintedTable("Mean IoU", columns, rows, note=note)
