@@ -30,7 +30,7 @@ def overlay_figure(
 
     Args:
       colormap: of temperatures and gray levels.
-      note: what drew the regions, as in segmented by a model.
+      note: what drew the regions, such as "segmented by a model"; "" if readers need not know.
     """
     headings = ["thermogram"]
     headings += ["regions"] if prediction.label_map is not None else []
