@@ -120,7 +120,7 @@ def test_in_bfloat16_latents_are_rounded_once_and_training_gives_nearly_the_same
     assert kept.metrics == pytest.approx(streamed.metrics, rel=0.02)
 
 
-def place_four(encoder, **settings):
+def place_four(encoder, *, gb=BUDGETS_GB["latents"], **settings):
     examples = table([f"patient{i}" for i in range(4)], **tiny.columns(4))
     return decoder.place(
         examples,
@@ -128,24 +128,32 @@ def place_four(encoder, **settings):
         target="label_maps",
         encoder=encoder,
         batch_size=tiny.BATCH_SIZE,
-        placement=Placement(parallel=tiny.devices(1), resident_gb=BUDGETS_GB["latents"]),
+        placement=Placement(parallel=tiny.devices(1), resident_gb=gb),
         **settings,
     )
 
 
-def test_images_that_steps_change_are_kept_instead_of_latents_that_would_fit(caplog):
-    with caplog.at_level("INFO"):
-        tables, resident = place_four(tiny.frozen_encoder("heat"), cache_latents=False)
+@pytest.fixture
+def messages(monkeypatch):
+    """Return the list of messages that `place` logs from now on."""
+    logged = []
+    monkeypatch.setattr(decoder.logging, "info", lambda text, *args: logged.append(text % args))
+    return logged
+
+
+def test_images_that_steps_change_are_kept_instead_of_latents_that_would_fit(messages):
+    tables, resident = place_four(tiny.frozen_encoder("heat"), cache_latents=False)
     assert resident and set(tables["train"].columns) == {"images", "label_maps"}
-    assert ENCODER_RUNS in caplog.text
+    assert ENCODER_RUNS in messages
 
 
-@pytest.mark.parametrize("cache_latents", [True, False])
-def test_of_raw_pixels_no_message_says_that_an_encoder_runs(cache_latents, caplog):
-    facts = {"data_type": "heat", "kind": "none"}
-    raw = FrozenEncoder.abstract(facts)
+@pytest.mark.parametrize(("cache_latents", "gb"), [(True, 1e-3), (True, 1e-9), (False, 1e-3)])
+def test_of_raw_pixels_no_message_says_that_an_encoder_runs(cache_latents, gb, messages):
+    raw = FrozenEncoder.abstract({"data_type": "heat", "kind": "none"})
     raw = raw.with_variables(init(raw.module, rng=jax.random.key(0)))
-    with caplog.at_level("INFO"):
-        tables, resident = place_four(raw, cache_latents=cache_latents)
-    assert resident and ("latents" in tables["train"].columns) == cache_latents
-    assert not any(word in caplog.text.lower() for word in ("encod", "latents"))
+    tables, resident = place_four(raw, cache_latents=cache_latents, gb=gb)
+    assert resident == (gb == 1e-3)
+    columns = tables["train"].columns if resident else tables["train"]
+    assert ("latents" in columns) == (cache_latents and resident)
+    assert resident or "Images are streamed." in messages
+    assert not any(word in " ".join(messages).lower() for word in ("encod", "latents"))
