@@ -39,6 +39,12 @@ def _build() -> ConfigDict:
     config.reports = True
     # Whether to write a LabelMe file of every thermogram, to correct its regions.
     config.labelme = False
+    # Whether to check that each thermogram shows two breasts from the front. One that seems not to
+    # gets a note, no differences between left and right, and no part in its patient's mean.
+    config.check = True
+    # What the colours of temperatures in the reports mean: "patient" (one scale for all thermograms
+    # of a patient), "thermogram" (a scale of its own for each), or a range in degrees C ("24..36").
+    config.scale = "patient"
     # matplotlib colour map of temperatures in the reports.
     config.colormap = "inferno"
     config.data = ConfigDict()

@@ -30,6 +30,18 @@ def _some_of(names: Sequence[str]) -> Rule:
     return expected, lambda value: value and known >= set(value) and len(set(value)) == len(value)
 
 
+SCALES = ("patient", "thermogram")  # of the colours of temperatures in reports
+
+
+def celsius_range(text: str) -> tuple[float, float] | None:
+    """The numbers of a range such as "24..36"; None if the text is none."""
+    try:
+        low, high = (float(part) for part in text.split(".."))
+    except ValueError:
+        return None
+    return (low, high) if -100 <= low < high <= 200 else None
+
+
 def _are_counts(numbers: Sequence) -> bool:
     return bool(numbers) and all(isinstance(number, int) and number >= 0 for number in numbers)
 
@@ -61,6 +73,10 @@ RULES: dict[str, Rule] = {
     "platforms": _some_of(("cpu", "cuda", "rocm", "tpu")),  # JAX's names
     "repeats": _COUNT,
     "rows": _some_of(ROWS),
+    "scale": (
+        f"one of {', '.join(SCALES)}, or a range in degrees C such as 24..36",
+        lambda value: value in SCALES or celsius_range(value) is not None,
+    ),
     "seed": _SEED,
     "steps_per_dispatch": _COUNT,
     "tasks": _some_of(("classify", "segment")),

@@ -17,7 +17,7 @@ from thermo_jax.configs import few_shot as few_shot_config
 from thermo_jax.configs import segment as segment_config
 from thermo_jax.data.dataset import Dataset, DataSettings
 from thermo_jax.data.thermogram import Thermogram
-from thermo_jax.inference.predictor import SHIPPED_TITLE, load_model
+from thermo_jax.inference.trained_models import SHIPPED_TITLE, load_model
 from thermo_jax.programs import decoder, few_shot
 from thermo_jax.programs.export import export_weights
 from thermo_jax.programs.initial_decoder import Start, own_start, start_caveat, trained_on

@@ -14,8 +14,9 @@ from thermo_jax.data.data_report import DataReport
 from thermo_jax.data.file_listing import FileListing
 from thermo_jax.data.identity import identify
 from thermo_jax.data.picture import Picture
+from thermo_jax.inference.find_models import find_models
 from thermo_jax.inference.inputs import ReadThermogram, Unreadable
-from thermo_jax.inference.predictor import Predictor, find_models
+from thermo_jax.inference.predictor import Predictor
 
 quick_compilation = pytest.fixture(scope="module", autouse=True)(tiny.quick_compilation)
 

@@ -17,7 +17,8 @@ from thermo_jax.configs import export as export_config
 from thermo_jax.configs import few_shot as few_shot_config
 from thermo_jax.configs import predict as predict_config
 from thermo_jax.data.dataset import open_dataset
-from thermo_jax.inference.predictor import SHIPPED_TITLE, Predictor, load_model
+from thermo_jax.inference.predictor import Predictor
+from thermo_jax.inference.trained_models import SHIPPED_TITLE, load_model
 from thermo_jax.programs import few_shot, settings
 from thermo_jax.programs.export import export_weights
 from thermo_jax.training.weights_file import SHIPPED_FILE, read_weights

@@ -7,6 +7,7 @@ encoder -> latents, computed once if they fit on the devices and images are not 
 -> predictions for the test patients, once -> results, pictures
 """
 
+import datetime
 from collections.abc import Callable, Mapping
 from functools import partial
 
@@ -135,6 +136,7 @@ def run(
             "encoder": encoder.facts,
             "examples": examples_id,
             "start": start.title,
+            "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
             "trained_on": trained_on(dataset, examples, sets, start=start),
         },
     )

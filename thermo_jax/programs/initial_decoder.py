@@ -14,7 +14,7 @@ from thermo_jax.data.dataset import PHANTOM, Dataset
 from thermo_jax.data.examples import Examples, image_shape
 from thermo_jax.errors import UserError
 from thermo_jax.files import digest
-from thermo_jax.inference.predictor import SHIPPED_TITLE, Model, load_model
+from thermo_jax.inference.trained_models import SHIPPED_TITLE, Model, load_model
 from thermo_jax.models.frozen import FrozenEncoder
 from thermo_jax.models.operations import NATIVE
 from thermo_jax.programs.frozen_encoder import open_encoder
