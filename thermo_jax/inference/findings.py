@@ -50,7 +50,9 @@ class Finding:
       measurements: from `regions.measure_regions`; empty if no segmenter can read it.
       doubts: why it may not show two breasts from the front, see `plausibility.py`; () if nothing
         speaks against it, or if it was not checked.
-      notes: those of the picture, the doubts, and notes about models that cannot read it or were
+      region_doubts: why the regions that the user's segmenters found cannot be right, although the
+        picture itself is not in doubt.
+      notes: those of the picture, all doubts, and notes about models that cannot read it or were
         not trained on its view.
       is_frontal: whether it may be a frontal view; others have no sides to compare.
       counts: whether the thermogram counts for the patient's mean, which it does if there is no
@@ -65,6 +67,7 @@ class Finding:
     probabilities: dict[str, float]
     measurements: list[RegionMeasurement]
     doubts: tuple[str, ...] = ()
+    region_doubts: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     is_frontal: bool = True
     counts: bool = True
@@ -84,9 +87,11 @@ class Finding:
     def differences(self) -> dict[str, float]:
         """Image left minus image right in degrees C, see `regions.differences`.
 
-        {} if the thermogram is in doubt, or is no frontal view.
+        {} if the thermogram or its regions are in doubt, or if it is no frontal view.
         """
-        return differences(self.measurements) if self.is_frontal and not self.doubts else {}
+        if self.doubts or self.region_doubts or not self.is_frontal:
+            return {}
+        return differences(self.measurements)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
@@ -116,7 +121,8 @@ class Prediction(Finding):
             parts.append(f"probability of sick {self.probability:.3f}")
         if self.label_map is not None:
             parts.append(f"{len(self.measurements)} regions")
-        parts += [f"in doubt: {'; '.join(self.doubts)}"] if self.doubts else []
+        doubts = self.doubts or self.region_doubts
+        parts += [f"in doubt: {'; '.join(doubts)}"] if doubts else []
         return f"Prediction({', '.join(parts)})"
 
     def plot(self, *, colormap: str = "inferno") -> Any:

@@ -43,13 +43,13 @@ def write_index(
     path: str | os.PathLike, entries: Sequence[IndexEntry], settings: PageSettings
 ) -> Path:
     """Writes the page; returns its path."""
-    known = sum(entry.patient.known for entry in entries)
-    images = sum(len(entry.patient.findings) for entry in entries)
-    summary = f"{known} patients" + f", {len(entries) - known} thermograms of nobody known" * (
-        len(entries) > known
-    )
+    known = [entry.patient for entry in entries if entry.patient.known]
+    images = sum(len(patient.findings) for patient in known)
+    summary = f"{_number(len(known), 'patient')} with {_number(images, 'thermogram')}"
+    if unknown := len(entries) - len(known):
+        summary += f", and {_number(unknown, 'thermogram')} whose patient is not known"
     notes = [note_on(settings.models, task=task) for task in ("segment", "classify")]
-    summary = f"{summary}; {images} thermograms. {' '.join(filter(None, notes))}"
+    summary = f"{summary}. {' '.join(filter(None, notes))}"
     table = SortableTable(
         "Patients", ["patient", *COLUMNS], [_entry(entry) for entry in entries], note=NOTE
     )
@@ -77,11 +77,17 @@ def thumbnail_of(overlay: Overlay) -> bytes:
     return file.getvalue()
 
 
+def _number(count: int, noun: str) -> str:
+    return f"{count} {noun}{'s' * (count != 1)}"
+
+
 def _entry(entry: IndexEntry) -> Entry:
     patient = entry.patient
     value, asymmetry, hottest = patient.probability, patient.asymmetry, patient.hottest
     doubts = sum(bool(finding.doubts) for finding in patient.findings)
     notes = [f"{doubts} in doubt"] * bool(doubts)
+    odd = sum(bool(finding.region_doubts) for finding in patient.findings)
+    notes += [f"{odd} with regions in doubt"] * bool(odd)
     notes += [f"{len(patient.unreadable)} unreadable"] * bool(patient.unreadable)
     cells = [
         ("" if value is None else chance(value), value),

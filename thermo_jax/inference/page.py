@@ -37,9 +37,9 @@ from thermo_jax.inference.regions import MEASURES, PAIRS
 
 MEANING = (
     "The probability shows how much a thermogram resembles those of sick patients in the models' "
-    "training data. It says nothing about other patients or cameras, and must not decide a "
-    "treatment."
+    "training data. It says nothing about other patients or cameras."
 )
+LIMIT = "It must not decide a treatment."
 OF_SEVERAL = (
     "Thermograms of one visit are near-copies, so their agreement proves little. The mean is over "
     "all visits, and over the views that the models were trained on."
@@ -164,7 +164,8 @@ def _probability_parts(patient: Patient, settings: PageSettings) -> list[Part]:
 
 def _meaning(settings: PageSettings, *, of_several: bool = False) -> list[Part]:
     """What the probability says, and what it does not say."""
-    sentences = [note_on(settings.models, task="classify"), MEANING, OF_SEVERAL * of_several]
+    about = note_on(settings.models, task="classify") or MEANING
+    sentences = [about, LIMIT, OF_SEVERAL * of_several]
     return [Text(" ".join(filter(None, sentences)), important=True)]
 
 

@@ -39,6 +39,7 @@ from thermo_jax.inference.trained_models import SHIPPED, Model, load_model, load
 from thermo_jax.models.precision import matmul_precision
 
 TASKS = ("segment", "classify")
+NO_DIFFERENCES = "no differences between left and right are given"
 
 
 class Predictor:
@@ -191,16 +192,19 @@ class Predictor:
     def _prediction(self, item, probabilities, evidence, classes, doubts, notes) -> Prediction:
         record, picture = item.record, item.picture
         view_notes, counts = _unseen(record, self.models)
-        label_map, regions = None, []
+        label_map, regions, region_doubts = None, [], []
         if classes:
             mean = grids.from_model(np.mean(classes, axis=0), picture.grid)
             label_map = mean.argmax(-1).astype(np.uint8)
             regions = measure_regions(label_map, picture.temperatures, good=picture.good)
             if self._check is not None and _is_frontal(record):
-                # The user's own segmenters may find other regions than the check did.
-                doubts = list(dict.fromkeys([*doubts, *implausible_places(label_map)]))
+                region_doubts = [] if doubts else implausible_places(label_map)
         if doubts:
             view_notes = [_doubtful(doubts, with_probability=bool(probabilities)), *view_notes]
+        if region_doubts:
+            reasons = ", ".join(region_doubts)
+            text = f"the regions cannot be right ({reasons}): {NO_DIFFERENCES}"
+            view_notes = [text, *view_notes]
         results = {"segment": classes, "classify": probabilities}
         models_notes = [self.note_on(task) for task in TASKS if results[task]]
         return Prediction(
@@ -211,6 +215,7 @@ class Predictor:
             probabilities=probabilities,
             measurements=regions,
             doubts=tuple(doubts),
+            region_doubts=tuple(region_doubts),
             notes=(*notes, *view_notes),
             is_frontal=_is_frontal(record),
             counts=counts and not doubts,
@@ -230,8 +235,8 @@ def _is_frontal(record: Thermogram) -> bool:
 def _doubtful(doubts: Sequence[str], *, with_probability: bool) -> str:
     left_out = ", and its probability is not part of the patient's mean" * with_probability
     return (
-        f"this may not be a frontal view of two breasts ({', '.join(doubts)}): no differences "
-        f"between left and right are given{left_out}"
+        f"this may not be a frontal view of two breasts ({', '.join(doubts)}): {NO_DIFFERENCES}"
+        f"{left_out}"
     )
 
 
