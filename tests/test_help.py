@@ -108,6 +108,7 @@ def test_a_page_with_a_preset_also_shows_the_values_without_it():
     assert '--config.data.protocols  (default ("S", "D"))' in page
 
 
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # in ml_collections
 def test_a_field_with_several_values_can_be_set_as_the_page_says(monkeypatch):
     page = " ".join(help.configuration("export").split())
     flag = re.search(r"parentheses and quotes: '(.*?)'\.", page).group(1)
@@ -190,6 +191,19 @@ def test_a_configuration_file_of_the_user_has_a_page(tmp_path):
     assert '--config.clinic  (default "ours")\n      Clinic whose images these are.' in page
     assert '--config.data.root  (default "/data/ours")\n      Folder of thermograms' in page
     assert page.endswith('  --config.remark  (default "")')
+
+
+def test_a_configuration_file_whose_preset_is_required_has_a_page(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from ml_collections import ConfigDict\n\n\n"
+        "def get_config(name):\n"
+        "    config = ConfigDict()\n"
+        "    config.name = name  # whose images\n"
+        "    return config\n"
+    )
+    page = help.configuration(f"{file}:clinic")
+    assert page.endswith('  --config.name  (default "clinic")\n      whose images')
 
 
 def test_a_terminals_width_is_used_up_to_100_columns(monkeypatch):

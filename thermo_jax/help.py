@@ -1,6 +1,7 @@
 """The pages of `--help`, `--help=NAME` and `--version`."""
 
 import ast
+import contextlib
 import importlib.metadata
 import inspect
 import json
@@ -84,7 +85,12 @@ def show(text: str) -> None:
 
 def version() -> str:
     """The versions of the package, JAX, Flax and Python, in one line."""
-    libraries = [f"{name} {importlib.metadata.version(name)}" for name in ("jax", "flax")]
+    libraries = []
+    for name in ("jax", "flax"):
+        try:
+            libraries.append(f"{name} {importlib.metadata.version(name)}")
+        except importlib.metadata.PackageNotFoundError:
+            libraries.append(f"no {name}")
     python = f"Python {platform.python_version()}"
     return f"thermo_jax {thermo_jax.__version__} ({', '.join([*libraries, python])})"
 
@@ -113,7 +119,9 @@ def configuration(name: str) -> str:
     path, _, preset = find_config(name).partition(":")
     module = load(path)
     fields = list_fields(lambda: module.get_config(*([preset] if preset else [])))
-    without = {field.name: field.value for field in list_fields(module.get_config)}
+    without = {}
+    with contextlib.suppress(TypeError):  # a user's get_config may need its argument
+        without = {field.name: field.value for field in list_fields(module.get_config)}
     width = _width()
     parts = [f"--config={name}"]
     if module.__doc__:

@@ -36,7 +36,7 @@ TRAINING = ("encoder", "classify", "segment")
 CONTINUE = (*TRAINING, "demo", "few_shot", "table1")
 TASKS = (*CONTINUE, "benchmark", "cluster", "convert", "data_report", "export", "predict")
 EXIT_USER_ERROR, EXIT_INTERRUPTED = 2, 130  # a shell's code for Ctrl-C is 130
-_NEEDED = {  # what Python says about a flag's value of the wrong type, and what we say
+_PLAIN = {  # what Python says about a flag's value of the wrong type, and what we say
     r"\('Non-boolean argument to boolean flag', (.*)\)": r"\1 is neither True nor False",
     r"invalid literal for int\(\) with base 10: (.*)": r"\1 is not a whole number",
     r"could not convert string to float: (.*)": r"\1 is not a number",
@@ -175,7 +175,7 @@ def _parse_flags(argv: list[str]) -> list[str]:
         if not own and "Error whilst parsing config file" in str(error):
             raise  # a bug of that file
         reason = own[-1] if own else str(error).splitlines()[0]
-        for said, meant in _NEEDED.items():
+        for said, meant in _PLAIN.items():
             reason = re.sub(said, meant, reason)
         raise UserError(reason) from error
 
