@@ -24,7 +24,8 @@ from thermo_jax.configs import common
 
 def _build() -> ConfigDict:
     config = ConfigDict()
-    config.task = "predict"  # the program
+    # The program, set by the configuration file.
+    config.task = "predict"
     # Thermograms, separated by commas: files, folders (with their subfolders), zips, or patterns
     # such as "clinic/*.csv".
     config.input = ""
@@ -48,11 +49,13 @@ def _build() -> ConfigDict:
     # matplotlib colour map of temperatures in the reports.
     config.colormap = "inferno"
     config.data = ConfigDict()
-    # Unit of temperatures; configs/common.py lists the choices.
+    # Unit of temperatures: "celsius", "fahrenheit", "kelvin", "centikelvin" (kelvin x 100), or
+    # "auto", which recognises it by each image's median.
     config.data.unit = "auto"
     config.flir = common.flir()
     config.model = ConfigDict()
-    # Type in which layers are computed; configs/common.py lists the choices.
+    # Type in which layers are computed: "float32", "tensorfloat32", "bfloat16", or "auto", which is
+    # bfloat16, but float32 on CPUs and on NVIDIA's GPUs before Ampere.
     config.model.dtype = "auto"
     return config
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from thermo_jax.configs.common import ROWS
 from thermo_jax.data.batches import LOADERS
 from thermo_jax.data.dataset import SPLIT_PROTOCOLS
 from thermo_jax.data.layouts import LAYOUTS, RENDER_CHOICES
@@ -15,7 +16,6 @@ from thermo_jax.models.losses import CONTRASTIVE_LOSSES
 from thermo_jax.training.optimizer import SCHEDULES
 from thermo_jax.training.parallel import MODES
 
-ROWS = ("G/G", "G/H", "H/G", "H/H")  # of Table 1: encoder / decoder, in its order
 _KINDS = ("pretrained", "random", "none")  # of encoders
 Rule = tuple[str, Callable[[Any], bool]]  # what a value must be, and a function that checks it
 
