@@ -44,7 +44,7 @@ def grid(
     from matplotlib.figure import Figure
 
     panel_height = panel_inches * shape[0] / shape[1]
-    line, margin = TEXT_INCHES, 0.12  # inches
+    line, margin = TEXT_INCHES, 0.05 * panel_inches  # inches
     header = line * ((1.2 if headings else 0.3) + (1.4 if title else 0))
     footer = line * footer_lines + margin
     width = columns * (panel_inches + margin) + margin

@@ -126,7 +126,7 @@ def _draw(prediction: Prediction, *, colormap: str, scales: Scales, make_figure=
             _mark_spots(axis, prediction.measurements, shape=shape)
         else:
             image = _paint_evidence(axis, prediction, extent=extent, limit=scales.evidence)
-            title = "part of the logit per 1 % of the image: orange for sick, purple for healthy"
+            title = "logit per 1 % of the image; orange: for sick, purple: for healthy"
             parts[-1].append(_scale(figure, axis, image, title=title))
     if prediction.label_map is not None:
         patches = figures.class_patches(_classes(prediction.label_map))
