@@ -83,11 +83,11 @@ class Provenance(NamedTuple):
 def describe(model: Model) -> Provenance:
     """The provenance of a model; its results are read from its workdir or file."""
     scores = scores_of(model)
-    is_synthetic = _is_synthetic(model.meta)
+    is_synthetic = model.is_shipped or _is_synthetic(model.meta)
     return Provenance(
         name=model.name,
         task=model.task,
-        trained_on=_trained_on(model.meta),
+        trained_on=SYNTHETIC if is_synthetic else _trained_on(model.meta),
         trained=model.meta.get("date") or NOT_RECORDED,
         version=_version(model),
         score=SHIPPED_SCORE if model.is_shipped else _score(scores, is_synthetic=is_synthetic),
@@ -135,8 +135,6 @@ def _trained_on(meta: Mapping[str, Any]) -> str:
     seen = meta.get("trained_on")
     if not seen:
         return "published weights" if "imported" in meta else NOT_RECORDED
-    if _is_synthetic(meta):
-        return SYNTHETIC
     parts = []
     for one in seen:
         if one is None:
