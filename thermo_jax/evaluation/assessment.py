@@ -74,10 +74,11 @@ def assess_classification(
         count every image or patient once; the other counts are means over repeats;
       "reliability": {unit: ReliabilityCurve}, of the rows of all repeats, the counts divided by
         the number of repeats;
+      "roc": {"patient": RocCurve};
       "subsets": {subset: measures per image at 0.5 with "interval"};
       "cautions": sentences about baselines whose score is within the model's interval.
     """
-    outcome: dict[str, Any] = {"classification": {}, "reliability": {}, "subsets": {}}
+    outcome: dict[str, Any] = {"classification": {}, "reliability": {}, "roc": {}, "subsets": {}}
     for name, unit in units(predictions).items():
         weights = bootstrap.patient_weights(unit.patients, samples=samples, seed=seed)
         scores, baselines = unit.columns["probabilities"], unit.named("baseline/")
@@ -89,6 +90,8 @@ def assess_classification(
         curve = operating.reliability_curve(scores, unit.columns["labels"])
         count = _per_repeat(curve.count, len(np.unique(unit.repeats)))
         outcome["reliability"][name] = curve._replace(count=count)
+        if name == "patient":
+            outcome["roc"][name] = _roc_curve(unit, weights)
         if name == "image":
             for subset, members in operating.subsets(unit).items():
                 part = unit.take(np.flatnonzero(members))
@@ -128,6 +131,15 @@ def _measured(unit: Predictions, scores, weights, *, thresholds=0.5) -> dict[str
     interval |= {name: (bootstrap.perfect_bound(trials[name]), 1.0) for name in perfect}
     patients = len(np.unique(unit.patients))
     return measures | {"interval": interval, "perfect": perfect, "patients": patients}
+
+
+def _roc_curve(unit: Predictions, weights: np.ndarray) -> operating.RocCurve:
+    columns = {"scores": unit.columns["probabilities"], "labels": unit.columns["labels"]}
+    curve, band = _estimated(
+        metrics.sensitivities, columns, repeats=_rows_by_repeat(unit), weights=weights
+    )
+    low, high = np.transpose(band["sensitivity"])
+    return operating.RocCurve(metrics.FALSE_POSITIVE_RATES, curve["sensitivity"], low, high)
 
 
 def _estimated(

@@ -12,6 +12,7 @@ from thermo_jax.data.examples import Examples
 from thermo_jax.data.thermogram import CLASS_NAMES, LABEL_NAMES
 from thermo_jax.evaluation import assessment, baselines, charts, figures, metrics
 from thermo_jax.evaluation.predictions import Predictions
+from thermo_jax.evaluation.results import estimates
 from thermo_jax.evaluation.tables import PrintedTable
 from thermo_jax.programs import reports
 from thermo_jax.programs.frozen_encoder import row_name
@@ -242,15 +243,20 @@ def _identities(predictions: Predictions) -> dict[str, np.ndarray]:
 
 
 def classification_charts(folder: Path, outcomes: dict[str, dict], *, title: str) -> list[Path]:
-    """Reliability and confusion of one or more rows, per patient."""
-    counts = {
-        row: measures["classification"]["patient"][row]["counts"]
-        for row, measures in outcomes.items()
-    }
+    """Reliability, ROC curve and confusion of one or more rows, per patient."""
+    rows = {row: values["classification"]["patient"][row] for row, values in outcomes.items()}
+    counts = {row: measures["counts"] for row, measures in rows.items()}
     return [
         charts.reliability_figure(
             folder / "reliability.png",
             {row: tuple(measures["reliability"]["patient"]) for row, measures in outcomes.items()},
+            title=f"{title}, per patient",
+        ),
+        charts.roc_figure(
+            folder / "roc.png",
+            {row: values["roc"]["patient"] for row, values in outcomes.items()},
+            aurocs={row: estimates(values, ["auroc"])[0] for row, values in rows.items()},
+            points={row: (1 - v["specificity"], v["recall"]) for row, v in rows.items()},
             title=f"{title}, per patient",
         ),
         charts.confusion_figure(

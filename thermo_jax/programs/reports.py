@@ -38,6 +38,7 @@ CAPTIONS = {
     "clusters_pixels": "Clusters of raw pixel values, named by the annotations.",
     "evidence": "Evidence for sick and for healthy: each pixel's exact part of the logit.",
     "reliability": "Reliability: the share of sick patients against the predicted probability.",
+    "roc": "ROC curve per patient, with the 95 % band of its sensitivity at each specificity.",
     "confusion_classification": "Confusion matrix per patient at 0.5; truth in rows; of several "
     "repeats, the mean.",
     "confusion_segmentation": "Confusion of regions, in shares of the true region; truth in rows.",
