@@ -49,7 +49,7 @@ def units(predictions: Predictions) -> dict[str, Predictions]:
     means = {
         name: np.clip(np.bincount(row, weights=column) / counts, 0.0, 1.0)
         for name, column in predictions.columns.items()
-        if name == "probabilities" or name.startswith("baseline/")
+        if name == "probabilities" or name.startswith(("member/", "baseline/"))
     }
     patients = predictions.take(first)
     patients = dataclasses.replace(
@@ -67,11 +67,12 @@ def assess_classification(
       samples: bootstrap resamples of patients.
     Returns:
       "classification": {unit: {row name: measures with "interval"}}; the rows are the model at 0.5,
-        then at the operating points chosen on validation data, then the baselines. If the models
-        of several folds have different thresholds, "threshold" is NaN and "thresholds" contains
-        the threshold of each model. "perfect" names the measures that are 1 in every resample; the
-        lower end of their interval is `bootstrap.perfect_bound`. In "counts", n, sick and healthy
-        count every image or patient once; the other counts are means over repeats;
+        then at the operating points chosen on validation data, then the members of an ensemble,
+        then the baselines. If the models of several folds have different thresholds, "threshold" is
+        NaN and "thresholds" contains the threshold of each model. "perfect" names the measures that
+        are 1 in every resample; the lower end of their interval is `bootstrap.perfect_bound`. In
+        "counts", n, sick and healthy count every image or patient once; the other counts are means
+        over repeats;
       "reliability": {unit: ReliabilityCurve}, of the rows of all repeats, the counts divided by
         the number of repeats;
       "roc": {"patient": RocCurve};
@@ -85,7 +86,8 @@ def assess_classification(
         rows = {row: _measured(unit, scores, weights)}
         for point, thresholds in unit.named(f"threshold/{name}, ").items():
             rows[f"{row} at {point}"] = _measured(unit, scores, weights, thresholds=thresholds)
-        rows |= {key: _measured(unit, values, weights) for key, values in baselines.items()}
+        others = unit.named("member/") | baselines
+        rows |= {key: _measured(unit, values, weights) for key, values in others.items()}
         outcome["classification"][name] = rows
         curve = operating.reliability_curve(scores, unit.columns["labels"])
         count = _per_repeat(curve.count, len(np.unique(unit.repeats)))
@@ -242,6 +244,8 @@ def cautions(
     rivals = [
         f"{name} ({rows[name]['auroc']:.3f})" for name in baselines if rows[name]["auroc"] >= low
     ]
+    if not baselines:
+        return [f"{start}. No baseline that sees no anatomy was fitted."]
     if not rivals:
         return [f"{start}; no baseline that sees no anatomy comes within this interval."]
     *others, last = rivals

@@ -135,7 +135,7 @@ def run(
             "encoder": encoder.facts,
             "examples": examples_id,
             "start": start.title,
-            "trained_on": trained_on(dataset, examples, sets, start=start),
+            "trained_on": trained_on(dataset, examples, sets, start=start, task=config.task),
         },
     )
     # ----------------------------------------------------------------- predictions and the results
@@ -159,7 +159,7 @@ def run(
             config,
             workdir=workdir,
             sets=parts,
-            gray=_gray(dataset, parts) if config.task == "classify" else None,
+            gray=gray_images(dataset, parts) if config.task == "classify" else None,
             predictions=predictions,
             trained=trained,
             encoder_caveat=caveat,
@@ -205,7 +205,7 @@ def fewer_patients(patients: set[str], split_settings: SplitSettings, *, seed: i
     return {names[i] for i in rng.permutation(len(names))[:count]}
 
 
-def _gray(dataset: Dataset, parts: Mapping[str, Examples]) -> dict[str, np.ndarray]:
+def gray_images(dataset: Dataset, parts: Mapping[str, Examples]) -> dict[str, np.ndarray]:
     """The gray images of a classifier's sets, by role, for the baselines.
 
     If an image has no gray version, the run's own images are returned, although the colours of a

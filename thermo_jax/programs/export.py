@@ -57,11 +57,11 @@ def export_weights(model: Model, path: str | Path) -> list[Path]:
     variables = {"model": model.variables, "encoder": model.encoder.variables}
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_weights(path, variables, meta | {"scores": _scores(model)})
+    write_weights(path, variables, meta | {"scores": run_scores(model)})
     return [path]
 
 
-def _scores(model: Model) -> dict[str, Any]:
+def run_scores(model: Model) -> dict[str, Any]:
     """The measures in the results of the model's run, {} if there are none."""
     if "scores" in model.meta:  # of a file of weights
         return model.meta["scores"]

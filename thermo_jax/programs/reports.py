@@ -90,8 +90,8 @@ def result_sections(outcome: Mapping[str, Any]) -> list[Section]:
             tables["Per image, within subsets with both diagnoses"] = outcome["subsets"]
         parts = [classification_table(title, rows) for title, rows in tables.items()]
         rows = [row for table in tables.values() for row in table.values()]
-        note = f"{INTERVALS} {PERFECT}" if any(row["perfect"] for row in rows) else INTERVALS
-        sections.append(Section("Classification", [*parts, Text(note)]))
+        notes = [INTERVALS, PERFECT * any(row["perfect"] for row in rows), outcome.get("note", "")]
+        sections.append(Section("Classification", [*parts, Text(" ".join(filter(None, notes)))]))
     if "segmentation" in outcome:
         sections.append(Section("Segmentation", _segmentation_parts(outcome)))
     return sections
