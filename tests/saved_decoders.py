@@ -34,13 +34,11 @@ def save_decoder(
     seed: int = 0,
     finished: bool = True,
     mirror_average: bool = False,
-    trained_on: list | None = None,
     **data: Any,
 ) -> Path:
     """Writes a checkpoint with random weights, as the last epoch of a run does.
 
     Args:
-      trained_on: what the checkpoint says about the patients; None for one of earlier versions.
       data: fields of `config.data` that differ from the shipped ones.
     """
     config = tiny.decoder_config(task, row)
@@ -62,8 +60,6 @@ def save_decoder(
         "finished": finished,
         "epoch": 3,
     }
-    if trained_on is not None:
-        meta["trained_on"] = trained_on
     with Checkpoints(workdir) as checkpoints:
         checkpoints.save(state, encoder=encoder.variables, meta=meta, value=0.0)
     return workdir

@@ -311,3 +311,9 @@ def test_the_roc_curve_of_several_repeats_is_their_vertical_mean():
     ]
     both, *singles = (curves["patient"].sensitivity for curves in assessed)
     np.testing.assert_allclose(both, np.mean(singles, axis=0))
+
+
+def test_without_baselines_the_caution_does_not_compare_with_them():
+    found = judged([f"{i:02d}" for i in range(20)], [0, 1] * 10, [0.1, 0.9] * 10)
+    (sentence,) = assessment.assess_classification(found, row="H/H", **SAMPLING)["cautions"]
+    assert sentence.endswith("No baseline that sees no anatomy was fitted.")

@@ -1,6 +1,7 @@
 """Program `evaluate`: who is tested, which scores are shown, and what the pages say."""
 
 import csv
+import dataclasses
 import json
 import shutil
 
@@ -18,7 +19,6 @@ from thermo_jax.data.phantom import write_phantom
 from thermo_jax.evaluation import assessment, metrics
 from thermo_jax.evaluation.predictions import Predictions
 from thermo_jax.files import digest
-from thermo_jax.inference.predictor import load_model
 from thermo_jax.programs import evaluate
 from thermo_jax.training.known_images import image_digests, trained_with
 
@@ -59,6 +59,12 @@ def config_of(data, *models, **fields):
 
 
 @pytest.fixture(scope="module")
+def loaded(models):
+    """These models by name."""
+    return {model.name: model for model in evaluate.load_models([models], dtype="float32")}
+
+
+@pytest.fixture(scope="module")
 def run(data, models, tmp_path_factory):
     """The workdir and the results of an evaluation of all four models."""
     workdir = tmp_path_factory.mktemp("out")
@@ -89,13 +95,13 @@ def test_an_ensemble_averages_probabilities_and_each_model_has_a_row_of_its_own(
         assert "histogram" in rows and "at best" not in " ".join(rows)
 
 
-def test_the_label_map_of_an_ensemble_has_the_classes_of_the_mean_probabilities(run, models, data):
+def test_the_label_map_of_an_ensemble_has_the_classes_of_the_mean_probabilities(run, loaded, data):
     workdir, outcome = run
     probabilities = []
     for letter, data_type, downscale in (("H", "heat", 4), ("G", "gray", 16)):
         settings = DataSettings(root=str(data), type=data_type, downscale=downscale, loader="numpy")
         examples = open_dataset(settings).load("segment")
-        model = load_model(models / f"segment_{letter}")
+        model = loaded[f"segment_{letter}"]
         probabilities.append(model(examples.columns["images"][:2], shape=(30, 40))["classes"])
     expected = np.mean(jax.device_get(probabilities), axis=0).argmax(-1)
     saved = Predictions.load(workdir / "predictions_segment.npz").columns["label_maps"][:2]
@@ -149,25 +155,20 @@ def test_the_page_says_on_whom_the_baselines_were_fitted(run):
         assert evaluate.FITTED in " ".join((workdir / name).read_text().split()), name
 
 
-def test_with_few_patients_of_a_diagnosis_the_baselines_are_left_out_and_the_page_says_so(
-    data, models, tmp_path
-):
-    few = tmp_path / "few"
-    shutil.copytree(data, few, ignore=shutil.ignore_patterns(*PATIENTS[8:]))
-    outcome = main.run(config_of(few, models / "classify_H"), tmp_path / "out")
-    rows = outcome["classification"]["patient"]
-    assert list(rows) == ["classify_H"]
-    assert "the folder has 4 healthy and 4 sick ones" in outcome["note"]
-    assert "comes within this interval" not in " ".join(outcome["cautions"])
+def test_with_few_patients_of_a_diagnosis_the_baselines_are_left_out(dataset):
+    few = [record for record in dataset.records if record.patient <= "0008"]
+    few = dataclasses.replace(dataset, records=few)
+    scores, note = evaluate._baselines(few, few.load("classify"))
+    assert not scores and "the folder has 4 healthy and 4 sick ones" in note
 
 
-def test_the_thresholds_of_the_models_own_run_are_shown(data, models, tmp_path):
-    workdir = shutil.copytree(models / "classify_H", tmp_path / "model")
+def test_the_thresholds_of_the_models_own_run_are_shown(loaded, tmp_path):
     chosen = {f"H/H at {assessment.TUNED}": {"threshold": 0.25}, "H/H": {"threshold": 0.5}}
     chosen |= {f"H/H at {assessment.SENSITIVE}": {"threshold": None}}  # was NaN
-    (workdir / "results.json").write_text(json.dumps({"classification": {"patient": chosen}}))
-    thresholds = evaluate.own_thresholds(load_model(workdir))
-    assert thresholds == {f"patient, {assessment.TUNED}": 0.25}
+    (tmp_path / "results.json").write_text(json.dumps({"classification": {"patient": chosen}}))
+    model = loaded["classify_H"]._replace(source=tmp_path)
+    assert evaluate.own_thresholds(model) == {f"patient, {assessment.TUNED}": 0.25}
+    assert evaluate.own_thresholds(loaded["classify_H"]) == {}  # its run wrote no results
 
 
 # --------------------------------------------------------------------------------------------------
@@ -186,76 +187,70 @@ def seen_in(dataset, *patients, data=None, images=(), synthetic=False):
     }
 
 
-def sets_of(data, folder, **fields):
-    """The sets that are evaluated, without evaluating them."""
-    config = config_of(data, folder, **fields)
-    models = evaluate.load_models([folder], dtype="float32")
+def sets_of(data, *models, **fields):
+    """The one set that these models are evaluated on."""
+    config = config_of(data, **fields)
     (found,) = evaluate.tested_sets(config, models, evaluate.open_datasets(config, models))
     return found
 
 
-def test_patients_who_trained_the_model_are_left_out(data, dataset, tmp_path):
+def trained(model, *runs):
+    """The same model, whose checkpoint says this about the patients who trained it."""
+    return model._replace(meta=model.meta | {"trained_on": list(runs)})
+
+
+def test_patients_who_trained_the_model_are_left_out(data, dataset, loaded):
     run = seen_in(dataset, "0001", "0002")
-    found = sets_of(data, save_decoder(tmp_path / "a", "classify", trained_on=[run]))
+    found = sets_of(data, trained(loaded["classify_H"], run))
     assert found.patients == set(PATIENTS) - {"0001", "0002"}
     assert (found.left_out, found.doubtful) == (2, [])
 
 
-def test_a_copied_or_changed_folder_is_recognised_by_its_images(data, dataset, tmp_path):
+def test_a_copied_or_changed_folder_is_recognised_by_its_images(data, dataset, loaded):
     images = dataset.load("classify").columns["images"]
     run = seen_in(dataset, "0001", data="other", images=image_digests(images[2:5]))
-    found = sets_of(data, save_decoder(tmp_path / "a", "classify", trained_on=[run]))
+    found = sets_of(data, trained(loaded["classify_H"], run))
     assert found.patients == set(PATIENTS) - {"0003", "0004", "0005"}
-    assert [model.name for model in found.doubtful] == ["a"]  # they may have other images
+    assert [model.name for model in found.doubtful] == ["classify_H"]  # of other images
 
 
-def test_synthetic_bodies_are_no_patients_but_a_classifier_of_them_is_marked(
-    data, dataset, tmp_path
-):
+def test_synthetic_bodies_are_no_patients_but_a_classifier_of_them_is_marked(data, dataset, loaded):
     run = seen_in(dataset, "0001", data="phantom", synthetic=True)
-    for task in ("classify", "segment"):
-        found = sets_of(data, save_decoder(tmp_path / task, task, trained_on=[run]))
+    for task, marked in (("classify", [f"classify_H was {evaluate.SYNTHETIC}."]), ("segment", [])):
+        found = sets_of(data, trained(loaded[f"{task}_H"], run))
         assert found.patients == set(PATIENTS)
-        marked = [f"{task} was {evaluate.SYNTHETIC}."] if task == "classify" else []
         assert evaluate._cautions(found) == marked
 
 
-def test_a_run_on_all_patients_leaves_nobody_to_test(data, dataset, tmp_path):
-    folder = save_decoder(tmp_path / "a", "classify", trained_on=[seen_in(dataset, *PATIENTS)])
-    with pytest.raises(ValueError, match="all 12 patients who could be used to classify trained a"):
-        main.run(config_of(data, folder), tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+def test_a_run_on_all_patients_leaves_nobody_to_test(data, dataset, loaded):
+    model = trained(loaded["classify_H"], seen_in(dataset, *PATIENTS))
+    with pytest.raises(ValueError, match="all 12 patients who could be used to classify trained"):
+        sets_of(data, model)
 
 
-def test_a_split_file_restricts_the_patients_to_its_test_set(data, models, tmp_path):
+def test_a_split_file_restricts_the_patients_to_its_test_set(data, loaded, tmp_path):
     file = tmp_path / "split.json"
     sets = {"train": [], "val": ["0001"], "test": ["0002", "0005", "0099"]}
     file.write_text(json.dumps(sets))
-    folder = models / "segment_G"
-    assert sets_of(data, folder, split_file=str(file)).patients == {"0002", "0005"}
+    model = loaded["segment_G"]
+    assert sets_of(data, model, split_file=str(file)).patients == {"0002", "0005"}
     file.write_text(json.dumps(sets | {"test": ["0099"]}))
     with pytest.raises(ValueError, match="split.json: none of its test patients has a thermogram"):
-        sets_of(data, folder, split_file=str(file))
+        sets_of(data, model, split_file=str(file))
 
 
 def test_an_ensemble_is_tested_on_the_thermograms_that_all_of_its_models_read(
-    data, models, tmp_path
+    data, loaded, tmp_path
 ):
     part = shutil.copytree(data, tmp_path / "part")
-    for path in part.glob("0003/*_snap.jpg"):
+    for path in (*part.glob("0003/*_snap.jpg"), *part.glob("0003/*.txt")):
         path.unlink()
-    for path in part.glob("0003/*.txt"):
-        path.unlink()
-    config = config_of(part, models / "classify_H", models / "classify_G")
-    members = evaluate.load_models(config.models.split(","), dtype="float32")
-    (found,) = evaluate.tested_sets(config, members, evaluate.open_datasets(config, members))
+    found = sets_of(part, loaded["classify_H"], loaded["classify_G"])
     heat, gray = found.examples
     assert heat.names.tolist() == gray.names.tolist()
     assert found.patients == set(PATIENTS) - {"0003"}
-    assert (heat.columns["images"].shape[1:], gray.columns["images"].shape[1:]) == (
-        (30, 40, 3),
-        (30, 40, 1),
-    )
+    shapes = [examples.columns["images"].shape[1:] for examples in found.examples]
+    assert shapes == [(30, 40, 3), (30, 40, 1)]
 
 
 def test_an_image_is_recognised_by_its_pixels():
@@ -284,7 +279,8 @@ def test_the_test_patients_of_a_run_have_exactly_the_scores_of_that_run(module, 
     config.model.unet_width = 2
     trained = main.run(config, tmp_path / "run")
     outcome = main.run(config_of(data, tmp_path / "run"), tmp_path / "out")
-    assert outcome["run"][f"left out to {config.task}"].startswith("8 patients who trained the")
+    left_out = outcome["run"][evaluate.NOT_USED[config.task]]
+    assert left_out.startswith("8 patients, who trained the ")
     if module is segment:
         np.testing.assert_equal(outcome["segmentation"], trained["segmentation"])
         return

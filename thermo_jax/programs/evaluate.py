@@ -44,6 +44,7 @@ NOT_FITTED = (
 UNKNOWN = "trained on other data: whether it saw these patients is not known"
 SYNTHETIC = "trained on synthetic bodies only: its probabilities are about phantoms"
 MODELS = {"classify": "classifier", "segment": "segmenter"}  # by task
+NOT_USED = {"classify": "not classified", "segment": "not segmented"}
 USABLE = {"classify": "with a diagnosis", "segment": "annotated"}
 Results = dict[str, np.ndarray]  # of `train_decoder.predict_step`
 
@@ -214,8 +215,9 @@ def _diagnosed(
     else:
         for model, results in zip(tested.models, of_models, strict=True):
             columns[f"member/{model.name} alone"] = np.float64(results["probabilities"])
-    scores, note = _baselines(tested.datasets[0], examples)
-    columns |= {f"baseline/{name}": values for name, values in scores.items()}
+    scores, note = _baselines(tested.datasets[0], tested.everyone)
+    rows = tested.everyone.rows_of(examples.names)
+    columns |= {f"baseline/{name}": values[rows] for name, values in scores.items()}
     return dataclasses.replace(scored, columns=columns), note
 
 
@@ -234,15 +236,15 @@ def own_thresholds(model: Model) -> dict[str, float]:
     return points
 
 
-def _baselines(dataset: Dataset, tested: Examples) -> tuple[dict[str, np.ndarray], str]:
-    """The baselines' scores of the tested images, and a sentence that says how they were fitted."""
-    everyone = dataset.load("classify")
+def _baselines(dataset: Dataset, everyone: Examples) -> tuple[dict[str, np.ndarray], str]:
+    """The baselines' scores of all images, and a sentence that says how they were fitted."""
     labels = everyone.columns["labels"]
     diagnosis = dict(zip(everyone.patients.tolist(), labels.tolist(), strict=True))
     counts = Counter(diagnosis.values())
     if min(counts[HEALTHY], counts[SICK]) < FOLDS:
         return {}, NOT_FITTED.format(healthy=counts[HEALTHY], sick=counts[SICK])
-    fold_of = splits.patient_folds(dataset.select("classify"), folds=FOLDS, seed=0)
+    records = [record for record in dataset.records if record.patient in diagnosis]
+    fold_of = splits.patient_folds(records, folds=FOLDS, seed=0)
     gray = gray_images(dataset, {"all": everyone})["all"]
     scores = baselines.out_of_fold_scores(
         decoder_results.baseline_features(everyone, gray),
@@ -251,8 +253,7 @@ def _baselines(dataset: Dataset, tested: Examples) -> tuple[dict[str, np.ndarray
     )
     if np.isnan(everyone.mean_temperatures).all():
         del scores["mean temperature"]
-    rows = everyone.rows_of(tested.names)
-    return {name: values[rows] for name, values in scores.items()}, FITTED
+    return scores, FITTED
 
 
 def _members(
@@ -310,7 +311,6 @@ def _facts(config: ConfigDict, sets: Sequence[Tested]) -> dict[str, str]:
             f"{len(tested.examples[0])} {USABLE[tested.task]} ({len(tested.patients)} patients)"
         )
         if tested.left_out:
-            facts[f"left out to {tested.task}"] = (
-                f"{tested.left_out} patients who trained the {kind}{'s' * (count > 1)}"
-            )
+            models = f"the {kind}s" if count > 1 else f"the {kind}"
+            facts[NOT_USED[tested.task]] = f"{tested.left_out} patients, who trained {models}"
     return facts

@@ -41,6 +41,7 @@ class Tested(NamedTuple):
       models: an ensemble if there are several.
       datasets: the data set as each of the models reads it.
       examples: the same thermograms, in the same order, as each of the models reads them.
+      everyone: also the thermograms of other patients, as the first model reads them.
       left_out: the number of patients who are left out because they trained one of the models.
       doubtful: the models of which it is not known whether they saw these patients.
     """
@@ -49,6 +50,7 @@ class Tested(NamedTuple):
     models: list[Model]
     datasets: list[Dataset]
     examples: list[Examples]
+    everyone: Examples
     left_out: int
     doubtful: list[Model]
 
@@ -96,6 +98,7 @@ def _tested(
     names = ", ".join(model.name for model in models)
     readings = [Reading.of(model) for model in models]
     loaded = {reading: datasets[reading].load(task) for reading in dict.fromkeys(readings)}
+    everyone = loaded[readings[0]]
     loaded = _shared(loaded, names=names)
     if config.split_file:
         loaded = _of_patients(loaded, Split.load(folder_path(config.split_file)).test)
@@ -126,6 +129,7 @@ def _tested(
         models=models,
         datasets=[datasets[reading] for reading in readings],
         examples=[loaded[reading] for reading in readings],
+        everyone=everyone,
         left_out=len(trained),
         doubtful=doubtful,
     )

@@ -171,7 +171,7 @@ def trained_on(
     sets: Mapping[str, np.ndarray],
     *,
     start: Start,
-    task: str = "segment",
+    task: str,
 ) -> list[dict | None]:
     """The patients whose labels a decoder has seen, also before this run; saved with checkpoints.
 
