@@ -228,11 +228,12 @@ def own_thresholds(model: Model) -> dict[str, float]:
     """
     points = {}
     for unit, rows in run_scores(model).get("classification", {}).items():
-        for name, measures in rows.items():
-            point = name.rpartition(" at ")[2]
-            is_chosen = point in (assessment.TUNED, assessment.SENSITIVE)
-            if is_chosen and isinstance(measures.get("threshold"), float):
-                points[f"{unit}, {point}"] = measures["threshold"]
+        for point in (assessment.TUNED, assessment.SENSITIVE):
+            chosen = [
+                m.get("threshold") for name, m in rows.items() if name.endswith(f" at {point}")
+            ]
+            if chosen and isinstance(chosen[0], float):  # not the NaN of several folds
+                points[f"{unit}, {point}"] = chosen[0]
     return points
 
 
