@@ -34,7 +34,16 @@ _WORKDIR = flags.DEFINE_string("workdir", "", "Folder for everything that the ru
 # Values of config.task: a module of thermo_jax.programs, or one of the two kinds of decoders.
 TRAINING = ("encoder", "classify", "segment")
 CONTINUE = (*TRAINING, "demo", "few_shot", "table1")
-TASKS = (*CONTINUE, "benchmark", "cluster", "convert", "data_report", "export", "predict")
+TASKS = (
+    *CONTINUE,
+    "benchmark",
+    "cluster",
+    "convert",
+    "data_report",
+    "evaluate",
+    "export",
+    "predict",
+)
 EXIT_USER_ERROR, EXIT_INTERRUPTED = 2, 130  # a shell's code for Ctrl-C is 130
 _PLAIN = {  # what Python says about a flag's value of the wrong type, and what we say
     r"\('Non-boolean argument to boolean flag', (.*)\)": r"\1 is neither True nor False",

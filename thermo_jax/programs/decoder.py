@@ -137,7 +137,7 @@ def run(
             "examples": examples_id,
             "start": start.title,
             "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-            "trained_on": trained_on(dataset, examples, sets, start=start),
+            "trained_on": trained_on(dataset, examples, sets, start=start, task=config.task),
         },
     )
     # ----------------------------------------------------------------- predictions and the results
@@ -161,7 +161,7 @@ def run(
             config,
             workdir=workdir,
             sets=parts,
-            gray=_gray(dataset, parts) if config.task == "classify" else None,
+            gray=gray_images(dataset, parts) if config.task == "classify" else None,
             predictions=predictions,
             trained=trained,
             encoder_caveat=caveat,
@@ -207,7 +207,7 @@ def fewer_patients(patients: set[str], split_settings: SplitSettings, *, seed: i
     return {names[i] for i in rng.permutation(len(names))[:count]}
 
 
-def _gray(dataset: Dataset, parts: Mapping[str, Examples]) -> dict[str, np.ndarray]:
+def gray_images(dataset: Dataset, parts: Mapping[str, Examples]) -> dict[str, np.ndarray]:
     """The gray images of a classifier's sets, by role, for the baselines.
 
     If an image has no gray version, the run's own images are returned, although the colours of a
