@@ -19,6 +19,7 @@ from thermo_jax.data.phantom import write_phantom
 from thermo_jax.evaluation import assessment, metrics
 from thermo_jax.evaluation.predictions import Predictions
 from thermo_jax.files import digest
+from thermo_jax.inference.provenance import ABOUT_PHANTOMS
 from thermo_jax.programs import evaluate
 from thermo_jax.training.known_images import image_digests, trained_with
 
@@ -216,7 +217,7 @@ def test_a_copied_or_changed_folder_is_recognised_by_its_images(data, dataset, l
 
 def test_synthetic_bodies_are_no_patients_but_a_classifier_of_them_is_marked(data, dataset, loaded):
     run = seen_in(dataset, "0001", data="phantom", synthetic=True)
-    for task, marked in (("classify", [f"classify_H was {evaluate.SYNTHETIC}."]), ("segment", [])):
+    for task, marked in (("classify", [f"classify_H {ABOUT_PHANTOMS}."]), ("segment", [])):
         found = sets_of(data, trained(loaded[f"{task}_H"], run))
         assert found.patients == set(PATIENTS)
         assert evaluate._cautions(found) == marked

@@ -42,7 +42,7 @@ def read_array(
       UserError: it contains no numbers, or its shape is that of no thermogram.
       DataError: the temperatures are not those of a body, or the picture is too small or large.
     """
-    if not hasattr(array, "__array__"):
+    if not (hasattr(array, "__array__") or hasattr(array, "__array_interface__")):
         raise UserError(f"{type(array).__name__} {array!r:.60} is no array; expected {EXPECTED}")
     values, path = np.asarray(array), pathlib.Path(name)
     if values.dtype.kind not in "fiu":

@@ -37,8 +37,10 @@ from thermo_jax.inference.provenance import describe, note_on
 from thermo_jax.inference.regions import measure_regions
 from thermo_jax.inference.trained_models import SHIPPED, Model, load_model, load_models
 from thermo_jax.models.precision import matmul_precision
+from thermo_jax.training.known_images import trained_with
 
 TASKS = ("segment", "classify")
+NOT_NEW = "its result is better than one for a new patient would be"
 NO_DIFFERENCES = "no differences between left and right are given"
 
 
@@ -171,7 +173,10 @@ class Predictor:
             for row, reason in enumerate(reasons):
                 if reason is not None:
                     notes[row].append(f"{model.name}: {reason}")
-                elif model.task == "classify":
+                    continue
+                if trained_with(model.meta, images[row]):
+                    notes[row].append(f"{model.name} was trained with this image: {NOT_NEW}")
+                if model.task == "classify":
                     probabilities[row][model.name] = float(outputs["probabilities"][row])
                     evidence[row][model.name] = outputs["evidence"][row]
                 else:

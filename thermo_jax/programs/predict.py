@@ -7,10 +7,9 @@ size of the models' images -> temperatures of regions
 
 import itertools
 import os
-import pickle
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -35,6 +34,7 @@ from thermo_jax.inference.page import PageSettings, write_page
 from thermo_jax.inference.patients import Patient, by_patient, who
 from thermo_jax.inference.predictor import Predictor
 from thermo_jax.inference.trained_models import SHIPPED
+from thermo_jax.inference.waiting import Waiting
 from thermo_jax.programs import settings
 from thermo_jax.programs.workdir import check_workdir, print_results, write_config
 
@@ -43,7 +43,6 @@ LABEL_MAPS, LABELME, EVIDENCE = "label_maps", "labelme", "evidence"
 OVERLAYS, REPORTS = "overlays", "reports"
 LONGEST_NAME = 200  # bytes; most file systems allow 255, with the suffix
 BY_FILE = "by_file"  # in REPORTS: pages of thermograms without a known patient
-SPOOLED_BYTES = 2**28  # of one patient's predictions in memory; more wait in a temporary file
 
 
 def run(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
@@ -100,15 +99,15 @@ class _Writer:
         self.tables: dict[str, list[dict[str, Any]]] = {}
 
     def add_patient(self, items: Iterable[Prediction | Unreadable]) -> None:
-        """Writes everything about one patient, whose thermograms may need more than the memory."""
-        with tempfile.SpooledTemporaryFile(SPOOLED_BYTES) as spool:
-            count = 0
+        """Writes everything about one patient, whose thermograms may not fit in memory."""
+        with tempfile.TemporaryDirectory(prefix="thermo_jax_") as folder:
+            waiting = Waiting(folder)
             for item in items:
                 self._add(item)
-                pickle.dump(item, spool)
-                count += 1
+                if self._config.reports:
+                    waiting.add(item)
             if self._config.reports:
-                self._show(spool, count)
+                self._show(waiting)
 
     def _add(self, item: Prediction | Unreadable) -> None:
         if isinstance(item, Unreadable):
@@ -124,24 +123,15 @@ class _Writer:
         self._rows.append(tables.prediction_row(item, models=self._models))
         self._read.append(item.finding(overlay=None))
 
-    def _show(self, spool, count: int) -> None:
+    def _show(self, waiting: Waiting) -> None:
         """Draws the overlays of a patient with one scale, and writes the page."""
-
-        def spooled() -> Iterator[Prediction | Unreadable]:
-            spool.seek(0)
-            for _ in range(count):
-                yield pickle.load(spool)
-
-        def predicted() -> Iterator[Prediction]:
-            return (item for item in spooled() if isinstance(item, Prediction))
-
         scales = None
         if self._scale == "patient":
-            scales = common_scales(predicted())
+            scales = common_scales(waiting.predictions())
         elif self._scale != "thermogram":
             scales = Scales(celsius=self._scale)
         shown: list[Finding | Unreadable] = []
-        for item in spooled():
+        for item in waiting:
             if isinstance(item, Prediction):
                 file = _output(self._workdir / OVERLAYS, item.name, ".png")
                 colormap = self._config.colormap
