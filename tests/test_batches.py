@@ -175,6 +175,7 @@ def test_the_numpy_loader_runs_where_tensorflow_is_not_installed():
             columns, batch_size=2, seed=0, num_steps=2, loader="numpy")
         assert len(list(stream)) == 2
         assert len(list(batches.eval_batches(columns, batch_size=2, loader="numpy"))) == 2
+        assert batches.choose_loader("auto") == "numpy"
         try:
             batches.eval_batches(columns, batch_size=2, loader="tf.data")
         except ValueError as error:

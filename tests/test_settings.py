@@ -30,7 +30,7 @@ def test_shipped_configurations_are_fine(config):
         ("train.batch_size", -4, "at least 1"),
         ("train.learning_rate", 0.0, "above 0"),
         ("train.patience", -1, "at least 0"),
-        ("data.loader", "tfds", "one of tf.data, numpy"),
+        ("data.loader", "tfds", "one of auto, tf.data, numpy"),
         ("data.type", "H", "one of gray, heat"),
         ("loss.form", "ntxent", "one of paper, nt_xent"),
         ("loss.contrastive_weight", 1.5, "from 0 to 1"),

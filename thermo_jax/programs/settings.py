@@ -12,7 +12,7 @@ from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from thermo_jax.configs.rules import RULES
-from thermo_jax.data.batches import steps_per_epoch
+from thermo_jax.data.batches import choose_loader, steps_per_epoch
 from thermo_jax.data.dataset import PAPER, DataSettings, SplitSettings
 from thermo_jax.data.radiometry import find_colormap
 from thermo_jax.errors import UserError
@@ -30,11 +30,13 @@ STEPS_PER_DISPATCH = 50
 
 
 def resolve(config: ConfigDict) -> ConfigDict:
-    """Calls `check_fields`; returns a copy with this platform's type for `model.dtype` "auto"."""
+    """Calls `check_fields`; returns a copy with this machine's `model.dtype` and `data.loader`."""
     check_fields(config)
     resolved = config.copy_and_resolve_references()
     if "dtype" in resolved.get("model", {}):
         resolved.model.dtype = precision.choose_dtype(resolved.model.dtype, device=jax.devices()[0])
+    if "loader" in resolved.get("data", {}):
+        resolved.data.loader = choose_loader(resolved.data.loader)
     return resolved
 
 
