@@ -105,7 +105,7 @@ def test_other_scripts_complete_the_light_installation_which_stays_complete(chec
 
 
 def test_each_prediction_gets_its_own_folder_and_the_script_names_the_page(checkout, file):
-    for name in ("predictions", "predictions_2", "predictions_3"):
+    for name in ("predictions", "predictions_2"):
         done = checkout.start("predict.sh", file, cwd=file.parent)
         workdir = checkout.root / ".work" / name
         assert f"open {workdir}/reports/by_file/a.html in a browser" in done.stderr
@@ -147,7 +147,7 @@ def test_the_readme_shows_the_recipe_of_the_script():
 
 @pytest.mark.slow
 def test_the_light_installation_predicts_and_trains_and_is_small(tmp_path):
-    root = tmp_path / "thermo_jax"
+    root = tmp_path / "checkout"
     ignored = shutil.ignore_patterns(".*", "*.egg-info", "__pycache__", "tests")
     shutil.copytree(ROOT, root, ignore=ignored, symlinks=True)
     write_matrix(tmp_path / "a.txt")

@@ -41,13 +41,21 @@ def choose_loader(name: str) -> str:
     """The loader that one of LOADER_CHOICES means on this machine.
 
     "auto" is "tf.data" if TensorFlow and TFDS are installed, and "numpy" if not.
+
+    Raises:
+      UserError: `name` is "tf.data", but one of them is not installed.
     """
-    if name != "auto":
+    if name == "numpy":
         return name
     needed = {"tensorflow": "TensorFlow", "tensorflow_datasets": "TFDS"}
     absent = [title for module, title in needed.items() if not importlib.util.find_spec(module)]
     if not absent:
         return "tf.data"
+    if name == "tf.data":
+        raise UserError(
+            f"the tf.data loader needs {' and '.join(absent)}, which is not installed: run "
+            "`pip install tensorflow tensorflow-datasets`, or leave config.data.loader at 'auto'"
+        )
     logging.log_first_n(
         logging.INFO, "loader numpy, because %s is not installed", 1, " and ".join(absent)
     )
