@@ -68,7 +68,7 @@ def check_fields(config: ConfigDict) -> None:
 
 
 def data_settings(config: ConfigDict) -> DataSettings:
-    """What to read.
+    """What to read, with this machine's loader, also if the configuration is not resolved.
 
     Raises:
       UserError: endless phantoms are configured for other images than those that are rendered.
@@ -80,7 +80,7 @@ def data_settings(config: ConfigDict) -> DataSettings:
         needs = ", ".join(f"config.{name}={value}" for name, value in wanted.items())
         raise UserError(f"config.data.endless=True needs {needs}")
     return DataSettings(
-        **config.data,
+        **{**config.data, "loader": choose_loader(config.data.loader)},
         emissivity=config.flir.emissivity,
         seed=config.seed if config.data.shuffle_labels else 0,
     )
