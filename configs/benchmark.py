@@ -25,7 +25,7 @@ from thermo_jax.configs import common
 
 def _build(preset: str = "cpu") -> ConfigDict:
     config = ConfigDict()
-    # What to run.
+    # The program, set by the configuration file.
     config.task = "benchmark"
     # What is timed: "pretrain", "classify" and "segment" are training steps, "encode" and "predict"
     # inference. "encode and segment" (or classify) encodes in every training step. "augmented

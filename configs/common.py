@@ -1,23 +1,22 @@
 """Fields that configurations share, and the parser of presets. rules.py checks the values."""
 
-import difflib
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
 from ml_collections import ConfigDict
 
-from thermo_jax.configs.rules import ROWS as ROWS
-from thermo_jax.errors import UserError
+from thermo_jax.errors import UserError, did_you_mean
 
 ENCODER_VAL_FRACTION = 0.3
+ROWS = ("G/G", "G/H", "H/G", "H/H")  # of Table 1: encoder / decoder, in its order
 ROW_TYPES = {"G": "gray", "H": "heat"}
 
 
 def base(task: str, *, data_type: str) -> ConfigDict:
     """Fields of every program that runs a model on the images of a data set."""
     config = ConfigDict()
-    # The program, set by the configuration file: one of `thermo_jax.main.TASKS`.
+    # The program, set by the configuration file.
     config.task = task
     # Seed of initial weights, patch positions and the order of images.
     config.seed = 0
@@ -300,10 +299,9 @@ def presets(
         words = [word.strip() for word in (argument or "").split(",") if word.strip()]
         for word in words:
             if word not in known:
-                near = difflib.get_close_matches(word, known, n=1)
-                hint = f" Did you mean {near[0]!r}?" if near else ""
                 raise UserError(
-                    f"{file} has no preset {word!r}.{hint} Presets: {', '.join(known) or 'none'}."
+                    f"{file} has no preset {word!r}.{did_you_mean(word, known)} "
+                    f"Presets: {', '.join(known) or 'none'}."
                 )
         chosen = [word for word in words if word in choices]
         if len(chosen) > 1:

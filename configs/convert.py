@@ -19,7 +19,8 @@ from thermo_jax.configs import common
 
 def _build(direction: str = "import") -> ConfigDict:
     config = ConfigDict()
-    config.task = "convert"  # the program
+    # The program, set by the configuration file.
+    config.task = "convert"
     # "import" or "export": set by the preset.
     config.direction = direction
     if direction == "export":

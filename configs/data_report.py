@@ -2,6 +2,8 @@
 
     python -m thermo_jax.main --config=configs/data_report.py --workdir=runs/data_report \
         --config.data.root=/data/dmr-ir
+
+Preset: `phantom` (synthetic data instead of a folder).
 """
 
 from ml_collections import ConfigDict
@@ -11,7 +13,8 @@ from thermo_jax.configs import common
 
 def _build() -> ConfigDict:
     config = ConfigDict()
-    config.task = "data_report"  # the program
+    # The program, set by the configuration file.
+    config.task = "data_report"
     config.data = common.data("heat")
     config.flir = common.flir()
     return config

@@ -21,7 +21,8 @@ from thermo_jax.configs import common
 
 def _build(file_format: str = "stablehlo") -> ConfigDict:
     config = ConfigDict()
-    config.task = "export"  # the program
+    # The program, set by the configuration file.
+    config.task = "export"
     # "stablehlo", "onnx" or "safetensors": set by the preset.
     config.format = file_format
     # Workdirs of trained decoders, separated by commas; a folder that contains several stands for

@@ -17,7 +17,8 @@ from thermo_jax.configs import common, encoder, segment, small
 def _build(preset: str = "heat") -> ConfigDict:
     recipe = "small" if preset == "small" else ""
     config = ConfigDict()
-    config.task = "few_shot"  # the program
+    # The program, set by the configuration file.
+    config.task = "few_shot"
     # Seed of the encoder, and the first seed of the segmenters.
     config.seed = 0
     # Data type of the images: "gray" or "heat".
@@ -28,9 +29,13 @@ def _build(preset: str = "heat") -> ConfigDict:
     # "shipped": raw pixels, and the segmenter starts from the one that comes with thermo_jax. This
     # needs gray images and its stages.segment.model.unet_width: those of the preset small.
     config.kinds = ("pretrained", "random", "none")
-    # Of the kind "shipped"; the other kinds have the fields of stages.segment.
-    config.fine_tune = ConfigDict(small.FINE_TUNE)
-    # As in configs/segment.py; it needs stages.segment.train.ema.
+    config.fine_tune = ConfigDict()
+    # Steps of the kind "shipped"; for the other kinds see stages.segment.train.
+    config.fine_tune.steps = small.FINE_TUNE["steps"]
+    # Highest learning rate of the kind "shipped"; for the other kinds see stages.segment.train.
+    config.fine_tune.learning_rate = small.FINE_TUNE["learning_rate"]
+    # Of the kind "shipped": True keeps a share of the first weights in the moving average of the
+    # weights, which stages.segment.train.ema must then switch on.
     config.fine_tune.average_with_init = bool(recipe)
     # Segmenters for each kind of encoder and number of patients. Each has its own initial weights
     # and random choice of labelled patients.

@@ -24,7 +24,8 @@ from thermo_jax.configs import common
 
 def _build() -> ConfigDict:
     config = ConfigDict()
-    config.task = "predict"  # the program
+    # The program, set by the configuration file.
+    config.task = "predict"
     # Thermograms, separated by commas: files, folders (with their subfolders), zips, or patterns
     # such as "clinic/*.csv".
     config.input = ""
@@ -39,14 +40,22 @@ def _build() -> ConfigDict:
     config.reports = True
     # Whether to write a LabelMe file of every thermogram, to correct its regions.
     config.labelme = False
+    # Whether to check that each thermogram shows two breasts from the front. One that seems not to
+    # gets a note, no differences between left and right, and no part in its patient's mean.
+    config.check = True
+    # What the colours of temperatures in the reports mean: "patient" (one scale for all thermograms
+    # of a patient), "thermogram" (a scale of its own for each), or a range in degrees C ("24..36").
+    config.scale = "patient"
     # matplotlib colour map of temperatures in the reports.
     config.colormap = "inferno"
     config.data = ConfigDict()
-    # Unit of temperatures; configs/common.py lists the choices.
+    # Unit of temperatures: "celsius", "fahrenheit", "kelvin", "centikelvin" (kelvin x 100), or
+    # "auto", which recognises it by each image's median.
     config.data.unit = "auto"
     config.flir = common.flir()
     config.model = ConfigDict()
-    # Type in which layers are computed; configs/common.py lists the choices.
+    # Type in which layers are computed: "float32", "tensorfloat32", "bfloat16", or "auto", which is
+    # bfloat16, but float32 on CPUs and on NVIDIA's GPUs before Ampere.
     config.model.dtype = "auto"
     return config
 

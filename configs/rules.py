@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from thermo_jax.configs.common import ROWS
 from thermo_jax.data.batches import LOADER_CHOICES
 from thermo_jax.data.dataset import SPLIT_PROTOCOLS
 from thermo_jax.data.layouts import LAYOUTS, RENDER_CHOICES
@@ -15,7 +16,6 @@ from thermo_jax.models.losses import CONTRASTIVE_LOSSES
 from thermo_jax.training.optimizer import SCHEDULES
 from thermo_jax.training.parallel import MODES
 
-ROWS = ("G/G", "G/H", "H/G", "H/H")  # of Table 1: encoder / decoder, in its order
 _KINDS = ("pretrained", "random", "none")  # of encoders
 Rule = tuple[str, Callable[[Any], bool]]  # what a value must be, and a function that checks it
 
@@ -28,6 +28,18 @@ def _some_of(names: Sequence[str]) -> Rule:
     known = set(names)
     expected = f"one or more of {', '.join(names)}, each at most once"
     return expected, lambda value: value and known >= set(value) and len(set(value)) == len(value)
+
+
+SCALES = ("patient", "thermogram")  # of the colours of temperatures in reports
+
+
+def celsius_range(text: str) -> tuple[float, float] | None:
+    """The numbers of a range such as "24..36"; None if the text is none."""
+    try:
+        low, high = (float(part) for part in text.split(".."))
+    except ValueError:
+        return None
+    return (low, high) if -100 <= low < high <= 200 else None
 
 
 def _are_counts(numbers: Sequence) -> bool:
@@ -61,6 +73,10 @@ RULES: dict[str, Rule] = {
     "platforms": _some_of(("cpu", "cuda", "rocm", "tpu")),  # JAX's names
     "repeats": _COUNT,
     "rows": _some_of(ROWS),
+    "scale": (
+        f"one of {', '.join(SCALES)}, or a range in degrees C such as 24..36",
+        lambda value: value in SCALES or celsius_range(value) is not None,
+    ),
     "seed": _SEED,
     "steps_per_dispatch": _COUNT,
     "tasks": _some_of(("classify", "segment")),

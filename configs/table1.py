@@ -19,7 +19,8 @@ from thermo_jax.configs import classify, common, encoder, segment, small
 
 def _build(preset: str = "honest") -> ConfigDict:
     config = ConfigDict()
-    config.task = "table1"  # the program
+    # The program, set by the configuration file.
+    config.task = "table1"
     # Seed of every stage's initial weights and order of images.
     config.seed = 0
     # Rows to run, as encoder/decoder.

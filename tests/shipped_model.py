@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from saved_decoders import save_decoder
 
-from thermo_jax.inference.predictor import load_model
+from thermo_jax.inference.trained_models import load_model
 from thermo_jax.programs.export import export_weights
 from thermo_jax.training import weights_file
 

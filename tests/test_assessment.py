@@ -291,3 +291,29 @@ def test_a_control_states_the_range_of_chance_for_one_model_and_for_several():
     folds = replace(predictions, models=np.array(["fold 0", "fold 1"] * 13))
     sentence = assessment.chance_note(folds, {"counts": {"sick": 36, "healthy": 36}})
     assert "36 healthy patients of several folds lies between 0.312 and 0.688" in sentence
+
+
+def test_the_roc_curve_is_that_of_patients_within_its_band():
+    scores = np.random.default_rng(0).random(40)
+    found = judged([f"{i % 20:02d}" for i in range(40)], np.arange(40) % 2, scores)
+    curve = assessment.assess_classification(found, row="H/H", **SAMPLING)["roc"]["patient"]
+    means, labels = scores.reshape(2, 20).mean(0), np.arange(20) % 2
+    expected = metrics.sensitivities(means, labels, weights=np.ones((1, 20)))["sensitivity"][0]
+    np.testing.assert_allclose(curve.sensitivity, expected)
+    assert (curve.low <= expected).all() and (expected <= curve.high).all()
+    assert (curve.low < curve.high).any()
+
+
+def test_the_roc_curve_of_several_repeats_is_their_vertical_mean():
+    assessed = [
+        assessment.assess_classification(repeated(*repeats), row="H/H", **SAMPLING)["roc"]
+        for repeats in (REPEATS, REPEATS[:1], REPEATS[1:])
+    ]
+    both, *singles = (curves["patient"].sensitivity for curves in assessed)
+    np.testing.assert_allclose(both, np.mean(singles, axis=0))
+
+
+def test_without_baselines_the_caution_does_not_compare_with_them():
+    found = judged([f"{i:02d}" for i in range(20)], [0, 1] * 10, [0.1, 0.9] * 10)
+    (sentence,) = assessment.assess_classification(found, row="H/H", **SAMPLING)["cautions"]
+    assert sentence.endswith("No baseline that sees no anatomy was fitted.")

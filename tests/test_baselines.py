@@ -117,3 +117,17 @@ def test_the_features_of_images_are_means_histograms_years_and_numbers():
     }.items():
         np.testing.assert_array_equal(features[name], np.reshape(expected, (3, 1)))
     np.testing.assert_array_equal(features["histogram"], np.eye(16)[[1, 15, 1]])
+
+
+def test_out_of_fold_scores_of_a_fold_are_fitted_on_the_other_folds():
+    features, folds = _features(0), np.arange(80) % 4
+    scores = baselines.out_of_fold_scores(features, labels=_labels(), folds=folds)
+    train, test = (
+        {name: column[rows] for name, column in features.items()}
+        for rows in (folds != 2, folds == 2)
+    )
+    expected = baselines.baseline_scores(train, test, labels=_labels()[folds != 2])
+    assert scores.keys() == expected.keys()
+    for name, values in expected.items():
+        np.testing.assert_array_equal(scores[name][folds == 2], values)
+        assert np.isfinite(scores[name]).all()

@@ -9,6 +9,7 @@ from PIL import Image
 
 from thermo_jax.data.thermogram import CLASS_NAMES
 from thermo_jax.evaluation import charts
+from thermo_jax.evaluation.tables import Estimate
 
 DIAGNOSES = ("healthy", "sick")
 
@@ -113,3 +114,33 @@ def test_interval_figure_grows_by_the_row_and_marks_the_paper(tmp_path):
 def test_a_name_with_dollar_signs_is_not_read_as_a_formula(tmp_path):
     rows = {r"a$\frac$b" + "c" * 60: (0.5, 0.4, 0.6)}
     assert charts.interval_figure(tmp_path / "i.png", rows, measure="$").exists()
+
+
+def _roc(area):
+    rate = np.linspace(0, 1, 11)
+    sensitivity = rate ** (1 / area - 1)
+    return rate, sensitivity, np.maximum(sensitivity - 0.1, 0), np.minimum(sensitivity + 0.1, 1)
+
+
+def _roc_pixels(path, curves, *, point=(0.3, 0.8)):
+    aurocs = {name: Estimate(0.8, 0.7, 0.9) for name in curves}
+    points = dict.fromkeys(curves, point)
+    return _pixels(charts.roc_figure(path, curves, aurocs=aurocs, points=points, title="R"))
+
+
+def test_roc_figure_draws_a_line_per_row_and_marks_its_operating_point(tmp_path):
+    both = _roc_pixels(tmp_path / "a.png", {"H/H": _roc(0.8), "G/G": _roc(0.7)})
+    assert all(_count_color(both, color) > 500 for color in charts.COLORS[:2])
+    elsewhere = _roc_pixels(tmp_path / "b.png", {"H/H": _roc(0.8)}, point=(0.5, 0.5))
+    absent = _roc_pixels(tmp_path / "c.png", {"H/H": _roc(0.8)}, point=(np.nan, np.nan))
+    extra = _count_color(elsewhere, charts.COLORS[0]) - _count_color(absent, charts.COLORS[0])
+    assert extra > 100
+
+
+def test_roc_figure_of_one_diagnosis_draws_chance_only(tmp_path):
+    undefined = tuple(np.full(11, np.nan) for _ in range(4))
+    drawn = _roc_pixels(tmp_path / "a.png", {"H/H": _roc(0.8)})
+    without = _roc_pixels(tmp_path / "b.png", {"H/H": undefined}, point=(np.nan, 0.5))
+    blue = [_count_color(pixels, charts.COLORS[0]) for pixels in (drawn, without)]
+    assert blue[0] > blue[1] + 500
+    assert _count_color(without, charts.GRAY) > 500

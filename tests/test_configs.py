@@ -18,6 +18,7 @@ from thermo_jax.configs import (
     data_report,
     demo,
     encoder,
+    evaluate,
     export,
     few_shot,
     predict,
@@ -29,7 +30,7 @@ FILES = [p for p in pathlib.Path(encoder.__file__).parent.glob("*.py") if p.stem
 
 
 SHIPPED = [benchmark, classify, cluster, convert, data_report, demo, encoder, export, few_shot]
-SHIPPED += [predict, segment, table1]
+SHIPPED += [evaluate, predict, segment, table1]
 
 
 @pytest.mark.parametrize("module", SHIPPED)

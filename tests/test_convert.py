@@ -16,7 +16,7 @@ from saved_decoders import DOWNSCALE, save_decoder
 from thermo_jax.configs import convert as convert_config
 from thermo_jax.configs import encoder as encoder_config
 from thermo_jax.configs import segment
-from thermo_jax.inference.predictor import load_model
+from thermo_jax.inference.trained_models import load_model
 from thermo_jax.models.operations import NATIVE
 from thermo_jax.models.published import check_published
 from thermo_jax.programs import convert

@@ -14,7 +14,7 @@ from saved_decoders import save_decoder
 from thermo_jax import main
 from thermo_jax.configs import export as export_config
 from thermo_jax.inference.export import export_stablehlo
-from thermo_jax.inference.predictor import load_model
+from thermo_jax.inference.trained_models import load_model
 
 quick_compilation = pytest.fixture(scope="module", autouse=True)(tiny.quick_compilation)
 

@@ -12,7 +12,7 @@ from saved_decoders import save_decoder
 from thermo_jax import main
 from thermo_jax.configs import export as export_config
 from thermo_jax.inference import export, predictor
-from thermo_jax.inference.predictor import forward, load_model
+from thermo_jax.inference.trained_models import forward, load_model
 
 quick_compilation = pytest.fixture(scope="module", autouse=True)(tiny.quick_compilation)
 REASON = "ONNX needs the extra: pip install 'thermo_jax[onnx]'"

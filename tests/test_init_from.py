@@ -17,12 +17,13 @@ from thermo_jax.configs import few_shot as few_shot_config
 from thermo_jax.configs import segment as segment_config
 from thermo_jax.data.dataset import Dataset, DataSettings
 from thermo_jax.data.thermogram import Thermogram
-from thermo_jax.inference.predictor import SHIPPED_TITLE, load_model
+from thermo_jax.inference.trained_models import SHIPPED_TITLE, load_model
 from thermo_jax.programs import decoder, few_shot
 from thermo_jax.programs.export import export_weights
 from thermo_jax.programs.initial_decoder import Start, own_start, start_caveat, trained_on
 from thermo_jax.training import train_decoder
 from thermo_jax.training.checkpoints import Checkpoints
+from thermo_jax.training.known_images import trained_with
 from thermo_jax.training.state import initialise
 
 quick_compilation = pytest.fixture(scope="module", autouse=True)(tiny.quick_compilation)
@@ -168,7 +169,7 @@ SEEN = "trained on 1 of these test patients, with their labels"
 def trained(dataset, *patients):
     """What a checkpoint says about a run that was trained on these patients."""
     examples, rows = table(patients), np.arange(len(patients))
-    (own,) = trained_on(dataset, examples, {"train": rows}, start=Start({}))
+    (own,) = trained_on(dataset, examples, {"train": rows}, start=Start({}), task="segment")
     return own
 
 
@@ -198,6 +199,19 @@ def test_a_checkpoint_names_no_patient_and_no_data():
     own = trained(REAL, "0003")
     assert own["patients"] != trained(OTHER, "0003")["patients"]
     assert not {"0003", REAL.fingerprint} & {own["data"], *own["patients"]}
+
+
+def test_a_checkpoint_knows_the_images_and_the_sick_patients_that_trained_or_validated():
+    labels = np.array([0, 1, 1, 1], np.int32)
+    examples = table(["0001", "0002", "0002", "0003"], labels=labels)
+    examples.columns["images"][:] = np.arange(4, dtype=np.uint8)[:, None, None, None]
+    sets = {"train": np.array([0]), "validation": np.array([1, 2]), "test": np.array([3])}
+    (own,) = trained_on(REAL, examples, sets, start=Start({}), task="classify")
+    assert own["sick"] == 1 and len(own["patients"]) == 2
+    recognised = [trained_with({"trained_on": [own]}, i) for i in examples.columns["images"]]
+    assert recognised == [True, True, True, False]
+    (other,) = trained_on(REAL, examples, sets, start=Start({}), task="segment")
+    assert "sick" not in other
 
 
 def test_the_few_shot_curve_of_the_shipped_model_reads_raw_pixels():

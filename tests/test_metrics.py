@@ -278,3 +278,28 @@ def test_hd95_by_class_measures_each_region_of_a_label_map():
     (by_class,) = metrics.hd95_by_class(true[None], predicted[None], num_classes=3)
     assert by_class[1] == metrics.hd95(true == 1, predicted == 1) > 0
     assert np.isnan(by_class[2])
+
+
+def test_the_roc_curve_goes_through_scikit_learns_points_and_weights_repeat_examples():
+    scores, labels = _scores(count=60)
+    weights = np.random.default_rng(1).integers(0, 3, (2, 60)).astype(float)
+    curves = metrics.sensitivities(scores, labels, weights=weights)["sensitivity"]
+    for curve, counts in zip(curves, weights.astype(int), strict=True):
+        repeated = [np.repeat(values, counts) for values in (labels, scores)]
+        rates, sensitivities, _ = sk.roc_curve(*repeated, drop_intermediate=False)
+        last = np.searchsorted(rates, metrics.FALSE_POSITIVE_RATES, side="right") - 1
+        exact = np.isin(metrics.FALSE_POSITIVE_RATES, rates)
+        assert exact.sum() >= 2
+        np.testing.assert_allclose(curve[exact], sensitivities[last[exact]])
+        assert (np.diff(curve) >= 0).all() and curve[-1] == 1
+
+
+def test_tied_scores_are_one_straight_line_of_the_roc_curve():
+    curve = metrics.sensitivities([0.5] * 4, [0, 1, 0, 1], weights=np.ones((1, 4)))["sensitivity"]
+    np.testing.assert_allclose(curve[0], metrics.FALSE_POSITIVE_RATES)
+
+
+def test_the_roc_curve_is_undefined_without_both_diagnoses():
+    weights = np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
+    curves = metrics.sensitivities([0.2, 0.8], [0, 1], weights=weights)["sensitivity"]
+    assert np.isnan(curves[:2]).all() and (curves[2] == 1).all()

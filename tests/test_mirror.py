@@ -7,7 +7,7 @@ import tiny_training as tiny
 from saved_decoders import save_decoder
 
 from thermo_jax.data.thermogram import MIRRORED_CLASSES
-from thermo_jax.inference.predictor import load_model
+from thermo_jax.inference.trained_models import load_model
 from thermo_jax.training import train_decoder
 
 quick_compilation = pytest.fixture(scope="module", autouse=True)(tiny.quick_compilation)

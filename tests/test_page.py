@@ -8,10 +8,11 @@ import pytest
 from PIL import Image
 
 from thermo_jax.data.thermogram import CLASS_NAMES
-from thermo_jax.inference.findings import Finding
+from thermo_jax.inference.findings import Finding, Overlay, Panel
 from thermo_jax.inference.inputs import Unreadable
-from thermo_jax.inference.page import write_page
+from thermo_jax.inference.page import MEANING, PageSettings, write_page
 from thermo_jax.inference.patients import Patient
+from thermo_jax.inference.provenance import ABOUT_PHANTOMS, NOT_RECORDED, Provenance
 from thermo_jax.inference.regions import measure_regions
 
 FRAME = "T0001.1.1.D.2012-10-08.{:02d}"
@@ -21,9 +22,10 @@ FRAME = "T0001.1.1.D.2012-10-08.{:02d}"
 def write(tmp_path):
     """Return a function that writes the page of a patient and returns its text."""
 
-    def page(*findings, name="0001", known=True, unreadable=()):
+    def page(*findings, name="0001", known=True, unreadable=(), models=(), scale=""):
         patient = Patient(name, known, list(findings), list(unreadable))
-        return write_page(tmp_path / "page.html", patient).read_text(encoding="utf-8")
+        path = write_page(tmp_path / "page.html", patient, PageSettings(models, scale))
+        return path.read_text(encoding="utf-8")
 
     return page
 
@@ -31,8 +33,10 @@ def write(tmp_path):
 @pytest.fixture
 def finding(tmp_path):
     """Return a function that makes a finding: breasts of 30 and 32 degrees C if `celsius`."""
-    overlay = tmp_path / "overlay.png"
-    Image.new("RGB", (8, 6)).save(overlay, dpi=(120, 120))
+    file = tmp_path / "overlay.png"
+    Image.new("RGB", (8, 6)).save(file)
+    panel = Panel("thermogram", (0, 0, 8, 6), (0.1, 0.2, 0.9, 0.8))
+    overlay = Overlay(file, (panel, panel._replace(title="regions")), b"PNG", (0, 1))
     label_map = np.full((120, 160), CLASS_NAMES.index("background"), np.uint8)
     label_map[40:80, 20:60], label_map[40:80, 100:140] = 0, 1
 
@@ -46,7 +50,7 @@ def finding(tmp_path):
             shape=(120, 160),
             celsius=celsius,
             probabilities=given,
-            regions=regions,
+            measurements=regions,
             overlay=overlay,
             **fields,
         )
@@ -147,6 +151,57 @@ def test_a_page_without_classifiers_has_no_probability(write, finding):
 
 def test_a_region_without_measured_pixels_has_no_temperatures(write, finding):
     one = finding()
-    regions = [one.regions[0]._replace(mean=float("nan"), hottest=None), *one.regions[1:]]
-    page = write(dataclasses.replace(one, regions=regions))
+    first, *others = one.measurements
+    regions = [first._replace(mean=float("nan"), hottest=None), *others]
+    page = write(dataclasses.replace(one, measurements=regions))
     assert "hottest at x, y" in page and "100, 40" in page
+
+
+def test_a_thermogram_in_doubt_has_no_differences_and_its_probability_is_marked(write, finding):
+    doubtful = {"doubts": ("no breasts were found",), "counts": False}
+    alone = write(finding(probabilities={"A": 0.9}, **doubtful))
+    assert "0.900, in doubt, not in the mean" in alone and "Mean probability" not in alone
+    assert "Image left minus image right" not in alone
+    page = write(
+        finding(FRAME.format(0), probabilities={"A": 0.5}),
+        finding(FRAME.format(1), probabilities={"A": 0.9}, **doubtful),
+    )
+    assert "Mean probability of sick: 0.500" in page
+    assert [row[1] for row in rows_of(page)[1:]] == ["0.500", "0.900, in doubt, not in the mean"]
+    assert [row[3] for row in rows_of(page)[1:]] == ["-2.00", "-"]
+
+
+def test_the_panels_have_a_legend_and_values_with_their_unit(write, finding):
+    page = write(finding(), scale="one scale for all thermograms of the patient")
+    assert page.count('data-box="0.1 0.2 0.9 0.8"') == 2
+    assert 'data-unit="degrees C"' in page and "Point at a picture" in page
+    assert "Colours of temperatures have one scale for all" in page
+    legend = page[page.index('class="legend"') : page.index("<figcaption>")]
+    assert re.findall("</svg> (.*?)</span>", legend) == ["image-left breast", "image-right breast"]
+    assert 'data-unit="gray level"' in write(finding(celsius=False), scale="a scale of their own")
+
+
+def test_a_picture_of_colours_has_no_values(write, finding):
+    one = finding(celsius=False)
+    page = write(dataclasses.replace(one, overlay=one.overlay._replace(values=b"")))
+    assert "data-values=" not in page and "Point at" not in page
+
+
+def model(name="A", task="classify", *, is_synthetic=False):
+    trained_on = "synthetic bodies only" if is_synthetic else "54 patients, 27 sick"
+    score, threshold = "AUROC .883 (95 % interval .792 to .959)", 0.41
+    return Provenance(
+        name, task, trained_on, NOT_RECORDED, "0.1.0", score, threshold, is_synthetic=is_synthetic
+    )
+
+
+def test_the_models_are_named_with_their_training_score_and_threshold(write, finding):
+    page = write(finding(), models=[model()])
+    for text in ("54 patients, 27 sick", "AUROC .883", "0.410", "thermo_jax 0.1.0"):
+        assert text in page[page.index("What made these predictions") :]
+    assert MEANING.split(".")[0].replace("'", "&#39;") in page
+
+
+def test_a_classifier_that_saw_only_phantoms_says_what_its_probability_is_about(write, finding):
+    page = write(finding(), models=[model(is_synthetic=True)])
+    assert ABOUT_PHANTOMS in page and MEANING[:40] not in page

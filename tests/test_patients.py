@@ -17,7 +17,7 @@ def finding(patient, name, probabilities, **fields):
         shape=(120, 160),
         celsius=False,
         probabilities=probabilities,
-        regions=[],
+        measurements=[],
         **fields,
     )
 

@@ -50,6 +50,7 @@ def outcome(models, tmp_path_factory):
 def config(data, models):
     settings = predict_config.get_config()
     settings.input, settings.models = str(data), str(models)
+    settings.check = False  # these pictures are stripes
     return settings
 
 
@@ -93,7 +94,7 @@ def test_a_thermogram_of_an_unknown_patient_has_a_page_with_its_picture(outcome)
     workdir, _ = outcome
     pages = workdir / "reports" / "by_file"
     page = (pages / "visit 1" / "=T.html").read_text()
-    for text in ("data:image/png;base64", "Probability of sick", "image left", "not a diagnostic"):
+    for text in ("data:image/webp;base64", "Probability of sick", "image left", "not a diagnostic"):
         assert text in page
     assert (workdir / "overlays" / "visit 1" / "=T.png").stat().st_size > 10_000
     assert "No temperatures: areas only" in (pages / "photograph.html").read_text()
@@ -150,9 +151,10 @@ def test_a_patients_mean_is_over_the_views_that_the_models_saw(models, tmp_path,
 def test_a_patient_has_one_page_and_a_file_of_the_same_name_another(of_patients):
     workdir, results = of_patients
     pages = {path.relative_to(workdir).as_posix() for path in workdir.rglob("*.html")}
-    assert pages == {"reports/0007.html", "reports/by_file/0007.html"}
-    assert {row["report"] for row in results["patients"]} == {*pages, None}
-    assert (workdir / "reports" / "0007.html").read_text().count("<img") == 2
+    assert pages == {"index.html", "reports/0007.html", "reports/by_file/0007.html"}
+    assert {row["report"] for row in results["patients"]} == {*pages - {"index.html"}, None}
+    page = (workdir / "reports" / "0007.html").read_text()
+    assert page.count("<img") == 2 * 3  # thermogram, regions, evidence
 
 
 def test_files_of_one_name_in_two_folders_keep_their_own_outputs(of_patients):
@@ -172,6 +174,7 @@ def test_hostile_names_stay_in_the_workdir_and_are_no_formulas(models, tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"data", "deep"}
     assert {path.name for path in (tmp_path / "deep").iterdir()} == {"out"}
     assert len(list((tmp_path / "deep" / "out" / "reports").rglob("*.html"))) == 2 * len(names)
+    assert "<b>$(x)" not in (tmp_path / "deep" / "out" / "index.html").read_text()
     for table, column in (("predictions", "name"), ("patients", "patient"), ("regions", "name")):
         cells = {row[column] for row in read_csv(tmp_path / "deep" / "out" / f"{table}.csv")}
         assert len(cells) == 2 * len(names)
@@ -275,19 +278,21 @@ def test_results_written_before_a_run_is_stopped_are_kept(models, tmp_path, monk
     write_matrix(tmp_path / "data" / "a.txt")
     write_matrix(tmp_path / "data" / "b.txt")
 
-    draw = predict.overlay_figure
+    draw = predict.write_overlay
 
-    def interrupted(path, prediction, *args, **kwargs):
+    def interrupted(path, prediction, **kwargs):
         if prediction.name == "b":
             raise KeyboardInterrupt
-        return draw(path, prediction, *args, **kwargs)
+        return draw(path, prediction, **kwargs)
 
-    monkeypatch.setattr(predict, "overlay_figure", interrupted)
+    monkeypatch.setattr(predict, "write_overlay", interrupted)
     with pytest.raises(KeyboardInterrupt):
         main.run(config(tmp_path / "data", models), tmp_path / "out")
     rows = read_csv(tmp_path / "out" / "predictions.csv")
-    assert [row["name"] for row in rows] == ["a"]
+    assert [row["name"] for row in rows] == ["a", "b"]  # b was predicted, but not drawn
     assert (tmp_path / "out" / "reports" / "by_file" / "a.html").is_file()
+    index = (tmp_path / "out" / "index.html").read_text()
+    assert 'href="reports/by_file/a.html"' in index and "by_file/b.html" not in index
 
 
 def test_results_of_two_inputs_are_not_mixed(outcome, models, tmp_path):
@@ -343,6 +348,7 @@ quick = tiny.quick_compilation()
 next(quick)
 config = predict.get_config()
 config.input, config.models = {str(tmp_path / "a.txt")!r}, {str(models / "segment")!r}
+config.check = False
 with tiny.shallow_decoders():
     main.run(config, {str(tmp_path / "out")!r})
 """

@@ -14,8 +14,9 @@ from thermo_jax.data.data_report import DataReport
 from thermo_jax.data.file_listing import FileListing
 from thermo_jax.data.identity import identify
 from thermo_jax.data.picture import Picture
+from thermo_jax.inference.find_models import find_models
 from thermo_jax.inference.inputs import ReadThermogram, Unreadable
-from thermo_jax.inference.predictor import Predictor, find_models
+from thermo_jax.inference.predictor import Predictor
 
 quick_compilation = pytest.fixture(scope="module", autouse=True)(tiny.quick_compilation)
 
@@ -36,7 +37,7 @@ def runs(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def predictor(runs):
-    return Predictor([runs / "fold0", runs / "fold1", runs / "segment"], batch_size=2)
+    return Predictor([runs / "fold0", runs / "fold1", runs / "segment"], batch_size=2, check=False)
 
 
 def item(name, **pixels):
@@ -62,7 +63,9 @@ def test_all_decoders_below_a_folder_are_found_once(runs):
 @pytest.mark.parametrize("kind", [str, Path])
 def test_one_path_stands_for_a_list_of_one(runs, kind):
     assert find_models(kind(runs / "segment")) == [runs / "segment"]
-    assert [model.task for model in Predictor(kind(runs / "segment")).models] == ["segment"]
+    assert [model.task for model in Predictor(kind(runs / "segment"), check=False).models] == [
+        "segment"
+    ]
 
 
 def test_a_folder_without_a_decoder_is_named(tmp_path):
@@ -85,7 +88,7 @@ def test_a_folder_that_cannot_be_read_is_refused_since_it_may_contain_a_model(ru
 
 
 def test_probabilities_are_given_by_classifier_and_evidence_adds_up(predictor):
-    (prediction,) = predictor.predict([thermogram()])
+    (prediction,) = predictor.predict_read([thermogram()])
     probabilities = prediction.probabilities
     assert list(probabilities) == ["fold0/classify", "fold1/classify"]
     assert prediction.probability == pytest.approx(np.mean(list(probabilities.values())))
@@ -99,27 +102,27 @@ def test_probabilities_are_given_by_classifier_and_evidence_adds_up(predictor):
 
 @pytest.mark.parametrize("shape", [(480, 640), (120, 160), (200, 200)])
 def test_label_maps_are_on_the_pictures_own_grid(predictor, shape):
-    (prediction,) = predictor.predict([thermogram(shape=shape)])
+    (prediction,) = predictor.predict_read([thermogram(shape=shape)])
     assert prediction.label_map.shape == shape and prediction.label_map.dtype == np.uint8
 
 
 def test_a_prediction_depends_on_neither_its_batch_nor_its_neighbours(predictor):
     items = [thermogram(str(seed), seed=seed) for seed in range(3)]
     items.insert(1, Unreadable("bad", "reason"))
-    together = list(predictor.predict(iter(items)))
+    together = list(predictor.predict_read(iter(items)))
     assert [prediction.name for prediction in together] == ["0", "bad", "1", "2"]
     assert together[1] is items[1]
     for given, prediction in zip(items, together, strict=True):
         if isinstance(given, ReadThermogram):
-            (alone,) = predictor.predict([given])
+            (alone,) = predictor.predict_read([given])
             assert prediction.probability == pytest.approx(alone.probability, abs=1e-6)
             assert (prediction.label_map != alone.label_map).mean() < 0.001
 
 
 def test_a_model_that_cannot_read_a_picture_is_noted_and_the_others_are_used(runs):
-    predictor = Predictor([runs / "gray", runs / "fold0"])
+    predictor = Predictor([runs / "gray", runs / "fold0"], check=False)
     colour = item("a", colour=np.full((120, 160, 3), 90, np.uint8))
-    (prediction,) = predictor.predict([colour], count=1)
+    (prediction,) = predictor.predict_read([colour], count=1)
     assert list(prediction.probabilities) == ["fold0/classify"]
     assert any(
         note.startswith("gray: a gray model cannot read colours") for note in prediction.notes
@@ -143,7 +146,7 @@ LEFT_OUT = ": left out of the patient's mean"
     ],
 )
 def test_a_view_that_no_model_saw_is_noted_and_does_not_count(predictor, name, view):
-    (prediction,) = predictor.predict([thermogram(name)])
+    (prediction,) = predictor.predict_read([thermogram(name)])
     expected = (view + UNSEEN.format("the models", LEFT_OUT),) if view else ()
     assert prediction.notes == expected
     assert prediction.counts == (not view) and prediction.probability is not None
@@ -153,9 +156,9 @@ def test_a_view_is_compared_with_those_that_each_model_saw(tmp_path):
     seen = {"views": (1, 2), "mirrored": True}
     save_decoder(tmp_path / "sides", "classify", **seen)
     save_decoder(tmp_path / "frontal", "segment")
-    predictor = Predictor([tmp_path], batch_size=2)
+    predictor = Predictor([tmp_path], batch_size=2, check=False)
     names = ("RT0008.1.2.S.2012-10-08.00", "T0008.1.5.S.2012-10-08.00")
-    known, unknown = predictor.predict(map(thermogram, names))
+    known, unknown = predictor.predict_read(map(thermogram, names))
     assert known.counts and not unknown.counts
     view = "mirrored copy of right 45 view, "
     assert known.notes == (view + UNSEEN.format("frontal", ""),)
@@ -170,22 +173,22 @@ def test_files_are_read_and_predicted_in_order(predictor, tmp_path):
     assert [prediction.name for prediction in predictions] == ["a", "b", "c"]
     assert [prediction.file for prediction in predictions[:2]] == ["a.jpg", "b.txt"]
     assert isinstance(predictions[2], Unreadable)
-    (expected,) = predictor.predict([item("b", temperatures=matrix().astype(np.float32))])
+    (expected,) = predictor.predict_read([item("b", temperatures=matrix().astype(np.float32))])
     assert predictions[1].probability == pytest.approx(expected.probability, abs=1e-6)
 
 
 def test_further_pictures_compile_no_further_program(predictor):
-    from thermo_jax.inference import predictor as module
+    from thermo_jax.inference import trained_models as module
 
-    list(predictor.predict([thermogram(), thermogram()]))
+    list(predictor.predict_read([thermogram(), thermogram()]))
     before = module.forward._cache_size()
-    list(predictor.predict(thermogram(str(i)) for i in range(5)))
+    list(predictor.predict_read(thermogram(str(i)) for i in range(5)))
     assert module.forward._cache_size() == before
 
 
 def test_an_unfinished_model_is_reported(tmp_path, caplog):
     save_decoder(tmp_path / "run", "segment", finished=False)
-    Predictor([tmp_path])
+    Predictor([tmp_path], check=False)
     assert "has not finished its training (epoch 3)" in caplog.text
 
 

@@ -17,14 +17,16 @@ from thermo_jax.evaluation import charts
 from thermo_jax.evaluation.report import Facts, Figure, Fold, Section, Text, write_report
 from thermo_jax.evaluation.tables import PrintedTable
 from thermo_jax.inference.findings import Prediction
+from thermo_jax.inference.index import IndexEntry, thumbnail_of, write_index
 from thermo_jax.inference.inputs import Unreadable
-from thermo_jax.inference.overlay import overlay_figure
-from thermo_jax.inference.page import write_page
+from thermo_jax.inference.overlay import write_overlay
+from thermo_jax.inference.page import PageSettings, write_page
 from thermo_jax.inference.patients import Patient
 from thermo_jax.inference.regions import measure_regions
 
 HOSTILE = ('"><img src=x onerror=alert(1)>', "<script>alert(2)</script>", "</pre></style><b>")
 PHONE = {"width": 390, "height": 844}
+DESK = {"width": 1280, "height": 900}
 A4 = {"width": 680, "height": 1009}  # CSS pixels inside the margins for print
 
 
@@ -97,17 +99,17 @@ def finding(tmp_path_factory):
         probabilities={HOSTILE[1]: 0.2, HOSTILE[2]: 0.6},
         evidence={HOSTILE[1]: np.ones((30, 40), np.float32)},
         label_map=label_map,
-        regions=measure_regions(label_map, temperatures),
+        measurements=measure_regions(label_map, temperatures),
         notes=(HOSTILE[2],),
     )
-    return prediction.finding(overlay=overlay_figure(folder / "overlay.png", prediction))
+    return prediction.finding(overlay=write_overlay(folder / "overlay.png", prediction))
 
 
 @pytest.fixture(scope="module")
 def thermogram_page(finding, tmp_path_factory):
     """The page of one thermogram with a hostile name."""
     patient = Patient(HOSTILE[0], known=False, findings=[finding])
-    return write_page(tmp_path_factory.mktemp("alone") / "page.html", patient)
+    return write_page(tmp_path_factory.mktemp("alone") / "page.html", patient, PageSettings())
 
 
 @pytest.fixture(scope="module")
@@ -116,13 +118,30 @@ def patient_page(finding, tmp_path_factory):
     frames = [f"0001/T0001.1.1.D.2012-10-08.{frame:02d}" for frame in range(20)]
     findings = [dataclasses.replace(finding, name=name) for name in (*frames, *HOSTILE)]
     patient = Patient("0001", True, findings, [Unreadable(HOSTILE[0], HOSTILE[1])])
-    return write_page(tmp_path_factory.mktemp("together") / "page.html", patient)
+    return write_page(tmp_path_factory.mktemp("together") / "page.html", patient, PageSettings())
+
+
+@pytest.fixture(scope="module")
+def index_page(finding, tmp_path_factory):
+    """The index of three hostile patients and one without a thermogram.
+
+    Their probabilities are .4, .1 and .9, the differences between breasts 3, -4 and 1 degrees C.
+    """
+    thumbnail, entries = thumbnail_of(finding.overlay), []
+    for name, probability, difference in zip(HOSTILE, (0.4, 0.1, 0.9), (3, -4, 1), strict=True):
+        left, right = finding.measurements
+        sides = [left._replace(mean=30.0 + difference), right._replace(mean=30.0)]
+        one = dataclasses.replace(finding, probabilities={"A": probability}, measurements=sides)
+        entries.append(IndexEntry(Patient(name, True, [one]), "reports/x.html", thumbnail))
+    bad = Patient("bad", True, [], [Unreadable("a", "reason")])
+    entries.append(IndexEntry(bad, "", b""))
+    return write_index(tmp_path_factory.mktemp("index") / "index.html", entries, PageSettings())
 
 
 def assert_quiet_self_contained_and_as_wide_as_a_phone(visit, path):
     assert visit.messages == [] and visit.dialogs == []
     assert [url for url in visit.requests if not url.startswith("data:")] == [path.as_uri()]
-    assert visit.evaluate("document.scripts.length") == 0
+    assert visit.evaluate("document.scripts.length") == 1  # our own
     assert visit.evaluate("document.documentElement.scrollWidth") == PHONE["width"]
 
 
@@ -131,9 +150,8 @@ def test_the_page_of_a_thermogram_is_quiet_self_contained_and_drawn_on_a_phone(
 ):
     visit = Visit(browser, thermogram_page, viewport=PHONE, bypass_csp=True)
     assert_quiet_self_contained_and_as_wide_as_a_phone(visit, thermogram_page)
-    assert visit.evaluate("[...document.images].map(image => image.naturalWidth)") == [
-        pytest.approx(900, rel=0.2)
-    ]
+    widths = visit.evaluate("[...document.images].map(image => image.naturalWidth)")
+    assert len(widths) == 3 and min(widths) > 504
     text = visit.evaluate("document.body.innerText")
     for words in ("0.400", "image-left breast", "Image left minus image right", *HOSTILE):
         assert words in text
@@ -143,7 +161,7 @@ def test_the_page_of_a_patient_is_quiet_self_contained_and_drawn_on_a_phone(brow
     visit = Visit(browser, patient_page, viewport=PHONE, bypass_csp=True)
     assert_quiet_self_contained_and_as_wide_as_a_phone(visit, patient_page)
     widths = visit.evaluate("[...document.images].map(image => image.naturalWidth)")
-    assert len(widths) == 23 and min(widths) > 700
+    assert len(widths) == 3 * 23 and min(widths) > 504
 
 
 def test_a_row_of_the_overview_shows_its_probability_on_a_phone(browser, patient_page):
@@ -165,11 +183,66 @@ def test_every_row_of_the_overview_links_to_its_thermogram(browser, patient_page
 
 
 def test_paper_has_a_page_for_each_thermogram_of_a_patient(browser, finding, tmp_path):
-    short = dataclasses.replace(finding, regions=[], notes=())  # two would fit on a page
+    short = dataclasses.replace(finding, measurements=[], notes=())  # two would fit on a page
     findings = [dataclasses.replace(short, name=name) for name in "abcd"]
-    path = write_page(tmp_path / "page.html", Patient("0001", True, findings))
+    path = write_page(tmp_path / "page.html", Patient("0001", True, findings), PageSettings())
     printed = Visit(browser, path, viewport=A4).page.pdf(prefer_css_page_size=True)
     assert len(re.findall(rb"/Type\s*/Page\b", printed)) == 1 + 4
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_panels_are_wide_on_a_desk_and_show_the_value_below_the_mouse(
+    browser, thermogram_page, scheme
+):
+    visit = Visit(browser, thermogram_page, viewport=DESK, color_scheme=scheme)
+    panels = visit.page.locator(".panels img")
+    boxes = [panels.nth(k).bounding_box() for k in range(3)]
+    assert min(box["width"] for box in boxes) >= 480 and boxes[0]["y"] == boxes[1]["y"]
+    regions = panels.nth(1)
+    left, top, right, bottom = map(float, regions.get_attribute("data-box").split())
+    regions.scroll_into_view_if_needed()
+    box, label = regions.bounding_box(), visit.page.locator(".value")
+    assert not label.is_visible()
+    # Row 60 of 120, column 40 of 160, in the middle of the breast at image left.
+    x = box["x"] + box["width"] * (left + (right - left) * 40.5 / 160)
+    y = box["y"] + box["height"] * (top + (bottom - top) * 60.5 / 120)
+    visit.page.mouse.move(x, y)
+    value = 28 + 8 * (60 * 160 + 40) / (120 * 160 - 1)
+    assert label.inner_text() == f"{value:.2f} degrees C, image-left breast"
+    visit.page.mouse.move(box["x"] + 2, box["y"] + 2)  # the heading
+    assert not label.is_visible() and visit.messages == []
+
+
+def test_the_legend_prints_without_backgrounds(browser, thermogram_page):
+    visit = Visit(browser, thermogram_page, viewport=A4)
+    visit.page.emulate_media(media="print")
+    assert visit.page.locator(".legend rect").count() == 2
+    assert visit.page.locator(".legend rect").first.is_visible()
+    assert visit.evaluate("document.documentElement.scrollWidth") == A4["width"]
+
+
+def test_the_index_is_quiet_and_no_wider_than_a_phone(browser, index_page):
+    visit = Visit(browser, index_page, viewport=PHONE, bypass_csp=True)
+    assert_quiet_self_contained_and_as_wide_as_a_phone(visit, index_page)
+    assert visit.evaluate("[...document.images].every(image => image.naturalWidth > 100)")
+
+
+@pytest.mark.parametrize(
+    ("heading", "once"), [("probability", (2, 0, 1)), ("asymmetry", (1, 0, 2))]
+)
+def test_a_click_on_a_heading_sorts_the_patients_and_another_reverses_them(
+    browser, index_page, heading, once
+):
+    visit = Visit(browser, index_page, viewport=DESK)
+    names = (*HOSTILE, "bad")
+    button = visit.page.locator("th button", has_text=heading)
+    shown = lambda: visit.page.locator("tbody th span").all_inner_texts()  # noqa: E731
+    assert shown() == list(names)
+    button.click()
+    assert shown() == [*(names[k] for k in once), "bad"]  # without a value: last
+    button.click()
+    assert shown() == [*(names[k] for k in once[::-1]), "bad"]
+    assert visit.page.locator("th[aria-sort=ascending]").count() == 1
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ import contextlib
 import csv
 import io
 import json
+import re
 import shutil
 
 import numpy as np
@@ -17,13 +18,15 @@ from thermo_jax.configs import export as export_config
 from thermo_jax.configs import few_shot as few_shot_config
 from thermo_jax.configs import predict as predict_config
 from thermo_jax.data.dataset import open_dataset
-from thermo_jax.inference.predictor import SHIPPED_TITLE, Predictor, load_model
+from thermo_jax.inference.predictor import Predictor
+from thermo_jax.inference.provenance import SHIPPED_SCORE
+from thermo_jax.inference.trained_models import load_model
 from thermo_jax.programs import few_shot, settings
 from thermo_jax.programs.export import export_weights
 from thermo_jax.training.weights_file import SHIPPED_FILE, read_weights
 
 quick_compilation = pytest.fixture(scope="module", autouse=True)(tiny.quick_compilation)
-NOTE = f"segmented by {SHIPPED_TITLE}"
+NOTE = "Regions were drawn by the segmenter that comes with thermo_jax, trained on synthetic bodies"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -37,6 +40,7 @@ def source(tmp_path_factory):
 def config(data, models=""):
     settings = predict_config.get_config()
     settings.input, settings.models, settings.labelme = str(data), models, True
+    settings.check = False  # the model in the package's place cannot check pictures
     return settings
 
 
@@ -73,16 +77,22 @@ def test_the_tables_have_regions_and_no_probabilities(workdir):
     assert any(row["mean_c"] for row in read_csv(workdir / "regions.csv"))
 
 
-def test_the_first_segmented_row_says_by_what_and_no_other_row_does(workdir):
-    notes = [row["notes"] for row in read_csv(workdir / "predictions.csv")]
-    assert sum(NOTE in note for note in notes) == 1
-    assert notes[0].startswith(f"all thermograms are {NOTE}")
+def test_every_table_says_by_what_it_was_made(workdir):
+    for table in ("predictions", "patients"):
+        models = {row["models"] for row in read_csv(workdir / f"{table}.csv") if row["models"]}
+        (sentence,) = models
+        assert sentence.startswith("shipped (segmenter; trained on synthetic bodies only; ")
+        assert SHIPPED_SCORE in sentence
+    (row,) = read_csv(workdir / "models.csv")
+    assert row["model"] == "shipped" and row["test_score"] == SHIPPED_SCORE
+    saved = json.loads((workdir / "config.json").read_text())
+    assert [model["model"] for model in saved["models"]] == ["shipped"]
 
 
 def test_pages_say_by_what_the_regions_were_drawn_and_no_probability(workdir):
     for page in ("0007.html", "by_file/photograph.html"):
         text = (workdir / "reports" / page).read_text()
-        assert f"S{NOTE[1:]}." in text
+        assert f"{NOTE} only." in text and SHIPPED_SCORE in text
         assert "Probability of sick" not in text and "By region" in text
 
 
@@ -90,31 +100,44 @@ def test_pictures_polygons_and_labelme_files_need_no_classifier(workdir):
     assert (workdir / "overlays" / "T0007.png").stat().st_size > 10_000
     document = json.loads((workdir / "regions_coco.json").read_text())
     assert [image["file_name"] for image in document["images"]] == ["T0007.txt", "photograph.jpg"]
-    assert document["info"]["description"] == f"{NOTE}; research software"
+    description = document["info"]["description"]
+    assert description.startswith("regions by shipped (segmenter; trained on synthetic bodies only")
+    assert description.endswith("; research software")
     shapes = json.loads((workdir / "labelme" / "T0007.json").read_text())["shapes"]
-    assert {shape["description"] for shape in shapes} == {f"{NOTE}; research software"}
+    assert {shape["description"] for shape in shapes} == {description}
     assert not (workdir / "evidence").exists()
 
 
 def test_the_run_prints_by_what_thermograms_were_segmented(workdir):
     printed = (workdir / "printed.txt").read_text()
-    assert NOTE in printed and "shipped (segment)" in printed
+    assert "shipped (segmenter; trained on synthetic bodies only" in printed
 
 
 def test_a_predictor_without_arguments_uses_the_packages_model(source, caplog):
-    (model,) = Predictor().models
-    assert f"Thermograms are {NOTE}." in caplog.text
-    (trained,) = Predictor([source]).models
+    (model,) = Predictor(check=False).models
+    assert f"{NOTE} only." in caplog.text
+    (trained,) = Predictor([source], check=False).models
     images = np.random.default_rng(0).integers(0, 256, (1, *model.image_shape), np.uint8)
     assert (model.name, model.is_shipped, trained.is_shipped) == ("shipped", True, False)
     np.testing.assert_array_equal(model(images)["classes"], trained(images)["classes"])
 
 
 def test_the_packages_model_may_be_listed_with_others(source):
-    predictor = Predictor([source, "shipped"])
+    predictor = Predictor([source, "shipped"], check=False)
     assert [model.name for model in predictor.models] == ["source", "shipped"]
-    assert predictor.note == f"segmented by source and by {SHIPPED_TITLE}"
-    assert Predictor([source]).note == ""
+    assert predictor.note_on("segment") == f"{NOTE} only, with source."
+    assert predictor.note_on("classify") == ""
+    assert Predictor([source], check=False).note_on("segment") == ""
+
+
+def test_the_score_of_the_packages_model_is_that_of_its_model_card():
+    card = (SHIPPED_FILE.parent / "MODEL_CARD.md").read_text()
+    value, low, high = re.findall(r"\.\d{3}", SHIPPED_SCORE)
+    assert f"this model | {value} (95 % interval {low} to {high})" in card
+    assert (
+        SHIPPED_SCORE.endswith("on 11 real patients")
+        and "on the 11 reporting patients" in card.lower()
+    )
 
 
 def test_the_few_shot_study_scores_the_packages_model_as_it_is(tmp_path, cache):

@@ -12,6 +12,7 @@ from thermo_jax.files import digest
 from thermo_jax.training import weights_file
 from thermo_jax.training.weights_file import read_weights, weights_digest, write_weights
 
+RUN = {"synthetic": True, "data": "0", "patients": ["0001"]}  # as earlier versions wrote it
 META = {
     "config": {
         "task": "segment",
@@ -20,7 +21,7 @@ META = {
         "model": {"unet_width": 2},
     },
     "encoder": {"data_type": "gray", "channels": 1, "kind": "none"},
-    "trained_on": [{"synthetic": True, "data": "0", "patients": ["0001"]}, None],
+    "trained_on": [RUN, RUN | {"images": ["0123456789abcdef"], "sick": 1}, None],
     "scores": {"miou": 0.5},
 }
 
@@ -122,6 +123,8 @@ def test_a_later_format_is_refused_with_a_remedy(file, monkeypatch):
         ("encoder.kind", "other", "encoder.kind is 'other'"),
         ("encoder.kind", None, ""),  # refused with the widths below
         ("trained_on", ["0001"], "trained_on is"),
+        ("trained_on", [RUN | {"images": [7]}], "trained_on is"),
+        ("trained_on", [RUN | {"sick": "many"}], "trained_on is"),
     ],
 )
 def test_a_description_that_no_run_writes_is_refused(field, value, message, tmp_path):

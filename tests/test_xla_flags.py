@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from thermo_jax import main
 from thermo_jax.errors import UserError
-from thermo_jax.training import xla_flags
+from thermo_jax.training import processes, xla_flags
 from thermo_jax.training.xla_flags import COMBINE, ONE_GRAPH, set_for_gpus
 
 
@@ -132,8 +132,8 @@ def test_what_was_added_is_logged_once(machine, caplog):
 def test_the_program_adds_flags_before_it_joins_other_processes(monkeypatch):
     calls = mock.Mock()
     calls.join.side_effect = UserError("the end of this test")
-    monkeypatch.setattr(main.xla_flags, "set_for_gpus", calls.set_for_gpus)
-    monkeypatch.setattr(main.processes, "join", calls.join)
+    monkeypatch.setattr(xla_flags, "set_for_gpus", calls.set_for_gpus)
+    monkeypatch.setattr(processes, "join", calls.join)
     monkeypatch.setattr(main, "logging", mock.Mock())
     monkeypatch.setattr(main, "_CONFIG", mock.Mock(value=ConfigDict()))
     with pytest.raises(UserError, match="the end of this test"):

@@ -1,10 +1,14 @@
-"""Mistakes of the user, which end a program with one clear line instead of a traceback.
+"""What ends a program with one clear line: mistakes of the user, and a request to stop.
 
-Any other exception is a bug of this package or of a library, except what the operating system
-reports about the user's files and disks (see `is_users`).
+Any other exception is a bug of this package or of a library and shows its traceback, except what
+the operating system reports about the user's files and disks (see `is_users`).
 """
 
+import difflib
 import errno
+from collections.abc import Iterable
+
+EXIT_STOPPED = 75  # EX_TEMPFAIL of sysexits.h: the same command continues the run
 
 
 class UserError(ValueError):
@@ -25,6 +29,19 @@ class UnwrittenError(UserError, OSError):
 
 class DivergedError(UserError, FloatingPointError):
     """A loss is not finite, because of the data or the learning rate."""
+
+
+class Stopped(SystemExit):
+    """The run was asked to stop, and has saved its state."""
+
+    def __init__(self):
+        super().__init__(EXIT_STOPPED)
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """A space and a question with the nearest known name; "" if none is near."""
+    near = difflib.get_close_matches(word, [*known], n=1)
+    return f" Did you mean {near[0]!r}?" if near else ""
 
 
 def first_line(error: Exception) -> str:

@@ -1,6 +1,8 @@
-"""The program: `python -m thermo_jax.main --config=configs/demo.py --workdir=runs/demo`.
+"""The command `thermo_jax`, or `python -m thermo_jax.main --config=demo --workdir=runs/demo`.
 
-It parses the flags and runs the program that `config.task` names. A notebook can call `run`.
+It parses the flags and runs the program that `config.task` names. A notebook can call `run`. JAX,
+and the modules that use it, take seconds to import. They are imported by the functions that need
+them, so that help and mistakes in the flags are answered at once.
 """
 
 import importlib
@@ -9,14 +11,13 @@ import re
 import sys
 from pathlib import Path
 
-import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from thermo_jax.errors import MissingFileError, UserError, is_full_disk, is_users
+from thermo_jax import help
+from thermo_jax.config_files import NO_PROGRAM, find_config
+from thermo_jax.errors import EXIT_STOPPED, Stopped, UserError, is_full_disk, is_users
 from thermo_jax.files import cache_dir, is_remote
-from thermo_jax.programs.lock import only_run_in
-from thermo_jax.training import memory, preemption, processes, timeline, xla_flags
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config",
@@ -26,17 +27,38 @@ _CONFIG = config_flags.DEFINE_config_file(
     "--config.train.epochs=5.",
 )
 _TRACEBACK = flags.DEFINE_bool("traceback", False, "Show where in the code an error was raised.")
+# help.page answers it; as a flag, absl can suggest it after a typing error.
+flags.DEFINE_bool("version", False, "Show the versions of thermo_jax, JAX, Flax and Python.")
 _WORKDIR = flags.DEFINE_string("workdir", "", "Folder for everything that the run writes.")
 
 # Values of config.task: a module of thermo_jax.programs, or one of the two kinds of decoders.
 TRAINING = ("encoder", "classify", "segment")
 CONTINUE = (*TRAINING, "demo", "few_shot", "table1")
-TASKS = (*CONTINUE, "benchmark", "cluster", "convert", "data_report", "export", "predict")
+TASKS = (
+    *CONTINUE,
+    "benchmark",
+    "cluster",
+    "convert",
+    "data_report",
+    "evaluate",
+    "export",
+    "predict",
+)
 EXIT_USER_ERROR, EXIT_INTERRUPTED = 2, 130  # a shell's code for Ctrl-C is 130
+_PLAIN = {  # what Python says about a flag's value of the wrong type, and what we say
+    r"\('Non-boolean argument to boolean flag', (.*)\)": r"\1 is neither True nor False",
+    r"invalid literal for int\(\) with base 10: (.*)": r"\1 is not a whole number",
+    r"could not convert string to float: (.*)": r"\1 is not a number",
+}
 
 
 def run(config: ConfigDict, workdir: str | Path) -> dict:
     """Runs the program that `config.task` names; returns its results."""
+    import jax
+
+    from thermo_jax.programs.lock import only_run_in
+    from thermo_jax.training import memory, timeline
+
     if config.task not in TASKS:
         raise UserError(f"config.task={config.task!r} is unknown: choose one of {sorted(TASKS)}")
     if config.task not in TRAINING:
@@ -53,6 +75,8 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
 
 
 def _check_alone(task: str, workdir: str | Path) -> None:
+    import jax
+
     if jax.distributed.is_initialized() and jax.process_count() > 1:
         raise UserError(
             f"config.task={task!r} runs in one process ({', '.join(TRAINING)} run in several): "
@@ -65,31 +89,16 @@ def _check_alone(task: str, workdir: str | Path) -> None:
         )
 
 
-def find_config(value: str) -> str:
-    """Returns the path of an existing file, or of the installed configuration of that name.
-
-    Raises:
-      FileNotFoundError: neither exists.
-    """
-    name, colon, preset = value.partition(":")
-    if Path(name).is_file():
-        return value
-    folder = Path(importlib.import_module("thermo_jax.configs").__path__[0])
-    installed = folder / f"{Path(name).stem}.py"
-    is_name = name in (installed.stem, installed.name, f"configs/{installed.name}")
-    known = sorted({p.stem for p in folder.glob("*.py")} - {"__init__", "common", "rules", "small"})
-    if is_name and installed.stem in known:
-        return f"{installed}{colon}{preset}"
-    raise MissingFileError(
-        f"there is no configuration {name!r}; installed ones: {', '.join(known)}"
-    )
-
-
 def _main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise UserError(f"unexpected argument {argv[1]!r}: fields are set by --config.name=value")
     if _CONFIG.value is None:
-        raise UserError("--config is missing: give one, such as --config=configs/demo.py")
+        if len(sys.argv) == 1:
+            help.show(help.overview())
+            sys.exit(EXIT_USER_ERROR)
+        raise UserError("--config is missing: give one, such as --config=demo (--help lists them)")
+    from thermo_jax.training import preemption, processes, xla_flags
+
     logging.set_verbosity(logging.INFO)
     logging.get_absl_handler().setFormatter(None)
     python_logging.getLogger("jax").setLevel(python_logging.WARNING)  # JAX logs its search for TPUs
@@ -112,6 +121,10 @@ def main() -> None:
     The system's errors about the user's files count as such mistakes. A bug shows its traceback.
     """
     try:
+        page = help.page(sys.argv[1:])
+        if page is not None:
+            help.show(page)
+            return
         app.run(_main, argv=_with_config_path(sys.argv), flags_parser=_parse_flags)
     except (UserError, OSError) as error:
         if _wants_traceback(sys.argv) or not is_users(error):
@@ -122,11 +135,11 @@ def main() -> None:
             message = f"{place}: {error.strerror}. Make room, and give the same command again"
         print(f"thermo_jax: {message}", file=sys.stderr)
         sys.exit(EXIT_USER_ERROR)
-    except (preemption.Stopped, KeyboardInterrupt):
+    except (Stopped, KeyboardInterrupt) as stop:
         continues = flags.FLAGS.is_parsed() and _CONFIG.value.task in CONTINUE
         remedy = "the same command continues" if continues else "begin again in another --workdir"
         print(f"thermo_jax: stopped; {remedy}", file=sys.stderr)
-        sys.exit(preemption.EXIT_STOPPED if preemption.asked() and continues else EXIT_INTERRUPTED)
+        sys.exit(EXIT_STOPPED if isinstance(stop, Stopped) and continues else EXIT_INTERRUPTED)
 
 
 def _wants_traceback(argv: list[str]) -> bool:
@@ -158,13 +171,11 @@ def _parse_flags(argv: list[str]) -> list[str]:
     except (AttributeError, KeyError) as error:  # from ConfigDict: an unknown field or section
         reason = str(getattr(error.args[0], "args", error.args)[0])
         if "has no attribute 'get_config'" in reason:  # --config=configs/small.py
-            raise UserError(
-                "the file of --config starts no program, because it has no function get_config: "
-                "give one that does, such as --config=configs/segment.py:small"
-            ) from error
+            raise UserError(NO_PROGRAM) from error
         if "does not support indexing" in reason:  # --config.seed.name=x
             raise UserError(no_fields) from error
-        raise UserError(f"config has no field {'. '.join(reason.splitlines())}") from error
+        reason = ". ".join(reason.splitlines())
+        raise UserError(f"config has no field {reason} (--help=NAME lists them)") from error
     except TypeError as error:  # --config.data.root.name=x
         raise UserError(no_fields) from error
     except flags.Error as error:
@@ -172,7 +183,10 @@ def _parse_flags(argv: list[str]) -> list[str]:
         own = re.findall(r"thermo_jax\.errors\.UserError: (.*)", str(error))
         if not own and "Error whilst parsing config file" in str(error):
             raise  # a bug of that file
-        raise UserError(own[-1] if own else str(error).splitlines()[0]) from error
+        reason = own[-1] if own else str(error).splitlines()[0]
+        for said, meant in _PLAIN.items():
+            reason = re.sub(said, meant, reason)
+        raise UserError(reason) from error
 
 
 if __name__ == "__main__":

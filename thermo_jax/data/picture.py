@@ -192,7 +192,7 @@ def read_picture(
             errors.append(error)
         except OSError as error:
             errors.append(DataError("unreadable-image", path, f"cannot be read ({error})"))
-    return (_combine(contents, frame=frame) if contents else None), errors
+    return (combine(contents, frame=frame) if contents else None), errors
 
 
 def read_one(
@@ -204,7 +204,7 @@ def read_one(
       DataError: the file cannot be used.
       FileNotFoundError: there is no such file.
     """
-    return _combine({path: read_file(path, settings, frame=frame)}, frame=frame)
+    return combine({path: read_file(path, settings, frame=frame)}, frame=frame)
 
 
 class Pixels(NamedTuple):
@@ -279,7 +279,8 @@ def with_frames(
     return kept
 
 
-def _combine(contents: dict[pathlib.Path, Content], *, frame: int) -> Picture:
+def combine(contents: dict[pathlib.Path, Content], *, frame: int = 0) -> Picture:
+    """Puts the contents of the files of one thermogram together."""
     used: dict[str, pathlib.Path] = {}
     oddities: list[Oddity] = []
     for path, content in contents.items():

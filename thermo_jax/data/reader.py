@@ -107,10 +107,10 @@ def read_file(
         if frame >= len(frames):
             raise DataError("wrong-shape", path, f"no frame {frame}: it has {len(frames)}")
         values = np.array(frames[frame], np.float64)
-        return _temperatures(path, values, settings, num_frames=len(frames))
+        return content_of_temperatures(path, values, settings, num_frames=len(frames))
     data = read_bytes(path)
     if suffix in MATRICES:
-        return _temperatures(path, parse_matrix(path, data), settings)
+        return content_of_temperatures(path, parse_matrix(path, data), settings)
     notes = []
     if flir.is_flir(data):
         image_limits.check_image(path, data)  # of other pictures, `open_image` does so
@@ -121,15 +121,26 @@ def read_file(
         else:
             settings = dataclasses.replace(settings, unit="auto")
             notes = [("radiometry", note)]
-            return _temperatures(path, celsius, settings, notes=notes, units=("celsius",))
+            return content_of_temperatures(path, celsius, settings, notes=notes, units=("celsius",))
     image = open_image(path, data, frame=frame)
     num_frames = image_limits.count_frames(path, data)
     image_limits.check_size(path, image.height, image.width, smallest=SMALLEST)
     if image.mode == "F" or image.mode.startswith("I"):
         values = np.array(image, np.float64)
-        return _temperatures(path, values, settings, num_frames=num_frames)
+        return content_of_temperatures(path, values, settings, num_frames=num_frames)
     if image.format in ("JPEG", "MPO") and not notes and (maker := flir.maker_of(data)):
         notes.append((NO_TEMPERATURES, maker))
+    return content_of_picture(path, image, notes=notes, num_frames=num_frames)
+
+
+def content_of_picture(
+    path: pathlib.Path,
+    image: Image.Image,
+    *,
+    notes: Sequence[tuple[str, str]] = (),
+    num_frames: int = 1,
+) -> Content:
+    """The content of a decoded picture of 8 bits; errors name `path`."""
     kind, pixels, more = _gray_or_colour(path, image)
     if (pixels == pixels[0, 0]).all():
         more = [("blank-image", "every pixel has the same value: nothing can be seen in it")]
@@ -164,7 +175,7 @@ def count_frames(path: str | os.PathLike) -> int:
     return 1
 
 
-def _temperatures(
+def content_of_temperatures(
     path: pathlib.Path,
     values: np.ndarray,
     settings: ReaderSettings,
@@ -173,6 +184,7 @@ def _temperatures(
     num_frames: int = 1,
     units: Sequence[str] = tuple(radiometry.UNITS),
 ) -> Content:
+    """The content of numbers [h,w]; errors name `path`."""
     image_limits.check_size(path, *values.shape, smallest=SMALLEST)
     celsius = radiometry.to_celsius(path, values, unit=settings.unit, units=units)
     notes = (*notes, *celsius.notes)

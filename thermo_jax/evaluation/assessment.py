@@ -49,7 +49,7 @@ def units(predictions: Predictions) -> dict[str, Predictions]:
     means = {
         name: np.clip(np.bincount(row, weights=column) / counts, 0.0, 1.0)
         for name, column in predictions.columns.items()
-        if name == "probabilities" or name.startswith("baseline/")
+        if name == "probabilities" or name.startswith(("member/", "baseline/"))
     }
     patients = predictions.take(first)
     patients = dataclasses.replace(
@@ -67,28 +67,33 @@ def assess_classification(
       samples: bootstrap resamples of patients.
     Returns:
       "classification": {unit: {row name: measures with "interval"}}; the rows are the model at 0.5,
-        then at the operating points chosen on validation data, then the baselines. If the models
-        of several folds have different thresholds, "threshold" is NaN and "thresholds" contains
-        the threshold of each model. "perfect" names the measures that are 1 in every resample; the
-        lower end of their interval is `bootstrap.perfect_bound`. In "counts", n, sick and healthy
-        count every image or patient once; the other counts are means over repeats;
+        then at the operating points chosen on validation data, then the members of an ensemble,
+        then the baselines. If the models of several folds have different thresholds, "threshold" is
+        NaN and "thresholds" contains the threshold of each model. "perfect" names the measures that
+        are 1 in every resample; the lower end of their interval is `bootstrap.perfect_bound`. In
+        "counts", n, sick and healthy count every image or patient once; the other counts are means
+        over repeats;
       "reliability": {unit: ReliabilityCurve}, of the rows of all repeats, the counts divided by
         the number of repeats;
+      "roc": {"patient": RocCurve};
       "subsets": {subset: measures per image at 0.5 with "interval"};
       "cautions": sentences about baselines whose score is within the model's interval.
     """
-    outcome: dict[str, Any] = {"classification": {}, "reliability": {}, "subsets": {}}
+    outcome: dict[str, Any] = {"classification": {}, "reliability": {}, "roc": {}, "subsets": {}}
     for name, unit in units(predictions).items():
         weights = bootstrap.patient_weights(unit.patients, samples=samples, seed=seed)
         scores, baselines = unit.columns["probabilities"], unit.named("baseline/")
         rows = {row: _measured(unit, scores, weights)}
         for point, thresholds in unit.named(f"threshold/{name}, ").items():
             rows[f"{row} at {point}"] = _measured(unit, scores, weights, thresholds=thresholds)
-        rows |= {key: _measured(unit, values, weights) for key, values in baselines.items()}
+        others = unit.named("member/") | baselines
+        rows |= {key: _measured(unit, values, weights) for key, values in others.items()}
         outcome["classification"][name] = rows
         curve = operating.reliability_curve(scores, unit.columns["labels"])
         count = _per_repeat(curve.count, len(np.unique(unit.repeats)))
         outcome["reliability"][name] = curve._replace(count=count)
+        if name == "patient":
+            outcome["roc"][name] = _roc_curve(unit, weights)
         if name == "image":
             for subset, members in operating.subsets(unit).items():
                 part = unit.take(np.flatnonzero(members))
@@ -128,6 +133,15 @@ def _measured(unit: Predictions, scores, weights, *, thresholds=0.5) -> dict[str
     interval |= {name: (bootstrap.perfect_bound(trials[name]), 1.0) for name in perfect}
     patients = len(np.unique(unit.patients))
     return measures | {"interval": interval, "perfect": perfect, "patients": patients}
+
+
+def _roc_curve(unit: Predictions, weights: np.ndarray) -> operating.RocCurve:
+    columns = {"scores": unit.columns["probabilities"], "labels": unit.columns["labels"]}
+    curve, band = _estimated(
+        metrics.sensitivities, columns, repeats=_rows_by_repeat(unit), weights=weights
+    )
+    low, high = np.transpose(band["sensitivity"])
+    return operating.RocCurve(metrics.FALSE_POSITIVE_RATES, curve["sensitivity"], low, high)
 
 
 def _estimated(
@@ -230,6 +244,8 @@ def cautions(
     rivals = [
         f"{name} ({rows[name]['auroc']:.3f})" for name in baselines if rows[name]["auroc"] >= low
     ]
+    if not baselines:
+        return [f"{start}. No baseline that sees no anatomy was fitted."]
     if not rivals:
         return [f"{start}; no baseline that sees no anatomy comes within this interval."]
     *others, last = rivals

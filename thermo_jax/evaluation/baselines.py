@@ -102,6 +102,29 @@ def baseline_scores(
     return scores
 
 
+def out_of_fold_scores(
+    features: Features,
+    *,
+    labels: Integer[np.ndarray, " n"],
+    folds: Integer[np.ndarray, " n"],
+) -> dict[str, Float[np.ndarray, " n"]]:
+    """`baseline_scores` of every image, fitted on the images of the other folds.
+
+    Args:
+        labels: 1 sick, 0 healthy.
+        folds: the fold of each image, the same for all images of a patient.
+    """
+    scores: dict[str, np.ndarray] = {}
+    for fold in np.unique(folds):
+        tested = folds == fold
+        train, test = (
+            {name: column[rows] for name, column in features.items()} for rows in (~tested, tested)
+        )
+        for name, values in baseline_scores(train, test, labels=labels[~tested]).items():
+            scores.setdefault(name, np.full(len(labels), np.nan))[tested] = values
+    return scores
+
+
 def _impute_median() -> SimpleImputer:
     return SimpleImputer(strategy="median", add_indicator=True)
 

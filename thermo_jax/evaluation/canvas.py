@@ -21,23 +21,35 @@ TEXT_INCHES = 0.24  # height of one line of small text
 SMALL, NORMAL = 7.5, 9.0  # points
 
 
-def grid(rows, columns, shape, *, title, footer_lines, headings=()):
+def grid(
+    rows,
+    columns,
+    shape,
+    *,
+    title,
+    footer_lines,
+    headings=(),
+    panel_inches=PANEL_INCHES,
+    make_figure=None,
+):
     """A figure and its axes [rows, columns] for pictures, with a line of text below each picture.
 
     Args:
         shape: (height, width) of a picture; only the ratio matters.
         headings: one per column, above the first row.
         footer_lines: height of the empty space below the pictures, in lines of text.
+        panel_inches: the width of a picture.
+        make_figure: makes the figure; by default `matplotlib.figure.Figure`, without pyplot.
     """
     from matplotlib.figure import Figure
 
-    panel_height = PANEL_INCHES * shape[0] / shape[1]
-    line, margin = TEXT_INCHES, 0.12  # inches
+    panel_height = panel_inches * shape[0] / shape[1]
+    line, margin = TEXT_INCHES, 0.05 * panel_inches  # inches
     header = line * ((1.2 if headings else 0.3) + (1.4 if title else 0))
     footer = line * footer_lines + margin
-    width = columns * (PANEL_INCHES + margin) + margin
+    width = columns * (panel_inches + margin) + margin
     height = header + rows * (panel_height + 1.25 * line) + footer
-    figure = Figure(figsize=(width, height), dpi=DPI)
+    figure = (make_figure or Figure)(figsize=(width, height), dpi=DPI)
     if title:
         figure.text(0.5, 1 - 0.3 * line / height, title, ha="center", va="top", fontsize=NORMAL + 2)
     axes = figure.subplots(
@@ -50,7 +62,7 @@ def grid(rows, columns, shape, *, title, footer_lines, headings=()):
             "right": 1 - margin / width,
             "bottom": (footer + 1.25 * line) / height,
             "top": 1 - header / height,
-            "wspace": margin / PANEL_INCHES,
+            "wspace": margin / panel_inches,
             "hspace": 1.25 * line / panel_height,
         },
     )
@@ -90,9 +102,10 @@ def overlay(axis, color, alpha, *, extent):
     axis.imshow(layer, extent=extent, interpolation="nearest")
 
 
-def wrap(text, *, panels):
+def wrap(text, *, panels, panel_inches=PANEL_INCHES):
     """Breaks small text into lines for a figure with this number of pictures side by side."""
-    count = math.ceil(len(text) / (39 * panels))  # 39 characters have room below one picture
+    characters = int(16.25 * panel_inches)  # that have room below one picture
+    count = math.ceil(len(text) / (characters * panels))
     # Starts at the smallest possible width, so that all lines are about equally long.
     width = math.ceil(len(text) / count)
     return next(
@@ -124,6 +137,12 @@ def legend(figure, handles, *, columns, note=""):
 
 def save(figure, path, *, note=""):
     """Writes the figure with the note and the disclaimer at the bottom; returns the path."""
+    sign(figure, note=note)
+    return write(figure, path)
+
+
+def sign(figure, *, note=""):
+    """Writes the note and the disclaimer at the bottom of the figure."""
     figure.text(
         0.5,
         0.3 * TEXT_INCHES / figure.get_figheight(),
@@ -133,7 +152,6 @@ def save(figure, path, *, note=""):
         fontsize=SMALL,
         color="#444444",
     )
-    return write(figure, path)
 
 
 def write(figure, path):

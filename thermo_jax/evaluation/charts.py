@@ -1,4 +1,4 @@
-"""Charts of scores, as PNG: reliability, confusion, few-shot curves and intervals.
+"""Charts of scores, as PNG: reliability, ROC, confusion, few-shot curves and intervals.
 
 Importing this module does not import matplotlib (see canvas.py).
 """
@@ -54,6 +54,41 @@ def reliability_figure(
     axis.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), aspect="equal")
     _finish(axis, "mean predicted probability of sick", "share that is sick", columns=2)
     note = "A dot's area grows with the number of cases in its bin."
+    return canvas.save(figure, path, note=note)
+
+
+def roc_figure(
+    path: str | os.PathLike,
+    curves: Mapping[str, Sequence[Num[np.ndarray, " k"]]],
+    *,
+    aurocs: Mapping[str, Estimate],
+    points: Mapping[str, tuple[float, float]],
+    title: str = "",
+) -> pathlib.Path:
+    """ROC curves with their 95 % bands; the legend shows each AUROC with its interval.
+
+    Args:
+        curves: {row name: (1 - specificity, sensitivity, its lower and upper bound)}; NaN is not
+            drawn.
+        points: (1 - specificity, sensitivity) of each row at threshold 0.5, marked on its curve.
+    """
+    figure = _figure(4.6, 5.2 + 0.2 * len(curves), title)
+    axis = figure.subplots()
+    axis.plot([0, 1], [0, 1], "--", color=GRAY, linewidth=1, zorder=1, label="chance")
+    for index, (name, curve) in enumerate(curves.items()):
+        look, (rate, sensitivity, low, high) = _look(index), curve
+        color = look["color"]
+        axis.fill_between(rate, low, high, color=color, alpha=0.15, linewidth=0)
+        # The curve begins at the origin, where nobody is called sick.
+        line = np.append(0, rate), np.append(0, sensitivity)
+        axis.plot(*line, color=color, linewidth=1.0 if index else 2.2, zorder=2)
+        axis.scatter(*points[name], s=42, zorder=3, edgecolors="white", linewidths=0.8, **look)
+        label = f"{canvas.short_text(name, 30)}: AUROC {aurocs[name].text()}"
+        axis.plot([], [], linewidth=1.8, label=label, **look)
+    axis.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), aspect="equal")
+    x_label, y_label = "healthy called sick (1 - specificity)", "sick called sick (sensitivity)"
+    _finish(axis, x_label, y_label, columns=1)
+    note = "Shade: 95 % band, patients resampled. Marker: sick above 0.5."
     return canvas.save(figure, path, note=note)
 
 

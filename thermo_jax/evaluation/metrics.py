@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float, Int, Integer, Num, Shaped
 from scipy import ndimage
 
 CALIBRATION_BINS = 10  # of equal width in [0, 1]
+FALSE_POSITIVE_RATES = np.linspace(0, 1, 101)  # at which ROC curves are measured
 _BLOCK = 64  # resamples whose sorted weights are in memory at once
 
 
@@ -181,13 +182,38 @@ def classification_measures(
     }
 
 
-def _areas(weights, scores, sick):
-    """Weighted AUROC and average precision [2, r]; tied scores are one step of both curves."""
+def sensitivities(
+    scores: Num[np.ndarray, " n"],
+    labels: Num[np.ndarray, " n"],
+    *,
+    weights: Float[np.ndarray, "r n"],
+) -> dict[str, Float[np.ndarray, "r k"]]:
+    """The ROC curve: "sensitivity" at each of `FALSE_POSITIVE_RATES`, for each row of the weights.
+
+    Between two thresholds the curve is a straight line, so that its area is the AUROC. Where it
+    rises vertically, the highest sensitivity counts. It is NaN without a sick or a healthy example.
+    """
+    scores, labels = checked_scores(scores, labels)
+    steps = _steps(weights, scores, labels == 1)
+    sick, healthy = (np.pad(step.cumsum(axis=1), ((0, 0), (1, 0))) for step in steps)
+    shares = (ratio(called, called[:, -1:], otherwise=np.nan) for called in (healthy, sick))
+    # Of equal rates, np.interp uses the last one, which has the highest sensitivity.
+    curves = [np.interp(FALSE_POSITIVE_RATES, *curve) for curve in zip(*shares, strict=True)]
+    undefined = (sick[:, -1:] == 0) | (healthy[:, -1:] == 0)
+    return {"sensitivity": np.where(undefined, np.nan, np.stack(curves))}
+
+
+def _steps(weights, scores, sick):
+    """The weights of sick and of healthy examples at each score [r, steps], highest score first."""
     order = np.argsort(-scores)
     starts = np.flatnonzero(np.diff(scores[order], prepend=np.inf))
     weights, sick = weights[:, order], sick[order]
-    sick_at = np.add.reduceat(weights * sick, starts, axis=1)
-    healthy_at = np.add.reduceat(weights * ~sick, starts, axis=1)
+    return tuple(np.add.reduceat(weights * group, starts, axis=1) for group in (sick, ~sick))
+
+
+def _areas(weights, scores, sick):
+    """Weighted AUROC and average precision [2, r]; tied scores are one step of both curves."""
+    sick_at, healthy_at = _steps(weights, scores, sick)
     sick_from, healthy_from = sick_at.cumsum(axis=1), healthy_at.cumsum(axis=1)
     all_sick, all_healthy = sick_from[:, -1], healthy_from[:, -1]
     healthy_below = all_healthy[:, None] - healthy_from

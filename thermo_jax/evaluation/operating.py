@@ -26,6 +26,21 @@ class ReliabilityCurve(NamedTuple):
     count: Num[np.ndarray, " bins"]
 
 
+class RocCurve(NamedTuple):
+    """The ROC curve with its 95 % band, at each of `metrics.FALSE_POSITIVE_RATES`.
+
+    The curves of resamples, or of the repeats of a cross-validation, are averaged vertically: at
+    each rate of false positives, the mean or the interval of their sensitivities is taken (Fawcett
+    2006, doi 10.1016/j.patrec.2005.10.010). So the band says where the sensitivity at one rate may
+    lie; it is not a band that contains 95 % of whole curves.
+    """
+
+    false_positive_rate: Float[np.ndarray, " k"]  # 1 - specificity
+    sensitivity: Float[np.ndarray, " k"]  # NaN if a diagnosis is absent
+    low: Float[np.ndarray, " k"]
+    high: Float[np.ndarray, " k"]
+
+
 def threshold_at_sensitivity(
     scores: Num[np.ndarray, " n"], labels: Num[np.ndarray, " n"], *, sensitivity: float = 0.9
 ) -> float:

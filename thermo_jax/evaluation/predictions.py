@@ -5,6 +5,7 @@ One row per image. Columns of a classifier:
     labels               int32, 0 healthy, 1 sick
     probabilities        float64, of Sick
     threshold/<name>     float64, an operating point of this row's model, chosen on validation data
+    member/<name>        float64, probability of Sick by one model of an ensemble
     baseline/<name>      float64, probability of Sick by a classifier that sees no anatomy
 
 and of a segmenter, for each size at which it is scored:

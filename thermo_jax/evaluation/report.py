@@ -1,10 +1,12 @@
 """The report of a run: one HTML page, the same as Markdown, and every table as CSV.
 
-A report is a list of sections, and a section is a list of parts. All texts, such as names of files,
+A report is a list of sections, and a section is a list of parts. `Panels` and `SortableTable` are
+for HTML pages only, which `page_text` makes. All texts, such as names of files,
 are escaped, so that they cannot become markup.
 """
 
 import base64
+import hashlib
 import html
 import io
 import itertools
@@ -52,7 +54,67 @@ class Fold(NamedTuple):
     text: str
 
 
-Part = PrintedTable | Figure | Facts | Text | Fold
+class PanelPicture(NamedTuple):
+    """One of several pictures of the same scene.
+
+    Attributes:
+        file: the bytes of a WebP file.
+        width, height: pixels.
+        box: left, top, right and bottom of the scene within the picture, from 0 to 1.
+    """
+
+    title: str
+    file: bytes
+    width: int
+    height: int
+    box: tuple[float, float, float, float]
+
+
+class Panels(NamedTuple):
+    """Pictures of the same scene, side by side where there is room, with a legend that prints.
+
+    Where the mouse points, the page shows the value of the scene.
+
+    Attributes:
+        legend: (colour, title) of each area.
+        values: a PNG file: red * 256 + green = 100 x the value, blue = index of the area; or b"".
+        unit: of the values.
+        areas: the titles of all areas by index; "" for one that is not named.
+    """
+
+    pictures: Sequence[PanelPicture]
+    caption: str
+    legend: Sequence[tuple[str, str]] = ()
+    values: bytes = b""
+    unit: str = ""
+    areas: Sequence[str] = ()
+
+
+class Entry(NamedTuple):
+    """A row of a `SortableTable`.
+
+    Attributes:
+        link: where the title leads to; "" for nowhere.
+        thumbnail: the bytes of a WebP file, b"" if there is none.
+        cells: (text, number to sort by; None sorts last) of each column.
+    """
+
+    title: str
+    link: str
+    thumbnail: bytes
+    cells: Sequence[tuple[str, float | str | None]]
+
+
+class SortableTable(NamedTuple):
+    """A table with thumbnails, which a click on a heading sorts; the first column is the title."""
+
+    title: str
+    columns: Sequence[str]
+    entries: Sequence[Entry]
+    note: str = ""
+
+
+Part = PrintedTable | Figure | Facts | Text | Fold | Panels | SortableTable
 
 
 class Section(NamedTuple):
@@ -122,9 +184,16 @@ def page_text(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    filters = (_data_uri_and_size, paragraphs, tables.shown, tables.split_interval)
+    filters = (_data_uri, _data_uri_and_size, paragraphs, tables.shown, tables.split_interval)
     environment.filters |= {function.__name__.lstrip("_"): function for function in filters}
+    parts = [part for section in sections for part in section.parts]
+    script = ""
+    if any(isinstance(part, Panels | SortableTable) for part in parts):
+        script = environment.loader.get_source(environment, "page.js")[0]
     return environment.get_template("report.html").render(
+        script=script,
+        # The browser runs no other script than the one with this digest.
+        script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         title=title,
         summary=summary,
         sections=sections,
@@ -134,6 +203,11 @@ def page_text(
     )
 
 
+def _data_uri(data, kind):
+    """A picture's bytes as a data URI; `kind` is such as "png"."""
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
+
+
 def _data_uri_and_size(path):
     """A picture as a data URI, and its width and height on the page in CSS pixels."""
     data = epath.Path(path).read_bytes()
@@ -141,7 +215,7 @@ def _data_uri_and_size(path):
         # At canvas.DPI, small text in figures is as large as small text on the page.
         scale = canvas.DPI / image.info.get("dpi", (canvas.DPI,))[0]
         width, height = (round(length * scale) for length in image.size)
-    return f"data:image/png;base64,{base64.b64encode(data).decode('ascii')}", width, height
+    return _data_uri(data, "png"), width, height
 
 
 # --------------------------------------------------------------------------------------------------

@@ -58,6 +58,7 @@ def results_text(results: Mapping[str, Any]) -> str:
                 `assess_classification`, first the row of the model;
             "segmentation": {resolution such as "120x160": `segmentation_measures`}, each with an
                 optional "hd95" [classes] and "interval";
+            "note": a sentence about the classification;
             "cautions": sentences.
     """
     facts = [name for name in ("run", "encoder") if results.get(name)]
@@ -65,7 +66,8 @@ def results_text(results: Mapping[str, Any]) -> str:
     sections = [facts_text(name.capitalize(), results[name]) for name in facts]
     sections += [_classification(unit, rows) for unit, rows in units.items()]
     sections += _segmentation(results.get("segmentation", {}))
-    notes = [textwrap.fill(sentence, WIDTH) for sentence in results.get("cautions", ())]
+    sentences = [*results.get("cautions", ()), *filter(None, [results.get("note")])]
+    notes = [textwrap.fill(sentence, WIDTH) for sentence in sentences]
     if any(re.search(rf"\s{UNDEFINED}(\s|$)", section) for section in sections):
         notes.append(
             f"{UNDEFINED} = undefined (nothing to measure: a class or diagnosis is absent)"

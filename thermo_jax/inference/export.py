@@ -29,7 +29,7 @@ from jax.extend.core import jaxpr_as_fun
 from thermo_jax.data.thermogram import CLASS_NAMES, LABEL_NAMES
 from thermo_jax.errors import UserError
 from thermo_jax.evaluation.wording import DISCLAIMER, SIDES_NOTE
-from thermo_jax.inference.predictor import Model
+from thermo_jax.inference.trained_models import Model
 from thermo_jax.models.operations import NATIVE
 from thermo_jax.models.precision import array_dtype, matmul_precision
 

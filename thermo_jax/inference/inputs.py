@@ -63,7 +63,10 @@ class Unreadable(NamedTuple):
 
 
 class Inputs(NamedTuple):
-    """Thermograms of a user, sorted by name, and notes about them by their names."""
+    """Thermograms of a user, and notes about them by their names.
+
+    Patients are in the order of their first names, and so are the thermograms of each patient.
+    """
 
     items: list[Thermogram | Unreadable]
     notes: dict[str, list[str]]
@@ -103,7 +106,16 @@ def find_thermograms(
         raise UserError(f"{shown} is or contains no thermogram: expected files of {kinds}")
     # The frames of a file stay in their order.
     inputs.items.sort(key=lambda item: re.sub(r"\.frame\d+$", "", item.name))
+    first: dict[tuple[str, bool], int] = {}  # position of each patient's first thermogram
+    for position, item in enumerate(inputs.items):
+        first.setdefault(_who(item), position)
+    inputs.items.sort(key=lambda item: first[_who(item)])
     return inputs
+
+
+def _who(item: Thermogram | Unreadable) -> tuple[str, bool]:
+    patient = item.patient if isinstance(item, Unreadable) else item.known_patient
+    return patient or item.name, patient is not None
 
 
 def read_thermogram(

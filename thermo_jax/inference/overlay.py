@@ -1,9 +1,15 @@
-"""The figure of one prediction: the thermogram with its scale, regions, hottest spots, evidence."""
+"""The picture of one prediction: the thermogram, its regions with hottest spots, the evidence.
+
+Panels are side by side, each with its own scale. A page shows the same panels below each other
+where there is no room, so the positions of the panels are returned with the file.
+"""
 
 import os
-import pathlib
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Float
 from scipy import ndimage
 
 from thermo_jax.data import grids
@@ -11,90 +17,188 @@ from thermo_jax.data.picture import Picture
 from thermo_jax.data.thermogram import BACKGROUND, CLASS_NAMES
 from thermo_jax.evaluation import canvas, figures
 from thermo_jax.evaluation.wording import SIDES_NOTE
-from thermo_jax.inference.findings import Prediction
+from thermo_jax.inference.findings import Overlay, Panel, Prediction
+from thermo_jax.inference.probe import encode_values
 
-SPOT_WIDTH, SPOT_HEIGHT = 20, 12  # of the temperature beside a cross, in points
-DRAWN = 600  # largest number of pixels drawn on the longer side; a panel has about half as many
+PANEL_INCHES = 4.2  # width of a picture: 504 pixels
+SPOT_WIDTH, SPOT_HEIGHT = 26, 14  # of the temperature beside a cross, in points
+DRAWN = 640  # largest number of pixels drawn on the longer side
+NAME_LENGTH = 46  # characters of a name that have room above one panel
+DOUBTFUL = "may not be a frontal view of two breasts"
 
 
-def overlay_figure(
+class Scales(NamedTuple):
+    """What the ends of the colour scales mean; None for those of the picture itself.
+
+    Attributes:
+      celsius: the lowest and the highest temperature, degrees C.
+      evidence: the largest part of the logit per 1 % of the image.
+    """
+
+    celsius: tuple[float, float] | None = None
+    evidence: float | None = None
+
+
+def common_scales(predictions: Iterable[Prediction]) -> Scales:
+    """Scales that fit all these thermograms, so that equal colours mean equal temperatures.
+
+    Thermograms in doubt do not count, unless all are in doubt: a mug is hotter than a breast.
+    """
+    ranges: dict[bool, list[tuple[float, float]]] = {True: [], False: []}
+    strengths: list[float] = []
+    for prediction in predictions:
+        if prediction.celsius:
+            ranges[bool(prediction.doubts)].append(prediction.picture.limits)
+        if prediction.evidence:
+            strengths.append(_strength(_evidence(prediction)))
+    counted = ranges[False] or ranges[True]
+    lows, highs = zip(*counted, strict=True) if counted else ((), ())
+    celsius = (min(lows), max(highs)) if counted else None
+    return Scales(celsius, max(strengths, default=None))
+
+
+def write_overlay(
     path: str | os.PathLike,
     prediction: Prediction,
     *,
     colormap: str = "inferno",
-    note: str = "",
-) -> pathlib.Path:
-    """Panels side by side: the thermogram and, if they exist, the regions and the evidence.
-
-    A cross marks the hottest spot of each region.
+    scales: Scales | None = None,
+) -> Overlay:
+    """Draws the panels, and writes them as a PNG file.
 
     Args:
       colormap: of temperatures and gray levels.
-      note: what drew the regions, such as "segmented by a model"; "" if readers need not know.
+      scales: by default, those of this thermogram.
     """
+    figure, axes = _draw(prediction, colormap=colormap, scales=scales or Scales())
+    canvas.write(figure, path)
+    drawn = () if prediction.label_map is None else _classes(prediction.label_map)
+    values = encode_values(prediction.picture, prediction.label_map)
+    return Overlay(path, tuple(_panels(figure, axes)), values, drawn)
+
+
+def show_overlay(prediction: Prediction, *, colormap: str) -> Any:
+    """Draws the panels with pyplot, for notebooks; returns the figure."""
+    import matplotlib.pyplot as plt
+
+    return _draw(prediction, colormap=colormap, scales=Scales(), make_figure=plt.figure)[0]
+
+
+def _draw(prediction: Prediction, *, colormap: str, scales: Scales, make_figure=None):
+    """The figure, and for each panel its axes: the picture's, and the scale's if it has one."""
     headings = ["thermogram"]
     headings += ["regions"] if prediction.label_map is not None else []
     headings += ["evidence"] if prediction.evidence else []
-    note = f"Regions were {note}." if note and prediction.label_map is not None else ""
-    note = canvas.wrap(" ".join(filter(None, [note, SIDES_NOTE])), panels=len(headings))
+    size = {"panels": len(headings), "panel_inches": PANEL_INCHES}
+    note = canvas.wrap(f"{prediction.models_note} {SIDES_NOTE}".strip(), **size)
     pixels = prediction.picture.pixels
     shape = pixels.shape[:2]
     step = -(-max(shape) // DRAWN)
     drawn = pixels[::step, ::step]
-    columns = 4 if shape[1] >= shape[0] else 3  # of the legend: upright images are narrower
+    columns = 4 if len(headings) > 1 else 3  # of the legend
     legend_rows = 0 if prediction.label_map is None else -(-(len(CLASS_NAMES) - 1) // columns)
     figure, (axes,) = canvas.grid(
         1,
         len(headings),
         shape,
-        title=_drawable(canvas.short_name(prediction.name, min(60, 28 * len(headings)))),
+        title=_title(prediction, len(headings)),
         headings=headings,
         # The scale, the legend, the note.
         footer_lines=2 + 0.95 * legend_rows + canvas.lines_of(note),
+        panel_inches=PANEL_INCHES,
+        make_figure=make_figure,
     )
     extent = (0, shape[1], shape[0], 0)
-    _show_thermogram(figure, axes[0], prediction, drawn, colormap=colormap, extent=extent)
+    image = _show_thermogram(
+        axes[0], prediction.picture, drawn, colormap=colormap, extent=extent, scales=scales
+    )
+    parts = [[axes[0]]]
+    if image is not None:
+        title = "degrees C" if prediction.celsius else "gray level"
+        parts[0].append(_scale(figure, axes[0], image, title=title))
     for axis, heading in zip(axes[1:], headings[1:], strict=True):
         axis.imshow(
             _backdrop(drawn, prediction.picture), cmap="gray", vmin=0, vmax=255, extent=extent
         )
+        parts.append([axis])
         if heading == "regions":
             _paint_regions(axis, prediction.label_map[::step, ::step], extent=extent)
-            _mark_spots(axis, prediction.regions, shape=shape)
+            _mark_spots(axis, prediction.measurements, shape=shape)
         else:
-            _paint_evidence(axis, prediction, drawn.shape[:2], extent=extent)
+            image = _paint_evidence(axis, prediction, extent=extent, limit=scales.evidence)
+            title = "logit per 1 % of the image; orange: for sick, purple: for healthy"
+            parts[-1].append(_scale(figure, axis, image, title=title))
     if prediction.label_map is not None:
-        classes = np.setdiff1d(prediction.label_map, [BACKGROUND])
-        canvas.legend(figure, figures.class_patches(classes), columns=columns, note=note)
-    return canvas.save(figure, path, note=note)
+        patches = figures.class_patches(_classes(prediction.label_map))
+        canvas.legend(figure, patches, columns=columns, note=note)
+    canvas.sign(figure, note=note)
+    return figure, parts
 
 
-def _drawable(text: str) -> str:
-    """Replaces characters that matplotlib's font lacks; matplotlib would print a warning."""
+def _title(prediction: Prediction, panels: int) -> str:
+    """The name, and the mark of a thermogram in doubt, with what the font can draw."""
     from matplotlib.font_manager import FontProperties, findfont, get_font
 
+    name = canvas.short_name(prediction.name, NAME_LENGTH * panels)
+    if prediction.doubts:
+        mark = f" ({DOUBTFUL})" if panels > 1 else " (in doubt)"
+        name = canvas.short_name(prediction.name, NAME_LENGTH * panels - len(mark)) + mark
+    # matplotlib would print a warning for a character that its font lacks.
     index = get_font(findfont(FontProperties())).get_char_index
-    return "".join(sign if index(ord(sign)) else "\N{REPLACEMENT CHARACTER}" for sign in text)
+    return "".join(sign if index(ord(sign)) else "\N{REPLACEMENT CHARACTER}" for sign in name)
 
 
-def _show_thermogram(figure, axis, prediction, drawn, *, colormap, extent):
-    """Draws the thermogram, with the scale of temperatures or gray levels below."""
-    picture = prediction.picture
+def _show_thermogram(axis, picture: Picture, drawn, *, colormap, extent, scales: Scales):
+    """Draws the thermogram; returns what a scale shows, None for colours."""
     if picture.kinds == ("colour",):
         axis.imshow(drawn, extent=extent)
-        return
+        return None
     low, high = picture.limits  # without a lamp or a window, whose temperatures were clamped
-    image = axis.imshow(
+    if picture.temperatures is not None and scales.celsius is not None:
+        low, high = scales.celsius
+    return axis.imshow(
         drawn, cmap=colormap, extent=extent, interpolation="nearest", vmin=low, vmax=high
     )
+
+
+def _scale(figure, axis, image, *, title: str):
+    """Draws a scale below a panel; returns its axis."""
     height = figure.get_figheight()
     box = axis.get_position()
     below = figure.add_axes((box.x0, box.y0 - 0.2 / height, box.width, 0.08 / height))
     bar = figure.colorbar(image, cax=below, orientation="horizontal")
     bar.ax.tick_params(labelsize=canvas.SMALL, length=2, pad=1)
-    title = "degrees C" if picture.temperatures is not None else "gray level"
     bar.set_label(title, fontsize=canvas.SMALL, labelpad=1)
     bar.outline.set_linewidth(0.5)
+    return below
+
+
+def _panels(figure, parts) -> Iterable[Panel]:
+    """Where the panels are in the file that was just written."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    width, height = figure.bbox.width, figure.bbox.height
+    for axes in parts:
+        boxes = [axis.get_tightbbox(renderer) for axis in axes]
+        left, right = min(box.x0 for box in boxes) - 4, max(box.x1 for box in boxes) + 4
+        # The file's rows count from the top, matplotlib's from the bottom.
+        top, bottom = height - max(b.y1 for b in boxes) - 4, height - min(b.y0 for b in boxes) + 4
+        left, top, right, bottom = map(
+            int, (max(0, left), max(0, top), min(width, right), min(height, bottom))
+        )
+        inner = axes[0].get_window_extent(renderer)
+        picture = (
+            (inner.x0 - left) / (right - left),
+            (height - inner.y1 - top) / (bottom - top),
+            (inner.x1 - left) / (right - left),
+            (height - inner.y0 - top) / (bottom - top),
+        )
+        yield Panel(axes[0].get_title(), (left, top, right, bottom), picture)
+
+
+def _classes(label_map: np.ndarray) -> tuple[int, ...]:
+    return tuple(int(index) for index in np.setdiff1d(label_map, [BACKGROUND]))
 
 
 def _backdrop(pixels: np.ndarray, picture: Picture) -> np.ndarray:
@@ -120,13 +224,13 @@ def _mark_spots(axis, regions, *, shape):
     """Draws crosses, with the temperature at the top right, or elsewhere if there is no room."""
     from matplotlib.patheffects import withStroke
 
-    halo = [withStroke(linewidth=1.6, foreground="black")]
+    halo = [withStroke(linewidth=1.8, foreground="black")]
     for region in regions:
         if region.hottest is None:
             continue
         x, y = region.hottest[0] + 0.5, region.hottest[1] + 0.5
-        axis.plot(x, y, "+", color="white", markersize=6, path_effects=halo)
-        points = 72 * canvas.PANEL_INCHES / shape[1]  # the size of a pixel in print
+        axis.plot(x, y, "+", color="white", markersize=7, path_effects=halo)
+        points = 72 * PANEL_INCHES / shape[1]  # the size of a pixel in print
         to_left = (shape[1] - x) * points < SPOT_WIDTH
         below = y * points < SPOT_HEIGHT
         axis.annotate(
@@ -136,22 +240,38 @@ def _mark_spots(axis, regions, *, shape):
             textcoords="offset points",
             ha="right" if to_left else "left",
             va="top" if below else "bottom",
-            fontsize=canvas.SMALL - 1.5,
+            fontsize=canvas.SMALL,
             color="white",
             path_effects=halo,
         )
 
 
-def _paint_evidence(axis, prediction, shape, *, extent):
-    """Draws the mean evidence of the classifiers, blurred as in `figures.evidence_figure`."""
-    picture = prediction.picture
-    maps = [
-        grids.from_model(evidence.astype(np.float32)[..., np.newaxis], picture.grid)[..., 0]
-        for evidence in prediction.evidence.values()
-    ]
-    step = -(-picture.grid.height // shape[0])
-    evidence = np.mean(maps, axis=0)[::step, ::step]
-    evidence = ndimage.gaussian_filter(evidence, figures.SMOOTHING * shape[0], mode="reflect")
-    limit = float(np.percentile(np.abs(evidence), 99.5)) or 1.0
-    figures.paint_evidence(axis, evidence / limit, extent=extent)
-    axis.set_xlabel("orange speaks for sick, purple for healthy", fontsize=canvas.SMALL)
+def _evidence(prediction: Prediction) -> Float[np.ndarray, "h w"]:
+    """The mean evidence of the classifiers at the picture's size: logit per 1 % of the image.
+
+    For display, it is blurred as in `figures.evidence_figure`, which does not change its sum.
+    """
+    maps = []
+    for evidence in prediction.evidence.values():
+        sigma = figures.SMOOTHING * evidence.shape[0]
+        density = evidence.astype(np.float32) * (evidence.size / 100)
+        blurred = ndimage.gaussian_filter(density, sigma, mode="reflect")
+        maps.append(grids.from_model(blurred[..., np.newaxis], prediction.picture.grid)[..., 0])
+    return np.mean(maps, axis=0)
+
+
+def _strength(evidence: np.ndarray) -> float:
+    """A limit that few pixels exceed."""
+    return float(np.percentile(np.abs(evidence), 99.5)) or 1.0
+
+
+def _paint_evidence(axis, prediction: Prediction, *, extent, limit: float | None):
+    """Paints the evidence; returns what a scale shows."""
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+
+    evidence = _evidence(prediction)
+    limit = limit or _strength(evidence)
+    step = -(-max(evidence.shape) // DRAWN)
+    figures.paint_evidence(axis, evidence[::step, ::step] / limit, extent=extent)
+    return ScalarMappable(Normalize(-limit, limit), figures.EVIDENCE_COLORMAP)

@@ -51,12 +51,33 @@ class Patient:
         """The probability of sick: the mean of `by_image`."""
         return float(np.mean(self.by_image)) if self.by_image else None
 
+    @property
+    def asymmetry(self) -> float | None:
+        """Breast at image left minus image right, degrees C: the mean over the thermograms.
+
+        Those in doubt, and those that are no frontal views, do not count.
+        """
+        values = [f.differences.get("breasts, mean") for f in self.findings]
+        known = [value for value in values if value is not None]
+        return float(np.mean(known)) if known else None
+
+    @property
+    def hottest(self) -> float | None:
+        """The hottest spot of any region of a thermogram that is not in doubt, degrees C."""
+        certain = [f for f in self.findings if not f.doubts]
+        maxima = [region.max for f in certain for region in f.measurements if region.hottest]
+        return max(maxima, default=None)
+
+
+def who(item: Finding | Unreadable) -> tuple[str, bool]:
+    """(patient, True), or (name, False) for a thermogram of nobody known."""
+    return item.patient or item.name, item.patient is not None
+
 
 def by_patient(items: Iterable[Finding | Unreadable]) -> list[Patient]:
     """The patients, in the order of their first items."""
     patients: dict[tuple[str, bool], Patient] = {}
     for item in items:
-        key = (item.patient or item.name, item.patient is not None)
-        patient = patients.setdefault(key, Patient(*key))
+        patient = patients.setdefault(who(item), Patient(*who(item)))
         (patient.unreadable if isinstance(item, Unreadable) else patient.findings).append(item)
     return list(patients.values())

@@ -2,10 +2,11 @@
 
     workdirs -> the best model of each, with its frozen encoder
     pictures -> images for each model -> batches of one size -> predictions at the pictures' sizes
+             -> does the picture show two breasts? (plausibility.py)
 
     from thermo_jax.inference.predictor import Predictor
     predictor = Predictor(["runs/classify", "runs/segment"])  # without: the model of the package
-    for prediction in predictor.predict_files("my_thermograms"):
+    for prediction in predictor.predict("my_thermograms"):
         print(prediction.name, prediction.probability)
 
 Nothing here needs TensorFlow.
@@ -15,187 +16,95 @@ import itertools
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 from absl import logging
-from jaxtyping import Array, UInt8
 
 from thermo_jax.data import grids
 from thermo_jax.data.examples import block_mean, image_shape
 from thermo_jax.data.reader import AS_RECOGNISED, ReaderSettings, ordered_map
-from thermo_jax.data.thermogram import (
-    GRAY_SHAPE,
-    MIRRORED_CLASSES,
-    VIEW_NAMES,
-    DataError,
-    Thermogram,
-)
+from thermo_jax.data.thermogram import VIEW_NAMES, DataError, Thermogram
 from thermo_jax.errors import UserError
 from thermo_jax.inference import inputs
-from thermo_jax.inference.find_models import DECODERS, find_models
+from thermo_jax.inference.arrays import is_path, of_array
 from thermo_jax.inference.findings import Prediction
 from thermo_jax.inference.inputs import Paths, ReadThermogram, Unreadable
+from thermo_jax.inference.plausibility import PlausibilityCheck, implausible_places
+from thermo_jax.inference.provenance import describe, note_on
 from thermo_jax.inference.regions import measure_regions
-from thermo_jax.models.decoders import HEADS
-from thermo_jax.models.frozen import FrozenEncoder, encode
-from thermo_jax.models.mirror import mirror_averaged
-from thermo_jax.models.operations import choose_operations
-from thermo_jax.models.precision import choose_dtype, matmul_precision
-from thermo_jax.training import train_decoder, weights_file
-from thermo_jax.training.checkpoints import check_validated
+from thermo_jax.inference.trained_models import SHIPPED, Model, load_model, load_models
+from thermo_jax.models.precision import matmul_precision
+from thermo_jax.training.known_images import trained_with
 
-SHIPPED = weights_file.SHIPPED
-SHIPPED_TITLE = "the model that comes with thermo_jax, trained on synthetic images only"
-
-
-class Model(NamedTuple):
-    """A trained decoder, ready to run."""
-
-    name: str  # the part of its workdir that differs from the other models
-    task: str  # "classify" or "segment"
-    data_type: str  # of its images
-    colormap: str  # renders heatmaps from temperatures
-    downscale: int
-    views: tuple[int, ...]  # in its training data, keys of VIEW_NAMES
-    mirrored: bool  # whether mirrored copies were in its training data
-    dtype: str  # compute type, of models/precision.py
-    encoder: FrozenEncoder
-    decoder: Any
-    variables: dict  # of the decoder
-    meta: dict  # of its checkpoint or file: "config", "encoder", "trained_on", ...
-    source: Path  # its workdir or file
-    mirror_average: bool = False  # see models/mirror.py
-
-    @property
-    def is_shipped(self) -> bool:
-        """Whether it comes with the package."""
-        return self.source == weights_file.SHIPPED_FILE
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """(H, W, C) of its images."""
-        return image_shape(self.data_type, downscale=self.downscale)
-
-    def __call__(
-        self,
-        images: UInt8[Array | np.ndarray, "b h w c"],
-        *,
-        shape: tuple[int, int] = GRAY_SHAPE,
-    ) -> dict[str, jax.Array]:
-        """The outputs for a batch of images: see `forward`."""
-        return forward(
-            self.variables,
-            self.encoder.variables,
-            images,
-            encoder=self.encoder.module,
-            decoder=self.decoder,
-            shape=shape,
-            mirror_average=self.mirror_average,
-        )
-
-
-def load_model(workdir: str | os.PathLike, *, name: str = "", dtype: str = "auto") -> Model:
-    """The best model of the run of a decoder.
-
-    Args:
-      workdir: of the run, or a file of weights (`training/weights_file.py`), or "shipped".
-      dtype: compute type, of models/precision.py.
-    Raises:
-      FileNotFoundError: there is no checkpoint.
-      UserError: the run trained something else, or was stopped in its first epoch.
-    """
-    platform = jax.default_backend()
-    with weights_file.open_decoder(workdir) as (meta, read_variables):
-        config = meta["config"]
-        task, data, model = config["task"], config["data"], config["model"]
-        if not meta.get("finished", True):  # files of weights lack this field
-            logging.warning(
-                "%s has not finished its training (epoch %d): its best model so far is used.",
-                workdir,
-                meta["epoch"],
-            )
-        if task not in DECODERS:
-            raise UserError(
-                f"{workdir} contains a run of {task}: expected a classifier or segmenter"
-            )
-        check_validated(meta, workdir=workdir)
-        dtype = choose_dtype(dtype, device=jax.devices()[0])
-        operations = choose_operations("auto", platform=platform)
-        encoder = FrozenEncoder.abstract(
-            meta["encoder"],
-            num_kernels=config["encoder"].get("num_kernels"),
-            dtype=dtype,
-            operations=operations,
-        )
-        decoder = train_decoder.make_decoder(
-            task,
-            width=model["unet_width"],
-            head=model.get("head", HEADS[0]),
-            dtype=dtype,
-            operations=operations,
-        )
-        latents = encoder.latents(image_shape(data["type"], downscale=data["downscale"]))
-        like = train_decoder.abstract_variables(decoder, latents.shape)
-        variables = read_variables({"model": like, "encoder": encoder.variables})
-    return Model(
-        name=name or Path(workdir).name,
-        task=task,
-        data_type=data["type"],
-        colormap=data["colormap"],
-        downscale=data["downscale"],
-        # Imported models lack this field. The published ones were trained on frontal views.
-        views=tuple(data.get("views", (1,))),
-        mirrored=data.get("mirrored", False),
-        dtype=dtype,
-        encoder=encoder.with_variables(jax.device_put(variables["encoder"])),
-        decoder=decoder,
-        variables=jax.device_put(variables["model"]),
-        meta=meta,
-        source=weights_file.SHIPPED_FILE if str(workdir) == SHIPPED else Path(workdir),
-        mirror_average=model.get("mirror_average", False),
-    )
-
-
-def load_models(workdirs: Paths, *, dtype: str = "auto") -> list[Model]:
-    """Loads all models of `find_models`; their names are paths without the common part.
-
-    `find_models` and `load_model` explain the arguments and the errors.
-    """
-    found = find_models(workdirs)
-    trained = [path for path in found if path != weights_file.SHIPPED_FILE]
-    common = os.path.commonpath([path.parent for path in trained]) if trained else ""
-    names = {path: path.relative_to(common).as_posix() for path in trained}
-    return [load_model(path, name=names.get(path, SHIPPED), dtype=dtype) for path in found]
+TASKS = ("segment", "classify")
+NOT_NEW = "its result is better than one for a new patient would be"
+NO_DIFFERENCES = "no differences between left and right are given"
 
 
 class Predictor:
     """An ensemble of trained decoders."""
 
-    def __init__(self, workdirs: Paths = SHIPPED, *, batch_size: int = 8, dtype: str = "auto"):
+    def __init__(
+        self,
+        workdirs: Paths = SHIPPED,
+        *,
+        batch_size: int = 8,
+        dtype: str = "auto",
+        check: bool = True,
+    ):
         """Loads the models (see `load_models`); a batch has `batch_size` thermograms.
 
         Without workdirs, the model that comes with the package finds regions. There are no
         probabilities then.
+
+        Args:
+          check: whether to check that each thermogram shows two breasts from the front.
         """
         if batch_size < 1:
             raise UserError(f"batch_size={batch_size} must be at least 1")
         self.batch_size = batch_size
         self.models = load_models(workdirs, dtype=dtype)
-        if self.note:
-            logging.warning("Thermograms are %s.", self.note)
+        self.provenances = [describe(model) for model in self.models]
+        self._check = None
+        if check:
+            shipped = next((model for model in self.models if model.is_shipped), None)
+            self._check = PlausibilityCheck(shipped or load_model(SHIPPED, dtype=dtype))
+        for note in filter(None, map(self.note_on, TASKS)):
+            logging.warning("%s", note)
 
-    @property
-    def note(self) -> str:
-        """What readers of label maps must know about the segmenters, or ""."""
-        segmenters = [model for model in self.models if model.task == "segment"]
-        if not any(model.is_shipped for model in segmenters):
-            return ""
-        names = [SHIPPED_TITLE if model.is_shipped else model.name for model in segmenters]
-        return f"segmented by {' and by '.join(names)}"
+    def note_on(self, task: str) -> str:
+        """What readers must know about the models of a task, see `provenance.note_on`."""
+        return note_on(self.provenances, task=task)
+
+    def predict(
+        self, thermograms: Any, *, reader: ReaderSettings = AS_RECOGNISED
+    ) -> list[Prediction | Unreadable]:
+        """Predicts arrays, files or folders; always returns a list, in their order.
+
+        Args:
+          thermograms: an array, a path, or a list of arrays and paths. An array [H,W] of
+            floating-point numbers contains temperatures in degrees C (or in another unit that
+            `reader` recognises, as in files), one of uint8 gray levels, and [H,W,3] of uint8
+            colours. [T,H,W] are T thermograms. A path is a file, a folder, a zip, or a pattern
+            such as "clinic/*.csv", see `predict_files`.
+        Raises:
+          UserError: neither an array nor a path, or an array that cannot be used.
+          FileNotFoundError: there is no such file or folder.
+        """
+        if is_path(thermograms):
+            return list(self.predict_files(thermograms, reader=reader))
+        given = thermograms if isinstance(thermograms, list | tuple) else [thermograms]
+        results: list[Prediction | Unreadable] = []
+        for number, item in enumerate(given):
+            if is_path(item):
+                results += self.predict_files(item, reader=reader)
+            else:
+                name = f"array {number}" if len(given) > 1 else "array"
+                results += self.predict_read(of_array(item, name=name, settings=reader))
+        return results
 
     def predict_files(
         self,
@@ -204,7 +113,7 @@ class Predictor:
         leave_out: str | os.PathLike | None = None,
         reader: ReaderSettings = AS_RECOGNISED,
     ) -> Iterator[Prediction | Unreadable]:
-        """Reads and predicts files, folders, zips or patterns, in the order of names.
+        """Reads and predicts files, folders, zips or patterns, one patient after the other.
 
         Arguments and errors are those of `inputs.find_thermograms`.
         """
@@ -226,13 +135,13 @@ class Predictor:
             with unpacked:
                 yield  # to `next` below
                 items = ordered_map(read, found.items, description="predicting")
-                yield from self.predict(items, count=len(found.items))
+                yield from self.predict_read(items, count=len(found.items))
 
         started = predictions()
         next(started)  # Closing a generator that has not started would not leave the `with` block.
         return started
 
-    def predict(
+    def predict_read(
         self, items: Iterable[ReadThermogram | Unreadable], *, count: int | None = None
     ) -> Iterator[Prediction | Unreadable]:
         """Predictions in the order of the items; an unreadable item is returned as it is.
@@ -264,36 +173,75 @@ class Predictor:
             for row, reason in enumerate(reasons):
                 if reason is not None:
                     notes[row].append(f"{model.name}: {reason}")
-                elif model.task == "classify":
+                    continue
+                if trained_with(model.meta, images[row]):
+                    notes[row].append(f"{model.name} was trained with this image: {NOT_NEW}")
+                if model.task == "classify":
                     probabilities[row][model.name] = float(outputs["probabilities"][row])
                     evidence[row][model.name] = outputs["evidence"][row]
                 else:
                     classes[row].append(outputs["classes"][row])
-        of_pictures = zip(batch, probabilities, evidence, classes, notes, strict=True)
-        return [_prediction(*results, models=self.models) for results in of_pictures]
+        doubts = self._doubts(batch, size=size)
+        of_pictures = zip(batch, probabilities, evidence, classes, doubts, notes, strict=True)
+        return [self._prediction(*results) for results in of_pictures]
+
+    def _doubts(self, batch: Sequence[ReadThermogram], *, size: int) -> list[list[str]]:
+        if self._check is None:
+            return [[] for _ in batch]
+        found = self._check([item.picture for item in batch], size=size)
+        return [
+            reasons if _is_frontal(item.record) else []
+            for item, reasons in zip(batch, found, strict=True)
+        ]
+
+    def _prediction(self, item, probabilities, evidence, classes, doubts, notes) -> Prediction:
+        record, picture = item.record, item.picture
+        view_notes, counts = _unseen(record, self.models)
+        label_map, regions, region_doubts = None, [], []
+        if classes:
+            mean = grids.from_model(np.mean(classes, axis=0), picture.grid)
+            label_map = mean.argmax(-1).astype(np.uint8)
+            regions = measure_regions(label_map, picture.temperatures, good=picture.good)
+            if self._check is not None and _is_frontal(record):
+                region_doubts = [] if doubts else implausible_places(label_map)
+        if doubts:
+            view_notes = [_doubtful(doubts, with_probability=bool(probabilities)), *view_notes]
+        if region_doubts:
+            reasons = ", ".join(region_doubts)
+            text = f"the regions cannot be right ({reasons}): {NO_DIFFERENCES}"
+            view_notes = [text, *view_notes]
+        results = {"segment": classes, "classify": probabilities}
+        models_notes = [self.note_on(task) for task in TASKS if results[task]]
+        return Prediction(
+            name=record.name,
+            patient=record.known_patient,
+            shape=picture.shape,
+            celsius=picture.temperatures is not None,
+            probabilities=probabilities,
+            measurements=regions,
+            doubts=tuple(doubts),
+            region_doubts=tuple(region_doubts),
+            notes=(*notes, *view_notes),
+            is_frontal=_is_frontal(record),
+            counts=counts and not doubts,
+            picture=picture,
+            file=item.file,
+            evidence=evidence,
+            label_map=label_map,
+            models_note=" ".join(filter(None, models_notes)),
+        )
 
 
-def _prediction(item, probabilities, evidence, classes, notes, *, models) -> Prediction:
-    record, picture = item.record, item.picture
-    view_notes, counts = _unseen(record, models)
-    label_map, regions = None, []
-    if classes:
-        mean = grids.from_model(np.mean(classes, axis=0), picture.grid)
-        label_map = mean.argmax(-1).astype(np.uint8)
-        regions = measure_regions(label_map, picture.temperatures, good=picture.good)
-    return Prediction(
-        name=record.name,
-        patient=record.known_patient,
-        shape=picture.shape,
-        celsius=picture.temperatures is not None,
-        probabilities=probabilities,
-        regions=regions,
-        notes=(*notes, *view_notes),
-        counts=counts,
-        picture=picture,
-        file=item.file,
-        evidence=evidence,
-        label_map=label_map,
+def _is_frontal(record: Thermogram) -> bool:
+    """Whether it may be a frontal view; only these are checked."""
+    return record.view in (0, 1)
+
+
+def _doubtful(doubts: Sequence[str], *, with_probability: bool) -> str:
+    left_out = ", and its probability is not part of the patient's mean" * with_probability
+    return (
+        f"this may not be a frontal view of two breasts ({', '.join(doubts)}): {NO_DIFFERENCES}"
+        f"{left_out}"
     )
 
 
@@ -327,25 +275,3 @@ def _inputs(batch, data_type, colormap, downscale, *, size) -> tuple[np.ndarray,
         except DataError as error:
             reasons.append(error.detail)
     return images, reasons
-
-
-@partial(jax.jit, static_argnames=("encoder", "decoder", "shape", "mirror_average"))
-def forward(
-    variables, frozen, images, *, encoder, decoder, shape=GRAY_SHAPE, mirror_average=False
-) -> dict[str, jax.Array]:
-    """ "probabilities" [B] and "evidence" [B,h,w], or "classes" [B,*shape,K] (probabilities)."""
-
-    def decode(images):
-        latents = encode(images, encoder=encoder, variables=frozen)
-        return decoder.apply(variables, latents, train=False)
-
-    if mirror_average:
-        outputs = mirror_averaged(decode, images, swap=MIRRORED_CLASSES)
-    else:
-        outputs = decode(images)
-    if isinstance(outputs, tuple):
-        logits, evidence = outputs
-        return {"probabilities": jax.nn.sigmoid(logits), "evidence": evidence}
-    height, width = shape
-    full = decoder.operations.resize(outputs, height=height, width=width)
-    return {"classes": jax.nn.softmax(full)}

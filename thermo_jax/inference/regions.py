@@ -4,12 +4,14 @@ All temperatures are in degrees C. Left and right are sides of the *image*: on a
 thermogram image left is the patient's right (SPEC section 2).
 """
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 from thermo_jax.data.thermogram import BACKGROUND, CLASS_NAMES
+from thermo_jax.evaluation.wording import class_title
 
 PAIRS = {"breasts": (0, 1), "nipples": (2, 3), "armpits": (4, 5)}  # image left, image right
 MEASURES = {"mean": np.mean, "median": np.median, "min": np.min, "max": np.max, "sd": np.std}
@@ -72,3 +74,23 @@ def differences(regions: list[RegionMeasurement]) -> dict[str, float]:
             result[f"{pair}, mean"] = sides[0].mean - sides[1].mean
             result[f"{pair}, max"] = sides[0].max - sides[1].max
     return result
+
+
+def region_rows(regions: Sequence[RegionMeasurement]) -> list[dict[str, Any]]:
+    """Each region as a dictionary of plain values; `hottest_x` and `_y` count pixels from 0."""
+    return [
+        {
+            "region": region.class_name,
+            "title": class_title(region.class_name),
+            "area_pixels": region.area,
+            "share_of_image": region.share,
+            "mean_c": region.mean,
+            "median_c": region.median,
+            "min_c": region.min,
+            "max_c": region.max,
+            "sd_c": region.sd,
+            "hottest_x": region.hottest[0] if region.hottest else None,
+            "hottest_y": region.hottest[1] if region.hottest else None,
+        }
+        for region in regions
+    ]

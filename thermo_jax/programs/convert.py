@@ -23,7 +23,7 @@ from ml_collections import ConfigDict
 from thermo_jax.data.examples import image_shape
 from thermo_jax.errors import MissingFileError, UserError
 from thermo_jax.evaluation import results
-from thermo_jax.inference.predictor import load_model
+from thermo_jax.inference.trained_models import load_model
 from thermo_jax.models.cuts import CHANNELS
 from thermo_jax.models.published import check_published, from_published, to_published
 from thermo_jax.programs import settings

@@ -7,6 +7,7 @@ encoder -> latents, computed once if they fit on the devices and images are not 
 -> predictions for the test patients, once -> results, pictures
 """
 
+import datetime
 from collections.abc import Callable, Mapping
 from functools import partial
 
@@ -135,7 +136,8 @@ def run(
             "encoder": encoder.facts,
             "examples": examples_id,
             "start": start.title,
-            "trained_on": trained_on(dataset, examples, sets, start=start),
+            "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+            "trained_on": trained_on(dataset, examples, sets, start=start, task=config.task),
         },
     )
     # ----------------------------------------------------------------- predictions and the results
@@ -159,7 +161,7 @@ def run(
             config,
             workdir=workdir,
             sets=parts,
-            gray=_gray(dataset, parts) if config.task == "classify" else None,
+            gray=gray_images(dataset, parts) if config.task == "classify" else None,
             predictions=predictions,
             trained=trained,
             encoder_caveat=caveat,
@@ -205,7 +207,7 @@ def fewer_patients(patients: set[str], split_settings: SplitSettings, *, seed: i
     return {names[i] for i in rng.permutation(len(names))[:count]}
 
 
-def _gray(dataset: Dataset, parts: Mapping[str, Examples]) -> dict[str, np.ndarray]:
+def gray_images(dataset: Dataset, parts: Mapping[str, Examples]) -> dict[str, np.ndarray]:
     """The gray images of a classifier's sets, by role, for the baselines.
 
     If an image has no gray version, the run's own images are returned, although the colours of a

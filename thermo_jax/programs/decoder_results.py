@@ -12,6 +12,7 @@ from thermo_jax.data.examples import Examples
 from thermo_jax.data.thermogram import CLASS_NAMES, LABEL_NAMES
 from thermo_jax.evaluation import assessment, baselines, charts, figures, metrics
 from thermo_jax.evaluation.predictions import Predictions
+from thermo_jax.evaluation.results import estimates
 from thermo_jax.evaluation.tables import PrintedTable
 from thermo_jax.programs import reports
 from thermo_jax.programs.frozen_encoder import row_name
@@ -53,7 +54,8 @@ def write(
         # is chosen on them would be optimistic.
         tuned = config.split.protocol != PAPER and "validation" in sets
         scored = classified(sets, predictions, gray=gray, model=model, tuned=tuned)
-        drawn = [_evidence_picture(pictures / "evidence.png", test, predictions["test"], title)]
+        path = pictures / "evidence.png"
+        drawn = [evidence_picture(path, test, predictions["test"], title=title)]
     else:
         label_maps = predictions["test"]["label_maps"]
         scored = segmented(test, predictions["test"], model=model)
@@ -97,7 +99,7 @@ def assess(
     measures = assessment.assess_classification(predictions, row=row, **sampling)
     # The note gives the range of the AUROC by chance. It would be wrong in the paper's protocol,
     # which chooses the epoch on the test patients.
-    if config.data.shuffle_labels and config.split.protocol != PAPER:
+    if config.data.get("shuffle_labels") and config.split.protocol != PAPER:
         per_patient = measures["classification"]["patient"][row]
         measures["cautions"].append(assessment.chance_note(predictions, per_patient))
     return measures, classification_columns(predictions)
@@ -146,27 +148,17 @@ def classified(
     tuned: bool,
 ) -> Predictions:
     """A classifier's test predictions, with its baselines and, if `tuned`, operating points."""
-
-    def scored(role):
-        # float64, so that tables and files compare the same numbers with a threshold.
-        probabilities = predictions[role]["probabilities"].astype(np.float64)
-        columns = {"labels": sets[role].columns["labels"], "probabilities": probabilities}
-        return Predictions.of(sets[role], model=model, columns=columns)
-
-    test = scored("test")
+    roles = ("validation", "test") if tuned else ("test",)
+    judged = {
+        role: with_diagnoses(sets[role], predictions[role]["probabilities"], model=model)
+        for role in roles
+    }
+    test = judged["test"]
     columns = dict(test.columns)
     if tuned:
-        for point, value in assessment.operating_points(scored("validation")).items():
+        for point, value in assessment.operating_points(judged["validation"]).items():
             columns[f"threshold/{point}"] = np.full(len(test), value)
-    features = {
-        role: baselines.baseline_features(
-            gray[role],
-            dates=sets[role].dates,
-            patients=sets[role].patients,
-            mean_temperatures=sets[role].mean_temperatures,
-        )
-        for role in ("train", "test")
-    }
+    features = {role: baseline_features(sets[role], gray[role]) for role in ("train", "test")}
     scores = baselines.baseline_scores(
         features["train"], features["test"], labels=sets["train"].columns["labels"]
     )
@@ -176,6 +168,26 @@ def classified(
         del scores["mean temperature"]
     columns |= {f"baseline/{name}": values for name, values in scores.items()}
     return dataclasses.replace(test, columns=columns)
+
+
+def with_diagnoses(examples: Examples, probabilities: np.ndarray, *, model: str) -> Predictions:
+    """A classifier's predictions, with the diagnoses."""
+    # float64, so that tables and files compare the same numbers with a threshold.
+    columns = {
+        "labels": examples.columns["labels"],
+        "probabilities": probabilities.astype(np.float64),
+    }
+    return Predictions.of(examples, model=model, columns=columns)
+
+
+def baseline_features(examples: Examples, gray: np.ndarray) -> baselines.Features:
+    """What the baselines that see no anatomy read of these images."""
+    return baselines.baseline_features(
+        gray,
+        dates=examples.dates,
+        patients=examples.patients,
+        mean_temperatures=examples.mean_temperatures,
+    )
 
 
 def classification_columns(predictions: Predictions) -> dict[str, np.ndarray]:
@@ -190,16 +202,19 @@ def classification_columns(predictions: Predictions) -> dict[str, np.ndarray]:
     for point, thresholds in predictions.named("threshold/image, ").items():
         columns[f"threshold, {point}"] = thresholds
         columns[f"predicted, {point}"] = diagnoses[np.int32(scores > thresholds)]
-    return columns
+    members = predictions.named("member/").items()
+    return columns | {f"probability_sick, {name}": values for name, values in members}
 
 
 def segmented(test: Examples, predicted: dict[str, np.ndarray], *, model: str) -> Predictions:
-    """A segmenter's test predictions, scored at the images' size and at full size."""
-    columns = {"label_maps": predicted["label_maps"].astype(np.uint8)}
-    pairs = {
-        "scored_label_maps": predicted["label_maps"],
-        "label_maps": predicted["full_label_maps"],
-    }
+    """A segmenter's test predictions, scored at the images' size and at full size.
+
+    An ensemble whose models read images of different sizes has no "label_maps" at one such size: it
+    is scored at full size only.
+    """
+    names = {"scored_label_maps": "label_maps", "label_maps": "full_label_maps"}
+    pairs = {column: predicted[name] for column, name in names.items() if name in predicted}
+    columns = {"label_maps": next(iter(pairs.values())).astype(np.uint8)}
     for column, maps in pairs.items():
         truth = test.columns[column]
         size = "{}x{}".format(*truth.shape[1:])
@@ -242,15 +257,20 @@ def _identities(predictions: Predictions) -> dict[str, np.ndarray]:
 
 
 def classification_charts(folder: Path, outcomes: dict[str, dict], *, title: str) -> list[Path]:
-    """Reliability and confusion of one or more rows, per patient."""
-    counts = {
-        row: measures["classification"]["patient"][row]["counts"]
-        for row, measures in outcomes.items()
-    }
+    """Reliability, ROC curve and confusion of one or more rows, per patient."""
+    rows = {row: values["classification"]["patient"][row] for row, values in outcomes.items()}
+    counts = {row: measures["counts"] for row, measures in rows.items()}
     return [
         charts.reliability_figure(
             folder / "reliability.png",
             {row: tuple(measures["reliability"]["patient"]) for row, measures in outcomes.items()},
+            title=f"{title}, per patient",
+        ),
+        charts.roc_figure(
+            folder / "roc.png",
+            {row: values["roc"]["patient"] for row, values in outcomes.items()},
+            aurocs={row: estimates(values, ["auroc"])[0] for row, values in rows.items()},
+            points={row: (1 - v["specificity"], v["recall"]) for row, v in rows.items()},
             title=f"{title}, per patient",
         ),
         charts.confusion_figure(
@@ -279,17 +299,21 @@ def segmentation_picture(
 ) -> Path:
     """A picture of the first images, with their annotations and the predicted label maps."""
     shown = slice(0, PICTURED)
+    truth = examples.columns["scored_label_maps"]
+    if truth.shape != label_maps.shape:  # of an ensemble of different sizes
+        truth = examples.columns["label_maps"]
     return figures.segmentation_figure(
         path,
         examples.columns["images"][shown],
-        examples.columns["scored_label_maps"][shown],
+        truth[shown],
         label_maps[shown],
         examples.names[shown],
         title=title,
     )
 
 
-def _evidence_picture(path: Path, test: Examples, predicted: dict, title: str) -> Path:
+def evidence_picture(path: Path, test: Examples, predicted: dict, *, title: str) -> Path:
+    """A picture of some images, with the evidence in each of their pixels."""
     # Half of the images are of sick and half of healthy patients, if there are both.
     labels = test.columns["labels"]
     order = np.concatenate([np.flatnonzero(labels == label)[: PICTURED // 2] for label in (1, 0)])

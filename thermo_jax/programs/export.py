@@ -1,23 +1,22 @@
 """Program "export": trained decoders -> files to run without this package, or of weights for it."""
 
-import json
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
 from thermo_jax.data.dataset import PHANTOM
-from thermo_jax.files import folder_path
 from thermo_jax.inference.export import export_onnx, export_stablehlo
-from thermo_jax.inference.predictor import Model, load_models
+from thermo_jax.inference.provenance import scores_of
+from thermo_jax.inference.trained_models import Model, load_models
 from thermo_jax.programs import settings
 from thermo_jax.programs.workdir import check_workdir, print_results, write_config
 from thermo_jax.training.weights_file import SHIPPED, write_weights
 
 # What a file of weights says about its run: keys of the checkpoint's meta.
-DESCRIBED = ("config", "encoder", "trained_on", "imported")
+DESCRIBED = ("config", "encoder", "trained_on", "imported", "date")
+SCORES = ("classification", "segmentation")  # of these results, the measures
 # A file of weights is shared. So it contains no path of this machine: these fields of the
 # configuration become "", unless they have one of the values that are no paths.
 CONFIGURED_PATHS = ("data.root", "data.prepared_dir", "split.file", "encoder.workdir", "init_from")
@@ -57,14 +56,6 @@ def export_weights(model: Model, path: str | Path) -> list[Path]:
     variables = {"model": model.variables, "encoder": model.encoder.variables}
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_weights(path, variables, meta | {"scores": _scores(model)})
+    scores = {k: measures for k, measures in scores_of(model).items() if k in SCORES}
+    write_weights(path, variables, meta | {"scores": scores})
     return [path]
-
-
-def _scores(model: Model) -> dict[str, Any]:
-    """The measures in the results of the model's run, {} if there are none."""
-    if "scores" in model.meta:  # of a file of weights
-        return model.meta["scores"]
-    file = folder_path(model.source) / "results.json"
-    measures = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    return {name: measures[name] for name in ("classification", "segmentation") if name in measures}

@@ -25,7 +25,7 @@ from thermo_jax.evaluation.predictions import Predictions
 from thermo_jax.evaluation.report import Section, Text
 from thermo_jax.evaluation.tables import PrintedTable
 from thermo_jax.evaluation.wording import DISCLAIMER
-from thermo_jax.inference.predictor import load_model
+from thermo_jax.inference.trained_models import load_model
 from thermo_jax.models.cuts import CHANNELS
 from thermo_jax.models.precision import matmul_precision
 from thermo_jax.programs import decoder_results, reports, settings

@@ -159,5 +159,10 @@ def encoder_caveat(meta: dict, *, dataset: Dataset, test_patients: set[str]) -> 
 
 
 def seen_patients(meta: dict, *, dataset: Dataset) -> set[str] | None:
-    """The patients, known or not, on whom the encoder was pretrained; None for another data set."""
-    return set(meta["seen_patients"]) if meta["data_fingerprint"] == dataset.fingerprint else None
+    """The patients, known or not, on whom the encoder was pretrained; None if they are not known.
+
+    They are known for the same data set only, and not in a file of weights, which names nobody.
+    """
+    if meta.get("data_fingerprint") != dataset.fingerprint:
+        return None
+    return set(meta["seen_patients"])

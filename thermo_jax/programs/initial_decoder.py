@@ -12,14 +12,16 @@ from ml_collections import ConfigDict
 
 from thermo_jax.data.dataset import PHANTOM, Dataset
 from thermo_jax.data.examples import Examples, image_shape
+from thermo_jax.data.thermogram import SICK
 from thermo_jax.errors import UserError
 from thermo_jax.files import digest
-from thermo_jax.inference.predictor import SHIPPED_TITLE, Model, load_model
+from thermo_jax.inference.trained_models import SHIPPED_TITLE, Model, load_model
 from thermo_jax.models.frozen import FrozenEncoder
 from thermo_jax.models.operations import NATIVE
 from thermo_jax.programs.frozen_encoder import open_encoder
 from thermo_jax.training import train_decoder
 from thermo_jax.training.checkpoints import Checkpoints, has_checkpoint
+from thermo_jax.training.known_images import image_digests
 
 # The U-Net's last layer: a classifier that starts from a segmenter has a new one.
 _LAST_LAYER = ("params", "unet", "out")
@@ -164,20 +166,32 @@ def _check_shapes(
 
 
 def trained_on(
-    dataset: Dataset, examples: Examples, sets: Mapping[str, np.ndarray], *, start: Start
+    dataset: Dataset,
+    examples: Examples,
+    sets: Mapping[str, np.ndarray],
+    *,
+    start: Start,
+    task: str,
 ) -> list[dict | None]:
     """The patients whose labels a decoder has seen, also before this run; saved with checkpoints.
 
-    A file of weights shares them with others. So patients and data are digests, which can be
-    recognised by those who have the same data, but from which nobody else can find out the names.
-    None stands for a decoder that was trained on patients who are not known.
+    A file of weights shares them with others. So patients, data and images are digests, which can
+    be recognised by those who have the same data, but from which nobody else can find out the
+    names. None stands for a decoder that was trained on patients who are not known.
+
+    Args:
+      sets: the rows of each set; all but "test" have trained or validated the decoder.
+      task: for "classify", the number of sick patients among them is "sick".
     """
-    rows = np.concatenate([rows for role, rows in sets.items() if role != "test"])
+    seen = examples.take(np.concatenate([rows for name, rows in sets.items() if name != "test"]))
     own = {
         "data": digest(_data_key(dataset)),
         "synthetic": _is_phantom(dataset),
-        "patients": sorted(patient_digests(examples.patients[rows].tolist(), dataset=dataset)),
+        "patients": sorted(patient_digests(seen.patients.tolist(), dataset=dataset)),
+        "images": sorted(set(image_digests(seen.columns["images"]))),
     }
+    if task == "classify":
+        own["sick"] = len(set(seen.patients[seen.columns["labels"] == SICK].tolist()))
     if not start.title:
         return [own]
     return [own, *([None] if start.trained_on is None else start.trained_on)]
@@ -216,16 +230,33 @@ def start_caveat(
     trained: list[dict | None] | None, *, dataset: Dataset, test_patients: set[str]
 ) -> str:
     """What readers must know if test patients may have trained the model at the start, or ""."""
-    tested: set[str] = set()
-    is_unknown = False
-    for seen in [None] if trained is None else trained:
-        if seen is not None and seen["data"] == digest(_data_key(dataset)):
-            tested |= patient_digests(test_patients, dataset=dataset) & set(seen["patients"])
-        elif not _is_phantom(dataset) and (seen is None or not seen["synthetic"]):
-            is_unknown = True
+    tested, is_unknown = seen_in_training(trained, dataset=dataset, patients=test_patients)
     caveats = []
     if tested:
         caveats.append(f"trained on {len(tested)} of these test patients, with their labels")
     if is_unknown:
         caveats.append("trained on other data: whether it saw test patients is not known")
     return "; ".join(caveats)
+
+
+def seen_in_training(
+    trained: list[dict | None] | None, *, dataset: Dataset, patients: Iterable[str]
+) -> tuple[set[str], bool]:
+    """Which of these patients of a data set trained a model, and whether others may have, too.
+
+    Args:
+      trained: the model's `trained_on`; None for a model of earlier versions or an imported one.
+    """
+    by_digest = {
+        one_digest: patient
+        for patient in patients
+        for one_digest in patient_digests([patient], dataset=dataset)
+    }
+    found: set[str] = set()
+    is_unknown = False
+    for run in [None] if trained is None else trained:
+        if run is not None and run["data"] == digest(_data_key(dataset)):
+            found |= {by_digest[seen] for seen in by_digest.keys() & set(run["patients"])}
+        elif not _is_phantom(dataset) and (run is None or not run["synthetic"]):
+            is_unknown = True
+    return found, is_unknown

@@ -38,6 +38,7 @@ CAPTIONS = {
     "clusters_pixels": "Clusters of raw pixel values, named by the annotations.",
     "evidence": "Evidence for sick and for healthy: each pixel's exact part of the logit.",
     "reliability": "Reliability: the share of sick patients against the predicted probability.",
+    "roc": "ROC curve per patient, with the 95 % band of its sensitivity at each specificity.",
     "confusion_classification": "Confusion matrix per patient at 0.5; truth in rows; of several "
     "repeats, the mean.",
     "confusion_segmentation": "Confusion of regions, in shares of the true region; truth in rows.",
@@ -89,8 +90,8 @@ def result_sections(outcome: Mapping[str, Any]) -> list[Section]:
             tables["Per image, within subsets with both diagnoses"] = outcome["subsets"]
         parts = [classification_table(title, rows) for title, rows in tables.items()]
         rows = [row for table in tables.values() for row in table.values()]
-        note = f"{INTERVALS} {PERFECT}" if any(row["perfect"] for row in rows) else INTERVALS
-        sections.append(Section("Classification", [*parts, Text(note)]))
+        notes = [INTERVALS, PERFECT * any(row["perfect"] for row in rows), outcome.get("note", "")]
+        sections.append(Section("Classification", [*parts, Text(" ".join(filter(None, notes)))]))
     if "segmentation" in outcome:
         sections.append(Section("Segmentation", _segmentation_parts(outcome)))
     return sections

@@ -11,7 +11,7 @@ import optax
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
-from thermo_jax.configs.rules import RULES
+from thermo_jax.configs.rules import RULES, SCALES, celsius_range
 from thermo_jax.data.batches import choose_loader, steps_per_epoch
 from thermo_jax.data.dataset import PAPER, DataSettings, SplitSettings
 from thermo_jax.data.radiometry import find_colormap
@@ -175,6 +175,11 @@ def operations(config: ConfigDict, placement: Placement) -> Operations:
 def _steps_per_dispatch(config: ConfigDict) -> int:
     on_cpu = jax.default_backend() == "cpu"
     return config.parallel.steps_per_dispatch or (1 if on_cpu else STEPS_PER_DISPATCH)
+
+
+def temperature_scale(config: ConfigDict) -> str | tuple[float, float]:
+    """`config.scale`: "patient", "thermogram", or the lowest and highest temperature, degrees C."""
+    return config.scale if config.scale in SCALES else celsius_range(config.scale)
 
 
 def paths(config: ConfigDict, field: str) -> list[str]:

@@ -114,8 +114,8 @@ def check_workdir(path: str | Path, config: ConfigDict) -> Path:
     return workdir
 
 
-def write_config(workdir: Path, config: ConfigDict) -> None:
-    """Makes the folder and writes config.json.
+def write_config(workdir: Path, config: ConfigDict, **facts: Any) -> None:
+    """Makes the folder and writes config.json: the configuration, the versions, and the facts.
 
     It is called after every check that may refuse the run: a refused run changes no file.
 
@@ -123,7 +123,8 @@ def write_config(workdir: Path, config: ConfigDict) -> None:
       UserError: the path is not the same folder for all processes of the run.
     """
     file = workdir / CONFIG
-    text = json.dumps({"config": to_json(config), "versions": versions()}, indent=2) + "\n"
+    content = {"config": to_json(config), "versions": versions(), **facts}
+    text = json.dumps(content, indent=2) + "\n"
     processes.wait("all have read the workdir")
     if processes.is_writer():
         (workdir / PICTURES).mkdir(parents=True, exist_ok=True)

@@ -23,17 +23,11 @@ from collections.abc import Iterator
 import jax
 from jax.experimental import multihost_utils
 
-EXIT_STOPPED = 75  # EX_TEMPFAIL of sysexits.h: the same command continues the run
+from thermo_jax.errors import EXIT_STOPPED, Stopped
+
 _WAKE = signal.SIGUSR1  # interrupts the main thread even if it waits for something
 _asked = threading.Event()
 _deferred = threading.Event()
-
-
-class Stopped(SystemExit):
-    """The run was asked to stop, and has saved its state."""
-
-    def __init__(self):
-        super().__init__(EXIT_STOPPED)
 
 
 def listen() -> None:

@@ -164,6 +164,7 @@ def predict_step(
     decoder: Decoder,
     full_shape: tuple[int, int],
     mirror_average: bool = False,
+    with_classes: bool = False,
 ) -> dict[str, jax.Array]:
     """Returns predictions for all examples of the batch and its padding.
 
@@ -173,6 +174,8 @@ def predict_step(
 
     Args:
       mirror_average: see `models/mirror.py`; it needs "images" in the batch.
+      with_classes: a segmenter's predictions also are the probabilities of the classes, "classes"
+        [B,H,W,K] and "full_classes" [B,*full_shape,K].
     """
 
     def decode(batch: dict):
@@ -189,12 +192,13 @@ def predict_step(
         logits, evidence = outputs
         return parallel.gather({"probabilities": jax.nn.sigmoid(logits), "evidence": evidence})
     full = decoder.operations.resize(outputs, height=full_shape[0], width=full_shape[1])
-    return parallel.gather(
-        {
-            "label_maps": outputs.argmax(-1).astype(jnp.uint8),
-            "full_label_maps": full.argmax(-1).astype(jnp.uint8),
-        }
-    )
+    results = {
+        "label_maps": outputs.argmax(-1).astype(jnp.uint8),
+        "full_label_maps": full.argmax(-1).astype(jnp.uint8),
+    }
+    if with_classes:
+        results |= {"classes": jax.nn.softmax(outputs), "full_classes": jax.nn.softmax(full)}
+    return parallel.gather(results)
 
 
 # --------------------------------------------------------------------------------------------------

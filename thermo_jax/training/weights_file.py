@@ -199,7 +199,10 @@ def _are_views(value: Any) -> bool:
 
 
 def _is_training(value: Any) -> bool:
-    """Whether it has the form that `programs/initial_decoder.trained_on` returns."""
+    """Whether it has the form that `programs/initial_decoder.trained_on` returns.
+
+    Files of earlier versions lack "images" and "sick".
+    """
     return value is None or (
         isinstance(value, list)
         and all(
@@ -207,11 +210,16 @@ def _is_training(value: Any) -> bool:
             or isinstance(seen, dict)
             and isinstance(seen.get("synthetic"), bool)
             and isinstance(seen.get("data"), str)
-            and isinstance(seen.get("patients"), list)
-            and all(isinstance(patient, str) for patient in seen["patients"])
+            and _are_texts(seen.get("patients"))
+            and _are_texts(seen.get("images", []))
+            and type(seen.get("sick", 0)) is int
             for seen in value
         )
     )
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(text, str) for text in value)
 
 
 _TYPES = tuple(CHANNELS)
@@ -230,6 +238,7 @@ _FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "encoder.data_type": ("gray or heat", lambda v: v in _TYPES),
     "encoder.kind": ("random, none or absent", lambda v: v in (None, "random", "none")),
     "encoder.num_kernels": ("a width", lambda v: v is None or _is_width(v)),
+    "date": ("a date", lambda v: v is None or isinstance(v, str) and len(v) == 10),
     "trained_on": ("a list of data sets with their patients", _is_training),
 }
 

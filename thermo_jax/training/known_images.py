@@ -1,0 +1,35 @@
+"""Recognises images on which a decoder was trained, also in other folders and under other names.
+
+The meta of a checkpoint or of a file of weights contains digests of these images ("images" in its
+"trained_on", which `programs/initial_decoder.trained_on` writes). Only someone who has an image can
+compute its digest, so that a shared file shows nothing about the patients.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+
+DIGITS = 16  # hexadecimal
+
+
+def image_digests(images: Iterable[UInt8[np.ndarray, "h w c"]]) -> list[str]:
+    """The digest of each image, as a model reads it: at its data type and size."""
+    return [hashlib.sha256(image.tobytes()).hexdigest()[:DIGITS] for image in images]
+
+
+def trained_with(meta: Mapping[str, Any], image: UInt8[np.ndarray, "h w c"]) -> bool:
+    """Whether the image is known to be one of those that trained or validated a model.
+
+    False does not show that it is a new one: models of earlier versions and imported ones have no
+    digests, and the same thermogram may have been saved again with other pixels.
+
+    Args:
+      meta: of the model's checkpoint or file of weights.
+      image: as this model reads it.
+    """
+    (wanted,) = image_digests([image])
+    runs = meta.get("trained_on") or []  # None in a list stands for a run that is not known
+    return any(wanted in run.get("images", ()) for run in runs if run is not None)
