@@ -66,8 +66,9 @@ def data(data_type: str) -> ConfigDict:
     # Unit of temperatures: "celsius", "fahrenheit", "kelvin", "centikelvin" (kelvin x 100), or
     # "auto", which recognises it by each image's median.
     config.unit = "auto"
-    # "tf.data", or "numpy" where TensorFlow is not installed; both give the same examples.
-    config.loader = "tf.data"
+    # "tf.data" prepares the data once and streams them; "numpy" needs no TensorFlow, and prepares
+    # nothing. Both give the same examples. "auto" is tf.data if TensorFlow is installed.
+    config.loader = "auto"
     # Folder of prepared (TFDS) data; "" = ~/.cache/thermo_jax, or $THERMO_JAX_CACHE_DIR.
     config.prepared_dir = ""
     # A control experiment: True permutes the patients' diagnoses at random, so that nothing can be

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from thermo_jax.configs.common import ROWS
-from thermo_jax.data.batches import LOADERS
+from thermo_jax.data.batches import LOADER_CHOICES
 from thermo_jax.data.dataset import SPLIT_PROTOCOLS
 from thermo_jax.data.layouts import LAYOUTS, RENDER_CHOICES
 from thermo_jax.data.phantom import VERSIONS
@@ -92,7 +92,7 @@ RULES: dict[str, Rule] = {
     "augment.blur": ("from 0 to 10", lambda value: 0 <= value <= 10),
     "augment.rectangles": ("from 0 to 20", lambda value: 0 <= value <= 20),
     "data.layout": _one_of(LAYOUTS),
-    "data.loader": _one_of(LOADERS),
+    "data.loader": _one_of(LOADER_CHOICES),
     "data.phantom_version": ("1 or 2", lambda value: value in VERSIONS),
     "data.render": _one_of(RENDER_CHOICES),
     "data.type": _one_of(tuple(CHANNELS)),

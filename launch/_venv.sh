@@ -1,8 +1,10 @@
 # shellcheck shell=bash
 # The scripts in this folder source this file. `use_venv [EXTRAS]` changes to the checkout, and sets
 # `python`. If setup.cfg or pyproject.toml changed or an extra is missing, it first installs the
-# package and these extras ("dev" by default) into .venv; only one script installs at a time. Set
-# PYTHON to choose the interpreter with which .venv is created (3.11 or newer).
+# package and these extras ("dev" by default) into .venv; only one script installs at a time.
+# `use_venv light` is satisfied with any installation; if there is none, it installs the package
+# without TensorFlow. Set PYTHON to choose the interpreter with which .venv is created (3.11 or
+# newer).
 
 say() { printf '%s: %s\n' "$(basename "$0")" "$*" >&2; }
 
@@ -44,6 +46,7 @@ installed_extras() {
 
 has_extras() { # arguments: installed extras, wanted extras
   local extra
+  if [ "$2" = light ]; then return; fi
   for extra in ${2//,/ }; do
     [[ ",$1," == *",$extra,"* ]] || return 1
   done
@@ -55,12 +58,23 @@ is_current() {
     { [ -z "${PYTHON:-}" ] || [ "$(python_version .venv/bin/python)" = "$(python_version "$PYTHON")" ]; }
 }
 
+pip() { .venv/bin/python -m pip --quiet --disable-pip-version-check "$@"; }
+
+install_light() { # the README has this recipe, too
+  # --no-compile saves 100 MB: later, Python compiles the modules that it imports.
+  sed -n '/^install_requires/,/^$/s/^  *//p' setup.cfg | grep -v '^tensorflow>' |
+    pip install --no-compile --requirement /dev/stdin
+  pip install --no-deps --editable .
+  pip uninstall --yes pyarrow # 165 MB, which TFDS uses only for Parquet files
+}
+
 install() {
   local base stamp extras=$1 installed
   stamp=$(wanted_stamp)
-  # Keep the extras that are already installed.
+  # Keep the extras that are already installed; without any, the installation is light.
   installed=$(installed_extras) || installed=
-  extras=$(printf '%s,%s' "$installed" "$extras" | tr , '\n' | sed '/^$/d' | sort -u | paste -sd, -)
+  extras=$(printf '%s,%s' "$installed" "$extras" | tr , '\n' | sed '/^$/d; /^light$/d' | sort -u | paste -sd, -)
+  extras=${extras:-light}
   base=$(find_python)
   rm -f .venv/installed-for
   if ! is_usable .venv/bin/python ||
@@ -69,7 +83,7 @@ install() {
     "$base" -m venv --clear .venv
   fi
   say "installing thermo_jax with its dependencies into .venv (some minutes the first time)"
-  .venv/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[$extras]"
+  if [ "$extras" = light ]; then install_light; else pip install --editable ".[$extras]"; fi
   printf '%s\n' "$stamp" "$extras" >.venv/installed-for
 }
 

@@ -175,15 +175,21 @@ def test_the_numpy_loader_runs_where_tensorflow_is_not_installed():
             columns, batch_size=2, seed=0, num_steps=2, loader="numpy")
         assert len(list(stream)) == 2
         assert len(list(batches.eval_batches(columns, batch_size=2, loader="numpy"))) == 2
-        try:
-            batches.eval_batches(columns, batch_size=2, loader="tf.data")
-        except ValueError as error:
-            print(error)
+        assert batches.choose_loader("auto") == "numpy"
+        for refused in (
+            lambda: batches.eval_batches(columns, batch_size=2, loader="tf.data"),
+            lambda: batches.choose_loader("tf.data"),
+        ):
+            try:
+                refused()
+            except ValueError as error:
+                print(error)
     """
     command = [sys.executable, "-c", textwrap.dedent(program)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
-    assert "pip install tensorflow" in done.stdout
+    assert done.stdout.count("the tf.data loader needs TensorFlow, which") == 2
+    assert done.stdout.count("pip install tensorflow") == 2
 
 
 @pytest.mark.parametrize("loader", batches.LOADERS)

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import shutil
+import subprocess
 import sys
 import time
 
@@ -13,12 +14,11 @@ import numpy as np
 import pytest
 from absl import logging
 
-from thermo_jax.data import annotations, examples, layouts, phantom, radiometry
+from thermo_jax.data import annotations, dataset, examples, layouts, phantom, radiometry
 from thermo_jax.data.picture import load_pixels, read_one
+from thermo_jax.data.prepared import source_fingerprint
 from thermo_jax.data.thermogram import DataError
 
-if importlib.util.find_spec("tensorflow") is None:  # importing it takes seconds
-    pytest.skip("TensorFlow is absent", allow_module_level=True)
 tfds = pytest.importorskip("tensorflow_datasets")
 dmr_ir = pytest.importorskip("thermo_jax.data.dmr_ir")
 
@@ -97,6 +97,35 @@ def test_metadata_survives_and_missing_pixels_stay_missing(source, prepared):
         assert dataclasses.replace(actual, **blank) == dataclasses.replace(expected, **blank)
 
 
+def test_the_numpy_loader_reads_a_prepared_set_and_imports_no_tensorflow(source, prepared):
+    program = f"""
+import sys
+from thermo_jax.data import dataset, layouts
+layouts.scan = None  # reading the source would fail
+options = {{"root": {str(source)!r}, "prepared_dir": {str(prepared.directory.parent)!r}}}
+opened = dataset.open_dataset(dataset.DataSettings(type="heat", loader="numpy", **options))
+print(*opened.load("segment").names)
+assert "tensorflow_datasets" in sys.modules and "tensorflow" not in sys.modules
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    records, _ = layouts.scan(source)
+    chosen = examples.select(records, examples.Selection(), data_type="heat", task="segment")
+    assert done.stdout.split() == [record.name for record in chosen]
+
+
+def test_the_numpy_loader_reads_the_source_if_the_prepared_set_is_old(tiny):
+    root, prepared_dir = tiny
+    dmr_ir.prepare(root, prepared_dir=prepared_dir)
+    options = {"root": str(root), "type": "heat", "loader": "numpy", "prepared_dir": prepared_dir}
+    opened = dataset.open_dataset(dataset.DataSettings(**options))
+    assert opened.records[0].gray_path.is_dir()  # the prepared set
+    (page,) = root.glob("*/description.html")
+    page.write_text(page.read_text() + "\n")
+    opened = dataset.open_dataset(dataset.DataSettings(**options))
+    assert opened.records[0].gray_path.is_file()
+
+
 def test_an_unchanged_source_is_neither_opened_nor_prepared_again(source, prepared, monkeypatch):
     monkeypatch.setattr(layouts, "scan", None)
     assert dmr_ir.prepare(source, prepared_dir=prepared.directory.parent) == prepared
@@ -112,15 +141,17 @@ def test_the_data_report_is_kept_and_one_line_mentions_its_oddities(source, prep
     assert lines[0].endswith(expected)
 
 
-def test_temperatures_are_stored_as_they_were_read(tiny):
+def test_temperatures_and_their_mean_are_stored_to_the_last_bit(tiny):
     root, prepared_dir = tiny
     prepared = dmr_ir.prepare(root, prepared_dir=prepared_dir)
     builder = tfds.builder_from_directory(prepared.dataset_dir)
-    (row,) = builder.as_dataset(split="train").as_numpy_iterator()
+    (row,) = builder.as_data_source(split="train")
     ((record,), _) = layouts.scan(root)
     expected = load_pixels(record).temperatures
     np.testing.assert_array_equal(row["temperatures"], expected)
     assert row["temperatures"].dtype == np.float32
+    (stored,) = dmr_ir.load_records(prepared)
+    assert stored.mean_temperature == record.mean_temperature is not None
     assert row["has_temperatures"]
     assert tuple(row["draw_order"]) == annotations.draw_order(record.regions)
 
@@ -187,24 +218,24 @@ def test_strict_stops_at_a_bad_file_even_if_the_set_was_prepared_without_it(tiny
 def test_a_moved_copy_keeps_its_fingerprint(tiny, tmp_path):
     root, _ = tiny
     shutil.copytree(root, tmp_path / "there")
-    there = dmr_ir.source_fingerprint(tmp_path / "there")
-    assert there == dmr_ir.source_fingerprint(root)
+    there = source_fingerprint(tmp_path / "there")
+    assert there == source_fingerprint(root)
 
 
 def test_a_file_that_is_no_source_does_not_change_the_fingerprint(tiny):
     root, _ = tiny
-    before = dmr_ir.source_fingerprint(root)
+    before = source_fingerprint(root)
     (root / "run.log").write_text("not a source")
-    assert dmr_ir.source_fingerprint(root) == before
+    assert source_fingerprint(root) == before
 
 
 def test_settings_and_modification_times_are_part_of_the_fingerprint(tiny):
     root, _ = tiny
-    first = dmr_ir.source_fingerprint(root, colormap="jet")
-    assert dmr_ir.source_fingerprint(root, colormap="jet") == first
-    assert dmr_ir.source_fingerprint(root, colormap="hot") != first
+    first = source_fingerprint(root, colormap="jet")
+    assert source_fingerprint(root, colormap="jet") == first
+    assert source_fingerprint(root, colormap="hot") != first
     os.utime(next(root.glob("*/*.jpg")), ns=(time.time_ns(), time.time_ns() + 1))
-    assert dmr_ir.source_fingerprint(root, colormap="jet") != first
+    assert source_fingerprint(root, colormap="jet") != first
 
 
 def test_the_folder_for_prepared_sets_comes_from_the_environment(tiny, tmp_path, monkeypatch):
@@ -238,7 +269,9 @@ def test_the_builder_alone_reads_a_source_given_as_manual_dir(tiny, tmp_path):
     root, _ = tiny
     builder = dmr_ir.DmrIr(data_dir=tmp_path / "tfds")
     config = tfds.download.DownloadConfig(manual_dir=root)
-    builder.download_and_prepare(download_dir=tmp_path / "downloads", download_config=config)
-    (row,) = builder.as_dataset(split="train").as_numpy_iterator()
+    builder.download_and_prepare(
+        download_dir=tmp_path / "downloads", download_config=config, file_format="array_record"
+    )
+    (row,) = builder.as_data_source(split="train")
     assert row["gray"].shape == (480, 640, 1)
     assert row["annotated"]

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from thermo_jax import main
 from thermo_jax.configs import classify, demo, encoder, few_shot, segment
 from thermo_jax.configs.rules import RULES
+from thermo_jax.data.batches import LOADERS
 from thermo_jax.models.augmentation import AugmentSettings
 from thermo_jax.programs import encoder as encoder_program
 from thermo_jax.programs import settings
@@ -30,7 +31,7 @@ def test_shipped_configurations_are_fine(config):
         ("train.batch_size", -4, "at least 1"),
         ("train.learning_rate", 0.0, "above 0"),
         ("train.patience", -1, "at least 0"),
-        ("data.loader", "tfds", "one of tf.data, numpy"),
+        ("data.loader", "tfds", "one of auto, tf.data, numpy"),
         ("data.type", "H", "one of gray, heat"),
         ("loss.form", "ntxent", "one of paper, nt_xent"),
         ("loss.contrastive_weight", 1.5, "from 0 to 1"),
@@ -63,6 +64,14 @@ def test_without_first_weights_or_without_an_average_nothing_can_be_averaged(fie
     config.update_from_flattened_dict(fields)
     with pytest.raises(ValueError, match="config.average_with_init=True needs config.init_from"):
         settings.resolve(config)
+
+
+def test_a_study_and_its_stages_share_a_data_set_whose_loader_was_chosen_for_this_machine():
+    config = segment.get_config()
+    assert config.data.loader == "auto"
+    of_study = settings.data_settings(config)
+    assert of_study.loader in LOADERS
+    assert of_study == settings.data_settings(settings.resolve(config))
 
 
 @pytest.mark.parametrize("module", [encoder, classify, segment])

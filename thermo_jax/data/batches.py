@@ -12,14 +12,15 @@ A batch contains the rows of every column, and also
     mask   float32 [B]  1 for an example, 0 for padding
 
 Both loaders give bit-identical batches in the same order. tf.data reads from the NumPy arrays in
-parallel and ahead of use, without a second copy of them. TensorFlow is imported only here and in
-`dmr_ir.py`, inside functions, and it cannot use the accelerators.
+parallel and ahead of use, without a second copy of them. TensorFlow is imported only here, inside
+functions, and it cannot use the accelerators.
 """
 
 import collections
 import contextlib
 import functools
 import importlib
+import importlib.util
 import os
 import sys
 import tempfile
@@ -32,7 +33,33 @@ from absl import logging
 from thermo_jax.errors import UserError
 
 LOADERS = ("tf.data", "numpy")
+LOADER_CHOICES = ("auto", *LOADERS)
 MIN_STEPS_PER_EPOCH = 5  # else, 18 images in batches of 16 would be 2 updates
+
+
+def choose_loader(name: str) -> str:
+    """The loader that one of LOADER_CHOICES means on this machine.
+
+    "auto" is "tf.data" if TensorFlow and TFDS are installed, and "numpy" if not.
+
+    Raises:
+      UserError: `name` is "tf.data", but one of them is not installed.
+    """
+    if name == "numpy":
+        return name
+    needed = {"tensorflow": "TensorFlow", "tensorflow_datasets": "TFDS"}
+    absent = [title for module, title in needed.items() if not importlib.util.find_spec(module)]
+    if not absent:
+        return "tf.data"
+    if name == "tf.data":
+        raise UserError(
+            f"the tf.data loader needs {' and '.join(absent)}, which is not installed: run "
+            "`pip install tensorflow tensorflow-datasets`, or leave config.data.loader at 'auto'"
+        )
+    logging.log_first_n(
+        logging.INFO, "loader numpy, because %s is not installed", 1, " and ".join(absent)
+    )
+    return "numpy"
 
 
 class Rows(NamedTuple):
@@ -240,7 +267,7 @@ def import_tensorflow() -> Any:
         except ImportError as error:
             raise UserError(
                 "the tf.data loader needs TensorFlow, which cannot be imported "
-                f"({error}): run `pip install tensorflow`, or choose the loader 'numpy'"
+                f"({error}): run `pip install tensorflow`, or choose the loader 'auto' or 'numpy'"
             ) from error
         for kind in ("GPU", "TPU"):
             # If TensorFlow is already running, it cannot release a device.

@@ -2,14 +2,16 @@
 
 import dataclasses
 import functools
+import importlib.util
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from absl import logging
 from etils import epath
 
-from thermo_jax.data import examples, layouts, phantom, splits
+from thermo_jax.data import examples, layouts, phantom, prepared, splits
 from thermo_jax.data.reader import ReaderSettings
 from thermo_jax.data.splits import Split
 from thermo_jax.data.thermogram import UNLABELLED, Thermogram
@@ -212,12 +214,19 @@ class Dataset:
 def open_dataset(settings: DataSettings) -> Dataset:
     """Scans or prepares the folder.
 
-    With the loader "tf.data", TFDS prepares the folder once: it writes the data to TFRecord files.
-    The loader "numpy" reads the source files directly, without TensorFlow. Both give the same
-    examples.
+    With the loader "tf.data", TFDS prepares the folder once: it writes the data to ArrayRecord
+    files. The loader "numpy" reads the source files, or the prepared data if they are up to date.
+    Both give the same examples.
     """
     root = settings.find_root()
-    if settings.loader == "numpy":
+    options = {
+        "layout": settings.layout,
+        "prepared_dir": settings.prepared_dir or None,
+        "colormap": settings.colormap,
+        "render": settings.render,
+        "reader": settings.reader,
+    }
+    if settings.loader == "numpy" and not _is_prepared(root, **options):
         records, report = layouts.scan(
             root,
             layout=settings.layout,
@@ -234,19 +243,12 @@ def open_dataset(settings: DataSettings) -> Dataset:
     else:
         from thermo_jax.data import dmr_ir  # imports tensorflow_datasets
 
-        prepared = dmr_ir.prepare(
-            root,
-            layout=settings.layout,
-            strict=settings.strict,
-            prepared_dir=settings.prepared_dir or None,
-            colormap=settings.colormap,
-            render=settings.render,
-            reader=settings.reader,
-        )
-        records = dmr_ir.load_records(prepared)
-        read_pixels = functools.partial(dmr_ir.read_pixels, prepared=prepared)
-        write_report = prepared.copy_report
-        cautions = prepared.cautions
+        stored = dmr_ir.prepare(root, strict=settings.strict, **options)
+        logging.info("reading the prepared data in %s", stored.directory)
+        records = dmr_ir.load_records(stored)
+        read_pixels = functools.partial(dmr_ir.read_pixels, prepared=stored)
+        write_report = stored.copy_report
+        cautions = stored.cautions
     if settings.shuffle_labels:
         records = _with_shuffled_labels(records, seed=settings.seed)
     return Dataset(
@@ -256,6 +258,17 @@ def open_dataset(settings: DataSettings) -> Dataset:
         write_report=write_report,
         all_cautions=cautions,
     )
+
+
+def _is_prepared(root: pathlib.Path, **options: Any) -> bool:
+    """Whether there is an up-to-date prepared set (see `prepared.locate`) and TFDS to read it."""
+    wanted = prepared.locate(root, **options)
+    if not wanted.is_prepared():
+        return False
+    if importlib.util.find_spec("tensorflow_datasets"):
+        return True
+    logging.info("%s is not read, because TFDS is not installed", wanted.directory)
+    return False
 
 
 def _with_shuffled_labels(records: Sequence[Thermogram], *, seed: int) -> list[Thermogram]:

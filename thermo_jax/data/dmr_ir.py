@@ -1,17 +1,15 @@
-"""DMR-IR as a TensorFlow Datasets (TFDS) data set: read and checked once, then streamed.
+"""DMR-IR as a TFDS data set: the source files are read and checked once, then the prepared copy.
 
-`prepare` turns a source folder of any layout into TFRecord files, and repeats this when the source
-or the settings change. `load_records` and `read_pixels` read the files through tf.data.
+`prepare` turns a source folder of any layout into ArrayRecord files, and repeats this when the
+source or the settings change. `load_records` and `read_pixels` read these files.
 
-Silva et al. 2014, doi 10.1166/jmihi.2014.1226. Nothing is downloaded: users get the database from
-its owners. TensorFlow is imported only inside functions (see `batches.import_tensorflow`).
+TFDS (TensorFlow Datasets) needs no TensorFlow to write and read ArrayRecord files. Silva et al.
+2014, doi 10.1166/jmihi.2014.1226. Nothing is downloaded: users get the database from its owners.
 """
 
 import contextlib
-import dataclasses
 import datetime
 import functools
-import importlib.util
 import io
 import json
 import math
@@ -25,20 +23,20 @@ import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging
 
-from thermo_jax.data import annotations, batches, examples, layouts
+from thermo_jax.data import annotations, examples, layouts
 from thermo_jax.data.picture import load_pixels
 from thermo_jax.data.prepared import (
     DATASET_NAME,
     DATASET_VERSION,
     Prepared,
+    Wanted,
     choose_prepared_dir,
     find,
+    locate,
     lock,
-    source_fingerprint,
 )
 from thermo_jax.data.reader import AS_RECOGNISED, ReaderSettings, ordered_map
 from thermo_jax.data.thermogram import BACKGROUND, CLASS_NAMES, Annotation, Thermogram
-from thermo_jax.files import digest
 
 # TFDS cannot store None: a missing image is stored with 0 rows, and a flag says that it is missing.
 # Only the number of rows is unknown: with two unknown sizes, TFDS would also store each shape.
@@ -99,6 +97,10 @@ class DmrIr(tfds.core.GeneratorBasedBuilder, skip_registration=DATASET_NAME in _
             name: tfds.features.Text() if dtype is np.str_ else tfds.features.Scalar(dtype=dtype)
             for name, dtype in _METADATA.items()
         }
+        # TFDS stores a Scalar of this type in 32 bits.
+        features["mean_temperature"] = tfds.features.Tensor(
+            shape=(), dtype=np.float64, encoding="bytes"
+        )
         features |= {name: tfds.features.Scalar(dtype=np.bool_) for name in _FLAGS}
         features |= {
             name: tfds.features.Tensor(shape=shape, dtype=dtype, encoding="zlib")
@@ -146,22 +148,22 @@ def prepare(
       UserError: no usable thermogram, an unknown layout, or `prepared_dir` is inside the root.
       DataError: a bad file, if `strict`.
     """
-    root = pathlib.Path(root).expanduser().resolve()
-    # With flyr, temperatures are read from files that were pictures without it.
-    has_flyr = str(importlib.util.find_spec("flyr") is not None)
-    read_as = {"layout": layout, "colormap": colormap, "render": render, "flyr": has_flyr}
-    read_as |= {name: str(value) for name, value in dataclasses.asdict(reader).items()}
-    settings = {"root": str(root), **read_as}
-    fingerprint = source_fingerprint(root, **read_as)
-    directory = (
-        choose_prepared_dir(prepared_dir, root=root) / f"{root.name}-{digest(settings)[:12]}"
+    wanted = locate(
+        root,
+        layout=layout,
+        prepared_dir=prepared_dir,
+        colormap=colormap,
+        render=render,
+        reader=reader,
     )
-    prepared = find(directory, fingerprint)
+    fingerprint = wanted.fingerprint()
+    choose_prepared_dir(prepared_dir, root=wanted.root)
+    prepared = find(wanted.directory, fingerprint)
     if prepared is None:
-        with lock(directory):
+        with lock(wanted.directory):
             # Another process may have prepared it by now.
-            prepared = find(directory, fingerprint) or _write(
-                directory, fingerprint, settings, strict=strict, reader=reader
+            prepared = find(wanted.directory, fingerprint) or _write(
+                wanted, fingerprint, strict=strict, reader=reader
             )
     if strict and prepared.num_bad:
         layouts.scan(root, layout=layout, strict=True, reader=reader)  # raises the file's error
@@ -182,46 +184,34 @@ def load_records(prepared: Prepared) -> list[Thermogram]:
     no outlines: the stored label map shows these.
     """
     names = [*_METADATA, *_FLAGS, "draw_order"]
-    rows = _read(prepared, names).as_numpy_iterator()
-    return [_decode_record(row, prepared.dataset_dir) for row in rows]
+    return [_decode_record(row, prepared.dataset_dir) for row in _open(prepared, names)]
 
 
 def read_pixels(
     records: Sequence[Thermogram], *, prepared: Prepared, data_type: str, task: str
 ) -> examples.ReadPixels:
-    """Reads the stored pixels of some prepared thermograms, which must be in the stored order.
+    """Reads the stored pixels of some prepared thermograms, in order.
 
     The pixels are bit-equal to those that `examples.read_pixels` reads from the source.
     """
-    tf = batches.import_tensorflow()
     names = [data_type, "label_map"] if task == "segment" else [data_type]
-    chosen = {record.name for record in records}
-    # The filter comes before the decompression, which is slow.
-    keep = tf.constant([record.name in chosen for record in load_records(prepared)])
-    with _quiet():
-        features = tfds.builder_from_directory(prepared.dataset_dir).info.features
-        dataset = _read(prepared, names, compressed=True).enumerate()
-        dataset = dataset.filter(lambda row, _: tf.gather(keep, row))
-        dataset = dataset.map(
-            lambda _, record: tuple(features[name].decode_example(record[name]) for name in names),
-            num_parallel_calls=tf.data.AUTOTUNE,
-            deterministic=True,
-        )
-    for values in dataset.prefetch(2).as_numpy_iterator():
-        yield values[0], values[1] if task == "segment" else None
+    row_of = {record.name: row for row, record in enumerate(load_records(prepared))}
+    stored = _open(prepared, names)
+
+    def read(record: Thermogram) -> tuple[np.ndarray, np.ndarray | None]:
+        values = stored[row_of[record.name]]
+        return values[data_type], values.get("label_map")
+
+    return ordered_map(read, records, description=f"reading {data_type}")
 
 
-def _read(prepared: Prepared, names: Sequence[str], *, compressed: bool = False) -> Any:
-    """A tf.data.Dataset of some features of every record, in order."""
-    batches.import_tensorflow()
-    skip = {name: tfds.decode.SkipDecoding() for name in names} if compressed else None
+def _open(prepared: Prepared, names: Sequence[str]) -> Sequence[dict[str, Any]]:
+    """The records in order, each read when it is indexed; only the named features are decoded."""
     with _quiet():
-        return tfds.builder_from_directory(prepared.dataset_dir).as_dataset(
-            split="train",
-            shuffle_files=False,
-            decoders=tfds.decode.PartialDecoding(dict.fromkeys(names, True), decoders=skip),
-            read_config=tfds.ReadConfig(try_autocache=False),
-        )
+        builder = tfds.builder_from_directory(prepared.dataset_dir)
+        others = builder.info.features.keys() - set(names)
+        skip = {name: tfds.decode.SkipDecoding() for name in others}  # decompression is slow
+        return builder.as_data_source(split="train", decoders=skip)
 
 
 @contextlib.contextmanager
@@ -256,9 +246,10 @@ def _encode(record: Thermogram, *, settings: ReaderSettings, colormap: str) -> d
 
 def _decode_record(row: dict[str, Any], stored: pathlib.Path) -> Thermogram:
     values = {
-        name: value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else value.item()
-        for name, value in row.items()
-        if name in _METADATA
+        name: row[name].decode("utf-8", "surrogateescape")
+        if dtype is np.str_
+        else dtype(row[name]).item()
+        for name, dtype in _METADATA.items()
     }
     if math.isnan(values["mean_temperature"]):
         values["mean_temperature"] = None
@@ -275,36 +266,33 @@ def _decode_record(row: dict[str, Any], stored: pathlib.Path) -> Thermogram:
     )
 
 
-def _write(
-    directory: pathlib.Path,
-    fingerprint: str,
-    settings: dict[str, str],
-    *,
-    strict: bool,
-    reader: ReaderSettings,
-) -> Prepared:
-    """Prepares in a folder beside `directory`, and renames it when it is complete."""
+def _write(wanted: Wanted, fingerprint: str, *, strict: bool, reader: ReaderSettings) -> Prepared:
+    """Prepares in a folder beside the wanted one, and renames it when it is complete."""
+    directory, read_as = wanted.directory, wanted.read_as
     if directory.exists():
-        logging.warning("%s is incomplete or has changed: preparing it again", directory)
-    logging.info("preparing %s in %s", settings["root"], directory)
+        logging.warning(
+            "%s is incomplete, was prepared by an earlier version, or its source has changed: "
+            "preparing it again",
+            directory,
+        )
+    logging.info("preparing %s in %s", wanted.root, directory)
     records, report = layouts.scan(
-        settings["root"],
-        layout=settings["layout"],
+        wanted.root,
+        layout=read_as["layout"],
         strict=strict,
-        render=settings["render"],
+        render=read_as["render"],
         reader=reader,
     )
     staging = directory.with_name(f"{directory.name}.incomplete")
     shutil.rmtree(staging, ignore_errors=True)  # left by a run that was killed
     try:
-        batches.import_tensorflow()
         tfds.disable_progress_bar()  # `ordered_map` shows one
         builder = DmrIr(
-            records=records, colormap=settings["colormap"], reader=reader, data_dir=staging
+            records=records, colormap=read_as["colormap"], reader=reader, data_dir=staging
         )
         downloads = staging / "downloads"  # TFDS makes this folder, though nothing is downloaded
         with _quiet():
-            builder.download_and_prepare(file_format="tfrecord", download_dir=downloads)
+            builder.download_and_prepare(file_format="array_record", download_dir=downloads)
         shutil.rmtree(downloads, ignore_errors=True)
         report.write(staging, records)
         facts = {
@@ -315,7 +303,8 @@ def _write(
             "cautions": report.cautions,
         }
         when = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
-        others = {"num_records": len(records), **settings, "prepared_at": when}
+        others = {"num_records": len(records), "root": str(wanted.root), **read_as}
+        others["prepared_at"] = when
         text = json.dumps(facts | others, indent=2)
         (staging / "prepared.json").write_text(text + "\n")
         shutil.rmtree(directory, ignore_errors=True)

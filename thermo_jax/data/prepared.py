@@ -1,12 +1,13 @@
 """Prepared data sets on disk: where they are, whether they are complete, and their sources.
 
 A prepared set contains a fingerprint of its source, which shows when the source has changed.
-`dmr_ir.py` writes and reads prepared sets; nothing here needs TensorFlow.
+`dmr_ir.py` writes and reads prepared sets; nothing here needs TFDS.
 """
 
 import contextlib
 import dataclasses
 import fcntl
+import importlib.util
 import json
 import os
 import pathlib
@@ -16,6 +17,7 @@ from etils import epath
 
 from thermo_jax.data.data_report import REPORT_FILES
 from thermo_jax.data.file_listing import list_files
+from thermo_jax.data.reader import AS_RECOGNISED, ReaderSettings
 from thermo_jax.data.thermogram_table import other_sources
 from thermo_jax.errors import UserError
 from thermo_jax.files import CACHE_DIR_VARIABLE, cache_dir, digest, writing
@@ -23,7 +25,7 @@ from thermo_jax.files import CACHE_DIR_VARIABLE, cache_dir, digest, writing
 DATASET_NAME, DATASET_VERSION = "dmr_ir", "1.1.0"  # TFDS names folders after these
 # Increase it after a change of the stored data, or of the way sources are read: then all sets are
 # prepared again.
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 _ELSEWHERE = f"config.data.prepared_dir or ${CACHE_DIR_VARIABLE}"
 
 
@@ -63,6 +65,48 @@ class Prepared:
         return self.directory / DATASET_NAME / DATASET_VERSION
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """The prepared set of a source folder for some settings; it may not exist yet.
+
+    Attributes:
+      directory: where it is, or will be.
+      root: the source folder.
+      read_as: how its files are read.
+    """
+
+    directory: pathlib.Path
+    root: pathlib.Path
+    read_as: dict[str, str]
+
+    def fingerprint(self) -> str:
+        """The `source_fingerprint` of the source as it is now."""
+        return source_fingerprint(self.root, **self.read_as)
+
+    def is_prepared(self) -> bool:
+        """Whether it exists, is complete, and its source has not changed since."""
+        return self.directory.is_dir() and find(self.directory, self.fingerprint()) is not None
+
+
+def locate(
+    root: str | os.PathLike,
+    *,
+    layout: str = "auto",
+    prepared_dir: str | os.PathLike | None = None,
+    colormap: str = "jet",
+    render: str = "auto",
+    reader: ReaderSettings = AS_RECOGNISED,
+) -> Wanted:
+    """Where the prepared set with these settings is; `dmr_ir.prepare` explains the arguments."""
+    root = pathlib.Path(root).expanduser().resolve()
+    # With flyr, temperatures are read from files that were pictures without it.
+    has_flyr = str(importlib.util.find_spec("flyr") is not None)
+    read_as = {"layout": layout, "colormap": colormap, "render": render, "flyr": has_flyr}
+    read_as |= {name: str(value) for name, value in dataclasses.asdict(reader).items()}
+    name = f"{root.name}-{digest({'root': str(root), **read_as})[:12]}"
+    return Wanted(directory=_folder(prepared_dir) / name, root=root, read_as=read_as)
+
+
 def source_fingerprint(root: str | os.PathLike, **settings: str) -> str:
     """A hash of the settings, the format, and the path, size and mtime of every source file.
 
@@ -92,7 +136,7 @@ def choose_prepared_dir(
     prepared_dir: str | os.PathLike | None, *, root: pathlib.Path
 ) -> pathlib.Path:
     """Makes the folder of prepared sets (see `dmr_ir.prepare`), which must not be inside `root`."""
-    path = pathlib.Path(prepared_dir or cache_dir() / "prepared").expanduser().resolve()
+    path = _folder(prepared_dir)
     if path.is_relative_to(root):
         raise UserError(
             f"prepared_dir {path} lies inside the data root {root}: choose another folder with "
@@ -101,6 +145,10 @@ def choose_prepared_dir(
     with writing(path, elsewhere=_ELSEWHERE):
         path.mkdir(parents=True, exist_ok=True)
     return path
+
+
+def _folder(prepared_dir: str | os.PathLike | None) -> pathlib.Path:
+    return pathlib.Path(prepared_dir or cache_dir() / "prepared").expanduser().resolve()
 
 
 @contextlib.contextmanager

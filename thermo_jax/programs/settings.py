@@ -12,7 +12,7 @@ from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from thermo_jax.configs.rules import RULES, SCALES, celsius_range
-from thermo_jax.data.batches import steps_per_epoch
+from thermo_jax.data.batches import choose_loader, steps_per_epoch
 from thermo_jax.data.dataset import PAPER, DataSettings, SplitSettings
 from thermo_jax.data.radiometry import find_colormap
 from thermo_jax.errors import UserError
@@ -30,11 +30,13 @@ STEPS_PER_DISPATCH = 50
 
 
 def resolve(config: ConfigDict) -> ConfigDict:
-    """Calls `check_fields`; returns a copy with this platform's type for `model.dtype` "auto"."""
+    """Calls `check_fields`; returns a copy with this machine's `model.dtype` and `data.loader`."""
     check_fields(config)
     resolved = config.copy_and_resolve_references()
     if "dtype" in resolved.get("model", {}):
         resolved.model.dtype = precision.choose_dtype(resolved.model.dtype, device=jax.devices()[0])
+    if "loader" in resolved.get("data", {}):
+        resolved.data.loader = choose_loader(resolved.data.loader)
     return resolved
 
 
@@ -66,7 +68,7 @@ def check_fields(config: ConfigDict) -> None:
 
 
 def data_settings(config: ConfigDict) -> DataSettings:
-    """What to read.
+    """What to read, with this machine's loader, also if the configuration is not resolved.
 
     Raises:
       UserError: endless phantoms are configured for other images than those that are rendered.
@@ -78,7 +80,7 @@ def data_settings(config: ConfigDict) -> DataSettings:
         needs = ", ".join(f"config.{name}={value}" for name, value in wanted.items())
         raise UserError(f"config.data.endless=True needs {needs}")
     return DataSettings(
-        **config.data,
+        **{**config.data, "loader": choose_loader(config.data.loader)},
         emissivity=config.flir.emissivity,
         seed=config.seed if config.data.shuffle_labels else 0,
     )
