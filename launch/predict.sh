@@ -38,9 +38,4 @@ cd "$folder" # the paths may be relative
 # -P: Python must not import what happens to be in this folder.
 "$python" -P -m thermo_jax.main --config="$config" --workdir="$workdir" \
   --config.input="$(IFS=, && printf '%s' "${inputs[*]}")" "$@"
-for page in "$workdir"/reports/*.html "$workdir"/reports/*/*.html; do
-  if [ -e "$page" ]; then
-    say "open $page in a browser; all pages are in $workdir/reports"
-    break
-  fi
-done
+[ ! -e "$workdir/index.html" ] || say "open $workdir/index.html in a browser"
