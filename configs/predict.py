@@ -12,9 +12,10 @@ of any size. Files with the same folder and name are one thermogram. A thermogra
 folder, or else the names of files (T0001.1.1.S.2012-10-08.00.txt, PAC_4_DN0) or folders (0001,
 patient 1, sub-02), identify the patients. A patient's probability is the mean over their
 thermograms, without the views and mirrored copies that a classifier was not trained on; the
-patient's page shows all. A thermogram without a patient is reported separately. A file that cannot
-be read is listed in predictions.csv, and the others are still processed. A thermogram takes about a
-second on a CPU.
+patient's page shows all. A thermogram without a patient is reported separately. A thermogram that
+seems to show no two breasts from the front is marked, and is not part of its patient's mean either.
+A file that cannot be read is listed in predictions.csv, and the others are still processed. A
+thermogram takes about a second on a CPU.
 """
 
 from ml_collections import ConfigDict

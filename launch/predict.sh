@@ -38,4 +38,4 @@ cd "$folder" # the paths may be relative
 # -P: Python must not import what happens to be in this folder.
 "$python" -P -m thermo_jax.main --config="$config" --workdir="$workdir" \
   --config.input="$(IFS=, && printf '%s' "${inputs[*]}")" "$@"
-[ ! -e "$workdir/index.html" ] || say "open $workdir/index.html in a browser"
+if [ -e "$workdir/index.html" ]; then say "open $workdir/index.html in a browser"; fi

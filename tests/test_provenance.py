@@ -50,7 +50,7 @@ def test_a_classifier_is_described_by_its_checkpoint_and_its_results(run):
         "trained_on": "3 patients, 1 sick",
         "trained": "2026-11-28",
         "thermo_jax": "0.1.0",
-        "test_score": "AUROC .883 (95 % interval .792 to .959) (15 patients)",
+        "test_score": "AUROC .883 (95 % interval .792 to .959; 15 patients)",
         "threshold": 0.41,
     }
     for text in ("3 patients, 1 sick; 2026-11-28, thermo_jax 0.1.0", "sick above 0.410"):
@@ -60,7 +60,7 @@ def test_a_classifier_is_described_by_its_checkpoint_and_its_results(run):
 
 def test_a_segmenter_is_described_by_its_score_at_full_size(run):
     model = describe(run("segment", results=SEGMENTED, trained_on=[REAL]))
-    assert model.score == "mIoU .645 (95 % interval .606 to .683) at 480x640"
+    assert model.score == "mIoU .645 (95 % interval .606 to .683; at 480x640)"
     assert model.threshold is None and "sick above" not in model.sentence
 
 
@@ -105,7 +105,7 @@ def test_notes_name_the_models_that_saw_only_synthetic_bodies(run):
 
 def test_scores_of_phantoms_are_said_to_be_of_phantoms(run):
     assert describe(run(results=CLASSIFIED, trained_on=[PHANTOM])).score.endswith(
-        "(15 synthetic ones)"
+        "15 synthetic patients)"
     )
     segmenter = describe(run("segment", results=SEGMENTED, trained_on=[PHANTOM]))
-    assert segmenter.score.endswith("at 480x640 (synthetic ones)")
+    assert segmenter.score.endswith("synthetic, at 480x640)")

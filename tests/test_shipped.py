@@ -135,7 +135,7 @@ def test_the_score_of_the_packages_model_is_that_of_its_model_card():
     value, low, high = re.findall(r"\.\d{3}", SHIPPED_SCORE)
     assert f"this model | {value} (95 % interval {low} to {high})" in card
     assert (
-        SHIPPED_SCORE.endswith("on 11 real patients")
+        SHIPPED_SCORE.endswith("; 11 real patients)")
         and "on the 11 reporting patients" in card.lower()
     )
 

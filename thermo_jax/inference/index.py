@@ -22,7 +22,7 @@ COLUMNS = ("probability of sick", "asymmetry", "hottest", "thermograms", "notes"
 NOTE = (
     "Asymmetry: mean of the breast at image left minus that at image right, degrees C, averaged "
     "over the patient's thermograms; sorted by its size, without its sign. Hottest: the hottest "
-    "spot of any region, degrees C. A click on a heading sorts."
+    "spot of any region, degrees C."
 )
 
 
@@ -50,10 +50,7 @@ def write_index(
         summary += f", and {_number(unknown, 'thermogram')} whose patient is not known"
     notes = [note_on(settings.models, task=task) for task in ("segment", "classify")]
     summary = f"{summary}. {' '.join(filter(None, notes))}"
-    table = SortableTable(
-        "Patients", ["patient", *COLUMNS], [_entry(entry) for entry in entries], note=NOTE
-    )
-    sections = [Section("Patients", [table, Text(SIDES_NOTE)])]
+    sections = [Section("Patients", [_table(entries), Text(SIDES_NOTE)])]
     sections.append(Section("Models", [models_table(settings.models)]))
     path = Path(path)
     write_whole(path, page_text("Predictions", summary, sections))
@@ -75,6 +72,16 @@ def thumbnail_of(overlay: Overlay) -> bytes:
         part.thumbnail((THUMBNAIL, THUMBNAIL))
         part.save(file, "WEBP", quality=80)
     return file.getvalue()
+
+
+def _table(entries: Sequence[IndexEntry]) -> SortableTable:
+    """The patients; columns without any value are left out."""
+    rows = [_entry(entry) for entry in entries]
+    used = [k for k in range(len(COLUMNS)) if any(row.cells[k][0] for row in rows)]
+    rows = [row._replace(cells=[row.cells[k] for k in used]) for row in rows]
+    columns = ["patient", *(COLUMNS[k] for k in used)]
+    note = NOTE if {"asymmetry", "hottest"} & {*columns} else ""
+    return SortableTable("A click on a heading sorts.", columns, rows, note=note)
 
 
 def _number(count: int, noun: str) -> str:

@@ -19,7 +19,7 @@ SYNTHETIC = "synthetic bodies only"
 NOT_RECORDED = "not recorded"
 # Of real patients, from the model card (a test compares them). The file's own scores are of
 # synthetic ones.
-SHIPPED_SCORE = "mIoU .645 (95 % interval .606 to .683) on 11 real patients"
+SHIPPED_SCORE = "mIoU .645 (95 % interval .606 to .683; 11 real patients)"
 ABOUT_PHANTOMS = (
     "was trained on synthetic bodies, whose sickness is no disease: its probability says how a "
     "picture resembles the sick synthetic bodies, and nothing about a patient"
@@ -165,19 +165,17 @@ def _score(scores: Mapping[str, Any], *, is_synthetic: bool) -> str:
         if "classification" in scores:
             measures = next(iter(scores["classification"]["patient"].values()))
             title, key = "AUROC", "auroc"
-            number = measures["patients"]
-            tested = f" ({number} {'synthetic ones' if is_synthetic else 'patients'})"
+            tested = f"{measures['patients']}{' synthetic' * is_synthetic} patients"
         else:
             size, measures = list(scores["segmentation"].items())[-1]
-            title, key = "mIoU", "miou"
-            tested = f" at {size}" + " (synthetic ones)" * is_synthetic
+            title, key, tested = "mIoU", "miou", f"{'synthetic, ' * is_synthetic}at {size}"
         value, (low, high) = measures[key], measures["interval"][key]
     except (KeyError, TypeError, ValueError, IndexError, StopIteration):
         return NOT_RECORDED
     if value is None or not math.isfinite(value):
         return NOT_RECORDED
-    interval = "" if low is None else f" (95 % interval {_short(low)} to {_short(high)})"
-    return f"{title} {_short(value)}{interval}{tested}"
+    interval = "" if low is None else f"95 % interval {_short(low)} to {_short(high)}; "
+    return f"{title} {_short(value)} ({interval}{tested})"
 
 
 def _short(value: float) -> str:
