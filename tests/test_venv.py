@@ -30,9 +30,9 @@ else:
         file.write(json.dumps([arguments, lines, os.getcwd()]) + "\\n")
     for flag in arguments:
         if flag.startswith("--workdir="):
-            folder = pathlib.Path(flag.partition("=")[2]) / "reports" / "by_file"
+            folder = pathlib.Path(flag.partition("=")[2])
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / "a.html").touch()
+            (folder / "index.html").touch()
 """
 
 
@@ -108,7 +108,7 @@ def test_each_prediction_gets_its_own_folder_and_the_script_names_the_page(check
     for name in ("predictions", "predictions_2"):
         done = checkout.start("predict.sh", file, cwd=file.parent)
         workdir = checkout.root / ".work" / name
-        assert f"open {workdir}/reports/by_file/a.html in a browser" in done.stderr
+        assert f"open {workdir}/index.html in a browser" in done.stderr
 
 
 def test_paths_and_flags_mean_what_they_mean_in_the_users_folder(checkout, file):
@@ -120,7 +120,7 @@ def test_paths_and_flags_mean_what_they_mean_in_the_users_folder(checkout, file)
     assert f"--config={checkout.root}/configs/predict.py" in given
     assert "--config.input=a b.csv,../clinic/*.csv" in given
     assert given[-2:] == ["--workdir=out", "--config.labelme=True"]
-    assert "open out/reports/by_file/a.html in a browser" in done.stderr
+    assert "open out/index.html in a browser" in done.stderr
 
 
 @pytest.mark.parametrize(
