@@ -1,8 +1,5 @@
 """Is it a breast? What shows none is marked, and real thermograms pass."""
 
-import os
-import pathlib
-
 import not_breasts
 import numpy as np
 import pytest
@@ -15,8 +12,6 @@ from thermo_jax.inference.plausibility import UNSTABLE, PlausibilityCheck, impla
 from thermo_jax.inference.predictor import Predictor
 from thermo_jax.inference.trained_models import SHIPPED, load_model
 
-SAMPLE = pathlib.Path(os.environ.get("THERMO_DMR_DIR", "../shared/dmr-ir-sample"))
-FOREIGN = pathlib.Path(os.environ.get("THERMO_FOREIGN_DIR", "../shared/foreign-sample"))
 SIZE = 8
 
 
@@ -74,9 +69,8 @@ def test_a_batch_may_be_smaller_than_its_size(check, bodies):
     assert check([Picture(levels=bodies[0])]) == [[]]
 
 
-@pytest.mark.skipif(not SAMPLE.is_dir(), reason=f"{SAMPLE} is absent (THERMO_DMR_DIR)")
-def test_real_frontal_thermograms_pass(check):
-    records, _ = layouts.scan(SAMPLE / "site")
+def test_real_frontal_thermograms_pass(check, sample_dir):
+    records, _ = layouts.scan(sample_dir / "site")
     pictures = [
         Picture(levels=load_pixels(record, wanted=("gray",)).gray[..., 0])
         for record in records
@@ -86,11 +80,10 @@ def test_real_frontal_thermograms_pass(check):
     assert len(pictures) == 72 and len(marked) <= 0.05 * 72
 
 
-@pytest.mark.skipif(not FOREIGN.is_dir(), reason=f"{FOREIGN} is absent (THERMO_FOREIGN_DIR)")
-def test_a_real_mug_and_a_picture_on_its_side_do_not_pass(check):
+def test_a_real_mug_and_a_picture_on_its_side_do_not_pass(check, foreign_dir):
     names = ("not-a-breast/mug.jpg", "flir/DJI_H20T.jpg", "pictures/sideways.png")
-    assert all(check([read_one(FOREIGN / name) for name in names]))
-    assert check([read_one(FOREIGN / "pictures" / "gray.png")]) == [[]]
+    assert all(check([read_one(foreign_dir / name) for name in names]))
+    assert check([read_one(foreign_dir / "pictures" / "gray.png")]) == [[]]
 
 
 # --------------------------------------------------------------------------------------------------

@@ -158,12 +158,12 @@ def test_a_prediction_is_made_in_the_precision_of_its_type(saved_classifier, dty
     temperatures = np.eye(480, 640, dtype=np.float32) + 30
     picture = Picture(temperatures=temperatures, sources={"temperatures": file})
     thermogram = ReadThermogram(record, picture)
-    ensemble = predictor.Predictor(saved_classifier, dtype=dtype)
+    ensemble = predictor.Predictor(saved_classifier, dtype=dtype, check=False)
     with (
-        mock.patch.object(predictor, "forward", forward),
+        mock.patch.object(trained_models, "forward", forward),
         mock.patch.object(jax, "default_backend", lambda: "gpu"),
     ):
-        list(ensemble.predict([thermogram], count=1))
+        list(ensemble.predict_read([thermogram], count=1))
     assert inside == [expected]
     assert jax.config.jax_default_matmul_precision is None
 

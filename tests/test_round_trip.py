@@ -35,6 +35,7 @@ def workdir(data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     config = predict.get_config()
     config.input, config.reports, config.labelme = str(data), False, True
+    config.check = False
     with tiny.shallow_decoders():
         config.models = str(save_decoder(folder / "segment", "segment", seed=8))
         main.run(config, folder / "predictions")

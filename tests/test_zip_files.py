@@ -197,7 +197,7 @@ def temporary(tmp_path, monkeypatch):
 def predictor(monkeypatch):
     """A predictor without models, which returns what was read."""
     predictor = Predictor.__new__(Predictor)
-    monkeypatch.setattr(Predictor, "predict", lambda self, items, count: iter(items))
+    monkeypatch.setattr(Predictor, "predict_read", lambda self, items, count: iter(items))
     return predictor
 
 
