@@ -15,7 +15,7 @@ from thermo_jax.benchmark.cases import make_case
 from thermo_jax.configs import benchmark as benchmark_config
 from thermo_jax.data.picture import Picture
 from thermo_jax.data.thermogram import Thermogram
-from thermo_jax.inference import export, predictor
+from thermo_jax.inference import export, predictor, trained_models
 from thermo_jax.inference.inputs import ReadThermogram
 from thermo_jax.models.operations import NATIVE
 from thermo_jax.models.precision import array_dtype, choose_dtype, matmul_precision
