@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import tiny_training as tiny
-from matplotlib.figure import Figure
+from matplotlib import pyplot
 from PIL import Image
 from saved_decoders import save_decoder
 from thermogram_files import matrix, write_gray, write_matrix
@@ -37,6 +37,8 @@ def test_numbers_are_temperatures_and_bytes_are_gray_levels_or_colours(tmp_path)
     (colour,) = read_array(rng.integers(0, 256, (48, 64, 3), np.uint8))
     assert colour.kinds == ("colour",)
     assert len(read_array(np.stack([SMALL, SMALL]))) == 2
+    (with_channel,) = read_array(SMALL[..., np.newaxis])
+    np.testing.assert_array_equal(with_channel.temperatures, SMALL)
 
 
 def test_an_array_is_read_as_the_file_that_contains_it(tmp_path):
@@ -46,7 +48,10 @@ def test_an_array_is_read_as_the_file_that_contains_it(tmp_path):
     file = write_gray(tmp_path / "a.jpg")
     with Image.open(file) as image:
         (from_pillow,) = read_array(image)
+        indexed = image.convert("L").convert("P")
     np.testing.assert_array_equal(from_pillow.levels, read_one(file).levels)
+    indexed.putpalette([255 - value // 3 for value in range(768)])  # an index is no gray level
+    np.testing.assert_array_equal(read_array(indexed)[0].levels, 255 - from_pillow.levels)
 
 
 @pytest.mark.parametrize(
@@ -57,7 +62,8 @@ def test_an_array_is_read_as_the_file_that_contains_it(tmp_path):
         (3.0, "float 3.0 is no array"),
         (np.array([["a", "b"]]), "array has the type <U1; expected temperatures"),
         (np.zeros((48, 64), bool), "array has the type bool"),
-        (np.zeros(48), r"array: shape \[48\]; expected temperatures"),
+        (np.zeros(48), r"array: shape \[48\] of float64; expected temperatures"),
+        (np.full((48, 64, 3), 0.5), r"array: shape \[48, 64, 3\] of float64; .*colours \(uint8"),
         (np.full((48, 64), 900.0), "array: the median 900 fits no unit"),
         (np.full((4, 4), 30.0), "array: 4x4 pixels"),
     ],
@@ -82,6 +88,9 @@ def test_arrays_paths_and_folders_give_a_list_in_their_order(predictor, tmp_path
     (one,) = predictor.predict(tmp_path / "clinic" / "b.csv")
     assert one.probability == pytest.approx(results[1].probability, abs=1e-6)
     stack = predictor.predict(np.stack([SMALL, SMALL + 1]))
+    assert stack[1].probability == pytest.approx(
+        predictor.predict([SMALL + 1])[0].probability, abs=1e-6
+    )
     assert [result.name for result in stack] == ["array.frame00", "array.frame01"]
 
 
@@ -94,7 +103,6 @@ def test_a_prediction_shows_itself_in_a_line_a_table_and_a_picture(predictor):
     assert rows and all(isinstance(row, dict) for row in rows)
     assert {"region", "area_pixels", "mean_c", "hottest_x"} <= rows[0].keys()
     assert sum(row["area_pixels"] for row in rows) == (prediction.label_map != 6).sum()
-    figure = prediction.plot()
-    assert isinstance(figure, Figure)
-    titles = [axis.get_title() for axis in figure.axes[:3]]
-    assert titles == ["thermogram", "regions", "evidence"]
+    panels = prediction.plot()
+    assert [axis.get_title() for axis in panels] == ["thermogram", "regions", "evidence"]
+    pyplot.close()

@@ -12,7 +12,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 from test_package import ROOT, setup_cfg
 
-from thermo_jax import help, main
+from thermo_jax import help_pages, main
 from thermo_jax.config_files import installed_configs, list_fields, load
 from thermo_jax.errors import UserError
 
@@ -91,7 +91,7 @@ def test_the_docstring_names_every_preset(name):
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_page_shows_the_docstring_and_all_fields_in_80_columns(name):
-    page = help.configuration(name)
+    page = help_pages.configuration(name)
     words = page.replace(" \\\n", " ").split()
     docstring = CONFIGS[name].__doc__.split()
     assert docstring == words[1 : 1 + len(docstring)]
@@ -103,14 +103,14 @@ def test_a_page_shows_the_docstring_and_all_fields_in_80_columns(name):
 
 
 def test_a_page_with_a_preset_also_shows_the_values_without_it():
-    page = help.configuration("configs/segment.py:small")
+    page = help_pages.configuration("configs/segment.py:small")
     assert "--config.data.downscale  (default 8; without the preset: 1)" in page
     assert '--config.data.protocols  (default ("S", "D"))' in page
 
 
 @pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # in ml_collections
 def test_a_field_with_several_values_can_be_set_as_the_page_says(monkeypatch):
-    page = " ".join(help.configuration("export").split())
+    page = " ".join(help_pages.configuration("export").split())
     flag = re.search(r"parentheses and quotes: '(.*?)'\.", page).group(1)
     assert flag == '--config.platforms=("cpu", "cuda", "tpu")'
     argv = ["thermo_jax", f"--config={installed_configs()['export']}", flag.replace('"cuda", ', "")]
@@ -122,14 +122,14 @@ def test_a_field_with_several_values_can_be_set_as_the_page_says(monkeypatch):
 
 
 def test_the_overview_names_every_program_with_the_first_sentence_of_its_docstring():
-    page = " ".join(help.overview().split())
+    page = " ".join(help_pages.overview().split())
     for name, module in CONFIGS.items():
         summary = " ".join(module.__doc__.split("\n\n")[0].split())
         assert f"{name} {summary}" in page
 
 
 def test_the_overview_names_the_flags_of_the_program():
-    page = help.overview()
+    page = help_pages.overview()
     for name in ("config", "workdir", "traceback", "version"):
         assert name in flags.FLAGS and f"--{name}" in page
     assert max(map(len, page.splitlines())) <= 80
@@ -152,12 +152,12 @@ def test_the_overview_names_the_flags_of_the_program():
     ],
 )
 def test_the_arguments_choose_the_page(arguments, begins):
-    assert help.page(arguments.split()).startswith(begins)
+    assert help_pages.page(arguments.split()).startswith(begins)
 
 
 @pytest.mark.parametrize("arguments", ["", "--config=demo --workdir=x", "--config.input=--help"])
 def test_other_arguments_ask_for_no_page(arguments):
-    assert help.page(arguments.split()) is None
+    assert help_pages.page(arguments.split()) is None
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ def test_other_arguments_ask_for_no_page(arguments):
 )
 def test_an_unknown_name_is_a_users_mistake(name, message):
     with pytest.raises(UserError, match=message):
-        help.configuration(name)
+        help_pages.configuration(name)
 
 
 def test_a_configuration_file_of_the_user_has_a_page(tmp_path):
@@ -187,7 +187,7 @@ def test_a_configuration_file_of_the_user_has_a_page(tmp_path):
         "    config.remark = ''\n"
         "    return config\n"
     )
-    page = help.configuration(str(file))
+    page = help_pages.configuration(str(file))
     assert '--config.clinic  (default "ours")\n      Clinic whose images these are.' in page
     assert '--config.data.root  (default "/data/ours")\n      Folder of thermograms' in page
     assert page.endswith('  --config.remark  (default "")')
@@ -202,7 +202,7 @@ def test_a_configuration_file_whose_preset_is_required_has_a_page(tmp_path):
         "    config.name = name  # whose images\n"
         "    return config\n"
     )
-    page = help.configuration(f"{file}:clinic")
+    page = help_pages.configuration(f"{file}:clinic")
     assert page.endswith('  --config.name  (default "clinic")\n      whose images')
 
 
@@ -210,7 +210,7 @@ def test_a_terminals_width_is_used_up_to_100_columns(monkeypatch):
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
     for columns, limit in (("60", 60), ("300", 100)):
         monkeypatch.setenv("COLUMNS", columns)
-        widths = list(map(len, help.configuration("predict").splitlines()))
+        widths = list(map(len, help_pages.configuration("predict").splitlines()))
         assert limit - 10 < max(widths) <= limit
 
 

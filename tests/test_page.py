@@ -12,6 +12,7 @@ from thermo_jax.inference.findings import Finding, Overlay, Panel
 from thermo_jax.inference.inputs import Unreadable
 from thermo_jax.inference.page import MEANING, PageSettings, write_page
 from thermo_jax.inference.patients import Patient
+from thermo_jax.inference.probe import Values
 from thermo_jax.inference.provenance import ABOUT_PHANTOMS, NOT_RECORDED, Provenance
 from thermo_jax.inference.regions import measure_regions
 
@@ -36,7 +37,8 @@ def finding(tmp_path):
     file = tmp_path / "overlay.png"
     Image.new("RGB", (8, 6)).save(file)
     panel = Panel("thermogram", (0, 0, 8, 6), (0.1, 0.2, 0.9, 0.8))
-    overlay = Overlay(file, (panel, panel._replace(title="regions")), b"PNG", (0, 1))
+    values = Values(2, 1, b"planes")
+    overlay = Overlay(file, (panel, panel._replace(title="regions")), values, (0, 1))
     label_map = np.full((120, 160), CLASS_NAMES.index("background"), np.uint8)
     label_map[40:80, 20:60], label_map[40:80, 100:140] = 0, 1
 
@@ -172,26 +174,32 @@ def test_a_thermogram_in_doubt_has_no_differences_and_its_probability_is_marked(
 
 
 def test_the_panels_have_a_legend_and_values_with_their_unit(write, finding):
-    page = write(finding(), scale="one scale for all thermograms of the patient")
+    page = write(finding(), scale="All thermograms of the patient have the same scale.")
     assert page.count('data-box="0.1 0.2 0.9 0.8"') == 2
     assert 'data-unit="degrees C"' in page and "Point at a picture" in page
-    assert "Colours of temperatures have one scale for all" in page
+    assert "All thermograms of the patient have the same scale." in page
     legend = page[page.index('class="legend"') : page.index("<figcaption>")]
     assert re.findall("</svg> (.*?)</span>", legend) == ["image-left breast", "image-right breast"]
-    assert 'data-unit="gray level"' in write(finding(celsius=False), scale="a scale of their own")
+    assert 'data-unit="gray level"' in write(finding(celsius=False), scale="Each has its own.")
 
 
 def test_a_picture_of_colours_has_no_values(write, finding):
     one = finding(celsius=False)
-    page = write(dataclasses.replace(one, overlay=one.overlay._replace(values=b"")))
+    page = write(dataclasses.replace(one, overlay=one.overlay._replace(values=None)))
     assert "data-values=" not in page and "Point at" not in page
 
 
-def model(name="A", task="classify", *, is_synthetic=False):
-    trained_on = "synthetic bodies only" if is_synthetic else "54 patients, 27 sick"
-    score, threshold = "AUROC .883 (95 % interval .792 to .959)", 0.41
+def model(*, learned_phantoms=False):
     return Provenance(
-        name, task, trained_on, NOT_RECORDED, "0.1.0", score, threshold, is_synthetic=is_synthetic
+        name="A",
+        title="A",
+        task="classify",
+        trained_on="54 patients, 27 sick",
+        trained=NOT_RECORDED,
+        version="0.1.0",
+        score="AUROC .883 (95 % interval .792 to .959)",
+        threshold=0.41,
+        learned_phantoms=learned_phantoms,
     )
 
 
@@ -203,5 +211,5 @@ def test_the_models_are_named_with_their_training_score_and_threshold(write, fin
 
 
 def test_a_classifier_that_saw_only_phantoms_says_what_its_probability_is_about(write, finding):
-    page = write(finding(), models=[model(is_synthetic=True)])
+    page = write(finding(), models=[model(learned_phantoms=True)])
     assert ABOUT_PHANTOMS in page and MEANING[:40] not in page

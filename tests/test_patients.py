@@ -1,5 +1,7 @@
 """Thermograms by patient: means equal to those of the evaluation, and who has no patient."""
 
+import dataclasses
+
 import numpy as np
 from example_tables import table
 
@@ -8,6 +10,7 @@ from thermo_jax.evaluation.predictions import Predictions
 from thermo_jax.inference.findings import Finding
 from thermo_jax.inference.inputs import Unreadable
 from thermo_jax.inference.patients import by_patient
+from thermo_jax.inference.regions import RegionMeasurement
 
 
 def finding(patient, name, probabilities, **fields):
@@ -71,3 +74,25 @@ def test_an_unreadable_file_is_listed_with_its_patient():
     bad = Unreadable("b", "b.txt: reason", "0001")
     (patient,) = by_patient([finding("0001", "a", {"A": 0.5}), bad])
     assert patient.unreadable == [bad] and patient.probability == 0.5
+
+
+def test_asymmetry_is_the_mean_without_doubts_side_views_and_mirrored_copies():
+    def of(difference, **fields):
+        sides = [
+            RegionMeasurement(name, 9, 0.1, mean, mean, mean, mean, 0.0, (0, 0))
+            for name, mean in (("left_breast", 30 + difference), ("right_breast", 30.0))
+        ]
+        return dataclasses.replace(finding("0001", "a", {}), measurements=sides, **fields)
+
+    (patient,) = by_patient(
+        [
+            of(3.0),
+            of(1.0),
+            of(-3.0, mirrored=True),
+            of(9.0, doubts=("no breasts were found",)),
+            of(9.0, region_doubts=("neck below a breast",)),
+            of(9.0, is_frontal=False),
+        ]
+    )
+    assert patient.asymmetry == 2.0
+    assert by_patient([of(1.0, mirrored=True)])[0].asymmetry is None

@@ -1,10 +1,14 @@
 """Is it a breast? What shows none is marked, and real thermograms pass."""
 
+import csv
+
 import not_breasts
 import numpy as np
 import pytest
 from PIL import Image
 
+from thermo_jax import main
+from thermo_jax.configs import predict
 from thermo_jax.data import layouts, phantom
 from thermo_jax.data.picture import Picture, load_pixels, read_one
 from thermo_jax.data.thermogram import CLASS_NAMES
@@ -147,3 +151,25 @@ def test_other_views_are_not_checked(bodies, tmp_path):
         upside_down.save(tmp_path / f"T0001.1.{view}.S.2012-10-08.00.png")
     frontal, side = Predictor(batch_size=2).predict(tmp_path)
     assert frontal.doubts == (UNSTABLE,) and side.doubts == () and side.differences == {}
+
+
+def test_tables_and_pages_mark_what_is_in_doubt_and_leave_it_out(bodies, tmp_path, capsys):
+    for frame, array in enumerate([*bodies[:2], None]):
+        celsius = not_breasts.picture(not_breasts.lamp) if array is None else 25 + array / 25.5
+        np.save(tmp_path / f"T0007.1.1.D.2012-10-08.{frame:02d}.npy", np.float32(celsius))
+    config = predict.get_config()
+    config.input, config.batch_size = str(tmp_path), 2
+    main.run(config, tmp_path / "out")
+    with (tmp_path / "out" / "predictions.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["in_doubt"] for row in rows] == ["no", "no", "yes"]
+    name = "breasts_image_left_minus_right_mean_c"
+    of_bodies = [float(row[name]) for row in rows[:2]]
+    assert rows[2][name] == "" and "may not be a frontal view" in rows[2]["notes"]
+    with (tmp_path / "out" / "patients.csv").open() as file:
+        (patient,) = csv.DictReader(file)
+    assert (patient["thermograms"], patient["in_doubt"]) == ("3", "1")
+    assert float(patient[name]) == pytest.approx(np.mean(of_bodies))
+    index = (tmp_path / "out" / "index.html").read_text()
+    assert "1 in doubt" in index and f"{np.mean(of_bodies):+.2f}" in index
+    assert "in doubt" in capsys.readouterr().out

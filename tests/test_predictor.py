@@ -195,3 +195,21 @@ def test_an_unfinished_model_is_reported(tmp_path, caplog):
 def test_a_batch_size_below_one_is_refused(runs):
     with pytest.raises(ValueError, match="batch_size=0 must be at least 1"):
         Predictor([runs / "segment"], batch_size=0)
+
+
+def test_regions_that_cannot_be_right_are_noted_but_the_probability_counts(predictor, monkeypatch):
+    monkeypatch.setattr(predictor, "_check", lambda pictures, size: [[] for _ in pictures])
+    (prediction,) = predictor.predict_read([thermogram()])  # these weights draw noise
+    assert prediction.region_doubts and not prediction.doubts and prediction.counts
+    assert prediction.differences == {} and "in doubt" in repr(prediction)
+    assert prediction.notes[0].startswith("the regions cannot be right (")
+
+
+def test_only_thermograms_that_may_be_frontal_are_checked(predictor, monkeypatch):
+    checked = []
+    check = lambda pictures, size: checked.extend(pictures) or [["odd"] for _ in pictures]  # noqa: E731
+    monkeypatch.setattr(predictor, "_check", check)
+    items = [thermogram("T0008.1.2.S.2012-10-08.00"), thermogram("T0008.1.1.S.2012-10-08.00")]
+    side, frontal = predictor.predict_read(items)
+    assert side.doubts == () and frontal.doubts == ("odd",) and len(checked) == 1
+    assert not frontal.counts and "not part of the patient's mean" in frontal.notes[0]

@@ -24,7 +24,7 @@ def test_a_cache_that_cannot_be_made_is_an_error_with_both_remedies(cache, tmp_p
         rf"{cache}/prepared cannot be written \(.*config.data.prepared_dir or .THERMO_JAX_CACHE"
     )
     with pytest.raises(ValueError, match=message):
-        prepared.choose_prepared_dir(None, root=tmp_path / "data")
+        prepared.make_prepared_dir(None, root=tmp_path / "data")
 
 
 def test_an_existing_cache_that_cannot_be_written_is_an_error_with_both_remedies(cache):

@@ -121,21 +121,31 @@ def patient_page(finding, tmp_path_factory):
     return write_page(tmp_path_factory.mktemp("together") / "page.html", patient, PageSettings())
 
 
+PAGES = ("visit #1/a.html", "50%41?.html", "S\u00e3o.html")  # of the first three
+
+
 @pytest.fixture(scope="module")
 def index_page(finding, tmp_path_factory):
-    """The index of three hostile patients and one without a thermogram.
+    """The index of three hostile patients, 34 others, and one without a thermogram.
 
-    Their probabilities are .4, .1 and .9, the differences between breasts 3, -4 and 1 degrees C.
+    The probabilities of the first three are .4, .1 and .9, the differences between their breasts 3,
+    -4 and 1 degrees C; those of the others are .5 and .5.
     """
+    folder = tmp_path_factory.mktemp("index")
     thumbnail, entries = thumbnail_of(finding.overlay), []
-    for name, probability, difference in zip(HOSTILE, (0.4, 0.1, 0.9), (3, -4, 1), strict=True):
+    values = [(0.4, 3), (0.1, -4), (0.9, 1), *[(0.5, 0.5)] * 34]
+    for number, (probability, difference) in enumerate(values):
         left, right = finding.measurements
         sides = [left._replace(mean=30.0 + difference), right._replace(mean=30.0)]
         one = dataclasses.replace(finding, probabilities={"A": probability}, measurements=sides)
-        entries.append(IndexEntry(Patient(name, True, [one]), "reports/x.html", thumbnail))
+        name = HOSTILE[number] if number < 3 else f"patient {number}"
+        page = PAGES[number] if number < 3 else "other.html"
+        (folder / page).parent.mkdir(exist_ok=True)
+        (folder / page).write_text(f"<title>{number}</title>")
+        entries.append(IndexEntry(Patient(name, True, [one]), page, thumbnail))
     bad = Patient("bad", True, [], [Unreadable("a", "reason")])
     entries.append(IndexEntry(bad, "", b""))
-    return write_index(tmp_path_factory.mktemp("index") / "index.html", entries, PageSettings())
+    return write_index(folder / "index.html", entries, PageSettings())
 
 
 def assert_quiet_self_contained_and_as_wide_as_a_phone(visit, path):
@@ -227,6 +237,14 @@ def test_the_index_is_quiet_and_no_wider_than_a_phone(browser, index_page):
     assert visit.evaluate("[...document.images].every(image => image.naturalWidth > 100)")
 
 
+def test_the_links_of_the_index_lead_to_the_pages_whatever_their_names_are(browser, index_page):
+    visit = Visit(browser, index_page, viewport=DESK)
+    for number in range(3):
+        visit.page.goto(index_page.as_uri())
+        visit.page.locator("tbody a").nth(number).click()
+        assert visit.page.title() == str(number)
+
+
 @pytest.mark.parametrize(
     ("heading", "once"), [("probability", (2, 0, 1)), ("asymmetry", (1, 0, 2))]
 )
@@ -234,15 +252,38 @@ def test_a_click_on_a_heading_sorts_the_patients_and_another_reverses_them(
     browser, index_page, heading, once
 ):
     visit = Visit(browser, index_page, viewport=DESK)
-    names = (*HOSTILE, "bad")
     button = visit.page.locator("th button", has_text=heading)
-    shown = lambda: visit.page.locator("tbody th span").all_inner_texts()  # noqa: E731
-    assert shown() == list(names)
+    everyone = lambda: visit.page.locator("tbody th span").all_inner_texts()  # noqa: E731
+    hostile = lambda: [name for name in everyone() if name in HOSTILE]  # noqa: E731
+    assert len(everyone()) == 38 and hostile() == list(HOSTILE)
     button.click()
-    assert shown() == [*(names[k] for k in once), "bad"]  # without a value: last
+    assert hostile() == [HOSTILE[k] for k in once]
+    assert everyone()[0] == HOSTILE[once[0]] and everyone()[-1] == "bad"  # without a value: last
     button.click()
-    assert shown() == [*(names[k] for k in once[::-1]), "bad"]
+    assert hostile() == [HOSTILE[k] for k in once[::-1]] and everyone()[-1] == "bad"
     assert visit.page.locator("th[aria-sort=ascending]").count() == 1
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("viewport", [PHONE, DESK])
+def test_text_can_be_read_in_light_and_dark(browser, index_page, thermogram_page, scheme, viewport):
+    contrast = """text => {
+      const light = (color) => color.match(/[\\d.]+/g).slice(0, 3).map(Number)
+        .map(c => c / 255 <= 0.04045 ? c / 255 / 12.92 : ((c / 255 + 0.055) / 1.055) ** 2.4)
+        .reduce((sum, c, k) => sum + c * [0.2126, 0.7152, 0.0722][k], 0.05);
+      const pair = [getComputedStyle(text).color, getComputedStyle(document.body).backgroundColor];
+      const [a, b] = pair.map(light);
+      return Math.max(a, b) / Math.min(a, b);
+    }"""
+    for path, places in (
+        (index_page, ("th button", "tbody td", "tbody a", ".note")),
+        (thermogram_page, (".legend span", "figcaption", "h1", "td")),
+    ):
+        visit = Visit(browser, path, viewport=viewport, color_scheme=scheme)
+        for place in places:
+            text = visit.page.locator(place).first
+            assert text.evaluate(contrast) >= 4.5, (path, place)
+        assert visit.evaluate("document.documentElement.scrollWidth") == viewport["width"]
 
 
 @pytest.fixture(scope="module")

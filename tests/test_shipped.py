@@ -125,7 +125,9 @@ def test_a_predictor_without_arguments_uses_the_packages_model(source, caplog):
 def test_the_packages_model_may_be_listed_with_others(source):
     predictor = Predictor([source, "shipped"], check=False)
     assert [model.name for model in predictor.models] == ["source", "shipped"]
-    assert predictor.note_on("segment") == f"{NOTE} only, with source."
+    note = NOTE.removeprefix("Regions were drawn by ")
+    expected = f"Regions are the mean of several models: {note} only; source."
+    assert predictor.note_on("segment") == expected
     assert predictor.note_on("classify") == ""
     assert Predictor([source], check=False).note_on("segment") == ""
 

@@ -146,7 +146,7 @@ def test_the_readme_shows_the_recipe_of_the_script():
 
 
 @pytest.mark.slow
-def test_the_light_installation_predicts_and_trains_and_is_small(tmp_path):
+def test_the_light_installation_predicts_trains_and_evaluates_and_is_small(tmp_path):
     root = tmp_path / "checkout"
     ignored = shutil.ignore_patterns(".*", "*.egg-info", "__pycache__", "tests")
     shutil.copytree(ROOT, root, ignore=ignored, symlinks=True)
@@ -160,6 +160,10 @@ def test_the_light_installation_predicts_and_trains_and_is_small(tmp_path):
     training = [python, "-m", "thermo_jax.main", "--config=encoder:heat,phantom"]
     training += ["--workdir=encoder", "--config.train.steps=1", "--config.data.phantom_patients=6"]
     subprocess.run([*training, "--config.data.downscale=4"], **settings)
+    evaluating = [python, "-m", "thermo_jax.main", "--config=evaluate:phantom"]
+    evaluating += ["--workdir=evaluated", "--config.data.phantom_patients=6"]
+    subprocess.run(evaluating, **settings)
+    assert (tmp_path / "evaluated" / "report.html").is_file()
     saved = json.loads((tmp_path / "encoder" / "config.json").read_text())
     assert saved["config"]["data"]["loader"] == "numpy"
     without = "import importlib.util; assert not importlib.util.find_spec('tensorflow')"

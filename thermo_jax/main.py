@@ -14,7 +14,7 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from thermo_jax import help
+from thermo_jax import help_pages
 from thermo_jax.config_files import NO_PROGRAM, find_config
 from thermo_jax.errors import EXIT_STOPPED, Stopped, UserError, is_full_disk, is_users
 from thermo_jax.files import cache_dir, is_remote
@@ -27,7 +27,7 @@ _CONFIG = config_flags.DEFINE_config_file(
     "--config.train.epochs=5.",
 )
 _TRACEBACK = flags.DEFINE_bool("traceback", False, "Show where in the code an error was raised.")
-# help.page answers it; as a flag, absl can suggest it after a typing error.
+# help_pages.page answers it; as a flag, absl can suggest it after a typing error.
 flags.DEFINE_bool("version", False, "Show the versions of thermo_jax, JAX, Flax and Python.")
 _WORKDIR = flags.DEFINE_string("workdir", "", "Folder for everything that the run writes.")
 
@@ -94,7 +94,7 @@ def _main(argv: list[str]) -> None:
         raise UserError(f"unexpected argument {argv[1]!r}: fields are set by --config.name=value")
     if _CONFIG.value is None:
         if len(sys.argv) == 1:
-            help.show(help.overview())
+            help_pages.show(help_pages.overview())
             sys.exit(EXIT_USER_ERROR)
         raise UserError("--config is missing: give one, such as --config=demo (--help lists them)")
     from thermo_jax.training import preemption, processes, xla_flags
@@ -121,9 +121,9 @@ def main() -> None:
     The system's errors about the user's files count as such mistakes. A bug shows its traceback.
     """
     try:
-        page = help.page(sys.argv[1:])
+        page = help_pages.page(sys.argv[1:])
         if page is not None:
-            help.show(page)
+            help_pages.show(page)
             return
         app.run(_main, argv=_with_config_path(sys.argv), flags_parser=_parse_flags)
     except (UserError, OSError) as error:

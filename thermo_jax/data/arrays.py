@@ -7,7 +7,7 @@ import pathlib
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from thermo_jax.data import image_limits
 from thermo_jax.data.picture import Picture, combine
@@ -22,8 +22,8 @@ from thermo_jax.data.thermogram import DataError
 from thermo_jax.errors import UserError
 
 EXPECTED = (
-    "temperatures (floating-point numbers [H,W]), gray levels (uint8 [H,W]) or colours (uint8 "
-    "[H,W,3]), or T of them ([T,H,W])"
+    "temperatures (numbers [H,W]), gray levels (uint8 [H,W]) or colours (uint8 [H,W,3]), or T "
+    "thermograms ([T,H,W])"
 )
 
 
@@ -34,7 +34,7 @@ def read_array(
 
     Arrays [H,W] of uint8 contain gray levels, and [H,W,3] colours. Any other numbers are
     temperatures in degrees C; another unit is recognised by the median, as in files. [T,H,W] are T
-    thermograms.
+    thermograms. A last axis of 1 is left out. Pictures of Pillow are read as those in files.
 
     Args:
       name: of the array, in errors.
@@ -44,14 +44,22 @@ def read_array(
     """
     if not (hasattr(array, "__array__") or hasattr(array, "__array_interface__")):
         raise UserError(f"{type(array).__name__} {array!r:.60} is no array; expected {EXPECTED}")
-    values, path = np.asarray(array), pathlib.Path(name)
+    path = pathlib.Path(name)
+    if isinstance(array, Image.Image) and array.mode != "F" and not array.mode.startswith("I"):
+        image_limits.check_size(path, array.height, array.width, smallest=SMALLEST)
+        return [combine({path: content_of_picture(path, ImageOps.exif_transpose(array))})]
+    values = np.asarray(array)
     if values.dtype.kind not in "fiu":
         raise UserError(f"{name} has the type {values.dtype}; expected {EXPECTED}")
+    if values.ndim > 2 and values.shape[-1] == 1:
+        values = values[..., 0]
     is_picture = values.dtype == np.uint8
     is_colour = is_picture and values.ndim == 3 and values.shape[2] in (3, 4)
     frames = values[np.newaxis] if values.ndim == 2 or is_colour else values
-    if frames.ndim != 3 + is_colour or not len(frames):
-        raise DataError("wrong-shape", path, f"shape {list(values.shape)}; expected {EXPECTED}")
+    is_wrong_colour = not is_picture and values.ndim == 3 and values.shape[2] in (3, 4)
+    if frames.ndim != 3 + is_colour or not len(frames) or is_wrong_colour:
+        detail = f"shape {list(values.shape)} of {values.dtype}; expected {EXPECTED}"
+        raise DataError("wrong-shape", path, detail)
     image_limits.check_frames(path, len(frames))
     pictures = []
     for frame in frames:

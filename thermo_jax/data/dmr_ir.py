@@ -30,10 +30,10 @@ from thermo_jax.data.prepared import (
     DATASET_VERSION,
     Prepared,
     Wanted,
-    choose_prepared_dir,
     find,
     locate,
     lock,
+    make_prepared_dir,
 )
 from thermo_jax.data.reader import AS_RECOGNISED, ReaderSettings, ordered_map
 from thermo_jax.data.thermogram import BACKGROUND, CLASS_NAMES, Annotation, Thermogram
@@ -157,7 +157,7 @@ def prepare(
         reader=reader,
     )
     fingerprint = wanted.fingerprint()
-    choose_prepared_dir(prepared_dir, root=wanted.root)
+    make_prepared_dir(prepared_dir, root=wanted.root)
     prepared = find(wanted.directory, fingerprint)
     if prepared is None:
         with lock(wanted.directory):

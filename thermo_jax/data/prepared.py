@@ -132,7 +132,7 @@ def find(directory: pathlib.Path, fingerprint: str) -> Prepared | None:
     return prepared if is_complete and prepared.fingerprint == fingerprint else None
 
 
-def choose_prepared_dir(
+def make_prepared_dir(
     prepared_dir: str | os.PathLike | None, *, root: pathlib.Path
 ) -> pathlib.Path:
     """Makes the folder of prepared sets (see `dmr_ir.prepare`), which must not be inside `root`."""

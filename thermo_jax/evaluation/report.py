@@ -77,7 +77,9 @@ class Panels(NamedTuple):
 
     Attributes:
         legend: (colour, title) of each area.
-        values: a PNG file: red * 256 + green = 100 x the value, blue = index of the area; or b"".
+        values: three planes of bytes, compressed by zlib: high and low bytes of 100 x the value,
+            index of the area; b"" for none.
+        size: width and height of the planes.
         unit: of the values.
         areas: the titles of all areas by index; "" for one that is not named.
     """
@@ -86,6 +88,7 @@ class Panels(NamedTuple):
     caption: str
     legend: Sequence[tuple[str, str]] = ()
     values: bytes = b""
+    size: tuple[int, int] = (0, 0)
     unit: str = ""
     areas: Sequence[str] = ()
 
@@ -184,7 +187,14 @@ def page_text(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    filters = (_data_uri, _data_uri_and_size, paragraphs, tables.shown, tables.split_interval)
+    filters = (
+        _base64,
+        _data_uri,
+        _data_uri_and_size,
+        paragraphs,
+        tables.shown,
+        tables.split_interval,
+    )
     environment.filters |= {function.__name__.lstrip("_"): function for function in filters}
     parts = [part for section in sections for part in section.parts]
     script = ""
@@ -193,7 +203,7 @@ def page_text(
     return environment.get_template("report.html").render(
         script=script,
         # The browser runs no other script than the one with this digest.
-        script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        script_digest=_base64(hashlib.sha256(script.encode()).digest()),
         title=title,
         summary=summary,
         sections=sections,
@@ -205,7 +215,11 @@ def page_text(
 
 def _data_uri(data, kind):
     """A picture's bytes as a data URI; `kind` is such as "png"."""
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
+    return f"data:image/{kind};base64,{_base64(data)}"
+
+
+def _base64(data):
+    return base64.b64encode(data).decode("ascii")
 
 
 def _data_uri_and_size(path):

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from thermo_jax.data.picture import Picture
+from thermo_jax.inference.probe import Values
 from thermo_jax.inference.regions import RegionMeasurement, differences, region_rows
 
 
@@ -28,13 +29,13 @@ class Overlay(NamedTuple):
     """The file that `overlay.write_overlay` wrote, and what a page needs to show its panels.
 
     Attributes:
-      values: a PNG file of the temperatures, see `probe.encode_values`.
+      values: the temperatures for a page, from `probe.encode_values`; None for colours.
       classes: the indexes of the regions that were drawn.
     """
 
     path: str | os.PathLike
     panels: tuple[Panel, ...]
-    values: bytes
+    values: Values | None
     classes: tuple[int, ...]
 
 
@@ -55,6 +56,7 @@ class Finding:
       notes: those of the picture, all doubts, and notes about models that cannot read it or were
         not trained on its view.
       is_frontal: whether it may be a frontal view; others have no sides to compare.
+      mirrored: whether it is a mirrored copy, whose left is the right of the original.
       counts: whether the thermogram counts for the patient's mean, which it does if there is no
         doubt, and every classifier was trained on its view.
       overlay: the picture that was drawn; None if there is none.
@@ -70,6 +72,7 @@ class Finding:
     region_doubts: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     is_frontal: bool = True
+    mirrored: bool = False
     counts: bool = True
     overlay: Overlay | None = None
 
@@ -125,8 +128,8 @@ class Prediction(Finding):
         parts += [f"in doubt: {'; '.join(doubts)}"] if doubts else []
         return f"Prediction({', '.join(parts)})"
 
-    def plot(self, *, colormap: str = "inferno") -> Any:
-        """Draws the thermogram, its regions and the evidence; returns matplotlib's figure."""
+    def plot(self, *, colormap: str = "inferno") -> list[Any]:
+        """Draws the thermogram, its regions and the evidence; returns matplotlib's axes."""
         from thermo_jax.inference.overlay import show_overlay  # imports matplotlib
 
         return show_overlay(self, colormap=colormap)

@@ -2,11 +2,11 @@
 
 import io
 import os
+import urllib.parse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 from PIL import Image
 
 from thermo_jax.evaluation.report import Entry, Section, SortableTable, Text, page_text
@@ -21,8 +21,9 @@ THUMBNAIL = 192  # pixels of the longer side
 COLUMNS = ("probability of sick", "asymmetry", "hottest", "thermograms", "notes")
 NOTE = (
     "Asymmetry: mean of the breast at image left minus that at image right, degrees C, averaged "
-    "over the patient's thermograms; sorted by its size, without its sign. Hottest: the hottest "
-    "spot of any region, degrees C."
+    "over the patient's frontal thermograms without mirrored copies; sorted by its size, without "
+    "its sign. Hottest: the hottest spot of any region, degrees C. Thermograms in doubt do not "
+    "count."
 )
 
 
@@ -98,13 +99,14 @@ def _entry(entry: IndexEntry) -> Entry:
     notes += [f"{len(patient.unreadable)} unreadable"] * bool(patient.unreadable)
     cells = [
         ("" if value is None else chance(value), value),
-        ("" if asymmetry is None else f"{asymmetry:+.2f}", _size(asymmetry)),
+        (
+            "" if asymmetry is None else f"{asymmetry:+.2f}",
+            None if asymmetry is None else abs(asymmetry),
+        ),
         ("" if hottest is None else f"{hottest:.2f}", hottest),
         (str(len(patient.findings)), len(patient.findings)),
         (", ".join(notes), ", ".join(notes) or None),
     ]
-    return Entry(patient.name, entry.page, entry.thumbnail, cells)
-
-
-def _size(value: float | None) -> float | None:
-    return None if value is None else float(np.abs(value))
+    # A name may contain "#", "?", "%" or bytes that are no text.
+    link = urllib.parse.quote(os.fsencode(entry.page))
+    return Entry(patient.name, link, entry.thumbnail, cells)

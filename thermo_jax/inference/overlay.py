@@ -23,7 +23,7 @@ from thermo_jax.inference.probe import encode_values
 PANEL_INCHES = 4.2  # width of a picture: 504 pixels
 SPOT_WIDTH, SPOT_HEIGHT = 26, 14  # of the temperature beside a cross, in points
 DRAWN = 640  # largest number of pixels drawn on the longer side
-NAME_LENGTH = 46  # characters of a name that have room above one panel
+LONGEST_NAME, SHORTEST_NAME = 200, 8  # characters of a name above the panels
 DOUBTFUL = "may not be a frontal view of two breasts"
 
 
@@ -77,11 +77,12 @@ def write_overlay(
     return Overlay(path, tuple(_panels(figure, axes)), values, drawn)
 
 
-def show_overlay(prediction: Prediction, *, colormap: str) -> Any:
-    """Draws the panels with pyplot, for notebooks; returns the figure."""
+def show_overlay(prediction: Prediction, *, colormap: str) -> list[Any]:
+    """Draws the panels with pyplot, which notebooks show; returns the axes of each panel."""
     import matplotlib.pyplot as plt
 
-    return _draw(prediction, colormap=colormap, scales=Scales(), make_figure=plt.figure)[0]
+    _, parts = _draw(prediction, colormap=colormap, scales=Scales(), make_figure=plt.figure)
+    return [axes[0] for axes in parts]
 
 
 def _draw(prediction: Prediction, *, colormap: str, scales: Scales, make_figure=None):
@@ -101,13 +102,14 @@ def _draw(prediction: Prediction, *, colormap: str, scales: Scales, make_figure=
         1,
         len(headings),
         shape,
-        title=_title(prediction, len(headings)),
+        title="name",  # `_write_title` replaces it
         headings=headings,
         # The scale, the legend, the note.
         footer_lines=2 + 0.95 * legend_rows + canvas.lines_of(note),
         panel_inches=PANEL_INCHES,
         make_figure=make_figure,
     )
+    _write_title(figure, prediction)
     extent = (0, shape[1], shape[0], 0)
     image = _show_thermogram(
         axes[0], prediction.picture, drawn, colormap=colormap, extent=extent, scales=scales
@@ -135,17 +137,24 @@ def _draw(prediction: Prediction, *, colormap: str, scales: Scales, make_figure=
     return figure, parts
 
 
-def _title(prediction: Prediction, panels: int) -> str:
-    """The name, and the mark of a thermogram in doubt, with what the font can draw."""
+def _write_title(figure, prediction: Prediction) -> None:
+    """Writes the name above the panels, as much as has room, and the mark of one in doubt."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.font_manager import FontProperties, findfont, get_font
 
-    name = canvas.short_name(prediction.name, NAME_LENGTH * panels)
-    if prediction.doubts:
-        mark = f" ({DOUBTFUL})" if panels > 1 else " (in doubt)"
-        name = canvas.short_name(prediction.name, NAME_LENGTH * panels - len(mark)) + mark
     # matplotlib would print a warning for a character that its font lacks.
     index = get_font(findfont(FontProperties())).get_char_index
-    return "".join(sign if index(ord(sign)) else "\N{REPLACEMENT CHARACTER}" for sign in name)
+    room, renderer = figure.bbox.width - 16, FigureCanvasAgg(figure).get_renderer()
+    title = figure.texts[0]
+    for mark in (f" ({DOUBTFUL})", " (in doubt)") if prediction.doubts else ("",):
+        length = LONGEST_NAME
+        while length > SHORTEST_NAME:
+            text = canvas.short_name(prediction.name, length) + mark
+            shown = (sign if index(ord(sign)) else "\N{REPLACEMENT CHARACTER}" for sign in text)
+            title.set_text("".join(shown))
+            if title.get_window_extent(renderer).width <= room:
+                return
+            length = int(0.9 * length)
 
 
 def _show_thermogram(axis, picture: Picture, drawn, *, colormap, extent, scales: Scales):
@@ -166,11 +175,20 @@ def _scale(figure, axis, image, *, title: str):
     height = figure.get_figheight()
     box = axis.get_position()
     below = figure.add_axes((box.x0, box.y0 - 0.2 / height, box.width, 0.08 / height))
-    bar = figure.colorbar(image, cax=below, orientation="horizontal")
+    bar = figure.colorbar(image, cax=below, orientation="horizontal", extend=_beyond(image))
     bar.ax.tick_params(labelsize=canvas.SMALL, length=2, pad=1)
     bar.set_label(title, fontsize=canvas.SMALL, labelpad=1)
     bar.outline.set_linewidth(0.5)
     return below
+
+
+def _beyond(image) -> str:
+    """Which ends of the scale some pixels exceed; matplotlib draws arrows there."""
+    if image.get_array() is None:
+        return "neither"
+    (low, high), values = image.get_clim(), image.get_array()
+    ends = {(False, False): "neither", (True, False): "min", (False, True): "max"}
+    return ends.get((bool(values.min() < low), bool(values.max() > high)), "both")
 
 
 def _panels(figure, parts) -> Iterable[Panel]:

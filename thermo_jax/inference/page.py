@@ -53,8 +53,7 @@ class PageSettings(NamedTuple):
 
     Attributes:
       models: those that made the predictions.
-      scale: what the colours of temperatures mean, such as "one scale for all thermograms of the
-        patient".
+      scale: a sentence about the colours of temperatures.
     """
 
     models: Sequence[Provenance] = ()
@@ -253,14 +252,15 @@ def _panels(finding: Finding, *, scale: str) -> Panels:
     overlay = finding.overlay
     unit = "degrees C" if finding.celsius else "gray level"
     caption = "The thermogram, and the results of the models."
-    caption += f" Colours of temperatures have {scale}." if scale else ""
+    caption += f" {scale}" if scale else ""
     if overlay.values:
         caption += " Point at a picture to read its values."
     return Panels(
         pictures=_cropped(overlay),
         caption=caption,
         legend=[(CLASS_COLORS[k], class_title(CLASS_NAMES[k])) for k in overlay.classes],
-        values=overlay.values,
+        values=overlay.values.data if overlay.values else b"",
+        size=(overlay.values.width, overlay.values.height) if overlay.values else (0, 0),
         unit=unit,
         areas=[class_title(n) * (k != BACKGROUND) for k, n in enumerate(CLASS_NAMES)],
     )

@@ -55,9 +55,10 @@ class Patient:
     def asymmetry(self) -> float | None:
         """Breast at image left minus image right, degrees C: the mean over the thermograms.
 
-        Those in doubt, and those that are no frontal views, do not count.
+        Those in doubt, those that are no frontal views, and mirrored copies do not count.
         """
-        values = [f.differences.get("breasts, mean") for f in self.findings]
+        originals = [finding for finding in self.findings if not finding.mirrored]
+        values = [finding.differences.get("breasts, mean") for finding in originals]
         known = [value for value in values if value is not None]
         return float(np.mean(known)) if known else None
 

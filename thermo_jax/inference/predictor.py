@@ -29,8 +29,8 @@ from thermo_jax.data.reader import AS_RECOGNISED, ReaderSettings, ordered_map
 from thermo_jax.data.thermogram import VIEW_NAMES, DataError, Thermogram
 from thermo_jax.errors import UserError
 from thermo_jax.inference import inputs
-from thermo_jax.inference.arrays import is_path, of_array
 from thermo_jax.inference.findings import Prediction
+from thermo_jax.inference.in_memory import is_path, of_array
 from thermo_jax.inference.inputs import Paths, ReadThermogram, Unreadable
 from thermo_jax.inference.plausibility import PlausibilityCheck, implausible_places
 from thermo_jax.inference.provenance import describe, note_on
@@ -70,8 +70,7 @@ class Predictor:
         self.provenances = [describe(model) for model in self.models]
         self._check = None
         if check:
-            shipped = next((model for model in self.models if model.is_shipped), None)
-            self._check = PlausibilityCheck(shipped or load_model(SHIPPED, dtype=dtype))
+            self._check = PlausibilityCheck(load_model(SHIPPED, dtype="float32"))
         for note in filter(None, map(self.note_on, TASKS)):
             logging.warning("%s", note)
 
@@ -85,11 +84,11 @@ class Predictor:
         """Predicts arrays, files or folders; always returns a list, in their order.
 
         Args:
-          thermograms: an array, a path, or a list of arrays and paths. An array [H,W] of
-            floating-point numbers contains temperatures in degrees C (or in another unit that
-            `reader` recognises, as in files), one of uint8 gray levels, and [H,W,3] of uint8
-            colours. [T,H,W] are T thermograms. A path is a file, a folder, a zip, or a pattern
-            such as "clinic/*.csv", see `predict_files`.
+          thermograms: an array, a path, or a list of arrays and paths. An array [H,W] of uint8
+            contains gray levels, [H,W,3] of uint8 colours, and [H,W] of any other numbers
+            temperatures in degrees C (or in another unit that `reader` recognises, as in files).
+            [T,H,W] are T thermograms. A path is a file, a folder, a zip, or a pattern such as
+            "clinic/*.csv", see `predict_files`.
         Raises:
           UserError: neither an array nor a path, or an array that cannot be used.
           FileNotFoundError: there is no such file or folder.
@@ -97,13 +96,20 @@ class Predictor:
         if is_path(thermograms):
             return list(self.predict_files(thermograms, reader=reader))
         given = thermograms if isinstance(thermograms, list | tuple) else [thermograms]
+        names = [f"array {k}" if len(given) > 1 else "array" for k in range(len(given))]
+        # All arrays are read first, so that a wrong one is named before any work.
+        read = [
+            None if is_path(item) else of_array(item, name=name, settings=reader)
+            for item, name in zip(given, names, strict=True)
+        ]
+        arrays = [one for items in read if items is not None for one in items]
+        predicted = self.predict_read(arrays, count=len(arrays))
         results: list[Prediction | Unreadable] = []
-        for number, item in enumerate(given):
-            if is_path(item):
+        for item, items in zip(given, read, strict=True):
+            if items is None:
                 results += self.predict_files(item, reader=reader)
             else:
-                name = f"array {number}" if len(given) > 1 else "array"
-                results += self.predict_read(of_array(item, name=name, settings=reader))
+                results += itertools.islice(predicted, len(items))
         return results
 
     def predict_files(
@@ -186,13 +192,14 @@ class Predictor:
         return [self._prediction(*results) for results in of_pictures]
 
     def _doubts(self, batch: Sequence[ReadThermogram], *, size: int) -> list[list[str]]:
-        if self._check is None:
-            return [[] for _ in batch]
-        found = self._check([item.picture for item in batch], size=size)
-        return [
-            reasons if _is_frontal(item.record) else []
-            for item, reasons in zip(batch, found, strict=True)
-        ]
+        """The reasons why each may not show two breasts; other views are not checked."""
+        frontal = [row for row, item in enumerate(batch) if _is_frontal(item.record)]
+        doubts: list[list[str]] = [[] for _ in batch]
+        if self._check is not None and frontal:
+            found = self._check([batch[row].picture for row in frontal], size=size)
+            for row, reasons in zip(frontal, found, strict=True):
+                doubts[row] = reasons
+        return doubts
 
     def _prediction(self, item, probabilities, evidence, classes, doubts, notes) -> Prediction:
         record, picture = item.record, item.picture
@@ -223,6 +230,7 @@ class Predictor:
             region_doubts=tuple(region_doubts),
             notes=(*notes, *view_notes),
             is_frontal=_is_frontal(record),
+            mirrored=record.mirrored,
             counts=counts and not doubts,
             picture=picture,
             file=item.file,

@@ -1,13 +1,16 @@
-"""The temperatures of a thermogram as a small PNG file, which a page reads under the mouse.
+"""The temperatures of a thermogram in a small form, which a page reads under the mouse.
 
-red * 256 + green = 100 x degrees C, or 100 x gray level; blue = index of the region's class
+    three planes of bytes, compressed by zlib: the high bytes of 100 x degrees C (or 100 x gray
+    level), their low bytes, the index of the region's class
+
+They are no picture, because some browsers change the pixels that a page reads from one.
 """
 
-import io
+import zlib
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
 
 from thermo_jax.data.picture import Picture
 from thermo_jax.data.thermogram import BACKGROUND
@@ -15,19 +18,32 @@ from thermo_jax.data.thermogram import BACKGROUND
 LONGEST = 320  # pixels of a side
 
 
-def encode_values(picture: Picture, label_map: UInt8[np.ndarray, "h w"] | None) -> bytes:
-    """The file's content; b"" for a picture that has only colours.
+class Values(NamedTuple):
+    """The values of a thermogram; larger ones are thinned out.
+
+    Attributes:
+      width, height: of the planes.
+      data: the compressed planes.
+    """
+
+    width: int
+    height: int
+    data: bytes
+
+
+def encode_values(picture: Picture, label_map: UInt8[np.ndarray, "h w"] | None) -> Values | None:
+    """The values; None for a picture that has only colours.
 
     Larger pictures are thinned out to at most 320 pixels a side: each value is one that was
     measured, not a mean.
     """
     values = picture.levels if picture.temperatures is None else picture.temperatures
     if values is None:
-        return b""
+        return None
     step = -(-max(values.shape) // LONGEST)
-    hundredths = np.rint(100 * values[::step, ::step].astype(np.float64)).astype(np.uint16)
+    thin = values[::step, ::step].astype(np.float64)
+    hundredths = np.rint(100 * thin).astype(np.uint16)
     classes = np.full(values.shape, BACKGROUND) if label_map is None else label_map
-    channels = (hundredths >> 8, hundredths & 255, classes[::step, ::step])
-    file = io.BytesIO()
-    Image.fromarray(np.stack(channels, axis=-1).astype(np.uint8)).save(file, "PNG", optimize=True)
-    return file.getvalue()
+    planes = (hundredths >> 8, hundredths & 255, classes[::step, ::step])
+    data = zlib.compress(np.stack(planes).astype(np.uint8).tobytes(), 9)
+    return Values(thin.shape[1], thin.shape[0], data)

@@ -5,24 +5,27 @@
 A number without its model is worth little: a table that is shared must still say what made it.
 """
 
+import contextlib
 import json
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from thermo_jax.data.dataset import PAPER
 from thermo_jax.evaluation.assessment import TUNED
-from thermo_jax.files import CONFIG, folder_path
-from thermo_jax.inference.trained_models import SHIPPED, Model
+from thermo_jax.evaluation.wording import OPTIMISTIC
+from thermo_jax.files import folder_path
+from thermo_jax.inference.trained_models import Model
 from thermo_jax.training.weights_file import is_weights_file
 
 SYNTHETIC = "synthetic bodies only"
 NOT_RECORDED = "not recorded"
+PERMUTED = "diagnoses permuted at random: a control"
 # Of real patients, from the model card (a test compares them). The file's own scores are of
 # synthetic ones.
 SHIPPED_SCORE = "mIoU .645 (95 % interval .606 to .683; 11 real patients)"
 ABOUT_PHANTOMS = (
-    "was trained on synthetic bodies, whose sickness is no disease: its probability says how a "
-    "picture resembles the sick synthetic bodies, and nothing about a patient"
+    "was trained on synthetic bodies, whose sickness is no disease: its probability says how much "
+    "a picture resembles the sick synthetic bodies, and nothing about a patient"
 )
 
 
@@ -30,23 +33,26 @@ class Provenance(NamedTuple):
     """Facts about one model, as text; "not recorded" if its file does not contain them.
 
     Attributes:
+      name: short, such as "classify_HH".
+      title: the name, in words for the model of the package.
       task: "classify" or "segment".
       trained_on: such as "54 patients, 27 sick".
       trained: the date, ISO.
       version: of thermo_jax that trained it, such as "0.1.0".
       score: on test patients, with its 95 % interval.
       threshold: of a classifier, above which its run called a patient sick; None for a segmenter.
-      is_synthetic: whether no image of a person was used in training.
+      learned_phantoms: whether all its labels were those of synthetic bodies.
     """
 
     name: str
+    title: str
     task: str
     trained_on: str
     trained: str
     version: str
     score: str
     threshold: float | None
-    is_synthetic: bool
+    learned_phantoms: bool
 
     @property
     def sentence(self) -> str:
@@ -82,111 +88,132 @@ class Provenance(NamedTuple):
 
 def describe(model: Model) -> Provenance:
     """The provenance of a model; its results are read from its workdir or file."""
-    scores = scores_of(model)
-    is_synthetic = model.is_shipped or _is_synthetic(model.meta)
+    rows = measured_rows(scores_of(model))
+    learned_phantoms = model.is_shipped or _learned_phantoms(model.meta)
     return Provenance(
         name=model.name,
+        title="the segmenter that comes with thermo_jax" if model.is_shipped else model.name,
         task=model.task,
-        trained_on=SYNTHETIC if is_synthetic else _trained_on(model.meta),
+        trained_on=SYNTHETIC if model.is_shipped else _trained_on(model.meta),
         trained=model.meta.get("date") or NOT_RECORDED,
-        version=_version(model),
-        score=SHIPPED_SCORE if model.is_shipped else _score(scores, is_synthetic=is_synthetic),
-        threshold=_threshold(scores) if model.task == "classify" else None,
-        is_synthetic=is_synthetic,
+        version=model.meta.get("version") or NOT_RECORDED,
+        score=SHIPPED_SCORE if model.is_shipped else _score(rows, model, learned_phantoms),
+        threshold=_threshold(rows) if model.task == "classify" else None,
+        learned_phantoms=learned_phantoms,
     )
 
 
 def scores_of(model: Model) -> Mapping[str, Any]:
     """The measures in the results of the model's run, {} if there are none."""
-    if "scores" in model.meta or is_weights_file(model.source):
-        return model.meta.get("scores", {})
-    try:
-        file = folder_path(model.source) / "results.json"
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
+    scores = model.meta.get("scores")
+    if scores is None and not is_weights_file(model.source):
+        with contextlib.suppress(OSError, ValueError):
+            file = folder_path(model.source) / "results.json"
+            scores = json.loads(file.read_text(encoding="utf-8"))
+    return scores if isinstance(scores, Mapping) else {}
+
+
+def measured_rows(scores: Mapping[str, Any]) -> dict[str, dict[str, Mapping[str, Any]]]:
+    """The rows of results, by table ("image", "patient", or "segmentation") and name.
+
+    What is damaged is left out, because a file may contain anything.
+    """
+    tables = {}
+    by_unit = scores.get("classification")
+    if isinstance(by_unit, Mapping):
+        tables |= by_unit
+    tables["segmentation"] = scores.get("segmentation")
+    return {
+        str(table): {str(k): row for k, row in rows.items() if isinstance(row, Mapping)}
+        for table, rows in tables.items()
+        if isinstance(rows, Mapping)
+    }
 
 
 def note_on(models: Sequence[Provenance], *, task: str) -> str:
-    """A sentence about the models of a task that saw synthetic bodies only; "" if none did."""
-    synthetic, others = (
-        [_title(model) for model in models if model.task == task and model.is_synthetic is wanted]
+    """A sentence about the models of a task that learned from synthetic bodies; "" if none did."""
+    of_phantoms, others = (
+        [model for model in models if model.task == task and model.learned_phantoms is wanted]
         for wanted in (True, False)
     )
-    if not synthetic:
+    if not of_phantoms:
         return ""
     if task == "classify":
-        return " ".join(f"{name} {ABOUT_PHANTOMS}." for name in synthetic)
-    with_others = f", with {' and '.join(others)}" if others else ""
-    return f"Regions were drawn by {' and '.join(synthetic)}, trained on {SYNTHETIC}{with_others}."
+        return " ".join(f"{model.title} {ABOUT_PHANTOMS}." for model in of_phantoms)
+    drawn_by = [f"{model.title}, trained on {model.trained_on}" for model in of_phantoms]
+    if not others:
+        return f"Regions were drawn by {' and by '.join(drawn_by)}."
+    names = [*drawn_by, *(model.title for model in others)]
+    return f"Regions are the mean of several models: {'; '.join(names)}."
 
 
-def _title(model: Provenance) -> str:
-    return "the segmenter that comes with thermo_jax" if model.name == SHIPPED else model.name
-
-
-def _is_synthetic(meta: Mapping[str, Any]) -> bool:
-    seen = meta.get("trained_on") or [None]
-    return all(one is not None and one["synthetic"] for one in seen)
+def _learned_phantoms(meta: Mapping[str, Any]) -> bool:
+    return all(one is not None and one["synthetic"] for one in meta.get("trained_on") or [None])
 
 
 def _trained_on(meta: Mapping[str, Any]) -> str:
-    """Whose labels the model has seen."""
+    """Whose labels the model has seen, and whose images its encoder has."""
     seen = meta.get("trained_on")
     if not seen:
-        return "published weights" if "imported" in meta else NOT_RECORDED
-    parts = []
-    for one in seen:
-        if one is None:
-            parts.append("patients who are not recorded")
-        elif one["synthetic"]:
-            parts.append("synthetic bodies")
-        else:
-            sick = one.get("sick")
-            count = f"{len(one['patients'])} patients"
-            parts.append(count if sick is None else f"{count}, {sick} sick")
-    first, *before = parts
-    return f"{first}; before that, on {' and '.join(before)}" if before else first
+        return "data of the published weights" if "imported" in meta else NOT_RECORDED
+    if _learned_phantoms(meta):
+        encoder = meta.get("encoder", {})
+        has_seen_bodies = encoder.get("kind") not in ("random", "none")
+        if not has_seen_bodies or encoder.get("synthetic"):
+            return SYNTHETIC
+        whose = NOT_RECORDED if encoder.get("synthetic") is None else "other images"
+        return f"labels of {SYNTHETIC}; images of its encoder: {whose}"
+    first, *before = map(_patients, seen)
+    text = f"{first}; before that, on {' and '.join(before)}" if before else first
+    return f"{text}; {PERMUTED}" if _configured(meta, "data", "shuffle_labels") else text
 
 
-def _version(model: Model) -> str:
-    if "thermo_jax" in model.meta:  # of a file of weights
-        return model.meta["thermo_jax"]
-    try:
-        saved = json.loads((folder_path(model.source) / CONFIG).read_text(encoding="utf-8"))
-        return str(saved["versions"]["thermo_jax"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return NOT_RECORDED
+def _patients(seen: Mapping[str, Any] | None) -> str:
+    if seen is None:
+        return "patients who are not recorded"
+    if seen["synthetic"]:
+        return "synthetic bodies"
+    sick = seen.get("sick")
+    count = f"{len(seen['patients'])} patients"
+    return count if sick is None else f"{count}, {sick} sick"
 
 
-def _score(scores: Mapping[str, Any], *, is_synthetic: bool) -> str:
+def _configured(meta: Mapping[str, Any], section: str, field: str) -> Any:
+    fields = meta.get("config", {}).get(section)
+    return fields.get(field) if isinstance(fields, Mapping) else None
+
+
+def _score(rows: Mapping[str, Mapping], model: Model, learned_phantoms: bool) -> str:
     """The AUROC per patient or the mean IoU, with its interval."""
+    title, key, table, position = (
+        ("AUROC", "auroc", "patient", 0)
+        if model.task == "classify"
+        else ("mIoU", "miou", "segmentation", -1)
+    )
     try:
-        if "classification" in scores:
-            measures = next(iter(scores["classification"]["patient"].values()))
-            title, key = "AUROC", "auroc"
-            tested = f"{measures['patients']}{' synthetic' * is_synthetic} patients"
-        else:
-            size, measures = list(scores["segmentation"].items())[-1]
-            title, key, tested = "mIoU", "miou", f"{'synthetic, ' * is_synthetic}at {size}"
+        name, measures = list(rows[table].items())[position]
         value, (low, high) = measures[key], measures["interval"][key]
-    except (KeyError, TypeError, ValueError, IndexError, StopIteration):
+        size = f"at {name}" if key == "miou" else f"{int(measures['patients'])} patients"
+        numbers = [_short(number) for number in (value, low, high)]
+    except (KeyError, TypeError, ValueError, IndexError):  # absent, undefined or damaged
         return NOT_RECORDED
-    if value is None or not math.isfinite(value):
-        return NOT_RECORDED
-    interval = "" if low is None else f"95 % interval {_short(low)} to {_short(high)}; "
-    return f"{title} {_short(value)} ({interval}{tested})"
+    facts = [f"95 % interval {numbers[1]} to {numbers[2]}", size]
+    facts += ["synthetic bodies"] * learned_phantoms
+    facts += [OPTIMISTIC] * (_configured(model.meta, "split", "protocol") == PAPER)
+    return f"{title} {numbers[0]} ({'; '.join(facts)})"
 
 
 def _short(value: float) -> str:
-    """A number from 0 to 1 with three digits, such as .645."""
+    """A number from 0 to 1 with three digits, such as .645. Raises ValueError for any other."""
+    if not 0 <= value <= 1:
+        raise ValueError(f"{value} is no score")
     return f"{value:.3f}".removeprefix("0")
 
 
-def _threshold(scores: Mapping[str, Any]) -> float:
+def _threshold(rows: Mapping[str, Mapping]) -> float:
     """The threshold per patient that validation patients chose; 0.5 if none did."""
-    rows = scores.get("classification", {}).get("patient", {})
-    for name, measures in rows.items():
-        if name.endswith(TUNED) and measures.get("threshold") is not None:
-            return float(measures["threshold"])
+    for name, measures in rows.get("patient", {}).items():
+        threshold = measures.get("threshold")
+        if name.endswith(f" at {TUNED}") and isinstance(threshold, float):
+            return threshold
     return 0.5

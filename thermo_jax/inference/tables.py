@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from thermo_jax.inference.findings import Finding, Prediction
+from thermo_jax.inference.findings import Prediction
 from thermo_jax.inference.inputs import Unreadable
 from thermo_jax.inference.patients import Patient
 from thermo_jax.inference.provenance import Provenance
@@ -75,8 +75,3 @@ def patient_row(patient: Patient, *, page: str, models: Sequence[Provenance]) ->
         "notes": "; ".join(dict.fromkeys(notes)),
         "models": " | ".join(model.sentence for model in models),
     }
-
-
-def region_rows(finding: Finding) -> list[dict[str, Any]]:
-    """The rows of regions.csv of one thermogram."""
-    return [{"name": finding.name, **region} for region in finding.regions]

@@ -17,6 +17,7 @@ from absl import logging
 from etils.epath import Path
 from ml_collections import ConfigDict
 
+from thermo_jax import __version__
 from thermo_jax.data.dataset import PAPER, Dataset, SplitSettings, check_not_empty, open_dataset
 from thermo_jax.data.examples import Examples
 from thermo_jax.data.splits import Split
@@ -136,6 +137,7 @@ def run(
             "encoder": encoder.facts,
             "examples": examples_id,
             "start": start.title,
+            "version": __version__,
             "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
             "trained_on": trained_on(dataset, examples, sets, start=start, task=config.task),
         },

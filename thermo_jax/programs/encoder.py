@@ -9,7 +9,14 @@ from absl import logging
 from etils.epath import Path
 from ml_collections import ConfigDict
 
-from thermo_jax.data.dataset import PAPER, TRANSDUCTIVE, Dataset, check_not_empty, open_dataset
+from thermo_jax.data.dataset import (
+    PAPER,
+    PHANTOM,
+    TRANSDUCTIVE,
+    Dataset,
+    check_not_empty,
+    open_dataset,
+)
 from thermo_jax.data.examples import Examples, image_shape
 from thermo_jax.data.splits import Split
 from thermo_jax.errors import UserError
@@ -99,6 +106,7 @@ def run(
         "downscale": config.data.downscale,
         "loss": config.loss.to_dict(),
         "data_fingerprint": dataset.fingerprint,
+        "synthetic": config.data.root == PHANTOM,
         "seen_patients": sorted(seen),
     }
     # ------------------------------------------------------------------------------------- training

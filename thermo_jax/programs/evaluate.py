@@ -23,7 +23,7 @@ from thermo_jax.evaluation.predictions import Predictions
 from thermo_jax.evaluation.report import Section
 from thermo_jax.evaluation.tables import PrintedTable
 from thermo_jax.inference.page import models_table
-from thermo_jax.inference.provenance import describe, note_on, scores_of
+from thermo_jax.inference.provenance import describe, measured_rows, note_on, scores_of
 from thermo_jax.inference.trained_models import SHIPPED, SHIPPED_TITLE, Model, load_models
 from thermo_jax.programs import decoder_results, reports, settings
 from thermo_jax.programs.decoder import gray_images
@@ -152,7 +152,8 @@ def predict(
     for batch in zip(*streams, strict=True):
         together = _together(batch)
         for results in batch:
-            results.pop("classes", None), results.pop("full_classes", None)
+            results.pop("classes", None)
+            results.pop("full_classes", None)
         kept.append([*batch, together])
     *of_models, of_all = (
         {name: np.concatenate([r[name] for r in parts])[:count] for name in parts[0]}
@@ -229,11 +230,9 @@ def own_thresholds(model: Model) -> dict[str, float]:
     They are in the results of the run; without these, there are none.
     """
     points = {}
-    for unit, rows in scores_of(model).get("classification", {}).items():
+    for unit, rows in measured_rows(scores_of(model)).items():
         for point in (assessment.TUNED, assessment.SENSITIVE):
-            chosen = [
-                m.get("threshold") for name, m in rows.items() if name.endswith(f" at {point}")
-            ]
+            chosen = [m.get("threshold") for n, m in rows.items() if n.endswith(f" at {point}")]
             if chosen and isinstance(chosen[0], float):  # not the NaN of several folds
                 points[f"{unit}, {point}"] = chosen[0]
     return points

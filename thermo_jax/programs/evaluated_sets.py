@@ -1,7 +1,6 @@
 """What trained decoders are evaluated on: thermograms of patients who trained none of them."""
 
 import dataclasses
-import functools
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
@@ -63,16 +62,15 @@ class Tested(NamedTuple):
 def open_datasets(config: ConfigDict, models: Sequence[Model]) -> dict[Reading, Dataset]:
     """The data set, in each way in which a model reads it."""
 
-    @functools.cache
-    def opened(colormap: str) -> Dataset:
-        return open_dataset(dataclasses.replace(settings, colormap=colormap))
-
-    datasets = {}
+    datasets: dict[Reading, Dataset] = {}
+    opened: dict[str, Dataset] = {}  # by colour map: types and sizes share one
     for reading in dict.fromkeys(map(Reading.of, models)):
         settings = DataSettings(
             **config.data, **reading._asdict(), emissivity=config.flir.emissivity
         )
-        datasets[reading] = dataclasses.replace(opened(reading.colormap), settings=settings)
+        if reading.colormap not in opened:
+            opened[reading.colormap] = open_dataset(settings)
+        datasets[reading] = dataclasses.replace(opened[reading.colormap], settings=settings)
     return datasets
 
 

@@ -15,7 +15,7 @@ from thermo_jax.programs.workdir import check_workdir, print_results, write_conf
 from thermo_jax.training.weights_file import SHIPPED, write_weights
 
 # What a file of weights says about its run: keys of the checkpoint's meta.
-DESCRIBED = ("config", "encoder", "trained_on", "imported", "date")
+DESCRIBED = ("config", "encoder", "trained_on", "imported", "date", "version")
 SCORES = ("classification", "segmentation")  # of these results, the measures
 # A file of weights is shared. So it contains no path of this machine: these fields of the
 # configuration become "", unless they have one of the values that are no paths.

@@ -183,15 +183,17 @@ def trained_on(
       sets: the rows of each set; all but "test" have trained or validated the decoder.
       task: for "classify", the number of sick patients among them is "sick".
     """
-    seen = examples.take(np.concatenate([rows for name, rows in sets.items() if name != "test"]))
+    rows = np.concatenate([rows for name, rows in sets.items() if name != "test"])
+    patients, images = examples.patients[rows], examples.columns["images"]
     own = {
         "data": digest(_data_key(dataset)),
         "synthetic": _is_phantom(dataset),
-        "patients": sorted(patient_digests(seen.patients.tolist(), dataset=dataset)),
-        "images": sorted(set(image_digests(seen.columns["images"]))),
+        "patients": sorted(patient_digests(patients.tolist(), dataset=dataset)),
+        "images": sorted(set(image_digests(images[row] for row in rows))),
     }
     if task == "classify":
-        own["sick"] = len(set(seen.patients[seen.columns["labels"] == SICK].tolist()))
+        is_sick = examples.columns["labels"][rows] == SICK
+        own["sick"] = len(set(patients[is_sick].tolist()))
     if not start.title:
         return [own]
     return [own, *([None] if start.trained_on is None else start.trained_on)]

@@ -29,7 +29,7 @@ from thermo_jax.inference.findings import Finding, Prediction
 from thermo_jax.inference.index import IndexEntry, thumbnail_of, write_index
 from thermo_jax.inference.inputs import Unreadable
 from thermo_jax.inference.labelme import write_labelme
-from thermo_jax.inference.overlay import Scales, common_scales, write_overlay
+from thermo_jax.inference.overlay import DOUBTFUL, Scales, common_scales, write_overlay
 from thermo_jax.inference.page import PageSettings, write_page
 from thermo_jax.inference.patients import Patient, by_patient, who
 from thermo_jax.inference.predictor import Predictor
@@ -95,18 +95,25 @@ class _Writer:
         self._rows: list[dict[str, Any]] = []
         self._read: list[Finding | Unreadable] = []
         self._maps: dict[str, Path] = {}
-        self._shown: dict[str, tuple[str, bytes]] = {}  # by patient: the page, the thumbnail
+        self._thumbnails: dict[PurePosixPath, bytes] = {}  # by the path of the patient's page
         self.tables: dict[str, list[dict[str, Any]]] = {}
 
     def add_patient(self, items: Iterable[Prediction | Unreadable]) -> None:
-        """Writes everything about one patient, whose thermograms may not fit in memory."""
-        with tempfile.TemporaryDirectory(prefix="thermo_jax_") as folder:
-            waiting = Waiting(folder)
+        """Writes everything about one patient, whose thermograms may not fit in memory.
+
+        If the run is stopped, what was predicted by then is drawn, too.
+        """
+        if not self._config.reports:
             for item in items:
                 self._add(item)
-                if self._config.reports:
+            return
+        with tempfile.TemporaryDirectory(prefix=".waiting_", dir=self._workdir) as folder:
+            waiting = Waiting(folder)
+            try:
+                for item in items:
+                    self._add(item)
                     waiting.add(item)
-            if self._config.reports:
+            finally:
                 self._show(waiting)
 
     def _add(self, item: Prediction | Unreadable) -> None:
@@ -131,27 +138,34 @@ class _Writer:
         elif self._scale != "thermogram":
             scales = Scales(celsius=self._scale)
         shown: list[Finding | Unreadable] = []
-        for item in waiting:
-            if isinstance(item, Prediction):
-                file = _output(self._workdir / OVERLAYS, item.name, ".png")
-                colormap = self._config.colormap
-                overlay = write_overlay(file, item, colormap=colormap, scales=scales)
-                item = item.finding(overlay=overlay)
-            shown.append(item)
-        (patient,) = by_patient(shown)
-        if patient.findings:
-            page = _page_path(patient)
-            write_page(self._workdir / page, patient, self._pages)
-            thumbnail = thumbnail_of(patient.findings[0].overlay)
-            self._shown[page.as_posix()] = page.as_posix(), thumbnail
+        try:
+            for item in waiting:
+                if isinstance(item, Prediction):
+                    file = _output(self._workdir / OVERLAYS, item.name, ".png")
+                    colormap = self._config.colormap
+                    overlay = write_overlay(file, item, colormap=colormap, scales=scales)
+                    item = item.finding(overlay=overlay)
+                shown.append(item)
+        finally:
+            for patient in by_patient(shown):  # none, if the run was stopped at once
+                self._write_page(patient)
+
+    def _write_page(self, patient: Patient) -> None:
+        if not patient.findings:
+            return
+        page = _page_path(patient)
+        write_page(self._workdir / page, patient, self._pages)
+        best = [f for f in patient.findings if f.is_frontal and not f.doubts] or patient.findings
+        self._thumbnails[page] = thumbnail_of(best[0].overlay)
 
     def finish(self) -> None:
         """Writes the tables and the index page, and prints a summary."""
         patients = by_patient(self._read)
-        shown = [
-            IndexEntry(patient, *self._shown.get(_page_path(patient).as_posix(), ("", b"")))
-            for patient in patients
-        ]
+        shown = []
+        for patient in patients:
+            page = _page_path(patient)
+            thumbnail = self._thumbnails.get(page, b"")
+            shown.append(IndexEntry(patient, page.as_posix() if thumbnail else "", thumbnail))
         self.tables = {
             "predictions": self._rows,
             "patients": [
@@ -159,15 +173,15 @@ class _Writer:
                 for entry in shown
             ],
             "regions": [
-                row
+                {"name": item.name, **region}
                 for item in self._read
                 if isinstance(item, Finding)
-                for row in tables.region_rows(item)
+                for region in item.regions
             ],
             "models": [model.row() for model in self._models],
         }
         files: list[Path] = []
-        if self._shown:
+        if self._thumbnails:
             files.append(write_index(self._workdir / INDEX, shown, self._pages))
         files += [
             PrintedTable.of_records(table).write_csv(self._workdir / f"{name}.csv")
@@ -184,11 +198,12 @@ class _Writer:
 
 
 def _scale_text(scale: str | tuple[float, float]) -> str:
+    """A sentence about the colours of temperatures."""
     if scale == "patient":
-        return "one scale for all thermograms of the patient"
+        return "All thermograms of the patient have the same scale."
     if scale == "thermogram":
-        return "a scale of their own"
-    return "the scale of {:g} to {:g} degrees C".format(*scale)
+        return "Each thermogram has its own scale."
+    return "The scale is from {:g} to {:g} degrees C.".format(*scale)
 
 
 def _write_label_map(workdir: Path, prediction: Prediction) -> Path:
@@ -240,7 +255,9 @@ def _summary(rows: Sequence[dict], patients: Sequence[Patient], predictor: Predi
     }
     findings = [finding for patient in patients for finding in patient.findings]
     if doubts := sum(bool(finding.doubts) for finding in findings):
-        facts["in doubt"] = f"{doubts}: no frontal views of two breasts, as far as can be seen"
+        facts["in doubt"] = f"{doubts}, which {DOUBTFUL}"
+    if odd := sum(bool(finding.region_doubts) for finding in findings):
+        facts["regions in doubt"] = f"{odd}, whose regions cannot be right"
     if unseen := sum(not finding.counts and not finding.doubts for finding in findings):
         facts["of views not trained on"] = f"{unseen}, left out of the patients' means"
     unreadable = [row for row in rows if row["status"] == "unreadable"]

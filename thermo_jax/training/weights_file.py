@@ -238,6 +238,7 @@ _FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "encoder.data_type": ("gray or heat", lambda v: v in _TYPES),
     "encoder.kind": ("random, none or absent", lambda v: v in (None, "random", "none")),
     "encoder.num_kernels": ("a width", lambda v: v is None or _is_width(v)),
+    "version": ("a version", lambda v: v is None or isinstance(v, str) and len(v) < 40),
     "date": ("a date", lambda v: v is None or isinstance(v, str) and len(v) == 10),
     "trained_on": ("a list of data sets with their patients", _is_training),
 }

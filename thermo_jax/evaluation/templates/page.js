@@ -1,19 +1,18 @@
 "use strict";
 
+// Decompresses the planes of a figure: high and low bytes of 100 x the value, index of the area.
+async function readPlanes(text) {
+  const bytes = Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
+  return new Uint8Array(await new Response(stream).arrayBuffer());
+}
+
 // Shows the value below the mouse in every panel of a figure.
 for (const figure of document.querySelectorAll(".panels[data-values]")) {
   const areas = figure.dataset.areas.split("|");
-  const values = new Image();
-  let pixels = null;
-  values.addEventListener("load", () => {
-    const canvas = document.createElement("canvas");
-    canvas.width = values.width;
-    canvas.height = values.height;
-    const context = canvas.getContext("2d", { willReadFrequently: true });
-    context.drawImage(values, 0, 0);
-    pixels = context.getImageData(0, 0, values.width, values.height).data;
-  });
-  values.src = figure.dataset.values;
+  const [width, height] = figure.dataset.size.split(" ").map(Number);
+  let planes = null;
+  readPlanes(figure.dataset.values).then((read) => { planes = read; });
   const label = document.createElement("output");
   label.className = "value";
   label.hidden = true;
@@ -24,13 +23,13 @@ for (const figure of document.querySelectorAll(".panels[data-values]")) {
     const frame = event.target.getBoundingClientRect();
     const x = ((event.clientX - frame.left) / frame.width - left) / (right - left);
     const y = ((event.clientY - frame.top) / frame.height - top) / (bottom - top);
-    label.hidden = !pixels || x < 0 || x >= 1 || y < 0 || y >= 1;
+    label.hidden = !planes || x < 0 || x >= 1 || y < 0 || y >= 1;
     if (label.hidden) return;
-    const row = Math.floor(y * values.height), column = Math.floor(x * values.width);
-    const [red, green, blue] = pixels.subarray(4 * (row * values.width + column));
-    const number = (red * 256 + green) / 100;
+    const place = Math.floor(y * height) * width + Math.floor(x * width);
+    const [high, low, index] = [0, 1, 2].map((plane) => planes[plane * width * height + place]);
+    const number = (high * 256 + low) / 100;
     const digits = figure.dataset.unit === "gray level" ? 0 : 2;
-    const area = areas[blue] ? `, ${areas[blue]}` : "";
+    const area = areas[index] ? `, ${areas[index]}` : "";
     label.textContent = digits
       ? `${number.toFixed(digits)} ${figure.dataset.unit}${area}`
       : `${figure.dataset.unit} ${number.toFixed(digits)}${area}`;

@@ -15,7 +15,7 @@ def is_path(item: Any) -> bool:
 
 
 def of_array(array: Any, *, name: str, settings: ReaderSettings) -> list[ReadThermogram]:
-    """The thermograms of an array; nobody's, of a view that is not known.
+    """The thermograms of an array; their patient and their view are not known.
 
     Arguments and errors are those of `data.arrays.read_array`.
     """
