@@ -89,6 +89,7 @@ def test_the_kernels_of_a_step_are_listed_with_their_times(mode):
     assert tables.text([row], "speed") == ""
 
 
+@pytest.mark.slow
 def test_one_step_in_each_type_is_compared_with_float32_on_the_cpu(tmp_path, capsys):
     config = benchmark.get_config("against_cpu")
     config.cases, config.num_kernels = ("pretrain H:2",), 2

@@ -59,6 +59,7 @@ def tiny_encoder(fold):
     return config
 
 
+@pytest.mark.slow
 def test_the_encoders_of_five_folds_share_their_programs(tmp_path, cache):
     sizes, compiled = set(), []
     for fold in range(FOLDS):

@@ -319,9 +319,10 @@ def test_results_among_the_thermograms_are_refused_before_anything_is_written(mo
 
 def test_earlier_results_are_not_read_as_thermograms(models, tmp_path):
     write_matrix(tmp_path / "0001" / "a.txt")
+    settings = config(tmp_path, models / "segment")
+    settings.reports = False
     rows = [
-        main.run(config(tmp_path, models / "segment"), tmp_path / "0001" / name)["predictions"]
-        for name in ("out1", "out2")
+        main.run(settings, tmp_path / "0001" / name)["predictions"] for name in ("out1", "out2")
     ]
     assert [row["name"] for row in rows[1]] == ["0001/a"]
     assert rows[0] == rows[1]
@@ -334,6 +335,7 @@ def test_an_unknown_colour_map_is_refused_before_any_work(models, tmp_path):
         main.run(settings, tmp_path / "out")
 
 
+@pytest.mark.slow  # test_end_to_end trains without TensorFlow in the quick suite
 def test_prediction_runs_where_tensorflow_is_not_installed(models, tmp_path):
     write_matrix(tmp_path / "a.txt")
     program = f"""
