@@ -19,12 +19,13 @@ from thermo_jax.inference.provenance import note_on
 
 THUMBNAIL = 192  # pixels of the longer side
 COLUMNS = ("probability of sick", "asymmetry", "hottest", "thermograms", "notes")
-NOTE = (
-    "Asymmetry: mean of the breast at image left minus that at image right, degrees C, averaged "
-    "over the patient's frontal thermograms without mirrored copies; sorted by its size, without "
-    "its sign. Hottest: the hottest spot of any region, degrees C. Thermograms in doubt do not "
-    "count."
-)
+NOTES = {
+    "asymmetry": "Asymmetry: mean of the breast at image left minus that at image right, degrees "
+    "C, averaged over the patient's frontal thermograms without mirrored copies; sorted by its "
+    "size, without its sign.",
+    "hottest": "Hottest: the hottest spot of any region, degrees C.",
+    "notes": "What is in doubt may not be a frontal view of two breasts, and does not count.",
+}
 
 
 class IndexEntry(NamedTuple):
@@ -81,7 +82,7 @@ def _table(entries: Sequence[IndexEntry]) -> SortableTable:
     used = [k for k in range(len(COLUMNS)) if any(row.cells[k][0] for row in rows)]
     rows = [row._replace(cells=[row.cells[k] for k in used]) for row in rows]
     columns = ["patient", *(COLUMNS[k] for k in used)]
-    note = NOTE if {"asymmetry", "hottest"} & {*columns} else ""
+    note = " ".join(text for column, text in NOTES.items() if column in columns)
     return SortableTable("A click on a heading sorts.", columns, rows, note=note)
 
 

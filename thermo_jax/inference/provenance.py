@@ -140,10 +140,10 @@ def note_on(models: Sequence[Provenance], *, task: str) -> str:
         return ""
     if task == "classify":
         return " ".join(f"{model.title} {ABOUT_PHANTOMS}." for model in of_phantoms)
-    drawn_by = [f"{model.title}, trained on {model.trained_on}" for model in of_phantoms]
-    if not others:
-        return f"Regions were drawn by {' and by '.join(drawn_by)}."
-    names = [*drawn_by, *(model.title for model in others)]
+    names = [f"{model.title}, trained on {model.trained_on}" for model in of_phantoms]
+    names += [model.title for model in others]
+    if len(names) == 1:
+        return f"Regions were drawn by {names[0]}."
     return f"Regions are the mean of several models: {'; '.join(names)}."
 
 
