@@ -101,7 +101,8 @@ def _main(argv: list[str]) -> None:
 
     logging.set_verbosity(logging.INFO)
     logging.get_absl_handler().setFormatter(None)
-    python_logging.getLogger("jax").setLevel(python_logging.WARNING)  # JAX logs its search for TPUs
+    for library in ("jax", "matplotlib"):  # they log a search for TPUs and for fonts
+        python_logging.getLogger(library).setLevel(python_logging.WARNING)
     added = xla_flags.set_for_gpus()  # before XLA starts and reads them
     processes.join()
     preemption.listen()
