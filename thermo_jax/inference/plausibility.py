@@ -18,7 +18,9 @@ How well an encoder reconstructs a picture (SPEC section 11) is not used: one th
 synthetic bodies reconstructed most real thermograms worse than any synthetic body, and 36 % of the
 other pictures better than the worst 5 % of the real thermograms.
 
-A man's chest may pass. A picture of one breast, or of little more than the breasts, may be marked.
+A man's chest may pass. A picture of one breast, or of little more than the breasts, may be marked:
+of the 72 enlarged by 1.2 around three places, 18, 15 and 17 were (of smaller ones 6, turned by 8
+degrees 3, with noise 1, blurred 0).
 """
 
 from collections.abc import Sequence
