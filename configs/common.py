@@ -123,6 +123,19 @@ def split() -> ConfigDict:
     return config
 
 
+def apply_models(config: ConfigDict) -> None:
+    """Adds the fields of programs that apply trained decoders."""
+    # Workdirs of trained decoders, separated by commas; a folder that contains several (such as a
+    # table1 run) stands for all of them. Several decoders of one task form an ensemble, whose
+    # probabilities are averaged. A .safetensors file of configs/export.py is a model, too.
+    # "shipped" is the segmenter that comes with thermo_jax, which is also used if this is "".
+    config.models = ""
+    config.model = ConfigDict()
+    # Type in which layers are computed: "float32", "tensorfloat32", "bfloat16", or "auto", which is
+    # bfloat16, but float32 on CPUs and on NVIDIA's GPUs before Ampere.
+    config.model.dtype = "auto"
+
+
 def report() -> ConfigDict:
     """How results are summarised."""
     config = ConfigDict()

@@ -18,11 +18,7 @@ def _build() -> ConfigDict:
     config = ConfigDict()
     # The program, set by the configuration file.
     config.task = "evaluate"
-    # Workdirs of trained decoders, separated by commas; a folder that contains several (such as a
-    # table1 run) stands for all of them. Several decoders of one task form an ensemble, whose
-    # probabilities are averaged. A .safetensors file of configs/export.py is a model, too.
-    # "shipped" is the segmenter that comes with thermo_jax, which is also used if this is "".
-    config.models = ""
+    common.apply_models(config)
     # Path of a split.json, which every training run writes to its workdir: only the patients in its
     # set "test" are evaluated. "" = all patients.
     config.split_file = ""
@@ -36,10 +32,6 @@ def _build() -> ConfigDict:
     config.flir = common.flir()
     config.parallel = common.parallel()
     config.report = common.report()
-    config.model = ConfigDict()
-    # Type in which layers are computed: "float32", "tensorfloat32", "bfloat16", or "auto", which is
-    # bfloat16, but float32 on CPUs and on NVIDIA's GPUs before Ampere.
-    config.model.dtype = "auto"
     return config
 
 

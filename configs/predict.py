@@ -30,11 +30,7 @@ def _build() -> ConfigDict:
     # Thermograms, separated by commas: files, folders (with their subfolders), zips, or patterns
     # such as "clinic/*.csv".
     config.input = ""
-    # Workdirs of trained decoders, separated by commas; a folder that contains several (such as a
-    # table1 run) stands for all of them. Predictions of decoders of one task are averaged. A
-    # .safetensors file of configs/export.py is a model, too. "shipped" is the segmenter that comes
-    # with thermo_jax, which is also used if this is "".
-    config.models = ""
+    common.apply_models(config)
     # Thermograms in a batch.
     config.batch_size = 8
     # Whether to draw an overlay of every thermogram and write a page of every patient.
@@ -54,10 +50,6 @@ def _build() -> ConfigDict:
     # "auto", which recognises it by each image's median.
     config.data.unit = "auto"
     config.flir = common.flir()
-    config.model = ConfigDict()
-    # Type in which layers are computed: "float32", "tensorfloat32", "bfloat16", or "auto", which is
-    # bfloat16, but float32 on CPUs and on NVIDIA's GPUs before Ampere.
-    config.model.dtype = "auto"
     return config
 
 

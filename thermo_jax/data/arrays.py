@@ -54,10 +54,9 @@ def read_array(
     if values.ndim > 2 and values.shape[-1] == 1:
         values = values[..., 0]
     is_picture = values.dtype == np.uint8
-    is_colour = is_picture and values.ndim == 3 and values.shape[2] in (3, 4)
+    is_colour = values.ndim == 3 and values.shape[2] in (3, 4)
     frames = values[np.newaxis] if values.ndim == 2 or is_colour else values
-    is_wrong_colour = not is_picture and values.ndim == 3 and values.shape[2] in (3, 4)
-    if frames.ndim != 3 + is_colour or not len(frames) or is_wrong_colour:
+    if frames.ndim != 3 + is_colour or not len(frames) or (is_colour and not is_picture):
         detail = f"shape {list(values.shape)} of {values.dtype}; expected {EXPECTED}"
         raise DataError("wrong-shape", path, detail)
     image_limits.check_frames(path, len(frames))

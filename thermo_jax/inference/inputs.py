@@ -108,14 +108,19 @@ def find_thermograms(
     inputs.items.sort(key=lambda item: re.sub(r"\.frame\d+$", "", item.name))
     first: dict[tuple[str, bool], int] = {}  # position of each patient's first thermogram
     for position, item in enumerate(inputs.items):
-        first.setdefault(_who(item), position)
-    inputs.items.sort(key=lambda item: first[_who(item)])
+        first.setdefault(_whose(item), position)
+    inputs.items.sort(key=lambda item: first[_whose(item)])
     return inputs
 
 
-def _who(item: Thermogram | Unreadable) -> tuple[str, bool]:
+def who(name: str, patient: str | None) -> tuple[str, bool]:
+    """(patient, True), or (name, False) for a thermogram whose patient is not known."""
+    return patient or name, patient is not None
+
+
+def _whose(item: Thermogram | Unreadable) -> tuple[str, bool]:
     patient = item.patient if isinstance(item, Unreadable) else item.known_patient
-    return patient or item.name, patient is not None
+    return who(item.name, patient)
 
 
 def read_thermogram(

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from thermo_jax.inference.findings import Finding
-from thermo_jax.inference.inputs import Unreadable
+from thermo_jax.inference.inputs import Unreadable, who
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,15 +70,11 @@ class Patient:
         return max(maxima, default=None)
 
 
-def who(item: Finding | Unreadable) -> tuple[str, bool]:
-    """(patient, True), or (name, False) for a thermogram of nobody known."""
-    return item.patient or item.name, item.patient is not None
-
-
 def by_patient(items: Iterable[Finding | Unreadable]) -> list[Patient]:
     """The patients, in the order of their first items."""
     patients: dict[tuple[str, bool], Patient] = {}
     for item in items:
-        patient = patients.setdefault(who(item), Patient(*who(item)))
+        key = who(item.name, item.patient)
+        patient = patients.setdefault(key, Patient(*key))
         (patient.unreadable if isinstance(item, Unreadable) else patient.findings).append(item)
     return list(patients.values())

@@ -70,7 +70,9 @@ class Predictor:
         self.provenances = [describe(model) for model in self.models]
         self._check = None
         if check:
-            self._check = PlausibilityCheck(load_model(SHIPPED, dtype="float32"))
+            exact = (m for m in self.models if m.is_shipped and m.dtype == "float32")
+            shipped = next(exact, None) or load_model(SHIPPED, dtype="float32")
+            self._check = PlausibilityCheck(shipped)
         for note in filter(None, map(self.note_on, TASKS)):
             logging.warning("%s", note)
 

@@ -24,7 +24,7 @@ from thermo_jax.evaluation.report import Section
 from thermo_jax.evaluation.tables import PrintedTable
 from thermo_jax.inference.page import models_table
 from thermo_jax.inference.provenance import describe, measured_rows, note_on, scores_of
-from thermo_jax.inference.trained_models import SHIPPED, SHIPPED_TITLE, Model, load_models
+from thermo_jax.inference.trained_models import SHIPPED_TITLE, Model, load_models
 from thermo_jax.programs import decoder_results, reports, settings
 from thermo_jax.programs.decoder import gray_images
 from thermo_jax.programs.evaluated_sets import Tested, open_datasets, tested_sets
@@ -67,7 +67,7 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
     config = settings.resolve(config)
     placement = settings.placement(config)
     placement.parallel.check_batch_size(config.batch_size, field="config.batch_size")
-    paths = settings.paths(config, "models") if config.models else [SHIPPED]
+    paths = settings.model_paths(config)
     workdir = check_workdir(workdir, config)
     models = load_models(paths, dtype=config.model.dtype)
     with timeline.part("data"):

@@ -27,13 +27,12 @@ from thermo_jax.inference import tables
 from thermo_jax.inference.coco import write_coco
 from thermo_jax.inference.findings import Finding, Prediction
 from thermo_jax.inference.index import IndexEntry, thumbnail_of, write_index
-from thermo_jax.inference.inputs import Unreadable
+from thermo_jax.inference.inputs import Unreadable, who
 from thermo_jax.inference.labelme import write_labelme
 from thermo_jax.inference.overlay import DOUBTFUL, Scales, common_scales, write_overlay
 from thermo_jax.inference.page import PageSettings, write_page
-from thermo_jax.inference.patients import Patient, by_patient, who
+from thermo_jax.inference.patients import Patient, by_patient
 from thermo_jax.inference.predictor import Predictor
-from thermo_jax.inference.trained_models import SHIPPED
 from thermo_jax.inference.waiting import Waiting
 from thermo_jax.programs import settings
 from thermo_jax.programs.workdir import check_workdir, print_results, write_config
@@ -48,7 +47,7 @@ BY_FILE = "by_file"  # in REPORTS: pages of thermograms without a known patient
 def run(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
     """Predicts and writes; returns the rows of the tables, by the name of their file."""
     config = settings.resolve(config)
-    models = settings.paths(config, "models") if config.models else [SHIPPED]
+    models = settings.model_paths(config)
     given = settings.paths(config, "input")
     scale = settings.temperature_scale(config)
     workdir = check_workdir(workdir, config)
@@ -67,7 +66,7 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
     write_config(workdir, config, models=[model.row() for model in predictor.provenances])
     writer = _Writer(config, workdir, predictor, scale=scale)
     try:
-        for _, items in itertools.groupby(predictions, key=who):
+        for _, items in itertools.groupby(predictions, key=lambda one: who(one.name, one.patient)):
             writer.add_patient(items)
     finally:  # so that an interrupted run also writes its results so far
         predictions.close()

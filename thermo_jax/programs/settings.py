@@ -23,6 +23,7 @@ from thermo_jax.training.loop import TrainingPlan
 from thermo_jax.training.optimizer import make_optimizer
 from thermo_jax.training.parallel import DataParallel
 from thermo_jax.training.placement import Placement
+from thermo_jax.training.weights_file import SHIPPED
 
 # A step on heatmaps takes about 1 ms on an H200: with this many steps in a dispatch, the
 # host prepares the next dispatch before the device needs it.
@@ -180,6 +181,11 @@ def _steps_per_dispatch(config: ConfigDict) -> int:
 def temperature_scale(config: ConfigDict) -> str | tuple[float, float]:
     """`config.scale`: "patient", "thermogram", or the lowest and highest temperature, degrees C."""
     return config.scale if config.scale in SCALES else celsius_range(config.scale)
+
+
+def model_paths(config: ConfigDict) -> list[str]:
+    """The models that a program applies: those in `config.models`, else the package's own."""
+    return paths(config, "models") if config.models else [SHIPPED]
 
 
 def paths(config: ConfigDict, field: str) -> list[str]:
