@@ -69,6 +69,11 @@ def data(data_type: str) -> ConfigDict:
     # "tf.data" prepares the data once and streams them; "numpy" needs no TensorFlow, and prepares
     # nothing. Both give the same examples. "auto" is tf.data if TensorFlow is installed.
     config.loader = "auto"
+    # Images and label maps are kept in memory if they need at most this many GB; else they are read
+    # again and again from prepared data. -1 = half of the machine's memory.
+    config.memory_gb = -1.0
+    # True: they are read from prepared data in any case. The batches are the same.
+    config.streamed = False
     # Folder of prepared (TFDS) data; "" = ~/.cache/thermo_jax, or $THERMO_JAX_CACHE_DIR.
     config.prepared_dir = ""
     # A control experiment: True permutes the patients' diagnoses at random, so that nothing can be

@@ -8,7 +8,9 @@ from example_tables import table
 
 from thermo_jax.data.thermogram import CLASS_NAMES
 from thermo_jax.evaluation import assessment
+from thermo_jax.evaluation.predictions import Predictions
 from thermo_jax.programs import decoder_results, reports
+from thermo_jax.training import passes
 
 SAMPLING = {"samples": 50, "seed": 0}
 
@@ -100,7 +102,13 @@ def test_segmentations_are_scored_at_their_size_and_at_full_size():
     wrong = scored.copy()
     wrong[1, :2] = 1
     predicted = {"label_maps": wrong, "full_label_maps": full}
-    predictions = decoder_results.segmented(test, predicted, model="fold 0")
+    keep = decoder_results.keeper("segment", test)
+    parts = [
+        keep({name: maps[row : row + 1] for name, maps in predicted.items()}, slice(row, row + 1))
+        for row in range(2)
+    ]
+    predictions = Predictions.of(test, model="fold 0", columns=passes.joined(parts))
+    np.testing.assert_array_equal(predictions.columns["label_maps"], wrong)
     measures = assessment.assess_segmentation(predictions, **SAMPLING)["segmentation"]
     assert measures["16x16"]["accuracy"] == measures["16x16"]["miou"] == 1.0
     assert measures["4x4"]["accuracy"] == 0.75  # of all pixels of both images

@@ -1,8 +1,6 @@
 """The prepared (TFDS) data set equals its source, and is prepared again when that changes."""
 
 import dataclasses
-import functools
-import importlib.util
 import json
 import os
 import shutil
@@ -14,13 +12,14 @@ import numpy as np
 import pytest
 from absl import logging
 
-from thermo_jax.data import annotations, dataset, examples, layouts, phantom, radiometry
-from thermo_jax.data.picture import load_pixels, read_one
+from thermo_jax.data import dataset, examples, layouts, phantom, radiometry
+from thermo_jax.data.picture import read_one
 from thermo_jax.data.prepared import source_fingerprint
 from thermo_jax.data.thermogram import DataError
 
 tfds = pytest.importorskip("tensorflow_datasets")
 dmr_ir = pytest.importorskip("thermo_jax.data.dmr_ir")
+preparing = pytest.importorskip("thermo_jax.data.preparing")
 
 ALL = examples.Selection(frames="all")
 
@@ -38,7 +37,7 @@ def source(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def prepared(source, tmp_path_factory):
-    return dmr_ir.prepare(source, prepared_dir=tmp_path_factory.mktemp("prepared"))
+    return preparing.prepare(source, prepared_dir=tmp_path_factory.mktemp("prepared"))
 
 
 @pytest.fixture
@@ -55,7 +54,7 @@ def load_examples(prepared, *, data_type, task, downscale=1):
         data_type=data_type,
         task=task,
         downscale=downscale,
-        read_pixels=functools.partial(dmr_ir.read_pixels, prepared=prepared),
+        read_pixels=dmr_ir.pixel_reader(prepared, records),
     )
 
 
@@ -116,7 +115,7 @@ assert "tensorflow_datasets" in sys.modules and "tensorflow" not in sys.modules
 
 def test_the_numpy_loader_reads_the_source_if_the_prepared_set_is_old(tiny):
     root, prepared_dir = tiny
-    dmr_ir.prepare(root, prepared_dir=prepared_dir)
+    preparing.prepare(root, prepared_dir=prepared_dir)
     options = {"root": str(root), "type": "heat", "loader": "numpy", "prepared_dir": prepared_dir}
     opened = dataset.open_dataset(dataset.DataSettings(**options))
     assert opened.records[0].gray_path.is_dir()  # the prepared set
@@ -128,39 +127,55 @@ def test_the_numpy_loader_reads_the_source_if_the_prepared_set_is_old(tiny):
 
 def test_an_unchanged_source_is_neither_opened_nor_prepared_again(source, prepared, monkeypatch):
     monkeypatch.setattr(layouts, "scan", None)
-    assert dmr_ir.prepare(source, prepared_dir=prepared.directory.parent) == prepared
+    assert preparing.prepare(source, prepared_dir=prepared.directory.parent) == prepared
 
 
 def test_the_data_report_is_kept_and_one_line_mentions_its_oddities(source, prepared, monkeypatch):
     lines = []
     monkeypatch.setattr(logging, "warning", lambda text, *args: lines.append(text % args))
-    dmr_ir.prepare(source, prepared_dir=prepared.directory.parent)
+    preparing.prepare(source, prepared_dir=prepared.directory.parent)
     assert "[missing-snap]" in prepared.report_path.read_text()
     expected = f"oddities in the data, 0 files skipped; see {prepared.report_path}"
     assert len(lines) == 1
     assert lines[0].endswith(expected)
 
 
-def test_temperatures_and_their_mean_are_stored_to_the_last_bit(tiny):
+def test_the_mean_of_temperatures_is_stored_to_the_last_bit(tiny):
     root, prepared_dir = tiny
-    prepared = dmr_ir.prepare(root, prepared_dir=prepared_dir)
-    builder = tfds.builder_from_directory(prepared.dataset_dir)
-    (row,) = builder.as_data_source(split="train")
+    prepared = preparing.prepare(root, prepared_dir=prepared_dir)
     ((record,), _) = layouts.scan(root)
-    expected = load_pixels(record).temperatures
-    np.testing.assert_array_equal(row["temperatures"], expected)
-    assert row["temperatures"].dtype == np.float32
     (stored,) = dmr_ir.load_records(prepared)
     assert stored.mean_temperature == record.mean_temperature is not None
-    assert row["has_temperatures"]
-    assert tuple(row["draw_order"]) == annotations.draw_order(record.regions)
+    assert stored.temperature_path == prepared.directory
+
+
+def test_tfds_reads_what_we_read(source, prepared):
+    records = dmr_ir.load_records(prepared)
+    read = dmr_ir.pixel_reader(prepared, records)
+    opened = {
+        kind: tfds.builder_from_directory(prepared.folder_of(kind)).as_data_source(split="train")
+        for kind in ("thermograms", "gray", "heat", "label_map")
+    }
+    num_missing = 0
+    for row, record in enumerate(records):
+        facts = opened["thermograms"][row]
+        assert facts["name"].decode() == record.name
+        assert facts["label"] == record.label
+        assert facts["has_heat"] == (record.heat_path is not None)
+        assert bool(facts["draw_order"].any()) == (len(record.regions) > 1)
+        for kind in ("gray", "heat", "label_map"):
+            pixels = opened[kind][row][kind]
+            assert pixels.dtype == np.uint8
+            np.testing.assert_array_equal(read(record, kind), pixels)
+            num_missing += not len(pixels)
+    assert num_missing == 2 + sum(not record.regions for record in records)
 
 
 def test_images_rendered_from_temperatures_are_stored_rendered(tiny):
     root, prepared_dir = tiny
     for image in root.glob("*/*.jpg"):
         image.unlink()
-    prepared = dmr_ir.prepare(root, prepared_dir=prepared_dir, colormap="hot")
+    prepared = preparing.prepare(root, prepared_dir=prepared_dir, colormap="hot")
     stored = load_examples(prepared, data_type="heat", task="pretrain")
     (matrix,) = root.glob("*/*.txt")
     expected = radiometry.render_heat(read_one(matrix).temperatures, colormap="hot")
@@ -171,37 +186,13 @@ def test_a_changed_source_is_prepared_again_with_a_message(tiny, monkeypatch):
     root, prepared_dir = tiny
     lines = []
     monkeypatch.setattr(logging, "warning", lambda text, *args: lines.append(text % args))
-    before = dmr_ir.prepare(root, prepared_dir=prepared_dir)
+    before = preparing.prepare(root, prepared_dir=prepared_dir)
     (page,) = root.glob("*/description.html")
     page.write_text(page.read_text() + "\n")
-    after = dmr_ir.prepare(root, prepared_dir=prepared_dir)
+    after = preparing.prepare(root, prepared_dir=prepared_dir)
     assert after.fingerprint != before.fingerprint
     assert after.directory == before.directory
     assert any("has changed: preparing it again" in line for line in lines)
-
-
-def test_a_half_written_preparation_is_detected_and_repeated(tiny):
-    root, prepared_dir = tiny
-    whole = dmr_ir.prepare(root, prepared_dir=prepared_dir)
-    (whole.directory / "prepared.json").unlink()
-    leftover = whole.directory.with_name(whole.directory.name + ".incomplete")
-    leftover.mkdir()
-    again = dmr_ir.prepare(root, prepared_dir=prepared_dir)
-    assert again == whole
-    assert len(dmr_ir.load_records(again)) == 1
-    assert not leftover.exists()
-
-
-def test_a_failed_preparation_leaves_nothing_behind(tiny, monkeypatch):
-    root, prepared_dir = tiny
-
-    def fail(record, settings, **_):
-        raise OSError(f"disk gone at {record.name}")
-
-    monkeypatch.setattr(dmr_ir, "load_pixels", fail)
-    with pytest.raises(OSError, match="disk gone"):
-        dmr_ir.prepare(root, prepared_dir=prepared_dir)
-    assert [path.suffix for path in prepared_dir.iterdir()] == [".lock"]
 
 
 def test_strict_stops_at_a_bad_file_even_if_the_set_was_prepared_without_it(tiny):
@@ -210,9 +201,9 @@ def test_strict_stops_at_a_bad_file_even_if_the_set_was_prepared_without_it(tiny
     (root / "0002").mkdir()
     bad = root / "0002" / snap.name.replace("T0001", "T0002")
     bad.write_bytes(snap.read_bytes()[:300])
-    assert dmr_ir.prepare(root, prepared_dir=prepared_dir).num_skipped == 1
+    assert preparing.prepare(root, prepared_dir=prepared_dir).num_skipped == 1
     with pytest.raises(DataError, match=bad.name):
-        dmr_ir.prepare(root, prepared_dir=prepared_dir, strict=True)
+        preparing.prepare(root, prepared_dir=prepared_dir, strict=True)
 
 
 def test_a_moved_copy_keeps_its_fingerprint(tiny, tmp_path):
@@ -241,37 +232,14 @@ def test_settings_and_modification_times_are_part_of_the_fingerprint(tiny):
 def test_the_folder_for_prepared_sets_comes_from_the_environment(tiny, tmp_path, monkeypatch):
     root, _ = tiny
     monkeypatch.setenv("THERMO_JAX_CACHE_DIR", str(tmp_path / "cache"))
-    assert dmr_ir.prepare(root).directory.parent == tmp_path / "cache" / "prepared"
+    assert preparing.prepare(root).directory.parent == tmp_path / "cache" / "prepared"
 
 
 def test_preparing_inside_the_source_is_refused(source):
     with pytest.raises(ValueError, match="lies inside the data root"):
-        dmr_ir.prepare(source, prepared_dir=source / "prepared")
+        preparing.prepare(source, prepared_dir=source / "prepared")
 
 
 def test_a_missing_source_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere"):
-        dmr_ir.prepare(tmp_path / "nowhere", prepared_dir=tmp_path / "prepared")
-
-
-def test_the_module_can_be_imported_again():
-    spec = importlib.util.spec_from_file_location("second_import", dmr_ir.__file__)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["second_import"] = module  # dataclasses look their module up
-    try:
-        spec.loader.exec_module(module)
-    finally:
-        del sys.modules["second_import"]
-    assert module.DmrIr.name == dmr_ir.DmrIr.name == "dmr_ir"
-
-
-def test_the_builder_alone_reads_a_source_given_as_manual_dir(tiny, tmp_path):
-    root, _ = tiny
-    builder = dmr_ir.DmrIr(data_dir=tmp_path / "tfds")
-    config = tfds.download.DownloadConfig(manual_dir=root)
-    builder.download_and_prepare(
-        download_dir=tmp_path / "downloads", download_config=config, file_format="array_record"
-    )
-    (row,) = builder.as_data_source(split="train")
-    assert row["gray"].shape == (480, 640, 1)
-    assert row["annotated"]
+        preparing.prepare(tmp_path / "nowhere", prepared_dir=tmp_path / "prepared")

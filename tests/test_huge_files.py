@@ -10,6 +10,7 @@ from sample_contents import ARRAYS, FLIR, IMAGES, LEVELS, MATRICES, NPY, image_b
 from thermo_jax.data import layouts, reader
 from thermo_jax.data.picture import read_picture
 from thermo_jax.data.thermogram import DataError
+from thermo_jax.data.workers import ordered_map
 from thermo_jax.errors import UserError
 
 
@@ -101,5 +102,5 @@ def test_eight_threads_read_what_one_reads(tmp_path, monkeypatch):
         picture, errors = read_picture([file])
         return str(errors), picture and (picture.heat.tobytes(), picture.notes)
 
-    together = list(reader.ordered_map(read, files * 4, description="reading"))
+    together = list(ordered_map(read, files * 4, description="reading"))
     assert together == [read(file) for file in files] * 4

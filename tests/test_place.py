@@ -27,7 +27,7 @@ ENCODER_RUNS = "The encoder runs in every step."
 MESSAGES = {
     "latents": ["Encoding 25 images once (0.00 GB)."],
     "images": [ENCODER_RUNS],
-    "streamed": ["Images are streamed.", ENCODER_RUNS],
+    "streamed": ["Images are sent to the devices in every step.", ENCODER_RUNS],
 }
 
 
@@ -155,5 +155,5 @@ def test_of_raw_pixels_no_message_says_that_an_encoder_runs(cache_latents, gb, m
     assert resident == (gb == 1e-3)
     columns = tables["train"].columns if resident else tables["train"]
     assert ("latents" in columns) == (cache_latents and resident)
-    assert resident or "Images are streamed." in messages
+    assert resident or "Images are sent to the devices in every step." in messages
     assert not any(word in " ".join(messages).lower() for word in ("encod", "latents"))

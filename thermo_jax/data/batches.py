@@ -11,12 +11,14 @@ A batch contains the rows of every column, and also
                         its slot, so results do not depend on the number of processes or devices.
     mask   float32 [B]  1 for an example, 0 for padding
 
-Both loaders give bit-identical batches in the same order. tf.data reads from the NumPy arrays in
-parallel and ahead of use, without a second copy of them. TensorFlow is imported only here, inside
+Both loaders give bit-identical batches in the same order, of columns in memory and of streamed ones
+(`streamed.py`). tf.data takes rows in parallel and ahead of use, without a second copy of a column
+in memory. TensorFlow is imported only here, inside
 functions, and it cannot use the accelerators.
 """
 
 import collections
+import concurrent.futures
 import contextlib
 import functools
 import importlib
@@ -24,17 +26,19 @@ import importlib.util
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from absl import logging
 
+from thermo_jax.data.streamed import Column, is_streamed
 from thermo_jax.errors import UserError
 
 LOADERS = ("tf.data", "numpy")
 LOADER_CHOICES = ("auto", *LOADERS)
 MIN_STEPS_PER_EPOCH = 5  # else, 18 images in batches of 16 would be 2 updates
+BATCHES_AHEAD = 2  # of streamed columns
 
 
 def choose_loader(name: str) -> str:
@@ -141,14 +145,13 @@ def process_slots(batch_size: int, *, process_index: int = 0, process_count: int
     return slice(process_index * share, (process_index + 1) * share)
 
 
-def take_rows(columns: Mapping[str, np.ndarray], rows: Rows) -> dict[str, np.ndarray]:
+def take_rows(columns: Mapping[str, Column], rows: Rows) -> dict[str, np.ndarray]:
     """The batch of these rows: their values of every column, and index, slot and mask."""
-    batch = {name: np.take(column, rows.index, axis=0) for name, column in columns.items()}
-    return batch | rows._asdict()
+    return {name: column[rows.index] for name, column in columns.items()} | rows._asdict()
 
 
 def train_batches(
-    columns: Mapping[str, np.ndarray],
+    columns: Mapping[str, Column],
     *,
     batch_size: int,
     seed: int,
@@ -160,7 +163,7 @@ def train_batches(
     """Yields training batches `start_step` to `start_step + num_steps - 1`.
 
     Args:
-      columns: arrays with one leading axis of examples.
+      columns: arrays with one leading axis of examples; they may be streamed.
       batch_size: examples in the global batch; this process gets batch_size / process_count.
       start_step: number of the first batch; a resumed run passes the number of steps already done.
       loader: one of LOADERS.
@@ -175,7 +178,7 @@ def train_batches(
 
 
 def eval_batches(
-    columns: Mapping[str, np.ndarray],
+    columns: Mapping[str, Column],
     *,
     batch_size: int,
     loader: str = "numpy",
@@ -190,7 +193,7 @@ def eval_batches(
     return _load(columns, rows_of, range(num_eval_batches(num_rows, batch_size)), loader=loader)
 
 
-def _check_batch(columns: Mapping[str, np.ndarray], batch_size: int, **process: int) -> int:
+def _check_batch(columns: Mapping[str, Column], batch_size: int, **process: int) -> int:
     """Returns the number of rows; raises the errors of `train_batches` before the first batch."""
     lengths = {name: len(column) for name, column in columns.items()}
     if not lengths:
@@ -209,26 +212,62 @@ def _check_batch(columns: Mapping[str, np.ndarray], batch_size: int, **process: 
 
 
 def _load(
-    columns: Mapping[str, np.ndarray], rows_of: Callable[..., Rows], steps: range, *, loader: str
+    columns: Mapping[str, Column], rows_of: Callable[..., Rows], steps: range, *, loader: str
 ) -> Iterator[dict[str, np.ndarray]]:
     """The batches of these steps; `rows_of(step=...)` returns the rows of a step."""
+
+    def read(step: int) -> dict[str, np.ndarray]:
+        return take_rows(columns, rows_of(step=step))
+
+    ahead = BATCHES_AHEAD if is_streamed(columns) else 0
     if loader == "numpy":
-        return (take_rows(columns, rows_of(step=step)) for step in steps)
+        return _read_ahead(read, steps, ahead=ahead) if ahead else map(read, steps)
     tf = import_tensorflow()
     names = [*columns, *RESERVED]
     types = [column.dtype for column in columns.values()] + [np.int32, np.int32, np.float32]
+    errors: list[Exception] = []
 
-    def read(step: np.ndarray) -> list[np.ndarray]:
-        batch = take_rows(columns, rows_of(step=int(step)))
+    def read_values(step: np.ndarray) -> list[np.ndarray]:
+        try:
+            batch = read(int(step))
+        except Exception as error:  # TensorFlow would replace it by one of its own
+            errors.append(error)
+            raise
         return [batch[name] for name in names]
 
     def fetch(step: Any) -> dict[str, Any]:
-        values = tf.numpy_function(read, [step], [tf.as_dtype(dtype) for dtype in types])
+        values = tf.numpy_function(read_values, [step], [tf.as_dtype(dtype) for dtype in types])
         return dict(zip(names, values, strict=True))
 
     batches = tf.data.Dataset.range(steps.start, steps.stop)
-    batches = batches.map(fetch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    return batches.prefetch(2).as_numpy_iterator()
+    # Each batch that is read ahead is in memory. Its rows are read in parallel in any case.
+    parallel_calls = ahead or tf.data.AUTOTUNE
+    batches = batches.map(fetch, num_parallel_calls=parallel_calls, deterministic=True)
+    return _with_own_errors(batches.prefetch(2).as_numpy_iterator(), errors)
+
+
+def _with_own_errors(batches: Iterator[Any], errors: Sequence[Exception]) -> Iterator[Any]:
+    """The same batches; raises the first of `errors` in place of TensorFlow's error about it."""
+    try:
+        yield from batches
+    except Exception as error:
+        raise errors[0] if errors else error  # noqa: B904
+
+
+def _read_ahead(read: Callable[[int], Any], steps: range, *, ahead: int) -> Iterator[Any]:
+    """Yields `read(step)` of each step; threads read some steps in advance."""
+    with concurrent.futures.ThreadPoolExecutor(ahead) as threads:
+        waiting: collections.deque[concurrent.futures.Future] = collections.deque()
+        try:
+            for step in steps:
+                waiting.append(threads.submit(read, step))
+                if len(waiting) > ahead:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
 
 
 def prefetch(iterator: Iterable[Any], put: Callable[[Any], Any]) -> Iterator[Any]:

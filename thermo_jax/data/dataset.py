@@ -14,6 +14,7 @@ from etils import epath
 from thermo_jax.data import examples, layouts, phantom, prepared, splits
 from thermo_jax.data.reader import ReaderSettings
 from thermo_jax.data.splits import Split
+from thermo_jax.data.streamed import memory_for_examples, num_bytes
 from thermo_jax.data.thermogram import UNLABELLED, Thermogram
 from thermo_jax.errors import UserError
 from thermo_jax.files import cache_dir, digest, folder_path, is_remote, writing
@@ -42,6 +43,8 @@ class DataSettings(examples.Selection):
     colormap: str = "jet"
     loader: str = "tf.data"
     prepared_dir: str = ""
+    memory_gb: float = -1.0
+    streamed: bool = False
     unit: str = "auto"
     render: str = "auto"
     emissivity: float = 0.0
@@ -105,15 +108,18 @@ class Dataset:
     Attributes:
       records: every usable thermogram.
       settings: how it was opened.
-      read_pixels: (thermograms, data_type=, task=) -> the image and label map of each thermogram.
+      read_pixels: reads the pixels of one of them.
+      stream_pixels: () -> a function like `read_pixels` that is fast enough to be used in training;
+        it may have to prepare the data. None if `read_pixels` is.
       write_report: writes the files of the data report to a folder.
       all_cautions: of the data report.
     """
 
     records: Sequence[Thermogram]
     settings: DataSettings
-    read_pixels: Callable[..., examples.ReadPixels]
+    read_pixels: examples.ReadPixels
     write_report: Callable[[epath.Path], object]
+    stream_pixels: Callable[[], examples.ReadPixels] | None = None
     all_cautions: Mapping[str, str] = dataclasses.field(default_factory=dict)
     _loaded: dict[tuple[str, str], examples.Examples] = dataclasses.field(
         default_factory=dict, init=False
@@ -139,7 +145,8 @@ class Dataset:
         """The examples of a task, "pretrain", "classify" or "segment".
 
         If they are of the data set's own type (data_type "" or `settings.type`), they stay in
-        memory for the next stage of a study, until other examples of this type are loaded.
+        memory for the next stage of a study, until other examples of this type are loaded. If they
+        are larger than the memory that they may use, they are streamed.
         """
         data_type = data_type or self.settings.type
         if (task, data_type) in self._loaded:
@@ -147,16 +154,37 @@ class Dataset:
         is_own = data_type == self.settings.type
         if is_own:
             self._loaded.clear()  # before the next ones need memory
+        chosen = self.select(task, data_type)
+        downscale = self.settings.downscale
+        shapes = examples.column_shapes(data_type, task, downscale=downscale)
+        is_streamed = self._is_streamed(num_bytes(len(chosen), shapes))
+        read_pixels = self.read_pixels
+        if is_streamed and self.stream_pixels is not None:
+            read_pixels = self.stream_pixels()
         loaded = examples.load_examples(
-            self.select(task, data_type),
+            chosen,
             data_type=data_type,
             task=task,
-            downscale=self.settings.downscale,
-            read_pixels=self.read_pixels,
+            downscale=downscale,
+            read_pixels=read_pixels,
+            is_streamed=is_streamed,
         )
         if is_own:
             self._loaded[task, data_type] = loaded
         return loaded
+
+    def _is_streamed(self, size: int) -> bool:
+        """Whether examples of so many bytes are not kept in memory; a log message says so."""
+        limit = memory_for_examples(self.settings.memory_gb)
+        if not (self.settings.streamed or size > limit):
+            return False
+        logging.info(
+            "The images are streamed: they would need %.2f GB of memory, and may use %.2f GB "
+            "(config.data.memory_gb, config.data.streamed).",
+            size / 1e9,
+            limit / 1e9,
+        )
+        return True
 
     def select(self, task: str, data_type: str = "") -> list[Thermogram]:
         """The thermograms that `load` reads."""
@@ -214,9 +242,9 @@ class Dataset:
 def open_dataset(settings: DataSettings) -> Dataset:
     """Scans or prepares the folder.
 
-    With the loader "tf.data", TFDS prepares the folder once: it writes the data to ArrayRecord
-    files. The loader "numpy" reads the source files, or the prepared data if they are up to date.
-    Both give the same examples.
+    With the loader "tf.data", the folder is prepared once, that is, written to ArrayRecord files of
+    TFDS. The loader "numpy" reads the source files, or the prepared data if they are up to date, or
+    if examples must be streamed. Both give the same examples.
     """
     root = settings.find_root()
     options = {
@@ -226,7 +254,8 @@ def open_dataset(settings: DataSettings) -> Dataset:
         "render": settings.render,
         "reader": settings.reader,
     }
-    if settings.loader == "numpy" and not _is_prepared(root, **options):
+    stream_pixels = None
+    if settings.loader == "numpy" and not (settings.streamed or _is_prepared(root, **options)):
         records, report = layouts.scan(
             root,
             layout=settings.layout,
@@ -238,15 +267,14 @@ def open_dataset(settings: DataSettings) -> Dataset:
         read_pixels = functools.partial(
             examples.read_pixels, colormap=settings.colormap, settings=settings.reader
         )
+
+        def stream_pixels() -> examples.ReadPixels:
+            return _open_prepared(root, strict=settings.strict, **options)[2]
+
         write_report = functools.partial(report.write, records=records)
         cautions = report.cautions
     else:
-        from thermo_jax.data import dmr_ir  # imports tensorflow_datasets
-
-        stored = dmr_ir.prepare(root, strict=settings.strict, **options)
-        logging.info("reading the prepared data in %s", stored.directory)
-        records = dmr_ir.load_records(stored)
-        read_pixels = functools.partial(dmr_ir.read_pixels, prepared=stored)
+        stored, records, read_pixels = _open_prepared(root, strict=settings.strict, **options)
         write_report = stored.copy_report
         cautions = stored.cautions
     if settings.shuffle_labels:
@@ -256,8 +284,31 @@ def open_dataset(settings: DataSettings) -> Dataset:
         settings=settings,
         read_pixels=read_pixels,
         write_report=write_report,
+        stream_pixels=stream_pixels,
         all_cautions=cautions,
     )
+
+
+def _open_prepared(
+    root: pathlib.Path, **options: Any
+) -> tuple[prepared.Prepared, list[Thermogram], examples.ReadPixels]:
+    """The prepared set, which is made if there is none; its records; what reads their pixels.
+
+    Raises:
+      UserError: TFDS is not installed.
+    """
+    try:
+        from thermo_jax.data import dmr_ir, preparing  # these import tensorflow_datasets
+    except ImportError as error:
+        raise UserError(
+            "data that are larger than the memory are streamed from records of TFDS, which cannot "
+            f"be imported ({error}): run `pip install tensorflow-datasets`, or choose less data "
+            "(config.data), or a larger config.data.memory_gb"
+        ) from error
+    stored = preparing.prepare(root, **options)
+    logging.info("reading the prepared data in %s", stored.directory)
+    records = dmr_ir.load_records(stored)
+    return stored, records, dmr_ir.pixel_reader(stored, records)
 
 
 def _is_prepared(root: pathlib.Path, **options: Any) -> bool:

@@ -1,51 +1,34 @@
-"""DMR-IR as a TFDS data set: the source files are read and checked once, then the prepared copy.
+"""What a prepared set contains, as TFDS data sets of ArrayRecord files, and how it is read.
 
-`prepare` turns a source folder of any layout into ArrayRecord files, and repeats this when the
-source or the settings change. `load_records` and `read_pixels` read these files.
+A prepared set is one TFDS data set for each of `KINDS`. Row i of each is about thermogram i, so a
+run reads only the kinds that it needs. A record contains raw bytes: ArrayRecord compresses them
+with zstd, which is read faster than zlib. `preparing.py` writes the files.
 
-TFDS (TensorFlow Datasets) needs no TensorFlow to write and read ArrayRecord files. Silva et al.
-2014, doi 10.1166/jmihi.2014.1226. Nothing is downloaded: users get the database from its owners.
+TFDS (TensorFlow Datasets) needs no TensorFlow for this. Silva et al. 2014, doi
+10.1166/jmihi.2014.1226, describe DMR-IR. Nothing is downloaded: users get it from its owners.
 """
 
 import contextlib
-import datetime
 import functools
 import io
-import json
 import math
-import os
 import pathlib
-import shutil
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging
+from tensorflow_datasets.proto import tf_example_pb2
 
-from thermo_jax.data import annotations, examples, layouts
+from thermo_jax.data import annotations, examples
 from thermo_jax.data.picture import load_pixels
-from thermo_jax.data.prepared import (
-    DATASET_NAME,
-    DATASET_VERSION,
-    Prepared,
-    Wanted,
-    find,
-    locate,
-    lock,
-    make_prepared_dir,
-)
-from thermo_jax.data.reader import AS_RECOGNISED, ReaderSettings, ordered_map
+from thermo_jax.data.prepared import DATASET_NAME, KINDS, Prepared
+from thermo_jax.data.reader import ReaderSettings
 from thermo_jax.data.thermogram import BACKGROUND, CLASS_NAMES, Annotation, Thermogram
+from thermo_jax.errors import UserError
 
-# TFDS cannot store None: a missing image is stored with 0 rows, and a flag says that it is missing.
-# Only the number of rows is unknown: with two unknown sizes, TFDS would also store each shape.
-_ARRAYS = {
-    "gray": ((None, 640, 1), np.uint8),
-    "heat": ((None, 160, 3), np.uint8),
-    "temperatures": ((None, 640), np.float32),  # degrees C
-    "label_map": ((None, 640), np.uint8),
-}
 _METADATA = {
     "name": np.str_,
     "patient": np.str_,
@@ -60,121 +43,36 @@ _METADATA = {
     "mean_temperature": np.float64,  # NaN = None
 }
 _FLAGS = ("has_gray", "has_heat", "has_temperatures", "annotated")
-_REGISTERED = getattr(tfds.core.registered, "_DATASET_REGISTRY", {})
+# TFDS cannot store None: a missing image is stored with 0 rows. Only the number of rows is unknown:
+# with two unknown sizes, TFDS would also store each shape.
+_PIXELS = {"gray": (-1, 640, 1), "heat": (-1, 160, 3), "label_map": (-1, 640)}
 
 
-# TFDS registers a name only once; importing this module again (in a notebook) must not fail.
-class DmrIr(tfds.core.GeneratorBasedBuilder, skip_registration=DATASET_NAME in _REGISTERED):
-    """TFDS builder `dmr_ir`: one record per thermogram, in the order of `layouts.scan`.
+@functools.cache
+def features(kind: str) -> tfds.features.FeaturesDict:
+    """The features of one of `KINDS`.
 
-    Features: the metadata of `Thermogram`, `_FLAGS`, `_ARRAYS`, and `draw_order` int8 [8], which
-    `annotations.draw_order` explains.
+    "thermograms" has the metadata of `Thermogram`, `_FLAGS`, and `draw_order` int8 [8], which
+    `annotations.draw_order` explains. The others have one array of bytes, of their own name.
     """
-
-    VERSION = tfds.core.Version(DATASET_VERSION)
-    RELEASE_NOTES = {DATASET_VERSION: "Mean temperatures.", "1.0.0": "First version."}
-    # TFDS must not look for checksums beside the code: this imports importlib_resources, which
-    # TFDS 4.9.10 does not install: https://github.com/tensorflow/datasets/issues/11212
-    code_path = None
-    MANUAL_DOWNLOAD_INSTRUCTIONS = (
-        "Get DMR-IR from its owners (http://visual.ic.uff.br/dmi) and pass its folder as manual_dir"
-    )
-
-    def __init__(
-        self,
-        *,
-        records: Sequence[Thermogram] | None = None,
-        colormap: str = "jet",
-        reader: ReaderSettings = AS_RECOGNISED,
-        **kwargs: Any,
-    ):
-        """Sets the records to write (default: a scan of manual_dir) and how pixels are read."""
-        self._records, self._colormap, self._reader = records, colormap, reader
-        super().__init__(**kwargs)
-
-    def _info(self) -> tfds.core.DatasetInfo:
-        features = {
-            name: tfds.features.Text() if dtype is np.str_ else tfds.features.Scalar(dtype=dtype)
-            for name, dtype in _METADATA.items()
-        }
-        # TFDS stores a Scalar of this type in 32 bits.
-        features["mean_temperature"] = tfds.features.Tensor(
-            shape=(), dtype=np.float64, encoding="bytes"
-        )
-        features |= {name: tfds.features.Scalar(dtype=np.bool_) for name in _FLAGS}
-        features |= {
-            name: tfds.features.Tensor(shape=shape, dtype=dtype, encoding="zlib")
-            for name, (shape, dtype) in _ARRAYS.items()
-        }
-        features["draw_order"] = tfds.features.Tensor(shape=(len(CLASS_NAMES),), dtype=np.int8)
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description="Breast thermograms of the Database for Mastology Research (DMR-IR).",
-            homepage="http://visual.ic.uff.br/dmi",
-            citation="Silva et al. 2014, doi 10.1166/jmihi.2014.1226",
-            features=tfds.features.FeaturesDict(features),
-            disable_shuffling=True,
-        )
-
-    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
-        records = self._records
-        if records is None:
-            records, _ = layouts.scan(dl_manager.manual_dir)
-        return {"train": self._generate_examples(records)}
-
-    def _generate_examples(self, records: Sequence[Thermogram]) -> Iterator[tuple[int, dict]]:
-        encode = functools.partial(_encode, settings=self._reader, colormap=self._colormap)
-        yield from enumerate(ordered_map(encode, records, description="preparing"))
+    if kind != "thermograms":
+        shape = (None, *_PIXELS[kind][1:])
+        pixels = tfds.features.Tensor(shape=shape, dtype=np.uint8, encoding="bytes")
+        return tfds.features.FeaturesDict({kind: pixels})
+    scalars = {
+        name: tfds.features.Text() if dtype is np.str_ else tfds.features.Scalar(dtype=dtype)
+        for name, dtype in _METADATA.items()
+    }
+    # TFDS stores a Scalar of this type in 32 bits.
+    scalars["mean_temperature"] = tfds.features.Tensor(shape=(), dtype=np.float64, encoding="bytes")
+    scalars |= {name: tfds.features.Scalar(dtype=np.bool_) for name in _FLAGS}
+    scalars["draw_order"] = tfds.features.Tensor(shape=(len(CLASS_NAMES),), dtype=np.int8)
+    return tfds.features.FeaturesDict(scalars)
 
 
-def prepare(
-    root: str | os.PathLike,
-    *,
-    layout: str = "auto",
-    strict: bool = False,
-    prepared_dir: str | os.PathLike | None = None,
-    colormap: str = "jet",
-    render: str = "auto",
-    reader: ReaderSettings = AS_RECOGNISED,
-) -> Prepared:
-    """Prepares a source folder, unless this was done before.
-
-    Args:
-      root, layout, strict, render, reader: as in `layouts.scan`.
-      prepared_dir: the folder of prepared sets; default `prepared` in `files.cache_dir()`.
-      colormap: matplotlib colour map for heatmaps rendered from temperatures.
-    Raises:
-      FileNotFoundError: there is no such root.
-      UserError: no usable thermogram, an unknown layout, or `prepared_dir` is inside the root.
-      DataError: a bad file, if `strict`.
-    """
-    wanted = locate(
-        root,
-        layout=layout,
-        prepared_dir=prepared_dir,
-        colormap=colormap,
-        render=render,
-        reader=reader,
-    )
-    fingerprint = wanted.fingerprint()
-    make_prepared_dir(prepared_dir, root=wanted.root)
-    prepared = find(wanted.directory, fingerprint)
-    if prepared is None:
-        with lock(wanted.directory):
-            # Another process may have prepared it by now.
-            prepared = find(wanted.directory, fingerprint) or _write(
-                wanted, fingerprint, strict=strict, reader=reader
-            )
-    if strict and prepared.num_bad:
-        layouts.scan(root, layout=layout, strict=True, reader=reader)  # raises the file's error
-    if prepared.num_oddities:
-        logging.warning(
-            "%d oddities in the data, %d files skipped; see %s",
-            prepared.num_oddities,
-            prepared.num_skipped,
-            prepared.report_path,
-        )
-    return prepared
+# --------------------------------------------------------------------------------------------------
+# Reading
+# --------------------------------------------------------------------------------------------------
 
 
 def load_records(prepared: Prepared) -> list[Thermogram]:
@@ -183,40 +81,86 @@ def load_records(prepared: Prepared) -> list[Thermogram]:
     Each path of a record is the folder of the prepared set. Regions have classes and an order, but
     no outlines: the stored label map shows these.
     """
-    names = [*_METADATA, *_FLAGS, "draw_order"]
-    return [_decode_record(row, prepared.dataset_dir) for row in _open(prepared, names)]
+    records = _open(prepared, "thermograms")
+    return [_decode_record(_features(record), prepared.directory) for record in records]
 
 
-def read_pixels(
-    records: Sequence[Thermogram], *, prepared: Prepared, data_type: str, task: str
-) -> examples.ReadPixels:
-    """Reads the stored pixels of some prepared thermograms, in order.
+def pixel_reader(prepared: Prepared, records: Sequence[Thermogram]) -> examples.ReadPixels:
+    """A function that reads the stored pixels of a prepared thermogram.
 
-    The pixels are bit-equal to those that `examples.read_pixels` reads from the source.
+    They are bit-equal to those that `examples.read_pixels` reads from the source.
+
+    Args:
+      records: those of `load_records`.
+    Raises:
+      UserError: the function raises it if a record cannot be read.
     """
-    names = [data_type, "label_map"] if task == "segment" else [data_type]
-    row_of = {record.name: row for row, record in enumerate(load_records(prepared))}
-    stored = _open(prepared, names)
+    rows = {record.name: row for row, record in enumerate(records)}
+    opened: dict[str, Sequence[bytes]] = {}
+    lock = threading.Lock()
 
-    def read(record: Thermogram) -> tuple[np.ndarray, np.ndarray | None]:
-        values = stored[row_of[record.name]]
-        return values[data_type], values.get("label_map")
+    def stored(kind: str) -> Sequence[bytes]:
+        with lock:  # the first threads must not open it at the same time
+            if kind not in opened:
+                opened[kind] = _open(prepared, kind)
+        return opened[kind]
 
-    return ordered_map(read, records, description=f"reading {data_type}")
+    def read(record: Thermogram, kind: str) -> np.ndarray:
+        try:
+            value = _features(stored(kind)[rows[record.name]])[kind].bytes_list.value[0]
+        except (OSError, ValueError, RuntimeError, IndexError) as error:
+            raise UserError(
+                f"{prepared.directory}: the {kind} of {record.name} cannot be read ({error}): "
+                "delete this folder, and the next run prepares the data again"
+            ) from error
+        return np.frombuffer(value, np.uint8).reshape(_PIXELS[kind])
+
+    return read
 
 
-def _open(prepared: Prepared, names: Sequence[str]) -> Sequence[dict[str, Any]]:
-    """The records in order, each read when it is indexed; only the named features are decoded."""
-    with _quiet():
-        builder = tfds.builder_from_directory(prepared.dataset_dir)
-        others = builder.info.features.keys() - set(names)
-        skip = {name: tfds.decode.SkipDecoding() for name in others}  # decompression is slow
-        return builder.as_data_source(split="train", decoders=skip)
+def _open(prepared: Prepared, kind: str) -> Sequence[bytes]:
+    """The records of one of `KINDS` in order, each read when it is indexed."""
+    with quiet():
+        builder = tfds.builder_from_directory(prepared.folder_of(kind))
+        raw = tfds.decode.DeserializeMethod.RAW_BYTES
+        return builder.as_data_source(split="train", deserialize_method=raw)
+
+
+def _features(record: bytes) -> Mapping[str, Any]:
+    """The features of a record, which is a tf.train.Example.
+
+    TFDS would decode them to the same values, but takes 0.08 ms for an image and 0.4 ms for the
+    metadata, in which other threads wait.
+    """
+    return tf_example_pb2.Example.FromString(record).features.feature
+
+
+def _decode_record(row: Mapping[str, Any], stored: pathlib.Path) -> Thermogram:
+    values: dict[str, Any] = {}
+    for name, dtype in _METADATA.items():
+        if dtype is np.str_:
+            values[name] = row[name].bytes_list.value[0].decode("utf-8", "surrogateescape")
+        elif dtype is not np.float64:
+            values[name] = dtype(row[name].int64_list.value[0]).item()
+    (mean,) = np.frombuffer(row["mean_temperature"].bytes_list.value[0]).tolist()
+    values["mean_temperature"] = None if math.isnan(mean) else mean
+    flags = {name: bool(row[name].int64_list.value[0]) for name in _FLAGS}
+    ranks = row["draw_order"].int64_list.value
+    drawn = sorted(np.flatnonzero(ranks).tolist(), key=lambda index: ranks[index])
+    # Background is never drawn. It is added so that an annotated image has at least one region.
+    classes = [BACKGROUND, *drawn] if flags["annotated"] else []
+    return Thermogram(
+        **values,
+        gray_path=stored if flags["has_gray"] else None,
+        heat_path=stored if flags["has_heat"] else None,
+        temperature_path=stored if flags["has_temperatures"] else None,
+        regions=tuple(Annotation(class_index=index, rings=()) for index in classes),
+    )
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silences TFDS, which logs every step, deprecations, and downloads though there are none."""
+def quiet() -> Iterator[None]:
+    """Silences TFDS, which logs every step, and deprecations."""
     level = logging.get_verbosity()
     logging.set_verbosity(logging.ERROR)
     try:
@@ -226,91 +170,69 @@ def _quiet() -> Iterator[None]:
         logging.set_verbosity(level)
 
 
-def _encode(record: Thermogram, *, settings: ReaderSettings, colormap: str) -> dict[str, Any]:
-    arrays = load_pixels(record, settings, colormap=colormap)._asdict()
+# --------------------------------------------------------------------------------------------------
+# Writing
+# --------------------------------------------------------------------------------------------------
+
+
+def encode(record: Thermogram, *, reader: ReaderSettings, colormap: str) -> dict[str, bytes]:
+    """Reads the files of a thermogram; returns its record of each of `KINDS`.
+
+    Args:
+      reader, colormap: see `preparing.prepare`.
+    """
+    arrays = load_pixels(record, reader, colormap=colormap, wanted=("gray", "heat"))._asdict()
     arrays["label_map"] = annotations.label_map_480x640(record) if record.regions else None
-    encoded = {name: getattr(record, name) for name in _METADATA}
-    for name, value in encoded.items():
+    metadata = {name: getattr(record, name) for name in _METADATA}
+    for name, value in metadata.items():
         if isinstance(value, str):
-            encoded[name] = value.encode("utf-8", "surrogateescape")  # file names need not be UTF-8
+            metadata[name] = value.encode("utf-8", "surrogateescape")  # names need not be UTF-8
     if record.mean_temperature is None:
-        encoded["mean_temperature"] = math.nan
-    for name, (shape, dtype) in _ARRAYS.items():
-        flag = "annotated" if name == "label_map" else f"has_{name}"
-        encoded[flag] = arrays[name] is not None
-        missing = np.zeros((0, *shape[1:]), dtype)
-        encoded[name] = missing if arrays[name] is None else arrays[name]
-    encoded["draw_order"] = np.array(annotations.draw_order(record.regions), np.int8)
-    return encoded
-
-
-def _decode_record(row: dict[str, Any], stored: pathlib.Path) -> Thermogram:
-    values = {
-        name: row[name].decode("utf-8", "surrogateescape")
-        if dtype is np.str_
-        else dtype(row[name]).item()
-        for name, dtype in _METADATA.items()
+        metadata["mean_temperature"] = math.nan
+    metadata |= {
+        "has_gray": arrays["gray"] is not None,
+        "has_heat": arrays["heat"] is not None,
+        "has_temperatures": record.temperature_path is not None,
+        "annotated": bool(record.regions),
+        "draw_order": np.array(annotations.draw_order(record.regions), np.int8),
     }
-    if math.isnan(values["mean_temperature"]):
-        values["mean_temperature"] = None
-    ranks = row["draw_order"]
-    drawn = sorted(np.flatnonzero(ranks).tolist(), key=lambda index: ranks[index])
-    # Background is never drawn. It is added so that an annotated image has at least one region.
-    classes = [BACKGROUND, *drawn] if row["annotated"] else []
-    return Thermogram(
-        **values,
-        gray_path=stored if row["has_gray"] else None,
-        heat_path=stored if row["has_heat"] else None,
-        temperature_path=stored if row["has_temperatures"] else None,
-        regions=tuple(Annotation(class_index=index, rings=()) for index in classes),
-    )
+    values = {"thermograms": metadata}
+    for kind, (_, *rest) in _PIXELS.items():
+        missing = np.zeros((0, *rest), np.uint8)
+        values[kind] = {kind: missing if arrays[kind] is None else arrays[kind]}
+    return {kind: features(kind).serialize_example(values[kind]) for kind in KINDS}
 
 
-def _write(wanted: Wanted, fingerprint: str, *, strict: bool, reader: ReaderSettings) -> Prepared:
-    """Prepares in a folder beside the wanted one, and renames it when it is complete."""
-    directory, read_as = wanted.directory, wanted.read_as
-    if directory.exists():
-        logging.warning(
-            "%s is incomplete, was prepared by an earlier version, or its source has changed: "
-            "preparing it again",
-            directory,
-        )
-    logging.info("preparing %s in %s", wanted.root, directory)
-    records, report = layouts.scan(
-        wanted.root,
-        layout=read_as["layout"],
-        strict=strict,
-        render=read_as["render"],
-        reader=reader,
+def write_metadata(folder: pathlib.Path, kind: str, *, shard_lengths: Sequence[int]) -> None:
+    """Writes what TFDS must know to read the shards of one of `KINDS` in a folder."""
+    template = _shard_names(folder)
+    size = sum(path.stat().st_size for path in shard_files(folder, len(shard_lengths)))
+    split = tfds.core.SplitInfo(
+        name="train",
+        shard_lengths=list(shard_lengths),
+        num_bytes=size,
+        filename_template=template,
     )
-    staging = directory.with_name(f"{directory.name}.incomplete")
-    shutil.rmtree(staging, ignore_errors=True)  # left by a run that was killed
-    try:
-        tfds.disable_progress_bar()  # `ordered_map` shows one
-        builder = DmrIr(
-            records=records, colormap=read_as["colormap"], reader=reader, data_dir=staging
+    with quiet():
+        tfds.folder_dataset.write_metadata(
+            data_dir=folder,
+            features=features(kind),
+            split_infos=[split],
+            filename_template=template,
+            check_data=False,
+            description=f"Breast thermograms ({kind}), prepared by thermo_jax.",
+            homepage="http://visual.ic.uff.br/dmi",
+            citation="Silva et al. 2014, doi 10.1166/jmihi.2014.1226",
+            disable_shuffling=True,
         )
-        downloads = staging / "downloads"  # TFDS makes this folder, though nothing is downloaded
-        with _quiet():
-            builder.download_and_prepare(file_format="array_record", download_dir=downloads)
-        shutil.rmtree(downloads, ignore_errors=True)
-        report.write(staging, records)
-        facts = {
-            "fingerprint": fingerprint,
-            "num_oddities": len(report.oddities),
-            "num_skipped": len(report.skipped),
-            "num_bad": report.num_bad,
-            "cautions": report.cautions,
-        }
-        when = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
-        others = {"num_records": len(records), "root": str(wanted.root), **read_as}
-        others["prepared_at"] = when
-        text = json.dumps(facts | others, indent=2)
-        (staging / "prepared.json").write_text(text + "\n")
-        shutil.rmtree(directory, ignore_errors=True)
-        staging.rename(directory)
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
-    logging.info("prepared %d thermograms in %s", len(records), directory)
-    return Prepared(directory=directory, **facts)
+
+
+def shard_files(folder: pathlib.Path, num_shards: int) -> list[pathlib.Path]:
+    """The files of all shards in a folder, as TFDS names them."""
+    return [pathlib.Path(path) for path in _shard_names(folder).sharded_filepaths(num_shards)]
+
+
+def _shard_names(folder: pathlib.Path) -> tfds.core.ShardedFileTemplate:
+    return tfds.core.ShardedFileTemplate(
+        data_dir=folder, dataset_name=DATASET_NAME, split="train", filetype_suffix="array_record"
+    )

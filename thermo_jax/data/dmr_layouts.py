@@ -13,7 +13,7 @@ from thermo_jax.data import class_folders, diagnoses, identity
 from thermo_jax.data.data_report import Oddity, Reading
 from thermo_jax.data.file_listing import MATRIX_SUFFIX, FileListing, group
 from thermo_jax.data.radiometry import measured_mean
-from thermo_jax.data.reader import Content, ReaderSettings, ordered_map, read_file
+from thermo_jax.data.reader import Content, ReaderSettings, read_file
 from thermo_jax.data.thermogram import (
     GRAY_SHAPE,
     HEAT_SHAPE,
@@ -26,6 +26,7 @@ from thermo_jax.data.thermogram import (
     patients_of_folders,
     split_name,
 )
+from thermo_jax.data.workers import ordered_map
 
 # Layout -> the function that reads its diagnoses.
 DIAGNOSES = {"site": diagnoses.labels_of_site, "matrices": diagnoses.labels_of_matrices}
@@ -104,8 +105,8 @@ def _with_sound_files(
 ) -> Reading[list[Thermogram]]:
     """Opens every file; removes bad files, and records of which no file is left."""
     kept, incomplete = [], []
-    check = functools.partial(_check_files, files=files, settings=settings)
-    checks = ordered_map(check, records, description="checking")
+    check = functools.partial(_check_files, root=files.root, settings=settings)
+    checks = ordered_map(check, records, description="checking", by_processes=True)
     for record, (sound, oddities, sizes_of_record) in zip(records, checks, strict=True):
         yield from oddities
         sizes.update(sizes_of_record)
@@ -125,12 +126,12 @@ def _with_sound_files(
 
 
 def _check_files(
-    record: Thermogram, *, files: FileListing, settings: ReaderSettings
+    record: Thermogram, *, root: pathlib.Path, settings: ReaderSettings
 ) -> tuple[Thermogram, list[Oddity], list[str]]:
     """Returns the record without its bad files, the oddities, and the sizes that could be read."""
     changes, oddities, sizes, notes = {}, [], [], []
     for kind, path in record.paths.items():
-        file = files.relative(path)
+        file = path.relative_to(root).as_posix()
         try:
             content = _read(path, kind, settings)
         except DataError as error:

@@ -1,11 +1,13 @@
-"""Selects the thermograms that a run uses, and reads their pixels into host memory.
+"""Selects the thermograms that a run uses, and makes a table of them, with their pixels.
 
 `select` applies the configured selection (SPEC section 4, "Which images a run uses");
-`load_examples` reads the selected thermograms into NumPy arrays, whose first axis is the example.
-The whole database is 0.4 GB of heatmaps or 2 GB of gray images. Nothing here needs TensorFlow.
+`load_examples` reads the selected thermograms into NumPy arrays, whose first axis is the example,
+or makes columns that are streamed. DMR-IR is 0.4 GB of heatmaps or 2 GB of gray images. Nothing
+here needs TensorFlow.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 
@@ -14,7 +16,8 @@ from absl import logging
 
 from thermo_jax.data import annotations
 from thermo_jax.data.picture import load_pixels
-from thermo_jax.data.reader import AS_RECOGNISED, ReaderSettings, ordered_map
+from thermo_jax.data.reader import AS_RECOGNISED, ReaderSettings
+from thermo_jax.data.streamed import Column, StreamedColumn
 from thermo_jax.data.table import Table
 from thermo_jax.data.thermogram import (
     GRAY_SHAPE,
@@ -24,10 +27,12 @@ from thermo_jax.data.thermogram import (
     VIEW_NAMES,
     Thermogram,
 )
+from thermo_jax.data.workers import ordered_map
 from thermo_jax.errors import UserError
 
-# Yields (image, label map [480, 640]); the label map is None unless the task is "segment".
-ReadPixels = Iterator[tuple[np.ndarray, np.ndarray | None]]
+# (thermogram, kind) -> uint8 [H, W, C] of kind "gray" or "heat", or [480, 640] of "label_map".
+# Several threads may call it.
+ReadPixels = Callable[[Thermogram, str], np.ndarray]
 IMAGE_SHAPES = {"gray": (*GRAY_SHAPE, 1), "heat": (*HEAT_SHAPE, 3)}  # data type -> [H, W, C]
 
 
@@ -73,6 +78,8 @@ class Examples(Table):
       labels             int32 [N], 0 healthy, 1 sick, -1 unlabelled
       label_maps         uint8 [N, 480, 640], class index (task "segment" only)
       scored_label_maps  uint8 [N, H, W], the true classes for scores (task "segment" only)
+
+    All but the labels may be streamed (`streamed.py`).
     """
 
     data_type: str
@@ -125,21 +132,16 @@ def select(
 
 
 def read_pixels(
-    records: Sequence[Thermogram],
+    record: Thermogram,
+    kind: str,
     *,
-    data_type: str,
-    task: str,
     colormap: str = "jet",
     settings: ReaderSettings = AS_RECOGNISED,
-) -> ReadPixels:
-    """Reads the files of thermograms, in order; `colormap` is used for rendered heatmaps."""
-
-    def read(record: Thermogram) -> tuple[np.ndarray, np.ndarray | None]:
-        pixels = load_pixels(record, settings, colormap=colormap, wanted=(data_type,))
-        label_map = annotations.label_map_480x640(record) if task == "segment" else None
-        return getattr(pixels, data_type), label_map
-
-    return ordered_map(read, records, description=f"reading {data_type}")
+) -> np.ndarray:
+    """Reads the files of a thermogram, see `ReadPixels`; `colormap` is of rendered heatmaps."""
+    if kind == "label_map":
+        return annotations.label_map_480x640(record)
+    return getattr(load_pixels(record, settings, colormap=colormap, wanted=(kind,)), kind)
 
 
 def load_examples(
@@ -148,36 +150,44 @@ def load_examples(
     data_type: str,
     task: str,
     downscale: int = 1,
-    read_pixels: Callable[..., ReadPixels] = read_pixels,
+    read_pixels: ReadPixels = read_pixels,
+    is_streamed: bool = False,
 ) -> Examples:
-    """Reads the pixels of the thermograms that `select` returned for this data type and task.
+    """A table of the thermograms that `select` returned for this data type and task.
 
     Args:
       downscale: factor by which images become smaller; block means are rounded to 8 bits.
-      read_pixels: reads the thermograms' files, or a prepared data set (`dmr_ir.read_pixels`).
+      read_pixels: reads the thermograms' files, or a prepared set (`dmr_ir.pixel_reader`).
+      is_streamed: whether pixels are read when they are used; if not, they are read now.
     Raises:
       UserError: `downscale` does not divide the image.
       ValueError: a record is not annotated (task "segment").
     """
-    *size, channels = image_shape(data_type, downscale=downscale)
-    columns = {
-        "images": np.empty((len(records), *size, channels), np.uint8),
-        "labels": np.array([record.label for record in records], np.int32),
-    }
-    if task == "segment":
-        columns["label_maps"] = np.empty((len(records), *GRAY_SHAPE), np.uint8)
-        columns["scored_label_maps"] = np.empty((len(records), *size), np.uint8)
-    factor = GRAY_SHAPE[0] // size[0]
-    pixels = read_pixels(records, data_type=data_type, task=task)
-    for row, (record, (image, label_map)) in enumerate(zip(records, pixels, strict=True)):
-        columns["images"][row] = block_mean(image, factor=downscale)
-        if task == "segment":
-            if not record.regions:
-                raise ValueError(f"{record.name} is not annotated: use select(task='segment')")
-            columns["label_maps"][row] = label_map
-            columns["scored_label_maps"][row] = annotations.scored_label_map(
-                label_map, record.regions, factor=factor
-            )
+    shapes = column_shapes(data_type, task, downscale=downscale)
+    if task == "segment" and (bare := [r.name for r in records if not r.regions]):
+        raise ValueError(f"{bare[0]} is not annotated: use select(task='segment')")
+
+    def read(row: int, name: str) -> np.ndarray:
+        record = records[row]
+        if name == "images":
+            return block_mean(read_pixels(record, data_type), factor=downscale)
+        label_map = read_pixels(record, "label_map")
+        if name == "label_maps":
+            return label_map
+        factor = GRAY_SHAPE[0] // shapes[name][0]
+        return annotations.scored_label_map(label_map, record.regions, factor=factor)
+
+    count = len(records)
+    columns: dict[str, Column] = {}
+    for name, shape in shapes.items():
+        read_row = functools.partial(read, name=name)
+        if is_streamed:
+            columns[name] = StreamedColumn(read_row, (count, *shape))
+            continue
+        columns[name] = np.empty((count, *shape), np.uint8)
+        values = ordered_map(read_row, range(count), description=f"reading {data_type}")
+        for row, value in enumerate(values):
+            columns[name][row] = value
     return Examples(
         data_type=data_type,
         names=[record.name for record in records],
@@ -187,8 +197,20 @@ def load_examples(
         dates=[record.date for record in records],
         # NumPy converts None to NaN.
         mean_temperatures=np.array([record.mean_temperature for record in records], np.float64),
-        columns=columns,
+        columns=columns | {"labels": np.array([record.label for record in records], np.int32)},
     )
+
+
+def column_shapes(data_type: str, task: str, *, downscale: int) -> dict[str, tuple[int, ...]]:
+    """The shape of one row of each column of uint8, by name.
+
+    Raises:
+      UserError: `downscale` does not divide the image.
+    """
+    image = image_shape(data_type, downscale=downscale)
+    if task != "segment":
+        return {"images": image}
+    return {"images": image, "label_maps": GRAY_SHAPE, "scored_label_maps": image[:2]}
 
 
 def block_mean(image: np.ndarray, *, factor: int) -> np.ndarray:

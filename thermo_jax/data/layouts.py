@@ -13,6 +13,7 @@ by name and left out. Each step of the scan returns the thermograms that it keep
 
 import collections
 import dataclasses
+import functools
 import os
 import pathlib
 from collections.abc import Mapping
@@ -30,8 +31,9 @@ from thermo_jax.data.file_listing import (
     report_unused,
 )
 from thermo_jax.data.picture import Picture, read_picture, with_frames
-from thermo_jax.data.reader import AS_RECOGNISED, ReaderSettings, ordered_map
+from thermo_jax.data.reader import AS_RECOGNISED, ReaderSettings
 from thermo_jax.data.thermogram import DataError, Thermogram, parse_name
+from thermo_jax.data.workers import ordered_map
 from thermo_jax.errors import UserError
 
 LAYOUTS = ("auto", *dmr_layouts.DIAGNOSES, "class_folders", "folder", "table")
@@ -186,22 +188,27 @@ def _with_sound_files(
 ) -> Reading[list[Thermogram]]:
     """Opens every file; removes bad files, and records of which no file is left."""
     kept = []
-
-    def check(record: Thermogram) -> tuple[Thermogram | None, list[Oddity], list[str]]:
-        picture, errors = read_picture(record.files, settings, frame=record.frame_in_file)
-        oddities = [Oddity(error.kind, error.file, error.detail) for error in errors]
-        if picture is None:
-            return None, oddities, []
-        # A stack is reported once, with its first frame.
-        oddities += [o for o in picture.oddities if o.kind != "stack" or not record.frame_in_file]
-        return _with_pixels(record, picture), oddities, picture.sizes
-
-    for sound, oddities, of_record in ordered_map(check, records, description="checking"):
+    check = functools.partial(_check_files, settings=settings)
+    checks = ordered_map(check, records, description="checking", by_processes=True)
+    for sound, oddities, of_record in checks:
         for oddity in oddities:
             yield dataclasses.replace(oddity, file=files.relative(pathlib.Path(oddity.file)))
         sizes.update(of_record)
         kept += [sound] if sound else []
     return kept
+
+
+def _check_files(
+    record: Thermogram, *, settings: ReaderSettings
+) -> tuple[Thermogram | None, list[Oddity], list[str]]:
+    """Returns the record with what is known of its pixels, the oddities, and the files' sizes."""
+    picture, errors = read_picture(record.files, settings, frame=record.frame_in_file)
+    oddities = [Oddity(error.kind, error.file, error.detail) for error in errors]
+    if picture is None:
+        return None, oddities, []
+    # A stack is reported once, with its first frame.
+    oddities += [o for o in picture.oddities if o.kind != "stack" or not record.frame_in_file]
+    return _with_pixels(record, picture), oddities, picture.sizes
 
 
 def _with_pixels(record: Thermogram, picture: Picture) -> Thermogram:

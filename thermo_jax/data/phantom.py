@@ -17,8 +17,8 @@ from PIL import Image
 
 from thermo_jax.data import phantom_body, radiometry
 from thermo_jax.data.annotations import COCO_CATEGORIES
-from thermo_jax.data.reader import ordered_map
 from thermo_jax.data.thermogram import CLASS_NAMES, GRAY_SHAPE
+from thermo_jax.data.workers import ordered_map
 from thermo_jax.errors import UserError
 
 MARKER = ".phantom.json"  # written last: a folder that contains it is a complete phantom

@@ -1,7 +1,7 @@
 """Prepared data sets on disk: where they are, whether they are complete, and their sources.
 
 A prepared set contains a fingerprint of its source, which shows when the source has changed.
-`dmr_ir.py` writes and reads prepared sets; nothing here needs TFDS.
+`preparing.py` writes prepared sets, `dmr_ir.py` reads them; nothing here needs TFDS.
 """
 
 import contextlib
@@ -22,10 +22,12 @@ from thermo_jax.data.thermogram_table import other_sources
 from thermo_jax.errors import UserError
 from thermo_jax.files import CACHE_DIR_VARIABLE, cache_dir, digest, writing
 
-DATASET_NAME, DATASET_VERSION = "dmr_ir", "1.1.0"  # TFDS names folders after these
+DATASET_NAME, DATASET_VERSION = "dmr_ir", "2.0.0"  # TFDS names folders after these
+KINDS = ("thermograms", "gray", "heat", "label_map")  # "thermograms" is the metadata
+PREPARED_FILE = "prepared.json"
 # Increase it after a change of the stored data, or of the way sources are read: then all sets are
 # prepared again.
-FORMAT_VERSION = 5
+FORMAT_VERSION = 6
 _ELSEWHERE = f"config.data.prepared_dir or ${CACHE_DIR_VARIABLE}"
 
 
@@ -59,10 +61,14 @@ class Prepared:
         for name in REPORT_FILES:
             (folder / name).write_bytes((self.directory / name).read_bytes())
 
-    @property
-    def dataset_dir(self) -> pathlib.Path:
-        """The folder to pass to `tfds.builder_from_directory`."""
-        return self.directory / DATASET_NAME / DATASET_VERSION
+    @staticmethod
+    def subfolder(kind: str) -> str:
+        """The folder of one of `KINDS` in that of a prepared set."""
+        return f"{DATASET_NAME}/{kind}/{DATASET_VERSION}"
+
+    def folder_of(self, kind: str) -> pathlib.Path:
+        """The folder of one of `KINDS`, to pass to `tfds.builder_from_directory`."""
+        return self.directory / self.subfolder(kind)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -97,7 +103,7 @@ def locate(
     render: str = "auto",
     reader: ReaderSettings = AS_RECOGNISED,
 ) -> Wanted:
-    """Where the prepared set with these settings is; `dmr_ir.prepare` explains the arguments."""
+    """Where the prepared set with these settings is; `preparing.prepare` explains the arguments."""
     root = pathlib.Path(root).expanduser().resolve()
     # With flyr, temperatures are read from files that were pictures without it.
     has_flyr = str(importlib.util.find_spec("flyr") is not None)
@@ -123,19 +129,19 @@ def source_fingerprint(root: str | os.PathLike, **settings: str) -> str:
 def find(directory: pathlib.Path, fingerprint: str) -> Prepared | None:
     """The prepared set in this folder; None if it is incomplete or its fingerprint differs."""
     try:
-        facts = json.loads((directory / "prepared.json").read_text())
+        facts = json.loads((directory / PREPARED_FILE).read_text())
         names = {field.name for field in dataclasses.fields(Prepared)} - {"directory"}
         prepared = Prepared(directory=directory, **{name: facts[name] for name in names})
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    is_complete = (prepared.dataset_dir / "dataset_info.json").is_file()
+    is_complete = all((prepared.folder_of(kind) / "dataset_info.json").is_file() for kind in KINDS)
     return prepared if is_complete and prepared.fingerprint == fingerprint else None
 
 
 def make_prepared_dir(
     prepared_dir: str | os.PathLike | None, *, root: pathlib.Path
 ) -> pathlib.Path:
-    """Makes the folder of prepared sets (see `dmr_ir.prepare`), which must not be inside `root`."""
+    """Makes the folder of prepared sets, which must not be inside `root`."""
     path = _folder(prepared_dir)
     if path.is_relative_to(root):
         raise UserError(

@@ -7,19 +7,16 @@ Training, evaluation, the data report and prediction read files here and nowhere
 section 9). `picture.py` puts the files of one thermogram together.
 """
 
-import collections
-import concurrent.futures
 import contextlib
 import dataclasses
 import io
 import os
 import pathlib
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import tqdm
 from jaxtyping import Bool
 from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -309,26 +306,3 @@ def open_image(
         detail = f"not a complete image ({cause}); copy it again"
         raise DataError("unreadable-image", path, detail) from error
     return image
-
-
-def ordered_map(
-    function: Callable[[Any], Any], items: Sequence[Any], *, description: str
-) -> Iterator[Any]:
-    """Like `map`, but threads compute results in advance, and a terminal shows a progress bar.
-
-    At most two results per thread wait in memory.
-    """
-    workers = min(8, os.cpu_count() or 1)  # files may be large: 64 MB each
-    ahead: collections.deque[concurrent.futures.Future] = collections.deque()
-    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
-        try:
-            # disable=None hides the bar if standard error is no terminal; delay hides it for 2 s.
-            for item in tqdm.tqdm(items, description, disable=None, delay=2):
-                ahead.append(pool.submit(function, item))
-                if len(ahead) > 2 * workers:
-                    yield ahead.popleft().result()
-            while ahead:
-                yield ahead.popleft().result()
-        finally:
-            for future in ahead:
-                future.cancel()

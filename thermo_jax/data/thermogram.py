@@ -6,6 +6,7 @@ those of DMR-IR (Silva et al. 2014, doi 10.1166/jmihi.2014.1226).
 
 import dataclasses
 import datetime
+import functools
 import pathlib
 import re
 from collections.abc import Sequence
@@ -132,6 +133,9 @@ class DataError(UserError):
     def __init__(self, kind: str, file: object, detail: str, *, size: str = ""):
         super().__init__(f"{file}: {detail}")
         self.kind, self.file, self.detail, self.size = kind, str(file), detail, size
+
+    def __reduce__(self):  # so that processes can send it
+        return functools.partial(DataError, size=self.size), (self.kind, self.file, self.detail)
 
 
 _SUFFIX = re.compile(r"(\.(jpe?g|png|tiff?|bmp|webp|gif|txt|csv|asc|np[yz]))+$", re.IGNORECASE)

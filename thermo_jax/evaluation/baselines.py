@@ -5,7 +5,7 @@ alone separates healthy from sick with AUROC .974; in another, the year alone se
 a model is better than these baselines, nothing shows that it uses the anatomy.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from jaxtyping import Float, Integer, UInt8
@@ -19,7 +19,7 @@ Features = dict[str, Float[np.ndarray, "n k"]]  # by baseline; NaN = unknown
 
 
 def baseline_features(
-    images: UInt8[np.ndarray, "n h w c"],
+    images: Iterable[UInt8[np.ndarray, "h w c"]],
     *,
     dates: Sequence[str],
     patients: Sequence[str],
@@ -32,19 +32,22 @@ def baseline_features(
         patients: "0001" and "sub-1" are number 1; a name that does not end so has none.
         mean_temperatures: degrees C; NaN is unknown.
     """
-    levels = [np.ravel(image) // (256 // HISTOGRAM_BINS) for image in images]
-    counts = [np.bincount(level, minlength=HISTOGRAM_BINS) / level.size for level in levels]
-    histograms = np.reshape(counts, (len(images), HISTOGRAM_BINS))
+    means, counts = [], []
+    for image in images:  # only once: they may be streamed
+        means.append(image.mean())
+        levels = np.ravel(image) // (256 // HISTOGRAM_BINS)
+        counts.append(np.bincount(levels, minlength=HISTOGRAM_BINS) / levels.size)
+    histograms = np.reshape(counts, (len(means), HISTOGRAM_BINS))
     years = np.array([number(date[:4]) for date in dates], dtype=np.float64)
     columns = {
-        "mean intensity": [image.mean() for image in images],
+        "mean intensity": means,
         "mean temperature": mean_temperatures,
         "histogram": histograms / np.maximum(histograms.sum(axis=1, keepdims=True), 1e-12),
         "acquisition year": np.where(years > 0, years, np.nan),
         "patient number": [number(patient.rpartition("-")[2]) for patient in patients],
     }
     return {
-        name: np.asarray(column, dtype=np.float64).reshape(len(images), -1)
+        name: np.asarray(column, dtype=np.float64).reshape(len(means), -1)
         for name, column in columns.items()
     }
 

@@ -25,8 +25,9 @@ from absl import logging
 
 from thermo_jax.data import grids
 from thermo_jax.data.examples import block_mean, image_shape
-from thermo_jax.data.reader import AS_RECOGNISED, ReaderSettings, ordered_map
+from thermo_jax.data.reader import AS_RECOGNISED, ReaderSettings
 from thermo_jax.data.thermogram import VIEW_NAMES, DataError, Thermogram
+from thermo_jax.data.workers import ordered_map
 from thermo_jax.errors import UserError
 from thermo_jax.inference import inputs
 from thermo_jax.inference.findings import Prediction

@@ -21,6 +21,7 @@ from thermo_jax import __version__
 from thermo_jax.data.dataset import PAPER, Dataset, SplitSettings, check_not_empty, open_dataset
 from thermo_jax.data.examples import Examples
 from thermo_jax.data.splits import Split
+from thermo_jax.data.streamed import Column, subset
 from thermo_jax.data.thermogram import GRAY_SHAPE
 from thermo_jax.models.frozen import FrozenEncoder
 from thermo_jax.programs import decoder_results, settings
@@ -143,6 +144,7 @@ def run(
         },
     )
     # ----------------------------------------------------------------- predictions and the results
+    parts = {role: examples.take(rows) for role, rows in sets.items()}
     predictions = {
         role: passes.predict(
             trained.state,
@@ -151,6 +153,7 @@ def run(
             batch_size=plan.batch_size,
             loader=plan.loader,
             parallel=parallel,
+            keep=decoder_results.keeper(config.task, parts[role]),
         )
         # Validation chooses the classifier's threshold; a segmenter has none.
         for role in (("validation", "test") if config.task == "classify" else ("test",))
@@ -158,7 +161,6 @@ def run(
     }
     outcome = {}
     if processes.is_writer():
-        parts = {role: examples.take(rows) for role, rows in sets.items()}
         outcome = decoder_results.write(
             config,
             workdir=workdir,
@@ -209,7 +211,7 @@ def fewer_patients(patients: set[str], split_settings: SplitSettings, *, seed: i
     return {names[i] for i in rng.permutation(len(names))[:count]}
 
 
-def gray_images(dataset: Dataset, parts: Mapping[str, Examples]) -> dict[str, np.ndarray]:
+def gray_images(dataset: Dataset, parts: Mapping[str, Examples]) -> dict[str, Column]:
     """The gray images of a classifier's sets, by role, for the baselines.
 
     If an image has no gray version, the run's own images are returned, although the colours of a
@@ -221,7 +223,8 @@ def gray_images(dataset: Dataset, parts: Mapping[str, Examples]) -> dict[str, np
         return {role: part.columns["images"] for role, part in parts.items()}
     with timeline.part("data"):
         gray = dataset.load("classify", "gray")
-    return {role: gray.columns["images"][gray.rows_of(part.names)] for role, part in parts.items()}
+    images = gray.columns["images"]
+    return {role: subset(images, gray.rows_of(part.names)) for role, part in parts.items()}
 
 
 def place(
@@ -253,10 +256,11 @@ def place(
     if not cache_latents and not is_raw:
         logging.info("Steps change the images, so that their latents are not kept.")
     inputs = "The pixels" if is_raw else "The latents"
-    if not cache_latents or not placement.fits(num_bytes + table_bytes(targets), inputs):
+    needed = num_bytes + table_bytes(targets)
+    if not cache_latents or not placement.fits(needed, inputs, columns=targets | images):
         placed, resident = placement.place(images | targets, sets)
         if not resident:
-            logging.info("Images are streamed.")
+            logging.info("Images are sent to the devices in every step.")
         if not is_raw:
             logging.info("The encoder runs in every step.")
         return placed, resident

@@ -1,6 +1,8 @@
 """The end of a decoder's run: measures on the test patients, and the files with them."""
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -9,6 +11,7 @@ from ml_collections import ConfigDict
 
 from thermo_jax.data.dataset import PAPER
 from thermo_jax.data.examples import Examples
+from thermo_jax.data.streamed import Column
 from thermo_jax.data.thermogram import CLASS_NAMES, LABEL_NAMES
 from thermo_jax.evaluation import assessment, baselines, charts, figures, metrics
 from thermo_jax.evaluation.predictions import Predictions
@@ -17,6 +20,7 @@ from thermo_jax.evaluation.tables import PrintedTable
 from thermo_jax.programs import reports
 from thermo_jax.programs.frozen_encoder import row_name
 from thermo_jax.programs.workdir import PICTURES
+from thermo_jax.training import processes
 from thermo_jax.training.checkpoints import FOLDER
 from thermo_jax.training.loop import TrainingRun
 from thermo_jax.training.metrics_log import METRICS
@@ -31,7 +35,7 @@ def write(
     *,
     workdir: Path,
     sets: dict[str, Examples],
-    gray: dict[str, np.ndarray] | None,
+    gray: dict[str, Column] | None,
     predictions: dict[str, dict[str, np.ndarray]],
     trained: TrainingRun,
     encoder_caveat: str,
@@ -42,7 +46,8 @@ def write(
 
     Args:
       gray: a classifier's gray images by role, for the baselines.
-      predictions: by role: "test", and for a classifier "validation", too, if there is such a set.
+      predictions: what `keeper` keeps, by role: "test", and for a classifier "validation", too, if
+        there is such a set.
       start: the trained decoder from which the run started, or "".
       cautions: about the data set.
     """
@@ -57,8 +62,8 @@ def write(
         path = pictures / "evidence.png"
         drawn = [evidence_picture(path, test, predictions["test"], title=title)]
     else:
-        label_maps = predictions["test"]["label_maps"]
-        scored = segmented(test, predictions["test"], model=model)
+        scored = Predictions.of(test, model=model, columns=predictions["test"])
+        label_maps = scored.columns["label_maps"]
         drawn = [segmentation_picture(pictures / "segmentation.png", test, label_maps, title=title)]
     measures, columns = assess(scored, task=config.task, row=row, config=config)
     outcome = {"run": _facts(config, sets, trained, row, encoder_caveat, start)} | measures
@@ -143,7 +148,7 @@ def classified(
     sets: dict[str, Examples],
     predictions: dict[str, dict[str, np.ndarray]],
     *,
-    gray: dict[str, np.ndarray],
+    gray: dict[str, Column],
     model: str,
     tuned: bool,
 ) -> Predictions:
@@ -180,7 +185,7 @@ def with_diagnoses(examples: Examples, probabilities: np.ndarray, *, model: str)
     return Predictions.of(examples, model=model, columns=columns)
 
 
-def baseline_features(examples: Examples, gray: np.ndarray) -> baselines.Features:
+def baseline_features(examples: Examples, gray: Column) -> baselines.Features:
     """What the baselines that see no anatomy read of these images."""
     return baselines.baseline_features(
         gray,
@@ -206,23 +211,49 @@ def classification_columns(predictions: Predictions) -> dict[str, np.ndarray]:
     return columns | {f"probability_sick, {name}": values for name, values in members}
 
 
-def segmented(test: Examples, predicted: dict[str, np.ndarray], *, model: str) -> Predictions:
-    """A segmenter's test predictions, scored at the images' size and at full size.
+def keeper(task: str, examples: Examples) -> Callable[[dict, slice], dict]:
+    """What to keep of predictions, as an argument of `passes.predict`; nothing if not the writer.
+
+    Of a classifier, these are the probabilities, and the evidence of the images in the picture; of
+    a segmenter, see `score`. Evidence and label maps of all images at full size would be large.
+    """
+    if not processes.is_writer():
+        return lambda results, rows: {}
+    if task == "segment":
+        return functools.partial(score, examples=examples)
+    return functools.partial(_diagnoses, shown=np.sort(_pictured(examples)))
+
+
+def _diagnoses(results: dict[str, np.ndarray], rows: slice, *, shown: np.ndarray) -> dict:
+    kept = {"probabilities": results["probabilities"]}
+    if "evidence" in results:  # an ensemble has none
+        of_batch = shown[(shown >= rows.start) & (shown < rows.stop)] - rows.start
+        kept["evidence"] = results["evidence"][of_batch]
+    return kept
+
+
+def score(
+    results: dict[str, np.ndarray], rows: slice, *, examples: Examples
+) -> dict[str, np.ndarray]:
+    """A batch of a segmenter's predictions, scored at the images' size and at full size.
 
     An ensemble whose models read images of different sizes has no "label_maps" at one such size: it
     is scored at full size only.
+
+    Args:
+      rows: those of the batch in `examples`.
     """
     names = {"scored_label_maps": "label_maps", "label_maps": "full_label_maps"}
-    pairs = {column: predicted[name] for column, name in names.items() if name in predicted}
+    pairs = {column: results[name] for column, name in names.items() if name in results}
     columns = {"label_maps": next(iter(pairs.values())).astype(np.uint8)}
     for column, maps in pairs.items():
-        truth = test.columns[column]
+        truth = examples.columns[column][rows]
         size = "{}x{}".format(*truth.shape[1:])
         if f"confusion/{size}" in columns:
             continue
         columns[f"confusion/{size}"] = confusions(truth, maps)
         columns[f"hd95/{size}"] = metrics.hd95_by_class(truth, maps, num_classes=len(CLASS_NAMES))
-    return Predictions.of(test, model=model, columns=columns)
+    return columns
 
 
 def confusions(truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:
@@ -313,17 +344,25 @@ def segmentation_picture(
 
 
 def evidence_picture(path: Path, test: Examples, predicted: dict, *, title: str) -> Path:
-    """A picture of some images, with the evidence in each of their pixels."""
-    # Half of the images are of sick and half of healthy patients, if there are both.
-    labels = test.columns["labels"]
-    order = np.concatenate([np.flatnonzero(labels == label)[: PICTURED // 2] for label in (1, 0)])
-    shown = order if len(order) else np.arange(min(PICTURED, len(test)))
+    """A picture of some images, with the evidence in each of their pixels.
+
+    Args:
+      predicted: what `keeper` keeps.
+    """
+    shown = _pictured(test)
     return figures.evidence_figure(
         path,
         test.columns["images"][shown],
-        predicted["evidence"][shown],
+        predicted["evidence"][np.argsort(np.argsort(shown))],
         predicted["probabilities"][shown],
-        labels[shown],
+        test.columns["labels"][shown],
         test.names[shown],
         title=title,
     )
+
+
+def _pictured(examples: Examples) -> np.ndarray:
+    """The rows in the picture: half of them of sick and half of healthy patients, if possible."""
+    labels = examples.columns["labels"]
+    order = np.concatenate([np.flatnonzero(labels == label)[: PICTURED // 2] for label in (1, 0)])
+    return order if len(order) else np.arange(min(PICTURED, len(examples)))

@@ -47,7 +47,7 @@ UNKNOWN = "trained on other data: whether it saw these patients is not known"
 MODELS = {"classify": "classifier", "segment": "segmenter"}  # by task
 NOT_USED = {"classify": "not classified", "segment": "not segmented"}
 USABLE = {"classify": "with a diagnosis", "segment": "annotated"}
-Results = dict[str, np.ndarray]  # of `train_decoder.predict_step`
+Results = dict[str, np.ndarray]  # of `train_decoder.predict_step`, or what is kept of them
 
 
 class Evaluated(NamedTuple):
@@ -112,7 +112,7 @@ def _evaluate(
             *decoder_results.classification_charts(pictures, {row: measures}, title=title),
         ]
     else:
-        scored = decoder_results.segmented(test, of_all, model=row)
+        scored = Predictions.of(test, model=row, columns=of_all)
         measures, columns = decoder_results.assess(scored, task="segment", row=row, config=config)
         measures["segmentation"] |= _members(tested, of_models, config=config)
         path, maps = pictures / "segmentation.png", scored.columns["label_maps"]
@@ -137,29 +137,29 @@ def _row(models: Sequence[Model]) -> str:
 def predict(
     tested: Tested, *, config: ConfigDict, placement: Placement
 ) -> tuple[list[Results], Results]:
-    """The predictions of each model for all images, and those of the ensemble.
+    """What `decoder_results.keeper` keeps of each model's predictions, and of the ensemble's.
 
-    Only a batch of probabilities of classes is in memory at once: those of all images are large.
+    All predictions of a batch are in memory at once; those of all images are large.
     """
-    count = len(tested.examples[0])
-    kept: list[list[Results]] = []
+    count, several = len(tested.examples[0]), len(tested.models) > 1
+    keepers = [decoder_results.keeper(tested.task, examples) for examples in tested.examples]
     streams = [
-        _batches(
-            model, examples, config=config, placement=placement, several=len(tested.models) > 1
+        passes.without_padding(
+            _batches(model, examples, config=config, placement=placement, several=several),
+            count=count,
         )
         for model, examples in zip(tested.models, tested.examples, strict=True)
     ]
+    kept: list[list[Results]] = []
     for batch in zip(*streams, strict=True):
-        together = _together(batch)
-        for results in batch:
-            results.pop("classes", None)
-            results.pop("full_classes", None)
-        kept.append([*batch, together])
-    *of_models, of_all = (
-        {name: np.concatenate([r[name] for r in parts])[:count] for name in parts[0]}
-        for parts in zip(*kept, strict=True)
-    )
-    return of_models, of_all
+        parts = [keep(*of_model) for keep, of_model in zip(keepers, batch, strict=True)]
+        if several:
+            together = _together([results for results, _ in batch])
+            _, rows = batch[0]
+            parts.append(keepers[0](together, rows))
+        kept.append(parts)
+    of_each = [passes.joined(parts) for parts in zip(*kept, strict=True)]
+    return of_each[: len(tested.models)], of_each[-1]
 
 
 def _batches(
@@ -187,8 +187,6 @@ def _batches(
 
 def _together(results: Sequence[Results]) -> Results:
     """The predictions of an ensemble, from the mean of its models' probabilities."""
-    if len(results) == 1:
-        return results[0]
     if "probabilities" in results[0]:
         return {"probabilities": np.mean([np.float64(r["probabilities"]) for r in results], axis=0)}
     maps = {"full_label_maps": "full_classes"}
@@ -266,7 +264,7 @@ def _members(
     if len(tested.models) == 1:
         return measures
     for model, examples, results in zip(tested.models, tested.examples, of_models, strict=True):
-        scored = decoder_results.segmented(examples, results, model=model.name)
+        scored = Predictions.of(examples, model=model.name, columns=results)
         found, _ = decoder_results.assess(scored, task="segment", row=model.name, config=config)
         for size, values in found["segmentation"].items():
             measures[f"{size}, {model.name} alone"] = values

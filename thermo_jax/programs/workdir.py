@@ -32,6 +32,8 @@ VERSIONED = ("thermo_jax", "jax", "flax", "optax", "orbax-checkpoint", "numpy")
 FREE_FIELDS = (
     "data.loader",
     "data.prepared_dir",
+    "data.memory_gb",
+    "data.streamed",
     "train.checkpoint_minutes",
     "train.checkpoint_every",  # of earlier versions
     "parallel.mode",
@@ -53,6 +55,8 @@ OLD_DEFAULTS: dict[str, Any] = {
     "data.render": "auto",
     "data.unit": "auto",
     "data.phantom_version": 1,
+    "data.memory_gb": -1.0,
+    "data.streamed": False,
     "data.endless": False,
     "flir.emissivity": 0.0,
     "train.steps": 0,

@@ -1,7 +1,7 @@
 """One pass over a set with a trained model: losses, predictions, or a column of latents."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -80,14 +80,39 @@ def predict_batches(
 
 
 def predict(
-    state: Any, predict_step: Callable, examples: ExampleSet, **options: Any
+    state: Any,
+    predict_step: Callable,
+    examples: ExampleSet,
+    *,
+    keep: Callable[[dict, slice], dict] = lambda results, rows: results,
+    **options: Any,
 ) -> dict[str, np.ndarray]:
     """Returns the results of `predict_step` for all examples, in order and without padding.
 
-    Its arguments are those of `predict_batches`.
+    Args:
+      keep: makes of a batch's results, and of its rows, what is kept in memory; default all.
+      options: the other arguments of `predict_batches`.
     """
-    rows = list(predict_batches(state, predict_step, examples, **options))
-    return {k: np.concatenate([row[k] for row in rows])[: num_rows(examples)] for k in rows[0]}
+    batches = predict_batches(state, predict_step, examples, **options)
+    kept = [keep(*batch) for batch in without_padding(batches, count=num_rows(examples))]
+    return joined(kept)
+
+
+def without_padding(
+    batches: Iterable[dict[str, np.ndarray]], *, count: int
+) -> Iterator[tuple[dict[str, np.ndarray], slice]]:
+    """Yields the results of each batch for its examples, and their rows among all `count`."""
+    start = 0
+    for results in batches:
+        size = len(next(iter(results.values())))
+        rows = slice(start, min(start + size, count))
+        yield {name: x[: rows.stop - start] for name, x in results.items()}, rows
+        start += size
+
+
+def joined(parts: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Returns what was kept of all batches, as one array for each name."""
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def fill(

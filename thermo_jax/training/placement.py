@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from absl import logging
 
+from thermo_jax.data.streamed import Column, is_streamed, subset
 from thermo_jax.models import precision
 from thermo_jax.training import processes, timeline
 from thermo_jax.training.parallel import DataParallel
@@ -58,12 +59,19 @@ class Placement:
             self, by_value(step), role=role, resident=resident, draw=draw and by_value(draw)
         )
 
-    def fits(self, num_bytes: int, name: str) -> bool:
-        """Returns whether so many bytes fit on each device. If not, a log message says so."""
+    def fits(self, num_bytes: int, name: str, *, columns: Mapping[str, Column]) -> bool:
+        """Returns whether data fit on each device. If not, a log message says so.
+
+        Args:
+          num_bytes: the size of the data.
+          name: of the data, for the message.
+          columns: those from which the data are made. If one is streamed, they do not fit.
+        """
         process = jax.process_index()
         device = next(d for d in self.parallel.devices if d.process_index == process)
         budget = budget_bytes(self.resident_gb, device=device)
-        if num_bytes > budget:
+        streamed = is_streamed(columns)
+        if num_bytes > budget and not streamed:
             logging.info(
                 "%s would need %.2f GB on every device, more than the %.2f GB that data may use "
                 "(config.parallel.resident_gb).",
@@ -71,12 +79,13 @@ class Placement:
                 num_bytes / 1e9,
                 budget / 1e9,
             )
-        return processes.all_true(bool(num_bytes <= budget))
+        # Processes may have memories of different sizes.
+        return processes.all_true(bool(num_bytes <= budget) and not streamed)
 
     def place(
-        self, columns: Mapping[str, np.ndarray], sets: Mapping[str, np.ndarray]
+        self, columns: Mapping[str, Column], sets: Mapping[str, np.ndarray]
     ) -> tuple[dict[str, ExampleSet], bool]:
-        """Returns sets of examples, on the devices if the columns fit there, or in host memory.
+        """Returns sets of examples, on the devices if the columns fit there, else on the host.
 
         Args:
           columns: name -> [N, ...], of all examples.
@@ -84,9 +93,9 @@ class Placement:
         Returns:
           The sets by name; whether they are on the devices.
         """
-        if not self.fits(table_bytes(columns), "The images"):
+        if not self.fits(table_bytes(columns), "The images", columns=columns):
             parts = {
-                set_name: {name: column[rows] for name, column in columns.items()}
+                set_name: {name: subset(column, rows) for name, column in columns.items()}
                 for set_name, rows in sets.items()
             }
             return parts, False

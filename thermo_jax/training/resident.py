@@ -16,7 +16,6 @@ tests/test_compilations.py counts the programs that a study compiles.
 """
 
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -26,6 +25,7 @@ import numpy as np
 from absl import logging
 
 from thermo_jax.data import batches
+from thermo_jax.data.streamed import Column, host_memory_bytes
 from thermo_jax.training.parallel import AXIS, DataParallel, gather
 
 # The share of a device's memory that tables may use; the steps' own arrays need the rest.
@@ -48,8 +48,8 @@ class ResidentSet(NamedTuple):
     count: jax.Array
 
 
-# Columns with one leading axis of examples in host memory, or a set on the devices.
-ExampleSet = Mapping[str, np.ndarray] | ResidentSet
+# Columns with one leading axis of examples, in host memory or streamed, or a set on the devices.
+ExampleSet = Mapping[str, Column] | ResidentSet
 
 
 def num_rows(examples: ExampleSet) -> int:
@@ -261,14 +261,9 @@ def budget_bytes(limit_gb: float, *, device: jax.Device) -> int:
     return int(_SHARE * memory)
 
 
-def host_memory_bytes() -> int:
-    """Returns the size of the machine's memory."""
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-
-def table_bytes(columns: Mapping[str, np.ndarray]) -> int:
+def table_bytes(columns: Mapping[str, Column]) -> int:
     """Returns the memory that a table needs on every device, including padding."""
     return sum(
-        padded_rows(len(column)) * column.itemsize * math.prod(column.shape[1:])
+        padded_rows(len(column)) * column.dtype.itemsize * math.prod(column.shape[1:])
         for column in columns.values()
     )

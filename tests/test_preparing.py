@@ -1,0 +1,204 @@
+"""Preparing by several processes, in shards that survive a kill."""
+
+import dataclasses
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from absl import logging
+
+from thermo_jax.data import layouts, phantom, workers
+from thermo_jax.errors import UserError
+
+dmr_ir = pytest.importorskip("thermo_jax.data.dmr_ir")
+preparing = pytest.importorskip("thermo_jax.data.preparing")
+
+ROWS = 12  # of the source
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """Six phantom patients of two frames."""
+    root = tmp_path_factory.mktemp("source") / "phantom"
+    return phantom.write_phantom(root, patients=6, frames=2, annotated_fraction=0.5)
+
+
+@pytest.fixture
+def shards(monkeypatch):
+    """Makes shards of two rows."""
+    monkeypatch.setattr(preparing, "ROWS_PER_SHARD", 2)
+
+
+def contents(prepared):
+    """The metadata, and the bytes of the other records' files, by name."""
+    files = {
+        path.relative_to(prepared.directory).as_posix(): path.read_bytes()
+        for kind in ("gray", "heat", "label_map")
+        for path in sorted(prepared.folder_of(kind).iterdir())
+    }
+    blank = {"gray_path": None, "heat_path": None}
+    # The order of the features in their records' bytes is arbitrary.
+    records = dmr_ir.load_records(prepared)
+    return files | {r.name: dataclasses.replace(r, **blank) for r in records}
+
+
+@pytest.fixture(scope="module")
+def expected(source, tmp_path_factory):
+    """The same shards, written by threads of this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(preparing, "ROWS_PER_SHARD", 2)
+        patch.setattr(workers, "num_processes", lambda: 1)
+        prepared = preparing.prepare(source, prepared_dir=tmp_path_factory.mktemp("expected"))
+    return contents(prepared)
+
+
+def test_a_set_is_divided_into_shards_of_nearly_equal_length(expected):
+    names = [name for name in expected if "/gray/" in name and "array_record" in name]
+    assert len(names) == ROWS // 2
+    assert names[-1].endswith("dmr_ir-train.array_record-00005-of-00006")
+    assert [len(part) for part in preparing._parts(range(600))] == [200, 200, 200]
+    huge = [len(part) for part in preparing._parts(range(10_000_000))]
+    assert len(huge) == preparing.MOST_SHARDS and max(huge) - min(huge) <= 1
+    assert sum(huge) == 10_000_000
+
+
+@pytest.mark.usefixtures("shards")
+def test_processes_write_the_same_files_as_threads(source, expected, tmp_path, monkeypatch):
+    monkeypatch.setattr(workers, "num_processes", lambda: 2)
+    prepared = preparing.prepare(source, prepared_dir=tmp_path)
+    assert contents(prepared) == expected
+    assert sorted(path.name for path in prepared.directory.iterdir()) == [
+        "data_report.txt",
+        "dmr_ir",
+        "oddities.csv",
+        "prepared.json",
+        "records.csv",
+    ]
+
+
+def test_a_killed_preparation_continues_with_its_finished_shards(
+    source, expected, tmp_path, shards, monkeypatch
+):
+    program = f"""
+import time
+from thermo_jax.data import dmr_ir, preparing, workers
+preparing.ROWS_PER_SHARD = 2
+workers.num_processes = lambda: 1
+encode = dmr_ir.encode
+def slow(record, **options):
+    time.sleep(0.3)
+    return encode(record, **options)
+dmr_ir.encode = slow
+preparing.prepare({str(source)!r}, prepared_dir={str(tmp_path)!r})
+"""
+    process = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE)
+
+    def finished():
+        return {
+            path.name: path.stat().st_ino
+            for path in tmp_path.glob("*.incomplete/dmr_ir/*/*/*-of-00006")
+            if "thermograms" in str(path)
+        }
+
+    deadline = time.monotonic() + 60
+    while len(finished()) < 2 and time.monotonic() < deadline:
+        assert process.poll() is None, process.stderr.read().decode()
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    before = finished()
+    assert 2 <= len(before) < 6
+    monkeypatch.setattr(layouts, "scan", None)  # the plan is not made again
+    written = []
+    encode = dmr_ir.encode
+    monkeypatch.setattr(workers, "num_processes", lambda: 1)
+    monkeypatch.setattr(
+        dmr_ir, "encode", lambda record, **x: written.append(record.name) or encode(record, **x)
+    )
+    prepared = preparing.prepare(source, prepared_dir=tmp_path)
+    samples = min(preparing._SAMPLES, ROWS)
+    assert len(written) == samples + ROWS - 2 * len(before)
+    after = {
+        path.name: path.stat().st_ino
+        for path in prepared.folder_of("thermograms").glob("*-of-00006")
+    }
+    assert before.items() <= after.items()
+    assert contents(prepared) == expected
+    assert not list(tmp_path.glob("*.incomplete"))
+
+
+def test_a_preparation_that_failed_continues_unless_the_source_has_changed(
+    source, tmp_path, monkeypatch, shards
+):
+    root = shutil.copytree(source, tmp_path / "source")
+    prepared_dir = tmp_path / "prepared"
+    monkeypatch.setattr(workers, "num_processes", lambda: 1)
+    encode = dmr_ir.encode
+    calls = []
+
+    def fail(record, **options):
+        calls.append(record.name)
+        if len(calls) > preparing._SAMPLES + 5:
+            raise OSError("the disk is gone")
+        return encode(record, **options)
+
+    monkeypatch.setattr(dmr_ir, "encode", fail)
+    with pytest.raises(OSError, match="the disk is gone"):
+        preparing.prepare(root, prepared_dir=prepared_dir)
+    (staging,) = prepared_dir.glob("*.incomplete")
+    assert len(list(staging.glob("dmr_ir/gray/*/*-of-00006"))) == 2
+    monkeypatch.setattr(dmr_ir, "encode", encode)
+    lines = []
+    monkeypatch.setattr(logging, "info", lambda text, *args: lines.append(text % args))
+    next(root.rglob("description.html")).write_text("changed")
+    prepared = preparing.prepare(root, prepared_dir=prepared_dir)
+    assert lines[0].startswith("preparing ")
+    assert lines[1].startswith(f"{ROWS} of {ROWS} thermograms are to be written: they need about 0")
+    assert len(dmr_ir.load_records(prepared)) == ROWS
+    assert not staging.exists()
+
+
+def test_the_plan_contains_all_that_a_scan_found(source, tmp_path):
+    records, report = layouts.scan(source)
+    records[0] = dataclasses.replace(records[0], name="caf\udce9", notes=("a", "b"))
+    preparing._save_plan(tmp_path / "plan.jsonl", "it", records, report)
+    assert preparing._load_plan(tmp_path / "plan.jsonl", "it") == (records, report)
+    assert preparing._load_plan(tmp_path / "plan.jsonl", "another") is None
+    assert preparing._load_plan(tmp_path / "absent.jsonl", "it") is None
+
+
+def test_a_disk_that_is_too_small_is_refused_before_the_first_shard(source, tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    message = r"needs about 0.0 GB of disk, and 0.0 GB are free: .* config.data.prepared_dir"
+    with pytest.raises(UserError, match=message):
+        preparing.prepare(source, prepared_dir=tmp_path)
+    assert not list(tmp_path.rglob("*-of-*"))
+
+
+def test_a_process_without_its_parent_writes_nothing(source, tmp_path):
+    records, _ = layouts.scan(source)
+    paths = {kind: tmp_path / kind for kind in preparing.KINDS}
+    with pytest.raises(SystemExit):
+        preparing._write_part(records, paths, encode=None, parent=os.getppid() + 1)
+    assert not any(path.exists() for path in paths.values())
+
+
+def test_many_files_are_checked_by_processes_with_the_same_result(source, monkeypatch):
+    expected = layouts.scan(source)
+    monkeypatch.setattr(workers, "_LEAST_ITEMS_FOR_PROCESSES", 2)
+    monkeypatch.setattr(workers, "num_processes", lambda: 2)
+    assert layouts.scan(source) == expected
+
+
+def test_a_log_shows_the_progress(monkeypatch):
+    lines = []
+    monkeypatch.setattr(logging, "info", lambda text, *args: lines.append(text % args))
+    monkeypatch.setattr(workers, "_LOG_SECONDS", -1)
+    parts = workers.with_progress([3, 4], total=9, done=2, description="preparing", size_of=int)
+    assert list(parts) == [3, 4]
+    assert lines == ["preparing: 5 of 9", "preparing: 9 of 9"]
