@@ -12,7 +12,7 @@ import pytest
 from absl import logging
 
 from thermo_jax.data import layouts, phantom, workers
-from thermo_jax.errors import UserError
+from thermo_jax.errors import UserError, is_full_disk
 
 dmr_ir = pytest.importorskip("thermo_jax.data.dmr_ir")
 preparing = pytest.importorskip("thermo_jax.data.preparing")
@@ -178,6 +178,17 @@ def test_a_disk_that_is_too_small_is_refused_before_the_first_shard(source, tmp_
     with pytest.raises(UserError, match=message):
         preparing.prepare(source, prepared_dir=tmp_path)
     assert not list(tmp_path.rglob("*-of-*"))
+
+
+def test_a_full_disk_is_reported_as_one_and_the_part_of_a_shard_is_removed(tmp_path):
+    def records():
+        yield {"gray": b"record"}
+        raise RuntimeError("write() failed: No space left on device; at byte 7")
+
+    with pytest.raises(OSError, match="No space left") as raised:
+        preparing._write_shard(records(), {"gray": tmp_path / "shard"})
+    assert is_full_disk(raised.value)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_process_without_its_parent_writes_nothing(source, tmp_path):

@@ -214,7 +214,7 @@ def test_programs_give_the_same_with_two_processes_as_with_one(tmp_path):
     with Pair(*program("encoder:heat", pretrained, **streamed), **cache) as pair:
         first, second = pair.outputs()
         assert "Written to" in first and "Written to" not in second
-    with Pair(*program("segment:H/H", two, **kept), **cache) as pair:
+    with Pair(*program("segment:H/H", two, **kept, **{"data.streamed": True}), **cache) as pair:
         pair.outputs()
     subprocess.run(
         [sys.executable, *program("segment:H/H", one, **kept, **{"parallel.devices": 4})],

@@ -11,12 +11,13 @@ unless the source has changed meanwhile.
 import collections
 import dataclasses
 import datetime
+import errno
 import functools
 import json
 import os
 import pathlib
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,7 @@ ROWS_PER_SHARD = 256
 # A reader keeps every shard of a kind open, and many systems allow 1,024 open files.
 MOST_SHARDS = 256
 _PLAN = "plan.jsonl"
+_PARTIAL = ".partial"  # the end of the name of a file that is being written
 _SAMPLES = 8  # thermograms whose records show how much disk is needed
 
 
@@ -109,12 +111,11 @@ def _write(wanted: Wanted, fingerprint: str, *, strict: bool, reader: ReaderSett
         )
     staging = directory.with_name(f"{directory.name}.incomplete")
     records, report = _plan(wanted, fingerprint, staging=staging, strict=strict, reader=reader)
+    _remove_partial(staging)
     shard_lengths = _write_shards(records, staging=staging, wanted=wanted, reader=reader)
+    _remove_partial(staging)
     for kind in KINDS:
-        folder = _folder_of(staging, kind)
-        for left in folder.glob("*.partial"):  # by processes that were killed
-            left.unlink()
-        dmr_ir.write_metadata(folder, kind, shard_lengths=shard_lengths)
+        dmr_ir.write_metadata(_folder_of(staging, kind), kind, shard_lengths=shard_lengths)
     report.write(staging, records)
     facts = {
         "fingerprint": fingerprint,
@@ -171,7 +172,7 @@ def _save_plan(
     path: pathlib.Path, fingerprint: str, records: Sequence[Thermogram], report: DataReport
 ) -> None:
     """Writes the report and the records, one JSON value in each line."""
-    partial = path.with_suffix(".partial")
+    partial = path.with_suffix(_PARTIAL)
     with open(partial, "w", encoding="utf-8") as file:
         of_report = vars(report) | {"oddities": list(map(vars, report.oddities))}
         for fields in ({"fingerprint": fingerprint}, of_report, *map(dataclasses.asdict, records)):
@@ -281,21 +282,41 @@ def _write_part(
     return len(part)
 
 
-def _write_shard(examples: Iterator[dict[str, bytes]], paths: dict[str, pathlib.Path]) -> None:
-    partial = {
-        kind: path.with_name(f"{path.name}.{os.getpid()}.partial") for kind, path in paths.items()
-    }
-    writers = {
-        kind: array_record_module.ArrayRecordWriter(str(path), "group_size:1")
-        for kind, path in partial.items()
-    }
-    for example in examples:
-        for kind, record in example.items():
-            writers[kind].write(record)
-    for writer in writers.values():
-        writer.close()
-    for kind, path in paths.items():
-        partial[kind].replace(path)
+def _write_shard(examples: Iterable[dict[str, bytes]], paths: dict[str, pathlib.Path]) -> None:
+    """Writes a file of each of `KINDS`; all are complete, or absent.
+
+    Raises:
+      OSError: the disk is full.
+    """
+    suffix = f".{os.getpid()}{_PARTIAL}"
+    partial = {kind: path.with_name(f"{path.name}{suffix}") for kind, path in paths.items()}
+    try:
+        writers = {
+            kind: array_record_module.ArrayRecordWriter(str(path), "group_size:1")
+            for kind, path in partial.items()
+        }
+        for example in examples:
+            for kind, record in example.items():
+                writers[kind].write(record)
+        for writer in writers.values():
+            writer.close()
+        for kind, path in paths.items():
+            partial[kind].replace(path)
+    except RuntimeError as error:
+        for code in (errno.ENOSPC, errno.EDQUOT):
+            if os.strerror(code) in str(error):
+                folder = os.fspath(next(iter(paths.values())).parent)
+                raise OSError(code, os.strerror(code), folder) from error
+        raise
+    finally:
+        for path in partial.values():
+            path.unlink(missing_ok=True)
+
+
+def _remove_partial(staging: pathlib.Path) -> None:
+    """Removes what processes left that were killed."""
+    for path in staging.rglob(f"*{_PARTIAL}"):
+        path.unlink(missing_ok=True)
 
 
 def _check_disk(

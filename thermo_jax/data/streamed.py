@@ -18,6 +18,7 @@ import numpy as np
 _SHARE = 0.5
 _NUM_THREADS = min(os.cpu_count() or 1, 16)
 _ROWS_AT_ONCE = 64  # of an iteration
+_CGROUP = pathlib.Path("/sys/fs/cgroup")  # limits of a control group, of a container for example
 
 
 class StreamedColumn:
@@ -124,7 +125,7 @@ def host_memory_bytes() -> int:
     sizes = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
     for file in ("memory.max", "memory/memory.limit_in_bytes"):  # versions 2 and 1
         try:
-            sizes.append(int((pathlib.Path("/sys/fs/cgroup") / file).read_text()))
+            sizes.append(int((_CGROUP / file).read_text()))
         except (OSError, ValueError):  # no such file, or "max"
             continue
     return min(sizes)

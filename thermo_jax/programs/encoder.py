@@ -227,7 +227,7 @@ def _finish(
         "cautions": cautions,
     }
     pictures = workdir / PICTURES
-    images = pictured.columns["images"]
+    images = pictured.columns["images"][:]
     with precision.matmul_precision("float32", platform=jax.default_backend()):
         latents = _encode(images, encoder=encoder.module, variables=encoder.variables)
     drawn = [
