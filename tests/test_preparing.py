@@ -1,5 +1,6 @@
 """Preparing by several processes, in shards that survive a kill."""
 
+import contextlib
 import dataclasses
 import os
 import shutil
@@ -7,11 +8,13 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from absl import logging
 
 from thermo_jax.data import layouts, phantom, workers
+from thermo_jax.data.thermogram import DataError
 from thermo_jax.errors import UserError, is_full_disk
 
 dmr_ir = pytest.importorskip("thermo_jax.data.dmr_ir")
@@ -46,6 +49,16 @@ def contents(prepared):
     return files | {r.name: dataclasses.replace(r, **blank) for r in records}
 
 
+def worker_processes():
+    """The command lines of the processes that joblib started."""
+    lines = []
+    for thread in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # a thread or a process that has just ended
+            for child in (thread / "children").read_text().split():
+                lines.append(Path(f"/proc/{child}/cmdline").read_bytes().decode())
+    return [line for line in lines if "popen_loky" in line]
+
+
 @pytest.fixture(scope="module")
 def expected(source, tmp_path_factory):
     """The same shards, written by threads of this process."""
@@ -71,6 +84,7 @@ def test_processes_write_the_same_files_as_threads(source, expected, tmp_path, m
     monkeypatch.setattr(workers, "num_processes", lambda: 2)
     prepared = preparing.prepare(source, prepared_dir=tmp_path)
     assert contents(prepared) == expected
+    assert not worker_processes()  # none waits for other work
     assert sorted(path.name for path in prepared.directory.iterdir()) == [
         "data_report.txt",
         "dmr_ir",
@@ -191,7 +205,11 @@ def test_a_full_disk_is_reported_as_one_and_the_part_of_a_shard_is_removed(tmp_p
     assert not list(tmp_path.iterdir())
 
 
-def test_a_process_without_its_parent_writes_nothing(source, tmp_path):
+def test_a_process_without_its_parent_writes_nothing(source, tmp_path, monkeypatch):
+    def end(status):
+        raise SystemExit(status)
+
+    monkeypatch.setattr(os, "_exit", end)
     records, _ = layouts.scan(source)
     paths = {kind: tmp_path / kind for kind in preparing.KINDS}
     with pytest.raises(SystemExit):
@@ -204,6 +222,34 @@ def test_many_files_are_checked_by_processes_with_the_same_result(source, monkey
     monkeypatch.setattr(workers, "_LEAST_ITEMS_FOR_PROCESSES", 2)
     monkeypatch.setattr(workers, "num_processes", lambda: 2)
     assert layouts.scan(source) == expected
+
+
+def test_a_strict_scan_by_processes_stops_at_a_bad_file(source, tmp_path, monkeypatch):
+    root = shutil.copytree(source, tmp_path / "source")
+    bad = sorted(root.glob("*/*_snap.jpg"))[3]
+    bad.write_bytes(bad.read_bytes()[:300])
+    monkeypatch.setattr(workers, "_LEAST_ITEMS_FOR_PROCESSES", 2)
+    monkeypatch.setattr(workers, "num_processes", lambda: 2)
+    with pytest.raises(DataError, match=bad.name):
+        layouts.scan(root, strict=True)
+    assert not worker_processes()
+
+
+def test_an_error_in_a_process_is_raised_as_it_is(source, tmp_path, monkeypatch, shards):
+    monkeypatch.setattr(workers, "num_processes", lambda: 2)
+    root = shutil.copytree(source, tmp_path / "source")
+    plan = preparing._plan
+    bad = sorted(root.glob("*/*_snap.jpg"))[5]
+
+    def plan_then_damage(*args, **options):
+        planned = plan(*args, **options)
+        bad.write_bytes(b"not an image")
+        return planned
+
+    monkeypatch.setattr(preparing, "_plan", plan_then_damage)
+    with pytest.raises(DataError, match=bad.name) as raised:
+        preparing.prepare(root, prepared_dir=tmp_path / "prepared")
+    assert raised.value.kind == "unreadable-image"
 
 
 def test_a_log_shows_the_progress(monkeypatch):

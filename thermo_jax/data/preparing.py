@@ -17,7 +17,7 @@ import json
 import os
 import pathlib
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -47,6 +47,7 @@ MOST_SHARDS = 256
 _PLAN = "plan.jsonl"
 _PARTIAL = ".partial"  # the end of the name of a file that is being written
 _SAMPLES = 8  # thermograms whose records show how much disk is needed
+Encode = Callable[[Thermogram], dict[str, bytes]]  # -> the record of each of `KINDS`
 
 
 def prepare(
@@ -268,14 +269,14 @@ def _shard_paths(staging: pathlib.Path, *, num_shards: int) -> list[dict[str, pa
 
 
 def _write_part(
-    part: Sequence[Thermogram], paths: dict[str, pathlib.Path], *, encode: Any, parent: int
+    part: Sequence[Thermogram], paths: dict[str, pathlib.Path], *, encode: Encode, parent: int
 ) -> int:
-    """Writes a shard in a process of its own, which ends with its parent; returns its rows."""
+    """Writes a shard in a process of its own; returns the number of its rows."""
 
     def examples() -> Iterator[dict[str, bytes]]:
         for record in part:
-            if os.getppid() != parent:  # was killed, and another run may have begun
-                raise SystemExit
+            if os.getppid() != parent:  # it was killed, and another run may have begun
+                os._exit(1)
             yield encode(record)
 
     _write_shard(examples(), paths)
@@ -325,7 +326,7 @@ def _check_disk(
     num_left: int,
     staging: pathlib.Path,
     wanted: Wanted,
-    encode: Any,
+    encode: Encode,
 ) -> None:
     """Logs how much disk the missing shards need. Raises UserError if the disk has less."""
     rows = np.linspace(0, len(records) - 1, min(_SAMPLES, len(records))).astype(int)

@@ -5,12 +5,14 @@ import concurrent.futures
 import os
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import joblib
 import tqdm
 from absl import logging
+from joblib.externals.loky import get_reusable_executor
 
 # Starting a process takes as long as reading about 100 files.
 _LEAST_ITEMS_FOR_PROCESSES = 500
@@ -54,23 +56,32 @@ def _threads_map(function: Callable[[Any], Any], items: Sequence[Any]) -> Iterat
 
 
 def _processes_map(function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
-    """joblib's processes do not import the program that uses them, unlike multiprocessing's."""
-    parallel = joblib.Parallel(n_jobs=num_processes(), return_as="generator")
-    return parallel(joblib.delayed(function)(item) for item in items)
+    calls = (joblib.delayed(function)(item) for item in items)
+    yield from _in_processes(calls, return_as="generator")
 
 
 def unordered_calls(
     function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]
 ) -> Iterator[Any]:
     """Calls a function in processes; yields its results as they come."""
+    calls = (joblib.delayed(function)(*args) for args in arguments)
     # No call waits in a process: each is long.
-    parallel = joblib.Parallel(
-        n_jobs=num_processes(),
-        return_as="generator_unordered",
-        batch_size=1,
-        pre_dispatch="n_jobs",
-    )
-    return parallel(joblib.delayed(function)(*args) for args in arguments)
+    options = {"batch_size": 1, "pre_dispatch": "n_jobs"}
+    yield from _in_processes(calls, return_as="generator_unordered", **options)
+
+
+def _in_processes(calls: Iterable[Any], **options: Any) -> Iterator[Any]:
+    """joblib's processes do not import the program that uses them, unlike multiprocessing's."""
+    results = joblib.Parallel(n_jobs=num_processes(), backend="loky", **options)(calls)
+    try:
+        for result in results:  # noqa: UP028 ("yield from" would close the results itself)
+            yield result
+    finally:
+        with warnings.catch_warnings():  # that calls were cancelled
+            warnings.simplefilter("ignore", UserWarning)
+            results.close()
+        # They would wait for other calls, each with 150 MB, for five minutes.
+        get_reusable_executor().shutdown(wait=True)
 
 
 def num_processes() -> int:
