@@ -176,15 +176,16 @@ class Dataset:
     def _is_streamed(self, size: int) -> bool:
         """Whether examples of so many bytes are not kept in memory; a log message says so."""
         limit = memory_for_examples(self.settings.memory_gb)
-        if not (self.settings.streamed or size > limit):
-            return False
-        logging.info(
-            "The images are streamed: they would need %.2f GB of memory, and may use %.2f GB "
-            "(config.data.memory_gb, config.data.streamed).",
-            size / 1e9,
-            limit / 1e9,
-        )
-        return True
+        if self.settings.streamed:
+            logging.info("The images are streamed, as config.data.streamed asks.")
+        elif size > limit:
+            logging.info(
+                "The images are streamed: they would need %.2f GB of memory, and may use %.2f GB "
+                "(config.data.memory_gb).",
+                size / 1e9,
+                limit / 1e9,
+            )
+        return self.settings.streamed or size > limit
 
     def select(self, task: str, data_type: str = "") -> list[Thermogram]:
         """The thermograms that `load` reads."""
