@@ -60,6 +60,11 @@ def test_a_corrected_annotation_in_a_workdir_changes_the_fingerprint(tmp_path):
     assert prepared.source_fingerprint(tmp_path) != before
 
 
+def test_a_bucket_is_refused_as_the_folder_of_prepared_data(tmp_path):
+    with pytest.raises(ValueError, match="prepared_dir=gs://clinic/a is not on this machine: cho"):
+        prepared.make_prepared_dir("gs://clinic/a", root=tmp_path)
+
+
 def test_a_bucket_is_refused_as_a_data_root():
     with pytest.raises(ValueError, match="root=gs://clinic/a is not on this machine: copy"):
         DataSettings(root="gs://clinic/a", type="gray").find_root()

@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterator
 from thermo_jax.data.data_report import Oddity, Reading
 from thermo_jax.data.thermogram import Thermogram, split_name, stem_of
 from thermo_jax.errors import MissingFileError, UserError
-from thermo_jax.files import task_of_run
+from thermo_jax.files import CONFIG, task_of_run
 
 MATRIX_SUFFIX = ".txt"
 # Suffixes of the files that a reader opens.
@@ -96,7 +96,7 @@ def list_folder(root: pathlib.Path, *, leave_out: str | os.PathLike | None = Non
         if folder.absolute() == ignored:
             subfolders.clear()
             continue
-        if folder != root and task_of_run(folder):
+        if folder != root and CONFIG in names and task_of_run(folder):
             files.workdirs.append(folder)
             subfolders.clear()
             continue

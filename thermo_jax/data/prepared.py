@@ -20,7 +20,7 @@ from thermo_jax.data.file_listing import list_files
 from thermo_jax.data.reader import AS_RECOGNISED, ReaderSettings
 from thermo_jax.data.thermogram_table import other_sources
 from thermo_jax.errors import UserError
-from thermo_jax.files import CACHE_DIR_VARIABLE, cache_dir, digest, writing
+from thermo_jax.files import CACHE_DIR_VARIABLE, cache_dir, digest, is_remote, writing
 
 DATASET_NAME, DATASET_VERSION = "dmr_ir", "2.0.0"  # TFDS names folders after these
 KINDS = ("thermograms", "gray", "heat", "label_map")  # "thermograms" is the metadata
@@ -116,7 +116,7 @@ def locate(
 def source_fingerprint(root: str | os.PathLike, **settings: str) -> str:
     """A hash of the settings, the format, and the path, size and mtime of every source file.
 
-    No file but thermograms.csv is opened, so a source is recognised in a fraction of a second.
+    No file but thermograms.csv is opened.
     """
     listing = list_files(root)
     files = []
@@ -154,6 +154,10 @@ def make_prepared_dir(
 
 
 def _folder(prepared_dir: str | os.PathLike | None) -> pathlib.Path:
+    if prepared_dir and is_remote(prepared_dir):
+        raise UserError(
+            f"config.data.prepared_dir={prepared_dir} is not on this machine: choose a folder here"
+        )
     return pathlib.Path(prepared_dir or cache_dir() / "prepared").expanduser().resolve()
 
 
