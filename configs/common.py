@@ -66,13 +66,14 @@ def data(data_type: str) -> ConfigDict:
     # Unit of temperatures: "celsius", "fahrenheit", "kelvin", "centikelvin" (kelvin x 100), or
     # "auto", which recognises it by each image's median.
     config.unit = "auto"
-    # "tf.data" prepares the data once and streams them; "numpy" needs no TensorFlow, and prepares
-    # nothing. Both give the same examples. "auto" is tf.data if TensorFlow is installed.
+    # "tf.data" prepares the data once; "numpy" needs no TensorFlow, and prepares only data that are
+    # streamed. Both give the same examples. "auto" is tf.data if TensorFlow is installed.
     config.loader = "auto"
-    # Images and label maps are kept in memory if they need at most this many GB; else they are read
-    # again and again from prepared data. -1 = half of the machine's memory.
+    # Images and label maps of a task are kept in memory if they need at most this many GB. If not,
+    # they are streamed, that is, read from prepared data for each batch. -1 = half of the machine's
+    # memory, or of a container's or a Slurm job's limit, shared by the Slurm tasks of a machine.
     config.memory_gb = -1.0
-    # True: they are read from prepared data in any case. The batches are the same.
+    # True: images and label maps are streamed in any case. The batches are the same.
     config.streamed = False
     # Folder of prepared (TFDS) data; "" = ~/.cache/thermo_jax, or $THERMO_JAX_CACHE_DIR.
     config.prepared_dir = ""

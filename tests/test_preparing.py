@@ -2,18 +2,22 @@
 
 import contextlib
 import dataclasses
+import functools
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 from absl import logging
 
-from thermo_jax.data import layouts, phantom, workers
+from thermo_jax.data import layouts, phantom, prepared, workers
+from thermo_jax.data.reader import AS_RECOGNISED
+from thermo_jax.data.saved_scan import load_scan, save_scan
 from thermo_jax.data.thermogram import DataError
 from thermo_jax.errors import UserError, is_full_disk
 
@@ -75,7 +79,7 @@ def test_a_set_is_divided_into_shards_of_nearly_equal_length(expected):
     assert names[-1].endswith("dmr_ir-train.array_record-00005-of-00006")
     assert [len(part) for part in preparing._parts(range(600))] == [200, 200, 200]
     huge = [len(part) for part in preparing._parts(range(10_000_000))]
-    assert len(huge) == preparing.MOST_SHARDS and max(huge) - min(huge) <= 1
+    assert len(huge) == preparing.MOST_SHARDS == 1024 and max(huge) - min(huge) <= 1
     assert sum(huge) == 10_000_000
 
 
@@ -112,18 +116,20 @@ preparing.prepare({str(source)!r}, prepared_dir={str(tmp_path)!r})
     process = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE)
 
     def finished():
-        return {
-            path.name: path.stat().st_ino
-            for path in tmp_path.glob("*.incomplete/dmr_ir/*/*/*-of-00006")
-            if "thermograms" in str(path)
-        }
+        """The inodes of the files of the shards that have all kinds, by kind and name."""
+        found = {}
+        for path in tmp_path.glob("*.incomplete/dmr_ir/*/*/*-of-00006"):
+            found.setdefault(path.name, {})[path.parts[-3]] = path.stat().st_ino
+        return {name: inodes for name, inodes in found.items() if len(inodes) == 4}
 
-    deadline = time.monotonic() + 60
-    while len(finished()) < 2 and time.monotonic() < deadline:
-        assert process.poll() is None, process.stderr.read().decode()
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    try:
+        deadline = time.monotonic() + 60
+        while len(finished()) < 2 and time.monotonic() < deadline:
+            assert process.poll() is None, process.stderr.read().decode()
+            time.sleep(0.02)
+    finally:
+        process.kill()
+        process.communicate()
     before = finished()
     assert 2 <= len(before) < 6
     monkeypatch.setattr(layouts, "scan", None)  # the plan is not made again
@@ -136,11 +142,9 @@ preparing.prepare({str(source)!r}, prepared_dir={str(tmp_path)!r})
     prepared = preparing.prepare(source, prepared_dir=tmp_path)
     samples = min(preparing._SAMPLES, ROWS)
     assert len(written) == samples + ROWS - 2 * len(before)
-    after = {
-        path.name: path.stat().st_ino
-        for path in prepared.folder_of("thermograms").glob("*-of-00006")
-    }
-    assert before.items() <= after.items()
+    for name, inodes in before.items():
+        after = {kind: (prepared.folder_of(kind) / name).stat().st_ino for kind in inodes}
+        assert after == inodes
     assert contents(prepared) == expected
     assert not list(tmp_path.glob("*.incomplete"))
 
@@ -179,10 +183,10 @@ def test_a_preparation_that_failed_continues_unless_the_source_has_changed(
 def test_the_plan_contains_all_that_a_scan_found(source, tmp_path):
     records, report = layouts.scan(source)
     records[0] = dataclasses.replace(records[0], name="caf\udce9", notes=("a", "b"))
-    preparing._save_plan(tmp_path / "plan.jsonl", "it", records, report)
-    assert preparing._load_plan(tmp_path / "plan.jsonl", "it") == (records, report)
-    assert preparing._load_plan(tmp_path / "plan.jsonl", "another") is None
-    assert preparing._load_plan(tmp_path / "absent.jsonl", "it") is None
+    save_scan(tmp_path / "plan.jsonl", "it", records, report)
+    assert load_scan(tmp_path / "plan.jsonl", "it") == (records, report)
+    assert load_scan(tmp_path / "plan.jsonl", "another") is None
+    assert load_scan(tmp_path / "absent.jsonl", "it") is None
 
 
 def test_a_disk_that_is_too_small_is_refused_before_the_first_shard(source, tmp_path, monkeypatch):
@@ -205,16 +209,22 @@ def test_a_full_disk_is_reported_as_one_and_the_part_of_a_shard_is_removed(tmp_p
     assert not list(tmp_path.iterdir())
 
 
-def test_a_process_without_its_parent_writes_nothing(source, tmp_path, monkeypatch):
-    def end(status):
-        raise SystemExit(status)
-
-    monkeypatch.setattr(os, "_exit", end)
+@pytest.mark.parametrize("ended", ["by its parent", "with its parent"])
+def test_a_process_that_is_ended_writes_nothing(source, tmp_path, monkeypatch, ended):
+    stop, parent = threading.Event(), os.getppid()
+    monkeypatch.setattr(workers, "_is_ended", bool)
+    monkeypatch.setattr(signal, "signal", lambda *args: None)
+    workers._begin(stop, parent)
+    workers.check_wanted()
+    if ended == "by its parent":
+        stop.set()
+    else:
+        workers._begin(stop, parent + 1)
     records, _ = layouts.scan(source)
     paths = {kind: tmp_path / kind for kind in preparing.KINDS}
-    with pytest.raises(SystemExit):
-        preparing._write_part(records, paths, encode=None, parent=os.getppid() + 1)
-    assert not any(path.exists() for path in paths.values())
+    with pytest.raises(workers.EndedError):
+        preparing._write_part((records, paths), encode=None)
+    assert not list(tmp_path.iterdir())
 
 
 def test_many_files_are_checked_by_processes_with_the_same_result(source, monkeypatch):
@@ -224,14 +234,50 @@ def test_many_files_are_checked_by_processes_with_the_same_result(source, monkey
     assert layouts.scan(source) == expected
 
 
+def wait_until_ended(number):
+    """Runs until it is no longer wanted."""
+    while number:
+        workers.check_wanted()
+        time.sleep(0.01)
+    return number
+
+
+def killed(number):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_processes_give_results_in_order_and_end_with_the_last_one(monkeypatch):
+    monkeypatch.setattr(workers, "num_processes", lambda: 2)
+    results = workers.process_map(abs, range(-9, 0))
+    assert next(results) == 9
+    assert worker_processes()
+    assert list(results) == [8, 7, 6, 5, 4, 3, 2, 1]
+    assert not worker_processes()
+    results = workers.process_map(wait_until_ended, [0, 1, 2, 3])
+    assert next(results) == 0
+    results.close()
+    assert not worker_processes()
+    with pytest.raises(UserError, match="was killed, .* the same command again, which continues"):
+        list(workers.process_map(killed, range(9)))
+
+
+def test_threads_work_where_there_are_no_semaphores(monkeypatch):
+    def refuse(*args, **options):
+        raise OSError("Function not implemented")
+
+    monkeypatch.setattr(workers.loky, "ProcessPoolExecutor", refuse)
+    assert list(workers.process_map(abs, [-1, -2])) == [1, 2]
+
+
 def test_a_strict_scan_by_processes_stops_at_a_bad_file(source, tmp_path, monkeypatch):
     root = shutil.copytree(source, tmp_path / "source")
     bad = sorted(root.glob("*/*_snap.jpg"))[3]
     bad.write_bytes(bad.read_bytes()[:300])
     monkeypatch.setattr(workers, "_LEAST_ITEMS_FOR_PROCESSES", 2)
     monkeypatch.setattr(workers, "num_processes", lambda: 2)
-    with pytest.raises(DataError, match=bad.name):
+    with pytest.raises(DataError, match=bad.name) as raised:
         layouts.scan(root, strict=True)
+    assert raised.value.__traceback__  # a notebook keeps it, too, and with it what it refers to
     assert not worker_processes()
 
 
@@ -252,10 +298,48 @@ def test_an_error_in_a_process_is_raised_as_it_is(source, tmp_path, monkeypatch,
     assert raised.value.kind == "unreadable-image"
 
 
+def test_a_set_of_an_earlier_version_is_prepared_again_with_a_message(
+    source, tmp_path, monkeypatch
+):
+    """Format 5 was one TFDS data set with all features."""
+    monkeypatch.setattr(prepared, "FORMAT_VERSION", 5)
+    old = preparing.prepare(source, prepared_dir=tmp_path)
+    monkeypatch.undo()
+    lines = []
+    monkeypatch.setattr(logging, "warning", lambda text, *args: lines.append(text % args))
+    new = preparing.prepare(source, prepared_dir=tmp_path)
+    assert new.directory == old.directory and new.fingerprint != old.fingerprint
+    assert any("was prepared by an earlier version, or its source has chang" in x for x in lines)
+
+
+def test_a_plan_that_is_cut_off_is_made_again(source, tmp_path):
+    records, report = layouts.scan(source)
+    plan = tmp_path / "plan.jsonl"
+    save_scan(plan, "it", records, report)
+    lines = plan.read_text().splitlines(keepends=True)
+    for cut in ("", lines[0], "".join(lines[:-1]), "".join(lines)[:-9]):
+        plan.write_text(cut)
+        assert load_scan(plan, "it") is None
+
+
+def test_the_disk_that_is_needed_is_estimated_well(source, tmp_path):
+    """A file is filled up to blocks, which many records need less of."""
+    records, _ = layouts.scan(source)
+    encode = functools.partial(dmr_ir.encode, reader=AS_RECOGNISED, colormap="jet")
+    estimate = preparing._bytes_of_record(records, encode=encode, folder=tmp_path / "samples")
+    paths = {kind: tmp_path / kind for kind in preparing.KINDS}
+    many = [encode(record) for record in records] * 10
+    preparing._write_shard(many, paths)
+    size = sum(path.stat().st_size for path in paths.values()) / len(many)
+    assert estimate == pytest.approx(size, rel=0.1)
+    assert not (tmp_path / "samples").exists()
+
+
 def test_a_log_shows_the_progress(monkeypatch):
     lines = []
     monkeypatch.setattr(logging, "info", lambda text, *args: lines.append(text % args))
     monkeypatch.setattr(workers, "_LOG_SECONDS", -1)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: False, raising=False)
     parts = workers.with_progress([3, 4], total=9, done=2, description="preparing", size_of=int)
     assert list(parts) == [3, 4]
     assert lines == ["preparing: 5 of 9", "preparing: 9 of 9"]

@@ -1,14 +1,17 @@
 """Columns that are read from prepared records when they are used equal those in memory."""
 
 import itertools
+import shutil
 import sys
 import threading
+import time
 
 import numpy as np
 import pytest
 from absl import logging
+from example_tables import table
 
-from thermo_jax.data import batches, examples, phantom, streamed, table
+from thermo_jax.data import batches, examples, phantom, streamed
 from thermo_jax.data.dataset import DataSettings, open_dataset
 from thermo_jax.errors import UserError
 
@@ -119,9 +122,12 @@ def test_a_column_is_indexed_like_an_array():
     for index in (7, -1, slice(3, 9), slice(0), [5, 5, 2], np.arange(199, 0, -7)):
         np.testing.assert_array_equal(column[index], values[index])
     np.testing.assert_array_equal(list(column), values)
-    chosen = streamed.subset(column, np.arange(100, 200))
-    np.testing.assert_array_equal(chosen[[3, 1]], values[[103, 101]])
-    np.testing.assert_array_equal(list(streamed.rows_of(column, [4, 2])), values[[4, 2]])
+    for whole in (column, values):
+        chosen = streamed.subset(whole, np.arange(100, 200))
+        part = streamed.subset(chosen, slice(1, 4))
+        assert chosen.shape == (100, 2, 3) and len(part) == 3
+        np.testing.assert_array_equal(chosen[[3, 1]], values[[103, 101]])
+        np.testing.assert_array_equal(list(part), values[101:104])
     with pytest.raises(TypeError, match="larger than the memory: take some of its rows"):
         np.asarray(column)
 
@@ -135,14 +141,15 @@ def test_a_row_is_read_once_for_a_batch_that_repeats_it_and_never_for_a_subset()
     assert sorted(calls) == [1, 4]
 
 
-def test_a_table_takes_rows_of_a_streamed_column_without_reading_them():
-    calls = []
-    column = column_of(np.arange(3, dtype=np.uint8).reshape(3, 1), calls)
-    who = {name: ["a", "b", "c"] for name in ("names", "patients", "protocols", "dates")}
-    rows = table.Table(**who, views=np.zeros(3, np.int32), columns={"images": column})
+@pytest.mark.parametrize("is_streamed", [True, False])
+def test_a_table_takes_rows_of_images_without_reading_or_copying_them(is_streamed):
+    calls, images = [], np.arange(3, dtype=np.uint8).reshape(3, 1)
+    rows = table(["a", "b", "c"], images=column_of(images, calls) if is_streamed else images)
     taken = rows.take([2, 0])
+    images[2] = 7  # seen by what is no copy
     assert calls == []
-    np.testing.assert_array_equal(taken.columns["images"][:], [[2], [0]])
+    np.testing.assert_array_equal(taken.columns["images"][:], [[7], [0]])
+    assert taken.patients.tolist() == ["c", "a"]
 
 
 @pytest.mark.parametrize("loader", batches.LOADERS)
@@ -159,7 +166,10 @@ def test_few_batches_are_read_ahead(loader):
     reading = batches.eval_batches(columns, batch_size=2, loader=loader)
     first = list(itertools.islice(reading, 3))
     np.testing.assert_array_equal(np.concatenate([b["images"] for b in first]).ravel(), range(6))
-    assert len(started) <= 2 * (3 + 3 * batches.BATCHES_AHEAD)
+    deadline = time.monotonic() + 1
+    while time.monotonic() < deadline:  # without a limit, all 100 batches would be read by then
+        time.sleep(0.05)
+    assert 6 < len(started) <= 2 * (3 + 3 * batches.BATCHES_AHEAD)
     reading.close()
 
 
@@ -184,7 +194,7 @@ def test_a_damaged_record_is_an_error_with_its_folder_and_the_remedy(settings, t
     data = bytearray(shard.read_bytes())
     data[1000:-70_000] = bytes(len(data) - 71_000)
     shard.write_bytes(data)
-    message = rf"{tmp_path}.*: the gray of .* cannot be read .*: delete this folder, and the next"
+    message = rf"{tmp_path}.*: the gray of .* cannot be read .* damaged, delete this folder: the"
     with pytest.raises(UserError, match=message):
         column[:]
 
@@ -194,18 +204,18 @@ def test_the_size_of_the_examples_decides(settings, tmp_path, monkeypatch):
     lines = []
     monkeypatch.setattr(logging, "info", lambda text, *args: lines.append(text % args))
     size = 6 * (57_600 + 307_200 + 19_200)
-    prepared_dir = str(tmp_path)
+    prepared_dir, first = str(tmp_path), None
     for memory_gb, is_streamed in ((size / 1e9, False), ((size - 1) / 1e9, True), (-1.0, False)):
         lines.clear()
         opened = open_dataset(settings("heat", memory_gb=memory_gb, prepared_dir=prepared_dir))
         loaded = opened.load("segment")
         assert streamed.is_streamed(loaded.columns) == is_streamed
         assert any(line.startswith("The images are streamed: ") for line in lines) == is_streamed
-        # A NumPy loader prepares the data when they turn out to be too large, and reads the
-        # prepared ones after that.
-        if not is_streamed and memory_gb > 0:
-            assert not list(tmp_path.iterdir())
-    assert len(list(tmp_path.glob("*/prepared.json"))) == 1
+        # The NumPy loader prepares data that are too large, and reads the prepared ones after that.
+        assert bool(list(tmp_path.glob("*/prepared.json"))) == (memory_gb != size / 1e9)
+        first = first or loaded
+        for name, column in first.columns.items():
+            np.testing.assert_array_equal(loaded.columns[name][:], column)
 
 
 def test_without_tfds_data_that_are_too_large_are_refused_with_the_remedies(
@@ -214,7 +224,9 @@ def test_without_tfds_data_that_are_too_large_are_refused_with_the_remedies(
     opened = open_dataset(settings("heat", memory_gb=0.0, prepared_dir=str(tmp_path)))
     monkeypatch.delattr("thermo_jax.data.preparing", raising=False)
     monkeypatch.setitem(sys.modules, "thermo_jax.data.preparing", None)
-    with pytest.raises(UserError, match=r"install tensorflow-datasets.* larger config.data.memory"):
+    with pytest.raises(
+        UserError, match=r"install tensorflow-datasets.* a config.data.memory_gb th"
+    ):
         opened.load("classify")
 
 
@@ -223,10 +235,22 @@ def test_the_memory_is_that_of_the_machine_or_of_the_control_group(tmp_path, mon
     assert whole > 2**28
     assert streamed.memory_for_examples(-1.0) == whole // 2
     assert streamed.memory_for_examples(1.5) == 1_500_000_000
-    monkeypatch.setattr(streamed, "_CGROUP", tmp_path)
-    (tmp_path / "memory.max").write_text("max\n")
+    monkeypatch.setenv("SLURM_STEP_TASKS_PER_NODE", "4(x2),3")
+    assert streamed.memory_for_examples(-1.0) == whole // 2 // 4
+    own = tmp_path / "cgroup"
+    monkeypatch.setattr(streamed, "_CGROUPS", tmp_path)
+    monkeypatch.setattr(streamed, "_OWN_CGROUPS", own)
+    assert streamed.host_memory_bytes() >= whole  # without control groups
+    job = tmp_path / "slurm" / "job_7"
+    (job / "step_0").mkdir(parents=True)
+    (tmp_path / "memory" / "job_7").mkdir(parents=True)
+    own.write_text("0::/slurm/job_7/step_0\n")
+    (job / "step_0" / "memory.max").write_text("max\n")
     assert streamed.host_memory_bytes() >= whole
-    (tmp_path / "memory.max").write_text("1000000\n")
+    (job / "memory.max").write_text("2000000\n")
+    assert streamed.host_memory_bytes() == 2_000_000
+    own.write_text("9:name=systemd:/job_7\n4:cpu,memory:/job_7\n0::/\n")
+    (tmp_path / "memory" / "job_7" / "memory.limit_in_bytes").write_text("1000000\n")
     assert streamed.host_memory_bytes() == 1_000_000
 
 
@@ -236,8 +260,24 @@ def test_source_files_are_read_alike(settings):
     chosen = opened.select("segment")
     options = {"data_type": "heat", "task": "segment"}
     in_memory = examples.load_examples(chosen, **options, read_pixels=opened.read_pixels)
-    rows = examples.load_examples(
-        chosen, **options, read_pixels=opened.read_pixels, is_streamed=True
-    )
+    rows = examples.load_examples(chosen, **options, read_pixels=opened.read_pixels, stream=True)
     for name, column in in_memory.columns.items():
         np.testing.assert_array_equal(rows.columns[name][:], column)
+
+
+def test_a_set_that_is_prepared_again_does_not_change_the_images_of_a_run(settings, tmp_path):
+    """Rows have other numbers then. The run goes on with the old files, or has to start again."""
+    root = shutil.copytree(settings("gray").root, tmp_path / "source")
+    fields = {"root": str(root), "streamed": True, "prepared_dir": str(tmp_path / "prepared")}
+
+    def load():
+        return open_dataset(settings("gray", **fields)).load("classify")
+
+    expected = load().columns["images"][:]
+    column, late_column = (load().columns["images"] for _ in range(2))
+    np.testing.assert_array_equal(column[0], expected[0])
+    shutil.rmtree(root / "0002")
+    assert len(load()) == 5
+    np.testing.assert_array_equal(column[:], expected)
+    with pytest.raises(UserError, match="was prepared again, because its source has changed: sta"):
+        late_column[0]

@@ -19,6 +19,7 @@ from etils import epath
 from thermo_jax.errors import UserError, is_full_disk
 
 CONFIG = "config.json"  # in every run's workdir
+PARTIAL = ".partial"  # the end of the name of a file that is being written
 CACHE_DIR_VARIABLE = "THERMO_JAX_CACHE_DIR"
 
 
@@ -36,7 +37,7 @@ def is_remote(path: str | os.PathLike) -> bool:
 def write_whole(path: str | os.PathLike, content: str | bytes) -> epath.Path:
     """Writes a file that is complete or absent, even if the process dies; returns its path."""
     path = epath.Path(path)
-    partial = path.with_name(f"{path.name}.partial")
+    partial = path.with_name(f"{path.name}{PARTIAL}")
     partial.write_bytes(content.encode() if isinstance(content, str) else content)
     return partial.replace(path)
 

@@ -26,7 +26,7 @@ import importlib.util
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -225,13 +225,13 @@ def _load(
     tf = import_tensorflow()
     names = [*columns, *RESERVED]
     types = [column.dtype for column in columns.values()] + [np.int32, np.int32, np.float32]
-    errors: list[Exception] = []
+    errors: dict[int, Exception] = {}  # by step
 
     def read_values(step: np.ndarray) -> list[np.ndarray]:
         try:
             batch = read(int(step))
         except Exception as error:  # TensorFlow would replace it by one of its own
-            errors.append(error)
+            errors[int(step)] = error
             raise
         return [batch[name] for name in names]
 
@@ -246,12 +246,14 @@ def _load(
     return _with_own_errors(batches.prefetch(2).as_numpy_iterator(), errors)
 
 
-def _with_own_errors(batches: Iterator[Any], errors: Sequence[Exception]) -> Iterator[Any]:
-    """The same batches; raises the first of `errors` in place of TensorFlow's error about it."""
+def _with_own_errors(batches: Iterator[Any], errors: Mapping[int, Exception]) -> Iterator[Any]:
+    """The same batches; raises the first step's error in place of TensorFlow's error about it."""
     try:
         yield from batches
     except Exception as error:
-        raise errors[0] if errors else error  # noqa: B904
+        if not errors:
+            raise
+        raise errors[min(errors)] from error
 
 
 def _read_ahead(read: Callable[[int], Any], steps: range, *, ahead: int) -> Iterator[Any]:

@@ -6,6 +6,7 @@ first bad file. A *note* never stops a run.
 """
 
 import collections
+import contextlib
 import dataclasses
 import os
 import pathlib
@@ -157,15 +158,16 @@ class DataReport:
         Raises:
           DataError: a bad file, if `strict`.
         """
-        while True:
-            try:
-                oddity = next(reading)
-            except StopIteration as end:
-                return end.value
-            self.oddities.append(oddity)
-            if self.strict and oddity.is_bad:
-                detail = f"{oddity.detail} (config.data.strict=False would skip it and go on)"
-                raise DataError(oddity.kind, oddity.file, detail)
+        with contextlib.closing(reading):
+            while True:
+                try:
+                    oddity = next(reading)
+                except StopIteration as end:
+                    return end.value
+                self.oddities.append(oddity)
+                if self.strict and oddity.is_bad:
+                    detail = f"{oddity.detail} (config.data.strict=False would skip it and go on)"
+                    raise DataError(oddity.kind, oddity.file, detail)
 
     @property
     def num_bad(self) -> int:

@@ -157,9 +157,9 @@ class Dataset:
         chosen = self.select(task, data_type)
         downscale = self.settings.downscale
         shapes = examples.column_shapes(data_type, task, downscale=downscale)
-        is_streamed = self._is_streamed(num_bytes(len(chosen), shapes))
+        stream = self._must_stream(num_bytes(len(chosen), shapes))
         read_pixels = self.read_pixels
-        if is_streamed and self.stream_pixels is not None:
+        if stream and self.stream_pixels is not None:
             read_pixels = self.stream_pixels()
         loaded = examples.load_examples(
             chosen,
@@ -167,13 +167,13 @@ class Dataset:
             task=task,
             downscale=downscale,
             read_pixels=read_pixels,
-            is_streamed=is_streamed,
+            stream=stream,
         )
         if is_own:
             self._loaded[task, data_type] = loaded
         return loaded
 
-    def _is_streamed(self, size: int) -> bool:
+    def _must_stream(self, size: int) -> bool:
         """Whether examples of so many bytes are not kept in memory; a log message says so."""
         limit = memory_for_examples(self.settings.memory_gb)
         if self.settings.streamed:
@@ -269,8 +269,10 @@ def open_dataset(settings: DataSettings) -> Dataset:
             examples.read_pixels, colormap=settings.colormap, settings=settings.reader
         )
 
+        @functools.cache
         def stream_pixels() -> examples.ReadPixels:
-            return _open_prepared(root, strict=settings.strict, **options)[2]
+            scanned = records, report
+            return _open_prepared(root, strict=settings.strict, scanned=scanned, **options)[2]
 
         write_report = functools.partial(report.write, records=records)
         cautions = report.cautions
@@ -302,9 +304,10 @@ def _open_prepared(
         from thermo_jax.data import dmr_ir, preparing  # these import tensorflow_datasets
     except ImportError as error:
         raise UserError(
-            "data that are larger than the memory are streamed from records of TFDS, which cannot "
-            f"be imported ({error}): run `pip install tensorflow-datasets`, or choose less data "
-            "(config.data), or a larger config.data.memory_gb"
+            f"prepared data, from which images are streamed, need packages that cannot be imported "
+            f"({error}): run `pip install tensorflow-datasets array-record`; or set "
+            "config.data.loader='numpy', config.data.streamed=False and a config.data.memory_gb "
+            "that is large enough"
         ) from error
     stored = preparing.prepare(root, **options)
     logging.info("reading the prepared data in %s", stored.directory)

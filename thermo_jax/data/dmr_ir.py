@@ -11,8 +11,10 @@ TFDS (TensorFlow Datasets) needs no TensorFlow for this. Silva et al. 2014, doi
 import contextlib
 import functools
 import io
+import itertools
 import math
 import pathlib
+import resource
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -24,7 +26,7 @@ from tensorflow_datasets.proto import tf_example_pb2
 
 from thermo_jax.data import annotations, examples
 from thermo_jax.data.picture import load_pixels
-from thermo_jax.data.prepared import DATASET_NAME, KINDS, Prepared
+from thermo_jax.data.prepared import DATASET_NAME, KINDS, Prepared, find
 from thermo_jax.data.reader import ReaderSettings
 from thermo_jax.data.thermogram import BACKGROUND, CLASS_NAMES, Annotation, Thermogram
 from thermo_jax.errors import UserError
@@ -45,6 +47,7 @@ _METADATA = {
 _FLAGS = ("has_gray", "has_heat", "has_temperatures", "annotated")
 # TFDS cannot store None: a missing image is stored with 0 rows. Only the number of rows is unknown:
 # with two unknown sizes, TFDS would also store each shape.
+_OPEN_FILES = 8192  # more than the shards of all kinds
 _PIXELS = {"gray": (-1, 640, 1), "heat": (-1, 160, 3), "label_map": (-1, 640)}
 
 
@@ -93,7 +96,7 @@ def pixel_reader(prepared: Prepared, records: Sequence[Thermogram]) -> examples.
     Args:
       records: those of `load_records`.
     Raises:
-      UserError: the function raises it if a record cannot be read.
+      UserError: the function raises it if a record cannot be read, or if the set was replaced.
     """
     rows = {record.name: row for row, record in enumerate(records)}
     opened: dict[str, Sequence[bytes]] = {}
@@ -108,10 +111,12 @@ def pixel_reader(prepared: Prepared, records: Sequence[Thermogram]) -> examples.
     def read(record: Thermogram, kind: str) -> np.ndarray:
         try:
             value = _features(stored(kind)[rows[record.name]])[kind].bytes_list.value[0]
-        except (OSError, ValueError, RuntimeError, IndexError) as error:
+        except UserError:
+            raise
+        except (OSError, ValueError, RuntimeError, LookupError) as error:
             raise UserError(
-                f"{prepared.directory}: the {kind} of {record.name} cannot be read ({error}): "
-                "delete this folder, and the next run prepares the data again"
+                f"{prepared.directory}: the {kind} of {record.name} cannot be read ({error}). If "
+                "its files are damaged, delete this folder: the next run prepares the data again"
             ) from error
         return np.frombuffer(value, np.uint8).reshape(_PIXELS[kind])
 
@@ -119,11 +124,34 @@ def pixel_reader(prepared: Prepared, records: Sequence[Thermogram]) -> examples.
 
 
 def _open(prepared: Prepared, kind: str) -> Sequence[bytes]:
-    """The records of one of `KINDS` in order, each read when it is indexed."""
+    """The records of one of `KINDS` in order, each read when it is indexed.
+
+    Raises:
+      UserError: another set is in the folder since the records were listed.
+    """
+    _allow_open_files(_OPEN_FILES)
     with quiet():
         builder = tfds.builder_from_directory(prepared.folder_of(kind))
         raw = tfds.decode.DeserializeMethod.RAW_BYTES
-        return builder.as_data_source(split="train", deserialize_method=raw)
+        records = builder.as_data_source(split="train", deserialize_method=raw)
+        lengths = builder.info.splits["train"].shard_lengths
+    # A run may prepare a changed source again while this one reads. Files that are open then stay
+    # as they are. Reading a record of a shard opens its file.
+    for start in itertools.accumulate(lengths[:-1], initial=0):
+        records[start]
+    if find(prepared.directory, prepared.fingerprint) is None:
+        raise UserError(
+            f"{prepared.directory} was prepared again, because its source has changed: start again"
+        )
+    return records
+
+
+def _allow_open_files(count: int) -> None:
+    """Raises the number of files that this process may open, as far as the system allows."""
+    least, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count if most == resource.RLIM_INFINITY else min(count, most)
+    if least != resource.RLIM_INFINITY and least < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
 
 
 def _features(record: bytes) -> Mapping[str, Any]:

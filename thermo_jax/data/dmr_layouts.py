@@ -5,6 +5,7 @@ site. `layouts` says how the folders look.
 """
 
 import collections
+import contextlib
 import dataclasses
 import functools
 import pathlib
@@ -107,12 +108,13 @@ def _with_sound_files(
     kept, incomplete = [], []
     check = functools.partial(_check_files, root=files.root, settings=settings)
     checks = ordered_map(check, records, description="checking", by_processes=True)
-    for record, (sound, oddities, sizes_of_record) in zip(records, checks, strict=True):
-        yield from oddities
-        sizes.update(sizes_of_record)
-        kept += [sound] if sound.paths else []
-        if ("gray" in record.paths) != ("heat" in record.paths):
-            incomplete.append((record, sound))
+    with contextlib.closing(checks):  # a strict scan stops at a bad file
+        for record, (sound, oddities, sizes_of_record) in zip(records, checks, strict=True):
+            yield from oddities
+            sizes.update(sizes_of_record)
+            kept += [sound] if sound.paths else []
+            if ("gray" in record.paths) != ("heat" in record.paths):
+                incomplete.append((record, sound))
     for record, sound in incomplete:
         kind, missing, usable = (
             ("missing-snap", "heatmap", "gray")

@@ -17,7 +17,7 @@ from absl import logging
 from thermo_jax.data import annotations
 from thermo_jax.data.picture import load_pixels
 from thermo_jax.data.reader import AS_RECOGNISED, ReaderSettings
-from thermo_jax.data.streamed import Column, StreamedColumn
+from thermo_jax.data.streamed import Column, StreamedColumn, subset
 from thermo_jax.data.table import Table
 from thermo_jax.data.thermogram import (
     GRAY_SHAPE,
@@ -82,8 +82,19 @@ class Examples(Table):
     All but the labels may be streamed (`streamed.py`).
     """
 
+    columns: dict[str, Column]
+
     data_type: str
     mean_temperatures: np.ndarray  # float64 [N], degrees C; NaN if there is no matrix
+
+    def take(self, rows: Sequence[int] | np.ndarray) -> "Examples":
+        """A table of the rows with these indices, in this order. Images are not copied."""
+        rows = np.asarray(rows, np.int64).reshape(-1)
+        return dataclasses.replace(
+            self,
+            **{name: values[rows] for name, values in self.who().items()},
+            columns={key: subset(column, rows) for key, column in self.columns.items()},
+        )
 
 
 def select(
@@ -151,14 +162,14 @@ def load_examples(
     task: str,
     downscale: int = 1,
     read_pixels: ReadPixels = read_pixels,
-    is_streamed: bool = False,
+    stream: bool = False,
 ) -> Examples:
     """A table of the thermograms that `select` returned for this data type and task.
 
     Args:
       downscale: factor by which images become smaller; block means are rounded to 8 bits.
       read_pixels: reads the thermograms' files, or a prepared set (`dmr_ir.pixel_reader`).
-      is_streamed: whether pixels are read when they are used; if not, they are read now.
+      stream: whether pixels are read when they are used; if not, they are read now.
     Raises:
       UserError: `downscale` does not divide the image.
       ValueError: a record is not annotated (task "segment").
@@ -171,9 +182,9 @@ def load_examples(
         record = records[row]
         if name == "images":
             return block_mean(read_pixels(record, data_type), factor=downscale)
-        label_map = read_pixels(record, "label_map")
         if name == "label_maps":
-            return label_map
+            return read_pixels(record, "label_map")
+        label_map = read_pixels(record, "label_map") if stream else columns["label_maps"][row]
         factor = GRAY_SHAPE[0] // shapes[name][0]
         return annotations.scored_label_map(label_map, record.regions, factor=factor)
 
@@ -181,11 +192,12 @@ def load_examples(
     columns: dict[str, Column] = {}
     for name, shape in shapes.items():
         read_row = functools.partial(read, name=name)
-        if is_streamed:
+        if stream:
             columns[name] = StreamedColumn(read_row, (count, *shape))
             continue
         columns[name] = np.empty((count, *shape), np.uint8)
-        values = ordered_map(read_row, range(count), description=f"reading {data_type}")
+        description = f"reading {data_type} {name.replace('_', ' ')}"
+        values = ordered_map(read_row, range(count), description=description)
         for row, value in enumerate(values):
             columns[name][row] = value
     return Examples(

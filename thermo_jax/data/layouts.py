@@ -12,6 +12,7 @@ by name and left out. Each step of the scan returns the thermograms that it keep
 """
 
 import collections
+import contextlib
 import dataclasses
 import functools
 import os
@@ -190,11 +191,12 @@ def _with_sound_files(
     kept = []
     check = functools.partial(_check_files, settings=settings)
     checks = ordered_map(check, records, description="checking", by_processes=True)
-    for sound, oddities, of_record in checks:
-        for oddity in oddities:
-            yield dataclasses.replace(oddity, file=files.relative(pathlib.Path(oddity.file)))
-        sizes.update(of_record)
-        kept += [sound] if sound else []
+    with contextlib.closing(checks):  # a strict scan stops at a bad file
+        for sound, oddities, of_record in checks:
+            for oddity in oddities:
+                yield dataclasses.replace(oddity, file=files.relative(pathlib.Path(oddity.file)))
+            sizes.update(of_record)
+            kept += [sound] if sound else []
     return kept
 
 

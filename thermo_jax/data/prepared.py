@@ -13,6 +13,7 @@ import os
 import pathlib
 from collections.abc import Iterator
 
+from absl import logging
 from etils import epath
 
 from thermo_jax.data.data_report import REPORT_FILES
@@ -168,5 +169,9 @@ def lock(directory: pathlib.Path) -> Iterator[None]:
     with writing(directory.parent, elsewhere=_ELSEWHERE):
         path.touch()
     with open(path, "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            logging.info("waiting for another process, which prepares %s", directory)
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -9,23 +9,22 @@ unless the source has changed meanwhile.
 """
 
 import collections
-import dataclasses
+import contextlib
 import datetime
 import errno
 import functools
+import itertools
 import json
 import os
 import pathlib
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
 
 import numpy as np
 from absl import logging
 from array_record.python import array_record_module
 
 from thermo_jax.data import dmr_ir, layouts, workers
-from thermo_jax.data.data_report import DataReport, Oddity
 from thermo_jax.data.prepared import (
     KINDS,
     PREPARED_FILE,
@@ -37,16 +36,16 @@ from thermo_jax.data.prepared import (
     make_prepared_dir,
 )
 from thermo_jax.data.reader import AS_RECOGNISED, ReaderSettings
-from thermo_jax.data.thermogram import PATH_FIELDS, Annotation, Thermogram
+from thermo_jax.data.saved_scan import Scanned, load_scan, save_scan
+from thermo_jax.data.thermogram import Thermogram
 from thermo_jax.errors import UserError
-from thermo_jax.files import write_whole
+from thermo_jax.files import PARTIAL, write_whole
 
 ROWS_PER_SHARD = 256
-# A reader keeps every shard of a kind open, and many systems allow 1,024 open files.
-MOST_SHARDS = 256
+MOST_SHARDS = 1024  # a reader keeps every shard of a kind open
 _PLAN = "plan.jsonl"
-_PARTIAL = ".partial"  # the end of the name of a file that is being written
 _SAMPLES = 8  # thermograms whose records show how much disk is needed
+_COPIES = 16  # of the samples, since ArrayRecord fills up each file to blocks of 64 KiB
 Encode = Callable[[Thermogram], dict[str, bytes]]  # -> the record of each of `KINDS`
 
 
@@ -59,6 +58,7 @@ def prepare(
     colormap: str = "jet",
     render: str = "auto",
     reader: ReaderSettings = AS_RECOGNISED,
+    scanned: Scanned | None = None,
 ) -> Prepared:
     """Prepares a source folder, unless this was done before.
 
@@ -66,6 +66,7 @@ def prepare(
       root, layout, strict, render, reader: as in `layouts.scan`.
       prepared_dir: the folder of prepared sets; default `prepared` in `files.cache_dir()`.
       colormap: matplotlib colour map for heatmaps rendered from temperatures.
+      scanned: the result of `layouts.scan` with these arguments, if that was called before.
     Raises:
       FileNotFoundError: there is no such root.
       UserError: no usable thermogram, an unknown layout, too little disk, or `prepared_dir` is
@@ -87,7 +88,7 @@ def prepare(
         with lock(wanted.directory):
             # Another process may have prepared it by now.
             prepared = find(wanted.directory, fingerprint) or _write(
-                wanted, fingerprint, strict=strict, reader=reader
+                wanted, fingerprint, strict=strict, reader=reader, scanned=scanned
             )
     if strict and prepared.num_bad:
         layouts.scan(root, layout=layout, strict=True, reader=reader)  # raises the file's error
@@ -101,7 +102,14 @@ def prepare(
     return prepared
 
 
-def _write(wanted: Wanted, fingerprint: str, *, strict: bool, reader: ReaderSettings) -> Prepared:
+def _write(
+    wanted: Wanted,
+    fingerprint: str,
+    *,
+    strict: bool,
+    reader: ReaderSettings,
+    scanned: Scanned | None,
+) -> Prepared:
     """Prepares in a folder beside the wanted one, and renames it when it is complete."""
     directory = wanted.directory
     if directory.exists():
@@ -111,7 +119,8 @@ def _write(wanted: Wanted, fingerprint: str, *, strict: bool, reader: ReaderSett
             directory,
         )
     staging = directory.with_name(f"{directory.name}.incomplete")
-    records, report = _plan(wanted, fingerprint, staging=staging, strict=strict, reader=reader)
+    options = {"strict": strict, "reader": reader, "scanned": scanned}
+    records, report = _plan(wanted, fingerprint, staging=staging, **options)
     _remove_partial(staging)
     shard_lengths = _write_shards(records, staging=staging, wanted=wanted, reader=reader)
     _remove_partial(staging)
@@ -135,11 +144,6 @@ def _write(wanted: Wanted, fingerprint: str, *, strict: bool, reader: ReaderSett
     return Prepared(directory=directory, **facts)
 
 
-# --------------------------------------------------------------------------------------------------
-# The plan
-# --------------------------------------------------------------------------------------------------
-
-
 def _plan(
     wanted: Wanted,
     fingerprint: str,
@@ -147,72 +151,27 @@ def _plan(
     staging: pathlib.Path,
     strict: bool,
     reader: ReaderSettings,
-) -> tuple[list[Thermogram], DataReport]:
+    scanned: Scanned | None,
+) -> Scanned:
     """The thermograms to write, and the data report: of a run that was killed, or of a scan."""
     path = staging / _PLAN
-    saved = _load_plan(path, fingerprint)
-    if saved is not None:
+    saved = load_scan(path, fingerprint)
+    if saved is not None and not (strict and saved[1].num_bad):
         logging.info("continuing to prepare %s in %s", wanted.root, wanted.directory)
         return saved
-    shutil.rmtree(staging, ignore_errors=True)  # of another state of the source
     logging.info("preparing %s in %s", wanted.root, wanted.directory)
-    records, report = layouts.scan(
+    records, report = scanned or layouts.scan(
         wanted.root,
         layout=wanted.read_as["layout"],
         strict=strict,
         render=wanted.read_as["render"],
         reader=reader,
     )
+    shutil.rmtree(staging, ignore_errors=True)  # of another state of the source
     for kind in KINDS:
         _folder_of(staging, kind).mkdir(parents=True)
-    _save_plan(path, fingerprint, records, report)
+    save_scan(path, fingerprint, records, report)
     return records, report
-
-
-def _save_plan(
-    path: pathlib.Path, fingerprint: str, records: Sequence[Thermogram], report: DataReport
-) -> None:
-    """Writes the report and the records, one JSON value in each line."""
-    partial = path.with_suffix(_PARTIAL)
-    with open(partial, "w", encoding="utf-8") as file:
-        of_report = vars(report) | {"oddities": list(map(vars, report.oddities))}
-        for fields in ({"fingerprint": fingerprint}, of_report, *map(dataclasses.asdict, records)):
-            file.write(json.dumps(fields, default=os.fspath) + "\n")
-    partial.replace(path)
-
-
-def _load_plan(path: pathlib.Path, fingerprint: str) -> tuple[list[Thermogram], DataReport] | None:
-    """The plan; None if there is none for this source."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            if json.loads(next(file, "{}")).get("fingerprint") != fingerprint:
-                return None
-            report = json.loads(next(file))
-            report["oddities"] = [Oddity(**fields) for fields in report["oddities"]]
-            report["sizes"] = collections.Counter(report["sizes"])
-            report["root"] = pathlib.Path(report["root"])
-            return [_thermogram(json.loads(line)) for line in file], DataReport(**report)
-    except FileNotFoundError:
-        return None
-
-
-def _thermogram(fields: dict[str, Any]) -> Thermogram:
-    """A thermogram from its fields in JSON, which has neither tuples nor paths."""
-    paths = {name: fields[name] and pathlib.Path(fields[name]) for name in PATH_FIELDS.values()}
-    regions = [
-        Annotation(
-            class_index=region["class_index"],
-            rings=tuple(tuple(map(tuple, ring)) for ring in region["rings"]),
-            runs=tuple(region["runs"]),
-        )
-        for region in fields["regions"]
-    ]
-    fields |= paths | {
-        "regions": tuple(regions),
-        "files": tuple(map(pathlib.Path, fields["files"])),
-    }
-    fields |= {name: tuple(fields[name]) for name in ("shape", "regions_shape", "notes")}
-    return Thermogram(**fields)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -229,25 +188,28 @@ def _write_shards(
     missing = [
         (part, of_part)
         for part, of_part in zip(parts, paths, strict=True)
-        if not all(path.exists() for path in of_part.values())
+        if not all(path.exists() and path.stat().st_size for path in of_part.values())
     ]
     num_left = sum(len(part) for part, _ in missing)
     encode = functools.partial(dmr_ir.encode, reader=reader, colormap=wanted.read_as["colormap"])
     _check_disk(records, num_left=num_left, staging=staging, wanted=wanted, encode=encode)
     if len(missing) < 2 or workers.num_processes() < 2:
-        for part, of_part in missing:
-            examples = workers.ordered_map(encode, part, description="preparing")
-            _write_shard(examples, of_part)
+        left = [record for part, _ in missing for record in part]
+        encoded = workers.ordered_map(encode, left, description="preparing")
+        with contextlib.closing(encoded):
+            for part, of_part in missing:
+                _write_shard(itertools.islice(encoded, len(part)), of_part)
         return [len(part) for part in parts]
-    write = functools.partial(_write_part, encode=encode, parent=os.getpid())
-    for _ in workers.with_progress(
-        workers.unordered_calls(write, missing),
+    write = functools.partial(_write_part, encode=encode)
+    numbers = workers.with_progress(
+        workers.process_map(write, missing),
         total=len(records),
         done=len(records) - num_left,
-        size_of=lambda num_rows: num_rows,
+        size_of=int,
         description="preparing",
-    ):
-        pass
+    )
+    with contextlib.closing(numbers):
+        collections.deque(numbers, maxlen=0)
     return [len(part) for part in parts]
 
 
@@ -269,18 +231,18 @@ def _shard_paths(staging: pathlib.Path, *, num_shards: int) -> list[dict[str, pa
 
 
 def _write_part(
-    part: Sequence[Thermogram], paths: dict[str, pathlib.Path], *, encode: Encode, parent: int
+    shard: tuple[Sequence[Thermogram], dict[str, pathlib.Path]], *, encode: Encode
 ) -> int:
-    """Writes a shard in a process of its own; returns the number of its rows."""
+    """Reads and writes the records of a shard, in any process; returns their number."""
+    records, paths = shard
 
     def examples() -> Iterator[dict[str, bytes]]:
-        for record in part:
-            if os.getppid() != parent:  # it was killed, and another run may have begun
-                os._exit(1)
+        for record in records:
+            workers.check_wanted()
             yield encode(record)
 
     _write_shard(examples(), paths)
-    return len(part)
+    return len(records)
 
 
 def _write_shard(examples: Iterable[dict[str, bytes]], paths: dict[str, pathlib.Path]) -> None:
@@ -289,7 +251,7 @@ def _write_shard(examples: Iterable[dict[str, bytes]], paths: dict[str, pathlib.
     Raises:
       OSError: the disk is full.
     """
-    suffix = f".{os.getpid()}{_PARTIAL}"
+    suffix = f".{os.getpid()}{PARTIAL}"
     partial = {kind: path.with_name(f"{path.name}{suffix}") for kind, path in paths.items()}
     try:
         writers = {
@@ -316,7 +278,7 @@ def _write_shard(examples: Iterable[dict[str, bytes]], paths: dict[str, pathlib.
 
 def _remove_partial(staging: pathlib.Path) -> None:
     """Removes what processes left that were killed."""
-    for path in staging.rglob(f"*{_PARTIAL}"):
+    for path in staging.rglob(f"*{PARTIAL}"):
         path.unlink(missing_ok=True)
 
 
@@ -329,14 +291,8 @@ def _check_disk(
     encode: Encode,
 ) -> None:
     """Logs how much disk the missing shards need. Raises UserError if the disk has less."""
-    rows = np.linspace(0, len(records) - 1, min(_SAMPLES, len(records))).astype(int)
-    folder = staging / "samples"
-    folder.mkdir(exist_ok=True)
-    paths = {kind: folder / kind for kind in KINDS}
-    _write_shard((encode(records[row]) for row in rows), paths)
-    per_record = sum(path.stat().st_size for path in paths.values()) / len(rows)
-    shutil.rmtree(folder)
-    needed, free = per_record * num_left, shutil.disk_usage(staging).free
+    needed = num_left * _bytes_of_record(records, encode=encode, folder=staging / "samples")
+    free = shutil.disk_usage(staging).free
     logging.info(
         "%d of %d thermograms are to be written: they need about %.2f GB of disk, and %.1f GB are "
         "free",
@@ -351,3 +307,19 @@ def _check_disk(
             f"disk, and {free / 1e9:.1f} GB are free: delete something, or choose another folder "
             "with config.data.prepared_dir"
         )
+
+
+def _bytes_of_record(
+    records: Sequence[Thermogram], *, encode: Encode, folder: pathlib.Path
+) -> float:
+    """The size on disk of all kinds of a thermogram, the mean over some of them."""
+    rows = np.linspace(0, len(records) - 1, min(_SAMPLES, len(records))).astype(int)
+    examples = [encode(records[row]) for row in rows]
+    paths = {kind: folder / kind for kind in KINDS}
+    folder.mkdir(exist_ok=True)
+    try:
+        _write_shard(examples * _COPIES, paths)
+        sizes = [path.stat().st_size for path in paths.values()]
+    finally:
+        shutil.rmtree(folder)
+    return sum(sizes) / (len(examples) * _COPIES)

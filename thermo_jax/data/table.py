@@ -6,15 +6,12 @@ from typing import Self
 
 import numpy as np
 
-from thermo_jax.data.streamed import Column, subset
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Table:
-    """Rows of images; row i of every array and of every column is about the same image.
+    """Rows of images in host memory; row i of every array is about the same image.
 
-    A subclass may add fields. Those that are arrays have one entry per row, too. Columns may be
-    streamed.
+    A subclass may add fields. Those that are arrays have one entry per row, too.
     """
 
     names: np.ndarray  # str [N]
@@ -22,7 +19,7 @@ class Table:
     views: np.ndarray  # int32 [N], keys of VIEW_NAMES
     protocols: np.ndarray  # str [N], keys of PROTOCOL_NAMES
     dates: np.ndarray  # str [N], ISO, "" = unknown
-    columns: dict[str, Column]  # [N, ...]
+    columns: dict[str, np.ndarray]  # [N, ...]
 
     def __post_init__(self):
         for name in ("names", "patients", "protocols", "dates"):  # may be given as lists
@@ -41,7 +38,7 @@ class Table:
         return dataclasses.replace(
             self,
             **{name: values[rows] for name, values in self.who().items()},
-            columns={key: subset(column, rows) for key, column in self.columns.items()},
+            columns={key: column[rows] for key, column in self.columns.items()},
         )
 
     @classmethod

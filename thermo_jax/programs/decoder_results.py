@@ -212,7 +212,7 @@ def classification_columns(predictions: Predictions) -> dict[str, np.ndarray]:
 
 
 def keeper(task: str, examples: Examples) -> Callable[[dict, slice], dict]:
-    """What to keep of predictions, as an argument of `passes.predict`; nothing if not the writer.
+    """Returns what to keep of predictions, as `passes.predict` needs it. Only the writer keeps any.
 
     Of a classifier, these are the probabilities, and the evidence of the images in the picture; of
     a segmenter, see `score`. Evidence and label maps of all images at full size would be large.
@@ -353,7 +353,7 @@ def evidence_picture(path: Path, test: Examples, predicted: dict, *, title: str)
     return figures.evidence_figure(
         path,
         test.columns["images"][shown],
-        predicted["evidence"][np.argsort(np.argsort(shown))],
+        predicted["evidence"][np.searchsorted(np.sort(shown), shown)],  # kept in order of the rows
         predicted["probabilities"][shown],
         test.columns["labels"][shown],
         test.names[shown],

@@ -147,14 +147,13 @@ def _untrained(dataset: Dataset, split: Split) -> float | None:
     examples = dataset.load("segment")
     if examples.columns["images"].shape[1:] != model.image_shape:
         return None
-    rows = examples.rows_of_patients(split.test)
-    truth, images = (examples.columns[name][rows] for name in ("scored_label_maps", "images"))
+    tested = examples.take(examples.rows_of_patients(split.test)).columns
+    confusions = []
     with matmul_precision(model.dtype, platform=jax.default_backend()):
-        maps = [
-            model(images[row : row + 1], shape=truth.shape[1:])["classes"].argmax(-1)
-            for row in range(len(rows))
-        ]
-    return _pooled(decoder_results.confusions(truth, np.concatenate(maps)))
+        for image, truth in zip(tested["images"], tested["scored_label_maps"], strict=True):
+            maps = model(image[np.newaxis], shape=truth.shape)["classes"].argmax(-1)
+            confusions.append(decoder_results.confusions(truth[np.newaxis], maps))
+    return _pooled(np.concatenate(confusions))
 
 
 def _pooled(confusions: np.ndarray) -> float:

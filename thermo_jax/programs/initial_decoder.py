@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from thermo_jax.data.dataset import PHANTOM, Dataset
 from thermo_jax.data.examples import Examples, image_shape
-from thermo_jax.data.streamed import rows_of
+from thermo_jax.data.streamed import subset
 from thermo_jax.data.thermogram import SICK
 from thermo_jax.errors import UserError
 from thermo_jax.files import digest
@@ -190,7 +190,7 @@ def trained_on(
         "data": digest(_data_key(dataset)),
         "synthetic": _is_phantom(dataset),
         "patients": sorted(patient_digests(patients.tolist(), dataset=dataset)),
-        "images": sorted(set(image_digests(rows_of(images, rows)))),
+        "images": sorted(set(image_digests(subset(images, rows)))),
     }
     if task == "classify":
         is_sick = examples.columns["labels"][rows] == SICK

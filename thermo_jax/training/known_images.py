@@ -20,16 +20,19 @@ def image_digests(images: Iterable[UInt8[np.ndarray, "h w c"]]) -> list[str]:
     return [hashlib.sha256(image.tobytes()).hexdigest()[:DIGITS] for image in images]
 
 
-def trained_with(meta: Mapping[str, Any], image: UInt8[np.ndarray, "h w c"]) -> bool:
-    """Whether the image is known to be one of those that trained or validated a model.
+def known_digests(meta: Mapping[str, Any]) -> frozenset[str]:
+    """The digests of the images that are known to have trained or validated a model.
 
-    False does not show that it is a new one: models of earlier versions and imported ones have no
-    digests, and the same thermogram may have been saved again with other pixels.
+    An image that is not among them need not be a new one: models of earlier versions and imported
+    ones have no digests, and the same thermogram may have been saved again with other pixels.
 
     Args:
       meta: of the model's checkpoint or file of weights.
-      image: as this model reads it.
     """
-    (wanted,) = image_digests([image])
     runs = meta.get("trained_on") or []  # None in a list stands for a run that is not known
-    return any(wanted in run.get("images", ()) for run in runs if run is not None)
+    return frozenset(one for run in runs if run is not None for one in run.get("images", ()))
+
+
+def trained_with(meta: Mapping[str, Any], image: UInt8[np.ndarray, "h w c"]) -> bool:
+    """Whether `known_digests` contains an image, which is given as the model reads it."""
+    return not known_digests(meta).isdisjoint(image_digests([image]))
