@@ -33,6 +33,7 @@ COLUMNS = {
     "gray, label maps": [("gray", "segment", "images"), ("gray", "segment", "label_maps")],
 }
 STEPS_MS = (1, 5, 50)
+REPEATS = 5  # of a speed, whose median is shown
 
 
 def opened(root: str, data_type: str) -> Dataset:
@@ -74,21 +75,26 @@ def measure_speed(root: str, *, batch_size: int) -> None:
     for name in COLUMNS:
         for loader in batches.LOADERS:
             for files in ("cold", "warm"):
-                columns = columns_of(root, name)
-                if files == "cold":
-                    forget(root)
-                count, size = 0, 0
-                start, used = time.perf_counter(), time.process_time()
-                for batch in epoch(columns, batch_size=batch_size, loader=loader):
-                    count += len(batch["index"])
-                    size += sum(batch[column].nbytes for column in columns)
-                seconds, used = time.perf_counter() - start, time.process_time() - used
+                runs = []
+                for _ in range(REPEATS):
+                    if files == "cold":
+                        forget(root)
+                    columns = columns_of(root, name)
+                    runs.append(timed(epoch(columns, batch_size=batch_size, loader=loader)))
+                seconds, cpu_seconds = np.median(runs, axis=0)  # for an image
+                size = sum(np.prod(column.shape[1:]) for column in columns.values())
                 print(
-                    f"| {name} | {files} | {loader} | {count / seconds:,.0f} "
-                    f"| {1e3 * used / count:.2f} | {count / used:,.0f} "
-                    f"| {size / seconds / 1e6:,.0f} |",
+                    f"| {name} | {files} | {loader} | {1 / seconds:,.0f} | {1e3 * cpu_seconds:.2f} "
+                    f"| {1 / cpu_seconds:,.0f} | {size / seconds / 1e6:,.0f} |",
                     flush=True,
                 )
+
+
+def timed(reading: Iterator[dict]) -> tuple[float, float]:
+    """Returns the seconds and the seconds of CPU time that an image takes."""
+    start, used = time.perf_counter(), time.process_time()
+    count = sum(len(batch["index"]) for batch in reading)
+    return (time.perf_counter() - start) / count, (time.process_time() - used) / count
 
 
 def measure_wait(root: str, *, batch_size: int) -> None:
