@@ -259,9 +259,8 @@ def test_an_image_is_recognised_by_its_pixels():
     (known,) = image_digests([image])
     assert len(known) == 16
     meta = {"trained_on": [None, {"patients": []}, {"images": [known]}]}
-    assert trained_with(meta, image)
-    assert not trained_with(meta, image[::-1])
-    assert not trained_with({}, image) and not trained_with({"trained_on": None}, image)
+    assert trained_with(meta, [image, image[::-1]]) == [True, False]
+    assert trained_with({}, [image]) == trained_with({"trained_on": None}, [image]) == [False]
 
 
 # --------------------------------------------------------------------------------------------------

@@ -208,7 +208,7 @@ def test_a_checkpoint_knows_the_images_and_the_sick_patients_that_trained_or_val
     sets = {"train": np.array([0]), "validation": np.array([1, 2]), "test": np.array([3])}
     (own,) = trained_on(REAL, examples, sets, start=Start({}), task="classify")
     assert own["sick"] == 1 and len(own["patients"]) == 2
-    recognised = [trained_with({"trained_on": [own]}, i) for i in examples.columns["images"]]
+    recognised = trained_with({"trained_on": [own]}, examples.columns["images"])
     assert recognised == [True, True, True, False]
     (other,) = trained_on(REAL, examples, sets, start=Start({}), task="segment")
     assert "sick" not in other

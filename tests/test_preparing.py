@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from absl import logging
+from joblib.externals import loky
 
 from thermo_jax.data import layouts, phantom, prepared, workers
 from thermo_jax.data.reader import AS_RECOGNISED
@@ -265,7 +266,7 @@ def test_threads_work_where_there_are_no_semaphores(monkeypatch):
     def refuse(*args, **options):
         raise OSError("Function not implemented")
 
-    monkeypatch.setattr(workers.loky, "ProcessPoolExecutor", refuse)
+    monkeypatch.setattr(loky, "ProcessPoolExecutor", refuse)
     assert list(workers.process_map(abs, [-1, -2])) == [1, 2]
 
 

@@ -33,6 +33,7 @@ import numpy as np
 from absl import logging
 
 from thermo_jax.data.streamed import Column, is_streamed
+from thermo_jax.data.workers import pool_map
 from thermo_jax.errors import UserError
 
 LOADERS = ("tf.data", "numpy")
@@ -259,17 +260,7 @@ def _with_own_errors(batches: Iterator[Any], errors: Mapping[int, Exception]) ->
 def _read_ahead(read: Callable[[int], Any], steps: range, *, ahead: int) -> Iterator[Any]:
     """Yields `read(step)` of each step; threads read some steps in advance."""
     with concurrent.futures.ThreadPoolExecutor(ahead) as threads:
-        waiting: collections.deque[concurrent.futures.Future] = collections.deque()
-        try:
-            for step in steps:
-                waiting.append(threads.submit(read, step))
-                if len(waiting) > ahead:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
+        yield from pool_map(threads, read, steps, ahead=ahead)
 
 
 def prefetch(iterator: Iterable[Any], put: Callable[[Any], Any]) -> Iterator[Any]:

@@ -304,7 +304,7 @@ def _open_prepared(
         from thermo_jax.data import dmr_ir, preparing  # these import tensorflow_datasets
     except ImportError as error:
         raise UserError(
-            f"prepared data, from which images are streamed, need packages that cannot be imported "
+            "prepared data, from which images are streamed, need packages that cannot be imported "
             f"({error}): run `pip install tensorflow-datasets array-record`; or set "
             "config.data.loader='numpy', config.data.streamed=False and a config.data.memory_gb "
             "that is large enough"

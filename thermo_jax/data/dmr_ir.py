@@ -45,9 +45,9 @@ _METADATA = {
     "mean_temperature": np.float64,  # NaN = None
 }
 _FLAGS = ("has_gray", "has_heat", "has_temperatures", "annotated")
+_OPEN_FILES = 8192  # more than the shards of all kinds
 # TFDS cannot store None: a missing image is stored with 0 rows. Only the number of rows is unknown:
 # with two unknown sizes, TFDS would also store each shape.
-_OPEN_FILES = 8192  # more than the shards of all kinds
 _PIXELS = {"gray": (-1, 640, 1), "heat": (-1, 160, 3), "label_map": (-1, 640)}
 
 

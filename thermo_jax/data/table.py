@@ -38,8 +38,13 @@ class Table:
         return dataclasses.replace(
             self,
             **{name: values[rows] for name, values in self.who().items()},
-            columns={key: column[rows] for key, column in self.columns.items()},
+            columns={key: self._of_rows(column, rows) for key, column in self.columns.items()},
         )
+
+    @staticmethod
+    def _of_rows(column: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """The rows of a column, as `take` keeps them."""
+        return column[rows]
 
     @classmethod
     def concatenate(cls, tables: Sequence[Self]) -> Self:

@@ -12,7 +12,6 @@ from typing import Any
 
 import tqdm
 from absl import logging
-from joblib.externals import loky
 
 from thermo_jax.errors import UserError
 
@@ -40,17 +39,16 @@ def ordered_map(
     Raises:
       UserError: a process was killed.
     """
-    many = len(items) >= _LEAST_ITEMS_FOR_PROCESSES and num_processes() > 1
-    results = (
-        process_map(function, items) if by_processes and many else _thread_map(function, items)
-    )
+    many = by_processes and len(items) >= _LEAST_ITEMS_FOR_PROCESSES
+    worker_map = process_map if many and num_processes() > 1 else _thread_map
+    results = worker_map(function, items)
     return with_progress(results, total=len(items), description=description)
 
 
 def _thread_map(function: Callable[[Any], Any], items: Iterable[Any]) -> Generator[Any, None, None]:
     workers = min(8, os.cpu_count() or 1)  # files may be large: 64 MB each
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:
-        yield from _pool_map(pool, function, items, ahead=2 * workers)
+        yield from pool_map(pool, function, items, ahead=2 * workers)
 
 
 def process_map(function: Callable[[Any], Any], items: Iterable[Any]) -> Generator[Any, None, None]:
@@ -61,6 +59,8 @@ def process_map(function: Callable[[Any], Any], items: Iterable[Any]) -> Generat
     Raises:
       UserError: a process was killed.
     """
+    from joblib.externals import loky  # here, because the import is slow
+
     workers = num_processes()
     try:
         context = loky.backend.get_context()
@@ -77,7 +77,7 @@ def process_map(function: Callable[[Any], Any], items: Iterable[Any]) -> Generat
         yield from _thread_map(function, items)
         return
     try:
-        yield from _pool_map(pool, function, items, ahead=2 * workers)
+        yield from pool_map(pool, function, items, ahead=2 * workers)
     except loky.BrokenProcessPool as error:
         raise UserError(
             "a process that reads files was killed, perhaps because the machine has too little "
@@ -113,7 +113,7 @@ def check_wanted() -> None:
         raise EndedError
 
 
-def _pool_map(
+def pool_map(
     pool: concurrent.futures.Executor,
     function: Callable[[Any], Any],
     items: Iterable[Any],
@@ -136,6 +136,8 @@ def _pool_map(
 
 def num_processes() -> int:
     """How many processors this process may use."""
+    from joblib.externals import loky
+
     return loky.cpu_count()
 
 

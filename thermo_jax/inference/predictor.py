@@ -179,11 +179,12 @@ class Predictor:
             images, reasons = inputs[kind]
             with matmul_precision(model.dtype, platform=jax.default_backend()):
                 outputs = jax.device_get(model(images))
+            known = trained_with(model.meta, images)
             for row, reason in enumerate(reasons):
                 if reason is not None:
                     notes[row].append(f"{model.name}: {reason}")
                     continue
-                if trained_with(model.meta, images[row]):
+                if known[row]:
                     notes[row].append(f"{model.name} was trained with this image: {NOT_NEW}")
                 if model.task == "classify":
                     probabilities[row][model.name] = float(outputs["probabilities"][row])

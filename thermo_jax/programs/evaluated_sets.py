@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
+import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
@@ -15,7 +16,7 @@ from thermo_jax.files import folder_path
 from thermo_jax.inference.find_models import DECODERS
 from thermo_jax.inference.trained_models import Model
 from thermo_jax.programs.initial_decoder import seen_in_training
-from thermo_jax.training.known_images import image_digests, known_digests
+from thermo_jax.training.known_images import trained_with
 
 
 class Reading(NamedTuple):
@@ -163,8 +164,5 @@ def _who_trained(model: Model, dataset: Dataset, examples: Examples) -> tuple[se
     found, is_unknown = seen_in_training(
         model.meta.get("trained_on"), dataset=dataset, patients=set(patients.tolist())
     )
-    digests = known_digests(model.meta)
-    if digests:
-        images = image_digests(examples.columns["images"])
-        found |= set(patients[[one in digests for one in images]].tolist())
-    return found, is_unknown
+    known = np.array(trained_with(model.meta, examples.columns["images"]))
+    return found | set(patients[known].tolist()), is_unknown

@@ -6,7 +6,7 @@ compute its digest, so that a shared file shows nothing about the patients.
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -20,19 +20,20 @@ def image_digests(images: Iterable[UInt8[np.ndarray, "h w c"]]) -> list[str]:
     return [hashlib.sha256(image.tobytes()).hexdigest()[:DIGITS] for image in images]
 
 
-def known_digests(meta: Mapping[str, Any]) -> frozenset[str]:
-    """The digests of the images that are known to have trained or validated a model.
+def trained_with(
+    meta: Mapping[str, Any], images: Collection[UInt8[np.ndarray, "h w c"]]
+) -> list[bool]:
+    """Whether each image is known to be one of those that trained or validated a model.
 
-    An image that is not among them need not be a new one: models of earlier versions and imported
-    ones have no digests, and the same thermogram may have been saved again with other pixels.
+    False does not show that it is a new one: models of earlier versions and imported ones have no
+    digests, and the same thermogram may have been saved again with other pixels.
 
     Args:
       meta: of the model's checkpoint or file of weights.
+      images: as this model reads them.
     """
     runs = meta.get("trained_on") or []  # None in a list stands for a run that is not known
-    return frozenset(one for run in runs if run is not None for one in run.get("images", ()))
-
-
-def trained_with(meta: Mapping[str, Any], image: UInt8[np.ndarray, "h w c"]) -> bool:
-    """Whether `known_digests` contains an image, which is given as the model reads it."""
-    return not known_digests(meta).isdisjoint(image_digests([image]))
+    known = {one for run in runs if run is not None for one in run.get("images", ())}
+    if not known:  # then no image need be read
+        return [False] * len(images)
+    return [one in known for one in image_digests(images)]
