@@ -6,11 +6,13 @@ compute its digest, so that a shared file shows nothing about the patients.
 """
 
 import hashlib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
+
+from thermo_jax.data.streamed import Column
 
 DIGITS = 16  # hexadecimal
 
@@ -20,9 +22,7 @@ def image_digests(images: Iterable[UInt8[np.ndarray, "h w c"]]) -> list[str]:
     return [hashlib.sha256(image.tobytes()).hexdigest()[:DIGITS] for image in images]
 
 
-def trained_with(
-    meta: Mapping[str, Any], images: Collection[UInt8[np.ndarray, "h w c"]]
-) -> list[bool]:
+def trained_with(meta: Mapping[str, Any], images: Column | Sequence[np.ndarray]) -> list[bool]:
     """Whether each image is known to be one of those that trained or validated a model.
 
     False does not show that it is a new one: models of earlier versions and imported ones have no
@@ -30,7 +30,7 @@ def trained_with(
 
     Args:
       meta: of the model's checkpoint or file of weights.
-      images: as this model reads them.
+      images: uint8 [N, H, W, C], as this model reads them.
     """
     runs = meta.get("trained_on") or []  # None in a list stands for a run that is not known
     known = {one for run in runs if run is not None for one in run.get("images", ())}
