@@ -13,7 +13,9 @@ from folder_contents import kept_steps
 from jax.experimental import multihost_utils
 
 from thermo_jax.training.checkpoints import FOLDER, Checkpoints, keep_best_model, load_encoder
+from thermo_jax.training.optimizer import make_optimizer
 from thermo_jax.training.position import Position
+from thermo_jax.training.state import TrainState
 
 quick_compilation = pytest.fixture(scope="module", autouse=True)(tiny.quick_compilation)
 
@@ -69,6 +71,24 @@ def test_a_checkpoint_contains_the_whole_state_and_the_position_in_the_run(tmp_p
             "epochs_without": 2,
         },
     }
+
+
+@pytest.mark.parametrize(
+    ("weight_decay", "schedule"), [(None, "constant"), (0.1, "constant"), (0.1, "cosine")]
+)
+def test_the_state_of_every_optimiser_is_restored(tmp_path, weight_decay, schedule):
+    """AdamW with a schedule has an empty state between two others."""
+    tx = make_optimizer(1e-3, weight_decay=weight_decay, schedule=schedule, num_steps=4)
+    variables = {"params": {"kernel": jnp.ones((2, 3))}, "batch_stats": {}}
+    state = TrainState.create(variables, tx=tx, rng=jax.random.key(0), frozen={})
+    after = state.apply_gradients(state.params, tx=tx, batch_stats={})
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(after, encoder={"x": jnp.ones(1)}, meta=tiny.META, value=1.0)
+        checkpoints.wait()
+        restored = checkpoints.restore(state)
+    assert jax.tree.structure(restored) == jax.tree.structure(after)
+    for one, other in zip(jax.tree.leaves(restored), jax.tree.leaves(after), strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_later_steps_do_not_change_a_history_that_is_being_saved():

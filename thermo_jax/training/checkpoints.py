@@ -264,10 +264,12 @@ def _abstract(tree: Any) -> Any:
 
 def _leaves(tree: Any) -> dict[tuple, tuple]:
     """Returns (shape, type) by path, of arrays or of Orbax's metadata of arrays."""
-    tree = ocp.utils.serialize_tree(getattr(tree, "tree", tree), keep_empty_nodes=False)
+    # Empty nodes keep the places of the others in a tuple, such as that of AdamW with a schedule.
+    tree = ocp.utils.serialize_tree(getattr(tree, "tree", tree), keep_empty_nodes=True)
     return {
         ocp.utils.tuple_path_from_keypath(path): (tuple(leaf.shape), np.dtype(leaf.dtype))
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+        if hasattr(leaf, "shape")
     }
 
 
