@@ -13,6 +13,8 @@ NAMES = [
     "mean intensity",
     "mean temperature",
     "histogram",
+    "border",
+    "marker",
     "acquisition year",
     "patient number",
 ]
@@ -28,7 +30,7 @@ def _features(seed=0, count=80, columns=None):
     noise = {
         "mean intensity": rng.normal(100, 10, count),
         "mean temperature": rng.normal(31, 1, count),
-        "histogram": rng.dirichlet(np.ones(16), count),
+        **{name: rng.dirichlet(np.ones(16), count) for name in ("histogram", "border", "marker")},
         "acquisition year": rng.integers(2010, 2014, count).astype(float),
         "patient number": rng.permutation(count).astype(float),
     }
@@ -40,10 +42,16 @@ def _scores(train, test, count=80):
     return baselines.baseline_scores(train, test, labels=_labels(count))
 
 
+def _confounded_histogram(y, rng):
+    return rng.dirichlet(np.ones(16), len(y)) + 0.3 * np.eye(16)[4 * y]
+
+
 CONFOUNDERS = {
     "mean intensity": lambda y, rng: 100 + 20 * y + rng.normal(0, 5, len(y)),
     "mean temperature": lambda y, rng: 30 + 2 * y + rng.normal(0, 0.5, len(y)),
-    "histogram": lambda y, rng: rng.dirichlet(np.ones(16), len(y)) + 0.3 * np.eye(16)[4 * y],
+    "histogram": _confounded_histogram,
+    "border": _confounded_histogram,
+    "marker": _confounded_histogram,
     "acquisition year": lambda y, rng: np.where(y == 1, 2012.0, rng.choice([2011, 2013], len(y))),
     "patient number": lambda y, rng: 200 * y + rng.uniform(0, 200, len(y)),
 }
@@ -104,7 +112,7 @@ def test_training_images_without_any_known_year_score_the_share_of_sick():
 def test_the_features_of_images_are_means_histograms_years_and_numbers():
     images = np.stack([np.full((4, 4, 1), 16, np.uint8), np.full((4, 4, 1), 255, np.uint8)])
     features = baselines.baseline_features(
-        np.concatenate([images, images[:1]]),
+        iter(np.concatenate([images, images[:1]])),  # can be read only once, as if streamed
         dates=["2012-10-08", "", "0000-01-01"],
         patients=["0042", "folder:x/y", "7"],
         mean_temperatures=np.array([31.5, np.nan, 30]),
@@ -116,7 +124,52 @@ def test_the_features_of_images_are_means_histograms_years_and_numbers():
         "patient number": [42, np.nan, 7],
     }.items():
         np.testing.assert_array_equal(features[name], np.reshape(expected, (3, 1)))
-    np.testing.assert_array_equal(features["histogram"], np.eye(16)[[1, 15, 1]])
+    for name in ("histogram", "border", "marker"):
+        np.testing.assert_array_equal(features[name], np.eye(16)[[1, 15, 1]])
+
+
+def _features_of(images):
+    return baselines.baseline_features(
+        images,
+        dates=[""] * len(images),
+        patients=["1"] * len(images),
+        mean_temperatures=np.full(len(images), np.nan),
+    )
+
+
+@pytest.mark.parametrize("shape", [(480, 640), (120, 160), (60, 80), (7, 9)])
+def test_border_and_marker_are_the_same_places_of_the_frame_at_every_size(shape):
+    height, width = shape
+    images = np.zeros((2, height, width, 1), np.uint8)
+    rows, columns = max(round(height / 10), 1), max(round(width / 10), 1)
+    images[0] = 255
+    images[0, rows:-rows, columns:-columns] = 0
+    rows = slice(380 * height // 480, -(-470 * height // 480))
+    columns = slice(270 * width // 640, -(-370 * width // 640))
+    images[1, rows, columns] = 255
+    features = _features_of(images)
+    assert features["border"][0, 15] == features["marker"][1, 15] == 1
+    np.testing.assert_allclose(features["histogram"][:, 15], (images > 0).mean(axis=(1, 2, 3)))
+
+
+def test_what_changes_only_inside_the_frame_is_not_seen_by_border_and_marker():
+    images = np.zeros((2, 120, 160, 1), np.uint8)
+    images[1, 20:90, 20:140] = 200
+    features = _features_of(images)
+    for name in ("border", "marker"):
+        np.testing.assert_array_equal(*features[name])
+    assert features["histogram"][1, 12] > 0.4
+
+
+def test_border_and_marker_have_the_stated_pixels_of_a_full_frame():
+    image = np.arange(480 * 640).reshape(480, 640, 1).astype(np.uint8)
+    assert baselines.border(image).shape == (480 * 640 - 384 * 512, 1)
+    np.testing.assert_array_equal(baselines.marker(image), image[380:470, 270:370])
+
+
+def test_the_marker_has_at_least_one_pixel_of_any_image():
+    assert baselines.marker(np.zeros((1, 1, 3), np.uint8)).shape == (1, 1, 3)
+    assert baselines.border(np.zeros((1, 1, 3), np.uint8)).shape == (1, 3)
 
 
 def test_out_of_fold_scores_of_a_fold_are_fitted_on_the_other_folds():

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -114,6 +115,67 @@ def test_interval_figure_grows_by_the_row_and_marks_the_paper(tmp_path):
 def test_a_name_with_dollar_signs_is_not_read_as_a_formula(tmp_path):
     rows = {r"a$\frac$b" + "c" * 60: (0.5, 0.4, 0.6)}
     assert charts.interval_figure(tmp_path / "i.png", rows, measure="$").exists()
+
+
+def _forest(path, groups, **options):
+    return _pixels(charts.forest_figure(path, groups, measure="AUROC", **options))
+
+
+def _shift(mask):
+    """The first and last column of the pixels of a mask."""
+    return np.flatnonzero(mask.any(axis=0))[[0, -1]]
+
+
+ROWS = {name: Estimate(0.7, 0.6, 0.8) for name in ("one", "two", "three")}
+
+
+def test_forest_figure_grows_by_a_row_for_each_model_and_each_family(tmp_path):
+    path = tmp_path / "new" / "f.png"
+    plain = _forest(path, {"": ROWS})
+    titled = _forest(path, {"A": {"one": ROWS["one"]}, "B": {"two": ROWS["two"]}, "": {}})
+    two_families = _forest(path, {"A": ROWS, "B": {"four": ROWS["one"]}})
+    rows = [3, 4, 6]
+    heights = [len(pixels) for pixels in (plain, titled, two_families)]
+    np.testing.assert_allclose(np.diff(heights), 0.22 * charts.DPI * np.diff(rows), atol=1.5)
+
+
+def test_forest_figure_keeps_the_given_order(tmp_path):
+    low, high = Estimate(0.3, 0.2, 0.4), Estimate(0.9, 0.8, 0.95)
+    drawn = []
+    for groups in ({"": {"a": low, "b": high}}, {"": {"b": high, "a": low}}):
+        pixels = _forest(tmp_path / "f.png", groups)
+        blue = np.abs(pixels - [0x00, 0x72, 0xB2]).max(axis=-1) <= 2
+        lines = np.flatnonzero(blue.any(axis=1))
+        drawn.append(_shift(blue[lines[-20] :])[0])  # the last row
+    assert drawn[0] > drawn[1] + 100
+
+
+def test_forest_figure_draws_ours_as_a_line_and_published_values_as_gray_diamonds(tmp_path):
+    path, gray = tmp_path / "f.png", charts.PUBLISHED_COLOR
+    plain = _forest(path, {"A": ROWS})
+    assert not _count_color(plain, charts.REFERENCE_COLOR) and not _count_color(plain, gray)
+    line = _forest(path, {"A": ROWS}, reference=0.738)
+    orange = np.abs(line - [0xD5, 0x5E, 0x00]).max(axis=-1) <= 2
+    assert orange.sum(axis=0).max() > 0.4 * 4 * 0.22 * charts.DPI  # dashes across four lines
+    published = {"one": 0.99, "two": None, "three": np.nan}
+    one = _count_color(_forest(path, {"A": ROWS}, published=published), gray)
+    two = _count_color(_forest(path, {"A": ROWS}, published=published | {"two": 0.98}), gray)
+    # One diamond of a row and one of the legend, then another one of a row.
+    assert one > 20 and two == pytest.approx(1.5 * one, rel=0.35)
+
+
+@pytest.mark.parametrize("name", ["W" * 90, "a model " * 12, r"$\frac$" * 9])
+def test_forest_figure_leaves_room_for_long_names_and_wide_estimates(tmp_path, name):
+    """Nothing reaches the edges of the picture, and the axes keep their width."""
+    rows = ROWS | {name: Estimate(-0.123, -0.456, 0.789), "undefined": Estimate(np.nan)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pixels = _forest(tmp_path / "f.png", {name: rows}, reference=0.7)
+    dark = pixels.max(axis=-1) < 250
+    assert not dark[:, :4].any() and not dark[:, -4:].any() and not dark[:4].any()
+    # The horizontal axis is the longest gray line.
+    axis = np.abs(pixels - [0x66, 0x66, 0x66]).max(axis=-1) <= 2
+    assert axis.sum(axis=1).max() > 2.5 * charts.DPI
 
 
 def _roc(area):

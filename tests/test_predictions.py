@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from example_tables import table
 
+from thermo_jax.errors import UserError
 from thermo_jax.evaluation.predictions import Predictions, pool
 
 
@@ -61,3 +62,37 @@ def test_pooling_keeps_every_row_and_its_model():
 def test_predictions_of_different_tasks_are_not_pooled():
     with pytest.raises(ValueError, match="different tasks"):
         pool([predictions(["a"]), predictions(["b"], label_maps=np.zeros((1, 2, 2)))])
+
+
+def judged(name, *, model, baselines):
+    columns = {f"baseline/{key}": np.array([0.5]) for key in baselines}
+    return predictions([name], model=model, labels=np.zeros(1, np.int32), **columns)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_baseline_that_folds_of_an_earlier_version_lack_is_left_out_with_a_message(caplog, order):
+    parts = [
+        judged("a", model="fold 0", baselines=["histogram"]),
+        judged("b", model="fold 1", baselines=["histogram", "border", "marker"]),
+    ]
+    pooled = pool(parts[::order])
+    assert pooled.columns.keys() == {"labels", "baseline/histogram"}
+    assert pooled.names.tolist() == ["a", "b"][::order]
+    assert "border, marker" in caplog.text and "earlier version" in caplog.text
+
+
+def test_folds_of_one_version_keep_all_baselines_without_a_message(caplog):
+    parts = [judged(name, model=name, baselines=["border"]) for name in "ab"]
+    assert pool(parts).columns["baseline/border"].tolist() == [0.5, 0.5]
+    assert not caplog.text
+
+
+def test_the_predictions_that_lack_a_column_are_named():
+    parts = [
+        predictions(
+            ["a"], model="fold 0", labels=np.zeros(1), **{"threshold/image, x": np.ones(1)}
+        ),
+        predictions(["b"], model="fold 1", labels=np.zeros(1)),
+    ]
+    with pytest.raises(UserError, match=r"fold 1 have no column 'threshold/image, x'.* run their"):
+        pool(parts)

@@ -130,6 +130,33 @@ def test_our_rows_stand_out(tmp_path):
     assert "| **model** | **0.912** | **12** |\n| majority |" in markdown
 
 
+def test_gray_columns_are_gray_in_the_page_and_italic_in_the_markdown_also_in_our_rows(tmp_path):
+    columns = ["", "AUROC", "published", "protocol"]
+    rows = [["model", 0.9, 0.99, "by image"], ["other", 0.8, None, ""]]
+    table = _table(columns=columns, rows=rows, gray=[2, 3], ours=[0])
+    page, markdown = _write(tmp_path, table)
+    tags = _Page(page)
+    assert [head.get("class") for head in tags.all("th")] == [
+        None, "number", "number gray", "gray", None, None
+    ]  # fmt: skip
+    assert [cell.get("class") for cell in tags.all("td")] == ["number", "number gray", "gray"] * 2
+    assert "|  | AUROC | *published* | *protocol* |" in markdown
+    assert "| **model** | **0.900** | *0.990* | *by image* |" in markdown
+    assert "| other | 0.800 | *-* |  |" in markdown
+
+
+def test_a_gray_column_changes_neither_text_nor_csv():
+    plain, gray = _table(), _table(gray=[1])
+    assert (plain.text(), plain.csv()) == (gray.text(), gray.csv())
+
+
+def test_the_gray_of_the_page_is_a_colour_of_both_its_themes(tmp_path):
+    page, _ = _write(tmp_path, _table(gray=[1]))
+    assert re.search(r"\.gray, [^{]*\{ color: var\(--soft\)", page)
+    light, dark = re.findall(r"--soft: (#\w+)", page)
+    assert light != dark
+
+
 def test_a_picture_is_inside_the_page_and_beside_the_markdown(tmp_path):
     path = _picture(tmp_path / "figures", "a (1).png")
     page, markdown = _write(tmp_path, Figure(path, "What it shows"))

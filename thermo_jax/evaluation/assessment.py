@@ -106,6 +106,18 @@ def assess_classification(
     return outcome
 
 
+def aurocs(predictions: Predictions) -> dict[str, float]:
+    """The AUROC per patient: "auroc", pooled over folds, and "auroc_within" folds.
+
+    The second one is over pairs of patients whom the same model judged.
+    """
+    unit = units(predictions)["patient"]
+    scores, labels = (unit.columns[name] for name in ("probabilities", "labels"))
+    measures = metrics.classification_measures(scores, labels, called=scores > CHANCE)
+    within = _auroc_within(unit.models, scores, labels)
+    return {"auroc": float(measures["auroc"]), "auroc_within": within}
+
+
 def _measured(unit: Predictions, scores, weights, *, thresholds=0.5) -> dict[str, Any]:
     """The measures of one row of the table.
 
@@ -123,7 +135,7 @@ def _measured(unit: Predictions, scores, weights, *, thresholds=0.5) -> dict[str
     same = len(set(of_model.values())) == 1
     measures["threshold"] = thresholds.tolist()[0] if same else np.nan
     within = [_auroc_within(unit.models[rows], scores[rows], labels[rows]) for rows in repeats]
-    measures["auroc_within"] = float(_finite_mean(within))
+    measures["auroc_within"] = float(finite_mean(within))
     measures["counts"] = _counts(unit, called, repeats=len(repeats))
     if not same:
         measures["thresholds"] = of_model
@@ -168,13 +180,13 @@ def _estimated(
     )
     values, intervals = {}, {}
     for name in measured[0]:
-        values[name] = _finite_mean([measures[name] for measures in measured])[0]
-        samples = _finite_mean([measures[name] for measures in resampled])
+        values[name] = finite_mean([measures[name] for measures in measured])[0]
+        samples = finite_mean([measures[name] for measures in resampled])
         intervals[name] = np.apply_along_axis(bootstrap.interval, 0, samples).T.tolist()
     return values, intervals
 
 
-def _finite_mean(values: Sequence) -> np.ndarray:
+def finite_mean(values: Sequence) -> np.ndarray:
     """The mean over the first axis of the values that are finite; NaN if there are none."""
     return np.ma.filled(np.ma.masked_invalid(values).mean(axis=0), np.nan)
 

@@ -21,6 +21,7 @@ COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#56B4E9", "#E6
 MARKERS = "osD^vPX"
 REFERENCE_COLOR = "#D55E00"
 GRAY = "#666666"
+PUBLISHED_COLOR = "#7B8794"  # a gray
 TEXT = 8.0  # points, of legends and of numbers beside a chart
 
 
@@ -166,9 +167,8 @@ def few_shot_figure(
     axis.set_xlim(numbers[0] / 1.15, numbers[-1] * 1.15)
     axis.set_xticks(numbers, [str(number) for number in numbers])
     axis.set_xticks([], minor=True)
-    _finish(
-        axis, "labelled patients for training", measure, columns=2 if reference else len(curves)
-    )
+    columns = 2 if reference else len(curves)
+    _finish(axis, "labelled patients for training", measure, columns=columns)
     note = "Small dots: one seed each. Line: their median. Shade: lowest to highest."
     return canvas.save(figure, path, note=note)
 
@@ -187,38 +187,58 @@ def interval_figure(
         reference: the paper's values for some of these rows.
         measure: the name of the values, for the axis.
     """
-    reference = reference or {}
     figure = _figure(6.0, 1.5 + 0.3 * len(rows), "", foot_lines=1)
-    axis = figure.subplots()
-    for place, (value, low, high) in enumerate(rows.values()):
-        axis.hlines(place, low, high, color=COLORS[0], linewidth=2)
-        axis.plot(value, place, "o", color=COLORS[0], markersize=5.5)
-        axis.annotate(
-            Estimate(value, low, high).text(),
-            (1, place),
-            xycoords=("axes fraction", "data"),
-            xytext=(8, 0),
-            textcoords="offset points",
-            va="center_baseline",
-            fontsize=TEXT,
-            annotation_clip=False,
-        )
-    places = [place for place, name in enumerate(rows) if name in reference]
-    values = [reference[name] for name in rows if name in reference]
-    diamond = {"markerfacecolor": "none", "markeredgecolor": REFERENCE_COLOR, "markersize": 7.5}
-    axis.plot(values, places, "D", markeredgewidth=1.5, zorder=4, **diamond)
-    axis.plot(
-        [], [], "o-", color=COLORS[0], linewidth=2, markersize=5.5, label="this run, interval"
-    )
+    lines = [(canvas.short_text(name, 40), Estimate(*row)) for name, row in rows.items()]
+    axis = _draw_rows(figure, lines, label="this run, interval")
     if reference:
-        axis.plot([], [], "D", markeredgewidth=1.5, label="the paper", **diamond)
-    axis.set_ylim(len(rows) - 0.5, -0.5)
-    axis.set_yticks(range(len(rows)), [canvas.short_text(name, 40) for name in rows])
+        values = [reference.get(name) for name in rows]
+        _draw_diamonds(axis, values, size=7.5, color=REFERENCE_COLOR, label="the paper")
     _finish(axis, measure, columns=2)
-    axis.grid(visible=False, axis="y")
-    axis.tick_params(axis="y", length=0, labelsize=TEXT)
-    axis.spines["left"].set_visible(False)
     return canvas.save(figure, path)
+
+
+def forest_figure(
+    path: str | os.PathLike,
+    groups: Mapping[str, Mapping[str, Estimate]],
+    *,
+    measure: str,
+    reference: float | None = None,
+    published: Mapping[str, float | None] | None = None,
+    title: str = "",
+) -> pathlib.Path:
+    """A forest plot of many models, by family: a dot, its interval and both as text for each row.
+
+    Args:
+        groups: {family: {row name: estimate}}, from top to bottom; never sorted by score. A family
+            "" has no heading. NaN is not drawn.
+        measure: the name of the values, for the axis.
+        reference: the value of our model, a dashed line across all rows.
+        published: for some row names, the published value, a small gray diamond, or None.
+    """
+    lines, values = [], []  # of rows and headings; None instead of an estimate: a heading
+    for family, rows in groups.items():
+        lines += [(canvas.short_text(family, 60), None)] if family else []
+        indent = "   " if family else ""
+        lines += [(indent + canvas.short_text(name, 56), row) for name, row in rows.items()]
+        values += [None] * bool(family) + [(published or {}).get(name) for name in rows]
+    figure = _figure(1, 1.5 + 0.22 * len(lines) + 0.3 * bool(title), title)
+    axis = _draw_rows(figure, lines, label="value, 95 % interval", scale=0.8)
+    if reference is not None:
+        label, look = f"ours ({reference:.3f})", {"color": REFERENCE_COLOR, "linewidth": 1.2}
+        axis.axvline(reference, linestyle="--", zorder=1, label=label, **look)
+    if published:
+        look = {"size": 4.5, "color": PUBLISHED_COLOR}
+        _draw_diamonds(axis, values, label="published, not comparable", **look)
+    _finish(axis, measure, columns=3)
+    labels = axis.get_yticklabels()
+    for text, (_, estimate) in zip(labels, lines, strict=True):
+        text.set(ha="left", fontweight="normal" if estimate else "bold")
+    # Labels that are aligned on the left begin as far from the axis as the longest one is wide.
+    inches = max(text.get_window_extent().width for text in labels) / figure.dpi
+    axis.tick_params(axis="y", pad=72 * inches + 6)
+    figure.set_figwidth(max(4.7 + inches, 7.2))
+    note = "Rows are in the order of their families, not of their scores. Patients were resampled."
+    return canvas.save(figure, path, note=note)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -240,7 +260,7 @@ def _figure(width, height, title, *, foot_lines=2, compressed=False):
 
 
 def _finish(axis, x_label, y_label="", *, columns):
-    """Adds labels, grid, and a legend above the axes, where it does not hide a point."""
+    """Adds labels, grid, and a legend above the axes; without `y_label`, rows have names."""
     axis.set_xlabel(canvas.short_text(x_label, 40), fontsize=canvas.NORMAL)
     axis.set_ylabel(canvas.short_text(y_label, 40), fontsize=canvas.NORMAL)
     axis.tick_params(labelsize=canvas.SMALL, color=GRAY)
@@ -248,13 +268,42 @@ def _finish(axis, x_label, y_label="", *, columns):
     axis.grid(alpha=0.25, linewidth=0.6)
     axis.spines[["top", "right"]].set_visible(False)
     axis.spines[["left", "bottom"]].set_color(GRAY)
-    axis.legend(
-        loc="lower center",
-        bbox_to_anchor=(0.5, 1.0),
-        ncols=min(columns, 3),
-        fontsize=TEXT,
-        frameon=False,
-        handlelength=2.2,
+    # Above the axes, the legend does not hide a point.
+    place = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "ncols": min(columns, 3)}
+    axis.legend(**place, fontsize=TEXT, frameon=False, handlelength=2.2)
+    if not y_label:
+        axis.grid(visible=False, axis="y")
+        axis.tick_params(axis="y", length=0, labelsize=TEXT)
+        axis.spines["left"].set_visible(False)
+
+
+def _draw_rows(figure, lines, *, label, scale=1.0):
+    """Axes with a dot and its interval for each (name, estimate); None instead of it is a heading.
+
+    Dots and lines are `scale` times as large as usual. The legend calls them `label`.
+    """
+    axis = figure.subplots()
+    look = {"color": COLORS[0], "linewidth": 2 * scale}
+    dot = {"color": COLORS[0], "markersize": 5.5 * scale}
+    place_of_text = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
+    rows = [(place, row) for place, (_, row) in enumerate(lines) if row is not None]
+    for place, estimate in rows:
+        axis.hlines(place, estimate.low, estimate.high, **look)
+        axis.plot(estimate.value, place, "o", **dot)
+        text = axis.annotate(estimate.text(), (1, place), xytext=(8, 0), **place_of_text)
+        text.set(va="center_baseline", fontsize=TEXT, annotation_clip=False)
+    axis.plot([], [], "o-", label=label, **(look | dot))
+    axis.set_ylim(len(lines) - 0.5, -0.5)
+    axis.set_yticks(range(len(lines)), [name for name, _ in lines])
+    return axis
+
+
+def _draw_diamonds(axis, values, *, size, color, label):
+    """Draws a hollow diamond in each row whose value is neither None nor NaN."""
+    look = {"markerfacecolor": "none", "markeredgecolor": color, "markersize": size}
+    values = np.array(values, dtype=np.float64)
+    axis.plot(
+        values, range(len(values)), "D", markeredgewidth=size / 5, zorder=4, label=label, **look
     )
 
 

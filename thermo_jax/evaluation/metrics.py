@@ -165,9 +165,7 @@ def classification_measures(
     error = scores - labels
     bins = calibration_bins(scores)[:, None] == np.arange(CALIBRATION_BINS)
     gaps = np.abs(weights @ (bins * error[:, None])).sum(axis=-1)
-    rows = weights.reshape(-1, len(scores))
-    areas = [_areas(block, scores, sick) for block in np.array_split(rows, -(-len(rows) // _BLOCK))]
-    auroc, auprc = np.concatenate(areas, axis=1).reshape(2, *weights.shape[:-1])
+    area_under_roc, auprc = _areas(weights, scores, sick)
     precision = ratio(tp, tp + fp, otherwise=0.0)
     return {
         "accuracy": ratio(tp + tn, total, otherwise=np.nan),
@@ -175,11 +173,22 @@ def classification_measures(
         "recall": ratio(tp, tp + fn, otherwise=np.nan),
         "specificity": ratio(tn, tn + fp, otherwise=np.nan),
         "f1": np.where(tp + fn > 0, ratio(2 * tp, 2 * tp + fp + fn, otherwise=np.nan), np.nan)[()],
-        "auroc": auroc,
+        "auroc": area_under_roc,
         "auprc": auprc,
         "brier": ratio(weights @ error**2, total, otherwise=np.nan),
         "ece": ratio(gaps, total, otherwise=np.nan),
     }
+
+
+def auroc(
+    scores: Num[np.ndarray, " n"],
+    labels: Num[np.ndarray, " n"],
+    *,
+    weights: Float[np.ndarray, "... n"],
+) -> Float[np.ndarray, "..."]:
+    """The measure "auroc" of `classification_measures` alone, for each row of the weights."""
+    scores, labels = checked_scores(scores, labels)
+    return _areas(weights, scores, labels == 1)[0]
 
 
 def sensitivities(
@@ -212,7 +221,14 @@ def _steps(weights, scores, sick):
 
 
 def _areas(weights, scores, sick):
-    """Weighted AUROC and average precision [2, r]; tied scores are one step of both curves."""
+    """Weighted AUROC and average precision [2, ...]; tied scores are one step of both curves."""
+    rows = weights.reshape(-1, len(scores))
+    blocks = np.array_split(rows, -(-len(rows) // _BLOCK))
+    areas = [_areas_of_block(block, scores, sick) for block in blocks]
+    return np.concatenate(areas, axis=1).reshape(2, *weights.shape[:-1])
+
+
+def _areas_of_block(weights, scores, sick):
     sick_at, healthy_at = _steps(weights, scores, sick)
     sick_from, healthy_from = sick_at.cumsum(axis=1), healthy_at.cumsum(axis=1)
     all_sick, all_healthy = sick_from[:, -1], healthy_from[:, -1]

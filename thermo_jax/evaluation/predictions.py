@@ -21,6 +21,7 @@ import os
 from collections.abc import Sequence
 
 import numpy as np
+from absl import logging
 from etils import epath
 
 from thermo_jax.data.examples import Examples
@@ -83,9 +84,29 @@ class Predictions(Table):
 def pool(parts: Sequence[Predictions]) -> Predictions:
     """All rows of several models, whose tables have the same columns.
 
+    The folds of a study may come from different versions of thermo_jax, of which one has more
+    baselines. A baseline that any part lacks is left out, with a log message, because its score
+    would be that of some of the patients.
+
     Raises:
-      ValueError: the columns differ.
+      UserError: other columns differ.
     """
-    if any(part.columns.keys() != parts[0].columns.keys() for part in parts):
-        raise ValueError("predictions of different tasks cannot be pooled")
-    return Predictions.concatenate(parts)
+    common = [key for key in parts[0].columns if all(key in part.columns for part in parts)]
+    others = [key for part in parts for key in part.columns if key not in common]
+    for key in others:
+        if not key.startswith("baseline/"):
+            lacking = next(part for part in parts if key not in part.columns)
+            raise UserError(
+                "predictions of different tasks or versions cannot be pooled: those of "
+                f"{', '.join(np.unique(lacking.models))} have no column {key!r}. Remove the older "
+                "ones, and run their stage again"
+            )
+    if others:
+        logging.warning(
+            "Not all folds have the baselines %s, because some were made by an earlier version of "
+            "thermo_jax. These baselines are left out. Run the earlier folds again to have them",
+            ", ".join(dict.fromkeys(key.removeprefix("baseline/") for key in others)),
+        )
+    return Predictions.concatenate(
+        [dataclasses.replace(part, columns={k: part.columns[k] for k in common}) for part in parts]
+    )

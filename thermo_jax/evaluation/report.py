@@ -255,13 +255,13 @@ def _markdown(title, summary, sections, *, folder, contents):
 def _markdown_part(part, folder):
     match part:
         case PrintedTable():
-            bold = ["**" * (index in part.ours) for index in range(len(part.rows))]
             rows = [
-                [f"{sign}{_escaped(cell)}{sign}" if cell else "" for cell in row]
-                for sign, row in zip(bold, part.shown_rows(), strict=True)
+                [_marked(cell, _sign(part, index, k)) for k, cell in enumerate(row)]
+                for index, row in enumerate(part.shown_rows())
             ]
             rules = ["---:" if number else "---" for number in part.number_columns()]
-            lines = [[_escaped(column) for column in part.columns], rules, *rows]
+            columns = [_marked(name, "*" * (k in part.gray)) for k, name in enumerate(part.columns)]
+            lines = [columns, rules, *rows]
             text = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
             note = [f"*{_escaped(part.note)}*"] if part.note else []
             return [f"### {_escaped(part.title)}", text, *note]
@@ -280,6 +280,15 @@ def _markdown_part(part, folder):
             fence = "`" * max(3, longest + 1)  # longer than any in the text
             heading = f"<details><summary>{html.escape(line(part.title))}</summary>"
             return [heading, f"{fence}text\n{text}\n{fence}", "</details>"]
+
+
+def _sign(table, row, column):
+    """The sign of Markdown around a cell: italic if it is gray, bold in our rows, or none."""
+    return "*" if column in table.gray else "**" * (row in table.ours)
+
+
+def _marked(cell, sign):
+    return f"{sign}{_escaped(cell)}{sign}" if cell else ""
 
 
 def _markdown_paragraphs(text):

@@ -46,6 +46,9 @@ class PrintedTable:
         ours: indexes of the rows that are emphasised.
         float_format: the format of floats; the CSV contains all digits.
         leads_to: for each row, the number of the section to which its first cell links.
+        gray: indexes of the columns that are gray, such as published figures, which are not
+            comparable with the others: also in the rows of `ours`, they are not emphasised. In
+            Markdown they are italic.
     """
 
     title: str
@@ -55,6 +58,7 @@ class PrintedTable:
     ours: Collection[int] = ()
     float_format: str = ".3f"
     leads_to: Sequence[int] = ()
+    gray: Collection[int] = ()
 
     @classmethod
     def of_records(cls, records: Sequence[Mapping[str, Any]]) -> "PrintedTable":
@@ -94,7 +98,10 @@ class PrintedTable:
             lines.append([shown(value, self.float_format) for value in values])
             if any(isinstance(cell, Estimate) for cell in row):
                 for k, name in enumerate(("95 % from", "95 % to"), start=1):
-                    limits = (shown(cell[k], self.float_format) for cell in row[labels:])
+                    limits = (
+                        shown(cell[k], self.float_format) if isinstance(cell, Estimate) else ""
+                        for cell in row[labels:]
+                    )
                     lines.append([*[""] * (labels - 1), indent + name, *limits])
         forms = [
             f"<{max(width, *(len(cells[k]) for cells in lines))}"
