@@ -272,7 +272,11 @@ def decoder(task: str, *, preset: str) -> ConfigDict:
     config.encoder.kind = "pretrained"
     # Channels of the first block, for kind "random"; a pretrained encoder's file specifies its own.
     config.encoder.num_kernels = 16
-    # Channels of the U-Net's first stage; 64 is the published size.
+    # "unet", or a rival's network on raw pixels (encoder.kind="none"), for comparison. Classifiers:
+    # "cnn", "soft_attention", "hard_attention" and "self_attention" (Alshehri 2022), "vgg", "vit"
+    # (Mahoro 2024). Segmenters: "transformer_unet". `model.head` is only for "unet".
+    config.model.architecture = "unet"
+    # Channels of the U-Net's first stage; 64 is the published size. That of rivals' networks is 16.
     config.model.unet_width = 64
     # True: predictions are the mean over an image and its mirror image, mirrored back.
     config.model.mirror_average = False

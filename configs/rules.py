@@ -13,6 +13,9 @@ from thermo_jax.models import operations, precision
 from thermo_jax.models.cuts import CHANNELS
 from thermo_jax.models.decoders import HEADS
 from thermo_jax.models.losses import CONTRASTIVE_LOSSES
+from thermo_jax.rivals.networks import ARCHITECTURES
+from thermo_jax.rivals.pretrained import SOURCES
+from thermo_jax.rivals.registry import AREAS, BY_NAME, OURS, TEMPERATURES
 from thermo_jax.training.optimizer import SCHEDULES
 from thermo_jax.training.parallel import MODES
 
@@ -55,7 +58,9 @@ _SEED: Rule = ("from 0 to 4294967295", lambda value: 0 <= value < 2**32)  # JAX'
 # What the values of fields must be. A name with its section ("data.type") is the rule of this one
 # field. A name alone is the rule of every field with this name that has no rule with its section.
 RULES: dict[str, Rule] = {
+    "areas": _some_of(AREAS),
     "batch_size": _COUNT,
+    "candidates": _COUNT,
     "conv": _one_of(operations.NAMES),
     "copy_mb": _COUNT,
     "direction": _one_of(("import", "export")),
@@ -69,17 +74,25 @@ RULES: dict[str, Rule] = {
     "mode": _one_of(MODES),
     "num_clusters": _COUNT,
     "num_kernels": _COUNT,
+    "ours": (
+        f"none or more of {', '.join(OURS)}, each at most once",
+        lambda value: set(value) <= set(OURS) and len(set(value)) == len(value),
+    ),
     "patients": ("numbers of patients from 1, or 0 for all", _are_counts),
     "platforms": _some_of(("cpu", "cuda", "rocm", "tpu")),  # JAX's names
     "repeats": _COUNT,
+    "rivals": _some_of(tuple(BY_NAME)),
+    "row": _one_of(ROWS),
     "rows": _some_of(ROWS),
     "scale": (
         f"one of {', '.join(SCALES)}, or a range in degrees C such as 24..36",
         lambda value: value in SCALES or celsius_range(value) is not None,
     ),
     "seed": _SEED,
+    "shuffles": _NOT_NEGATIVE,
     "steps_per_dispatch": _COUNT,
     "tasks": _some_of(("classify", "segment")),
+    "temperatures": _some_of(TEMPERATURES),
     "unet_width": _COUNT,
     "augment.rotation": ("from 0 to 180", lambda value: 0 <= value <= 180),
     "augment.scale": _UP_TO_1,
@@ -108,6 +121,7 @@ RULES: dict[str, Rule] = {
     "loss.nipple_weight": _POSITIVE,
     "loss.num_patches": _COUNT,
     "loss.temperature": _POSITIVE,
+    "model.architecture": _one_of(ARCHITECTURES),
     "model.dtype": _one_of(precision.NAMES),
     "model.head": _one_of(HEADS),
     "model.patch_size": ("odd and at least 3", lambda value: value >= 3 and value % 2 == 1),
@@ -125,4 +139,5 @@ RULES: dict[str, Rule] = {
     "train.steps": _NOT_NEGATIVE,
     "train.warmup": _SHARE,
     "train.weight_decay": _NOT_NEGATIVE,
+    "weights.source": _one_of(SOURCES),
 }

@@ -34,7 +34,9 @@ import jax  # noqa: E402
 from jaxtyping import install_import_hook  # noqa: E402
 
 # Shapes and types in the signatures of these packages are checked at every call in the tests.
-install_import_hook(["thermo_jax.models", "thermo_jax.training"], "beartype.beartype")
+install_import_hook(
+    ["thermo_jax.models", "thermo_jax.rivals", "thermo_jax.training"], "beartype.beartype"
+)
 
 
 def pytest_collection_modifyitems(items):

@@ -120,13 +120,13 @@ def test_ruff_reports_nothing(command):
 
 def test_nothing_reads_pickles():
     """A data set or checkpoint from elsewhere must not be able to run code."""
-    importers = [
-        f"{path.relative_to(ROOT)}: {module}"
-        for path in SHIPPED
-        for module in imported_modules(path)
-        if module.split(".")[0] in UNSAFE_READERS
+    imports = [
+        (path.name, module.split(".")[0]) for path in SHIPPED for module in imported_modules(path)
     ]
-    assert not importers
+    assert not [(name, module) for name, module in imports if module in UNSAFE_READERS]
+    # pickletools only describes pickles. The one file that follows its description calls nothing
+    # that a pickle names (test_torch_file).
+    assert [name for name, module in imports if module == "pickletools"] == ["torch_file.py"]
     # joblib is used for its processes only; it could also load files.
     unsafe = re.compile(r"allow_pickle=True|joblib\.load|import joblib\b|from joblib import")
     using = [path for path in SHIPPED if unsafe.search(path.read_text(encoding="utf-8"))]

@@ -7,9 +7,9 @@ from test_package import imported_modules
 
 PACKAGE = Path(__file__).resolve().parent.parent / "thermo_jax"
 # From top to bottom, as a thermogram passes through them; a room may import those above it.
-ROOMS = ("data", "models", "training", "evaluation", "inference", "benchmark", "programs")
-# evaluation/ imports neither models/ nor training/, and models/ does not import data/.
-SEPARATE = {"evaluation": {"models", "training"}, "models": {"data"}}
+ROOMS = ("data", "models", "rivals", "training", "evaluation", "inference", "benchmark", "programs")
+# evaluation/ imports neither models/, rivals/ nor training/, and models/ does not import data/.
+SEPARATE = {"evaluation": {"models", "rivals", "training"}, "models": {"data"}}
 FOR_ALL = {"errors", "files"}
 
 

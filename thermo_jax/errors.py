@@ -23,6 +23,10 @@ class ClosedFolderError(UserError, PermissionError):
     """The user has no permission to read a folder that they named."""
 
 
+class MissingPackageError(UserError):
+    """An optional package is not installed; the message says how to install it."""
+
+
 class UnwrittenError(UserError, OSError):
     """The system could not write a file of the run."""
 

@@ -23,6 +23,7 @@ from thermo_jax.models.frozen import FrozenEncoder, encode
 from thermo_jax.models.mirror import mirror_averaged
 from thermo_jax.models.operations import choose_operations
 from thermo_jax.models.precision import choose_dtype
+from thermo_jax.rivals.networks import architecture_of
 from thermo_jax.training import train_decoder, weights_file
 from thermo_jax.training.checkpoints import check_validated
 
@@ -111,6 +112,7 @@ def load_model(workdir: str | os.PathLike, *, name: str = "", dtype: str = "auto
         )
         decoder = train_decoder.make_decoder(
             task,
+            architecture=architecture_of(model),
             width=model["unet_width"],
             head=model.get("head", HEADS[0]),
             dtype=dtype,

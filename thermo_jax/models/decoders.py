@@ -30,14 +30,19 @@ def soft_labels(
 
 
 class Decoder(nn.Module):
-    """What both decoders have in common: one U-Net, which reads each view.
+    """What all decoders have in common; `rivals/networks.py` has some without a U-Net.
 
     Attributes:
-      width, operations: the U-Net's, see `UNet`.
+      width: channels of the first stage, see `UNet`.
+      operations: how layers compute.
     """
 
     width: int = 64
     operations: Operations = NATIVE
+
+
+class _UNetDecoder(Decoder):
+    """What both decoders below have in common: one U-Net, which reads each view."""
 
     def _run_unet(
         self, latents: Float[Array, "b v h w l"], num_outputs: int, *, train: bool
@@ -47,7 +52,7 @@ class Decoder(nn.Module):
         return unet(latents.reshape(-1, *latents.shape[2:]), train=train)
 
 
-class Segmenter(Decoder):
+class Segmenter(_UNetDecoder):
     """Latents of V views `[B,V,H,W,L]` -> logits `[B,H,W,K]`."""
 
     num_classes: int = 8
@@ -60,7 +65,7 @@ class Segmenter(Decoder):
         return logits.reshape(*latents.shape[:2], *logits.shape[1:]).mean(1)
 
 
-class Classifier(Decoder):
+class Classifier(_UNetDecoder):
     """Latents of V views `[B,V,H,W,L]` -> (logits `[B]`, evidence `[B,H,W]`).
 
     The U-Net has one output channel u, and the head is linear in it: `evidence = u*w`. The sum of

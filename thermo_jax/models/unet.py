@@ -43,12 +43,7 @@ class UNet(nn.Module):
 
     @nn.compact
     def __call__(self, latents: Float[Array, "b h w l"], *, train: bool) -> Float[Array, "b h w k"]:
-        if min(latents.shape[1:3]) < 16:
-            raise UserError(
-                f"The U-Net halves its input four times: {latents.shape[1]}x{latents.shape[2]} "
-                "pixels are too few, 16x16 is the least."
-            )
-
+        check_size(*latents.shape[1:3])
         ops, width = self.operations, self.width
         stage = partial(DoubleConv, operations=ops)
         x = stage(width, width, name="in")(latents, train=train)
@@ -60,6 +55,15 @@ class UNet(nn.Module):
             x = concatenate_skip(skips.pop(), ops.upsample(x))
             x = stage(x.shape[-1] // 2, features, name=f"up{level}")(x, train=train)
         return Logits(self.num_outputs, name="out")(x)
+
+
+def check_size(height: int, width: int) -> None:
+    """Raises UserError if an image is too small for a U-Net."""
+    if min(height, width) < 16:
+        raise UserError(
+            f"The U-Net halves its input four times: {height}x{width} pixels are too few, 16x16 is "
+            "the least."
+        )
 
 
 def concatenate_skip(

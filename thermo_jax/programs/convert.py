@@ -30,6 +30,7 @@ from thermo_jax.programs import settings
 from thermo_jax.programs.encoder import encoder_variables
 from thermo_jax.programs.frozen_encoder import load_pretrained
 from thermo_jax.programs.workdir import open_workdir, print_results
+from thermo_jax.rivals.networks import UNET, architecture_of
 from thermo_jax.training import train_decoder, train_encoder
 from thermo_jax.training.checkpoints import FOLDER, Checkpoints, has_checkpoint, keep_best_model
 from thermo_jax.training.state import TrainState
@@ -186,6 +187,12 @@ def _best_model(workdir: str) -> dict:
         if meta["config"]["task"] == "encoder":
             like = {"model": _encoder_shapes(meta["config"])}
             return checkpoints.variables(like, step=meta["best_step"])["model"]
+        architecture = architecture_of(meta["config"]["model"])
+        if architecture != UNET:
+            raise UserError(
+                f"{workdir} contains a decoder of architecture {architecture!r}, which has no "
+                "published form: only a U-Net can be converted"
+            )
     return load_model(workdir, dtype="float32").variables
 
 

@@ -86,6 +86,7 @@ def run(
     # ------------------------------------------------------------------------------ model and steps
     decoder = train_decoder.make_decoder(
         config.task,
+        architecture=config.model.architecture,
         width=config.model.unet_width,
         head=config.model.get("head", ""),  # a segmenter has none
         dtype=config.model.dtype,

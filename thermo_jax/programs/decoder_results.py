@@ -20,6 +20,7 @@ from thermo_jax.evaluation.tables import PrintedTable
 from thermo_jax.programs import reports
 from thermo_jax.programs.frozen_encoder import row_name
 from thermo_jax.programs.workdir import PICTURES
+from thermo_jax.rivals.networks import UNET
 from thermo_jax.training import processes
 from thermo_jax.training.checkpoints import FOLDER
 from thermo_jax.training.loop import TrainingRun
@@ -137,6 +138,8 @@ def _facts(
         facts["diagnoses"] = SHUFFLED.format(seed=config.seed)
     if config.data.downscale > 1:
         facts["resolution"] = f"reduced by {config.data.downscale}: not the paper's"
+    if config.model.architecture != UNET:
+        facts["decoder"] = f"{config.model.architecture}, a network of others"
     if encoder_caveat:
         facts["encoder"] = encoder_caveat
     if start:

@@ -20,6 +20,7 @@ from thermo_jax.inference.trained_models import SHIPPED_TITLE, Model, load_model
 from thermo_jax.models.frozen import FrozenEncoder
 from thermo_jax.models.operations import NATIVE
 from thermo_jax.programs.frozen_encoder import open_encoder
+from thermo_jax.rivals.networks import architecture_of
 from thermo_jax.training import train_decoder
 from thermo_jax.training.checkpoints import Checkpoints, has_checkpoint
 from thermo_jax.training.known_images import image_digests
@@ -132,7 +133,10 @@ def _latents(encoder: FrozenEncoder) -> str:
 def _wanted(config: ConfigDict, encoder: FrozenEncoder) -> dict[tuple, Any]:
     """The shapes of this run's decoder, by path."""
     decoder = train_decoder.make_decoder(
-        config.task, width=config.model.unet_width, head=config.model.get("head", "")
+        config.task,
+        architecture=config.model.architecture,
+        width=config.model.unet_width,
+        head=config.model.get("head", ""),
     )
     images = image_shape(config.data.type, downscale=config.data.downscale)
     latents = encoder.latents(images).shape
@@ -148,10 +152,17 @@ def _check_shapes(
     config: ConfigDict,
 ) -> None:
     """Raises UserError at the first array whose shape differs from that of this run's decoder."""
+    architecture = architecture_of(model.meta["config"]["model"])
+    if architecture != config.model.architecture:
+        raise UserError(
+            f"{given} is a decoder of architecture {architecture!r}, but config.model.architecture "
+            f"is {config.model.architecture!r}: give a decoder of the same one, or "
+            "config.init_from='' for random weights"
+        )
     width = model.decoder.width
     if width != config.model.unet_width:
         raise UserError(
-            f"{given} has a U-Net of width {width}, but config.model.unet_width is "
+            f"{given} has a decoder of width {width}, but config.model.unet_width is "
             f"{config.model.unet_width}: set it to {width}"
         )
     same_task = model.task == config.task

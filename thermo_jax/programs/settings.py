@@ -19,6 +19,7 @@ from thermo_jax.errors import UserError
 from thermo_jax.models import precision
 from thermo_jax.models.augmentation import AugmentSettings
 from thermo_jax.models.operations import Operations, choose_operations
+from thermo_jax.rivals.networks import check_architecture
 from thermo_jax.training.loop import TrainingPlan
 from thermo_jax.training.optimizer import make_optimizer
 from thermo_jax.training.parallel import DataParallel
@@ -56,6 +57,9 @@ def check_fields(config: ConfigDict) -> None:
                 find_colormap(value)
             except ValueError as error:
                 raise UserError(f"config.{name}: {error}") from error
+    for part in (config, *config.get("stages", {}).values()):
+        if "architecture" in part.get("model", {}):
+            check_architecture(part.model.architecture, task=part.task)
     if "train" in config and config.train.patience and choose_by(config) == "last":
         raise UserError(
             f"config.train.patience={config.train.patience} must be 0 with "

@@ -66,6 +66,7 @@ OLD_DEFAULTS: dict[str, Any] = {
     "train.ema": 0.0,
     "loss.dice": 0.0,
     "loss.nipple_weight": 2.0,
+    "model.architecture": "unet",
     "model.mirror_average": False,
     "augment.mirror": False,
     "augment.rotation": 0.0,

@@ -17,8 +17,8 @@ from thermo_jax.data.streamed import Column
 DIGITS = 16  # hexadecimal
 
 
-def image_digests(images: Iterable[UInt8[np.ndarray, "h w c"]]) -> list[str]:
-    """The digest of each image, as a model reads it: at its data type and size."""
+def image_digests(images: Iterable[UInt8[np.ndarray, "..."]]) -> list[str]:
+    """The digest of each image [H, W, C], as a model reads it, or of each label map [H, W]."""
     return [hashlib.sha256(image.tobytes()).hexdigest()[:DIGITS] for image in images]
 
 

@@ -25,6 +25,7 @@ from thermo_jax.models.frozen import encode
 from thermo_jax.models.mirror import mirror_averaged
 from thermo_jax.models.operations import NATIVE, Operations
 from thermo_jax.models.precision import array_dtype
+from thermo_jax.rivals.networks import UNET, make_network
 from thermo_jax.training import parallel
 from thermo_jax.training.state import AUGMENTATION, PHANTOMS, TrainState, example_keys
 
@@ -209,6 +210,7 @@ def predict_step(
 def make_decoder(
     task: str,
     *,
+    architecture: str = UNET,
     width: int = 64,
     head: str = HEADS[0],
     dtype: str = "float32",
@@ -217,11 +219,16 @@ def make_decoder(
     """Returns the decoder of a task, "classify" or "segment".
 
     Args:
+      architecture: "unet", or the name of a rival's network (`rivals/networks.py`).
       width: channels of the U-Net's first stage.
-      head: the classifier's head, see `models/decoders.py`.
+      head: the U-Net classifier's head, see `models/decoders.py`. Other networks have their own.
       dtype: the compute type, see `models/precision.py`.
+    Raises:
+      UserError: the task has no such architecture.
     """
     operations = dataclasses.replace(operations, dtype=array_dtype(dtype), axis_name=parallel.AXIS)
+    if architecture != UNET:
+        return make_network(architecture, task=task, width=width, operations=operations)
     if task == "classify":
         return Classifier(width, operations, head=head)
     return Segmenter(width, operations, num_classes=len(CLASS_NAMES))

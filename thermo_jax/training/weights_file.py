@@ -28,6 +28,7 @@ from thermo_jax.errors import MissingFileError, UserError, first_line, is_users
 from thermo_jax.files import digest, write_whole
 from thermo_jax.models.cuts import CHANNELS
 from thermo_jax.models.decoders import HEADS
+from thermo_jax.rivals.networks import ARCHITECTURES
 from thermo_jax.training.checkpoints import Checkpoints
 
 SUFFIX = ".safetensors"
@@ -231,6 +232,10 @@ _FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "config.data.colormap": ("a colour map of matplotlib", _is_colormap),
     "config.data.views": ("a list of views", lambda v: v is None or _are_views(v)),
     "config.data.mirrored": ("true or false", lambda v: v is None or isinstance(v, bool)),
+    "config.model.architecture": (
+        f"one of {', '.join(ARCHITECTURES)}",
+        lambda v: v is None or v in ARCHITECTURES,
+    ),
     "config.model.unet_width": (f"from 1 to {_LARGEST}", _is_width),
     "config.model.head": (" or ".join(HEADS), lambda v: v is None or v in HEADS),
     "config.model.mirror_average": ("true or false", lambda v: v is None or isinstance(v, bool)),
