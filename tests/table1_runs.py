@@ -3,6 +3,8 @@
 from thermo_jax.configs import table1 as table1_config
 from thermo_jax.data.dataset import open_dataset
 from thermo_jax.programs import table1
+from thermo_jax.programs.folds import make_folds
+from thermo_jax.programs.folds import write_folds as save_folds
 
 
 def quick(**fields):
@@ -15,4 +17,5 @@ def quick(**fields):
 
 def write_folds(config, workdir):
     stages = list(table1.plan(config, workdir))
-    table1._begin(config, workdir, stages=stages, open_dataset=open_dataset)
+    dataset, splits = make_folds(config, stages=stages, open_dataset=open_dataset)
+    save_folds(config, workdir, stages=stages, dataset=dataset, splits=splits)

@@ -33,7 +33,7 @@ _WORKDIR = flags.DEFINE_string("workdir", "", "Folder for everything that the ru
 
 # Values of config.task: a module of thermo_jax.programs, or one of the two kinds of decoders.
 TRAINING = ("encoder", "classify", "segment")
-CONTINUE = (*TRAINING, "demo", "few_shot", "table1")
+CONTINUE = (*TRAINING, "comparators", "demo", "few_shot", "table1")
 TASKS = (
     *CONTINUE,
     "benchmark",

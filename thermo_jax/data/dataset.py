@@ -236,6 +236,11 @@ class Dataset:
             seed=settings.seed,
         )
 
+    def with_shuffled_labels(self, seed: int) -> "Dataset":
+        """The same data set, with the diagnoses permuted among the patients who have one."""
+        records = _with_shuffled_labels(self.records, seed=seed)
+        return dataclasses.replace(self, records=records)
+
     def _of_known_patients(self) -> list[Thermogram]:
         return [record for record in self.records if record.patient_known]
 

@@ -46,6 +46,9 @@ CAPTIONS = {
     "latents": "Latents: their first three principal components as colours.",
     "few_shot": "Mean IoU by the number of labelled patients; dots are seeds.",
     "auroc": "AUROC per patient with its 95 % interval.",
+    "forest_auroc": "AUROC per patient of rivals and ours, by family. The line is ours; diamonds "
+    "are published figures of other patients.",
+    "forest_miou": "Mean IoU of rivals and ours. The line is ours.",
     "miou": "Mean IoU with its 95 % interval; diamonds are the paper's.",
 }
 

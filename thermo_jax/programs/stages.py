@@ -17,7 +17,7 @@ from thermo_jax.data.dataset import Dataset
 from thermo_jax.data.examples import image_shape
 from thermo_jax.data.splits import Split
 from thermo_jax.errors import UserError
-from thermo_jax.programs import decoder, decoder_results, encoder, settings
+from thermo_jax.programs import cost, decoder, decoder_results, encoder, settings
 from thermo_jax.programs.frozen_encoder import check_raw_pixels
 from thermo_jax.programs.initial_decoder import check_start
 from thermo_jax.programs.lock import only_run_in
@@ -105,6 +105,7 @@ def check_stages(stages: Sequence[Stage], workdir: Path) -> None:
 def check_split(path: Path, split: Split, stages: Sequence[Stage], workdir: Path) -> None:
     """Raises UserError if a stage has begun and the saved split differs from the given one."""
     begun = any((workdir / stage.folder / FOLDER).exists() for stage in stages)
+    begun = begun or any(workdir.glob(f"*/*/{FINISHED}"))  # also stages that train no network
     if begun and path.exists() and Split.load(path) != split:
         raise UserError(
             f"{path} divides the patients differently than this data and configuration: restore "
@@ -122,7 +123,7 @@ def run_stages(
             logging.info("Stage %d of %d: %s is finished.", number, len(stages), stage.folder)
             continue
         logging.info("Stage %d of %d: %s", number, len(stages), stage.folder)
-        with only_run_in(folder), timeline.record():
+        with only_run_in(folder), timeline.record(), cost.measured(folder):
             PROGRAMS[stage.task].run(stage.config, folder, open_dataset=open_dataset)
         (folder / FINISHED).touch()
 
@@ -163,7 +164,10 @@ def _model_bytes(stage: Stage) -> int:
     if stage.task == "encoder":
         # An upper bound: with 16 kernels, the model has 280,000 float32 parameters.
         return 4 * 10**6 * stage.config.model.num_kernels**2 // 16**2
-    model = train_decoder.make_decoder(stage.task, width=stage.config.model.unet_width)
+    sizes = stage.config.model
+    model = train_decoder.make_decoder(
+        stage.task, architecture=sizes.architecture, width=sizes.unet_width
+    )
     data = stage.config.data
     height, width, _ = image_shape(data.type, downscale=data.downscale)
     shapes = train_decoder.abstract_variables(model, (1, height, width, 128))

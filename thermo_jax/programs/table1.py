@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import re
 import textwrap
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from thermo_jax.configs.common import ROW_TYPES
-from thermo_jax.data.dataset import PAPER, TRANSDUCTIVE, Dataset, open_dataset
-from thermo_jax.data.splits import Split
+from thermo_jax.data.dataset import TRANSDUCTIVE, open_dataset
 from thermo_jax.errors import UserError
 from thermo_jax.evaluation import charts, results, table1
 from thermo_jax.evaluation.predictions import Predictions, pool
@@ -25,19 +24,16 @@ from thermo_jax.evaluation.report import Figure, Section
 from thermo_jax.evaluation.tables import PrintedTable
 from thermo_jax.evaluation.wording import DISCLAIMER, OPTIMISTIC
 from thermo_jax.programs import decoder_results, reports, settings
+from thermo_jax.programs.folds import ENCODER, FOLDS, make_folds, write_folds
 from thermo_jax.programs.frozen_encoder import UNTRAINED
 from thermo_jax.programs.stages import (
     Stage,
     check_fractions,
-    check_split,
     check_stages,
     run_stages,
     stage_config,
 )
-from thermo_jax.programs.workdir import PICTURES, begin, check_workdir
-from thermo_jax.training import timeline
-
-FOLDS, ENCODER = "folds", "_encoder"
+from thermo_jax.programs.workdir import PICTURES, check_workdir
 
 
 def run(config: ConfigDict, workdir: str | Path) -> dict:
@@ -47,7 +43,8 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
     stages = list(plan(config, workdir))
     check_stages(stages, workdir)
     open_once = functools.cache(open_dataset)
-    cautions = _begin(config, workdir, stages=stages, open_dataset=open_once)
+    dataset, splits = make_folds(config, stages=stages, open_dataset=open_once)
+    cautions = write_folds(config, workdir, stages=stages, dataset=dataset, splits=splits)
     run_stages(stages, workdir, open_dataset=open_once)
     return _finish(config, workdir, stages, cautions=cautions)
 
@@ -110,94 +107,6 @@ def _fold(config, workdir: Path, *, name: str, split: dict, variant: str) -> Ite
                 stage.encoder.workdir = str(folder)
             title = f"{row} {variant}".strip()
             yield Stage(task, f"{name}/{task}_{row.replace('/', '')}{suffix}", title, stage)
-
-
-def _begin(
-    config: ConfigDict,
-    workdir: Path,
-    *,
-    stages: Sequence[Stage],
-    open_dataset: Callable[..., Dataset],
-) -> list[str]:
-    """Writes config.json, the data report and folds/*.json, whose splits all rows share.
-
-    Returns the cautions about the data set, for all types of images.
-    """
-    with timeline.part("data"):
-        dataset = open_dataset(settings.data_settings(stages[0].config))
-    splits = _splits(config, stages, dataset)
-    _check_splits(config, splits)
-    for path, split in splits.items():
-        check_split(path, split, stages, workdir)
-    begin(workdir, config, dataset=dataset)
-    (workdir / FOLDS).mkdir(exist_ok=True)
-    for path, split in splits.items():
-        split.save(path)
-    return list(dataset.all_cautions.values())
-
-
-def _splits(config: ConfigDict, stages: Sequence[Stage], dataset: Dataset) -> dict[Path, Split]:
-    """The splits of decoders and of encoders by file, read from `config.folds_dir` or new.
-
-    A new split of encoders is made from the split of the same fold's decoders.
-    """
-    splits: dict[Path, Split] = {}
-    for stage in sorted(stages, key=lambda stage: stage.task == "encoder"):  # decoders first
-        path, is_encoder = Path(stage.config.split.file), stage.task == "encoder"
-        given = Path(config.folds_dir).expanduser() / path.name
-        is_given = bool(config.folds_dir) and given.is_file()
-        if path in splits:
-            continue
-        if config.folds_dir and not is_given and not is_encoder:
-            raise UserError(
-                f"config.folds_dir: {given} is missing; give the folder {FOLDS} of another run "
-                "with as many folds and repeats, or leave it empty"
-            )
-        wanted = settings.split_settings(stage.config)
-        if is_encoder and not is_given:  # earlier versions wrote no files for encoders
-            splits[path] = dataset.with_more_validation(splits[_decoders_file(path)], wanted)
-        else:
-            file = str(given) if is_given else ""
-            splits[path] = dataset.split(dataclasses.replace(wanted, file=file))
-    return splits
-
-
-def _decoders_file(path: Path) -> Path:
-    return path.with_stem(path.stem.removesuffix(ENCODER))
-
-
-def _check_splits(config: ConfigDict, splits: Mapping[Path, Split]) -> None:
-    """Raises UserError if a model would train on patients who validate or test it.
-
-    The test sets of a repeat must be disjoint and, if all folds are run, contain every patient.
-    """
-    for path, split in splits.items():
-        decoders = splits[_decoders_file(path)]
-        if split.test != decoders.test or not split.val >= decoders.val:
-            raise UserError(
-                f"config.folds_dir: {path.name} lets an encoder train on patients who validate or "
-                f"test its fold's decoders: remove this file, and the run makes it from "
-                f"{_decoders_file(path).name}"
-            )
-    folds = config.num_folds or config.split.folds
-    of_decoders = [split for path, split in splits.items() if _decoders_file(path) == path]
-    for first in range(0, len(of_decoders), folds):
-        repeat = of_decoders[first : first + folds]
-        tested = [patient for split in repeat for patient in split.test]
-        everybody = repeat[0].train | repeat[0].val | repeat[0].test
-        twice = len(tested) > len(set(tested))
-        if twice or (folds == config.split.folds and set(tested) != everybody):
-            raise UserError(
-                f"the {folds} folds test {len(set(tested))} of {len(everybody)} patients"
-                f"{', some of them twice' if twice else ''}: they were made for another number of "
-                "folds. Set config.split.folds to that number, or leave config.folds_dir empty"
-            )
-        validated = config.split.val_fraction and config.split.protocol != PAPER
-        if validated and not all(split.val for split in repeat):
-            raise UserError(
-                "config.folds_dir: a fold has no validation patients (it was made for the protocol "
-                "'paper'); leave the field empty to divide the patients again"
-            )
 
 
 # --------------------------------------------------------------------------------------------------

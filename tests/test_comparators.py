@@ -1,0 +1,244 @@
+"""Rivals and ours on the same folds: predictions of every stage, resumption, refusals, control."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import tiny_training as tiny
+from folder_contents import contents
+
+from thermo_jax import main
+from thermo_jax.configs import comparators as comparators_config
+from thermo_jax.data.dataset import open_dataset
+from thermo_jax.evaluation.predictions import Predictions
+from thermo_jax.programs import comparators, rival_features, rival_folds, settings, stages
+
+quick_compilation = pytest.fixture(scope="module", autouse=True)(tiny.quick_compilation)
+pytestmark = pytest.mark.usefixtures("cache")
+
+
+def quick(**fields):
+    config = comparators_config.get_config("quick")
+    config.parallel.devices = 1
+    config.update(fields)
+    return config
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The workdir and the results of the quick preset, 2 folds."""
+    workdir = tmp_path_factory.mktemp("comparators")
+    with tiny.shallow_decoders():
+        return workdir, main.run(quick(), workdir)
+
+
+def dataset_of(stage):
+    return open_dataset(settings.data_settings(stage))
+
+
+@pytest.fixture
+def shallow():
+    """Decoders as in `finished`."""
+    with tiny.shallow_decoders():
+        yield
+
+
+@pytest.fixture
+def nothing_is_fitted(monkeypatch):
+    """Fails if a stage runs."""
+
+    def refuse(*args, **options):
+        raise AssertionError("a finished stage was run again")
+
+    class Refused:
+        run = staticmethod(refuse)
+
+    monkeypatch.setattr(stages, "PROGRAMS", dict.fromkeys(stages.PROGRAMS, Refused))
+    monkeypatch.setattr(rival_folds.heads, "fit_head", refuse)
+    monkeypatch.setattr(rival_features.cost, "measured", refuse)
+
+
+def test_every_stage_writes_the_predictions_of_its_folds_test_patients(finished):
+    workdir, _ = finished
+    for key in ("ours_none_classify", "cnn_full", "temperatures_full", "baseline_border"):
+        parts = [
+            Predictions.load(workdir / f"repeat0_fold{k}" / key / "predictions.npz") for k in (0, 1)
+        ]
+        assert sorted(name for part in parts for name in part.patients) == [
+            f"{number:04d}" for number in range(1, 17)
+        ]
+        assert all({"labels", "probabilities"} <= part.columns.keys() for part in parts)
+        assert all("threshold/patient, best balanced accuracy" in part.columns for part in parts)
+
+
+def test_families_have_a_fixed_order_and_ours_comes_first(finished):
+    _, outcome = finished
+    titles = list(outcome["classify"]["measures"])
+    assert titles[0] == "U-Net on raw pixels, small"
+    assert titles[1] == "majority class"
+    assert titles[-2:] == ["temperature statistics, logistic, full", "CNN"]
+
+
+def test_the_difference_to_ours_is_that_of_the_aurocs(finished):
+    _, outcome = finished
+    measures = outcome["classify"]["measures"]
+    ours = measures["U-Net on raw pixels, small"]["auroc"]
+    for title, (value, low, high) in outcome["classify"]["minus_ours"].items():
+        assert value == pytest.approx(measures[title]["auroc"] - ours)
+        assert low <= value <= high
+
+
+def test_what_is_missing_says_why(finished, tmp_path):
+    _, outcome = finished
+    assert list(outcome["missing"].values()) == ["needs temperature matrices of all images"]
+
+
+def test_the_report_shows_tables_forest_plots_costs_and_the_control(finished):
+    workdir, outcome = finished
+    page = (workdir / "report.html").read_text()
+    for text in ("AUROC within folds", "within years", "published", "CPU s", "Not run"):
+        assert text in page
+    assert (workdir / "pictures/forest_auroc.png").is_file()
+    assert (workdir / "pictures/forest_miou.png").is_file()
+    assert len(outcome["control"]["border"]["auroc"]) == 2
+    assert outcome["cost"]["classify, CNN"]["parameters"] > 10
+    assert outcome["cost"]["segment, mean label map of training"]["cpu_seconds"] > 0
+
+
+def test_a_finished_run_fits_nothing_again_and_gives_the_same(finished, shallow, nothing_is_fitted):
+    workdir, outcome = finished
+    before = (workdir / "results.json").read_bytes()
+    again = main.run(quick(), workdir)
+    np.testing.assert_equal(again["classify"], outcome["classify"])
+    assert (workdir / "results.json").read_bytes() == before
+
+
+def test_a_finished_stage_of_another_configuration_is_refused(finished):
+    workdir, _ = finished
+    before = contents(workdir / "repeat0_fold0/temperatures_full")
+    with pytest.raises(ValueError, match="temperatures_full contains results of another"):
+        fields = {"rivals": ("temperatures",), "ours": (), "tasks": ("classify",)}
+        main.run(quick(**fields, candidates=3), workdir)
+    assert contents(workdir / "repeat0_fold0/temperatures_full") == before
+
+
+def test_ours_can_come_from_a_run_of_table1(finished, shallow, tmp_path):
+    """Such a run is a folder with the same folds and finished stages."""
+    workdir, outcome = finished
+    source = tmp_path / "table1"
+    shutil.copytree(workdir / "folds", source / "folds")
+    for fold in ("repeat0_fold0", "repeat0_fold1"):
+        stage = workdir / fold / "ours_none_classify"
+        shutil.copytree(stage, source / fold / "classify_GG")
+    fields = {"table1": str(source), "rivals": ("temperatures",), "shuffles": 0}
+    compared = main.run(quick(tasks=("classify",), **fields), tmp_path / "compared")
+    measures = compared["classify"]["measures"]
+    own = outcome["classify"]["measures"]["U-Net on raw pixels, small"]
+    assert measures["G/G of table1"]["auroc"] == own["auroc"]
+    assert "G/G of table1" not in compared["classify"]["minus_ours"]
+    assert "the best of 2 epochs" in compared["run"]["ours"]
+    assert not list((tmp_path / "compared").glob("*/ours_*"))  # nothing of ours is trained
+
+
+def test_a_table1_of_other_folds_is_refused(finished, tmp_path):
+    workdir, _ = finished
+    source = tmp_path / "table1"
+    shutil.copytree(workdir / "folds", source / "folds")
+    file = source / "folds/repeat0_fold1.json"
+    split = json.loads(file.read_text())
+    split["train"], split["val"] = split["train"][1:], split["val"] + split["train"][:1]
+    file.write_text(json.dumps(split))
+    with pytest.raises(ValueError, match=r"has other folds of patients .*--config.folds_dir="):
+        main.run(quick(table1=str(source)), tmp_path / "compared")
+
+
+def test_an_unfinished_table1_is_refused(finished, tmp_path):
+    workdir, _ = finished
+    source = tmp_path / "table1"
+    shutil.copytree(workdir / "folds", source / "folds")
+    with pytest.raises(ValueError, match=r"classify_HH is not a finished stage.*row H/H"):
+        main.run(quick(table1=str(source), row="H/H"), tmp_path / "compared")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"rivals": ("resnet",)}, "config.rivals=.*must be one or more of temperatures"),
+        ({"areas": ("left",)}, "config.areas=.*full, breasts"),
+        ({"ours": ("best",)}, "config.ours=.*none, pretrained, shipped"),
+        ({"candidates": 0}, "config.candidates=0 must be at least 1"),
+        ({"num_folds": 3}, "config.num_folds=3 must be from 0"),
+        ({"split": {"val_fraction": 0.0}, "encoder_val_fraction": 0.0}, "rivals are tuned"),
+        ({"split": {"protocol": "paper"}}, "by the protocol 'honest' only"),
+        ({"rivals": ("cnn",), "ours": ()}, "contains 'segment', but .* no segmenter"),
+        ({"ours": ("none", "shipped")}, "config.downscale.gray=20: the model that ships"),
+        ({"weights": {"source": "file", "file": "/no/such.npz"}}, "/no/such.npz"),
+        ({"weights": {"source": "hub"}}, "config.weights.source='hub' must be one of package"),
+    ],
+)
+def test_a_mistake_in_the_configuration_is_reported_before_anything_runs(
+    fields, message, tmp_path, nothing_is_fitted
+):
+    with pytest.raises(ValueError, match=message):
+        main.run(quick(**fields), tmp_path)
+
+
+def test_all_rivals_have_stages_and_each_network_as_many_epochs_as_others_settings(tmp_path):
+    config = comparators_config.get_config("honest")
+    planned = list(comparators.plan(config, tmp_path))
+    keys = {network.row.key for network in planned}
+    assert {"ours_none_classify", "ours_pretrained_segment", "ours_shipped_segment"} <= keys
+    assert {"vgg_full", "vit_full", "vit_breasts", "untrained_latents_full"} <= keys
+    classifiers = [n.stage.config for n in planned if n.stage.task == "classify"]
+    assert {(c.train.steps, c.train.epochs) for c in classifiers} == {(0, config.candidates)}
+    assert len({network.stage.folder for network in planned}) == len(planned)
+    by_key = {network.row.key: network.stage.config for network in planned}
+    assert by_key["vgg_full"].model.architecture == "vgg"
+    assert by_key["untrained_latents_full"].encoder.kind == "random"
+
+
+def test_rivals_that_look_at_one_area_only_do_so_whatever_areas_are_wanted(tmp_path):
+    config = comparators_config.get_config("honest")
+    config.areas = ("breasts",)
+    keys = {network.row.key for network in comparators.plan(config, tmp_path)}
+    assert {"cnn_full", "vit_breasts"} <= keys and "vit_full" not in keys
+
+
+def test_the_u_net_on_raw_pixels_is_trained_once(tmp_path):
+    for ours, expected in ((("none",), False), (("pretrained",), True)):
+        config = comparators_config.get_config("honest")
+        config.ours = ours
+        keys = {network.row.key for network in comparators.plan(config, tmp_path)}
+        assert ("raw_pixels_full" in keys) is expected
+
+
+def test_some_of_the_folds_can_be_run(tmp_path):
+    """Patients of the other folds are not tested; the year is predicted of those that are."""
+    fields = {"rivals": ("temperatures",), "ours": (), "tasks": ("classify",), "num_folds": 1}
+    outcome = main.run(quick(**fields, shuffles=0), tmp_path)
+    assert outcome["classify"]["measures"]["majority class"]["counts"]["n"] == 8
+    assert outcome["run"]["folds"].startswith("1 of 2")
+
+
+def test_segmenters_are_scored_again_if_images_change(tmp_path):
+    fields = {"rivals": ("mean_label_map",), "ours": (), "tasks": ("segment",)}
+    main.run(quick(**fields), tmp_path)
+    with pytest.raises(ValueError, match="contains results of another configuration"):
+        main.run(quick(**fields, downscale={"gray": 10}), tmp_path)
+
+
+def test_features_are_computed_again_if_how_images_are_read_changes(finished, tmp_path):
+    """A new digest, so that the features of other pixels are not used."""
+    config = quick()
+    stage = next(comparators._fold_stages(config, tmp_path)).config
+    dataset = dataset_of(stage)
+    before = rival_features.content_digest(dataset, "classify")
+    stage.data.unit = "kelvin"
+    assert rival_features.content_digest(dataset_of(stage), "classify") != before
+
+
+def test_the_preset_fast_trains_no_network(tmp_path):
+    config = comparators_config.get_config("fast")
+    assert list(comparators.plan(config, tmp_path)) == []
+    assert "imagenet_logistic" in config.rivals and "mean_label_map" in config.rivals
