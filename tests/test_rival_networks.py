@@ -219,7 +219,10 @@ def test_a_transformer_layer_does_not_depend_on_the_order_of_tokens():
     layer = TransformerLayer(heads=2)
     output, variables = layer.init_with_output(KEY, jnp.asarray(tokens))
     np.testing.assert_allclose(
-        layer.apply(variables, tokens[:, ::-1]), output[:, ::-1], rtol=1e-5, atol=1e-5
+        layer.apply(variables, jnp.asarray(tokens[:, ::-1])),
+        output[:, ::-1],
+        rtol=1e-5,
+        atol=1e-5,
     )
 
 
