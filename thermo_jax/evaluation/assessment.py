@@ -113,9 +113,9 @@ def aurocs(predictions: Predictions) -> dict[str, float]:
     """
     unit = units(predictions)["patient"]
     scores, labels = (unit.columns[name] for name in ("probabilities", "labels"))
-    measures = metrics.classification_measures(scores, labels, called=scores > CHANCE)
+    pooled = metrics.auroc(scores, labels, weights=np.ones(len(scores)))
     within = _auroc_within(unit.models, scores, labels)
-    return {"auroc": float(measures["auroc"]), "auroc_within": within}
+    return {"auroc": float(pooled), "auroc_within": within}
 
 
 def _measured(unit: Predictions, scores, weights, *, thresholds=0.5) -> dict[str, Any]:

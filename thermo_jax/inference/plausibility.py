@@ -25,7 +25,6 @@ degrees 3, with noise 1, blurred 0).
 
 from collections.abc import Sequence
 
-import jax
 import numpy as np
 from jaxtyping import Integer, UInt8
 
@@ -35,7 +34,6 @@ from thermo_jax.data.picture import Picture
 from thermo_jax.data.thermogram import BACKGROUND, CLASS_NAMES
 from thermo_jax.evaluation.canvas import lightness
 from thermo_jax.inference.trained_models import Model
-from thermo_jax.models.precision import matmul_precision
 
 LEAST_STABLE = 0.91
 MOVED = 6  # pixels of the model's images, which have 80 columns
@@ -114,9 +112,7 @@ class PlausibilityCheck:
         ]
 
     def _segment(self, images: UInt8[np.ndarray, "b h w 1"]) -> Integer[np.ndarray, "b h w"]:
-        with matmul_precision(self.model.dtype, platform=jax.default_backend()):
-            classes = self.model(images, shape=images.shape[1:3])["classes"]
-        return np.asarray(classes.argmax(-1))
+        return self.model.label_maps(images, shape=images.shape[1:3])
 
 
 def _gray(picture: Picture) -> UInt8[np.ndarray, "mh mw 1"]:

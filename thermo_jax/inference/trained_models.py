@@ -22,7 +22,7 @@ from thermo_jax.models.decoders import HEADS
 from thermo_jax.models.frozen import FrozenEncoder, encode
 from thermo_jax.models.mirror import mirror_averaged
 from thermo_jax.models.operations import choose_operations
-from thermo_jax.models.precision import choose_dtype
+from thermo_jax.models.precision import choose_dtype, matmul_precision
 from thermo_jax.rivals.networks import architecture_of
 from thermo_jax.training import train_decoder, weights_file
 from thermo_jax.training.checkpoints import check_validated
@@ -75,6 +75,14 @@ class Model(NamedTuple):
             shape=shape,
             mirror_average=self.mirror_average,
         )
+
+    def label_maps(
+        self, images: UInt8[Array | np.ndarray, "b h w c"], *, shape: tuple[int, int]
+    ) -> np.ndarray:
+        """A segmenter's classes uint8 [B, *shape], computed in the model's own precision."""
+        with matmul_precision(self.dtype, platform=jax.default_backend()):
+            classes = self(images, shape=shape)["classes"]
+        return np.asarray(classes.argmax(-1), np.uint8)
 
 
 def load_model(workdir: str | os.PathLike, *, name: str = "", dtype: str = "auto") -> Model:

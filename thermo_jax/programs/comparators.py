@@ -17,7 +17,7 @@ from thermo_jax.data.dataset import Dataset, open_dataset
 from thermo_jax.data.splits import Split
 from thermo_jax.errors import UserError
 from thermo_jax.programs import comparators_report, rival_features, rival_rows, settings
-from thermo_jax.programs.folds import ENCODER, FOLDS, make_folds, write_folds
+from thermo_jax.programs.folds import ENCODER, FOLDS, check_num_folds, make_folds, write_folds
 from thermo_jax.programs.rival_rows import OURS_FAMILY, Row, Study, ours_kinds
 from thermo_jax.programs.stages import (
     FINISHED,
@@ -91,11 +91,7 @@ def _check_fields(config: ConfigDict) -> None:
             "config.split.val_fraction=0: rivals are tuned, and thresholds chosen, on validation "
             "patients; set it to 0.2, for example"
         )
-    if not 0 <= config.num_folds <= config.split.folds:
-        raise UserError(
-            f"config.num_folds={config.num_folds} must be from 0 (all) to config.split.folds="
-            f"{config.split.folds}"
-        )
+    check_num_folds(config)
     segmenters = [name for name in config.rivals if BY_NAME[name].task == "segment"]
     if "segment" in config.tasks and not (segmenters or config.table1 or config.ours):
         raise UserError(

@@ -13,7 +13,6 @@ import functools
 from collections.abc import Iterator
 from pathlib import Path
 
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -27,7 +26,6 @@ from thermo_jax.evaluation.tables import PrintedTable
 from thermo_jax.evaluation.wording import DISCLAIMER
 from thermo_jax.inference.trained_models import load_model
 from thermo_jax.models.cuts import CHANNELS
-from thermo_jax.models.precision import matmul_precision
 from thermo_jax.programs import decoder_results, reports, settings
 from thermo_jax.programs.stages import (
     Stage,
@@ -149,10 +147,9 @@ def _untrained(dataset: Dataset, split: Split) -> float | None:
         return None
     tested = examples.take(examples.rows_of_patients(split.test)).columns
     confusions = []
-    with matmul_precision(model.dtype, platform=jax.default_backend()):
-        for image, truth in zip(tested["images"], tested["scored_label_maps"], strict=True):
-            maps = model(image[np.newaxis], shape=truth.shape)["classes"].argmax(-1)
-            confusions.append(decoder_results.confusions(truth[np.newaxis], maps))
+    for image, truth in zip(tested["images"], tested["scored_label_maps"], strict=True):
+        maps = model.label_maps(image[np.newaxis], shape=truth.shape)
+        confusions.append(decoder_results.confusions(truth[np.newaxis], maps))
     return _pooled(np.concatenate(confusions))
 
 

@@ -20,6 +20,15 @@ from thermo_jax.training import timeline
 FOLDS, ENCODER = "folds", "_encoder"
 
 
+def check_num_folds(config: ConfigDict) -> None:
+    """Raises UserError if more folds are to be run than there are."""
+    if not 0 <= config.num_folds <= config.split.folds:
+        raise UserError(
+            f"config.num_folds={config.num_folds} must be from 0 (all) to config.split.folds="
+            f"{config.split.folds}"
+        )
+
+
 def make_folds(
     config: ConfigDict, *, stages: Sequence[Stage], open_dataset: Callable[..., Dataset]
 ) -> tuple[Dataset, dict[Path, Split]]:

@@ -5,6 +5,7 @@ data set -> an area of it (frame or breasts, gray levels or temperatures) -> fea
 """
 
 import dataclasses
+import functools
 import hashlib
 import io
 import itertools
@@ -65,7 +66,7 @@ class Look(NamedTuple):
         return "_".join(self)
 
 
-class Features(NamedTuple):
+class Computed(NamedTuple):
     """The features of all images, or the reason why there are none."""
 
     values: np.ndarray | None  # float64 [N, k], in the order of the classifiers' examples
@@ -84,9 +85,7 @@ def _shipped_segmenter() -> Callable[[np.ndarray], np.ndarray]:
 
     def segment(image: np.ndarray) -> np.ndarray:
         reduced = block_mean(image, factor=model.downscale)[np.newaxis]
-        with matmul_precision(model.dtype, platform=jax.default_backend()):
-            classes = model(reduced, shape=reduced.shape[1:3])["classes"]
-        return np.asarray(classes.argmax(-1))[0]
+        return model.label_maps(reduced, shape=reduced.shape[1:3])[0]
 
     return segment
 
@@ -115,7 +114,7 @@ def content_digest(dataset: Dataset, task: str) -> str:
 
 def compute_all(
     config: ConfigDict, workdir: Path, dataset: Dataset, looks: Collection[Look]
-) -> dict[Look, Features]:
+) -> dict[Look, Computed]:
     """The features of the images to be classified, which are computed if no file has them.
 
     Looks at the same area follow each other, so that its images are read once.
@@ -123,20 +122,23 @@ def compute_all(
     content = [content_digest(dataset, "classify"), shipped_id()]
     at_full_size = dataclasses.replace(dataset.settings, downscale=1)
     dataset = dataclasses.replace(dataset, settings=at_full_size)
-    found: dict[Look, Features] = {}
+    load_weights = functools.cache(pretrained.load_weights)  # shared by the looks
+    found: dict[Look, Computed] = {}
     by_area = sorted(looks, key=lambda look: (look.temperatures, look.area, look.features))
     for (temperatures, area), group in itertools.groupby(
         by_area, key=lambda look: (look.temperatures, look.area)
     ):
         if temperatures == "kept" and not areas.has_temperatures(dataset, "classify"):
-            found |= dict.fromkeys(group, Features(None, NEEDS_MATRICES))
+            found |= dict.fromkeys(group, Computed(None, NEEDS_MATRICES))
             continue
         seen = area_of(dataset, area=area, temperatures=temperatures)
         for look in group:
             try:
-                found[look] = Features(_compute(config, workdir, seen, look, content=content))
+                found[look] = Computed(
+                    _compute(workdir, seen, look, content, _extractor(config, look, load_weights))
+                )
             except (MissingPackageError, _NoRecordings) as error:
-                found[look] = Features(None, str(error))
+                found[look] = Computed(None, str(error))
     return found
 
 
@@ -145,14 +147,18 @@ class _NoRecordings(Exception):
 
 
 def _compute(
-    config: ConfigDict, workdir: Path, seen: Dataset, look: Look, *, content: list[str]
+    workdir: Path,
+    seen: Dataset,
+    look: Look,
+    content: list[str],
+    extractor: tuple[Callable, dict[str, Any]],
 ) -> np.ndarray:
     """The features [N, k] of one look, from its file or new.
 
     Raises:
       MissingPackageError, _NoRecordings: they cannot be computed.
     """
-    extract, facts = _extractor(config, look)
+    extract, facts = extractor
     made_for = digest([content, look, facts])
     folder = workdir / FOLDER / look.key
     file = folder / FILE
@@ -162,7 +168,8 @@ def _compute(
                 return saved["values"]
     logging.info("Features: %s", look.key)
     recordings = _recordings(seen) if look.features == "rank_pooling" else []
-    images = seen.load("classify").columns["images"]  # shared by the looks at this area
+    # Reading is shared by the looks at this area. Recordings are read one at a time.
+    images = None if recordings else seen.load("classify").columns["images"]
     folder.mkdir(parents=True, exist_ok=True)
     with timeline.record(), cost.measured(folder) as measured:
         measured |= facts
@@ -184,7 +191,9 @@ def _compute(
     return values
 
 
-def _extractor(config: ConfigDict, look: Look) -> tuple[Callable, dict[str, Any]]:
+def _extractor(
+    config: ConfigDict, look: Look, load_weights: Callable
+) -> tuple[Callable, dict[str, Any]]:
     """A function: images -> features; and facts about its weights, if it has some."""
     simple = {
         "temperatures": temperature_statistics.features,
@@ -196,8 +205,8 @@ def _extractor(config: ConfigDict, look: Look) -> tuple[Callable, dict[str, Any]
         return simple[look.features], {}
     source = "random" if look.features == "random" else config.weights.source
     file = config.weights.file if source == "file" else ""
-    variables, about = pretrained.load_weights(source, file, seed=config.seed)
-    about |= {"seed": config.seed} if source == "random" else {}
+    variables, about = load_weights(source, file, seed=config.seed)
+    about = about | ({"seed": config.seed} if source == "random" else {})
 
     def extract(images: np.ndarray) -> np.ndarray:
         with matmul_precision("float32", platform=jax.default_backend()):

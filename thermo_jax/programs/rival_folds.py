@@ -12,7 +12,6 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from absl import logging
 
@@ -22,7 +21,6 @@ from thermo_jax.evaluation import assessment, baselines
 from thermo_jax.evaluation.predictions import Predictions, pool
 from thermo_jax.files import digest, write_whole
 from thermo_jax.inference.trained_models import SHIPPED, load_model
-from thermo_jax.models.precision import matmul_precision
 from thermo_jax.programs import cost, decoder_results
 from thermo_jax.programs.stages import FINISHED
 from thermo_jax.rivals import heads, mean_label_map, otsu_geometry
@@ -80,6 +78,11 @@ def fitted_on(examples: Examples, fold: Fold, **more: Any) -> dict[str, Any]:
     return {"images": digest(sets)} | more
 
 
+def digest_of(features: np.ndarray) -> str:
+    """A digest of features [N, k], which may contain NaN."""
+    return digest(features.round(9).tolist())
+
+
 # --------------------------------------------------------------------------------------------------
 # Classifiers
 # --------------------------------------------------------------------------------------------------
@@ -101,15 +104,16 @@ def classify(
     folder: Path,
     *,
     features: np.ndarray,
+    features_id: str,
     head: str,
     candidates: int,
     seed: int,
 ) -> None:
-    """The stage of a head on features [N, k] of all images."""
+    """The stage of a head on features [N, k] of all images; `features_id` is their digest."""
     made_from = fitted_on(
         examples,
         fold,
-        features=digest(features.round(9).tolist()),
+        features=features_id,
         head=head,
         candidates=candidates,
         seed=seed,
@@ -167,8 +171,7 @@ def classify_by_baselines(
             scores = baseline_probabilities(own, labels, fold.sets)
             return with_thresholds(examples, fold, scores[name])
 
-        columns = np.nan_to_num(own[name], nan=-1.0).tolist()
-        finish_once(folder, fitted_on(examples, fold, features=digest(columns)), work)
+        finish_once(folder, fitted_on(examples, fold, features=digest_of(own[name])), work)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -235,14 +238,12 @@ def by_shipped_model(train: Examples, test: Examples) -> dict[str, Any]:
             "out of config.ours"
         )
     maps: dict[str, list[np.ndarray]] = {name: [] for name in shapes}
-    on_device = timeline.part("evaluation")
-    with on_device, matmul_precision(model.dtype, platform=jax.default_backend()):
+    with timeline.part("evaluation"):
         for row in range(len(test)):
             image = test.columns["images"][row : row + 1]
             for name, shape in shapes.items():
-                classes = model(image, shape=shape)["classes"]
-                maps[name].append(np.asarray(classes.argmax(-1), np.uint8)[0])
-    return {name: np.stack(of_images) for name, of_images in maps.items()}
+                maps[name].append(model.label_maps(image, shape=shape))
+    return {name: np.concatenate(of_images) for name, of_images in maps.items()}
 
 
 # --------------------------------------------------------------------------------------------------

@@ -10,12 +10,13 @@ import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
-from thermo_jax.data.dataset import Dataset, SplitSettings, check_not_empty
+from thermo_jax.data.dataset import Dataset, SplitSettings
 from thermo_jax.data.examples import Examples
 from thermo_jax.data.splits import Split
 from thermo_jax.evaluation import baselines
 from thermo_jax.files import digest, write_whole
 from thermo_jax.programs import decoder_results, rival_features, rival_folds
+from thermo_jax.programs.decoder import deal_images
 from thermo_jax.programs.rival_features import Look
 from thermo_jax.programs.rival_folds import Fold
 from thermo_jax.rivals.registry import BY_NAME, FAST, Rival, chosen
@@ -39,7 +40,11 @@ class Study(NamedTuple):
 
     def folds(self, examples: Examples) -> list[Fold]:
         """The folds, as rows of the examples."""
-        return [Fold(name, sets_of(examples, split)) for name, split in self.splits.items()]
+        settings = SplitSettings(**self.config.split)
+        return [
+            Fold(name, deal_images(examples, split, settings, seed=self.config.seed))
+            for name, split in self.splits.items()
+        ]
 
 
 class Row(NamedTuple):
@@ -76,14 +81,6 @@ def title(rival: Rival, area: str, temperatures: str = "removed") -> str:
     return ", ".join([*words, *["°C kept"] * (temperatures == "kept")])
 
 
-def sets_of(examples: Examples, split: Split) -> dict[str, np.ndarray]:
-    """The rows of each set, as `decoder.deal_images` makes them."""
-    patients = {"train": split.train, "validation": split.val, "test": split.test}
-    sets = {role: examples.rows_of_patients(chosen) for role, chosen in patients.items()}
-    check_not_empty(sets, of=len(examples))
-    return sets
-
-
 # --------------------------------------------------------------------------------------------------
 # Classifiers
 # --------------------------------------------------------------------------------------------------
@@ -115,12 +112,14 @@ def classifiers(study: Study) -> Classifiers:
     readers = [row._replace(missing=found[row.look].missing) for row in readers]
     features = {row: found[row.look].values for row in readers if not row.missing}
     for row, values in features.items():
+        features_id = rival_folds.digest_of(values)
         for fold in folds:
             rival_folds.classify(
                 examples,
                 fold,
                 study.folder(fold.name, row.key),
                 features=values,
+                features_id=features_id,
                 head=row.rival.head,
                 candidates=config.candidates,
                 seed=config.seed,
@@ -161,25 +160,20 @@ def _control(
     """The AUROCs of `rival_folds.shuffled_aurocs` by row's title, one for each shuffling."""
     config, folder = study.config, study.workdir / _CONTROL_FOLDER
     examples = study.dataset.load("classify")
+    read = [
+        {name: rival_folds.digest_of(columns) for name, columns in no_anatomy.items()},
+        {row.key: rival_folds.digest_of(values) for row, values in features.items()},
+        examples.columns["labels"].tolist(),
+    ]
     aurocs: dict[str, dict[str, list[float]]] = {}
     for number in range(config.shuffles):
         file, seed = folder / f"shuffle{number:02d}.json", config.seed + number
-        made_from = digest(
-            [
-                config.candidates,
-                seed,
-                dict(config.split),
-                examples.columns["labels"].tolist(),
-                {name: digest(np.nan_to_num(x, nan=-1).tolist()) for name, x in no_anatomy.items()},
-                sorted(row.key for row in features),
-                [digest(values.round(9).tolist()) for values in features.values()],
-            ]
-        )
+        made_from = digest([config.candidates, config.seed, seed, dict(config.split), read])
         saved = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
         if saved.get("made_from") != made_from:
             logging.info("Control with shuffled diagnoses: %d of %d", number + 1, config.shuffles)
-            saved = {"made_from": made_from, "rows": {}}
-            saved["rows"] = _shuffled(study, seed, features, no_anatomy, shown)
+            rows = _shuffled(study, seed, features, no_anatomy, shown)
+            saved = {"made_from": made_from, "rows": rows}
             folder.mkdir(exist_ok=True)
             write_whole(file, json.dumps(saved, indent=1) + "\n")
         for title_of_row, measures in saved["rows"].items():
@@ -196,25 +190,25 @@ def _shuffled(
     no_anatomy: baselines.Features,
     shown: Collection[str],
 ) -> dict[str, dict[str, float]]:
-    config, dataset = study.config, study.dataset.with_shuffled_labels(seed)
+    dataset = study.dataset.with_shuffled_labels(seed)
     labels = {record.name: record.label for record in dataset.records}
     examples = study.dataset.load("classify")
     columns = {"labels": np.array([labels[name] for name in examples.names.tolist()], np.int32)}
     shuffled = dataclasses.replace(examples, columns=columns)
     # Folds are stratified by diagnosis, so that other diagnoses need other folds.
-    settings = SplitSettings(**config.split)
-    folds = [
-        Fold(name, sets_of(shuffled, dataset.split(dataclasses.replace(settings, fold=number))))
+    settings = SplitSettings(**study.config.split)
+    splits = {
+        name: dataset.split(dataclasses.replace(settings, fold=number))
         for number, name in enumerate(study.splits)
-    ]
+    }
     return rival_folds.shuffled_aurocs(
         shuffled,
-        folds,
+        study._replace(splits=splits).folds(shuffled),
         features={row.title: (row.rival.head, values) for row, values in features.items()},
         no_anatomy=no_anatomy,
         baselines_shown=shown,
-        candidates=config.candidates,
-        seed=config.seed,
+        candidates=study.config.candidates,
+        seed=study.config.seed,
     )
 
 

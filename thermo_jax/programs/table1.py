@@ -24,7 +24,7 @@ from thermo_jax.evaluation.report import Figure, Section
 from thermo_jax.evaluation.tables import PrintedTable
 from thermo_jax.evaluation.wording import DISCLAIMER, OPTIMISTIC
 from thermo_jax.programs import decoder_results, reports, settings
-from thermo_jax.programs.folds import ENCODER, FOLDS, make_folds, write_folds
+from thermo_jax.programs.folds import ENCODER, FOLDS, check_num_folds, make_folds, write_folds
 from thermo_jax.programs.frozen_encoder import UNTRAINED
 from thermo_jax.programs.stages import (
     Stage,
@@ -52,11 +52,7 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
 def _check_fields(config: ConfigDict) -> None:
     settings.check_fields(config)
     check_fractions(config)
-    if not 0 <= config.num_folds <= config.split.folds:
-        raise UserError(
-            f"config.num_folds={config.num_folds} must be from 0 (all) to config.split.folds="
-            f"{config.split.folds}"
-        )
+    check_num_folds(config)
     if config.transductive and config.split.protocol != "honest":
         raise UserError(
             "config.transductive=True adds rows to the protocol 'honest'; in "
