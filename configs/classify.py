@@ -18,6 +18,13 @@ def _build(preset: str = "H/H") -> ConfigDict:
     config = common.decoder("classify", preset="G/G" if preset == "small" else preset)
     # "linear" over all pixels (published), or "pooled" (mean over pixels, any image size).
     config.model.head = "linear"
+    # What the network sees, for comparison with configs/comparators.py: "full", the whole image, or
+    # "breasts", the two breasts as the segmenter that comes with thermo_jax finds them.
+    config.model.area = "full"
+    # "removed": gray levels between each image's own minimum and maximum. "kept": temperatures on
+    # one scale for all images, which needs their matrices. A model that sees anything but "full"
+    # and "removed" is scored in its own run only: predict and evaluate refuse it.
+    config.model.temperatures = "removed"
     config.augment = common.augment()
     config.train = common.train(batch_size=16, epochs=70, patience=0, learning_rate=5e-3)
     if preset == "small":

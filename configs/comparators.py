@@ -5,9 +5,18 @@
 
 Presets: `honest` (default: all rivals, and ours with the recipe of configs/small.py), `fast` (no
 network is trained: minutes on a CPU), `smoke` (phantom data, 2 of 4 folds, ours and two networks),
-`quick` (for tests: learns nothing). Ours can also come from a run of configs/table1.py, with
-`--config.table1=runs/table1`. Some rivals need `pip install 'thermo_jax[rivals]'`. The same command
-continues after an interruption; finished stages are not repeated.
+`quick` (for tests: learns nothing). Some rivals need `pip install 'thermo_jax[rivals]'`, some
+temperature matrices of all images, and rank pooling recordings: `--config.data.protocols="('D',)"`.
+The report says what could not be run. The same command continues after an interruption; finished
+stages are not repeated.
+
+Ours can also come from a run of configs/table1.py with validation patients, here of `small`:
+
+    python -m thermo_jax.main --config=configs/table1.py:small --workdir=runs/table1 \
+        --config.data.root=/data/dmr-ir --config.split.val_fraction=0.2 \
+        --config.encoder_val_fraction=0.3
+
+and then `--config.table1=runs/table1 --config.folds_dir=runs/table1/folds`.
 """
 
 from ml_collections import ConfigDict

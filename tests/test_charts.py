@@ -131,18 +131,18 @@ ROWS = {name: Estimate(0.7, 0.6, 0.8) for name in ("one", "two", "three")}
 
 def test_forest_figure_grows_by_a_row_for_each_model_and_each_family(tmp_path):
     path = tmp_path / "new" / "f.png"
-    plain = _forest(path, {"": ROWS})
-    titled = _forest(path, {"A": {"one": ROWS["one"]}, "B": {"two": ROWS["two"]}, "": {}})
-    two_families = _forest(path, {"A": ROWS, "B": {"four": ROWS["one"]}})
-    rows = [3, 4, 6]
-    heights = [len(pixels) for pixels in (plain, titled, two_families)]
+    one = _forest(path, {"A": ROWS})
+    three = _forest(path, {"A": {"one": ROWS["one"]}, "B": {"two": ROWS["two"]}, "C": {}})
+    two = _forest(path, {"A": ROWS, "B": {"four": ROWS["one"]}})
+    rows = [4, 5, 6]
+    heights = [len(pixels) for pixels in (one, three, two)]
     np.testing.assert_allclose(np.diff(heights), 0.22 * charts.DPI * np.diff(rows), atol=1.5)
 
 
 def test_forest_figure_keeps_the_given_order(tmp_path):
     low, high = Estimate(0.3, 0.2, 0.4), Estimate(0.9, 0.8, 0.95)
     drawn = []
-    for groups in ({"": {"a": low, "b": high}}, {"": {"b": high, "a": low}}):
+    for groups in ({"A": {"a": low, "b": high}}, {"A": {"b": high, "a": low}}):
         pixels = _forest(tmp_path / "f.png", groups)
         blue = np.abs(pixels - [0x00, 0x72, 0xB2]).max(axis=-1) <= 2
         lines = np.flatnonzero(blue.any(axis=1))

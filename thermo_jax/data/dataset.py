@@ -101,7 +101,7 @@ class SplitSettings:
     max_train_patients: int = 0
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Dataset:
     """An opened data set.
 

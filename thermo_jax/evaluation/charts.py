@@ -204,24 +204,22 @@ def forest_figure(
     measure: str,
     reference: float | None = None,
     published: Mapping[str, float | None] | None = None,
-    title: str = "",
 ) -> pathlib.Path:
     """A forest plot of many models, by family: a dot, its interval and both as text for each row.
 
     Args:
-        groups: {family: {row name: estimate}}, from top to bottom; never sorted by score. A family
-            "" has no heading. NaN is not drawn.
+        groups: {family: {row name: estimate}}, from top to bottom; never sorted by score. NaN
+            is not drawn.
         measure: the name of the values, for the axis.
         reference: the value of our model, a dashed line across all rows.
         published: for some row names, the published value, a small gray diamond, or None.
     """
     lines, values = [], []  # of rows and headings; None instead of an estimate: a heading
     for family, rows in groups.items():
-        lines += [(canvas.short_text(family, 60), None)] if family else []
-        indent = "   " if family else ""
-        lines += [(indent + canvas.short_text(name, 56), row) for name, row in rows.items()]
-        values += [None] * bool(family) + [(published or {}).get(name) for name in rows]
-    figure = _figure(1, 1.5 + 0.22 * len(lines) + 0.3 * bool(title), title)
+        lines.append((canvas.short_text(family, 60), None))
+        lines += [("   " + canvas.short_text(name, 56), row) for name, row in rows.items()]
+        values += [None, *((published or {}).get(name) for name in rows)]
+    figure = _figure(1, 1.5 + 0.22 * len(lines), "")
     axis = _draw_rows(figure, lines, label="value, 95 % interval", scale=0.8)
     if reference is not None:
         label, look = f"ours ({reference:.3f})", {"color": REFERENCE_COLOR, "linewidth": 1.2}

@@ -23,7 +23,7 @@ from thermo_jax.models.frozen import FrozenEncoder, encode
 from thermo_jax.models.mirror import mirror_averaged
 from thermo_jax.models.operations import choose_operations
 from thermo_jax.models.precision import choose_dtype, matmul_precision
-from thermo_jax.rivals.networks import architecture_of
+from thermo_jax.rivals.networks import architecture_of, look_of, looks_elsewhere
 from thermo_jax.training import train_decoder, weights_file
 from thermo_jax.training.checkpoints import check_validated
 
@@ -151,13 +151,23 @@ def load_model(workdir: str | os.PathLike, *, name: str = "", dtype: str = "auto
 def load_models(workdirs: Paths, *, dtype: str = "auto") -> list[Model]:
     """Loads all models of `find_models`; their names are paths without the common part.
 
-    `find_models` and `load_model` explain the arguments and the errors.
+    `find_models` and `load_model` explain the arguments and the errors. UserError is raised, too,
+    for a model that sees other pixels than those of whole images, which only its own run prepares.
     """
     found = find_models(workdirs)
     trained = [path for path in found if path != weights_file.SHIPPED_FILE]
     common = os.path.commonpath([path.parent for path in trained]) if trained else ""
     names = {path: path.relative_to(common).as_posix() for path in trained}
-    return [load_model(path, name=names.get(path, SHIPPED), dtype=dtype) for path in found]
+    models = [load_model(path, name=names.get(path, SHIPPED), dtype=dtype) for path in found]
+    for model in models:
+        if looks_elsewhere(model.meta["config"]["model"]):
+            area, temperatures = look_of(model.meta["config"]["model"])
+            raise UserError(
+                f"{model.source} was trained with config.model.area={area!r} and "
+                f"config.model.temperatures={temperatures!r}, for comparison: name the workdirs "
+                "of models that see whole images, with 'full' and 'removed'"
+            )
+    return models
 
 
 @partial(jax.jit, static_argnames=("encoder", "decoder", "shape", "mirror_average"))

@@ -6,16 +6,17 @@ folds of patients, the same for all -> ours and the rivals' networks, trained (e
 """
 
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
 from thermo_jax.configs import small
 from thermo_jax.data.dataset import Dataset, open_dataset
 from thermo_jax.data.splits import Split
-from thermo_jax.errors import UserError
+from thermo_jax.errors import MissingFileError, UserError
+from thermo_jax.files import saved_config
 from thermo_jax.programs import comparators_report, rival_features, rival_rows, settings
 from thermo_jax.programs.folds import ENCODER, FOLDS, check_num_folds, make_folds, write_folds
 from thermo_jax.programs.rival_rows import OURS_FAMILY, Row, Study, ours_kinds
@@ -28,6 +29,7 @@ from thermo_jax.programs.stages import (
     stage_config,
 )
 from thermo_jax.programs.workdir import check_workdir
+from thermo_jax.rivals.areas import has_temperatures
 from thermo_jax.rivals.registry import BY_NAME, chosen
 
 ENCODER_KEY = "encoder"  # the folder, in each fold, of the encoder of ours
@@ -58,16 +60,14 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
     every = [*holders, *stages]
     dataset, splits_of_files = make_folds(config, stages=every, open_dataset=open_once)
     splits = {stage.folder: splits_of_files[Path(stage.config.split.file)] for stage in holders}
+    _check_sets(config, dataset, splits)
     rows = _rows_of_table1(config, splits)
+    planned, missing = _without_missing(planned, dataset)
     cautions = write_folds(config, workdir, stages=every, dataset=dataset, splits=splits_of_files)
     # -------------------------------------------------------------------------- trained networks
-    for area in dict.fromkeys(network.row.area for network in planned):
-        run_stages(
-            [network.stage for network in planned if network.row.area == area],
-            workdir,
-            open_dataset=functools.cache(functools.partial(_open_area, open_once, area)),
-        )
+    run_stages([network.stage for network in planned], workdir, open_dataset=open_once)
     rows += dict.fromkeys(n.row for n in planned if n.stage.task != "encoder")
+    rows += missing
     # ----------------------------------------------------- what trains no network, and the control
     study = Study(config, workdir, dataset, splits)
     fitted = rival_rows.Classifiers([], {}, {})
@@ -107,8 +107,23 @@ def _check_fields(config: ConfigDict) -> None:
     rival_features.check_weights(config)
 
 
-def _open_area(open_once: Callable[..., Dataset], area: str, wanted: Any) -> Dataset:
-    return rival_features.area_of(open_once(wanted), area=area, temperatures="removed")
+def _check_sets(config: ConfigDict, dataset: Dataset, splits: Mapping[str, Split]) -> None:
+    """Raises UserError if a set of a fold has no image for one of the tasks."""
+    for task in config.tasks:
+        try:
+            records = dataset.select(task, "gray")
+        except UserError as error:
+            raise UserError(f"{error}, or leave {task!r} out of config.tasks") from error
+        usable = {record.patient for record in records}
+        for fold, split in splits.items():
+            sets = {"training": split.train, "validation": split.val, "test": split.test}
+            empty = [role for role, patients in sets.items() if not usable & patients]
+            if empty:
+                raise UserError(
+                    f"no {empty[0]} patient of {fold} has one of the {len(records)} thermograms "
+                    f"that the task {task!r} can use: leave it out of config.tasks, or set fewer "
+                    "config.split.folds or another config.split.seed"
+                )
 
 
 # --------------------------------------------------------------------------------------------------
@@ -138,6 +153,8 @@ def plan(config: ConfigDict, workdir: Path) -> Iterator[Planned]:
                 _tune(stage, config)
                 stage.encoder.kind = row.rival.encoder
                 stage.model.architecture = row.rival.network
+                if task == "classify":
+                    stage.model.update({"area": row.area, "temperatures": row.temperatures})
                 yield Planned(Stage(task, f"{fold}/{row.key}", row.title, stage), row)
 
 
@@ -154,10 +171,24 @@ def _network_rows(config: ConfigDict, task: str) -> Iterator[Row]:
     for rival in map(BY_NAME.__getitem__, config.rivals):
         is_ours = rival.name == "raw_pixels" and "none" in ours_kinds(config)
         if rival.task == task and rival.network and not is_ours:
-            for area in chosen(rival.areas, config.areas):
-                key = rival_features.row_name(rival, area, "removed")
-                title = rival_rows.title(rival, area)
-                yield Row(task, key, title, rival.family, rival, area=area)
+            for temperatures in chosen(rival.temperatures, config.temperatures):
+                for area in chosen(rival.areas, config.areas):
+                    key = rival_features.row_name(rival, area, temperatures)
+                    title = rival_rows.title(rival, area, temperatures)
+                    look = {"area": area, "temperatures": temperatures}
+                    yield Row(task, key, title, rival.family, rival, **look)
+
+
+def _without_missing(
+    planned: Sequence[Planned], dataset: Dataset
+) -> tuple[list[Planned], list[Row]]:
+    """The networks that can be trained on these data, and the rows of the others."""
+    can_keep = any(n.row.temperatures == "kept" for n in planned) and has_temperatures(
+        dataset, "classify"
+    )
+    kept = [n for n in planned if can_keep or n.row.temperatures != "kept"]
+    rows = dict.fromkeys(n.row for n in planned if n not in kept)
+    return kept, [row._replace(missing=rival_features.NEEDS_MATRICES) for row in rows]
 
 
 def _tune(stage: ConfigDict, config: ConfigDict) -> None:
@@ -186,11 +217,17 @@ def _rows_of_table1(config: ConfigDict, splits: Mapping[str, Split]) -> list[Row
     """The rows of `config.table1`, one for each task.
 
     Raises:
-      UserError: that run has other folds, or has not finished this row.
+      MissingFileError: there is no such run.
+      UserError: that run has other folds, has not finished this row, or has other images.
     """
     if not config.table1:
         return []
     rows, source = [], Path(config.table1).expanduser()
+    if not (source / FOLDS).is_dir():
+        raise MissingFileError(
+            f"config.table1={config.table1} is not the workdir of a run of configs/table1.py: "
+            f"there is no folder {source / FOLDS}"
+        )
     for fold, split in splits.items():
         file = source / FOLDS / f"{fold}.json"
         if not file.is_file() or Split.load(file) != split:
@@ -209,5 +246,18 @@ def _rows_of_table1(config: ConfigDict, splits: Mapping[str, Split]) -> list[Row
                 f"configs/table1.py there to its end, with the row {config.row} "
                 "(config.row names another one)"
             )
+        if task == "segment":
+            _check_size(config, folders[0])
         rows.append(Row(task, "", f"{config.row} of {source.name}", OURS_FAMILY, folders=folders))
     return rows
+
+
+def _check_size(config: ConfigDict, folder: Path) -> None:
+    """Raises UserError if the segmenters of another run see images of another size."""
+    downscale = (saved_config(folder) or {}).get("data", {}).get("downscale")
+    if downscale != config.downscale.gray:
+        raise UserError(
+            f"config.table1={config.table1}: its segmenters see images reduced by {downscale}, "
+            f"those of this run by config.downscale.gray={config.downscale.gray}, and mIoU differs "
+            f"by size: set config.downscale.gray={downscale}, or config.tasks=('classify',)"
+        )

@@ -22,11 +22,13 @@ CONTROL_NOTE = (
     "errors of .5; by chance, about one row in 20 lies outside."
 )
 COST_NOTE = (
-    "Seconds of all folds together, with the computation of features and the encoder; of the "
-    "processor, those of all threads. Reading images and finding breasts, which rivals share, are "
-    "not counted. Memory: the largest of the whole process. A head's parameters are its "
-    "coefficients; an SVM with a kernel has one for each support vector. Settings tried: on "
-    "validation patients; of networks, epochs."
+    "Seconds of all folds together; of the processor, those of all threads. Of a head: computing "
+    "the features and fitting, without reading images and finding breasts, which heads share. Of a "
+    "network: its whole run, from reading images to its report, with its encoder. If a stage was "
+    "interrupted, only the session that finished it is counted. Memory: the largest of the whole "
+    "process. Parameters: of the first fold; a head's are its coefficients, and an SVM with a "
+    "kernel has one for each support vector. Settings were chosen on validation patients; those of "
+    "networks are epochs."
 )
 
 
@@ -98,12 +100,22 @@ def _cost_table(study: Study, rows: Sequence[Row], outcome: dict[str, Any]) -> P
     outcome["cost"] = {f"{row.task}, {row.title}": value for row, value in found.items()}
     names = ("tried", "parameters", "cpu_seconds", "device_seconds", "seconds", "peak_gb")
     headings = ["settings tried", "parameters", "CPU s", "device s", "clock s", "memory GB"]
+    headings.append("chosen in each fold")
     lines: list[list[Cell]] = []
     for task in study.config.tasks:
         groups = rival_tables.by_family([row for row in found if row.task == task])
         for row in (row for group in groups.values() for row in group):
-            lines.append([row.title, task, *(found[row].get(name) for name in names)])
+            costs = [found[row].get(name) for name in names]
+            lines.append([row.title, task, *costs, _chosen(found[row].get("chosen", []))])
     return PrintedTable("Cost", ["", "task", *headings], lines, note=COST_NOTE, float_format=".1f")
+
+
+def _chosen(settings: Sequence[str | None]) -> str:
+    """The settings of the folds, such as "C = 0.1, 1", with the name of the first only."""
+    if None in settings or not settings:
+        return ""
+    name = settings[0].rstrip("0123456789.-e+")
+    return name + ", ".join(setting.removeprefix(name) for setting in settings)
 
 
 def _all_predictions(predictions: Mapping[str, Predictions], task: str) -> PrintedTable:
@@ -132,7 +144,8 @@ def _facts(study: Study, rows: Sequence[Row]) -> dict[str, str]:
         "chosen by AUROC, or epochs of a network, chosen by loss, both on validation images. "
         "Networks share the recipe of configs/small.py (learning rate, augmentation, average of "
         "weights), which was made for ours. Baselines are not tuned",
-        "images": f"gray, reduced by {config.downscale.gray} for networks and baselines",
+        "images": f"gray; reduced by {config.downscale.gray} for networks, baselines and simple "
+        "segmenters, full size for features",
     }
     if config.table1:
         facts["ours"] = _other_run(study, rows)

@@ -24,7 +24,7 @@ from thermo_jax.data.splits import Split
 from thermo_jax.data.streamed import Column, subset
 from thermo_jax.data.thermogram import GRAY_SHAPE
 from thermo_jax.models.frozen import FrozenEncoder
-from thermo_jax.programs import decoder_results, settings
+from thermo_jax.programs import decoder_results, looks, settings
 from thermo_jax.programs.frozen_encoder import encoder_caveat, own_encoder
 from thermo_jax.programs.initial_decoder import own_start, start_text, trained_on
 from thermo_jax.programs.workdir import begin_training, check_workdir, to_json
@@ -60,7 +60,8 @@ def run(
     # -------------------------------------------------------------------- images and sets of images
     with timeline.part("data"):
         dataset = open_dataset(settings.data_settings(config))
-        examples = dataset.load(config.task)
+        seen = looks.seen_by(config, dataset)
+        examples = seen.load(config.task)
     split_settings = settings.split_settings(config)
     split = dataset.split(split_settings)
     sets = deal_images(examples, split, split_settings, seed=config.seed)
@@ -166,7 +167,9 @@ def run(
             config,
             workdir=workdir,
             sets=parts,
-            gray=gray_images(dataset, parts) if config.task == "classify" else None,
+            gray=gray_images(dataset, parts, changed=seen is not dataset)
+            if config.task == "classify"
+            else None,
             predictions=predictions,
             trained=trained,
             encoder_caveat=caveat,
@@ -212,15 +215,21 @@ def fewer_patients(patients: set[str], split_settings: SplitSettings, *, seed: i
     return {names[i] for i in rng.permutation(len(names))[:count]}
 
 
-def gray_images(dataset: Dataset, parts: Mapping[str, Examples]) -> dict[str, Column]:
-    """The gray images of a classifier's sets, by role, for the baselines.
+def gray_images(
+    dataset: Dataset, parts: Mapping[str, Examples], *, changed: bool = False
+) -> dict[str, Column]:
+    """The whole gray images of a classifier's sets, by role, for the baselines.
 
     If an image has no gray version, the run's own images are returned, although the colours of a
     heatmap have no natural order.
+
+    Args:
+      changed: the run's own images are not those of the data set.
     """
     have_gray = {r.name for r in dataset.records if r.gray_path or r.temperature_path}
     used = {name for part in parts.values() for name in part.names.tolist()}
-    if dataset.settings.type == "gray" or not have_gray.issuperset(used):
+    is_gray = dataset.settings.type == "gray" and not changed
+    if is_gray or not have_gray.issuperset(used):
         return {role: part.columns["images"] for role, part in parts.items()}
     with timeline.part("data"):
         gray = dataset.load("classify", "gray")

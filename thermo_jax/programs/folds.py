@@ -123,6 +123,7 @@ def _check_splits(config: ConfigDict, splits: Mapping[Path, Split]) -> None:
         validated = config.split.val_fraction and config.split.protocol != PAPER
         if validated and not all(split.val for split in repeat):
             raise UserError(
-                "config.folds_dir: a fold has no validation patients (it was made for the protocol "
-                "'paper'); leave the field empty to divide the patients again"
+                "config.folds_dir: a fold has no validation patients (that run had "
+                "config.split.val_fraction=0, or the protocol 'paper'): leave the field empty to "
+                "divide the patients again, or give the folds of a run with validation patients"
             )

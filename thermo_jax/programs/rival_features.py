@@ -6,7 +6,6 @@ data set -> an area of it (frame or breasts, gray levels or temperatures) -> fea
 
 import dataclasses
 import functools
-import hashlib
 import io
 import itertools
 from collections.abc import Callable, Collection
@@ -19,14 +18,12 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from thermo_jax.data.dataset import Dataset
-from thermo_jax.data.examples import block_mean
 from thermo_jax.data.streamed import Column
 from thermo_jax.data.thermogram import Thermogram
-from thermo_jax.errors import MissingPackageError
+from thermo_jax.errors import MissingPackageError, UserError
 from thermo_jax.files import digest, write_whole
-from thermo_jax.inference.trained_models import SHIPPED, load_model
 from thermo_jax.models.precision import matmul_precision
-from thermo_jax.programs import cost
+from thermo_jax.programs import cost, looks
 from thermo_jax.rivals import (
     areas,
     curvelet,
@@ -39,7 +36,6 @@ from thermo_jax.rivals import (
 from thermo_jax.rivals.registry import Rival
 from thermo_jax.training import timeline
 from thermo_jax.training.known_images import image_digests
-from thermo_jax.training.weights_file import SHIPPED_FILE
 
 FOLDER, FILE = "features", "features.npz"
 NEEDS_MATRICES = "needs temperature matrices of all images"
@@ -73,32 +69,16 @@ class Computed(NamedTuple):
     missing: str = ""
 
 
-def area_of(dataset: Dataset, *, area: str, temperatures: str) -> Dataset:
-    """The data set as a rival sees it. Raises UserError if a matrix is missing."""
-    segment = _shipped_segmenter() if area == "breasts" else None
-    return areas.of_area(dataset, area=area, absolute=temperatures == "kept", segment=segment)
-
-
-def _shipped_segmenter() -> Callable[[np.ndarray], np.ndarray]:
-    """A function: gray image uint8 [480,640,1] -> label map, by the model that comes along."""
-    model = load_model(SHIPPED, dtype="float32")
-
-    def segment(image: np.ndarray) -> np.ndarray:
-        reduced = block_mean(image, factor=model.downscale)[np.newaxis]
-        return model.label_maps(reduced, shape=reduced.shape[1:3])[0]
-
-    return segment
-
-
-def shipped_id() -> str:
-    """The SHA-256 of the weights that come with thermo_jax."""
-    return hashlib.sha256(SHIPPED_FILE.read_bytes()).hexdigest()
-
-
 def check_weights(config: ConfigDict) -> None:
     """Raises UserError if `config.weights` names a file that cannot be used."""
-    if config.weights.source == "file" or config.weights.file:
-        pretrained.load_weights(config.weights.source, config.weights.file, seed=config.seed)
+    source, file = config.weights.source, config.weights.file
+    if (source == "file") != bool(file):
+        raise UserError(
+            f"config.weights.source={source!r} with config.weights.file={file!r}: the source "
+            "'file' needs a file, and the others none"
+        )
+    if file:
+        pretrained.load_weights(source, file, seed=config.seed)
 
 
 def content_digest(dataset: Dataset, task: str) -> str:
@@ -113,25 +93,25 @@ def content_digest(dataset: Dataset, task: str) -> str:
 
 
 def compute_all(
-    config: ConfigDict, workdir: Path, dataset: Dataset, looks: Collection[Look]
+    config: ConfigDict, workdir: Path, dataset: Dataset, wanted: Collection[Look]
 ) -> dict[Look, Computed]:
     """The features of the images to be classified, which are computed if no file has them.
 
     Looks at the same area follow each other, so that its images are read once.
     """
-    content = [content_digest(dataset, "classify"), shipped_id()]
+    content = [content_digest(dataset, "classify"), looks.shipped_id()]
     at_full_size = dataclasses.replace(dataset.settings, downscale=1)
     dataset = dataclasses.replace(dataset, settings=at_full_size)
     load_weights = functools.cache(pretrained.load_weights)  # shared by the looks
     found: dict[Look, Computed] = {}
-    by_area = sorted(looks, key=lambda look: (look.temperatures, look.area, look.features))
+    by_area = sorted(wanted, key=lambda look: (look.temperatures, look.area, look.features))
     for (temperatures, area), group in itertools.groupby(
         by_area, key=lambda look: (look.temperatures, look.area)
     ):
         if temperatures == "kept" and not areas.has_temperatures(dataset, "classify"):
             found |= dict.fromkeys(group, Computed(None, NEEDS_MATRICES))
             continue
-        seen = area_of(dataset, area=area, temperatures=temperatures)
+        seen = looks.of_area(dataset, area=area, temperatures=temperatures)
         for look in group:
             try:
                 found[look] = Computed(
@@ -185,6 +165,12 @@ def _compute(
             with timeline.part("evaluation" if look.features in _NETWORKS else "rest"):
                 values = _by_blocks(extract, images)
         timeline.save(folder)
+    if not (finite := np.isfinite(values).all(1)).all():
+        name = seen.select("classify")[int(np.argmin(finite))].name
+        raise UserError(
+            f"the features {look.key} of {name} are not finite: look at this thermogram, and leave "
+            "it or the rival out (config.rivals)"
+        )
     content_of_file = io.BytesIO()
     np.savez_compressed(content_of_file, values=values, made_for=np.array(made_for))
     write_whole(file, content_of_file.getvalue())

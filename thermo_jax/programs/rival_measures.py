@@ -1,6 +1,7 @@
 """The measures of the rows of a comparison, from the predictions that their stages saved."""
 
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from thermo_jax.evaluation.predictions import Predictions, pool
 from thermo_jax.files import saved_config
 from thermo_jax.inference.trained_models import load_model
 from thermo_jax.models.precision import matmul_precision
-from thermo_jax.programs import cost, decoder_results, rival_features
+from thermo_jax.programs import cost, decoder_results, looks, rival_features
 from thermo_jax.programs.rival_rows import OURS_FAMILY, Row, Study
 from thermo_jax.training.checkpoints import has_checkpoint
 from thermo_jax.training.metrics_log import METRICS
@@ -84,8 +85,10 @@ def costs(study: Study, row: Row) -> dict[str, Any]:
     peaks = [one["peak_gb"] for one in found if one.get("peak_gb") is not None]
     total["peak_gb"] = max(peaks, default=None)
     total["parameters"] = stages[0].get("parameters", _network_parameters(folders[0], encoders))
-    total["tried"] = stages[0].get("tried", _epochs(folders[0]))
-    total["chosen"] = [one.get("chosen") for one in stages]
+    pairs = zip(stages, folders, strict=True)
+    tuned = [one if "tried" in one else _epochs(folder) for one, folder in pairs]
+    total["tried"] = tuned[0].get("tried")
+    total["chosen"] = [one.get("chosen") for one in tuned]
     return total
 
 
@@ -96,12 +99,15 @@ def _encoder_of(folder: Path) -> Path | None:
     return Path(encoder["workdir"]) if encoder.get("kind") == "pretrained" else None
 
 
-def _epochs(folder: Path) -> int | None:
-    """The epochs of which a network's run chose one."""
+def _epochs(folder: Path) -> dict[str, Any]:
+    """How many epochs a network's run "tried", and the one that it has "chosen" by its loss."""
     file = folder / METRICS
     if not file.is_file():
-        return None
-    return sum(1 for line in file.read_text(encoding="utf-8").splitlines() if line.strip())
+        return {}
+    lines = file.read_text(encoding="utf-8").splitlines()
+    epochs = [json.loads(line) for line in lines if line.strip()]
+    best = min(epochs, key=lambda epoch: epoch["val/loss"])["epoch"]
+    return {"tried": len(epochs), "chosen": f"epoch {best}"}
 
 
 def _network_parameters(folder: Path, encoders: Sequence[Path]) -> int | None:
@@ -147,7 +153,7 @@ def _evidence_by_fold(study: Study, row: Row, examples: Examples) -> dict[str, n
     folders = folders_of(study, row)
     if not all(has_checkpoint(folder) for folder in folders):
         return None
-    seen = rival_features.area_of(study.dataset, area=row.area, temperatures="removed")
+    seen = looks.of_area(study.dataset, area=row.area, temperatures=row.temperatures)
     images = seen.load("classify").columns["images"]
     by_fold = {}
     for fold, folder in zip(study.splits, folders, strict=True):

@@ -15,11 +15,11 @@ from thermo_jax.data.examples import Examples
 from thermo_jax.data.splits import Split
 from thermo_jax.evaluation import baselines
 from thermo_jax.files import digest, write_whole
-from thermo_jax.programs import decoder_results, rival_features, rival_folds
+from thermo_jax.programs import decoder_results, looks, rival_features, rival_folds
 from thermo_jax.programs.decoder import deal_images
 from thermo_jax.programs.rival_features import Look
 from thermo_jax.programs.rival_folds import Fold
-from thermo_jax.rivals.registry import BY_NAME, FAST, Rival, chosen
+from thermo_jax.rivals.registry import AREAS, BY_NAME, FAST, TEMPERATURES, Rival, chosen
 
 OURS_FAMILY, NO_ANATOMY = "thermo_jax", "no anatomy"
 _CONTROL_FOLDER = "control"
@@ -56,7 +56,7 @@ class Row(NamedTuple):
       folders: of its predictions, if they are not in this workdir.
       missing: why it was not run; "" if it was.
       look: what it looks at, if it reads features.
-      area: what a network looks at.
+      area, temperatures: what a network looks at.
     """
 
     task: str
@@ -67,7 +67,8 @@ class Row(NamedTuple):
     folders: tuple[Path, ...] = ()
     missing: str = ""
     look: Look | None = None
-    area: str = "full"
+    area: str = AREAS[0]
+    temperatures: str = TEMPERATURES[0]
 
 
 def ours_kinds(config: ConfigDict) -> tuple[str, ...]:
@@ -75,9 +76,14 @@ def ours_kinds(config: ConfigDict) -> tuple[str, ...]:
     return () if config.table1 else tuple(config.ours)
 
 
-def title(rival: Rival, area: str, temperatures: str = "removed") -> str:
-    """The name of a row in tables."""
+def title(rival: Rival, area: str, temperatures: str, *, weights: str = "") -> str:
+    """The name of a row in tables.
+
+    Args:
+      weights: the source of an ImageNet network's weights; "random" is said.
+    """
     words = [rival.title, *([area] if len(rival.areas) > 1 else [])]
+    words += ["random weights"] * (rival.features == "imagenet" and weights == "random")
     return ", ".join([*words, *["°C kept"] * (temperatures == "kept")])
 
 
@@ -139,7 +145,7 @@ def _rows_with_features(config: ConfigDict) -> list[Row]:
         Row(
             "classify",
             rival_features.row_name(rival, area, temperatures),
-            title(rival, area, temperatures),
+            title(rival, area, temperatures, weights=config.weights.source),
             rival.family,
             rival,
             look=Look(rival.features, area, temperatures),
@@ -168,7 +174,8 @@ def _control(
     aurocs: dict[str, dict[str, list[float]]] = {}
     for number in range(config.shuffles):
         file, seed = folder / f"shuffle{number:02d}.json", config.seed + number
-        made_from = digest([config.candidates, config.seed, seed, dict(config.split), read])
+        about = [config.candidates, config.seed, seed, dict(config.split), list(study.splits)]
+        made_from = digest([*about, read])
         saved = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
         if saved.get("made_from") != made_from:
             logging.info("Control with shuffled diagnoses: %d of %d", number + 1, config.shuffles)
@@ -230,9 +237,7 @@ def segmenters(study: Study) -> list[Row]:
         rows[Row("segment", "ours_zero_shot", ZERO_SHOT, OURS_FAMILY)] = (
             rival_folds.by_shipped_model
         )
-    content = digest(
-        [rival_features.content_digest(study.dataset, "segment"), rival_features.shipped_id()]
-    )
+    content = digest([rival_features.content_digest(study.dataset, "segment"), looks.shipped_id()])
     for fold in study.folds(examples):
         for row, segmenter in rows.items():
             folder = study.folder(fold.name, row.key)

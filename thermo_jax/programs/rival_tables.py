@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from thermo_jax.data.thermogram import CLASS_NAMES
-from thermo_jax.errors import UserError
 from thermo_jax.evaluation import assessment, charts, comparison
 from thermo_jax.evaluation.predictions import Predictions
 from thermo_jax.evaluation.report import Section
@@ -244,11 +243,7 @@ def _forest(study, groups, measures, *, measure: str, ours: str) -> Path:
 
 
 def segmenters(study: Study, groups: Groups, predictions: Mapping[str, Predictions]) -> Compared:
-    """The table of segmenters, scored at the images' own size and at full size.
-
-    Raises:
-      UserError: the images of the rows have different sizes.
-    """
+    """The table of segmenters, scored at the images' own size and at full size."""
     report = study.config.report
     sampling = {"samples": report.bootstrap, "seed": report.seed}
     rows = [row for group in groups.values() for row in group]
@@ -257,18 +252,12 @@ def segmenters(study: Study, groups: Groups, predictions: Mapping[str, Predictio
         title: assessment.assess_segmentation(scored, **sampling)["segmentation"]
         for title, scored in predictions.items()
     }
-    sizes = {title: next(iter(found)) for title, found in by_size.items()}
-    if len(set(sizes.values())) > 1:
-        named = ", ".join(f"{title}: {size}" for title, size in sizes.items())
-        raise UserError(
-            f"the segmenters' images have different sizes ({named}): give config.downscale of the "
-            "run in config.table1"
-        )
-    measures = {title: found[sizes[title]] for title, found in by_size.items()}
+    size, *_, full = next(iter(by_size.values()))  # of all rows
+    measures = {title: found[size] for title, found in by_size.items()}
     differences = comparison.paired_differences(predictions, ours=ours, **sampling) if ours else {}
 
     def cells(row: Row) -> list[Cell]:
-        found, at_full_size = measures[row.title], list(by_size[row.title].values())[-1]
+        found, at_full_size = measures[row.title], by_size[row.title][full]
         regions = [float(np.nanmean(found["iou"][k : k + 2])) for k in (0, 2, 4)]
         return [
             estimates(found, ["miou"])[0],
@@ -280,7 +269,6 @@ def segmenters(study: Study, groups: Groups, predictions: Mapping[str, Predictio
         ]
 
     patients = len(set(next(iter(predictions.values())).patients.tolist()))
-    size, full = next(iter(sizes.values())), list(next(iter(by_size.values())))[-1]
     columns = ["mIoU", "minus ours", "accuracy", "F1", "breasts", "nipples", "armpits", "neck"]
     table = family_table(
         "Segmentation",

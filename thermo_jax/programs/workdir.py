@@ -67,6 +67,8 @@ OLD_DEFAULTS: dict[str, Any] = {
     "loss.dice": 0.0,
     "loss.nipple_weight": 2.0,
     "model.architecture": "unet",
+    "model.area": "full",
+    "model.temperatures": "removed",
     "model.mirror_average": False,
     "augment.mirror": False,
     "augment.rotation": 0.0,

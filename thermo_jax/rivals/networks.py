@@ -1,4 +1,4 @@
-"""The networks of rivals by name: what `config.model.architecture` may be besides "unet".
+"""The networks of rivals: what `config.model.architecture` may be besides "unet", and their looks.
 
 They are decoders. With `config.encoder.kind="none"`, they read raw pixels, and are trained, saved
 and applied by the same programs as our own.
@@ -12,6 +12,7 @@ from thermo_jax.errors import UserError
 from thermo_jax.models.decoders import Decoder
 from thermo_jax.models.operations import Operations
 from thermo_jax.rivals.attention_cnn import AttentionCnn
+from thermo_jax.rivals.registry import AREAS, TEMPERATURES
 from thermo_jax.rivals.transformer_unet import TransformerUNet
 from thermo_jax.rivals.vgg import Vgg
 from thermo_jax.rivals.vision_transformer import VisionTransformer
@@ -34,6 +35,20 @@ ARCHITECTURES = (UNET, *(name for networks in _NETWORKS.values() for name in net
 def architecture_of(model: Mapping[str, Any]) -> str:
     """Returns the name in a run's `config.model`; runs of earlier versions have a U-Net."""
     return model.get("architecture", UNET)
+
+
+def look_of(model: Mapping[str, Any]) -> tuple[str, str]:
+    """Returns the area and the temperatures (registry.py) that a run's network sees.
+
+    Args:
+      model: the run's `config.model`; segmenters, and runs of earlier versions, see whole images.
+    """
+    return model.get("area", AREAS[0]), model.get("temperatures", TEMPERATURES[0])
+
+
+def looks_elsewhere(model: Mapping[str, Any]) -> bool:
+    """Whether a run's network sees other pixels than those of gray images or heatmaps."""
+    return look_of(model) != (AREAS[0], TEMPERATURES[0])
 
 
 def check_architecture(name: str, *, task: str) -> None:

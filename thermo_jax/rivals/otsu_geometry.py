@@ -1,9 +1,9 @@
 """Segmentation without training: Otsu's threshold finds the body, its outline the regions.
 
 After the classical segmenters of breast thermograms: the same idea, a threshold (Otsu 1979) and
-rules of anatomy for the outline. Different: an afternoon's rules. Their numbers were chosen on
-phantoms (8 of version 1, 16 of version 2: mean IoU of a breast .77 and .67); no annotation of a
-real thermogram was looked at.
+rules of anatomy for the outline. Different: the rules are our own, and simple. Their numbers were
+chosen on phantoms (8 of version 1, 16 of version 2: mean IoU of a breast .77 and .67); no
+annotation of a real thermogram was looked at.
 
     gray levels -> body -> for each row, the part of the body at the middle of the trunk
     neck:    the rows at the top where this part is narrow

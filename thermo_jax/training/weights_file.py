@@ -29,6 +29,7 @@ from thermo_jax.files import digest, write_whole
 from thermo_jax.models.cuts import CHANNELS
 from thermo_jax.models.decoders import HEADS
 from thermo_jax.rivals.networks import ARCHITECTURES
+from thermo_jax.rivals.registry import AREAS, TEMPERATURES
 from thermo_jax.training.checkpoints import Checkpoints
 
 SUFFIX = ".safetensors"
@@ -235,6 +236,11 @@ _FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "config.model.architecture": (
         f"one of {', '.join(ARCHITECTURES)}",
         lambda v: v is None or v in ARCHITECTURES,
+    ),
+    "config.model.area": (" or ".join(AREAS), lambda v: v is None or v in AREAS),
+    "config.model.temperatures": (
+        " or ".join(TEMPERATURES),
+        lambda v: v is None or v in TEMPERATURES,
     ),
     "config.model.unet_width": (f"from 1 to {_LARGEST}", _is_width),
     "config.model.head": (" or ".join(HEADS), lambda v: v is None or v in HEADS),

@@ -1,0 +1,67 @@
+"""What a rival looks at: the data set itself, or the same with other gray pixels.
+
+`rivals/areas.py` explains areas and temperatures. Here they get the segmenter that comes along.
+"""
+
+import functools
+import hashlib
+from collections.abc import Callable
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from thermo_jax.data.dataset import Dataset
+from thermo_jax.data.examples import block_mean
+from thermo_jax.errors import UserError
+from thermo_jax.inference.trained_models import SHIPPED, load_model
+from thermo_jax.rivals import areas
+from thermo_jax.rivals.networks import look_of, looks_elsewhere
+from thermo_jax.rivals.registry import AREAS, TEMPERATURES
+from thermo_jax.training.weights_file import SHIPPED_FILE
+
+
+def of_area(dataset: Dataset, *, area: str, temperatures: str) -> Dataset:
+    """The data set as a rival sees it. Raises UserError if a matrix is missing."""
+    segment = _shipped_segmenter() if area == "breasts" else None
+    return areas.of_area(dataset, area=area, absolute=temperatures == "kept", segment=segment)
+
+
+def seen_by(config: ConfigDict, dataset: Dataset) -> Dataset:
+    """The data set as the network of a decoder's run sees it.
+
+    It is kept, with its images, for the other runs of a study that look at the same.
+
+    Raises:
+      UserError: `config.model.temperatures` is "kept", and an image has no matrix.
+    """
+    model = config.model.to_dict()
+    if not looks_elsewhere(model):
+        return dataset
+    area, temperatures = look_of(model)
+    if temperatures == "kept" and not areas.has_temperatures(dataset, config.task):
+        raise UserError(
+            "config.model.temperatures='kept' needs temperature matrices of all images, and "
+            f"some in {config.data.root} have none: use 'removed'"
+        )
+    return _kept(dataset, area, temperatures)
+
+
+@functools.lru_cache(maxsize=len(AREAS) * len(TEMPERATURES))
+def _kept(dataset: Dataset, area: str, temperatures: str) -> Dataset:
+    return of_area(dataset, area=area, temperatures=temperatures)
+
+
+def shipped_id() -> str:
+    """The SHA-256 of the weights that come with thermo_jax."""
+    return hashlib.sha256(SHIPPED_FILE.read_bytes()).hexdigest()
+
+
+def _shipped_segmenter() -> Callable[[np.ndarray], np.ndarray]:
+    """A function: gray image uint8 [480,640,1] -> label map, by the model that comes along."""
+    model = load_model(SHIPPED, dtype="float32")
+
+    def segment(image: np.ndarray) -> np.ndarray:
+        reduced = block_mean(image, factor=model.downscale)[np.newaxis]
+        return model.label_maps(reduced, shape=reduced.shape[1:3])[0]
+
+    return segment
