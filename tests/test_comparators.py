@@ -235,7 +235,9 @@ def test_segmenters_of_a_table1_of_another_size_are_refused_before_anything_runs
         main.run(quick(**fields), tmp_path / "compared")
 
 
-def test_a_task_without_enough_annotations_is_refused_before_anything_runs(nothing_is_fitted, tmp_path):
+def test_a_task_without_enough_annotations_is_refused_before_anything_runs(
+    nothing_is_fitted, tmp_path
+):
     root = phantom.write_phantom(tmp_path / "data", patients=8)
     file = root / phantom.COCO_NAME
     coco = json.loads(file.read_text())
