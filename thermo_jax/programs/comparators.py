@@ -183,12 +183,11 @@ def _without_missing(
     planned: Sequence[Planned], dataset: Dataset
 ) -> tuple[list[Planned], list[Row]]:
     """The networks that can be trained on these data, and the rows of the others."""
-    can_keep = any(n.row.temperatures == "kept" for n in planned) and has_temperatures(
-        dataset, "classify"
-    )
-    kept = [n for n in planned if can_keep or n.row.temperatures != "kept"]
-    rows = dict.fromkeys(n.row for n in planned if n not in kept)
-    return kept, [row._replace(missing=rival_features.NEEDS_MATRICES) for row in rows]
+    rows = dict.fromkeys(n.row for n in planned if n.row.temperatures == "kept")
+    if not rows or has_temperatures(dataset, "classify"):
+        return list(planned), []
+    others = [n for n in planned if n.row not in rows]
+    return others, [row._replace(missing=rival_features.NEEDS_MATRICES) for row in rows]
 
 
 def _tune(stage: ConfigDict, config: ConfigDict) -> None:

@@ -17,7 +17,7 @@ from thermo_jax.programs import decoder_results, reports, rival_measures, rival_
 from thermo_jax.programs.rival_rows import Classifiers, Row, Study
 
 CONTROL_NOTE = (
-    "Permutations of the diagnoses: {shuffles}; each time, what trains no network was fitted again, "
+    "Permutations of the diagnoses: {shuffles}. Each time, what trains no network was fitted anew, "
     "with new folds. Nothing can be learned then, so that the mean should lie within 2 standard "
     "errors of .5; by chance, about one row in 20 lies outside."
 )

@@ -27,9 +27,7 @@ def of_area(dataset: Dataset, *, area: str, temperatures: str) -> Dataset:
 
 
 def seen_by(config: ConfigDict, dataset: Dataset) -> Dataset:
-    """The data set as the network of a decoder's run sees it.
-
-    It is kept, with its images, for the other runs of a study that look at the same.
+    """The data set as the network of a decoder's run sees it, kept as by `kept`.
 
     Raises:
       UserError: `config.model.temperatures` is "kept", and an image has no matrix.
@@ -43,11 +41,12 @@ def seen_by(config: ConfigDict, dataset: Dataset) -> Dataset:
             "config.model.temperatures='kept' needs temperature matrices of all images, and "
             f"some in {config.data.root} have none: use 'removed'"
         )
-    return _kept(dataset, area, temperatures)
+    return kept(dataset, area, temperatures)
 
 
 @functools.lru_cache(maxsize=len(AREAS) * len(TEMPERATURES))
-def _kept(dataset: Dataset, area: str, temperatures: str) -> Dataset:
+def kept(dataset: Dataset, area: str, temperatures: str) -> Dataset:
+    """What `of_area` returns, with its images, for all runs of a study that look at the same."""
     return of_area(dataset, area=area, temperatures=temperatures)
 
 

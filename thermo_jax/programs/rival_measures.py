@@ -9,7 +9,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from thermo_jax.data.examples import Examples
 from thermo_jax.evaluation import comparison
 from thermo_jax.evaluation.predictions import Predictions, pool
 from thermo_jax.files import saved_config
@@ -133,27 +132,27 @@ def year_predicted(study: Study, row: Row, features: np.ndarray | None) -> tuple
       features: of the row's images [N, k], if it reads such.
     """
     examples = study.dataset.load("classify")
+    _, first = np.unique(examples.patients, return_index=True)
     if features is not None:
-        by_fold = dict.fromkeys(study.splits, features)
+        by_fold = dict.fromkeys(study.splits, features[first])
     else:
-        by_fold = _evidence_by_fold(study, row, examples)
+        by_fold = _evidence_by_fold(study, row, rows=first)
     if by_fold is None:
         return np.nan, np.nan
     years, folds = comparison.acquisition_years(examples), np.full(len(examples), -1)
     for number, split in enumerate(study.splits.values()):
         folds[examples.rows_of_patients(split.test)] = number
     years[folds < 0] = comparison.UNKNOWN  # not tested, because not all folds are run
-    _, first = np.unique(examples.patients, return_index=True)
-    of_fold = {number: values[first] for number, values in enumerate(by_fold.values())}
+    of_fold = dict(enumerate(by_fold.values()))
     return comparison.year_accuracy(of_fold, years=years[first], folds=folds[first])
 
 
-def _evidence_by_fold(study: Study, row: Row, examples: Examples) -> dict[str, np.ndarray] | None:
-    """The evidence of each fold's network in all images, reduced to a grid; None if unknown."""
+def _evidence_by_fold(study: Study, row: Row, *, rows: np.ndarray) -> dict[str, np.ndarray] | None:
+    """The evidence of each fold's network in these images, reduced to a grid; None if unknown."""
     folders = folders_of(study, row)
     if not all(has_checkpoint(folder) for folder in folders):
         return None
-    seen = looks.of_area(study.dataset, area=row.area, temperatures=row.temperatures)
+    seen = looks.kept(study.dataset, row.area, row.temperatures)
     images = seen.load("classify").columns["images"]
     by_fold = {}
     for fold, folder in zip(study.splits, folders, strict=True):
@@ -162,8 +161,7 @@ def _evidence_by_fold(study: Study, row: Row, examples: Examples) -> dict[str, n
             return None
         with matmul_precision(model.dtype, platform=jax.default_backend()):
             evidence = [
-                np.asarray(model(images[one : one + 1])["evidence"])[0]
-                for one in range(len(examples))
+                np.asarray(model(images[one : one + 1])["evidence"])[0] for one in rows.tolist()
             ]
         by_fold[fold] = np.stack([_reduced(image) for image in evidence])
     return by_fold
