@@ -5,6 +5,7 @@ import pathlib
 import sys
 import zipfile
 
+import compiling
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,7 +18,8 @@ from thermo_jax.rivals import efficientnet, pretrained
 from thermo_jax.rivals.pretrained import load_weights
 from thermo_jax.rivals.torch_file import read_state_dict
 
-classify = jax.jit(efficientnet.EfficientNetLite0().apply)
+quick_compilation = pytest.fixture(scope="module", autouse=True)(compiling.quick_compilation)
+classify = jax.jit(efficientnet.EfficientNetLite0().apply)  # compiled once, for two images
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +43,17 @@ def state_dict(package_file):
 @pytest.fixture(scope="module")
 def untrained():
     return load_weights("random", seed=3)
+
+
+@pytest.fixture
+def image_features(monkeypatch):
+    """The function, with the program of `classify` as its network."""
+
+    class Compiled:
+        apply = staticmethod(classify)
+
+    monkeypatch.setattr(efficientnet, "EfficientNetLite0", Compiled)
+    return efficientnet.image_features.__wrapped__  # as a whole, it would be compiled again
 
 
 def photographs():
@@ -90,26 +103,25 @@ def test_depthwise_convolution_is_the_grouped_one_of_xla_with_the_padding_of_ten
     size, stride
 ):
     rng = np.random.default_rng(0)
-    for height, width in ((8, 9), (7, 12)):
-        x = jnp.asarray(rng.normal(size=(2, height, width, 4)), jnp.float32)
-        kernel = jnp.asarray(rng.normal(size=(size, size, 1, 4)), jnp.float32)
-        layer = efficientnet.DepthwiseConv(size, stride)
-        expected = jax.lax.conv_general_dilated(
-            x,
-            kernel,
-            (stride, stride),
-            "SAME",
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            feature_group_count=4,
-        )
-        y = layer.apply({"params": {"kernel": kernel}}, x)
-        np.testing.assert_allclose(y, expected, atol=1e-5)
+    x = jnp.asarray(rng.normal(size=(2, 8, 9, 4)), jnp.float32)  # an even and an odd side
+    kernel = jnp.asarray(rng.normal(size=(size, size, 1, 4)), jnp.float32)
+    expected = jax.lax.conv_general_dilated(
+        x,
+        kernel,
+        (stride, stride),
+        "SAME",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=4,
+    )
+    layer = jax.jit(efficientnet.DepthwiseConv(size, stride).apply)
+    y = layer({"params": {"kernel": kernel}}, x)
+    np.testing.assert_allclose(y, expected, atol=1e-5)
 
 
 def test_the_odd_pixel_of_padding_is_below_and_on_the_right():
     x = jnp.arange(16.0).reshape(1, 4, 4, 1)
     first = jnp.zeros((3, 3, 1, 1)).at[0, 0].set(1.0)  # copies the window's first pixel
-    y = efficientnet.DepthwiseConv(3, 2).apply({"params": {"kernel": first}}, x)
+    y = jax.jit(efficientnet.DepthwiseConv(3, 2).apply)({"params": {"kernel": first}}, x)
     np.testing.assert_array_equal(y[0, :, :, 0], [[0, 2], [8, 10]])
 
 
@@ -118,19 +130,17 @@ def test_the_odd_pixel_of_padding_is_below_and_on_the_right():
 # --------------------------------------------------------------------------------------------------
 
 
-def test_gray_images_of_any_size_have_1280_features(untrained):
-    images = np.random.default_rng(0).integers(0, 256, (2, 12, 16, 1), np.uint8)
-    features = efficientnet.image_features(untrained[0], images)
+@pytest.mark.parametrize("shape", [(2, 12, 16, 1), (2, 480, 640, 1)])
+def test_features_are_those_of_the_stretched_gray_image_in_three_channels(
+    shape, image_features, untrained
+):
+    images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    features = image_features(untrained[0], jnp.asarray(images))
     assert features.shape == (2, 1280)
     assert features.dtype == jnp.float32
     assert np.std(features, axis=0).max() > 0.01
-
-
-def test_features_are_those_of_the_stretched_gray_image_in_three_channels(untrained):
-    images = np.random.default_rng(0).integers(0, 256, (2, 12, 16, 1), np.uint8)
     gray = jax.image.resize(images.astype(np.float32), (2, 224, 224, 1), "linear")
     expected, _ = classify(untrained[0], efficientnet.scale_levels(jnp.tile(gray, 3)))
-    features = efficientnet.image_features(untrained[0], images)
     np.testing.assert_allclose(features, expected, rtol=1e-4, atol=1e-4)
 
 
