@@ -50,9 +50,7 @@ def test_temperatures_of_images_without_a_matrix_are_refused(root):
 def test_only_gray_images_can_be_looked_at_elsewhere(root):
     config = looking(root, area="breasts")
     config.data.type = "heat"
-    with pytest.raises(
-        ValueError, match="config.model.area='breasts' .* need config.data.type="
-    ):
+    with pytest.raises(ValueError, match="config.model.area='breasts' .* need config.data.type="):
         settings.check_fields(config)
 
 

@@ -89,7 +89,7 @@ class PrintedTable:
 
         Args:
             label_widths: the smallest widths of the first columns, which name the row.
-            least_width: the smallest width of the other columns; headings can make them wider.
+            least_width: the smallest width of the other columns; long cells make them wider.
         """
         labels, indent = len(label_widths), "  " if self.title else ""
         lines = [list(self.columns)]
@@ -107,7 +107,8 @@ class PrintedTable:
             f"<{max(width, *(len(cells[k]) for cells in lines))}"
             for k, width in enumerate(label_widths)
         ]
-        forms += [f">{max(len(head), least_width) + 2}" for head in self.columns[labels:]]
+        widths = [max(len(cells[k]) for cells in lines) for k in range(len(self.columns))]
+        forms += [f">{max(width, least_width) + 2}" for width in widths[labels:]]
         rows = (indent + "".join(map(format, cells, forms)) for cells in lines)
         return "\n".join([self.title, *rows] if self.title else rows)
 
