@@ -23,7 +23,7 @@ def _build(preset: str = "H/H") -> ConfigDict:
     config.model.area = "full"
     # "removed": gray levels between each image's own minimum and maximum. "kept": temperatures on
     # one scale for all images, which needs their matrices. A model that sees anything but "full"
-    # and "removed" is scored in its own run only: predict and evaluate refuse it.
+    # and "removed" is scored in its own run only; no other program accepts it.
     config.model.temperatures = "removed"
     config.augment = common.augment()
     config.train = common.train(batch_size=16, epochs=70, patience=0, learning_rate=5e-3)

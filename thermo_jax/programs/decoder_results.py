@@ -20,7 +20,7 @@ from thermo_jax.evaluation.tables import PrintedTable
 from thermo_jax.programs import reports
 from thermo_jax.programs.frozen_encoder import row_name
 from thermo_jax.programs.workdir import PICTURES
-from thermo_jax.rivals.networks import UNET, look_of, looks_elsewhere
+from thermo_jax.rivals.networks import UNET, look_of, sees_whole_images
 from thermo_jax.training import processes
 from thermo_jax.training.checkpoints import FOLDER
 from thermo_jax.training.loop import TrainingRun
@@ -140,7 +140,7 @@ def _facts(
         facts["resolution"] = f"reduced by {config.data.downscale}: not the paper's"
     if config.model.architecture != UNET:
         facts["decoder"] = f"{config.model.architecture}, a network of others"
-    if looks_elsewhere(config.model.to_dict()):
+    if not sees_whole_images(config.model.to_dict()):
         area, temperatures = look_of(config.model.to_dict())
         facts["looks at"] = {"full": "whole images", "breasts": "the breasts alone"}[area]
         facts["looks at"] += ", as temperatures on one scale" * (temperatures == "kept")

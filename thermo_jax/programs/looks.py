@@ -1,6 +1,6 @@
 """What a rival looks at: the data set itself, or the same with other gray pixels.
 
-`rivals/areas.py` explains areas and temperatures. Here they get the segmenter that comes along.
+`rivals/areas.py` explains areas and temperatures. Here, the shipped segmenter finds the breasts.
 """
 
 import functools
@@ -15,8 +15,7 @@ from thermo_jax.data.examples import block_mean
 from thermo_jax.errors import UserError
 from thermo_jax.inference.trained_models import SHIPPED, load_model
 from thermo_jax.rivals import areas
-from thermo_jax.rivals.networks import look_of, looks_elsewhere
-from thermo_jax.rivals.registry import AREAS, TEMPERATURES
+from thermo_jax.rivals.networks import look_of, sees_whole_images
 from thermo_jax.training.weights_file import SHIPPED_FILE
 
 
@@ -27,26 +26,27 @@ def of_area(dataset: Dataset, *, area: str, temperatures: str) -> Dataset:
 
 
 def seen_by(config: ConfigDict, dataset: Dataset) -> Dataset:
-    """The data set as the network of a decoder's run sees it, kept as by `kept`.
+    """The data set as the network of a decoder's run sees it.
 
     Raises:
       UserError: `config.model.temperatures` is "kept", and an image has no matrix.
     """
     model = config.model.to_dict()
-    if not looks_elsewhere(model):
+    if sees_whole_images(model):
         return dataset
     area, temperatures = look_of(model)
-    if temperatures == "kept" and not areas.has_temperatures(dataset, config.task):
+    lacking = [r.name for r in dataset.select(config.task) if r.temperature_path is None]
+    if temperatures == "kept" and lacking:
         raise UserError(
-            "config.model.temperatures='kept' needs temperature matrices of all images, and "
-            f"some in {config.data.root} have none: use 'removed'"
+            f"config.model.temperatures='kept' needs temperature matrices of all images, and "
+            f"{len(lacking)} have none, such as {lacking[0]}: use 'removed'"
         )
-    return kept(dataset, area, temperatures)
+    return cached_look(dataset, area, temperatures)
 
 
-@functools.lru_cache(maxsize=len(AREAS) * len(TEMPERATURES))
-def kept(dataset: Dataset, area: str, temperatures: str) -> Dataset:
-    """What `of_area` returns, with its images, for all runs of a study that look at the same."""
+@functools.lru_cache(maxsize=1)
+def cached_look(dataset: Dataset, area: str, temperatures: str) -> Dataset:
+    """The result of `of_area`. The last one stays in memory, with its images, for the next run."""
     return of_area(dataset, area=area, temperatures=temperatures)
 
 
@@ -56,7 +56,7 @@ def shipped_id() -> str:
 
 
 def _shipped_segmenter() -> Callable[[np.ndarray], np.ndarray]:
-    """A function: gray image uint8 [480,640,1] -> label map, by the model that comes along."""
+    """A function: gray image uint8 [480,640,1] -> label map, by the shipped segmenter."""
     model = load_model(SHIPPED, dtype="float32")
 
     def segment(image: np.ndarray) -> np.ndarray:

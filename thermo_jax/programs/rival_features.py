@@ -43,6 +43,7 @@ NEEDS_RECORDINGS = (
     "needs recordings of at least {least} frames; {short} of {of} images have none (static images "
     "are left out by config.data.protocols=('D',))"
 )
+NOT_FINITE = "the features of {count} images are not finite: look at {name}, for example"
 _BLOCK = 16  # images in memory at once
 _NETWORKS = ("imagenet", "random")
 # Settings of a data set that do not change its pixels.
@@ -117,13 +118,13 @@ def compute_all(
                 found[look] = Computed(
                     _compute(workdir, seen, look, content, _extractor(config, look, load_weights))
                 )
-            except (MissingPackageError, _NoRecordings) as error:
+            except (MissingPackageError, _Unusable) as error:
                 found[look] = Computed(None, str(error))
     return found
 
 
-class _NoRecordings(Exception):
-    """Images that do not belong to recordings."""
+class _Unusable(Exception):
+    """Images from which these features cannot be computed."""
 
 
 def _compute(
@@ -136,7 +137,7 @@ def _compute(
     """The features [N, k] of one look, from its file or new.
 
     Raises:
-      MissingPackageError, _NoRecordings: they cannot be computed.
+      MissingPackageError, _Unusable: they cannot be computed.
     """
     extract, facts = extractor
     made_for = digest([content, look, facts])
@@ -167,10 +168,7 @@ def _compute(
         timeline.save(folder)
     if not (finite := np.isfinite(values).all(1)).all():
         name = seen.select("classify")[int(np.argmin(finite))].name
-        raise UserError(
-            f"the features {look.key} of {name} are not finite: look at this thermogram, and leave "
-            "it or the rival out (config.rivals)"
-        )
+        raise _Unusable(NOT_FINITE.format(count=np.count_nonzero(~finite), name=name))
     content_of_file = io.BytesIO()
     np.savez_compressed(content_of_file, values=values, made_for=np.array(made_for))
     write_whole(file, content_of_file.getvalue())
@@ -213,7 +211,7 @@ def _recordings(dataset: Dataset) -> list[list[Thermogram]]:
     """The frames of the recording of each image to be classified, in order.
 
     Raises:
-      _NoRecordings: a recording has too few frames.
+      _Unusable: a recording has too few frames.
     """
     every = dataclasses.replace(dataset.settings, frames="all")
     frames: dict[tuple, list[Thermogram]] = {}
@@ -225,7 +223,7 @@ def _recordings(dataset: Dataset) -> list[list[Thermogram]]:
     ]
     least = rank_pooling.MIN_FRAMES
     if short := sum(len(recording) < least for recording in recordings):
-        raise _NoRecordings(NEEDS_RECORDINGS.format(least=least, short=short, of=len(recordings)))
+        raise _Unusable(NEEDS_RECORDINGS.format(least=least, short=short, of=len(recordings)))
     return recordings
 
 

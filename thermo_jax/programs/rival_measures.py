@@ -113,7 +113,7 @@ def _network_parameters(folder: Path, encoders: Sequence[Path]) -> int | None:
     """The number of parameters that a network's run trained, with those of its encoder."""
     if not has_checkpoint(folder):
         return None
-    model = load_model(folder, dtype="float32")
+    model = load_model(folder, dtype="float32", any_look=True)
     trained = [model.variables["params"]] + [model.encoder.variables["params"]] * bool(encoders)
     return sum(int(leaf.size) for leaf in jax.tree.leaves(trained))
 
@@ -152,11 +152,11 @@ def _evidence_by_fold(study: Study, row: Row, *, rows: np.ndarray) -> dict[str, 
     folders = folders_of(study, row)
     if not all(has_checkpoint(folder) for folder in folders):
         return None
-    seen = looks.kept(study.dataset, row.area, row.temperatures)
+    seen = looks.cached_look(study.dataset, row.area, row.temperatures)
     images = seen.load("classify").columns["images"]
     by_fold = {}
     for fold, folder in zip(study.splits, folders, strict=True):
-        model = load_model(folder, dtype="float32")
+        model = load_model(folder, dtype="float32", any_look=True)
         if images.shape[1:] != model.image_shape:
             return None
         with matmul_precision(model.dtype, platform=jax.default_backend()):

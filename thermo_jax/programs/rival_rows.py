@@ -70,6 +70,11 @@ class Row(NamedTuple):
     area: str = AREAS[0]
     temperatures: str = TEMPERATURES[0]
 
+    @property
+    def reading_order(self) -> tuple[int, int]:
+        """Its place among rows that look at other images; whole images come first."""
+        return TEMPERATURES.index(self.temperatures), AREAS.index(self.area)
+
 
 def ours_kinds(config: ConfigDict) -> tuple[str, ...]:
     """The models of ours that the study trains: none if ours is that of another run."""

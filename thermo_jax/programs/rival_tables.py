@@ -1,5 +1,6 @@
 """The tables and forest plots of a comparison: one line for each row, by family."""
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -185,8 +186,7 @@ def _acquisition_table(study, groups, predictions, measures, features, *, ours: 
     within = {title: comparison.stratified_aurocs(p) for title, p in predictions.items()}
     years = {
         row.title: rival_measures.year_predicted(study, row, features.get(row))
-        for group in groups.values()
-        for row in group
+        for row in sorted(itertools.chain(*groups.values()), key=lambda row: row.reading_order)
         if row.family != NO_ANATOMY
     }
 
@@ -252,7 +252,8 @@ def segmenters(study: Study, groups: Groups, predictions: Mapping[str, Predictio
         title: assessment.assess_segmentation(scored, **sampling)["segmentation"]
         for title, scored in predictions.items()
     }
-    size, *_, full = next(iter(by_size.values()))  # of all rows
+    sizes = list(next(iter(by_size.values())))  # of all rows; one only, if images are not reduced
+    size, full = sizes[0], sizes[-1]
     measures = {title: found[size] for title, found in by_size.items()}
     differences = comparison.paired_differences(predictions, ours=ours, **sampling) if ours else {}
 

@@ -19,7 +19,7 @@ from thermo_jax.errors import UserError
 from thermo_jax.models import precision
 from thermo_jax.models.augmentation import AugmentSettings
 from thermo_jax.models.operations import Operations, choose_operations
-from thermo_jax.rivals.networks import check_architecture, look_of, looks_elsewhere
+from thermo_jax.rivals.networks import check_architecture, look_of, sees_whole_images
 from thermo_jax.training.loop import TrainingPlan
 from thermo_jax.training.optimizer import make_optimizer
 from thermo_jax.training.parallel import DataParallel
@@ -60,13 +60,7 @@ def check_fields(config: ConfigDict) -> None:
     for part in (config, *config.get("stages", {}).values()):
         if "architecture" in part.get("model", {}):
             check_architecture(part.model.architecture, task=part.task)
-    model = config.model.to_dict() if "model" in config else {}
-    if looks_elsewhere(model) and config.data.type != "gray":
-        area, temperatures = look_of(model)
-        raise UserError(
-            f"config.model.area={area!r} and config.model.temperatures={temperatures!r} need "
-            f"config.data.type='gray', not {config.data.type!r}: set them to 'full' and 'removed'"
-        )
+    _check_looks(config)
     if "train" in config and config.train.patience and choose_by(config) == "last":
         raise UserError(
             f"config.train.patience={config.train.patience} must be 0 with "
@@ -76,6 +70,25 @@ def check_fields(config: ConfigDict) -> None:
         raise UserError(
             "config.average_with_init=True needs config.init_from, with whose weights to average, "
             "and config.train.ema"
+        )
+
+
+def _check_looks(config: ConfigDict) -> None:
+    """Raises UserError if a network would look at something that its program cannot show it."""
+    for task, stage in config.get("stages", {}).items():
+        area, temperatures = look_of(stage.model.to_dict())
+        if not sees_whole_images(stage.model.to_dict()):
+            raise UserError(
+                f"config.stages.{task}.model.area={area!r} and temperatures={temperatures!r} must "
+                "be 'full' and 'removed': what rivals look at is chosen by config.areas and "
+                "config.temperatures of configs/comparators.py"
+            )
+    model = config.model.to_dict() if "model" in config else {}
+    if not sees_whole_images(model) and config.data.type != "gray":
+        area, temperatures = look_of(model)
+        raise UserError(
+            f"config.model.area={area!r} and config.model.temperatures={temperatures!r} need "
+            f"config.data.type='gray', not {config.data.type!r}: set them to 'full' and 'removed'"
         )
 
 

@@ -46,9 +46,9 @@ def look_of(model: Mapping[str, Any]) -> tuple[str, str]:
     return model.get("area", AREAS[0]), model.get("temperatures", TEMPERATURES[0])
 
 
-def looks_elsewhere(model: Mapping[str, Any]) -> bool:
-    """Whether a run's network sees other pixels than those of gray images or heatmaps."""
-    return look_of(model) != (AREAS[0], TEMPERATURES[0])
+def sees_whole_images(model: Mapping[str, Any]) -> bool:
+    """Whether a run's network sees whole images with their usual pixels, as ours does."""
+    return look_of(model) == (AREAS[0], TEMPERATURES[0])
 
 
 def check_architecture(name: str, *, task: str) -> None:
