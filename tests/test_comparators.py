@@ -114,13 +114,16 @@ def test_the_difference_to_ours_is_that_of_the_aurocs(finished):
 
 
 def test_what_is_missing_says_why(finished):
-    _, outcome = finished
+    workdir, outcome = finished
     assert outcome["missing"] == {
         "CNN, breasts, °C kept": "needs temperature matrices of all images",
         "temperature statistics, logistic, breasts, °C kept": (
             "needs temperature matrices of all images"
         ),
     }
+    for file in ("results.txt", "report.md"):
+        text = (workdir / file).read_text().replace("\\", "")
+        assert "Needs temperature matrices of all images: CNN, breasts, °C kept; temp" in text
 
 
 def test_baselines_of_a_network_that_sees_breasts_see_whole_images(finished):

@@ -63,11 +63,11 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
     _check_sets(config, dataset, splits)
     rows = _rows_of_table1(config, splits)
     planned, missing = _without_missing(planned, dataset)
-    # Networks that look at the same follow each other, so that its images are read once.
-    planned = sorted(planned, key=lambda network: network.row.reading_order)
     cautions = write_folds(config, workdir, stages=every, dataset=dataset, splits=splits_of_files)
     # -------------------------------------------------------------------------- trained networks
-    run_stages([network.stage for network in planned], workdir, open_dataset=open_once)
+    # Networks that look at the same follow each other, so that its images are read once.
+    by_look = sorted(planned, key=lambda network: network.row.reading_order)
+    run_stages([network.stage for network in by_look], workdir, open_dataset=open_once)
     rows += dict.fromkeys(n.row for n in planned if n.stage.task != "encoder")
     rows += missing
     # ----------------------------------------------------- what trains no network, and the control

@@ -9,7 +9,7 @@ import numpy as np
 
 from thermo_jax.evaluation import assessment, results
 from thermo_jax.evaluation.predictions import Predictions
-from thermo_jax.evaluation.report import Section
+from thermo_jax.evaluation.report import Section, Text
 from thermo_jax.evaluation.tables import Cell, PrintedTable
 from thermo_jax.evaluation.wording import DISCLAIMER
 from thermo_jax.files import saved_config
@@ -21,6 +21,7 @@ CONTROL_NOTE = (
     "with new folds. Nothing can be learned then, so that the mean should lie within 2 standard "
     "errors of .5; by chance, about one row in 20 lies outside."
 )
+NOT_RUN = "Not run"
 COST_NOTE = (
     "Seconds are those of all folds together; CPU seconds those of all threads. For a head, they "
     "are the computation of its features and its fit, without reading images and finding breasts, "
@@ -69,15 +70,25 @@ def write(
     sections.append(Section("Cost", [_cost_table(study, rows, outcome)]))
     if missing := [row for row in rows if row.missing]:
         outcome["missing"] = {row.title: row.missing for row in missing}
-        lines = [[row.title, row.missing] for row in missing]
-        sections.append(Section("Not run", [PrintedTable("Not run", ["", "why"], lines)]))
+        sections.append(Section(NOT_RUN, [Text("\n\n".join(_reasons(missing)))]))
     sections.insert(0, reports.picture_section(drawn))
-    text = _text(outcome, sections)
+    text = _text(outcome, sections, reasons=_reasons(missing))
     files += drawn
     reports.write_run(
         study.workdir, outcome, config=config, sections=sections, files=files, text=text
     )
     return outcome
+
+
+def _reasons(missing: Sequence[Row]) -> list[str]:
+    """A paragraph for each reason why rows were not run."""
+    by_reason: dict[str, list[str]] = {}
+    for row in missing:
+        by_reason.setdefault(row.missing, []).append(row.title)
+    return [
+        f"{reason[0].upper()}{reason[1:]}: {'; '.join(titles)}."
+        for reason, titles in by_reason.items()
+    ]
 
 
 def _control_table(
@@ -172,8 +183,10 @@ def _other_run(study: Study, rows: Sequence[Row]) -> str:
     return "; ".join(words)
 
 
-def _text(outcome: Mapping[str, Any], sections: Sequence[Section]) -> str:
-    """The text of results.txt."""
+def _text(
+    outcome: Mapping[str, Any], sections: Sequence[Section], *, reasons: Sequence[str]
+) -> str:
+    """The text of results.txt; `reasons` are paragraphs about what was not run."""
     tables = [
         _without_gray(part)
         for section in sections
@@ -186,7 +199,8 @@ def _text(outcome: Mapping[str, Any], sections: Sequence[Section]) -> str:
         blocks.append(table.text(label_widths=(widest,)))
         if table.note:
             blocks.append(textwrap.fill(table.note, results.WIDTH))
-    blocks += [textwrap.fill(caution, results.WIDTH) for caution in outcome["cautions"]]
+    blocks += [NOT_RUN] * bool(reasons)
+    blocks += [textwrap.fill(text, results.WIDTH) for text in (*reasons, *outcome["cautions"])]
     return "\n\n".join([*blocks, DISCLAIMER]) + "\n"
 
 
