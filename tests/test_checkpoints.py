@@ -303,12 +303,23 @@ def test_an_unfinished_run_keeps_its_optimiser(tmp_path):
     assert "5/training" in items(tmp_path)
 
 
+def raised_in(file):
+    """Return an error with a traceback through a file of this name."""
+    try:
+        exec(compile("raise ValueError('the disk is full')", file, "exec"))
+    except ValueError as error:
+        return error
+
+
 def test_unread_exceptions_of_orbaxs_tasks_are_not_logged_and_other_messages_are(tmp_path, caplog):
     with Checkpoints(tmp_path):
         pass
     logger = logging.getLogger("asyncio")
     logger.error("Task exception was never retrieved\nfuture: <coro at site-packages/orbax/a.py>")
     logger.error("Task exception was never retrieved\nfuture: <coro at mine.py>")
+    logger.error('Future exception: Error writing "w/0" in "/run/15.orbax-checkpoint-tmp/d/b9"')
+    for file in ("site-packages/orbax/b.py", "other.py"):  # of tasks that were gathered
+        logger.error("An exception of %s", file.split("/")[-1], exc_info=raised_in(file))
     absl_logging.warning("Encoder of %s", "/data/orbax/runs")
     logged = [record.getMessage().split()[-1] for record in caplog.records]
-    assert logged == ["mine.py>", "/data/orbax/runs"]
+    assert logged == ["mine.py>", "other.py", "/data/orbax/runs"]

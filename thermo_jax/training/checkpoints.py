@@ -18,6 +18,7 @@ import errno
 import logging as python_logging
 import os
 import re
+import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -34,6 +35,7 @@ from thermo_jax.training.state import TrainState
 FOLDER = "checkpoints"
 BEST_OF = "validation_value"
 _DIGEST = "digest"  # a field of the meta: the digest of its other fields
+_OF_ORBAX = re.compile(r"/orbax/|\.orbax-checkpoint-tmp/")
 _STORAGE_STATUS = re.compile(
     "(RESOURCE_EXHAUSTED|PERMISSION_DENIED|UNAUTHENTICATED|UNAVAILABLE|DEADLINE_EXCEEDED|"
     "FAILED_PRECONDITION|NOT_FOUND|ABORTED|DATA_LOSS): "
@@ -294,8 +296,13 @@ def _not_orbax(record: python_logging.LogRecord) -> bool:
 
 
 def _not_orbaxs_task(record: python_logging.LogRecord) -> bool:
-    """Hides asyncio's messages about Orbax's tasks; they contain the path of a file of Orbax."""
-    return "/orbax/" not in record.getMessage()
+    """Hides asyncio's messages about Orbax's tasks.
+
+    The path of a file of Orbax is in the message or, of tasks that were gathered, in the traceback.
+    That of a write without a task contains the folder of an unfinished checkpoint.
+    """
+    trace = traceback.format_exception(*record.exc_info) if record.exc_info else []
+    return not any(_OF_ORBAX.search(text) for text in (record.getMessage(), *trace))
 
 
 def _storage_failure(error: OSError | ValueError) -> str | None:
