@@ -57,6 +57,15 @@ def finished(tmp_path_factory):
         return workdir, main.run(quick(), workdir)
 
 
+def as_table1(workdir, source, *, tasks=()):
+    """Return a folder like that of a run of configs/table1.py, whose row G/G has these tasks."""
+    shutil.copytree(workdir / "folds", source / "folds")
+    for fold in ("repeat0_fold0", "repeat0_fold1"):
+        for task in tasks:
+            shutil.copytree(workdir / fold / f"ours_none_{task}", source / fold / f"{task}_GG")
+    return source
+
+
 def dataset_of(stage):
     return open_dataset(settings.data_settings(stage))
 
@@ -207,11 +216,7 @@ def test_a_finished_stage_of_another_configuration_is_refused(finished):
 def test_ours_can_come_from_a_run_of_table1(finished, shallow, tmp_path):
     """Such a run is a folder with the same folds and finished stages."""
     workdir, outcome = finished
-    source = tmp_path / "table1"
-    shutil.copytree(workdir / "folds", source / "folds")
-    for fold in ("repeat0_fold0", "repeat0_fold1"):
-        stage = workdir / fold / "ours_none_classify"
-        shutil.copytree(stage, source / fold / "classify_GG")
+    source = as_table1(workdir, tmp_path / "table1", tasks=("classify",))
     fields = {"table1": str(source), "rivals": ("temperatures",), "shuffles": 0}
     compared = main.run(quick(tasks=("classify",), **fields), tmp_path / "compared")
     measures = compared["classify"]["measures"]
@@ -224,8 +229,7 @@ def test_ours_can_come_from_a_run_of_table1(finished, shallow, tmp_path):
 
 def test_a_table1_of_other_folds_is_refused(finished, tmp_path):
     workdir, _ = finished
-    source = tmp_path / "table1"
-    shutil.copytree(workdir / "folds", source / "folds")
+    source = as_table1(workdir, tmp_path / "table1")
     file = source / "folds/repeat0_fold1.json"
     split = json.loads(file.read_text())
     split["train"], split["val"] = split["train"][1:], split["val"] + split["train"][:1]
@@ -236,8 +240,7 @@ def test_a_table1_of_other_folds_is_refused(finished, tmp_path):
 
 def test_an_unfinished_table1_is_refused(finished, tmp_path):
     workdir, _ = finished
-    source = tmp_path / "table1"
-    shutil.copytree(workdir / "folds", source / "folds")
+    source = as_table1(workdir, tmp_path / "table1")
     with pytest.raises(ValueError, match=r"classify_HH is not a finished stage.*row H/H"):
         main.run(quick(table1=str(source), row="H/H"), tmp_path / "compared")
 
@@ -251,11 +254,7 @@ def test_segmenters_of_a_table1_of_another_size_are_refused_before_anything_runs
     finished, nothing_is_fitted, tmp_path
 ):
     workdir, _ = finished
-    source = tmp_path / "table1"
-    shutil.copytree(workdir / "folds", source / "folds")
-    for fold in ("repeat0_fold0", "repeat0_fold1"):
-        stage = workdir / fold / "ours_none_segment"
-        shutil.copytree(stage, source / fold / "segment_GG")
+    source = as_table1(workdir, tmp_path / "table1", tasks=("segment",))
     fields = {"table1": str(source), "tasks": ("segment",), "downscale": {"gray": 10}}
     with pytest.raises(ValueError, match="reduced by 20, those of this run by .*gray=10"):
         main.run(quick(**fields), tmp_path / "compared")

@@ -35,10 +35,10 @@ def seen_by(config: ConfigDict, dataset: Dataset) -> Dataset:
     if sees_whole_images(model):
         return dataset
     area, temperatures = look_of(model)
-    lacking = [r.name for r in dataset.select(config.task) if r.temperature_path is None]
-    if temperatures == "kept" and lacking:
+    if temperatures == "kept" and not areas.has_temperatures(dataset, config.task):
+        lacking = [r.name for r in dataset.select(config.task) if r.temperature_path is None]
         raise UserError(
-            f"config.model.temperatures='kept' needs temperature matrices of all images, and "
+            "config.model.temperatures='kept' needs temperature matrices of all images, and "
             f"{len(lacking)} have none, such as {lacking[0]}: use 'removed'"
         )
     return cached_look(dataset, area, temperatures)

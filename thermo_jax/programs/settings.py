@@ -76,8 +76,9 @@ def check_fields(config: ConfigDict) -> None:
 def _check_looks(config: ConfigDict) -> None:
     """Raises UserError if a network would look at something that its program cannot show it."""
     for task, stage in config.get("stages", {}).items():
-        area, temperatures = look_of(stage.model.to_dict())
-        if not sees_whole_images(stage.model.to_dict()):
+        model = stage.model.to_dict()
+        if not sees_whole_images(model):
+            area, temperatures = look_of(model)
             raise UserError(
                 f"config.stages.{task}.model.area={area!r} and temperatures={temperatures!r} must "
                 "be 'full' and 'removed': what rivals look at is chosen by config.areas and "
